@@ -1,0 +1,266 @@
+//! Where a key may be used from: IPv4 networks, the client's address, and the rule between the two.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::Ipv4Net;
+
+/// The address a request is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// Canonical: an IPv4-mapped IPv6 address (`::ffff:192.0.2.7`, RFC 4291 2.5.5.2) is that IPv4 address.
+    Known(IpAddr),
+    /// A trusted proxy did not say, or said nothing that can be believed.
+    Unknown,
+}
+
+impl ClientAddress {
+    /// Takes a socket's address to the one form rules are written in.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        Self::Known(address.to_canonical())
+    }
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(address) => address.fmt(f),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// The networks a key may be used from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowFrom {
+    /// Any address, IPv4 or IPv6.
+    Anywhere,
+    /// Only these; never over IPv6. Not empty, see [`AllowFrom::from_networks`].
+    Networks(Box<[Ipv4Net]>),
+}
+
+impl AllowFrom {
+    /// No networks means any address.
+    #[must_use]
+    pub fn from_networks(networks: Vec<Ipv4Net>) -> Self {
+        if networks.is_empty() {
+            Self::Anywhere
+        } else {
+            Self::Networks(networks.into_boxed_slice())
+        }
+    }
+
+    /// The networks as written back; empty for any address.
+    #[must_use]
+    pub fn networks(&self) -> &[Ipv4Net] {
+        match self {
+            Self::Anywhere => &[],
+            Self::Networks(networks) => networks,
+        }
+    }
+
+    /// Whether a client at `address` may use the key.
+    #[must_use]
+    pub fn admits(&self, address: ClientAddress) -> bool {
+        match (self, address) {
+            (Self::Anywhere, _) => true,
+            (Self::Networks(networks), ClientAddress::Known(IpAddr::V4(address))) => {
+                networks.iter().any(|network| network.contains(&address))
+            }
+            (Self::Networks(_), ClientAddress::Known(IpAddr::V6(_)) | ClientAddress::Unknown) => {
+                false
+            }
+        }
+    }
+}
+
+/// Why a text is not a network a key can be restricted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkFault {
+    /// Neither an IPv4 network nor an IPv4 address.
+    Malformed(String),
+    /// IPv6, mapped addresses included.
+    Ipv6(String),
+}
+
+impl fmt::Display for NetworkFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(text) => write!(
+                f,
+                "{text:?} is not an IPv4 network or address; write it like 192.0.2.0/24 or 192.0.2.7"
+            ),
+            Self::Ipv6(text) => write!(
+                f,
+                "{text:?} is IPv6; restricting a key to IPv6 networks is not possible, use IPv4 networks"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for NetworkFault {}
+
+/// Reads an IPv4 network or address; host bits are cleared, an address becomes a /32.
+///
+/// # Errors
+/// [`NetworkFault`] says what is wrong and how to write it.
+pub fn parse_network(text: &str) -> Result<Ipv4Net, NetworkFault> {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    if address.parse::<Ipv6Addr>().is_ok() {
+        return Err(NetworkFault::Ipv6(text.to_owned()));
+    }
+    // The standard library's parser refuses `010.0.0.1` and short forms, which others read as other addresses.
+    let plain_prefix = matches!(
+        prefix.as_bytes(),
+        [b'0'..=b'9'] | [b'1'..=b'9', b'0'..=b'9']
+    );
+    match (address.parse::<Ipv4Addr>(), prefix.parse::<u8>()) {
+        (Ok(address), Ok(prefix)) if plain_prefix => Ipv4Net::new(address, prefix)
+            .map(|network| network.trunc())
+            .map_err(|_| NetworkFault::Malformed(text.to_owned())),
+        _ => Err(NetworkFault::Malformed(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn only(networks: &[&str]) -> AllowFrom {
+        AllowFrom::from_networks(
+            networks
+                .iter()
+                .map(|text| parse_network(text).unwrap())
+                .collect(),
+        )
+    }
+
+    fn client(text: &str) -> ClientAddress {
+        ClientAddress::of(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_mapped_address_is_its_ipv4_address_and_no_other_ipv6_form_is() {
+        let access = only(&["192.0.2.0/24"]);
+        assert!(access.admits(client("192.0.2.7")));
+        assert!(access.admits(client("::ffff:192.0.2.7")));
+        for other in [
+            "::192.0.2.7",
+            "64:ff9b::c000:207",
+            "2002:c000:207::",
+            "2001:db8::1",
+            "::1",
+            "fe80::1",
+        ] {
+            assert!(!access.admits(client(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_networks_is_refused_over_ipv6_and_from_the_unknown() {
+        for networks in [&["0.0.0.0/0"][..], &["10.0.0.0/8"]] {
+            assert!(!only(networks).admits(client("2001:db8::1")));
+            assert!(!only(networks).admits(ClientAddress::Unknown));
+        }
+    }
+
+    #[test]
+    fn a_key_without_networks_is_taken_from_anywhere() {
+        for address in [
+            client("192.0.2.7"),
+            client("2001:db8::1"),
+            ClientAddress::Unknown,
+        ] {
+            assert!(only(&[]).admits(address));
+        }
+    }
+
+    #[test]
+    fn prefixes_are_exact_at_their_edges() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/31", "10.0.0.1", "10.0.0.2"),
+            ("10.0.0.4/32", "10.0.0.4", "10.0.0.5"),
+            ("10.0.0.0/8", "10.255.255.255", "11.0.0.0"),
+        ] {
+            assert!(only(&[network]).admits(client(inside)));
+            assert!(!only(&[network]).admits(client(outside)));
+        }
+        assert!(only(&["0.0.0.0/0"]).admits(client("255.255.255.255")));
+    }
+
+    #[test]
+    fn an_entry_is_written_back_with_its_prefix_and_without_host_bits() {
+        assert_eq!(
+            parse_network("192.0.2.7").unwrap().to_string(),
+            "192.0.2.7/32"
+        );
+        assert_eq!(
+            parse_network("192.0.2.7/24").unwrap().to_string(),
+            "192.0.2.0/24"
+        );
+        assert_eq!(parse_network("0.0.0.0/0").unwrap().to_string(), "0.0.0.0/0");
+    }
+
+    #[test]
+    fn an_ipv6_entry_says_that_it_is_not_possible() {
+        for text in [
+            "::/0",
+            "2001:db8::/32",
+            "::1",
+            "::ffff:192.0.2.7",
+            "::ffff:192.0.2.0/120",
+            "::1/x",
+        ] {
+            let fault = parse_network(text).unwrap_err();
+            assert_eq!(fault, NetworkFault::Ipv6(text.to_owned()));
+            assert!(
+                fault
+                    .to_string()
+                    .contains("restricting a key to IPv6 networks is not possible")
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_network_is_refused() {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "0/0",
+            "010.0.0.1/8",
+            "1.2.3/24",
+            "10.0.0.0/8 ",
+            " 10.0.0.0",
+            "10.0.0.0/",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "0x0a.0.0.0/8",
+            "10.0.0.1:80",
+            "example.com",
+            "10.0.0.0/255.0.0.0",
+        ] {
+            assert!(
+                matches!(parse_network(text), Err(NetworkFault::Malformed(_))),
+                "{text:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_network_admits_exactly_the_addresses_with_its_prefix(
+            network: u32, prefix in 0_u8..=32, address: u32, mapped: bool,
+        ) {
+            let network = Ipv4Addr::from(network);
+            let access = only(&[&format!("{network}/{prefix}")]);
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            let expected = u32::from(network) & mask == address & mask;
+            let address = Ipv4Addr::from(address);
+            let address = if mapped { IpAddr::V6(address.to_ipv6_mapped()) } else { IpAddr::V4(address) };
+            prop_assert_eq!(access.admits(ClientAddress::of(address)), expected);
+        }
+    }
+}
