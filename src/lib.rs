@@ -1,3 +1,5 @@
 //! keygate: an API-key gateway in front of OpenAI-compatible LLM servers. This page is the map of the house.
 
 pub mod policy;
+pub mod store;
+pub mod table;

@@ -4,7 +4,11 @@
 //! files, the environment, the clock, logs or metrics; so every rule can be tested with values alone, and the
 //! gateway, the admin API and `keygate explain` cannot disagree.
 
+pub mod decide;
+pub mod denial;
+pub mod key;
 pub mod model_access;
 pub mod network;
+pub mod route;
 pub mod time;
 pub mod token;

@@ -1,0 +1,68 @@
+//! Why a request is refused by the rules: the words, and what to do about it.
+
+/// A refusal by the rules of a key, a route or a model. What else can go wrong (bodies, upstreams) is not decided here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No bearer token was sent.
+    MissingApiKey,
+    /// Not a token, or one that no enabled key has: one answer, so that nothing is learned about the table.
+    InvalidApiKey,
+    /// The key's end has come.
+    ExpiredApiKey,
+    /// The key may not be used from this address.
+    IpNotAuthorized,
+    /// No such path is served.
+    UnknownUrl,
+    /// The path is served, under another method.
+    MethodNotAllowed {
+        /// The method to use, for the Allow header (RFC 9110 10.2.1).
+        allow: &'static str,
+    },
+    /// Nobody serves this model, or the key may not use it: one answer for both.
+    ModelNotFound,
+}
+
+impl Denial {
+    /// The error's `code`, also the metrics' outcome. `ip_not_authorized` and `model_not_found` are OpenAI's words.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::MissingApiKey => "missing_api_key",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::ExpiredApiKey => "expired_api_key",
+            Self::IpNotAuthorized => "ip_not_authorized",
+            Self::UnknownUrl => "unknown_url",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::ModelNotFound => "model_not_found",
+        }
+    }
+
+    /// What the caller reads: what happened and what to do.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::MissingApiKey => {
+                "No API key was sent. Send it as a header: 'Authorization: Bearer' and your bearer token."
+            }
+            Self::InvalidApiKey => {
+                "This API key is not valid. Check that the whole bearer token was copied; if it was, ask for a new key."
+            }
+            Self::ExpiredApiKey => {
+                "This API key has expired. Ask for a new key, or for this one's expiry to be moved."
+            }
+            Self::IpNotAuthorized => {
+                "This API key may not be used from your address. GET /v1/key, from an address where the key works, \
+                 shows where it may be used; ask for your network to be added."
+            }
+            Self::UnknownUrl => {
+                "This path is not served here. Use the OpenAI Compatible URL, ending in /v1, as your client's base URL."
+            }
+            Self::MethodNotAllowed { .. } => {
+                "This path is served under another method; the Allow header names it."
+            }
+            Self::ModelNotFound => {
+                "This model does not exist, or your API key may not use it. GET /v1/models lists those it may use."
+            }
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The record of one key: everything but its token.
+//!
+//! Invariant: a [`Key`] that exists is valid. What a file, a flag or a request says becomes one only through the
+//! parsing constructors here, each of which names the rule it found broken.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::model_access::ModelAccess;
+use super::network::AllowFrom;
+use super::time::UnixTime;
+use super::token::TokenHash;
+
+/// Longest id, in bytes.
+pub const MAX_ID: usize = 64;
+/// Longest name or account, in characters.
+pub const MAX_NAME: usize = 100;
+
+/// One key. The text fields share one allocation: a table holds a million of these.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The id, then the name.
+    text: Box<str>,
+    id_length: u8,
+    hint: Option<Hint>,
+    disabled: bool,
+    hash: TokenHash,
+    model_access: ModelAccess,
+    allow_from: AllowFrom,
+    account: Option<Account>,
+    expires_at: StoredTime,
+    created_at: StoredTime,
+}
+
+/// The fields of a key by name, to make one or take one apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFields {
+    /// Unique within a table.
+    pub id: KeyId,
+    /// What people call it; need not be unique.
+    pub name: KeyName,
+    /// Of the bearer token; unique within a table.
+    pub hash: TokenHash,
+    /// The token's last four characters, where it was made here.
+    pub hint: Option<Hint>,
+    /// Which models it may use.
+    pub model_access: ModelAccess,
+    /// Where it may be used from.
+    pub allow_from: AllowFrom,
+    /// From this instant on it is refused.
+    pub expires_at: Option<UnixTime>,
+    /// When it was made, where known.
+    pub created_at: Option<UnixTime>,
+    /// Whom it belongs to.
+    pub account: Option<Account>,
+    /// Refused as if it did not exist, until enabled again.
+    pub disabled: bool,
+}
+
+impl From<KeyFields> for Key {
+    fn from(fields: KeyFields) -> Self {
+        let KeyFields {
+            id,
+            name,
+            hash,
+            hint,
+            model_access,
+            allow_from,
+            expires_at,
+            created_at,
+            account,
+            disabled,
+        } = fields;
+        let id_length = u8::try_from(id.0.len()).unwrap_or(u8::MAX);
+        let text = [&*id.0, &*name.0].concat().into_boxed_str();
+        let (expires_at, created_at) = (StoredTime::new(expires_at), StoredTime::new(created_at));
+        Self {
+            text,
+            id_length,
+            hint,
+            disabled,
+            hash,
+            model_access,
+            allow_from,
+            account,
+            expires_at,
+            created_at,
+        }
+    }
+}
+
+impl Key {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.text[..usize::from(self.id_length)]
+    }
+
+    /// Its id, owned.
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        KeyId(self.id().into())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.text[usize::from(self.id_length)..]
+    }
+
+    /// The hash of its token.
+    #[must_use]
+    pub fn hash(&self) -> &TokenHash {
+        &self.hash
+    }
+
+    /// The token's last four characters.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_ref().map(Hint::as_str)
+    }
+
+    /// Which models it may use.
+    #[must_use]
+    pub fn model_access(&self) -> &ModelAccess {
+        &self.model_access
+    }
+
+    /// Where it may be used from.
+    #[must_use]
+    pub fn allow_from(&self) -> &AllowFrom {
+        &self.allow_from
+    }
+
+    /// Whom it belongs to.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_ref().map(|account| &*account.0)
+    }
+
+    /// The instant from which it is refused.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<UnixTime> {
+        self.expires_at.get()
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub fn created_at(&self) -> Option<UnixTime> {
+        self.created_at.get()
+    }
+
+    /// Whether it is disabled.
+    #[must_use]
+    pub fn disabled(&self) -> bool {
+        self.disabled
+    }
+
+    /// Whether it is expired at `now`: the instant itself is too late.
+    #[must_use]
+    pub fn expired(&self, now: UnixTime) -> bool {
+        self.expires_at.get().is_some_and(|end| now >= end)
+    }
+
+    /// What an owner sees of its condition.
+    #[must_use]
+    pub fn state(&self, now: UnixTime) -> KeyState {
+        match (self.disabled, self.expired(now)) {
+            (true, _) => KeyState::Disabled,
+            (false, true) => KeyState::Expired,
+            (false, false) => KeyState::Active,
+        }
+    }
+
+    /// Its fields, to make a changed key of.
+    #[must_use]
+    pub fn fields(&self) -> KeyFields {
+        KeyFields {
+            id: self.key_id(),
+            name: KeyName(self.name().into()),
+            hash: self.hash,
+            hint: self.hint,
+            model_access: self.model_access.clone(),
+            allow_from: self.allow_from.clone(),
+            expires_at: self.expires_at(),
+            created_at: self.created_at(),
+            account: self.account.clone(),
+            disabled: self.disabled,
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fields().fmt(f)
+    }
+}
+
+/// A key's condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Usable, where its rules allow.
+    Active,
+    /// Switched off by an operator.
+    Disabled,
+    /// Past its end.
+    Expired,
+}
+
+impl KeyState {
+    /// The word the API uses.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A field's value breaks its rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldFault(&'static str);
+
+impl fmt::Display for FieldFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for FieldFault {}
+
+/// A key's id: 1 to 64 of `A-Z a-z 0-9 _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(Box<str>);
+
+impl KeyId {
+    /// # Errors
+    /// Where the text is not of that form.
+    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+        let fits = (1..=MAX_ID).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        let fault = FieldFault("must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
+        if fits {
+            Ok(Self(text.into()))
+        } else {
+            Err(fault)
+        }
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A key's name: 1 to 100 characters, none a control character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName(Box<str>);
+
+impl KeyName {
+    /// # Errors
+    /// Where the text is not of that form.
+    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+        check_text(text).map(|()| Self(text.into()))
+    }
+}
+
+/// Whom a key belongs to: 1 to 100 characters, none a control character. Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Account(Arc<str>);
+
+impl Account {
+    /// # Errors
+    /// Where the text is not of that form.
+    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+        check_text(text).map(|()| Self(text.into()))
+    }
+}
+
+/// The last four characters of a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hint([u8; 4]);
+
+impl Hint {
+    /// # Errors
+    /// Where the text is not four visible ASCII characters.
+    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+        match <[u8; 4]>::try_from(text.as_bytes()) {
+            Ok(bytes) if bytes.iter().all(u8::is_ascii_graphic) => Ok(Self(bytes)),
+            _ => Err(FieldFault(
+                "must be the token's last 4 characters, or absent",
+            )),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+fn check_text(text: &str) -> Result<(), FieldFault> {
+    if !(1..=MAX_NAME).contains(&text.chars().count()) {
+        return Err(FieldFault("must be 1 to 100 characters long"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(FieldFault("must not hold control characters; remove them"));
+    }
+    Ok(())
+}
+
+/// An optional time in eight bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct StoredTime(i64);
+
+impl StoredTime {
+    fn new(time: Option<UnixTime>) -> Self {
+        Self(time.map_or(i64::MIN, UnixTime::seconds))
+    }
+
+    fn get(self) -> Option<UnixTime> {
+        (self.0 != i64::MIN).then(|| UnixTime::from_seconds(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_gives_back_the_fields_it_was_made_of() {
+        let fields = KeyFields {
+            id: KeyId::parse("key_1").unwrap(),
+            name: KeyName::parse("wéb site").unwrap(),
+            hash: TokenHash::of(b"token"),
+            hint: Some(Hint::parse("x9Qz").unwrap()),
+            model_access: ModelAccess::All,
+            allow_from: AllowFrom::Anywhere,
+            expires_at: Some(UnixTime::from_seconds(10)),
+            created_at: None,
+            account: Some(Account::parse("acme").unwrap()),
+            disabled: false,
+        };
+        let key = Key::from(fields.clone());
+        assert_eq!(key.fields(), fields);
+        assert_eq!(
+            (key.id(), key.name(), key.hint(), key.account()),
+            ("key_1", "wéb site", Some("x9Qz"), Some("acme"))
+        );
+    }
+
+    #[test]
+    fn a_key_expires_at_the_instant_it_names() {
+        let mut fields = tests_key("key_1").fields();
+        fields.expires_at = Some(UnixTime::from_seconds(10));
+        let key = Key::from(fields);
+        assert!(!key.expired(UnixTime::from_seconds(9)));
+        assert!(key.expired(UnixTime::from_seconds(10)));
+        assert_eq!(key.state(UnixTime::from_seconds(10)).label(), "expired");
+    }
+
+    #[test]
+    fn ids_names_and_hints_keep_to_their_form() {
+        for bad in ["", "a b", "ä", "a/b", &"x".repeat(65)] {
+            assert!(KeyId::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(KeyId::parse(&"x".repeat(64)).is_ok());
+        for bad in ["", "a\nb", "a\u{7f}", "a\u{85}b", &"é".repeat(101)] {
+            assert!(KeyName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(KeyName::parse(&"é".repeat(100)).is_ok());
+        for bad in ["", "abc", "abcde", "ab c", "äbc"] {
+            assert!(Hint::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    fn tests_key(id: &str) -> Key {
+        Key::from(KeyFields {
+            id: KeyId::parse(id).unwrap(),
+            name: KeyName::parse("name").unwrap(),
+            hash: TokenHash::of(id.as_bytes()),
+            hint: None,
+            model_access: ModelAccess::All,
+            allow_from: AllowFrom::Anywhere,
+            expires_at: None,
+            created_at: None,
+            account: None,
+            disabled: false,
+        })
+    }
+}

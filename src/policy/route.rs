@@ -1,0 +1,208 @@
+//! Which paths are served: a closed list, byte for byte. Nothing is decoded or folded, so no two parsers can
+//! disagree about what was asked for; the one exception is the model id at the end of `/v1/models/`.
+
+use super::denial::Denial;
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To be forwarded, when its model may be used.
+    Forward(Endpoint),
+    /// `GET /v1/models`.
+    Models,
+    /// `GET /v1/models/{id}`, with the id percent-decoded once.
+    Model(String),
+    /// `GET /v1/key`.
+    Key,
+}
+
+impl Route {
+    /// The route as logs name it: never the path as sent, which may hold anything.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Forward(endpoint) => endpoint.path,
+            Self::Models => "/v1/models",
+            Self::Model(_) => "/v1/models/{id}",
+            Self::Key => "/v1/key",
+        }
+    }
+}
+
+/// A path that upstreams serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    path: &'static str,
+    body: BodyKind,
+}
+
+impl Endpoint {
+    /// How its body names the model.
+    #[must_use]
+    pub fn body(self) -> BodyKind {
+        self.body
+    }
+}
+
+/// What a request's body is, and so where its model stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyKind {
+    /// One JSON object with a `model`.
+    Json,
+    /// multipart/form-data with one part named `model`.
+    Multipart,
+}
+
+const ENDPOINTS: [Endpoint; 14] = [
+    json("/v1/chat/completions"),
+    json("/v1/completions"),
+    json("/v1/embeddings"),
+    json("/v1/responses"),
+    json("/v1/moderations"),
+    json("/v1/rerank"),
+    json("/v1/score"),
+    json("/v1/audio/speech"),
+    json("/v1/images/generations"),
+    json("/v1/messages"),
+    multipart("/v1/audio/transcriptions"),
+    multipart("/v1/audio/translations"),
+    multipart("/v1/images/edits"),
+    multipart("/v1/images/variations"),
+];
+
+/// Step 5: the route of a method and a path, both as sent; the query is not part of the path.
+///
+/// # Errors
+/// [`Denial::UnknownUrl`], [`Denial::MethodNotAllowed`], or [`Denial::ModelNotFound`] for a model id that is no text.
+pub fn of(method: &str, path: &str) -> Result<Route, Denial> {
+    if let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) {
+        return under(method, "POST").map(|()| Route::Forward(*endpoint));
+    }
+    match path {
+        "/v1/models" => under(method, "GET").map(|()| Route::Models),
+        "/v1/key" => under(method, "GET").map(|()| Route::Key),
+        _ => {
+            let id = path
+                .strip_prefix("/v1/models/")
+                .filter(|id| !id.is_empty())
+                .ok_or(Denial::UnknownUrl)?;
+            under(method, "GET")?;
+            percent_decode(id)
+                .map(Route::Model)
+                .ok_or(Denial::ModelNotFound)
+        }
+    }
+}
+
+fn under(method: &str, allow: &'static str) -> Result<(), Denial> {
+    if method == allow {
+        Ok(())
+    } else {
+        Err(Denial::MethodNotAllowed { allow })
+    }
+}
+
+/// Percent-decoding (RFC 3986 2.1), once; None where an escape is broken or the result is not UTF-8.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(if byte == b'%' {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
+            u8::try_from(high * 16 + low).ok()?
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+const fn json(path: &'static str) -> Endpoint {
+    Endpoint {
+        path,
+        body: BodyKind::Json,
+    }
+}
+
+const fn multipart(path: &'static str) -> Endpoint {
+    Endpoint {
+        path,
+        body: BodyKind::Multipart,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn served_paths_are_matched_byte_for_byte() {
+        let route = of("POST", "/v1/chat/completions").unwrap();
+        assert_eq!(route.label(), "/v1/chat/completions");
+        for path in [
+            "//v1/chat/completions",
+            "/v1//chat/completions",
+            "/v1/./chat/completions",
+            "/v1/x/../chat/completions",
+            "/v1/chat/completions/",
+            "/V1/Chat/Completions",
+            "/v1/%63hat/completions",
+            "/v1%2Fchat/completions",
+            "/v1/chat/completions;x",
+            "/v1/chat\\completions",
+            "/v1/chat/completions%00",
+            "/v1/engines/m/completions",
+            "/",
+            "",
+            "*",
+            "/v1",
+            "/v1/",
+            "/v1/models/",
+            "/v1/Models",
+            "/v1/key/",
+            "/tokenize",
+            "/slots",
+            "/metrics",
+            "/invocations",
+            "/api/chat",
+            "/v1/files",
+            "/v1/batches",
+            "/healthz",
+            "/openai/deployments/m/chat/completions",
+        ] {
+            assert_eq!(of("POST", path), Err(Denial::UnknownUrl), "{path}");
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_the_one_to_use() {
+        for method in ["GET", "post", "HEAD", "OPTIONS", "TRACE", "PUT", ""] {
+            assert_eq!(
+                of(method, "/v1/embeddings"),
+                Err(Denial::MethodNotAllowed { allow: "POST" })
+            );
+        }
+        for (method, path) in [
+            ("HEAD", "/v1/models"),
+            ("POST", "/v1/key"),
+            ("DELETE", "/v1/models/m"),
+        ] {
+            assert_eq!(
+                of(method, path),
+                Err(Denial::MethodNotAllowed { allow: "GET" })
+            );
+        }
+    }
+
+    #[test]
+    fn a_model_id_is_decoded_once() {
+        let model = |id: &str| of("GET", &format!("/v1/models/{id}"));
+        assert_eq!(model("org/name"), Ok(Route::Model("org/name".into())));
+        assert_eq!(model("org%2Fname"), Ok(Route::Model("org/name".into())));
+        assert_eq!(model("a%252fb"), Ok(Route::Model("a%2fb".into())));
+        for broken in ["%", "%2", "%zz", "%+1", "%ff"] {
+            assert_eq!(model(broken), Err(Denial::ModelNotFound), "{broken}");
+        }
+    }
+}

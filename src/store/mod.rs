@@ -1,0 +1,5 @@
+//! Floor 2: what is at rest. The config file, the key file, and the keeper that brings the key file and the key table
+//! into step.
+
+pub mod config;
+pub mod fault;

@@ -1,0 +1,100 @@
+//! Keys by the hash of their token: many small arrays, each replaced as a whole when a key of it changes, so that a
+//! reader holds either the array before a change or the one after it and never waits for either.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::policy::token::TokenHash;
+
+use super::{Entry, KEYS_A_SHARD};
+
+const FEWEST_SHARDS: usize = 1024;
+/// Past this many keys a shard, single creates are no longer cheap and the table is laid out anew.
+const CROWDED: usize = 4 * KEYS_A_SHARD;
+
+#[derive(Debug)]
+pub(super) struct Shards(Box<[ArcSwap<Shard>]>);
+
+/// The hash's first bytes stand beside each entry, so that a search touches no entry but the one it finds.
+type Shard = Vec<(u64, Arc<Entry>)>;
+
+impl Shards {
+    pub(super) fn of(entries: Vec<Arc<Entry>>) -> Self {
+        let count = (entries.len() / KEYS_A_SHARD)
+            .next_power_of_two()
+            .max(FEWEST_SHARDS);
+        let mut shards: Vec<Shard> = vec![Vec::new(); count];
+        for entry in entries {
+            let start = start_of(entry.key().hash());
+            shards[place(start, count)].push((start, entry));
+        }
+        let empty = Arc::new(Shard::new());
+        let share = |mut shard: Shard| {
+            shard.shrink_to_fit();
+            ArcSwap::new(if shard.is_empty() {
+                Arc::clone(&empty)
+            } else {
+                Arc::new(shard)
+            })
+        };
+        Self(shards.into_iter().map(share).collect())
+    }
+
+    pub(super) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
+        let start = start_of(hash);
+        let shard = self.shard(start).load();
+        let found = shard
+            .iter()
+            .find(|(other, entry)| *other == start && entry.key().hash() == hash);
+        found.map(|(_, entry)| Arc::clone(entry))
+    }
+
+    /// Adds the entry, or puts it in the place of the one with the same hash. The caller is the only writer.
+    pub(super) fn put(&self, entry: Arc<Entry>) {
+        let start = start_of(entry.key().hash());
+        let mut changed = self.without(entry.key().hash(), 1);
+        changed.push((start, entry));
+        self.shard(start).store(Arc::new(changed));
+    }
+
+    /// The caller is the only writer.
+    pub(super) fn remove(&self, hash: &TokenHash) {
+        self.shard(start_of(hash))
+            .store(Arc::new(self.without(hash, 0)));
+    }
+
+    pub(super) fn is_crowded(&self, keys: usize) -> bool {
+        keys / self.0.len() >= CROWDED
+    }
+
+    fn without(&self, hash: &TokenHash, spare: usize) -> Shard {
+        let shard = self.shard(start_of(hash)).load();
+        let mut others = Vec::with_capacity(shard.len() + spare);
+        others.extend(
+            shard
+                .iter()
+                .filter(|(_, entry)| entry.key().hash() != hash)
+                .cloned(),
+        );
+        others
+    }
+
+    fn shard(&self, start: u64) -> &ArcSwap<Shard> {
+        &self.0[place(start, self.0.len())]
+    }
+}
+
+fn start_of(hash: &TokenHash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// `count` is a power of two; a token's hash is as good as random, so its lowest bits spread keys evenly.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "only the lowest bits count"
+)]
+fn place(start: u64, count: usize) -> usize {
+    start as usize & (count - 1)
+}

@@ -1,0 +1,49 @@
+//! The live counters of one key: how often it was let in, and when last. Lost at restart.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::policy::time::UnixTime;
+
+/// Counters that any worker adds to.
+#[derive(Debug)]
+pub struct Usage {
+    requests: AtomicU64,
+    last_used_at: AtomicI64,
+}
+
+/// What the counters say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Requests that passed the key's own rules: credential, key, expiry, network.
+    pub requests: u64,
+    /// The last of them.
+    pub last_used_at: Option<UnixTime>,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            last_used_at: AtomicI64::new(i64::MIN),
+        }
+    }
+}
+
+impl Usage {
+    pub(super) fn count(&self, now: UnixTime) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        // Most requests come in a second that is noted already: a load is cheaper than a contended store.
+        if self.last_used_at.load(Ordering::Relaxed) < now.seconds() {
+            self.last_used_at
+                .fetch_max(now.seconds(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn read(&self) -> Reading {
+        let last = self.last_used_at.load(Ordering::Relaxed);
+        Reading {
+            requests: self.requests.load(Ordering::Relaxed),
+            last_used_at: (last != i64::MIN).then(|| UnixTime::from_seconds(last)),
+        }
+    }
+}
