@@ -7,5 +7,6 @@ pub mod headers;
 pub mod io;
 // reply
 pub mod lifecycle;
+pub mod model_name;
 pub mod tls;
 pub mod upstream;
