@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::store::config::{ReplicaUrl, restart_needed};
+use crate::store::config::{ReplicaUrl, restart_needed, tree};
 
 /// Appended where a test is about something else; behind it nothing is at the root any more.
 const UPSTREAM: &str = "\n[[upstreams]]\nname = \"llama\"\nurl = \"http://127.0.0.1:8000\"\n";
@@ -1285,4 +1287,46 @@ fn the_url_that_users_see_is_the_public_one_or_the_first_listen_address() {
     let text = format!("[tls]\ncertificate = \"tls.crt\"\nprivate_key = \"tls.key\"{UPSTREAM}");
     let config = folder.read(&text, &Overrides::default()).config.unwrap();
     assert_eq!(config.url(&config.listen[0]), "https://localhost:8080");
+}
+
+#[test]
+fn a_byte_order_mark_changes_no_line() {
+    let text = format!("\u{feff}\nworker = 2{UPSTREAM}");
+    assert_bare_fault(&text, 2, "worker", "did you mean workers?");
+}
+
+/// Files and environment are left out: only what is made of the text itself.
+fn read_text(text: &str) -> Vec<Fault> {
+    let faults = Faults::default();
+    let reader = Reader {
+        faults: &faults,
+        folder: Path::new("/nowhere"),
+        environment: &environment,
+        overrides: &Overrides::default(),
+    };
+    if let Some(tree) = tree::Tree::parse(Path::new("f"), text.as_bytes(), &faults) {
+        reader.parts(tree.root(&faults));
+    }
+    faults.sorted()
+}
+
+proptest! {
+    #[test]
+    fn no_text_in_any_field_makes_it_panic(
+        text in r#"([a-z]{0,6}://)?[\[\]:@/.0-9a-zß\\u{1b}*-]{0,12}"#,
+        field in "listen|public_url|cors_origins|admin.listen|admin.hosts|client_address.trusted_proxies\
+            |limits.headers|timeouts.drain|log.format|keys.file|upstreams|tls|[a-z\"]{0,5}",
+        list: bool,
+    ) {
+        let value = if list { format!("[{text:?}]") } else { format!("{text:?}") };
+        for fault in read_text(&format!("{field} = {value}\n{UPSTREAM}")) {
+            prop_assert!(fault.message.contains("; "), "no remedy: {}", fault);
+            prop_assert!(!fault.to_string().chars().any(char::is_control), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn no_document_makes_it_panic(text in r#"([a-z]{1,8}|[=\[\]{}."'#,\n 0-9]){0,40}"#) {
+        read_text(&text);
+    }
 }
