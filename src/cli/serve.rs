@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -16,11 +17,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle as Task, LocalSet};
 use tokio::time::{sleep, timeout};
 
-use crate::admin::{self, AdminToken, ClaimFault, ConfigSource, Services, SocketFile};
+use crate::admin::access::{AdminToken, admin_token};
+use crate::admin::reload::{self, Wish};
+use crate::admin::{self, ClaimFault, ConfigSource, Services, SocketFile};
+use crate::gateway::lease;
 use crate::gateway::listen::{self, Claimed, ListenFault};
 use crate::gateway::serve::{Gateway, Settings, run_worker};
 use crate::http::lifecycle::{Lifecycle, Phase};
@@ -30,7 +34,7 @@ use crate::observe::log::{Event, Log, Writer};
 use crate::observe::metrics::Metrics;
 use crate::store::config::{Config, LogFormat};
 use crate::store::fault::Fault;
-use crate::store::keeper::{self, Keeper};
+use crate::store::keeper::{Drops, Keeper};
 use crate::store::key_file;
 use crate::table::Table;
 
@@ -205,7 +209,7 @@ impl Parts {
         };
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
         let keeper = Keeper::start(&self.config.keys, Arc::clone(&self.table), loaded, move |event| {
-            note_keeper(&log, &metrics, &event);
+            reload::note(&log, &metrics, lease::now(), &event);
         });
         let keeper = keeper.map_err(system("the keeper's thread"))?;
         self.metrics.last_reload(keeper.status().last_reload.at.seconds());
@@ -215,41 +219,10 @@ impl Parts {
     fn admin_token(&self) -> Result<Option<AdminToken>, StartFault> {
         let file = &self.config.admin.token_file;
         match self.config.admin.listen {
-            Some(_) => admin::admin_token(file).map(Some).map_err(system(file.display().to_string())),
+            Some(_) => admin_token(file).map(Some).map_err(system(file.display().to_string())),
             None => Ok(None),
         }
     }
-}
-
-/// What the keeper did, as log lines and counters.
-fn note_keeper(log: &Log, metrics: &Metrics, event: &keeper::Event<'_>) {
-    match event {
-        keeper::Event::Reloaded(reloaded) => {
-            metrics.reload("ok");
-            metrics.last_reload(crate::gateway::lease::now().seconds());
-            log.event(with_counts(Event::info("key_file_loaded"), reloaded));
-        }
-        keeper::Event::Merged(reloaded) => log.event(with_counts(Event::info("key_file_merged"), reloaded)),
-        keeper::Event::ReloadFailed(obstacle) => {
-            metrics.reload(obstacle.result().label());
-            log.event(Event::error("key_file_refused").with("reason", obstacle.to_string()));
-        }
-        keeper::Event::WriteFailed { obstacle, unwritten } => log.event(
-            Event::error("key_file_not_written").with("reason", obstacle.to_string()).with("unwritten", *unwritten),
-        ),
-        keeper::Event::CaughtUp { written } => {
-            log.event(Event::info("key_file_caught_up").with("written", *written));
-        }
-    }
-}
-
-fn with_counts(event: Event, reloaded: &keeper::Reloaded) -> Event {
-    event
-        .with("generation", reloaded.generation)
-        .with("keys", reloaded.keys)
-        .with("added", reloaded.difference.added.len())
-        .with("removed", reloaded.difference.removed.len())
-        .with("changed", reloaded.difference.changed.len())
 }
 
 /// The admin API's listeners.
@@ -341,11 +314,11 @@ struct Life {
 
 impl Life {
     async fn run(mut self) {
-        loop {
-            tokio::select! {
-                () = self.signals.hung_up() => self.reload(),
-                () = self.signals.told_to_end() => break,
-            }
+        // Holds one wish at most: signals that come while a reload runs share the next one.
+        let wish = Rc::new(Notify::new());
+        tokio::task::spawn_local(reload_when_told(Arc::clone(&self.services), Rc::clone(&wish)));
+        while let Told::Reload = self.signals.next().await {
+            wish.notify_one();
         }
         let (services, log) = (&self.services, &self.services.log);
         let timeouts = &services.config.timeouts;
@@ -374,17 +347,23 @@ impl Life {
         }
         log.event(Event::info("stopped"));
     }
+}
 
-    /// SIGHUP. Reloads that are asked for while one runs share the next one.
-    fn reload(&self) {
-        let services = Arc::clone(&self.services);
-        tokio::task::spawn_local(async move {
-            let reloading = NotifyState::monotonic_usec_now();
-            tell_systemd(&[vec![NotifyState::Reloading], reloading.into_iter().collect()].concat());
-            admin::reload::by_signal(&services).await;
-            tell_systemd(&[NotifyState::Ready]);
-        });
+/// Reloads at each wish, one after the other.
+async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
+    loop {
+        wish.notified().await;
+        let since = NotifyState::monotonic_usec_now().into_iter();
+        tell_systemd(&[NotifyState::Reloading].into_iter().chain(since).collect::<Vec<_>>());
+        reload::reload(&services, "SIGHUP", Wish::Reload(Drops::Guarded)).await;
+        tell_systemd(&[NotifyState::Ready]);
     }
+}
+
+/// What a signal says.
+enum Told {
+    Reload,
+    End,
 }
 
 struct Signals {
@@ -402,15 +381,16 @@ impl Signals {
         })
     }
 
-    async fn hung_up(&mut self) {
-        self.hangup.recv().await;
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+        }
     }
 
     async fn told_to_end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        while let Told::Reload = self.next().await {}
     }
 }
 
