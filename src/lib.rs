@@ -1,5 +1,6 @@
 //! keygate: an API-key gateway in front of OpenAI-compatible LLM servers. This page is the map of the house.
 
+pub mod admin;
 pub mod http;
 pub mod observe;
 pub mod policy;

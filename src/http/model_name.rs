@@ -24,9 +24,11 @@ use http::HeaderMap;
 
 pub use crate::http::model_name::json::JsonFault;
 use crate::http::model_name::media_type::FormTypeFault;
+pub(crate) use crate::http::model_name::media_type::is_json;
 pub use crate::http::model_name::multipart::{Boundary, MultipartFault};
 use crate::http::model_name::name::NoModel;
 pub use crate::http::model_name::name::{Ambiguity, Siblings};
+pub(crate) use crate::http::model_name::query::percent_decoded;
 
 /// What the body of a route is, and so where its model stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
