@@ -20,6 +20,7 @@ use crate::store::fault::Fault;
 /// Where a config is looked for when nobody names one.
 const PLACES: [&str; 2] = ["keygate.toml", "/etc/keygate/keygate.toml"];
 const DEFAULT_LISTEN: &str = "[::]:8080";
+const MAX_DROP_PERCENT: u8 = 50;
 const MAX_WORKERS: usize = 1024;
 const MAX_CONNECTIONS: usize = 16 << 20;
 const HEADERS: std::ops::RangeInclusive<usize> = 8 << 10..=1 << 20;
@@ -134,7 +135,12 @@ fn read_with(
                 upstreams: Err(faults.clone()),
                 tls: Err(faults.clone()),
                 config: Err(faults),
-                keys: None,
+                keys: overrides.keys.clone().map(|file| Keys {
+                    file,
+                    named: true,
+                    watch: false,
+                    max_drop_percent: MAX_DROP_PERCENT,
+                }),
                 socket: overrides.socket.clone(),
             }
         }
@@ -331,13 +337,15 @@ impl Reader<'_> {
             None => Some(self.folder.join("keys.jsonl")),
         };
         let watch = section.switch("watch").unwrap_or(false);
-        let percent = section.number("max_drop_percent", 0, 100).unwrap_or(50);
+        let percent = section
+            .number("max_drop_percent", 0, 100)
+            .and_then(|percent| u8::try_from(percent).ok());
         section.finish();
         Some(Keys {
             file: file?,
             named,
             watch,
-            max_drop_percent: u8::try_from(percent).unwrap_or(100),
+            max_drop_percent: percent.unwrap_or(MAX_DROP_PERCENT),
         })
     }
 
@@ -687,3 +695,6 @@ fn values<T>(placed: Option<Vec<Placed<T>>>) -> Vec<T> {
         .map(|Placed { value, .. }| value)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

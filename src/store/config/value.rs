@@ -265,7 +265,7 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     let numeric = labels.last().is_some_and(|label| {
         label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x")
     });
-    if text.len() > 253 || !labels.iter().all(|label| label_fits(label)) || numeric {
+    if text.len() > 253 || !labels.iter().all(label_fits) || numeric {
         return refused("write a name or an address, like llm.example.com or 192.0.2.7");
     }
     Ok(text.to_ascii_lowercase())
