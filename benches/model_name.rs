@@ -13,7 +13,7 @@ struct ChatRequest {
     model: String,
 }
 
-/// A conversation as clients send it: compact, a few parameters, the model first, text with line breaks and quotes.
+/// A conversation as clients send it: compact, a few parameters, the model first.
 fn chat(bytes: usize, sentence: &str) -> String {
     let mut messages = String::new();
     let mut turn = 0;
@@ -30,17 +30,20 @@ fn chat(bytes: usize, sentence: &str) -> String {
     )
 }
 
-const ENGLISH: &str =
-    r#"Please summarise the following report, and say \"unknown\" where it is silent.\n"#;
+/// An escape every hundred bytes or so.
+const PROSE: &str = r#"Please summarise the report below in a few paragraphs. Where it is silent, say that the figures are unknown; do not guess.\n"#;
+/// An escape every twenty bytes: source code, markdown, JSON within JSON.
+const CODE: &str = r#"    if name == \"model\" {\n\t\treturn Err(Fault::Twice);\n    }\n"#;
+/// Beyond ASCII.
 const GERMAN: &str = r#"Bitte fasse den folgenden Bericht über Käfer zusammen; schreibe „unbekannt“, wo er schweigt.\n"#;
 
 fn reading(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("model_name");
-    group.warm_up_time(Duration::from_millis(200));
-    group.measurement_time(Duration::from_millis(500));
+    group.warm_up_time(Duration::from_millis(100));
+    group.measurement_time(Duration::from_millis(250));
     group.sample_size(20);
     for (size, bytes) in [("2kB", 1_600), ("64kB", 63_500), ("2MB", 2_000_000)] {
-        for (language, sentence) in [("english", ENGLISH), ("german", GERMAN)] {
+        for (language, sentence) in [("prose", PROSE), ("code", CODE), ("german", GERMAN)] {
             let body = chat(bytes, sentence).into_bytes();
             group.throughput(Throughput::Bytes(body.len() as u64));
             group.bench_with_input(

@@ -10,12 +10,12 @@
 #[cfg(test)]
 mod corpus;
 mod json;
+mod json_string;
 mod media_type;
 mod multipart;
 mod name;
 mod parameters;
 mod query;
-mod text_run;
 
 use std::borrow::Cow;
 use std::fmt;

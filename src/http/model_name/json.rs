@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::http::model_name::json_string::{self, StringFault};
 use crate::http::model_name::name::{self, Findings, Model, Naming, Siblings};
-use crate::http::model_name::text_run;
 
 /// How deep a document may be. It is level 1 itself.
 const MAX_DEPTH: u32 = 128;
@@ -61,6 +61,17 @@ impl fmt::Display for JsonFault {
             "The request body is not valid JSON: at byte {} there is {problem}. Send one JSON object in UTF-8.",
             self.at
         )
+    }
+}
+
+impl From<StringFault> for JsonFault {
+    fn from(fault: StringFault) -> Self {
+        let (problem, at) = match fault {
+            StringFault::Unterminated(at) => (Problem::Unterminated, at),
+            StringFault::ControlCharacter(at) => (Problem::ControlCharacter, at),
+            StringFault::Escape(at) => (Problem::Escape, at),
+        };
+        Self { problem, at }
     }
 }
 
@@ -233,44 +244,16 @@ impl<'b> Scanner<'b> {
     }
 
     /// The string whose opening quote has been passed.
+    #[inline]
     fn string(&mut self) -> Result<Quoted<'b>, JsonFault> {
         let start = self.at;
-        let mut escaped = false;
-        loop {
-            self.at += text_run::length(&self.bytes[self.at..]);
-            match self.bytes.get(self.at) {
-                Some(b'"') => break,
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return Err(self.fault(Problem::ControlCharacter)),
-                None => return Err(self.fault(Problem::Unterminated)),
-            }
-        }
-        let raw = &self.text[start..self.at];
-        self.at += 1;
+        let end = json_string::end(self.bytes, start)?;
+        self.at = end.at + 1;
         Ok(Quoted {
-            raw,
+            raw: &self.text[start..end.at],
             start,
-            escaped,
+            escaped: end.escaped,
         })
-    }
-
-    fn escape(&mut self) -> Result<(), JsonFault> {
-        let length = match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') => {
-                let digits = self.bytes.get(self.at + 2..self.at + 6);
-                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-                    return Err(self.fault(Problem::Escape));
-                }
-                6
-            }
-            _ => return Err(self.fault(Problem::Escape)),
-        };
-        self.at += length;
-        Ok(())
     }
 
     fn number(&mut self) -> Result<(), JsonFault> {
