@@ -96,7 +96,7 @@ fn make_token(path: &Path) -> io::Result<Zeroizing<String>> {
         .tempfile_in(folder)?;
     io::Write::write_all(
         &mut file,
-        &Zeroizing::new(format!("{}\n", token.reveal())).as_bytes(),
+        Zeroizing::new(format!("{}\n", token.reveal())).as_bytes(),
     )?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
