@@ -18,7 +18,7 @@
 //! needs the admin token. Invariant: what took long is done off the runtime's thread, and no answer but that to
 //! POST /api/keys holds a token.
 
-mod access;
+pub mod access;
 mod explain;
 mod input;
 pub mod keys;
@@ -51,8 +51,7 @@ use crate::store::config::parse::Reading;
 use crate::store::keeper::Keeper;
 use crate::table::Table;
 
-use access::Throttle;
-pub use access::{AdminToken, admin_token};
+use access::{AdminToken, Throttle};
 use input::{Input, Query};
 use keys::Keyring;
 pub use listen::{serve_tcp, serve_unix};

@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use crate::http::tls::{self, TlsFault};
 use crate::http::upstream::{Fleet, UpstreamFault};
-use crate::observe::log::Event;
+use crate::observe::log::{Event, Log};
+use crate::observe::metrics::Metrics;
+use crate::policy::time::UnixTime;
 use crate::store::config::{self, TlsFiles, parse::Reading};
 use crate::store::fault::Fault;
-use crate::store::keeper::{Drops, LastReload, Obstacle, ReloadResult, Reloaded};
+use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
 use crate::table::Entry;
 
 use super::input::{Object, Query};
@@ -292,6 +294,45 @@ pub(super) fn last(services: &Services) -> LastReload {
         Some(whole) if whole.at >= of_keys.at => whole,
         _ => of_keys,
     }
+}
+
+/// Logs and counts what the keeper did: for [`keeper::Keeper::start`].
+pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'_>) {
+    let loaded = |name, reloaded: &Reloaded| {
+        Event::info(name)
+            .with("keys", reloaded.keys)
+            .with("generation", reloaded.generation)
+            .with("added", reloaded.difference.added.len())
+            .with("removed", reloaded.difference.removed.len())
+            .with("changed", reloaded.difference.changed.len())
+    };
+    log.event(match event {
+        keeper::Event::Reloaded(reloaded) => {
+            metrics.reload(ReloadResult::Ok.label());
+            metrics.last_reload(now.seconds());
+            loaded("key_file_loaded", reloaded)
+        }
+        keeper::Event::ReloadFailed(obstacle) => {
+            metrics.reload(obstacle.result().label());
+            Event::error("key_file_refused")
+                .with("result", obstacle.result().label())
+                .with("reason", obstacle.to_string())
+        }
+        keeper::Event::Merged(reloaded) => loaded("key_file_merged", reloaded),
+        keeper::Event::WriteFailed {
+            obstacle,
+            unwritten,
+        } => {
+            metrics.unwritten_changes(*unwritten);
+            Event::error("key_file_not_written")
+                .with("reason", obstacle.to_string())
+                .with("unwritten", *unwritten)
+        }
+        keeper::Event::CaughtUp { written } => {
+            metrics.unwritten_changes(0);
+            Event::info("key_file_caught_up").with("written", *written)
+        }
+    });
 }
 
 fn about_tls(services: &Services, field: &str, fault: &TlsFault) -> Fault {

@@ -44,7 +44,9 @@ fn demo() -> Result<(), StartFault> {
     let config = parse::load(&file, &Overrides::default()).map_err(StartFault::Files)?;
     let source = Arc::new(move || parse::read(Some(&file), &Overrides::default()));
     let mut shown = Ok(());
-    let ended = serve(config, source, async |services, admin| shown = introduce(services, admin).await);
+    let ended = serve(config, source, async |services, admin| {
+        shown = introduce(services, admin).await
+    });
     shown.map_err(system("standard output"))?;
     ended
 }
@@ -77,11 +79,24 @@ fn free_port(wanted: u16) -> io::Result<u16> {
 async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result<()> {
     let name = KeyName::parse("demo").map_err(io::Error::other)?;
     let (model_access, allow_from) = (ModelAccess::All, AllowFrom::Anywhere);
-    let new = NewKey { name, model_access, allow_from, expires_at: None, account: None };
-    let created = services.keeper.create(new, lease::now()).await.map_err(io::Error::other)?;
+    let new = NewKey {
+        name,
+        model_access,
+        allow_from,
+        expires_at: None,
+        account: None,
+    };
+    let created = services
+        .keeper
+        .create(new, lease::now())
+        .await
+        .map_err(io::Error::other)?;
     let (url, token) = (&services.url, created.token.reveal());
     let mut out = io::stdout().lock();
-    writeln!(out, "keygate demo: a gateway with one key, in front of a stand-in for a model\n")?;
+    writeln!(
+        out,
+        "keygate demo: a gateway with one key, in front of a stand-in for a model\n"
+    )?;
     writeln!(out, "OpenAI Compatible URL: {url}")?;
     writeln!(out, "Bearer Token: {token}")?;
     if let Some(admin) = admin {

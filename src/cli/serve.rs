@@ -8,6 +8,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -16,11 +18,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle as Task, LocalSet};
 use tokio::time::{sleep, timeout};
 
-use crate::admin::{self, AdminToken, ClaimFault, ConfigSource, Services, SocketFile};
+use crate::admin::access::{AdminToken, admin_token};
+use crate::admin::reload::{self, Wish};
+use crate::admin::{self, ClaimFault, ConfigSource, Services, SocketFile};
+use crate::gateway::lease;
 use crate::gateway::listen::{self, Claimed, ListenFault};
 use crate::gateway::serve::{Gateway, Settings, run_worker};
 use crate::http::lifecycle::{Lifecycle, Phase};
@@ -28,11 +33,13 @@ use crate::http::tls::{Certificate, TlsFault};
 use crate::http::upstream::{Fleet, UpstreamFault, discovery};
 use crate::observe::log::{Event, Log, Writer};
 use crate::observe::metrics::Metrics;
-use crate::store::config::{Config, LogFormat};
+use crate::store::config::{Config, LogFormat, parse};
 use crate::store::fault::Fault;
-use crate::store::keeper::{self, Keeper};
+use crate::store::keeper::{Drops, Keeper};
 use crate::store::key_file;
 use crate::table::Table;
+
+use super::ServeArgs;
 
 /// How long the last log lines may take to leave.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -81,6 +88,21 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartFault {
     |error| StartFault::System(what.into(), error)
 }
 
+/// Runs the gateway as the command line says.
+#[must_use]
+pub fn run(args: &ServeArgs) -> ExitCode {
+    let (file, overrides) = (args.config_file(), args.overrides());
+    let source = move || parse::read(file.as_deref(), &overrides);
+    let config = source().config.map_err(StartFault::Files);
+    match config.and_then(|config| serve(config, Arc::new(source), async |_, _| ())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Runs the gateway until it is told to end. `started` is called once everything listens, with the address of the
 /// admin API where it has one.
 ///
@@ -107,7 +129,10 @@ pub fn serve(
         admin::claim_socket(&parts.config.admin.socket).map_err(StartFault::Socket)?;
     let keeper = parts.start_keeper()?;
     let addresses = claimed.addresses();
-    let url = addresses.first().map(|first| parts.config.url(first) + "/v1").unwrap_or_default();
+    let url = addresses
+        .first()
+        .map(|first| parts.config.url(first) + "/v1")
+        .unwrap_or_default();
     let token = parts.admin_token()?;
     let services = Arc::new(Services {
         config: Arc::clone(&parts.config),
@@ -127,22 +152,40 @@ pub fn serve(
     let ended = LocalSet::new().block_on(&runtime, async {
         let admin = Admin::open(&services, socket, socket_file).await?;
         let workers = Workers::start(&parts, &claimed)?;
-        tokio::task::spawn_local(discovery::look_after(Arc::clone(&services.fleet), services.log.clone()));
+        tokio::task::spawn_local(discovery::look_after(
+            Arc::clone(&services.fleet),
+            services.log.clone(),
+        ));
         for warning in services.config.warnings() {
-            services.log.event(Event::warn("config").with("message", warning.to_string()));
+            services
+                .log
+                .event(Event::warn("config").with("message", warning.to_string()));
         }
         if let Some(warning) = key_file::readable_by_others(&services.config.keys.file) {
-            services.log.event(Event::warn("key_file").with("message", warning.to_string()));
+            services
+                .log
+                .event(Event::warn("key_file").with("message", warning.to_string()));
         }
         for address in &addresses {
-            services.log.event(Event::info("listening").with("address", address.to_string()));
+            services
+                .log
+                .event(Event::info("listening").with("address", address.to_string()));
         }
         if let Some(address) = admin.address {
-            services.log.event(Event::info("admin_listening").with("address", address.to_string()));
+            services
+                .log
+                .event(Event::info("admin_listening").with("address", address.to_string()));
         }
         tell_systemd(&[NotifyState::Ready]);
         started(&services, admin.address).await;
-        Life { services, signals, admin, workers }.run().await;
+        Life {
+            services,
+            signals,
+            admin,
+            workers,
+        }
+        .run()
+        .await;
         Ok(())
     });
     // Log lines of a start that failed are still written.
@@ -165,8 +208,8 @@ struct Parts {
 
 impl Parts {
     fn prepare(config: Config) -> Result<Self, StartFault> {
-        let metrics =
-            Metrics::new().map_err(|error| StartFault::System("metrics".into(), io::Error::other(error)))?;
+        let metrics = Metrics::new()
+            .map_err(|error| StartFault::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
         let file = &config.keys.file;
         if !config.keys.named && !file.exists() {
@@ -175,16 +218,21 @@ impl Parts {
         let loaded = key_file::read(file, &table)
             .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
         let certificate = match &config.tls {
-            Some(files) => {
-                Some(Certificate::load(&files.certificate, &files.private_key).map_err(StartFault::Tls)?)
-            }
+            Some(files) => Some(
+                Certificate::load(&files.certificate, &files.private_key)
+                    .map_err(StartFault::Tls)?,
+            ),
             None => None,
         };
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
-        let default = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+        let default = if io::stderr().is_terminal() {
+            LogFormat::Text
+        } else {
+            LogFormat::Json
+        };
         let format = config.log_format.unwrap_or(default);
-        let (log, writer) =
-            Log::start(format, metrics.log_lines_dropped().clone()).map_err(system("the log's thread"))?;
+        let (log, writer) = Log::start(format, metrics.log_lines_dropped().clone())
+            .map_err(system("the log's thread"))?;
         log_panics(log.clone());
         Ok(Self {
             config: Arc::new(config),
@@ -201,55 +249,35 @@ impl Parts {
 
     fn start_keeper(&self) -> Result<Keeper, StartFault> {
         let Some(loaded) = self.loaded.take() else {
-            return Err(StartFault::System("the key table".into(), io::ErrorKind::NotFound.into()));
+            return Err(StartFault::System(
+                "the key table".into(),
+                io::ErrorKind::NotFound.into(),
+            ));
         };
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let keeper = Keeper::start(&self.config.keys, Arc::clone(&self.table), loaded, move |event| {
-            note_keeper(&log, &metrics, &event);
-        });
+        let keeper = Keeper::start(
+            &self.config.keys,
+            Arc::clone(&self.table),
+            loaded,
+            move |event| {
+                reload::note(&log, &metrics, lease::now(), &event);
+            },
+        );
         let keeper = keeper.map_err(system("the keeper's thread"))?;
-        self.metrics.last_reload(keeper.status().last_reload.at.seconds());
+        self.metrics
+            .last_reload(keeper.status().last_reload.at.seconds());
         Ok(keeper)
     }
 
     fn admin_token(&self) -> Result<Option<AdminToken>, StartFault> {
         let file = &self.config.admin.token_file;
         match self.config.admin.listen {
-            Some(_) => admin::admin_token(file).map(Some).map_err(system(file.display().to_string())),
+            Some(_) => admin_token(file)
+                .map(Some)
+                .map_err(system(file.display().to_string())),
             None => Ok(None),
         }
     }
-}
-
-/// What the keeper did, as log lines and counters.
-fn note_keeper(log: &Log, metrics: &Metrics, event: &keeper::Event<'_>) {
-    match event {
-        keeper::Event::Reloaded(reloaded) => {
-            metrics.reload("ok");
-            metrics.last_reload(crate::gateway::lease::now().seconds());
-            log.event(with_counts(Event::info("key_file_loaded"), reloaded));
-        }
-        keeper::Event::Merged(reloaded) => log.event(with_counts(Event::info("key_file_merged"), reloaded)),
-        keeper::Event::ReloadFailed(obstacle) => {
-            metrics.reload(obstacle.result().label());
-            log.event(Event::error("key_file_refused").with("reason", obstacle.to_string()));
-        }
-        keeper::Event::WriteFailed { obstacle, unwritten } => log.event(
-            Event::error("key_file_not_written").with("reason", obstacle.to_string()).with("unwritten", *unwritten),
-        ),
-        keeper::Event::CaughtUp { written } => {
-            log.event(Event::info("key_file_caught_up").with("written", *written));
-        }
-    }
-}
-
-fn with_counts(event: Event, reloaded: &keeper::Reloaded) -> Event {
-    event
-        .with("generation", reloaded.generation)
-        .with("keys", reloaded.keys)
-        .with("added", reloaded.difference.added.len())
-        .with("removed", reloaded.difference.removed.len())
-        .with("changed", reloaded.difference.changed.len())
 }
 
 /// The admin API's listeners.
@@ -265,16 +293,30 @@ impl Admin {
         socket: std::os::unix::net::UnixListener,
         socket_file: SocketFile,
     ) -> Result<Self, StartFault> {
-        let listener = socket.set_nonblocking(true).and_then(|()| UnixListener::from_std(socket));
+        let listener = socket
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(socket));
         let listener = listener.map_err(system("the admin socket"))?;
-        let mut tasks = vec![tokio::task::spawn_local(admin::serve_unix(listener, Arc::clone(services)))];
+        let mut tasks = vec![tokio::task::spawn_local(admin::serve_unix(
+            listener,
+            Arc::clone(services),
+        ))];
         let mut address = None;
         if let Some(wanted) = services.config.admin.listen {
-            let listener = TcpListener::bind(wanted).await.map_err(system(format!("admin.listen {wanted}")))?;
+            let listener = TcpListener::bind(wanted)
+                .await
+                .map_err(system(format!("admin.listen {wanted}")))?;
             address = listener.local_addr().ok();
-            tasks.push(tokio::task::spawn_local(admin::serve_tcp(listener, Arc::clone(services))));
+            tasks.push(tokio::task::spawn_local(admin::serve_tcp(
+                listener,
+                Arc::clone(services),
+            )));
         }
-        Ok(Self { tasks, address, socket_file })
+        Ok(Self {
+            tasks,
+            address,
+            socket_file,
+        })
     }
 
     /// Closes both, so that a successor can have them.
@@ -309,15 +351,22 @@ impl Workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let mut workers = Self { threads: Vec::new(), ends: Vec::new() };
+        let mut workers = Self {
+            threads: Vec::new(),
+            ends: Vec::new(),
+        };
         for index in 0..count {
             let listeners = claimed.open().map_err(StartFault::Listen)?;
             let (gateway, (end, ended)) = (gateway.clone(), oneshot::channel::<()>());
-            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let _end = end;
-                run_worker(gateway, listeners)
-            });
-            workers.threads.push(thread.map_err(system("a worker's thread"))?);
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    let _end = end;
+                    run_worker(gateway, listeners)
+                });
+            workers
+                .threads
+                .push(thread.map_err(system("a worker's thread"))?);
             workers.ends.push(ended);
         }
         Ok(workers)
@@ -341,11 +390,14 @@ struct Life {
 
 impl Life {
     async fn run(mut self) {
-        loop {
-            tokio::select! {
-                () = self.signals.hung_up() => self.reload(),
-                () = self.signals.told_to_end() => break,
-            }
+        // Holds one wish at most: signals that come while a reload runs share the next one.
+        let wish = Rc::new(Notify::new());
+        tokio::task::spawn_local(reload_when_told(
+            Arc::clone(&self.services),
+            Rc::clone(&wish),
+        ));
+        while let Told::Reload = self.signals.next().await {
+            wish.notify_one();
         }
         let (services, log) = (&self.services, &self.services.log);
         let timeouts = &services.config.timeouts;
@@ -367,24 +419,40 @@ impl Life {
         services.lifecycle.advance(Phase::Ending);
         // A worker that does not even notice this is ended with the process.
         let _ = timeout(LAST_BREATH, self.workers.all_ended()).await;
-        for worker in self.workers.threads.into_iter().filter(JoinHandle::is_finished) {
+        for worker in self
+            .workers
+            .threads
+            .into_iter()
+            .filter(JoinHandle::is_finished)
+        {
             if let Ok(Err(error)) = worker.join() {
                 log.event(Event::error("worker_failed").with("reason", error.to_string()));
             }
         }
         log.event(Event::info("stopped"));
     }
+}
 
-    /// SIGHUP. Reloads that are asked for while one runs share the next one.
-    fn reload(&self) {
-        let services = Arc::clone(&self.services);
-        tokio::task::spawn_local(async move {
-            let reloading = NotifyState::monotonic_usec_now();
-            tell_systemd(&[vec![NotifyState::Reloading], reloading.into_iter().collect()].concat());
-            admin::reload::by_signal(&services).await;
-            tell_systemd(&[NotifyState::Ready]);
-        });
+/// Reloads at each wish, one after the other.
+async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
+    loop {
+        wish.notified().await;
+        let since = NotifyState::monotonic_usec_now().into_iter();
+        tell_systemd(
+            &[NotifyState::Reloading]
+                .into_iter()
+                .chain(since)
+                .collect::<Vec<_>>(),
+        );
+        reload::reload(&services, "SIGHUP", Wish::Reload(Drops::Guarded)).await;
+        tell_systemd(&[NotifyState::Ready]);
     }
+}
+
+/// What a signal says.
+enum Told {
+    Reload,
+    End,
 }
 
 struct Signals {
@@ -402,32 +470,50 @@ impl Signals {
         })
     }
 
-    async fn hung_up(&mut self) {
-        self.hangup.recv().await;
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+        }
     }
 
     async fn told_to_end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        while let Told::Reload = self.next().await {}
     }
 }
 
 /// No core dump may hold a token; every descriptor the system grants is for connections.
 fn harden() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+    use rustix::process::{
+        DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+    };
     // Where the system refuses, the gateway is no less a gateway.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    );
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let files = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: files.maximum,
+            maximum: files.maximum,
+        },
+    );
 }
 
 /// A panic is a line like any other; what it says holds no client's data, since none is ever formatted into one.
 fn log_panics(log: Log) {
     std::panic::set_hook(Box::new(move |panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         log.event(Event::error("panic").with("place", place));
     }));
 }
