@@ -6,6 +6,7 @@ pub mod h2;
 pub mod pem;
 pub mod raw_h2;
 pub mod recorder;
+pub mod stand;
 pub mod token;
 
 use std::fmt::Write as _;
