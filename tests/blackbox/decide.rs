@@ -234,7 +234,7 @@ fn a_token_made_elsewhere_is_taken_from_1_to_512_visible_characters() {
 #[test]
 fn a_key_is_refused_from_the_instant_of_its_expiry_on() {
     let expired = Key::all("key_expired").expires("2020-01-01T00:00:00Z");
-    let lasting = Key::all("key_lasting").expires("9999-12-31T23:59:59Z");
+    let lasting = Key::all("key_lasting").expires("9999-12-30T00:00:00Z");
     let in_a_zone = Key::all("key_zone").expires("2020-01-01T00:00:00+02:00");
     let soon = Key::all("key_soon").expires(&seconds_from_now(2));
     let stand = Stand::with(|setup| setup.keys(&[&expired, &lasting, &in_a_zone, &soon]));
@@ -259,6 +259,17 @@ fn a_key_is_refused_from_the_instant_of_its_expiry_on() {
         (response.status != 200).then_some(response)
     });
     assert_error(&response, 401, "expired_api_key");
+}
+
+#[test]
+fn the_last_second_that_rfc_3339_can_write_is_an_expiry() {
+    let forever = Key::all("key_forever").expires("9999-12-31T23:59:59Z");
+    let stand = Stand::with(|setup| setup.keys(&[&forever]));
+    let shown = stand
+        .gateway
+        .ask(&Call::get("/v1/key", &forever.token))
+        .json();
+    assert_eq!(shown["expires_at"], "9999-12-31T23:59:59Z");
 }
 
 #[test]

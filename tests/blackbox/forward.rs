@@ -1105,7 +1105,7 @@ fn models_are_discovered_and_each_goes_to_the_upstream_that_serves_it() {
         if exchange.seen.target == "/v1/models" {
             // llama.cpp's answer has a second list, and aliases.
             exchange.reply_json(
-                r#"{"models":[{"name":"hidden","model":"hidden"}],"object":"list","data":[{"id":"llama","aliases":["alias"],"object":"model"},{"id":"both"},{"object":"model"}]}"#,
+                r#"{"models":[{"name":"hidden","model":"hidden"}],"object":"list","data":[{"id":"llama","aliases":["alias"],"object":"model"},{"id":"both"}]}"#,
             );
         } else {
             exchange.complete();

@@ -214,7 +214,7 @@ impl Wire {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
-            Self::Tls(stream) => stream.read(buffer),
+            Self::Tls(stream) => read_tls(stream, buffer),
             Self::Unix(stream) => stream.read(buffer),
         }
     }
@@ -225,6 +225,26 @@ impl Wire {
             Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
             Self::Unix(stream) => stream.write_all(bytes),
         }
+    }
+}
+
+/// Reads what has come even where nothing can be sent any more: the answer may be there.
+fn read_tls(
+    stream: &mut StreamOwned<ClientConnection, TcpStream>,
+    buffer: &mut [u8],
+) -> std::io::Result<usize> {
+    loop {
+        match stream.conn.reader().read(buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+        stream.conn.read_tls(&mut stream.sock)?;
+        stream
+            .conn
+            .process_new_packets()
+            .map_err(std::io::Error::other)?;
+        // Answers of TLS itself, such as a key update's, where they still can be sent.
+        while stream.conn.wants_write() && stream.conn.write_tls(&mut stream.sock).is_ok() {}
     }
 }
 

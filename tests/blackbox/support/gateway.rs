@@ -212,9 +212,9 @@ pub struct Process {
 impl Process {
     fn serve(setup: &Setup) -> Self {
         let config = setup.path("keygate.toml");
-        let arguments = ["serve", "--log-format", "json", "--config"];
         let mut command = keygate(setup.folder.path());
-        command.args(arguments).arg(config);
+        command.args(["serve", "--config"]).arg(config);
+        command.args(["--log-format", "json"]);
         command.envs(setup.environment.iter().cloned());
         Self::spawn(command)
     }
@@ -369,6 +369,11 @@ impl Gateway {
     #[track_caller]
     pub fn wait_ready(&self) {
         eventually("the gateway is ready", DEADLINE, || {
+            if std::env::var_os("NO_ADMIN").is_some() {
+                // TEMP
+                return (self.client().ask(&Call::new("GET", "/v1/models")).status == 401)
+                    .then_some(()); // TEMP
+            } // TEMP
             let mut client = Client::connect_unix(&self.socket()).ok()?;
             let ready = client.ask(&Call::new("GET", "/readyz"));
             (ready.status == 200).then_some(())
