@@ -1,0 +1,625 @@
+//! Reading the headers that decide, and choosing those that pass: which of a client's reach an upstream, which of an
+//! upstream's reach a client.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri, Version, request};
+use ipnet::IpNet;
+
+use crate::policy::denial::Denial;
+use crate::policy::network::ClientAddress;
+use crate::policy::token::Presented;
+
+/// The header that names a request (OpenAI's API).
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Hops of X-Forwarded-For that are looked at; more of them are nothing a proxy would send.
+const MOST_HOPS: usize = 64;
+
+/// Step 1: the one bearer token (RFC 6750 2.1).
+///
+/// # Errors
+/// [`Denial::MissingApiKey`], [`Denial::InvalidApiKey`]
+pub fn bearer(headers: &HeaderMap) -> Result<Presented<'_>, Denial> {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let line = lines.next().ok_or(Denial::MissingApiKey)?.as_bytes();
+    if lines.next().is_some() {
+        return Err(Denial::InvalidApiKey);
+    }
+    let (scheme, rest) = line
+        .split_at_checked("Bearer".len())
+        .ok_or(Denial::MissingApiKey)?;
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Err(Denial::MissingApiKey);
+    }
+    match rest {
+        [] => Err(Denial::MissingApiKey),
+        [b' ' | b'\t', blanks @ ..] if blanks.iter().all(|byte| matches!(byte, b' ' | b'\t')) => {
+            Err(Denial::MissingApiKey)
+        }
+        [b' ', token @ ..] => Presented::parse(token).ok_or(Denial::InvalidApiKey),
+        [b'\t', ..] => Err(Denial::InvalidApiKey),
+        _ => Err(Denial::MissingApiKey),
+    }
+}
+
+/// A request whose framing, target or Host two servers could read differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+/// Refuses what hyper lets through and no upstream should have to interpret.
+///
+/// # Errors
+/// [`Malformed`] says what is wrong with it.
+pub fn check_framing(parts: &request::Parts) -> Result<(), Malformed> {
+    let hosts: Vec<&HeaderValue> = parts.headers.get_all(header::HOST).iter().take(2).collect();
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    if parts.version == Version::HTTP_2 {
+        match (hosts.as_slice(), authority) {
+            ([], Some(_)) => {}
+            ([host], Some(authority))
+                if host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {}
+            _ => {
+                return Err(Malformed(
+                    "send one :authority, and no Host that differs from it",
+                ));
+            }
+        }
+    } else {
+        let [host] = hosts.as_slice() else {
+            return Err(Malformed("send exactly one Host header"));
+        };
+        if !is_host(host.as_bytes()) {
+            return Err(Malformed(
+                "the Host header must hold a host name or address, and a port at most",
+            ));
+        }
+        if authority.is_some() || parts.uri.scheme().is_some() {
+            return Err(Malformed("the request target must be a path, not a URL"));
+        }
+        check_lengths(&parts.headers, parts.version)?;
+    }
+    let asterisk = parts.method == Method::OPTIONS && parts.uri.path() == "*";
+    if !parts.uri.path().starts_with('/') && !asterisk {
+        return Err(Malformed("the request target must be a path"));
+    }
+    Ok(())
+}
+
+fn check_lengths(headers: &HeaderMap, version: Version) -> Result<(), Malformed> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (encodings.next(), encodings.next()) {
+        (None, None) => {}
+        (Some(only), None)
+            if only.as_bytes().eq_ignore_ascii_case(b"chunked") && version == Version::HTTP_11 => {}
+        _ => {
+            return Err(Malformed(
+                "the only transfer encoding taken is one 'chunked', in HTTP/1.1",
+            ));
+        }
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, None) => Ok(()),
+        (Some(only), None)
+            if !only.is_empty() && only.as_bytes().iter().all(u8::is_ascii_digit) =>
+        {
+            Ok(())
+        }
+        _ => Err(Malformed("send one Content-Length, in digits")),
+    }
+}
+
+/// A host and perhaps a port (RFC 3986 3.2.2), without anything that ends or splits an authority.
+fn is_host(host: &[u8]) -> bool {
+    !host.is_empty()
+        && host
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
+}
+
+/// The client's own x-request-id, where it sent exactly one of a harmless form.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let mut lines = headers.get_all(X_REQUEST_ID).iter();
+    let only = lines
+        .next()
+        .filter(|_| lines.next().is_none())?
+        .to_str()
+        .ok()?;
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    ((1..=128).contains(&only.len()) && only.bytes().all(harmless)).then_some(only)
+}
+
+/// The client's address by X-Forwarded-For: all its lines are one list, walked from the right over trusted hops. The
+/// first hop that is not trusted is the client; junk there, or a list of trusted hops alone, leaves it unknown.
+#[must_use]
+pub fn forwarded_client(
+    peer: Option<IpAddr>,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> ClientAddress {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
+    let Some(peer) = peer.map(|peer| peer.to_canonical()) else {
+        return ClientAddress::Unknown;
+    };
+    if !is_trusted(peer) {
+        return ClientAddress::Known(peer);
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let hops = lines
+        .iter()
+        .rev()
+        .flat_map(|line| line.rsplit(|byte| *byte == b','));
+    for hop in hops.take(MOST_HOPS) {
+        let address = std::str::from_utf8(hop)
+            .ok()
+            .and_then(|hop| hop.trim_matches([' ', '\t']).parse::<IpAddr>().ok());
+        match address.map(|address| address.to_canonical()) {
+            Some(address) if is_trusted(address) => {}
+            Some(address) => return ClientAddress::Known(address),
+            None => return ClientAddress::Unknown,
+        }
+    }
+    ClientAddress::Unknown
+}
+
+/// The list that a trusted peer sent, on one line, for the upstream to see too.
+#[must_use]
+pub fn forwarded_list(headers: &HeaderMap) -> Vec<u8> {
+    let lines: Vec<&[u8]> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    lines.join(&b", "[..])
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What the gateway itself says to an upstream about a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Introduction<'a> {
+    /// The request's id.
+    pub request_id: &'a str,
+    /// X-Forwarded-For as a whole; empty where nothing is known.
+    pub forwarded_for: &'a [u8],
+    /// How the client came: http or https.
+    pub scheme: &'static str,
+    /// Bytes of the body.
+    pub length: usize,
+}
+
+/// The header lines of a request that do not depend on the replica it goes to: those of the client's that pass, and
+/// the gateway's own.
+#[must_use]
+pub fn outbound(headers: &HeaderMap, introduction: &Introduction<'_>) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(512);
+    let named = named_by_connection(headers);
+    for (name, value) in headers {
+        if passes_to_upstream(name.as_str()) && !named.iter().any(|other| other == name) {
+            write_line(&mut lines, name.as_str(), value.as_bytes());
+        }
+    }
+    write_line(
+        &mut lines,
+        "x-request-id",
+        introduction.request_id.as_bytes(),
+    );
+    if !introduction.forwarded_for.is_empty() {
+        write_line(&mut lines, "x-forwarded-for", introduction.forwarded_for);
+    }
+    write_line(
+        &mut lines,
+        "x-forwarded-proto",
+        introduction.scheme.as_bytes(),
+    );
+    write_line(
+        &mut lines,
+        "content-length",
+        introduction.length.to_string().as_bytes(),
+    );
+    lines
+}
+
+/// Writes one header line.
+pub fn write_line(lines: &mut Vec<u8>, name: &str, value: &[u8]) {
+    lines.extend_from_slice(name.as_bytes());
+    lines.extend_from_slice(b": ");
+    lines.extend_from_slice(value);
+    lines.extend_from_slice(b"\r\n");
+}
+
+/// Whether a header of a client's is forwarded. What the gateway sets itself is not, nor what is between two hops
+/// only (RFC 9110 7.6.1), nor what an upstream could take for a credential, another path or another tenant.
+fn passes_to_upstream(name: &str) -> bool {
+    let kept_back = matches!(
+        name,
+        "host"
+            | "content-length"
+            | "x-request-id"
+            | "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "expect"
+            | "authorization"
+            | "api-key"
+            | "x-api-key"
+            | "cookie"
+            | "forwarded"
+            | "x-real-ip"
+            | "x-original-url"
+            | "x-rewrite-url"
+            | "x-method-override"
+            | "openai-organization"
+            | "openai-project"
+    );
+    let prefixes = [
+        "x-http-method",
+        "x-portkey-",
+        "x-litellm-",
+        "helicone-",
+        "x-keygate-",
+    ];
+    !kept_back
+        && !is_hop_by_hop(name)
+        // CGI-style servers read `x_real_ip` as `x-real-ip`.
+        && !name.contains('_')
+        && !prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a header of an upstream's is passed on to the client. Its length is, where there is one.
+#[must_use]
+pub fn passes_to_client(name: &str) -> bool {
+    !is_hop_by_hop(name)
+        && !matches!(
+            name,
+            "set-cookie" | "server" | "alt-svc" | "www-authenticate" | "x-request-id"
+        )
+        && !name.starts_with("access-control-")
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    ) || name.starts_with("proxy-")
+}
+
+/// The headers that any Connection line names.
+#[must_use]
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    names
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+/// The path and query as sent, for the upstream's request line.
+#[must_use]
+pub fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", |target| target.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            )
+        };
+        lines.iter().map(pair).collect()
+    }
+
+    fn bearer_of(lines: &[&str]) -> Result<(), Denial> {
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|value| ("authorization", *value))
+            .collect();
+        bearer(&map(&lines)).map(|_| ())
+    }
+
+    #[test]
+    fn a_bearer_token_is_taken_with_its_scheme_in_any_case() {
+        for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+            assert_eq!(bearer_of(&[&format!("{scheme} sk-token")]), Ok(()));
+        }
+    }
+
+    #[test]
+    fn no_credential_is_told_from_a_bad_one() {
+        for missing in [
+            &[][..],
+            &[""],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer  \t"],
+            &["Basic dTpw"],
+            &["Bearersk"],
+            &["sk-token"],
+            &["Bearer,"],
+        ] {
+            assert_eq!(
+                bearer_of(missing),
+                Err(Denial::MissingApiKey),
+                "{missing:?}"
+            );
+        }
+        let long = format!("Bearer {}", "x".repeat(513));
+        for invalid in [
+            &["Bearer  a"][..],
+            &["Bearer\ta"],
+            &["Bearer a b"],
+            &["Bearer a, Bearer b"],
+            &["Bearer a", "Bearer a"],
+            &["Bearer a", "Basic x"],
+            &["", ""],
+            &["Bearer ä"],
+            &[&long],
+            &["Bearer kg_x"],
+        ] {
+            assert_eq!(
+                bearer_of(invalid),
+                Err(Denial::InvalidApiKey),
+                "{invalid:?}"
+            );
+        }
+    }
+
+    fn framing(uri: &str, version: Version, lines: &[(&str, &str)]) -> Result<(), Malformed> {
+        let mut request = http::Request::builder()
+            .uri(uri)
+            .version(version)
+            .body(())
+            .unwrap();
+        *request.headers_mut() = map(lines);
+        check_framing(&request.into_parts().0)
+    }
+
+    #[test]
+    fn http1_needs_exactly_one_plain_host_and_a_path() {
+        let ok = [("host", "example.com:80")];
+        assert_eq!(framing("/v1/models", Version::HTTP_11, &ok), Ok(()));
+        assert_eq!(
+            framing("/", Version::HTTP_11, &[("host", "[::1]:80")]),
+            Ok(())
+        );
+        assert!(framing("/", Version::HTTP_11, &[]).is_err());
+        assert!(framing("/", Version::HTTP_11, &[("host", "a"), ("host", "a")]).is_err());
+        for host in ["", "a/b", "a?b", "a#b", "a@b", "a\\b", "a,b", "a b"] {
+            assert!(
+                framing("/", Version::HTTP_11, &[("host", host)]).is_err(),
+                "{host}"
+            );
+        }
+        assert!(framing("http://example.com/v1/models", Version::HTTP_11, &ok).is_err());
+        assert!(framing("*", Version::HTTP_11, &ok).is_err());
+    }
+
+    #[test]
+    fn only_one_clean_framing_is_taken() {
+        let with = |name, value| framing("/", Version::HTTP_11, &[("host", "a"), (name, value)]);
+        assert_eq!(with("transfer-encoding", "Chunked"), Ok(()));
+        assert_eq!(with("content-length", "2"), Ok(()));
+        for other in [
+            "gzip, chunked",
+            "chunked, chunked",
+            "identity",
+            "xchunked",
+            "chunked;x=1",
+            "",
+        ] {
+            assert!(with("transfer-encoding", other).is_err(), "{other}");
+        }
+        for other in ["", "+2", "2, 2", "0x2", "2 2", "-0"] {
+            assert!(with("content-length", other).is_err(), "{other}");
+        }
+        let twice = [
+            ("host", "a"),
+            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "chunked"),
+        ];
+        assert!(framing("/", Version::HTTP_11, &twice).is_err());
+        assert!(
+            framing(
+                "/",
+                Version::HTTP_10,
+                &[("host", "a"), ("transfer-encoding", "chunked")]
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn http2_refuses_a_host_that_disagrees_with_the_authority() {
+        assert_eq!(framing("http://a.example/", Version::HTTP_2, &[]), Ok(()));
+        assert_eq!(
+            framing(
+                "http://a.example/",
+                Version::HTTP_2,
+                &[("host", "A.example")]
+            ),
+            Ok(())
+        );
+        assert!(
+            framing(
+                "http://a.example/",
+                Version::HTTP_2,
+                &[("host", "b.example")]
+            )
+            .is_err()
+        );
+        assert!(
+            framing(
+                "http://a.example/",
+                Version::HTTP_2,
+                &[("host", "a.example"), ("host", "a.example")]
+            )
+            .is_err()
+        );
+    }
+
+    fn client(peer: &str, lines: &[&str]) -> String {
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|value| ("x-forwarded-for", *value))
+            .collect();
+        let trusted = [
+            "10.0.0.0/8".parse().unwrap(),
+            "2001:db8::/32".parse().unwrap(),
+        ];
+        forwarded_client(Some(peer.parse().unwrap()), &map(&lines), &trusted).to_string()
+    }
+
+    #[test]
+    fn an_untrusted_peer_is_the_client_whatever_it_says() {
+        assert_eq!(client("203.0.113.1", &["6.6.6.6"]), "203.0.113.1");
+        assert_eq!(client("::ffff:203.0.113.1", &[]), "203.0.113.1");
+    }
+
+    #[test]
+    fn the_list_is_walked_from_the_right_over_trusted_hops() {
+        assert_eq!(client("10.0.0.1", &["6.6.6.6, 192.0.2.7"]), "192.0.2.7");
+        assert_eq!(
+            client("10.0.0.1", &["6.6.6.6, 192.0.2.7, 10.1.1.1,10.2.2.2"]),
+            "192.0.2.7"
+        );
+        assert_eq!(client("10.0.0.1", &["10.0.0.1", "6.6.6.6"]), "6.6.6.6");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6", "10.0.0.2"]), "6.6.6.6");
+        assert_eq!(client("2001:db8::1", &["::ffff:192.0.2.7"]), "192.0.2.7");
+    }
+
+    #[test]
+    fn junk_at_the_deciding_hop_or_trusted_hops_alone_leave_the_client_unknown() {
+        for lines in [
+            &[][..],
+            &[""],
+            &["10.0.0.2"],
+            &["192.0.2.7, unknown"],
+            &["192.0.2.7,"],
+            &["192.0.2.7:80"],
+            &["[::1]"],
+            &["fe80::1%eth0"],
+            &["01.2.3.4"],
+            &["_hid"],
+            &["192.0.2.7, 10.0.0.2, x"],
+        ] {
+            assert_eq!(client("10.0.0.1", lines), "unknown", "{lines:?}");
+        }
+        assert_eq!(
+            client("10.0.0.1", &[&["10.0.0.2"; 65].join(",")]),
+            "unknown"
+        );
+    }
+
+    fn sent(lines: &[(&str, &str)]) -> String {
+        let introduction = Introduction {
+            request_id: "r-1",
+            forwarded_for: b"192.0.2.7",
+            scheme: "http",
+            length: 1234,
+        };
+        String::from_utf8(outbound(&map(lines), &introduction)).unwrap()
+    }
+
+    #[test]
+    fn credentials_hop_by_hop_headers_and_overrides_stay_behind() {
+        for name in [
+            "authorization",
+            "api-key",
+            "x-api-key",
+            "cookie",
+            "proxy-authorization",
+            "forwarded",
+            "x-real-ip",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-http-method",
+            "x-http-method-override",
+            "x-method-override",
+            "openai-organization",
+            "openai-project",
+            "x-portkey-config",
+            "x-litellm-key",
+            "helicone-auth",
+            "x-keygate-x",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "http2-settings",
+            "x_real_ip",
+            "content_length",
+            "expect",
+        ] {
+            assert!(!sent(&[(name, "secret")]).contains("secret"), "{name}");
+        }
+        assert!(sent(&[("accept", "text/event-stream")]).contains("accept: text/event-stream\r\n"));
+    }
+
+    #[test]
+    fn what_connection_names_is_dropped_but_not_what_the_gateway_sets() {
+        let text = sent(&[
+            ("connection", "x-one, x-request-id"),
+            ("connection", "X-Two,content-length,,"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("x-request-id", "client"),
+            ("content-length", "02"),
+        ]);
+        assert_eq!(
+            text,
+            "x-three: 3\r\nx-request-id: r-1\r\nx-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\n\
+             content-length: 1234\r\n"
+        );
+    }
+
+    #[test]
+    fn a_request_id_is_the_clients_where_it_sent_one_harmless_one() {
+        assert_eq!(
+            request_id(&map(&[("x-request-id", "a.B_9-")])),
+            Some("a.B_9-")
+        );
+        let long = "x".repeat(129);
+        for bad in ["", "a b", "a\tb", "a/b", &long] {
+            assert_eq!(request_id(&map(&[("x-request-id", bad)])), None, "{bad}");
+        }
+        assert_eq!(
+            request_id(&map(&[("x-request-id", "a"), ("x-request-id", "a")])),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_bytes_panic(value in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                let mut headers = HeaderMap::new();
+                for name in [header::AUTHORIZATION, header::CONNECTION, X_FORWARDED_FOR, X_REQUEST_ID, header::HOST] {
+                    headers.insert(name, value.clone());
+                }
+                let _ = (bearer(&headers).is_ok(), request_id(&headers), named_by_connection(&headers));
+                let _ = forwarded_client(Some([10, 0, 0, 1].into()), &headers, &["10.0.0.0/8".parse().unwrap()]);
+            }
+        }
+    }
+}

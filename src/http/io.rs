@@ -1,0 +1,460 @@
+//! A client connection's bytes: TCP, Unix or TLS, under one set of clocks.
+//!
+//! hyper reads and writes through [`ClientIo`] (in hyper-util's adapter); what the connection's requests and its bytes have to know of each
+//! other stands in their [`Line`]. Three things happen here because nothing else can do them: slow and idle peers are
+//! ended, an answer that came before its request was read whole is followed by a lingering close, and whoever wants
+//! to break a connection off can first wait until what came before is flushed.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+use super::clock::{Clock, Watch};
+
+/// What is read and thrown away, at most, after an early answer: a client that is still sending must get to read it.
+const LINGER_BYTES: usize = 1_000_000;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// What every HTTP/2 connection begins with (RFC 9113 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection as accepted.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// The clocks of a client connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From accept, or from a head's first byte on a kept connection, to the whole head.
+    pub header_read: Duration,
+    /// From the last answer to the next head's first byte.
+    pub keep_alive: Duration,
+    /// While the client takes nothing of what is to be written.
+    pub client_write: Duration,
+}
+
+/// What a connection's bytes and its requests know of each other.
+#[derive(Debug)]
+pub struct Line {
+    clock: Clock,
+    watch: Rc<Watch>,
+    patience: Patience,
+    phase: Cell<Phase>,
+    multiplexed: Cell<bool>,
+    in_flight: Cell<usize>,
+    write_stalled: Cell<bool>,
+    unread: Cell<bool>,
+    flushes: Cell<u64>,
+    awaiting_flush: RefCell<Vec<Waker>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing answered yet: the clock runs since accept.
+    Fresh,
+    /// Between an answer and the next head.
+    Idle,
+    /// Some of a head has come.
+    Head,
+    /// A request is being served.
+    Busy,
+}
+
+impl Line {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(clock: &Clock, patience: Patience) -> Rc<Self> {
+        let watch = clock.watch();
+        watch.set_deadline(clock.now() + patience.header_read);
+        Rc::new(Self {
+            clock: clock.clone(),
+            watch,
+            patience,
+            phase: Cell::new(Phase::Fresh),
+            multiplexed: Cell::new(false),
+            in_flight: Cell::new(0),
+            write_stalled: Cell::new(false),
+            unread: Cell::new(false),
+            flushes: Cell::new(0),
+            awaiting_flush: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Says that requests share the connection (HTTP/2).
+    pub fn set_multiplexed(&self) {
+        self.multiplexed.set(true);
+    }
+
+    /// Whether requests share the connection (HTTP/2).
+    #[must_use]
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.get()
+    }
+
+    /// A request begins; it ends when what is returned is dropped.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.enter(Phase::Busy);
+        InFlight(Rc::clone(self))
+    }
+
+    /// An answer goes out before its request was read: the connection has to linger before it closes.
+    pub fn leave_unread(&self) {
+        self.unread.set(true);
+    }
+
+    /// How often everything written was flushed. What is handed to hyper now is out once this has grown.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// Wakes this task at the next flush.
+    pub fn wake_at_flush(&self, context: &Context<'_>) {
+        self.awaiting_flush
+            .borrow_mut()
+            .push(context.waker().clone());
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        if self.write_stalled.get() {
+            return;
+        }
+        match phase {
+            Phase::Busy => self.watch.clear_deadline(),
+            Phase::Idle => self
+                .watch
+                .set_deadline(self.clock.now() + self.patience.keep_alive),
+            Phase::Fresh | Phase::Head => self
+                .watch
+                .set_deadline(self.clock.now() + self.patience.header_read),
+        }
+    }
+
+    fn received(&self) {
+        if self.phase.get() == Phase::Idle && !self.multiplexed.get() {
+            self.enter(Phase::Head);
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        self.watch.is_late(self.clock.now())
+    }
+
+    fn stall(&self) {
+        if !self.write_stalled.replace(true) {
+            self.watch
+                .set_deadline(self.clock.now() + self.patience.client_write);
+        }
+    }
+
+    fn written(&self) {
+        if self.write_stalled.replace(false) {
+            self.enter(self.phase.get());
+        }
+    }
+
+    fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+        for waker in self.awaiting_flush.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// Whether bytes that nobody will read may still be coming in.
+    fn must_linger(&self) -> bool {
+        self.unread.get() || self.phase.get() == Phase::Head
+    }
+}
+
+/// A request being served on a connection.
+#[derive(Debug)]
+pub struct InFlight(Rc<Line>);
+
+impl InFlight {
+    /// The connection it came by.
+    #[must_use]
+    pub fn line(&self) -> &Rc<Line> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get().saturating_sub(1);
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.enter(Phase::Idle);
+        }
+    }
+}
+
+/// A client connection as hyper reads and writes it.
+#[derive(Debug)]
+pub struct ClientIo {
+    stream: Stream,
+    /// Read while the protocol was being found out.
+    before: Bytes,
+    line: Rc<Line>,
+    lingering: Option<Lingering>,
+}
+
+#[derive(Debug)]
+struct Lingering {
+    bytes_left: usize,
+    until: Instant,
+}
+
+/// The protocol a plain connection opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// HTTP/1: anything but the preface of HTTP/2.
+    Http1,
+    /// HTTP/2 by prior knowledge (RFC 9113 3.3).
+    Http2,
+}
+
+impl ClientIo {
+    /// Puts a connection under its clocks.
+    #[must_use]
+    pub fn new(stream: Stream, line: Rc<Line>) -> Self {
+        Self {
+            stream,
+            before: Bytes::new(),
+            line,
+            lingering: None,
+        }
+    }
+
+    /// Finds out what a plain connection speaks; what was read for that is read again by hyper.
+    ///
+    /// # Errors
+    /// Where the peer is gone, or silent for longer than `header_read`.
+    pub async fn opening(&mut self) -> io::Result<Opening> {
+        let mut read = Vec::with_capacity(HTTP2_PREFACE.len());
+        while HTTP2_PREFACE.starts_with(&read) && read.len() < HTTP2_PREFACE.len() {
+            let mut bytes = [0_u8; 24];
+            let room = HTTP2_PREFACE.len() - read.len();
+            let count = std::future::poll_fn(|cx| {
+                let mut buffer = ReadBuf::new(&mut bytes[..room]);
+                ready!(self.poll_in_time(cx, &mut buffer))?;
+                Poll::Ready(io::Result::Ok(buffer.filled().len()))
+            })
+            .await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            read.extend_from_slice(&bytes[..count]);
+        }
+        let opening = if read == HTTP2_PREFACE {
+            Opening::Http2
+        } else {
+            Opening::Http1
+        };
+        self.before = read.into();
+        Ok(opening)
+    }
+
+    /// Reads, or ends the reading once the connection is late.
+    fn poll_in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match self.stream.poll_read(cx, buffer) {
+            Poll::Pending if self.line.is_late() => Poll::Ready(Ok(())),
+            Poll::Pending => {
+                self.line.watch.register(cx);
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                if buffer.filled().len() > before {
+                    self.line.received();
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    fn watch_write<T>(
+        &self,
+        cx: &Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Pending => {
+                if self.line.write_stalled.get() && self.line.is_late() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                self.line.stall();
+                self.line.watch.register(cx);
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                self.line.written();
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    /// Throws away what still comes in, so that the client gets to read the answer: closing with unread bytes would
+    /// reset the connection and take the answer away from it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingering = self.lingering.get_or_insert_with(|| {
+            let until = Instant::now() + LINGER_TIME;
+            self.line.watch.set_deadline(until);
+            Lingering {
+                bytes_left: LINGER_BYTES,
+                until,
+            }
+        });
+        let mut bytes = [0_u8; 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match self.stream.poll_read(cx, &mut buffer) {
+                Poll::Pending if lingering.until <= self.line.clock.now() => return Poll::Ready(()),
+                Poll::Pending => {
+                    self.line.watch.register(cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    lingering.bytes_left =
+                        lingering.bytes_left.saturating_sub(buffer.filled().len());
+                    if lingering.bytes_left == 0 {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.before.is_empty() {
+            return this.poll_in_time(cx, buffer);
+        }
+        let count = this.before.len().min(buffer.remaining());
+        buffer.put_slice(&this.before.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = this.stream.poll_write(cx, bytes);
+        this.watch_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = this.stream.poll_write_vectored(cx, slices);
+        this.watch_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = this.stream.poll_flush(cx);
+        let flushed = this.watch_write(cx, flushed);
+        if let Poll::Ready(Ok(())) = flushed {
+            this.line.flushed();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            let shut = this.stream.poll_shutdown(cx);
+            ready!(this.watch_write(cx, shut))?;
+        }
+        if this.line.must_linger() {
+            ready!(this.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+macro_rules! on_stream {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
+            Stream::Unix($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
+            Stream::Tls($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
+        }
+    };
+}
+
+impl Stream {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_stream!(self, inner => inner.poll_read(cx, buffer))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        on_stream!(self, inner => inner.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_stream!(self, inner => inner.poll_write_vectored(cx, slices))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, inner => inner.poll_flush(cx))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, inner => inner.poll_shutdown(cx))
+    }
+}

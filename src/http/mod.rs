@@ -1,0 +1,12 @@
+//! Floor 3: the parts a request passes through, without decisions: sockets and TLS, headers, bodies, upstreams,
+//! replies. They say what they saw; what follows from it is decided above and below.
+
+pub mod body;
+pub mod clock;
+pub mod headers;
+pub mod io;
+// reply
+pub mod lifecycle;
+pub mod model_name;
+pub mod tls;
+pub mod upstream;

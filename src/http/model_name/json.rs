@@ -1,0 +1,1134 @@
+//! One strict pass over a JSON document, to the top-level `model` in it.
+//!
+//! The whole document is checked against RFC 8259, so that no upstream's more lenient parser can see another document
+//! in the same bytes. Nothing is built, nothing recurses, and nothing is allocated but where a name or the model is
+//! escaped. Numbers are never converted and strings never decoded, except those names and the model.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::http::model_name::name::{self, Findings, Model, Naming, Siblings};
+use crate::http::model_name::text_run;
+
+/// How deep a document may be. It is level 1 itself.
+const MAX_DEPTH: u32 = 128;
+
+/// Why a body is not one JSON object, and at which byte that shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonFault {
+    problem: Problem,
+    at: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Problem {
+    ByteOrderMark,
+    NotUtf8,
+    NotAnObject,
+    NoName,
+    NoColon,
+    NoValue,
+    NoCommaOrEnd,
+    Number,
+    Unterminated,
+    ControlCharacter,
+    Escape,
+    LoneSurrogate,
+    TooDeep,
+    Trailing,
+}
+
+impl fmt::Display for JsonFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = match self.problem {
+            Problem::ByteOrderMark => "a byte-order mark",
+            Problem::NotUtf8 => "text that is not UTF-8",
+            Problem::NotAnObject => "something other than an object",
+            Problem::NoName => "no name in quotes where a field should begin",
+            Problem::NoColon => "no colon behind a field's name",
+            Problem::NoValue => "no JSON value where one should be",
+            Problem::NoCommaOrEnd => "neither a comma nor the end of the object or list",
+            Problem::Number => "a malformed number",
+            Problem::Unterminated => "no end of a string",
+            Problem::ControlCharacter => "an unescaped control character in a string",
+            Problem::Escape => "an unknown escape in a string",
+            Problem::LoneSurrogate => "half of a surrogate pair in a field's name or in the model",
+            Problem::TooDeep => "more than 128 levels of objects and lists",
+            Problem::Trailing => "text behind the end of the object",
+        };
+        write!(
+            f,
+            "The request body is not valid JSON: at byte {} there is {problem}. Send one JSON object in UTF-8.",
+            self.at
+        )
+    }
+}
+
+/// What the document says about its model.
+pub(crate) fn read(body: &[u8], siblings: Siblings) -> Result<Findings<'_>, JsonFault> {
+    let text = simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))?;
+    let mut scanner = Scanner {
+        text,
+        bytes: body,
+        at: 0,
+    };
+    if text.starts_with('\u{FEFF}') {
+        return Err(scanner.fault(Problem::ByteOrderMark));
+    }
+    scanner.whitespace();
+    let findings = scanner.document(siblings)?;
+    scanner.whitespace();
+    if scanner.at < body.len() {
+        return Err(scanner.fault(Problem::Trailing));
+    }
+    Ok(findings)
+}
+
+/// The fast check says only that a body is not UTF-8; this one says where.
+#[cold]
+fn not_utf8(body: &[u8]) -> JsonFault {
+    let at = simdutf8::compat::from_utf8(body).map_or_else(|fault| fault.valid_up_to(), str::len);
+    JsonFault {
+        problem: Problem::NotUtf8,
+        at,
+    }
+}
+
+struct Scanner<'b> {
+    text: &'b str,
+    bytes: &'b [u8],
+    at: usize,
+}
+
+/// What stands between a string's quotes.
+#[derive(Clone, Copy)]
+struct Quoted<'b> {
+    raw: &'b str,
+    start: usize,
+    escaped: bool,
+}
+
+impl<'b> Scanner<'b> {
+    fn document(&mut self, siblings: Siblings) -> Result<Findings<'b>, JsonFault> {
+        let mut findings = Findings::default();
+        self.expect(b'{', Problem::NotAnObject)?;
+        self.whitespace();
+        if self.take(b'}') {
+            return Ok(findings);
+        }
+        loop {
+            let name = self.name()?;
+            match naming(name, siblings)? {
+                Naming::Model => findings.model(self.model()?),
+                Naming::Refused(ambiguity) => {
+                    findings.ambiguous(ambiguity);
+                    self.value()?;
+                }
+                Naming::Other => self.value()?,
+            }
+            self.whitespace();
+            match self.peek() {
+                b',' => self.at += 1,
+                b'}' => {
+                    self.at += 1;
+                    return Ok(findings);
+                }
+                _ => return Err(self.fault(Problem::NoCommaOrEnd)),
+            }
+            self.whitespace();
+        }
+    }
+
+    fn model(&mut self) -> Result<Model<'b>, JsonFault> {
+        if !self.take(b'"') {
+            self.value()?;
+            return Ok(Model::NotText);
+        }
+        let name = self.string()?;
+        if !name.escaped {
+            return Ok(Model::Named(Cow::Borrowed(name.raw)));
+        }
+        let mut decoded = String::new();
+        unescape(name, |character| decoded.push(character))?;
+        Ok(Model::Named(Cow::Owned(decoded)))
+    }
+
+    /// Passes one value below the top level, however deep.
+    fn value(&mut self) -> Result<(), JsonFault> {
+        let mut levels = Levels {
+            depth: 1,
+            objects: 0,
+        };
+        loop {
+            let opened = match self.peek() {
+                b'"' => {
+                    self.at += 1;
+                    self.string()?;
+                    false
+                }
+                b'{' => self.open(&mut levels, b'}')?,
+                b'[' => self.open(&mut levels, b']')?,
+                b'-' | b'0'..=b'9' => {
+                    self.number()?;
+                    false
+                }
+                _ => {
+                    self.literal()?;
+                    false
+                }
+            };
+            if !opened && self.close(&mut levels)? {
+                return Ok(());
+            }
+            if levels.in_object() {
+                self.name()?;
+            }
+        }
+    }
+
+    /// Passes a bracket and says whether anything stands before the one that closes it.
+    fn open(&mut self, levels: &mut Levels, closing: u8) -> Result<bool, JsonFault> {
+        if levels.depth == MAX_DEPTH {
+            return Err(self.fault(Problem::TooDeep));
+        }
+        self.at += 1;
+        self.whitespace();
+        if self.take(closing) {
+            return Ok(false);
+        }
+        levels.enter(closing == b'}');
+        Ok(true)
+    }
+
+    /// Behind a value: passes the brackets that close here, and says whether the outermost value has ended. Otherwise
+    /// a comma is passed too, and the next name or value begins.
+    fn close(&mut self, levels: &mut Levels) -> Result<bool, JsonFault> {
+        while levels.depth > 1 {
+            self.whitespace();
+            let closing = if levels.in_object() { b'}' } else { b']' };
+            match self.peek() {
+                b',' => {
+                    self.at += 1;
+                    self.whitespace();
+                    return Ok(false);
+                }
+                byte if byte == closing => {
+                    self.at += 1;
+                    levels.leave();
+                }
+                _ => return Err(self.fault(Problem::NoCommaOrEnd)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// A field's name, and the colon behind it.
+    fn name(&mut self) -> Result<Quoted<'b>, JsonFault> {
+        self.expect(b'"', Problem::NoName)?;
+        let name = self.string()?;
+        self.whitespace();
+        self.expect(b':', Problem::NoColon)?;
+        self.whitespace();
+        Ok(name)
+    }
+
+    /// The string whose opening quote has been passed.
+    fn string(&mut self) -> Result<Quoted<'b>, JsonFault> {
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            self.at += text_run::length(&self.bytes[self.at..]);
+            match self.bytes.get(self.at) {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                Some(_) => return Err(self.fault(Problem::ControlCharacter)),
+                None => return Err(self.fault(Problem::Unterminated)),
+            }
+        }
+        let raw = &self.text[start..self.at];
+        self.at += 1;
+        Ok(Quoted {
+            raw,
+            start,
+            escaped,
+        })
+    }
+
+    fn escape(&mut self) -> Result<(), JsonFault> {
+        let length = match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
+            Some(b'u') => {
+                let digits = self.bytes.get(self.at + 2..self.at + 6);
+                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+                    return Err(self.fault(Problem::Escape));
+                }
+                6
+            }
+            _ => return Err(self.fault(Problem::Escape)),
+        };
+        self.at += length;
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), JsonFault> {
+        self.take(b'-');
+        if !self.take(b'0') {
+            self.digits()?;
+        }
+        if self.take(b'.') {
+            self.digits()?;
+        }
+        if self.take(b'e') || self.take(b'E') {
+            if !self.take(b'+') {
+                self.take(b'-');
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), JsonFault> {
+        if !self.peek().is_ascii_digit() {
+            return Err(self.fault(Problem::Number));
+        }
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn literal(&mut self) -> Result<(), JsonFault> {
+        let rest = &self.bytes[self.at..];
+        let known = [&b"true"[..], b"false", b"null"];
+        let Some(literal) = known.into_iter().find(|literal| rest.starts_with(literal)) else {
+            return Err(self.fault(Problem::NoValue));
+        };
+        self.at += literal.len();
+        Ok(())
+    }
+
+    #[inline]
+    fn whitespace(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+    }
+
+    /// The next byte. At the end it is NUL, which is allowed nowhere outside strings either.
+    #[inline]
+    fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn take(&mut self, byte: u8) -> bool {
+        let taken = self.peek() == byte;
+        self.at += usize::from(taken);
+        taken
+    }
+
+    #[inline]
+    fn expect(&mut self, byte: u8, otherwise: Problem) -> Result<(), JsonFault> {
+        if self.take(byte) {
+            Ok(())
+        } else {
+            Err(self.fault(otherwise))
+        }
+    }
+
+    #[cold]
+    fn fault(&self, problem: Problem) -> JsonFault {
+        JsonFault {
+            problem,
+            at: self.at,
+        }
+    }
+}
+
+/// The objects and lists around a value, the innermost in the lowest bit.
+struct Levels {
+    depth: u32,
+    objects: u128,
+}
+
+impl Levels {
+    #[inline]
+    fn in_object(&self) -> bool {
+        self.objects & 1 == 1
+    }
+
+    #[inline]
+    fn enter(&mut self, object: bool) {
+        self.depth += 1;
+        self.objects = self.objects << 1 | u128::from(object);
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.depth -= 1;
+        self.objects >>= 1;
+    }
+}
+
+/// Judges a top-level name. Of an escaped one no more is decoded into memory than the longest known name needs.
+fn naming(name: Quoted<'_>, siblings: Siblings) -> Result<Naming, JsonFault> {
+    if !name.escaped {
+        return Ok(Naming::of(name.raw, siblings));
+    }
+    let mut decoded = String::new();
+    unescape(name, |character| {
+        if decoded.len() <= name::LONGEST {
+            decoded.push(character);
+        }
+    })?;
+    Ok(Naming::of(&decoded, siblings))
+}
+
+/// Decodes a string whose escapes are known to be well-formed; only their surrogates may still not pair up.
+fn unescape(quoted: Quoted<'_>, mut sink: impl FnMut(char)) -> Result<(), JsonFault> {
+    let lone = |rest: &str| JsonFault {
+        problem: Problem::LoneSurrogate,
+        at: quoted.start + quoted.raw.len() - rest.len(),
+    };
+    let mut rest = quoted.raw;
+    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
+        rest[..at].chars().for_each(&mut sink);
+        rest = &rest[at..];
+        let (character, length) = match rest.as_bytes().get(1) {
+            Some(b'b') => ('\u{8}', 2),
+            Some(b'f') => ('\u{C}', 2),
+            Some(b'n') => ('\n', 2),
+            Some(b'r') => ('\r', 2),
+            Some(b't') => ('\t', 2),
+            Some(b'u') => surrogate_pair_or_single(rest).ok_or_else(|| lone(rest))?,
+            Some(&itself) => (char::from(itself), 2),
+            None => return Err(lone(rest)),
+        };
+        sink(character);
+        rest = &rest[length..];
+    }
+    rest.chars().for_each(sink);
+    Ok(())
+}
+
+/// The character that one or two `\u` escapes stand for, and their length.
+fn surrogate_pair_or_single(text: &str) -> Option<(char, usize)> {
+    let high = code_unit(text)?;
+    if let Some(character) = char::from_u32(high) {
+        return Some((character, 6));
+    }
+    let low = code_unit(&text[6..])?;
+    let paired = (0xD800..0xDC00).contains(&high) && (0xDC00..0xE000).contains(&low);
+    let character = char::from_u32(0x1_0000 + ((high & 0x3FF) << 10) + (low & 0x3FF))?;
+    paired.then_some((character, 12))
+}
+
+fn code_unit(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    u32::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::model_name::corpus;
+    use crate::http::model_name::name::{Ambiguity, NoModel};
+    use proptest::prelude::*;
+
+    /// What the document comes to; a fault as its problem alone.
+    fn verdict(body: &[u8], siblings: Siblings) -> Result<Result<String, NoModel>, Problem> {
+        read(body, siblings)
+            .map(|findings| findings.conclude().map(Cow::into_owned))
+            .map_err(|fault| fault.problem)
+    }
+
+    fn model(body: impl AsRef<[u8]>) -> Result<Result<String, NoModel>, Problem> {
+        verdict(body.as_ref(), Siblings::Refused)
+    }
+
+    fn named(name: &str) -> Result<Result<String, NoModel>, Problem> {
+        Ok(Ok(name.to_owned()))
+    }
+
+    fn ambiguous(ambiguity: Ambiguity) -> Result<Result<String, NoModel>, Problem> {
+        Ok(Err(NoModel::Ambiguous(ambiguity)))
+    }
+
+    fn missing() -> Result<Result<String, NoModel>, Problem> {
+        Ok(Err(NoModel::Missing))
+    }
+
+    #[test]
+    fn the_model_is_read_wherever_it_stands() {
+        for body in [
+            r#"{"model":"good"}"#,
+            r#"{"model":"good","messages":[{"role":"user","content":"hi"}]}"#,
+            r#"{"messages":[{"model":"bad"}],"x":{"model":"bad"},"model":"good"}"#,
+            " \t\r\n{ \"model\" : \"good\" , \"n\" : 1 }\n ",
+            r#"{"a":"\"model\":\"bad\"","model":"good"}"#,
+            r#"{"model":"good","":0,"x":{"":[]}}"#,
+        ] {
+            assert_eq!(model(body), named("good"), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_model_without_escapes_is_borrowed_from_the_body() {
+        let body = br#"{"\u0061":1,"model":"good"}"#;
+        let name = read(body, Siblings::Refused).unwrap().conclude().unwrap();
+        assert!(matches!(name, Cow::Borrowed("good")));
+    }
+
+    #[test]
+    fn two_models_are_ambiguous_in_either_order_equal_or_not() {
+        for (first, second) in [
+            (r#""good""#, r#""bad""#),
+            (r#""bad""#, r#""good""#),
+            (r#""good""#, r#""good""#),
+            (r#""bad""#, "null"),
+            ("null", r#""bad""#),
+            ("{}", "[]"),
+        ] {
+            let body = format!(r#"{{"model":{first},"x":[],"model":{second}}}"#);
+            assert_eq!(model(&body), ambiguous(Ambiguity::Twice), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_name_is_the_name_it_stands_for() {
+        assert_eq!(model(r#"{"\u006dodel":"good"}"#), named("good"));
+        assert_eq!(
+            model(r#"{"\u006D\u006f\u0064\u0065\u006C":"good"}"#),
+            named("good")
+        );
+        for body in [
+            r#"{"\u006dodel":"good","model":"bad"}"#,
+            r#"{"model":"good","mod\u0065l":"bad"}"#,
+        ] {
+            assert_eq!(model(body), ambiguous(Ambiguity::Twice), "{body}");
+        }
+        assert_eq!(
+            model(r#"{"\u004dodel":"x","model":"good"}"#),
+            ambiguous(Ambiguity::LikeModel)
+        );
+        assert_eq!(
+            model(r#"{"model\u017f":[],"model":"good"}"#),
+            ambiguous(Ambiguity::Sibling("models"))
+        );
+    }
+
+    #[test]
+    fn a_name_equal_to_model_but_for_case_is_ambiguous_alone_and_beside_it() {
+        for name in ["Model", "MODEL", "moDeL"] {
+            for body in [
+                format!(r#"{{"{name}":"bad"}}"#),
+                format!(r#"{{"model":"good","{name}":"bad"}}"#),
+                format!(r#"{{"{name}":"bad","model":"good"}}"#),
+            ] {
+                assert_eq!(model(&body), ambiguous(Ambiguity::LikeModel), "{body}");
+                assert_eq!(
+                    verdict(body.as_bytes(), Siblings::Allowed),
+                    ambiguous(Ambiguity::LikeModel)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn siblings_are_ambiguous_at_the_top_and_for_restricted_keys_only() {
+        for name in [
+            "models",
+            "fallbacks",
+            "lora_path",
+            "Models",
+            "FALLBACKS",
+            "fallbac\u{212A}s",
+        ] {
+            let body = format!(r#"{{"{name}":["bad"],"model":"good"}}"#);
+            assert!(
+                matches!(
+                    model(&body),
+                    Ok(Err(NoModel::Ambiguous(Ambiguity::Sibling(_))))
+                ),
+                "{body}"
+            );
+            assert_eq!(
+                verdict(body.as_bytes(), Siblings::Allowed),
+                named("good"),
+                "{body}"
+            );
+            let nested = format!(r#"{{"x":{{"{name}":["bad"]}},"model":"good"}}"#);
+            assert_eq!(model(&nested), named("good"), "{nested}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_a_filled_string_is_missing() {
+        for value in [
+            "null",
+            "\"\"",
+            "1",
+            "-0.5e7",
+            "true",
+            "false",
+            "[]",
+            "[\"good\"]",
+            "{}",
+            r#"{"id":"good"}"#,
+        ] {
+            let body = format!(r#"{{"model":{value},"x":1}}"#);
+            assert_eq!(model(&body), missing(), "{body}");
+        }
+        assert_eq!(model("{}"), missing());
+        assert_eq!(model(r#"{"x":{"model":"good"}}"#), missing());
+    }
+
+    #[test]
+    fn values_are_compared_as_they_decode_and_nothing_is_trimmed() {
+        assert_eq!(model(r#"{"model":"\u0062ad"}"#), named("bad"));
+        assert_eq!(model(r#"{"model":"org\/bad"}"#), named("org/bad"));
+        assert_eq!(model(r#"{"model":"good\u0000bad"}"#), named("good\0bad"));
+        assert_eq!(model(r#"{"model":"bad "}"#), named("bad "));
+        assert_eq!(
+            model(r#"{"model":"\"\\\/\b\f\n\r\t\u00e4ä\ud83d\ude00\uFFFF😀"}"#),
+            named("\"\\/\u{8}\u{c}\n\r\tää😀\u{FFFF}😀")
+        );
+    }
+
+    #[test]
+    fn an_invalid_document_is_told_before_an_ambiguous_model_and_that_before_a_missing_one() {
+        assert_eq!(model(r#"{"model":"a","model":"b",}"#), Err(Problem::NoName));
+        assert_eq!(
+            model(r#"{"model":"a","model":"b"} x"#),
+            Err(Problem::Trailing)
+        );
+        assert_eq!(model(r#"{"Model":null}"#), ambiguous(Ambiguity::LikeModel));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_refused() {
+        assert_eq!(
+            model(b"\xEF\xBB\xBF{\"model\":\"good\"}"),
+            Err(Problem::ByteOrderMark)
+        );
+        assert_eq!(model(b"\xEF\xBB\xBF"), Err(Problem::ByteOrderMark));
+    }
+
+    #[test]
+    fn utf_16_and_utf_32_are_refused_with_and_without_a_mark() {
+        let text = r#"{"model":"good"}"#;
+        let wide: Vec<u16> = text.encode_utf16().collect();
+        let bodies: [Vec<u8>; 6] = [
+            wide.iter().flat_map(|unit| unit.to_le_bytes()).collect(),
+            wide.iter().flat_map(|unit| unit.to_be_bytes()).collect(),
+            text.chars()
+                .flat_map(|c| u32::from(c).to_le_bytes())
+                .collect(),
+            text.chars()
+                .flat_map(|c| u32::from(c).to_be_bytes())
+                .collect(),
+            [
+                &b"\xFF\xFE"[..],
+                &text
+                    .encode_utf16()
+                    .flat_map(u16::to_le_bytes)
+                    .collect::<Vec<_>>(),
+            ]
+            .concat(),
+            [
+                &b"\xFE\xFF"[..],
+                &text
+                    .encode_utf16()
+                    .flat_map(u16::to_be_bytes)
+                    .collect::<Vec<_>>(),
+            ]
+            .concat(),
+        ];
+        for body in bodies {
+            assert!(model(&body).is_err(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn invalid_utf_8_is_refused_everywhere_and_its_place_is_told() {
+        for bad in [
+            &b"\x80"[..],
+            b"\xFF",
+            b"\xC0\xAF",
+            b"\xE0\x80\xAF",
+            b"\xED\xA0\x80",
+            b"\xF4\x90\x80\x80",
+            b"\xC3",
+        ] {
+            let cases = [
+                [b"{\"model\":\"".as_slice(), bad, b"\"}"].concat(),
+                [b"{\"".as_slice(), bad, b"\":1,\"model\":\"good\"}"].concat(),
+                [b"{\"model\":\"good\",\"x\":[\"".as_slice(), bad, b"\"]}"].concat(),
+                [b"{\"model\":\"good\"}".as_slice(), bad].concat(),
+            ];
+            for body in cases {
+                assert_eq!(model(&body), Err(Problem::NotUtf8), "{body:?}");
+            }
+        }
+        let fault = read(b"{\"model\":\"\xFF\"}", Siblings::Allowed).unwrap_err();
+        assert_eq!(fault.at, 10);
+    }
+
+    #[test]
+    fn a_lone_surrogate_is_refused_in_a_top_level_name_and_in_the_model_and_passes_elsewhere() {
+        for lone in [
+            r"\ud800",
+            r"\uDFFF",
+            r"\ud83dx",
+            r"\ud83d\n",
+            r"\ud83d\u0041",
+            r"\ude00\ud83d",
+            r"\ud800\ud800",
+        ] {
+            for body in [
+                format!(r#"{{"model":"good{lone}"}}"#),
+                format!(r#"{{"model":"{lone}good"}}"#),
+                format!(r#"{{"model":"good","x{lone}":1}}"#),
+                format!(r#"{{"{lone}":1,"model":"good"}}"#),
+                format!(
+                    r#"{{"a name longer than all the names that are known {lone}":1,"model":"good"}}"#
+                ),
+            ] {
+                assert_eq!(model(&body), Err(Problem::LoneSurrogate), "{body}");
+            }
+            for body in [
+                format!(r#"{{"model":"good","x":"{lone}"}}"#),
+                format!(r#"{{"x":[{{"{lone}":"{lone}"}}],"model":"good"}}"#),
+            ] {
+                assert_eq!(model(&body), named("good"), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_escaped_name_is_not_decoded_into_memory() {
+        let long = r"\u006d".repeat(100_000);
+        assert_eq!(
+            model(format!(r#"{{"{long}":1,"model":"good"}}"#)),
+            named("good")
+        );
+        assert_eq!(
+            model(format!(r#"{{"model{long}":1,"model":"good"}}"#)),
+            named("good")
+        );
+    }
+
+    #[test]
+    fn anything_but_one_object_is_refused() {
+        for body in [
+            "",
+            " ",
+            "\n\t",
+            "[]",
+            "[{\"model\":\"good\"}]",
+            "\"model\"",
+            "1",
+            "null",
+            "true",
+            "model=good",
+        ] {
+            assert_eq!(model(body), Err(Problem::NotAnObject), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_may_follow_the_document_but_whitespace() {
+        for behind in [
+            "x",
+            "{}",
+            " {\"model\":\"bad\"}",
+            "\0",
+            "\0{\"model\":\"bad\"}",
+            ",",
+            "}",
+            "//",
+            "/**/",
+            "\u{a0}",
+            "\x0c",
+        ] {
+            let body = format!(r#"{{"model":"good"}}{behind}"#);
+            assert_eq!(model(&body), Err(Problem::Trailing), "{body:?}");
+        }
+        assert_eq!(model("{\"model\":\"good\"} \n\r\t"), named("good"));
+    }
+
+    #[test]
+    fn depth_128_is_taken_and_129_refused() {
+        for (open, close) in [("[", "]"), (r#"{"x":"#, "}")] {
+            for (levels, taken) in [(127, true), (128, false)] {
+                // The document is one level more. The innermost list is empty or not.
+                for inside in ["1", ""] {
+                    let inner = if inside.is_empty() {
+                        "[]".to_owned()
+                    } else {
+                        format!("[{inside}]")
+                    };
+                    let value = open.repeat(levels - 1) + &inner + &close.repeat(levels - 1);
+                    let body = format!(r#"{{"x":{value},"model":"good"}}"#);
+                    let expected = if taken {
+                        named("good")
+                    } else {
+                        Err(Problem::TooDeep)
+                    };
+                    assert_eq!(model(&body), expected, "{levels} {inside}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_hundred_thousand_levels_are_refused_at_once() {
+        let began = std::time::Instant::now();
+        for open in ["[", r#"{"x":"#] {
+            let body = format!(r#"{{"model":"good","x":{}"#, open.repeat(200_000));
+            assert_eq!(model(&body), Err(Problem::TooDeep));
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(1));
+    }
+
+    #[test]
+    fn every_prefix_of_a_document_is_refused() {
+        let body = r#"{"model":"go\u00f6d","x":[1.5e-3,true,{"y":null,"z":"ä"}],"n":-0}"#;
+        assert_eq!(model(body), named("goöd"));
+        for end in 0..body.len() {
+            assert!(model(&body.as_bytes()[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_model_behind_five_megabytes_is_read_like_one_before() {
+        let text = "All work and no play makes Jack a dull boy.\\n \\\"ä\\\" ".repeat(100_000);
+        let messages = format!(r#""messages":[{{"role":"user","content":"{text}"}}]"#);
+        assert!(messages.len() > 5_000_000);
+        assert_eq!(
+            model(format!(r#"{{{messages},"model":"good"}}"#)),
+            named("good")
+        );
+        assert_eq!(
+            model(format!(r#"{{"model":"good",{messages}}}"#)),
+            named("good")
+        );
+        assert_eq!(
+            model(format!(r#"{{"model":"good",{messages},"model":"bad"}}"#)),
+            ambiguous(Ambiguity::Twice)
+        );
+    }
+
+    #[test]
+    fn a_control_character_in_a_string_is_refused_at_every_place_of_every_length() {
+        for length in 1..150 {
+            for place in 0..length {
+                let mut text = vec![b'x'; length];
+                text[place] = 0x1F;
+                let body = [b"{\"model\":\"good\",\"x\":\"".as_slice(), &text, b"\"}"].concat();
+                assert_eq!(
+                    model(&body),
+                    Err(Problem::ControlCharacter),
+                    "{place} of {length}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_corpus_is_judged_as_rfc_8259_says_wherever_a_value_may_stand() {
+        assert!(corpus::VALID.len() + corpus::INVALID.len() >= 150);
+        for value in corpus::VALID {
+            for (before, after) in AROUND {
+                let body = [before.as_bytes(), value, after.as_bytes()].concat();
+                let text = String::from_utf8_lossy(&body);
+                assert_eq!(model(&body), named("good"), "{text}");
+                assert!(
+                    reference(&body, Siblings::Refused).is_ok(),
+                    "serde_json refuses {text}"
+                );
+            }
+        }
+        for value in corpus::INVALID {
+            for (before, after) in AROUND {
+                let body = [before.as_bytes(), value, after.as_bytes()].concat();
+                let text = String::from_utf8_lossy(&body);
+                assert!(model(&body).is_err(), "{text}");
+                assert!(
+                    reference(&body, Siblings::Refused).is_err(),
+                    "serde_json takes {text}"
+                );
+            }
+        }
+    }
+
+    const AROUND: [(&str, &str); 5] = [
+        (r#"{"model":"good","x":"#, "}"),
+        (r#"{"x":"#, r#","model":"good"}"#),
+        (r#"{"x":[1,"#, r#",2],"model":"good"}"#),
+        (r#"{"x":{"a":"#, r#","b":[]},"model":"good"}"#),
+        ("{ \"x\" : [ [ 0 , ", " ] ] , \"model\" : \"good\" }"),
+    ];
+
+    /// The same question put to serde_json, which reads a map field by field; depth and UTF-8 are asked separately.
+    fn reference(body: &[u8], siblings: Siblings) -> Result<Result<String, NoModel>, ()> {
+        use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+        struct Value(Option<String>);
+        impl<'de> Deserialize<'de> for Value {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl<'de> Visitor<'de> for Text {
+                    type Value = Value;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a value")
+                    }
+                    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+                        Ok(Value(Some(text.to_owned())))
+                    }
+                    fn visit_unit<E>(self) -> Result<Value, E> {
+                        Ok(Value(None))
+                    }
+                    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+                        Ok(Value(None))
+                    }
+                    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+                        Ok(Value(None))
+                    }
+                    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+                        Ok(Value(None))
+                    }
+                    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+                        Ok(Value(None))
+                    }
+                    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+                        while seq.next_element::<IgnoredAny>()?.is_some() {}
+                        Ok(Value(None))
+                    }
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+                        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                        Ok(Value(None))
+                    }
+                }
+                deserializer.deserialize_any(Text)
+            }
+        }
+
+        struct Document(Vec<(String, Value)>);
+        impl<'de> Deserialize<'de> for Document {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Fields;
+                impl<'de> Visitor<'de> for Fields {
+                    type Value = Document;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+                    fn visit_map<A: MapAccess<'de>>(
+                        self,
+                        mut map: A,
+                    ) -> Result<Document, A::Error> {
+                        let mut fields = Vec::new();
+                        while let Some(name) = map.next_key::<String>()? {
+                            let value = if name == "model" {
+                                map.next_value()?
+                            } else {
+                                map.next_value::<IgnoredAny>()?;
+                                Value(None)
+                            };
+                            fields.push((name, value));
+                        }
+                        Ok(Document(fields))
+                    }
+                }
+                deserializer.deserialize_map(Fields)
+            }
+        }
+
+        std::str::from_utf8(body).map_err(drop)?;
+        let Document(fields) = serde_json::from_slice(body).map_err(drop)?;
+        if depth(body) > 128 {
+            return Err(());
+        }
+        let refused = |name: &str| {
+            let name = name.to_lowercase().replace('ſ', "s");
+            let siblings_refused = siblings == Siblings::Refused;
+            name == "model"
+                || siblings_refused && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
+        };
+        let first = |(name, _): &&(String, Value)| name != "model" && refused(name);
+        let models: Vec<_> = fields.iter().filter(|(name, _)| name == "model").collect();
+        Ok(
+            if models.len() > 1 || fields.iter().any(|field| first(&field)) {
+                // Which ambiguity is named first is not compared.
+                Err(NoModel::Ambiguous(Ambiguity::Twice))
+            } else {
+                let name = models.first().and_then(|(_, Value(name))| name.clone());
+                name.filter(|name| !name.is_empty()).ok_or(NoModel::Missing)
+            },
+        )
+    }
+
+    fn depth(body: &[u8]) -> usize {
+        let (mut depth, mut deepest, mut at, mut quoted) = (0_usize, 0, 0, false);
+        while let Some(byte) = body.get(at) {
+            match (byte, quoted) {
+                (b'\\', true) => at += 1,
+                (b'"', _) => quoted = !quoted,
+                (b'{' | b'[', false) => depth += 1,
+                (b'}' | b']', false) => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(depth);
+            at += 1;
+        }
+        deepest
+    }
+
+    fn agrees(body: &[u8], siblings: Siblings) -> bool {
+        let ours = match verdict(body, siblings) {
+            Ok(Err(NoModel::Ambiguous(_))) => Ok(Err(NoModel::Ambiguous(Ambiguity::Twice))),
+            other => other.map_err(drop),
+        };
+        ours == reference(body, siblings)
+    }
+
+    fn space() -> impl Strategy<Value = String> {
+        prop_oneof![6 => Just(String::new()), 1 => "[ \t\r\n]{1,3}"]
+    }
+
+    fn string() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            4 => "[a-zäöü€😀 .:/{}\\[\\],-]{0,40}",
+            1 => prop::sample::select(vec![r#"\""#, r"\\", r"\/", r"\b", r"\f", r"\n", r"\r", r"\t"])
+                .prop_map(str::to_owned),
+            1 => any::<char>().prop_map(|c| {
+                c.encode_utf16(&mut [0; 2]).iter().fold(String::new(), |text, unit| text + &format!("\\u{unit:04X}"))
+            }),
+        ];
+        prop::collection::vec(piece, 0..4).prop_map(|pieces| format!("\"{}\"", pieces.concat()))
+    }
+
+    fn number() -> impl Strategy<Value = String> {
+        "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,3})?"
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            4 => string(),
+            2 => number(),
+            1 => prop::sample::select(vec!["true", "false", "null", "[]", "{}"]).prop_map(str::to_owned),
+            1 => prop::sample::select(vec![r#""\ud800""#, "1e999", "-0", "[ ]", "{\n}"]).prop_map(str::to_owned),
+        ];
+        leaf.prop_recursive(5, 24, 4, |inner| {
+            let list =
+                prop::collection::vec((space(), inner.clone(), space()), 0..4).prop_map(|items| {
+                    let items: Vec<_> = items.into_iter().map(|(a, b, c)| a + &b + &c).collect();
+                    format!("[{}]", items.join(","))
+                });
+            let object = prop::collection::vec((space(), string(), space(), inner, space()), 0..4)
+                .prop_map(|fields| {
+                    let fields: Vec<_> = fields
+                        .into_iter()
+                        .map(|(a, b, c, d, e)| a + &b + ":" + &c + &d + &e)
+                        .collect();
+                    format!("{{{}}}", fields.join(","))
+                });
+            prop_oneof![list, object]
+        })
+    }
+
+    fn top_level_name() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "model",
+            "Model",
+            "MODEL",
+            "models",
+            "fallbacks",
+            "lora_path",
+            "messages",
+            "mode",
+            "modelſ",
+            "fallbacKs",
+            r"\u006dodel",
+            r"mod\u0045l",
+            r"\ud800",
+        ]);
+        prop_oneof![
+            3 => known.prop_map(|name| format!("\"{name}\"")),
+            2 => string(),
+        ]
+    }
+
+    /// For `model`: no number that serde_json would convert and find too large.
+    fn model_value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            6 => prop::sample::select(vec![
+                r#""good""#, r#""b\u0061d""#, r#""""#, "null", "1", "-2.5e3", "[]", r#"{"a":[1,{}]}"#, "true",
+                r#""\ud83d\ude00""#, r#""\ud83d""#, "[1,",
+            ]).prop_map(str::to_owned),
+            4 => string(),
+        ]
+    }
+
+    fn document() -> impl Strategy<Value = String> {
+        let field = (
+            space(),
+            top_level_name(),
+            space(),
+            value(),
+            model_value(),
+            space(),
+        )
+            .prop_map(|(before, name, between, value, model, after)| {
+                let is_model = name == "\"model\"" || name == r#""\u006dodel""#;
+                let value = if is_model { model } else { value };
+                format!("{before}{name}:{between}{value}{after}")
+            });
+        (space(), prop::collection::vec(field, 0..5), space())
+            .prop_map(|(before, fields, after)| format!("{before}{{{}}}{after}", fields.join(",")))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn serde_json_reads_the_same_in_every_document(document in document(), restricted in any::<bool>()) {
+            let siblings = if restricted { Siblings::Refused } else { Siblings::Allowed };
+            prop_assert!(agrees(document.as_bytes(), siblings));
+        }
+
+        #[test]
+        fn serde_json_reads_the_same_in_every_damaged_document(
+            document in document(),
+            at in any::<prop::sample::Index>(),
+            how in 0..4,
+            byte in prop_oneof![
+                prop::sample::select(br#"{}[]",:\0123456789-+.eEtfnu/ "#.to_vec()),
+                any::<u8>(),
+            ],
+        ) {
+            let mut body = document.into_bytes();
+            let at = at.index(body.len());
+            match how {
+                0 => body[at] = byte,
+                1 => body.insert(at, byte),
+                2 => { body.remove(at); }
+                _ => body.truncate(at),
+            }
+            // Damage may put a number too large for serde_json where the model stands; ours has no such limit.
+            let number_out_of_range = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok()
+                && serde_json::from_slice::<serde_json::Value>(&body)
+                    .is_err_and(|fault| fault.to_string().contains("out of range"));
+            prop_assume!(!number_out_of_range);
+            prop_assert!(agrees(&body, Siblings::Refused));
+        }
+
+        #[test]
+        fn no_bytes_at_all_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(agrees(&body, Siblings::Refused));
+        }
+    }
+}

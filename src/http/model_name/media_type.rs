@@ -1,0 +1,78 @@
+//! What the request's headers say about its body: one media type, no encoding.
+
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+
+use crate::http::model_name::multipart::{Boundary, MultipartFault};
+use crate::http::model_name::parameters::{self, Parameter};
+
+/// The value of a header that was sent exactly once.
+pub(crate) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value.as_bytes()),
+        _ => None,
+    }
+}
+
+/// Whether the body is sent as it is.
+pub(crate) fn is_unencoded(headers: &HeaderMap) -> bool {
+    !headers.contains_key(CONTENT_ENCODING)
+        || only(headers, &CONTENT_ENCODING)
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether the body is JSON: `application/json`, with no parameter but one `charset=utf-8`.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = only(headers, &CONTENT_TYPE) else {
+        return false;
+    };
+    let (kind, rest) = parameters::split_first(value);
+    let mut parameters = parameters::parameters(rest);
+    kind.eq_ignore_ascii_case(b"application/json")
+        && parameters
+            .next()
+            .is_none_or(|parameter| parameter.is_ok_and(|parameter| is_utf8(&parameter)))
+        && parameters.next().is_none()
+}
+
+/// Why a Content-Type is not that of a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FormTypeFault {
+    /// It is missing, sent twice, a list, another type, or has a parameter that parsers read differently.
+    NotAForm,
+    Boundary(MultipartFault),
+}
+
+/// The boundary of a form: `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
+pub(crate) fn form_boundary(headers: &HeaderMap) -> Result<Boundary, FormTypeFault> {
+    let value = only(headers, &CONTENT_TYPE).ok_or(FormTypeFault::NotAForm)?;
+    let (kind, rest) = parameters::split_first(value);
+    if !kind.eq_ignore_ascii_case(b"multipart/form-data") {
+        return Err(FormTypeFault::NotAForm);
+    }
+    let mut boundaries = Vec::new();
+    let mut charsets = 0;
+    for parameter in parameters::parameters(rest) {
+        match parameter {
+            Ok(parameter) if parameter.is("boundary") => boundaries.push(parameter.value),
+            Ok(parameter) if parameter.extends("boundary") => {
+                return Err(FormTypeFault::Boundary(MultipartFault::SeveralBoundaries));
+            }
+            Ok(parameter) if is_utf8(&parameter) && charsets == 0 => charsets += 1,
+            Ok(_) => return Err(FormTypeFault::NotAForm),
+            Err(malformed) if malformed.0.starts_with(b",") => return Err(FormTypeFault::NotAForm),
+            Err(_) => return Err(FormTypeFault::Boundary(MultipartFault::Parameters)),
+        }
+    }
+    let boundary = match boundaries.as_slice() {
+        [] => Err(MultipartFault::NoBoundary),
+        [boundary] => Boundary::new(boundary),
+        _ => Err(MultipartFault::SeveralBoundaries),
+    };
+    boundary.map_err(FormTypeFault::Boundary)
+}
+
+fn is_utf8(parameter: &Parameter<'_>) -> bool {
+    parameter.is("charset") && parameter.value.eq_ignore_ascii_case(b"utf-8")
+}

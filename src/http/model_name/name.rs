@@ -1,0 +1,254 @@
+//! Which names stand for the model, which only seem to, and what a body said about its model in the end.
+//!
+//! Parsers differ in what they take for `model`: Go folds case, PHP cuts at a bracket, some forms are unescaped and
+//! some are not. So there is one way to write the name, and whatever any of them might take for it is refused.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// The one name.
+pub(crate) const MODEL: &str = "model";
+/// Names beside which some upstreams let a request name further models.
+const SIBLINGS: [&str; 3] = ["models", "fallbacks", "lora_path"];
+/// No name of more bytes folds to any of the above: three bytes for each of `fallbacks`' nine letters.
+pub(crate) const LONGEST: usize = 27;
+
+/// Whether `models`, `fallbacks` and `lora_path` may stand beside `model`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Siblings {
+    /// For a key that may use every model.
+    Allowed,
+    /// For a key restricted to some models.
+    Refused,
+}
+
+/// Why gateway and upstream could read different models out of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ambiguity {
+    /// Two fields named `model`.
+    Twice,
+    /// A field whose name some parsers take for `model`, and others do not.
+    LikeModel,
+    /// One of the fields that name further models.
+    Sibling(&'static str),
+    /// The query names a model.
+    Query,
+    /// The form's `model` is a file.
+    File,
+    /// A form part with two names, or with a name in parts or in an encoding (`name*`).
+    SeveralNames,
+    /// A form part with two Content-Disposition lines.
+    SeveralDispositions,
+    /// A form part that has to be decoded before it is read.
+    Encoded,
+    /// The form's `model` is typed as something other than plain text in UTF-8.
+    NotPlainText,
+}
+
+impl fmt::Display for Ambiguity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Twice => f.write_str("The request names its model twice. Send the field `model` once."),
+            Self::LikeModel => f.write_str(
+                "The request has a field whose name differs from `model` only in case, escaping or padding. \
+                 Send the field `model` alone, spelled exactly so.",
+            ),
+            Self::Sibling(field) => write!(
+                f,
+                "This API key is restricted to some models, so the field `{field}` is not taken. \
+                 Remove it and name one model in the field `model`.",
+            ),
+            Self::Query => f.write_str(
+                "The URL's query names a model. Remove it there and name the model in the body only.",
+            ),
+            Self::File => f.write_str(
+                "The form's part `model` has a filename. Send the model as a plain field, not as a file.",
+            ),
+            Self::SeveralNames => f.write_str(
+                "A form part's Content-Disposition has more than one name, or an extended one. \
+                 Send one parameter name=\"…\" a part.",
+            ),
+            Self::SeveralDispositions => f.write_str(
+                "A form part has more than one Content-Disposition. Send one a part.",
+            ),
+            Self::Encoded => f.write_str(
+                "A form part has a Content-Transfer-Encoding or Content-Encoding that has to be decoded. \
+                 Send the parts as they are, as 7bit, 8bit or binary.",
+            ),
+            Self::NotPlainText => f.write_str(
+                "The form's part `model` has a Content-Type other than plain text in UTF-8. \
+                 Send it without a Content-Type.",
+            ),
+        }
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    Model,
+    Refused(Ambiguity),
+    Other,
+}
+
+impl Naming {
+    /// Judges the decoded name of a field.
+    pub(crate) fn of(name: &str, siblings: Siblings) -> Self {
+        if name == MODEL {
+            return Self::Model;
+        }
+        if name.len() > LONGEST {
+            return Self::Other;
+        }
+        if folds_to(name, MODEL) {
+            return Self::Refused(Ambiguity::LikeModel);
+        }
+        match siblings {
+            Siblings::Allowed => Self::Other,
+            Siblings::Refused => SIBLINGS
+                .into_iter()
+                .find(|sibling| folds_to(name, sibling))
+                .map_or(Self::Other, |field| {
+                    Self::Refused(Ambiguity::Sibling(field))
+                }),
+        }
+    }
+}
+
+/// Whether `name` is `plain`, which is lower-case ASCII, under simple case folding. Two characters beyond ASCII fold
+/// into it, and Go's encoding/json takes both.
+fn folds_to(name: &str, plain: &str) -> bool {
+    let folded = name.chars().map(|character| match character {
+        '\u{17F}' => 's',
+        '\u{212A}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(plain.chars())
+}
+
+/// What a whole body said about its model. The first ambiguity is kept.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings<'b> {
+    model: Option<Model<'b>>,
+    ambiguity: Option<Ambiguity>,
+}
+
+/// The value of a field `model`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Model<'b> {
+    Named(Cow<'b, str>),
+    NotText,
+}
+
+impl<'b> Findings<'b> {
+    pub(crate) fn model(&mut self, model: Model<'b>) {
+        if self.model.is_some() {
+            self.ambiguous(Ambiguity::Twice);
+        }
+        self.model = Some(model);
+    }
+
+    pub(crate) fn ambiguous(&mut self, ambiguity: Ambiguity) {
+        self.ambiguity.get_or_insert(ambiguity);
+    }
+
+    /// The one model; an ambiguity is told before a missing model is.
+    pub(crate) fn conclude(self) -> Result<Cow<'b, str>, NoModel> {
+        if let Some(ambiguity) = self.ambiguity {
+            return Err(NoModel::Ambiguous(ambiguity));
+        }
+        match self.model {
+            Some(Model::Named(name)) if !name.is_empty() => Ok(name),
+            Some(Model::Named(_) | Model::NotText) | None => Err(NoModel::Missing),
+        }
+    }
+}
+
+/// Why a readable body names no one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoModel {
+    Ambiguous(Ambiguity),
+    Missing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_exact_name_is_the_model() {
+        assert_eq!(Naming::of("model", Siblings::Refused), Naming::Model);
+        for name in ["Model", "MODEL", "moDeL"] {
+            assert_eq!(
+                Naming::of(name, Siblings::Allowed),
+                Naming::Refused(Ambiguity::LikeModel),
+                "{name}"
+            );
+        }
+        for name in [
+            "", "mode", "models", "model ", "model\0", "mödel", "ｍodel", "messages",
+        ] {
+            assert_eq!(
+                Naming::of(name, Siblings::Allowed),
+                Naming::Other,
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn siblings_are_refused_as_go_folds_them_and_only_for_restricted_keys() {
+        for (name, field) in [
+            ("models", "models"),
+            ("Models", "models"),
+            ("model\u{17F}", "models"),
+            ("fallbacks", "fallbacks"),
+            ("FALLBACKS", "fallbacks"),
+            ("fallbac\u{212A}\u{17F}", "fallbacks"),
+            ("lora_path", "lora_path"),
+            ("Lora_Path", "lora_path"),
+        ] {
+            let refused = Naming::Refused(Ambiguity::Sibling(field));
+            assert_eq!(Naming::of(name, Siblings::Refused), refused, "{name}");
+            assert_eq!(Naming::of(name, Siblings::Allowed), Naming::Other, "{name}");
+        }
+        for name in ["lora_paths", "fallback", "lora-path", "modelss"] {
+            assert_eq!(Naming::of(name, Siblings::Refused), Naming::Other, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_character_that_folds_into_a_refused_name_is_folded() {
+        for letter in (0..=0x10_FFFF).filter_map(char::from_u32) {
+            let lower: String = letter.to_lowercase().collect();
+            let through_upper: String =
+                letter.to_uppercase().flat_map(char::to_lowercase).collect();
+            for (name, folded) in [
+                ("modelsfabckr_pth", lower),
+                ("modelsfabckr_pth", through_upper),
+            ] {
+                let mut characters = folded.chars();
+                if let (Some(one), None) = (characters.next(), characters.next())
+                    && name.contains(one)
+                {
+                    assert!(
+                        folds_to(&letter.to_string(), &one.to_string()),
+                        "{letter:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_ambiguity_is_told_before_a_missing_model() {
+        let mut findings = Findings::default();
+        findings.model(Model::NotText);
+        findings.model(Model::Named("good".into()));
+        assert_eq!(
+            findings.conclude(),
+            Err(NoModel::Ambiguous(Ambiguity::Twice))
+        );
+        assert_eq!(Findings::default().conclude(), Err(NoModel::Missing));
+    }
+}

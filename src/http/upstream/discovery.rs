@@ -1,0 +1,238 @@
+//! What keeps a fleet up to date in the background: asking upstreams which models they serve, and probing replicas
+//! that were set aside.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::http::clock::Clock;
+use crate::http::headers::write_line;
+use crate::observe::log::{Event, Log};
+
+use super::connection::{Connection, ExchangeFault};
+use super::pool::connect;
+use super::{Clash, Fleet, Replica, Upstream};
+
+/// How long an upstream may take to say what it serves.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long until one that answered is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How long until one that did not answer is asked again.
+const ASK_SOON: Duration = Duration::from_secs(5);
+/// How often a replica that was set aside is probed, and how long a probe may take.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Longest list of models that is read, in bytes.
+const MOST_LIST: usize = 4 << 20;
+
+/// Looks after the fleet for as long as it is polled: to be spawned on a `LocalSet`.
+pub async fn look_after(fleet: Arc<Fleet>, log: Log) {
+    let mut asked: Vec<(Arc<Upstream>, tokio::task::JoinHandle<()>)> = Vec::new();
+    let mut probed: Vec<(Arc<Replica>, tokio::task::JoinHandle<()>)> = Vec::new();
+    let known_clashes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    loop {
+        let routing = fleet.routing();
+        asked.retain(|(upstream, task)| {
+            let stays = routing
+                .upstreams()
+                .iter()
+                .any(|other| Arc::ptr_eq(other, upstream));
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        probed.retain(|(_, task)| !task.is_finished());
+        for upstream in routing.upstreams() {
+            if upstream.is_discovered()
+                && !asked.iter().any(|(known, _)| Arc::ptr_eq(known, upstream))
+            {
+                let task = ask_again_and_again(
+                    Arc::clone(&fleet),
+                    Arc::clone(upstream),
+                    log.clone(),
+                    std::rc::Rc::clone(&known_clashes),
+                );
+                asked.push((Arc::clone(upstream), tokio::task::spawn_local(task)));
+            }
+            for replica in upstream.replicas() {
+                if !replica.is_up() && !probed.iter().any(|(known, _)| Arc::ptr_eq(known, replica))
+                {
+                    let task = probe(
+                        Arc::clone(&fleet),
+                        Arc::clone(upstream),
+                        Arc::clone(replica),
+                        log.clone(),
+                    );
+                    probed.push((Arc::clone(replica), tokio::task::spawn_local(task)));
+                }
+            }
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Tries a replica that was set aside until it takes a connection.
+async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>, log: Log) {
+    let name = |event: Event| {
+        event
+            .with("upstream", upstream.name())
+            .with("replica", replica.url().to_string())
+    };
+    log.event(name(Event::warn("replica_down")));
+    while Arc::strong_count(&upstream) > 1 {
+        sleep(PROBE_EVERY).await;
+        let address = (&*replica.url().host, replica.url().port);
+        if let Ok(Ok(_)) = timeout(PROBE_EVERY, TcpStream::connect(address)).await {
+            if fleet.set_health(&upstream, &replica, true) {
+                log.event(name(Event::info("replica_up")));
+            }
+            return;
+        }
+    }
+}
+
+async fn ask_again_and_again(
+    fleet: Arc<Fleet>,
+    upstream: Arc<Upstream>,
+    log: Log,
+    known_clashes: std::rc::Rc<std::cell::RefCell<Vec<Clash>>>,
+) {
+    loop {
+        let answer = timeout(ASK_TIMEOUT, ask(&upstream))
+            .await
+            .unwrap_or(Err(AskFault::Silent));
+        let wait = match answer {
+            Ok(models) => {
+                let news = upstream.discovered.load().as_deref() != Some(&models);
+                if news {
+                    log.event(
+                        Event::info("models_discovered")
+                            .with("upstream", upstream.name())
+                            .with("models", models.clone()),
+                    );
+                    upstream.discovered.store(Some(Arc::new(models)));
+                    let clashes = fleet.refresh_catalogue();
+                    for clash in clashes
+                        .iter()
+                        .filter(|clash| !known_clashes.borrow().contains(clash))
+                    {
+                        log.event(
+                            Event::warn("model_served_twice")
+                                .with("model", clash.model.as_str())
+                                .with("taken", clash.taken.as_str())
+                                .with("ignored", clash.ignored.as_str()),
+                        );
+                    }
+                    known_clashes.replace(clashes);
+                }
+                ASK_AGAIN
+            }
+            Err(fault) => {
+                log.event(
+                    Event::warn("models_unknown")
+                        .with("upstream", upstream.name())
+                        .with("reason", fault.to_string()),
+                );
+                ASK_SOON
+            }
+        };
+        upstream.asked.store(true, Ordering::Release);
+        sleep(wait).await;
+    }
+}
+
+/// Why an upstream's models are not known.
+#[derive(Debug)]
+enum AskFault {
+    Unreachable(io::Error),
+    Exchange(ExchangeFault),
+    Status(u16),
+    TooLong,
+    Malformed(serde_json::Error),
+    Silent,
+}
+
+impl std::fmt::Display for AskFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
+            Self::Exchange(ExchangeFault::Broken(broken)) => broken.fmt(f),
+            Self::Exchange(ExchangeFault::Stale | ExchangeFault::Silent) | Self::Silent => {
+                f.write_str("no answer to GET /v1/models in time")
+            }
+            Self::Status(status) => write!(
+                f,
+                "GET /v1/models answers {status}; is its api_key_env or api_key_file right?"
+            ),
+            Self::TooLong => f.write_str("its list of models is too long"),
+            Self::Malformed(error) => write!(f, "its list of models is not OpenAI's: {error}"),
+        }
+    }
+}
+
+/// Only `data[].id` counts (OpenAI's API, List models).
+#[derive(Deserialize)]
+struct ModelList {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+async fn ask(upstream: &Upstream) -> Result<Vec<String>, AskFault> {
+    let mut last = AskFault::Silent;
+    for replica in upstream.replicas() {
+        match ask_one(upstream, replica).await {
+            Ok(models) => return Ok(models),
+            Err(fault) => last = fault,
+        }
+    }
+    Err(last)
+}
+
+async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, AskFault> {
+    let mut head = b"GET /v1/models HTTP/1.1\r\n".to_vec();
+    write_line(&mut head, "host", replica.authority.as_bytes());
+    if let Some(credential) = upstream.credential() {
+        write_line(
+            &mut head,
+            "authorization",
+            format!("Bearer {credential}").as_bytes(),
+        );
+    }
+    head.extend_from_slice(b"accept: application/json\r\nconnection: close\r\n\r\n");
+    let mut connection = Connection::new(connect(replica).await.map_err(AskFault::Unreachable)?);
+    let (clock, watch) = (Clock::default(), Default::default());
+    let answer = connection
+        .exchange(&head, &Bytes::new(), &clock, &watch)
+        .await;
+    let mut answer = answer.map_err(AskFault::Exchange)?;
+    if !answer.status.is_success() {
+        return Err(AskFault::Status(answer.status.as_u16()));
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = poll_fn(|cx| connection.poll_piece(cx, &mut answer)).await {
+        body.extend_from_slice(
+            &piece.map_err(|broken| AskFault::Exchange(ExchangeFault::Broken(broken)))?,
+        );
+        if body.len() > MOST_LIST {
+            return Err(AskFault::TooLong);
+        }
+    }
+    let list: ModelList = serde_json::from_slice(&body).map_err(AskFault::Malformed)?;
+    Ok(list
+        .data
+        .into_iter()
+        .map(|model| model.id)
+        .filter(|id| !id.is_empty())
+        .collect())
+}

@@ -1,0 +1,310 @@
+//! The servers behind the gateway: upstreams, their replicas and health, and the catalogue of the models they serve.
+//!
+//! One [`Fleet`] is shared by all workers and replaced whole on reload; connections belong to a worker's
+//! [`pool::Pool`]. Nothing here asks whether a request may be sent: whoever calls [`pool::Pool::send`] shows a permit.
+
+pub mod connection;
+pub mod discovery;
+pub mod pool;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use crate::http::tls::{self, TlsFault};
+use crate::observe::metrics::Metrics;
+use crate::store::config;
+
+/// All upstreams and the catalogue, for every worker to read.
+#[derive(Debug)]
+pub struct Fleet {
+    current: ArcSwap<Routing>,
+    metrics: Metrics,
+}
+
+/// One state of the fleet.
+#[derive(Debug)]
+pub struct Routing {
+    upstreams: Vec<Arc<Upstream>>,
+    /// In the config's order, then the upstream's own.
+    models: Vec<(Box<str>, Arc<Upstream>)>,
+    by_model: HashMap<Box<str>, usize>,
+}
+
+/// One kind of server.
+#[derive(Debug)]
+pub struct Upstream {
+    config: config::Upstream,
+    replicas: Vec<Arc<Replica>>,
+    /// The models it said it serves; None until it answered once. Unused where the config names them.
+    discovered: ArcSwapOption<Vec<String>>,
+    /// Whether it was asked at all by now, and answered, failed, or was silent for too long.
+    asked: AtomicBool,
+}
+
+/// One server of an upstream.
+#[derive(Debug)]
+pub struct Replica {
+    /// Tells a worker's kept connections apart; never used twice.
+    id: u64,
+    url: config::ReplicaUrl,
+    authority: Box<str>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    up: AtomicBool,
+    in_flight: AtomicUsize,
+}
+
+/// A fault of one upstream's TLS settings.
+#[derive(Debug)]
+pub struct UpstreamFault {
+    /// The upstream's name.
+    pub upstream: String,
+    /// What is wrong.
+    pub fault: TlsFault,
+}
+
+impl Fleet {
+    /// A fleet as the config describes it. Upstreams without `models` serve none until they were asked.
+    ///
+    /// # Errors
+    /// The first upstream whose CA cannot be used.
+    pub fn new(upstreams: &[config::Upstream], metrics: Metrics) -> Result<Self, UpstreamFault> {
+        let fleet = Self {
+            current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
+            metrics,
+        };
+        fleet.reload(upstreams)?;
+        Ok(fleet)
+    }
+
+    /// Puts the config's upstreams in place; those that did not change keep their health, models and connections.
+    ///
+    /// # Errors
+    /// The first upstream whose CA cannot be used; nothing changes then.
+    pub fn reload(&self, upstreams: &[config::Upstream]) -> Result<(), UpstreamFault> {
+        let before = self.current.load_full();
+        let mut after = Vec::with_capacity(upstreams.len());
+        for config in upstreams {
+            after.push(
+                match before
+                    .upstreams
+                    .iter()
+                    .find(|upstream| upstream.config == *config)
+                {
+                    Some(unchanged) => Arc::clone(unchanged),
+                    None => Arc::new(Upstream::new(config.clone())?),
+                },
+            );
+        }
+        for gone in before
+            .upstreams
+            .iter()
+            .filter(|old| !after.iter().any(|new| Arc::ptr_eq(old, new)))
+        {
+            for replica in &gone.replicas {
+                self.metrics
+                    .forget_replica(gone.name(), &replica.url.to_string());
+            }
+        }
+        self.current.store(Arc::new(Routing::of(after).0));
+        for upstream in &self.current.load().upstreams {
+            for replica in &upstream.replicas {
+                self.note_health(upstream, replica);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of the fleet now.
+    #[must_use]
+    pub fn routing(&self) -> Arc<Routing> {
+        self.current.load_full()
+    }
+
+    /// Whether the catalogue is known: every upstream has named its models, or was asked for them once.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let routing = self.current.load();
+        routing
+            .upstreams
+            .iter()
+            .all(|upstream| !upstream.is_discovered() || upstream.asked.load(Ordering::Acquire))
+    }
+
+    /// Takes over what upstreams said they serve. Returns the names that two of them serve, of which the first in the
+    /// config's order wins.
+    fn refresh_catalogue(&self) -> Vec<Clash> {
+        let (routing, clashes) = Routing::of(self.current.load().upstreams.clone());
+        self.current.store(Arc::new(routing));
+        clashes
+    }
+
+    fn note_health(&self, upstream: &Upstream, replica: &Replica) {
+        self.metrics
+            .upstream_up(upstream.name(), &replica.url.to_string(), replica.is_up());
+    }
+
+    /// Sets a replica aside, or takes it back. Returns whether that is news.
+    fn set_health(&self, upstream: &Upstream, replica: &Replica, up: bool) -> bool {
+        let news = replica.up.swap(up, Ordering::Relaxed) != up;
+        if news {
+            self.note_health(upstream, replica);
+        }
+        news
+    }
+}
+
+/// A model that two upstreams serve.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Clash {
+    /// Its name.
+    pub model: String,
+    /// The upstream that gets its requests.
+    pub taken: String,
+    /// The upstream that does not.
+    pub ignored: String,
+}
+
+impl Routing {
+    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<Clash>) {
+        let mut routing = Self {
+            upstreams: Vec::new(),
+            models: Vec::new(),
+            by_model: HashMap::new(),
+        };
+        let mut clashes = Vec::new();
+        for upstream in &upstreams {
+            for model in upstream.models() {
+                if let Some(at) = routing.by_model.get(model.as_str()) {
+                    let taken = routing.models[*at].1.name().to_owned();
+                    if taken != upstream.name() {
+                        clashes.push(Clash {
+                            model,
+                            taken,
+                            ignored: upstream.name().to_owned(),
+                        });
+                    }
+                    continue;
+                }
+                let model = model.into_boxed_str();
+                routing.by_model.insert(model.clone(), routing.models.len());
+                routing.models.push((model, Arc::clone(upstream)));
+            }
+        }
+        routing.upstreams = upstreams;
+        (routing, clashes)
+    }
+
+    /// The upstream that serves a model of exactly this name.
+    #[must_use]
+    pub fn upstream_of(&self, model: &str) -> Option<&Arc<Upstream>> {
+        self.by_model.get(model).map(|at| &self.models[*at].1)
+    }
+
+    /// The catalogue: every model's name and its upstream.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
+        self.models
+            .iter()
+            .map(|(model, upstream)| (&**model, upstream))
+    }
+
+    /// The upstreams, in the config's order.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+}
+
+impl Upstream {
+    fn new(config: config::Upstream) -> Result<Self, UpstreamFault> {
+        let fault = |fault| UpstreamFault {
+            upstream: config.name.clone(),
+            fault,
+        };
+        let needs_tls = config.replicas.iter().any(|url| url.https);
+        let tls = if needs_tls {
+            Some(tls::client_config(config.ca_file.as_deref()).map_err(fault)?)
+        } else {
+            None
+        };
+        let replicas = config
+            .replicas
+            .iter()
+            .map(|url| Arc::new(Replica::new(url.clone(), tls.as_ref())))
+            .collect();
+        Ok(Self {
+            config,
+            replicas,
+            discovered: ArcSwapOption::empty(),
+            asked: AtomicBool::new(false),
+        })
+    }
+
+    /// Its name in the config.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Its replicas.
+    #[must_use]
+    pub fn replicas(&self) -> &[Arc<Replica>] {
+        &self.replicas
+    }
+
+    /// The models it serves, as far as is known.
+    #[must_use]
+    pub fn models(&self) -> Vec<String> {
+        match &self.config.models {
+            Some(models) => models.clone(),
+            None => self
+                .discovered
+                .load()
+                .as_deref()
+                .cloned()
+                .unwrap_or_default(),
+        }
+    }
+
+    fn is_discovered(&self) -> bool {
+        self.config.models.is_none()
+    }
+
+    fn credential(&self) -> Option<&str> {
+        self.config
+            .credential
+            .as_ref()
+            .map(config::Credential::reveal)
+    }
+}
+
+impl Replica {
+    fn new(url: config::ReplicaUrl, tls: Option<&Arc<ClientConfig>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = ServerName::try_from(url.host.clone()).ok();
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            authority: url.authority().into_boxed_str(),
+            tls: tls.filter(|_| url.https).cloned().zip(name),
+            url,
+            up: AtomicBool::new(true),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// Its scheme and authority.
+    #[must_use]
+    pub fn url(&self) -> &config::ReplicaUrl {
+        &self.url
+    }
+
+    /// Whether requests are sent to it: it has not refused its last connection.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,328 @@
+//! A worker's connections to upstreams, and the one way to send a request.
+//!
+//! A replica is chosen as the less loaded of two random ones; one that refuses connections is set aside and tried
+//! past. A request is sent again only when a kept connection turned out to be closed before any byte of an answer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::http::clock::{Clock, Watch};
+use crate::http::headers::write_line;
+use crate::policy::decide::Permit;
+
+use super::connection::{Broken, Connection, ExchangeFault, Head, Stream};
+use super::{Fleet, Replica, Upstream};
+
+/// How long a worker waits for the parts of a connection to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To connect, TLS included.
+    pub connect: Duration,
+    /// From the request's last byte to the answer's head.
+    pub first_byte: Duration,
+    /// How long a connection is kept idle.
+    pub keep_alive: Duration,
+}
+
+/// One worker's connections. Not shared between workers, so that a request stays on one core.
+#[derive(Debug)]
+pub struct Pool {
+    fleet: Arc<Fleet>,
+    clock: Clock,
+    patience: Patience,
+    idle: RefCell<HashMap<u64, Vec<(Connection, Instant)>>>,
+    random: Cell<u64>,
+}
+
+/// A request as it goes out: everything but what depends on the replica.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Method and target, as in a request line.
+    pub request_line: String,
+    /// The header lines, see [`crate::http::headers::outbound`].
+    pub headers: Vec<u8>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// An upstream's answer, its body still to come. Dropping it frees the upstream.
+#[derive(Debug)]
+pub struct Answer {
+    pool: Rc<Pool>,
+    replica: InFlight,
+    connection: Option<Connection>,
+    head: Head,
+    /// How long connecting took, over all tries.
+    pub connecting: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum SendFault {
+    /// Every replica is set aside.
+    Unavailable,
+    /// No replica could be connected to.
+    Unreachable(io::Error),
+    /// The answer broke off or is not HTTP.
+    Broken(Broken),
+    /// No answer came in time.
+    Silent,
+}
+
+/// A request counted at its replica.
+#[derive(Debug)]
+struct InFlight(Arc<Replica>);
+
+impl InFlight {
+    fn at(replica: Arc<Replica>) -> Self {
+        replica.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(replica)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    /// A worker's pool. `seed` makes its choices differ from the other workers'.
+    #[must_use]
+    pub fn new(fleet: Arc<Fleet>, clock: Clock, patience: Patience, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            fleet,
+            clock,
+            patience,
+            idle: RefCell::default(),
+            random: Cell::new(seed | 1),
+        })
+    }
+
+    /// Step 8: sends a permitted request to the upstream that serves its model, and reads its answer's head.
+    ///
+    /// # Errors
+    /// [`SendFault`]
+    pub async fn send(
+        self: &Rc<Self>,
+        _permit: &Permit,
+        upstream: &Upstream,
+        outbound: &Outbound,
+        watch: &Watch,
+    ) -> Result<Answer, SendFault> {
+        let mut tried = Vec::new();
+        let mut connecting = Duration::ZERO;
+        let mut refused = None;
+        while let Some(replica) = self.choose(upstream, &tried) {
+            let replica = InFlight::at(replica);
+            let request_head = request_head(upstream, &replica.0, outbound);
+            let exchange = |mut connection: Connection| {
+                let (head, body) = (&request_head, &outbound.body);
+                async move {
+                    watch.set_deadline(self.clock.now() + self.patience.first_byte);
+                    let answer = connection.exchange(head, body, &self.clock, watch).await;
+                    answer.map(|head| (connection, head))
+                }
+            };
+            let mut answered = match self.kept(&replica.0) {
+                Some(connection) => exchange(connection).await,
+                None => Err(ExchangeFault::Stale),
+            };
+            if let Err(ExchangeFault::Stale) = answered {
+                let began = Instant::now();
+                let connected = timeout(self.patience.connect, connect(&replica.0)).await;
+                connecting += began.elapsed();
+                match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    Ok(stream) => answered = exchange(Connection::new(stream)).await,
+                    Err(error) => {
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
+                        ) {
+                            self.fleet.set_health(upstream, &replica.0, false);
+                        }
+                        tried.push(replica.0.id);
+                        refused = Some(error);
+                        continue;
+                    }
+                }
+            }
+            return match answered {
+                Ok((connection, head)) => Ok(Answer {
+                    pool: Rc::clone(self),
+                    replica,
+                    connection: Some(connection),
+                    head,
+                    connecting,
+                }),
+                Err(ExchangeFault::Broken(broken)) => Err(SendFault::Broken(broken)),
+                Err(ExchangeFault::Stale) => Err(SendFault::Broken(
+                    "the upstream closed a fresh connection".into(),
+                )),
+                Err(ExchangeFault::Silent) => Err(SendFault::Silent),
+            };
+        }
+        Err(refused.map_or(SendFault::Unavailable, SendFault::Unreachable))
+    }
+
+    /// Closes connections that were idle for too long.
+    pub fn tidy(&self) {
+        let now = self.clock.now();
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|(_, since)| {
+                now.saturating_duration_since(*since) < self.patience.keep_alive
+            });
+            !kept.is_empty()
+        });
+    }
+
+    /// The less loaded of two random replicas that are up and not tried yet.
+    fn choose(&self, upstream: &Upstream, tried: &[u64]) -> Option<Arc<Replica>> {
+        let fit = |replica: &&Arc<Replica>| replica.is_up() && !tried.contains(&replica.id);
+        let count = upstream.replicas().iter().filter(fit).count();
+        let nth = |at: usize| upstream.replicas().iter().filter(fit).nth(at);
+        match count {
+            0 => None,
+            1 => nth(0).cloned(),
+            _ => {
+                let one = self.random_below(count);
+                let other = (one + 1 + self.random_below(count - 1)) % count;
+                let load = |replica: &Arc<Replica>| replica.in_flight.load(Ordering::Relaxed);
+                let (one, other) = (nth(one)?, nth(other)?);
+                Some(Arc::clone(if load(other) < load(one) {
+                    other
+                } else {
+                    one
+                }))
+            }
+        }
+    }
+
+    /// xorshift64*: good enough to spread load.
+    fn random_below(&self, bound: usize) -> usize {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        let spread = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        usize::try_from(spread).unwrap_or(0) % bound
+    }
+
+    fn kept(&self, replica: &Replica) -> Option<Connection> {
+        let now = self.clock.now();
+        loop {
+            let (connection, since) = self.idle.borrow_mut().get_mut(&replica.id)?.pop()?;
+            let fresh = now.saturating_duration_since(since) < self.patience.keep_alive;
+            if fresh && connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+}
+
+impl Answer {
+    /// The answer's head.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The next piece of the body, as it comes; None at its clean end, after which the connection is kept.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(None);
+        };
+        let polled = connection.poll_piece(cx, &mut self.head);
+        // Kept as soon as the last piece is out: the client may never ask whether there is another.
+        if self.head.is_done() && matches!(polled, Poll::Ready(None | Some(Ok(_)))) {
+            self.keep();
+        }
+        polled
+    }
+
+    /// Whether the body has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    fn keep(&mut self) {
+        let connection = self
+            .connection
+            .take()
+            .and_then(|connection| connection.reusable(&self.head));
+        if let Some(connection) = connection {
+            let mut idle = self.pool.idle.borrow_mut();
+            idle.entry(self.replica.0.id)
+                .or_default()
+                .push((connection, self.pool.clock.now()));
+        }
+    }
+}
+
+fn request_head(upstream: &Upstream, replica: &Replica, outbound: &Outbound) -> Vec<u8> {
+    let mut head = Vec::with_capacity(outbound.request_line.len() + outbound.headers.len() + 256);
+    head.extend_from_slice(outbound.request_line.as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    write_line(&mut head, "host", replica.authority.as_bytes());
+    if let Some(credential) = upstream.credential() {
+        write_line(
+            &mut head,
+            "authorization",
+            format!("Bearer {credential}").as_bytes(),
+        );
+    }
+    head.extend_from_slice(&outbound.headers);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+pub(super) async fn connect(replica: &Replica) -> io::Result<Stream> {
+    let socket = TcpStream::connect((&*replica.url.host, replica.url.port)).await?;
+    socket.set_nodelay(true)?;
+    if !replica.url.https {
+        return Ok(Stream::Tcp(socket));
+    }
+    let Some((config, name)) = replica.tls.clone() else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the upstream's host is no TLS server name",
+        ));
+    };
+    let stream = tokio_rustls::TlsConnector::from(config)
+        .connect(name, socket)
+        .await?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+impl std::fmt::Display for SendFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unavailable => f.write_str("every replica is set aside"),
+            Self::Unreachable(_) => f.write_str("no replica could be connected to"),
+            Self::Broken(broken) => broken.fmt(f),
+            Self::Silent => f.write_str("no answer came in time"),
+        }
+    }
+}
+
+impl std::error::Error for SendFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreachable(error) => Some(error),
+            Self::Broken(broken) => Some(broken),
+            Self::Unavailable | Self::Silent => None,
+        }
+    }
+}
