@@ -1,5 +1,7 @@
 //! keygate: an API-key gateway in front of OpenAI-compatible LLM servers. This page is the map of the house.
 
+pub mod cli;
+pub mod gateway;
 pub mod http;
 pub mod observe;
 pub mod policy;

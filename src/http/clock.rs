@@ -19,6 +19,7 @@ pub struct Clock(Rc<Shared>);
 #[derive(Debug)]
 struct Shared {
     now: Cell<Instant>,
+    closing: Cell<bool>,
     watches: RefCell<Vec<Weak<Watch>>>,
 }
 
@@ -35,6 +36,7 @@ impl Default for Clock {
     fn default() -> Self {
         Self(Rc::new(Shared {
             now: Cell::new(Instant::now()),
+            closing: Cell::new(false),
             watches: RefCell::new(Vec::new()),
         }))
     }
@@ -53,6 +55,20 @@ impl Clock {
         let watch = Rc::new(Watch::default());
         self.0.watches.borrow_mut().push(Rc::downgrade(&watch));
         watch
+    }
+
+    /// Whether the worker ends: connections without a request end too.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.0.closing.get()
+    }
+
+    /// The worker ends. Every connection is woken to see it.
+    pub fn close(&self) {
+        self.0.closing.set(true);
+        for watch in self.0.watches.borrow().iter().filter_map(Weak::upgrade) {
+            watch.wake();
+        }
     }
 
     /// Looks through all watches and wakes those with something due.

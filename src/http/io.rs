@@ -117,10 +117,17 @@ impl Line {
         self.unread.set(true);
     }
 
-    /// How often everything written was flushed. What is handed to hyper now is out once this has grown.
+    /// How often everything written was flushed.
     #[must_use]
     pub fn flushes(&self) -> u64 {
         self.flushes.get()
+    }
+
+    /// The flush after which everything handed to hyper by now is out: the next, or, where one is under way that was
+    /// begun before, the one after it.
+    #[must_use]
+    pub fn next_flush(&self) -> u64 {
+        self.flushes.get() + 1 + u64::from(self.multiplexed.get() && self.write_stalled.get())
     }
 
     /// Wakes this task at the next flush.
@@ -154,6 +161,7 @@ impl Line {
 
     fn is_late(&self) -> bool {
         self.watch.is_late(self.clock.now())
+            || (self.clock.is_closing() && self.phase.get() == Phase::Fresh)
     }
 
     fn stall(&self) {

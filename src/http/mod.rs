@@ -5,8 +5,9 @@ pub mod body;
 pub mod clock;
 pub mod headers;
 pub mod io;
-// reply
 pub mod lifecycle;
 pub mod model_name;
+pub mod reply;
 pub mod tls;
+pub mod unix_socket;
 pub mod upstream;

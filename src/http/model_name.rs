@@ -22,20 +22,13 @@ use std::fmt;
 
 use http::HeaderMap;
 
+use crate::policy::route::BodyKind;
+
 pub use crate::http::model_name::json::JsonFault;
 use crate::http::model_name::media_type::FormTypeFault;
 pub use crate::http::model_name::multipart::{Boundary, MultipartFault};
 use crate::http::model_name::name::NoModel;
 pub use crate::http::model_name::name::{Ambiguity, Siblings};
-
-/// What the body of a route is, and so where its model stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyKind {
-    /// A JSON object with a top-level string `model`.
-    Json,
-    /// A multipart/form-data form with one part named `model`.
-    Multipart,
-}
 
 /// What the headers say about how to read the body.
 #[derive(Clone, Debug, PartialEq, Eq)]

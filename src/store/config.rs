@@ -1,10 +1,20 @@
 //! The config as types that cannot be wrong. What each field means stands in `deploy/keygate.toml`.
+//!
+//! [`parse`] makes one out of a file and the command line; `value` knows the forms of single values, `tree` knows
+//! lines and collects faults, `files` looks into what the config names.
+
+mod files;
+pub mod parse;
+mod tree;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::store::fault::Fault;
 
 /// The whole config, after the file, the environment and the command line were put together. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +49,199 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
 }
 
+impl Config {
+    /// What users see as the gateway's address, without a trailing slash. `first` is the first listen address as it is
+    /// bound, which may have got its port from the system.
+    #[must_use]
+    pub fn url(&self, first: &Listen) -> String {
+        if let Some(url) = &self.public_url {
+            return url.clone();
+        }
+        let https = self.tls.is_some();
+        let (host, port) = match first {
+            Listen::Tcp(address) if address.ip().is_unspecified() => {
+                ("localhost".to_owned(), address.port())
+            }
+            Listen::Tcp(address) => (address.ip().to_string(), address.port()),
+            Listen::Unix(_) => ("localhost".to_owned(), if https { 443 } else { 80 }),
+        };
+        ReplicaUrl { https, host, port }.to_string()
+    }
+
+    /// What is allowed but deserves a second look.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Fault> {
+        let mut warnings = Vec::new();
+        let mut warn = |field: String, message: &str| {
+            warnings.push(Fault {
+                file: self.file.clone().unwrap_or("command line".into()),
+                line: 0,
+                field,
+                message: message.to_owned(),
+            });
+        };
+        let exposed = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+        if self.admin.listen.is_some_and(exposed) && !self.admin.tls {
+            warn(
+                "admin.listen".to_owned(),
+                "the admin token crosses the network in clear; set admin.tls, or listen on 127.0.0.1",
+            );
+        }
+        if let ClientAddressSource::XForwardedFor { trusted_proxies } = &self.client_address
+            && trusted_proxies
+                .iter()
+                .any(|network| network.prefix_len() == 0)
+        {
+            warn(
+                "client_address.trusted_proxies".to_owned(),
+                "every client is believed, so that each can choose its address; list the load balancers alone",
+            );
+        }
+        for (index, upstream) in self.upstreams.iter().enumerate() {
+            if upstream.ca_file.is_some() && upstream.replicas.iter().all(|url| !url.https) {
+                warn(
+                    format!("upstreams[{index}].ca_file"),
+                    "is not used, since no url of this upstream is https; write https://, or remove it",
+                );
+            }
+        }
+        warnings
+    }
+}
+
+/// The settings that differ and that a reload does not apply. It applies the upstreams, the certificate (from other
+/// files too, but not whether there is one), and what the key file holds.
+#[must_use]
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+    // Taken apart without `..`, so that a new field cannot be forgotten here.
+    let Config {
+        file: _,
+        listen,
+        public_url,
+        workers,
+        public_health,
+        cors_origins,
+        tls,
+        keys,
+        admin,
+        client_address,
+        limits,
+        timeouts,
+        log_format,
+        upstreams: _,
+    } = old;
+    let Keys {
+        file,
+        named: _,
+        watch,
+        max_drop_percent,
+    } = keys;
+    let Admin {
+        socket,
+        listen: admin_listen,
+        token_file,
+        hosts,
+        tls: admin_tls,
+        open_metrics,
+    } = admin;
+    let Limits {
+        request_body,
+        buffered_bodies,
+        headers,
+        connections,
+    } = limits;
+    let Timeouts {
+        header_read,
+        body_idle,
+        tls_handshake,
+        keep_alive,
+        client_write,
+        upstream_connect,
+        upstream_first_byte,
+        stream_idle,
+        upstream_keep_alive,
+        drain,
+        drain_delay,
+    } = timeouts;
+    let differs = [
+        ("listen", *listen != new.listen),
+        ("public_url", *public_url != new.public_url),
+        ("workers", *workers != new.workers),
+        ("public_health", *public_health != new.public_health),
+        ("cors_origins", *cors_origins != new.cors_origins),
+        ("tls", tls.is_some() != new.tls.is_some()),
+        ("keys.file", *file != new.keys.file),
+        ("keys.watch", *watch != new.keys.watch),
+        (
+            "keys.max_drop_percent",
+            *max_drop_percent != new.keys.max_drop_percent,
+        ),
+        ("admin.socket", *socket != new.admin.socket),
+        ("admin.listen", *admin_listen != new.admin.listen),
+        ("admin.token_file", *token_file != new.admin.token_file),
+        ("admin.hosts", *hosts != new.admin.hosts),
+        ("admin.tls", *admin_tls != new.admin.tls),
+        (
+            "admin.open_metrics",
+            *open_metrics != new.admin.open_metrics,
+        ),
+        ("client_address", *client_address != new.client_address),
+        (
+            "limits.request_body",
+            *request_body != new.limits.request_body,
+        ),
+        (
+            "limits.buffered_bodies",
+            *buffered_bodies != new.limits.buffered_bodies,
+        ),
+        ("limits.headers", *headers != new.limits.headers),
+        ("limits.connections", *connections != new.limits.connections),
+        (
+            "timeouts.header_read",
+            *header_read != new.timeouts.header_read,
+        ),
+        ("timeouts.body_idle", *body_idle != new.timeouts.body_idle),
+        (
+            "timeouts.tls_handshake",
+            *tls_handshake != new.timeouts.tls_handshake,
+        ),
+        (
+            "timeouts.keep_alive",
+            *keep_alive != new.timeouts.keep_alive,
+        ),
+        (
+            "timeouts.client_write",
+            *client_write != new.timeouts.client_write,
+        ),
+        (
+            "timeouts.upstream_connect",
+            *upstream_connect != new.timeouts.upstream_connect,
+        ),
+        (
+            "timeouts.upstream_first_byte",
+            *upstream_first_byte != new.timeouts.upstream_first_byte,
+        ),
+        (
+            "timeouts.stream_idle",
+            *stream_idle != new.timeouts.stream_idle,
+        ),
+        (
+            "timeouts.upstream_keep_alive",
+            *upstream_keep_alive != new.timeouts.upstream_keep_alive,
+        ),
+        ("timeouts.drain", *drain != new.timeouts.drain),
+        (
+            "timeouts.drain_delay",
+            *drain_delay != new.timeouts.drain_delay,
+        ),
+        ("log.format", *log_format != new.log_format),
+    ];
+    differs
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+}
+
 /// A listen address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
@@ -46,6 +249,16 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    /// As it is written in the config.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// PEM files of a server's certificate.

@@ -3,3 +3,6 @@
 
 pub mod config;
 pub mod fault;
+pub mod keeper;
+pub mod key_file;
+pub mod record;

@@ -3,28 +3,32 @@
 //! Readers never wait: the whole table is behind one `ArcSwap`, and within it the keys stand in small shards, each
 //! behind an `ArcSwap` of its own. A single create, change or delete copies one shard (about [`KEYS_A_SHARD`]
 //! pointers), never the table; a reload builds a new table beside the old one and swaps it in whole. Writers take
-//! turns. No I/O here, and no clock: whoever knows the time says it.
+//! turns, and a table that was swapped out is torn down by the writer, never by a reader. No I/O here, and no clock:
+//! whoever knows the time says it.
 
 mod shards;
 pub mod usage;
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use dashmap::Entry::{Occupied, Vacant};
 
-use crate::policy::key::{Key, KeyId};
+use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 
 use shards::Shards;
 use usage::Usage;
 
+/// From this many keys on, a second thread pays.
+const WORTH_A_THREAD: usize = 10_000;
 /// How many keys a shard holds on average after a reload.
 const KEYS_A_SHARD: usize = 8;
 
@@ -32,6 +36,7 @@ const KEYS_A_SHARD: usize = 8;
 #[derive(Debug)]
 pub struct Entry {
     key: Key,
+    /// Made at the first use. A changed key's new entry shares those of the old one, so that no count is lost.
     usage: OnceLock<Arc<Usage>>,
 }
 
@@ -41,6 +46,15 @@ impl Entry {
     pub fn key(&self) -> &Key {
         &self.key
     }
+
+    /// An entry for another record of the same key, with the same counters.
+    fn changed_to(&self, key: Key) -> Self {
+        let usage = self.usage.get_or_init(Arc::default);
+        Self {
+            key,
+            usage: OnceLock::from(Arc::clone(usage)),
+        }
+    }
 }
 
 /// All keys. See the module's page for how it is kept.
@@ -48,8 +62,6 @@ impl Entry {
 pub struct Table {
     current: ArcSwap<Keys>,
     generation: AtomicU64,
-    /// By id, for keys that were used; outlives changes and reloads of the key.
-    usage: DashMap<KeyId, Arc<Usage>>,
     writer: Mutex<()>,
 }
 
@@ -57,7 +69,8 @@ pub struct Table {
 #[derive(Debug)]
 struct Keys {
     by_hash: Shards,
-    by_id: DashMap<ById, Age>,
+    /// Each with its place in the key file.
+    by_id: DashMap<ById, u64>,
     by_age: Mutex<BTreeMap<Age, Arc<Entry>>>,
     next_place: AtomicU64,
 }
@@ -75,15 +88,23 @@ pub struct Age {
     pub place: u64,
 }
 
-/// What a new table changes, by id.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a new table changes.
+#[derive(Clone, Debug, Default)]
 pub struct Difference {
     /// In the new table only.
-    pub added: Vec<KeyId>,
+    pub added: Vec<Arc<Entry>>,
     /// In the old table only.
-    pub removed: Vec<KeyId>,
-    /// In both, with another record.
-    pub changed: Vec<KeyId>,
+    pub removed: Vec<Arc<Entry>>,
+    /// In both; the new record.
+    pub changed: Vec<Arc<Entry>>,
+}
+
+impl Difference {
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
 }
 
 /// A key's id or hash is another key's already.
@@ -113,7 +134,6 @@ impl Default for Table {
         Self {
             current: ArcSwap::from_pointee(Keys::of(Vec::new())),
             generation: AtomicU64::new(0),
-            usage: DashMap::new(),
             writer: Mutex::new(()),
         }
     }
@@ -161,8 +181,10 @@ impl Table {
             return Err(Taken);
         }
         if keys.by_hash.is_crowded(keys.by_id.len()) {
-            keys = Arc::new(Keys::of(keys.in_file_order()));
-            self.current.store(Arc::clone(&keys));
+            let roomier = Arc::new(Keys::of(keys.in_file_order()));
+            drop(keys);
+            tear_down(self.current.swap(Arc::clone(&roomier)));
+            keys = roomier;
         }
         let entry = Arc::new(Entry::from(key));
         keys.add(Arc::clone(&entry));
@@ -182,7 +204,7 @@ impl Table {
         if hash_changes && keys.by_hash.find(key.hash()).is_some() {
             return Err(Taken);
         }
-        let entry = Arc::new(Entry::from(key));
+        let entry = Arc::new(before.changed_to(key));
         keys.put(Arc::clone(&entry), age);
         if hash_changes {
             keys.by_hash.remove(before.key.hash());
@@ -199,55 +221,60 @@ impl Table {
         keys.by_hash.remove(entry.key.hash());
         keys.by_id.remove(id);
         lock(&keys.by_age).remove(&age);
-        self.usage.remove(&entry.key.key_id());
         self.grow();
         Some(entry)
     }
 
-    /// What [`Table::swap`] with these keys would change.
+    /// An entry for a record that may come into the table: the table's own where the record is the same, so that
+    /// unchanged keys keep their memory.
     #[must_use]
-    pub fn compare(&self, keys: &[Key]) -> Difference {
+    pub fn adopt(&self, key: Key) -> Arc<Entry> {
+        let current = self.current.load();
+        match current.by_id.get(key.id()) {
+            Some(found) if found.key().0.key == key => Arc::clone(&found.key().0),
+            Some(found) => Arc::new(found.key().0.changed_to(key)),
+            None => Arc::new(Entry::from(key)),
+        }
+    }
+
+    /// What [`Table::swap`] with these entries would change.
+    #[must_use]
+    pub fn compare(&self, entries: &[Arc<Entry>]) -> Difference {
         let current = self.current.load_full();
         let mut difference = Difference::default();
-        let mut kept = 0;
-        for key in keys {
-            match current.entry(key.id()) {
-                None => difference.added.push(key.key_id()),
-                Some((entry, _)) => {
-                    kept += 1;
-                    if entry.key != *key {
-                        difference.changed.push(key.key_id());
+        for entry in entries {
+            match current.by_id.get(entry.key.id()) {
+                None => difference.added.push(Arc::clone(entry)),
+                Some(found) => {
+                    let before = &found.key().0;
+                    if !Arc::ptr_eq(before, entry) && before.key != entry.key {
+                        difference.changed.push(Arc::clone(entry));
                     }
                 }
             }
         }
+        let kept = entries.len() - difference.added.len();
         if kept < current.by_id.len() {
-            let ids: std::collections::HashSet<&str> = keys.iter().map(Key::id).collect();
-            let gone = current
-                .in_file_order()
-                .into_iter()
-                .filter(|entry| !ids.contains(entry.key.id()));
-            difference.removed = gone.map(|entry| entry.key.key_id()).collect();
+            let ids: HashSet<&str> = entries.iter().map(|entry| entry.key.id()).collect();
+            difference.removed = current.in_file_order();
+            difference
+                .removed
+                .retain(|entry| !ids.contains(entry.key.id()));
         }
         difference
     }
 
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
-    /// The caller has made sure that ids and hashes are unique. Unchanged keys keep their memory.
-    pub fn swap(&self, keys: Vec<Key>) -> Difference {
+    /// The caller has made sure that ids and hashes are unique. Where nothing differs, nothing changes.
+    pub fn swap(&self, entries: Vec<Arc<Entry>>) -> Difference {
         let _turn = lock(&self.writer);
-        let difference = self.compare(&keys);
-        let current = self.current.load_full();
-        let reuse = |key: Key| match current.entry(key.id()) {
-            Some((entry, _)) if entry.key == key => entry,
-            _ => Arc::new(Entry::from(key)),
-        };
-        self.current
-            .store(Arc::new(Keys::of(keys.into_iter().map(reuse).collect())));
-        for id in &difference.removed {
-            self.usage.remove(id);
+        let difference = self.compare(&entries);
+        if difference.is_empty() && self.in_file_order() == entries {
+            return difference;
         }
+        let old = self.current.swap(Arc::new(Keys::of(entries)));
         self.grow();
+        tear_down(old);
         difference
     }
 
@@ -289,18 +316,13 @@ impl Table {
 
     /// Counts a request that a key was let in with.
     pub fn count(&self, entry: &Entry, now: UnixTime) {
-        let find = || Arc::clone(&self.usage.entry(entry.key.key_id()).or_default());
-        entry.usage.get_or_init(find).count(now);
+        entry.usage.get_or_init(Arc::default).count(now);
     }
 
     /// How often a key was let in, and when last.
     #[must_use]
     pub fn usage(&self, entry: &Entry) -> usage::Reading {
-        let used = entry
-            .usage
-            .get()
-            .cloned()
-            .or_else(|| self.usage.get(&entry.key.key_id()).map(|u| Arc::clone(&u)));
+        let used = entry.usage.get();
         used.map(|usage| usage.read()).unwrap_or_default()
     }
 
@@ -311,30 +333,33 @@ impl Table {
 }
 
 impl Keys {
+    /// The index by hash is laid out beside the other two, on a thread of its own.
     fn of(entries: Vec<Arc<Entry>>) -> Self {
-        let ages = entries
-            .iter()
-            .zip(0..)
-            .map(|(entry, place)| Age::of(&entry.key, place));
         let by_id = DashMap::with_capacity(entries.len());
-        let mut by_age: Vec<_> = ages.zip(entries.iter().cloned()).collect();
-        for (age, entry) in &by_age {
-            by_id.insert(ById(Arc::clone(entry)), *age);
-        }
-        by_age.sort_unstable_by_key(|(age, _)| *age);
-        let next_place = AtomicU64::new(entries.len() as u64);
+        let mut by_age = Vec::with_capacity(entries.len());
+        let by_hash = std::thread::scope(|scope| {
+            let by_hash =
+                (entries.len() >= WORTH_A_THREAD).then(|| scope.spawn(|| Shards::of(&entries)));
+            for (entry, place) in entries.iter().zip(0..) {
+                by_id.insert(ById(Arc::clone(entry)), place);
+                by_age.push((Age::of(&entry.key, place), Arc::clone(entry)));
+            }
+            by_age.sort_unstable_by_key(|(age, _)| *age);
+            by_hash.and_then(|laid_out| laid_out.join().ok())
+        });
         Self {
-            by_hash: Shards::of(entries),
+            by_hash: by_hash.unwrap_or_else(|| Shards::of(&entries)),
             by_id,
             by_age: Mutex::new(by_age.into_iter().collect()),
-            next_place,
+            next_place: AtomicU64::new(entries.len() as u64),
         }
     }
 
     fn entry(&self, id: &str) -> Option<(Arc<Entry>, Age)> {
-        self.by_id
-            .get(id)
-            .map(|found| (Arc::clone(&found.key().0), *found.value()))
+        self.by_id.get(id).map(|found| {
+            let entry = &found.key().0;
+            (Arc::clone(entry), Age::of(&entry.key, *found.value()))
+        })
     }
 
     fn add(&self, entry: Arc<Entry>) {
@@ -345,8 +370,8 @@ impl Keys {
     fn put(&self, entry: Arc<Entry>, age: Age) {
         lock(&self.by_age).insert(age, Arc::clone(&entry));
         match self.by_id.entry(ById(Arc::clone(&entry))) {
-            Occupied(before) => drop(before.replace_entry(age)),
-            Vacant(free) => drop(free.insert(age)),
+            Occupied(before) => drop(before.replace_entry(age.place)),
+            Vacant(free) => drop(free.insert(age.place)),
         }
         self.by_hash.put(entry);
     }
@@ -379,6 +404,13 @@ impl From<Key> for Entry {
     }
 }
 
+/// Entries are equal when they are the same one.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
 impl PartialEq for ById {
     fn eq(&self, other: &Self) -> bool {
         self.0.key.id() == other.0.key.id()
@@ -399,6 +431,14 @@ impl Borrow<str> for ById {
     }
 }
 
+/// Frees a table that is no longer the current one. A reader that still holds it for the length of one search must not
+/// be the one to free a million keys, so it is waited for.
+fn tear_down(old: Arc<Keys>) {
+    while Arc::strong_count(&old) > 1 {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
 /// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -407,7 +447,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::key::{KeyFields, KeyName};
+    use crate::policy::key::{KeyFields, KeyId, KeyName};
     use crate::policy::model_access::ModelAccess;
     use crate::policy::network::AllowFrom;
     use proptest::prelude::*;
@@ -426,6 +466,10 @@ mod tests {
             account: None,
             disabled: false,
         })
+    }
+
+    fn swap(table: &Table, keys: Vec<Key>) -> Difference {
+        table.swap(keys.into_iter().map(|key| table.adopt(key)).collect())
     }
 
     fn hash(token: u32) -> TokenHash {
@@ -467,7 +511,7 @@ mod tests {
         let entry = table.insert(key(1, 1, None)).unwrap();
         table.count(&entry, UnixTime::from_seconds(5));
         table.replace(key(1, 7, None)).unwrap();
-        table.swap(vec![key(1, 8, Some(3))]);
+        swap(&table, vec![key(1, 8, Some(3))]);
         let entry = table.find(&hash(8)).unwrap();
         table.count(&entry, UnixTime::from_seconds(9));
         let reading = table.usage(&entry);
@@ -483,13 +527,14 @@ mod tests {
     #[test]
     fn the_newest_key_comes_first_and_those_without_a_date_last() {
         let table = Table::default();
-        table.swap(vec![
+        let keys = vec![
             key(1, 1, None),
             key(2, 2, Some(5)),
             key(3, 3, Some(9)),
             key(4, 4, Some(5)),
             key(5, 5, None),
-        ]);
+        ];
+        swap(&table, keys);
         let first = table.newest_first(None, 3, |_| true);
         assert_eq!(ids(&first.entries), ["key_3", "key_4", "key_2"]);
         table.remove("key_2");
@@ -509,12 +554,61 @@ mod tests {
     #[test]
     fn a_swap_reports_what_it_adds_removes_and_changes_and_keeps_the_rest() {
         let table = Table::default();
-        table.swap(vec![key(1, 1, None), key(2, 2, None), key(3, 3, None)]);
+        swap(
+            &table,
+            vec![key(1, 1, None), key(2, 2, None), key(3, 3, None)],
+        );
         let kept = table.by_id("key_3").unwrap();
         let next = vec![key(2, 9, None), key(3, 3, None), key(4, 4, None)];
-        assert_eq!(table.compare(&next), table.swap(next.clone()));
+        let difference = swap(&table, next);
+        assert_eq!(ids(&difference.added), ["key_4"]);
+        assert_eq!(ids(&difference.removed), ["key_1"]);
+        assert_eq!(ids(&difference.changed), ["key_2"]);
         assert!(Arc::ptr_eq(&kept, &table.by_id("key_3").unwrap()));
         assert!(table.find(&hash(2)).is_none() && table.find(&hash(9)).is_some());
+    }
+
+    #[test]
+    fn a_swap_with_the_same_keys_changes_nothing_but_another_order_does() {
+        let table = Table::default();
+        swap(&table, vec![key(1, 1, None), key(2, 2, None)]);
+        let generation = table.generation();
+        assert!(swap(&table, vec![key(1, 1, None), key(2, 2, None)]).is_empty());
+        assert_eq!(table.generation(), generation);
+        assert!(swap(&table, vec![key(2, 2, None), key(1, 1, None)]).is_empty());
+        assert_eq!(ids(&table.in_file_order()), ["key_2", "key_1"]);
+        assert!(table.generation() > generation);
+    }
+
+    #[test]
+    fn a_use_that_began_before_a_change_of_the_key_is_counted() {
+        let table = Table::default();
+        let before = table.insert(key(1, 1, None)).unwrap();
+        table.replace(key(1, 1, Some(7))).unwrap();
+        table.count(&before, UnixTime::from_seconds(5));
+        assert_eq!(table.usage(&table.by_id("key_1").unwrap()).requests, 1);
+    }
+
+    #[test]
+    fn readers_find_every_kept_key_while_tables_are_swapped() {
+        let table = Table::default();
+        swap(&table, (0..100).map(|id| key(id, id, None)).collect());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!((0..100).all(|id| table.find(&hash(id)).is_some()));
+                }
+            });
+            for round in 0..200 {
+                let newest = key(100 + round, 100 + round, None);
+                let kept = (0..100).map(|id| key(id, id, Some(i64::from(round))));
+                swap(&table, kept.chain([newest]).collect());
+                assert!(table.find(&hash(99 + round)).is_none() || round == 0);
+            }
+            done.store(true, Ordering::Relaxed);
+            reader.join().unwrap();
+        });
     }
 
     #[test]
@@ -551,7 +645,7 @@ mod tests {
                     2 => prop_assert_eq!(table.remove(&format!("key_{id}")).is_some(), model.remove(&id).is_some()),
                     _ => {
                         model.retain(|other, _| *other != id);
-                        table.swap(model.iter().map(|(id, token)| key(*id, *token, None)).collect());
+                        swap(&table, model.iter().map(|(id, token)| key(*id, *token, None)).collect());
                     }
                 }
                 prop_assert_eq!(table.len(), model.len());

@@ -20,18 +20,24 @@ pub(super) struct Shards(Box<[ArcSwap<Shard>]>);
 type Shard = Vec<(u64, Arc<Entry>)>;
 
 impl Shards {
-    pub(super) fn of(entries: Vec<Arc<Entry>>) -> Self {
+    /// Every shard is allocated once, in its final size: at a million keys, whatever else was allocated on the way
+    /// would stay behind as holes in the heap.
+    pub(super) fn of(entries: &[Arc<Entry>]) -> Self {
         let count = (entries.len() / KEYS_A_SHARD)
             .next_power_of_two()
             .max(FEWEST_SHARDS);
-        let mut shards: Vec<Shard> = vec![Vec::new(); count];
+        let mut sizes = vec![0_u32; count];
+        for entry in entries {
+            sizes[place(start_of(entry.key().hash()), count)] += 1;
+        }
+        let sized = |size: &u32| Shard::with_capacity(*size as usize);
+        let mut shards: Vec<Shard> = sizes.iter().map(sized).collect();
         for entry in entries {
             let start = start_of(entry.key().hash());
-            shards[place(start, count)].push((start, entry));
+            shards[place(start, count)].push((start, Arc::clone(entry)));
         }
         let empty = Arc::new(Shard::new());
-        let share = |mut shard: Shard| {
-            shard.shrink_to_fit();
+        let share = |shard: Shard| {
             ArcSwap::new(if shard.is_empty() {
                 Arc::clone(&empty)
             } else {

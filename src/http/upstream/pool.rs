@@ -62,8 +62,14 @@ pub struct Answer {
     replica: InFlight,
     connection: Option<Connection>,
     head: Head,
-    /// How long connecting took, over all tries.
-    pub connecting: Duration,
+    handed_over: HandedOver,
+}
+
+/// When a request was first handed to a connection, and how much of the time before that went into connecting.
+#[derive(Clone, Copy, Debug)]
+struct HandedOver {
+    at: Instant,
+    connecting: Duration,
 }
 
 /// Why there is no answer.
@@ -122,20 +128,26 @@ impl Pool {
     ) -> Result<Answer, SendFault> {
         let mut tried = Vec::new();
         let mut connecting = Duration::ZERO;
+        let first = Cell::new(None);
         let mut refused = None;
         while let Some(replica) = self.choose(upstream, &tried) {
             let replica = InFlight::at(replica);
             let request_head = request_head(upstream, &replica.0, outbound);
-            let exchange = |mut connection: Connection| {
+            let exchange = |mut connection: Connection, connecting: Duration| {
+                let handed_over = first.get().unwrap_or(HandedOver {
+                    at: Instant::now(),
+                    connecting,
+                });
+                first.set(Some(handed_over));
                 let (head, body) = (&request_head, &outbound.body);
                 async move {
                     watch.set_deadline(self.clock.now() + self.patience.first_byte);
                     let answer = connection.exchange(head, body, &self.clock, watch).await;
-                    answer.map(|head| (connection, head))
+                    answer.map(|head| (connection, head, handed_over))
                 }
             };
             let mut answered = match self.kept(&replica.0) {
-                Some(connection) => exchange(connection).await,
+                Some(connection) => exchange(connection, connecting).await,
                 None => Err(ExchangeFault::Stale),
             };
             if let Err(ExchangeFault::Stale) = answered {
@@ -143,7 +155,7 @@ impl Pool {
                 let connected = timeout(self.patience.connect, connect(&replica.0)).await;
                 connecting += began.elapsed();
                 match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                    Ok(stream) => answered = exchange(Connection::new(stream)).await,
+                    Ok(stream) => answered = exchange(Connection::new(stream), connecting).await,
                     Err(error) => {
                         if matches!(
                             error.kind(),
@@ -158,13 +170,20 @@ impl Pool {
                 }
             }
             return match answered {
-                Ok((connection, head)) => Ok(Answer {
-                    pool: Rc::clone(self),
-                    replica,
-                    connection: Some(connection),
-                    head,
-                    connecting,
-                }),
+                Ok((connection, head, handed_over)) => {
+                    let connection = Some(connection);
+                    let mut answer = Answer {
+                        pool: Rc::clone(self),
+                        replica,
+                        connection,
+                        head,
+                        handed_over,
+                    };
+                    if answer.head.is_done() {
+                        answer.keep();
+                    }
+                    Ok(answer)
+                }
                 Err(ExchangeFault::Broken(broken)) => Err(SendFault::Broken(broken)),
                 Err(ExchangeFault::Stale) => Err(SendFault::Broken(
                     "the upstream closed a fresh connection".into(),
@@ -249,6 +268,15 @@ impl Answer {
             self.keep();
         }
         polled
+    }
+
+    /// The time from `since` until the request was handed to a connection, without connecting.
+    #[must_use]
+    pub fn overhead(&self, since: Instant) -> Duration {
+        self.handed_over
+            .at
+            .saturating_duration_since(since)
+            .saturating_sub(self.handed_over.connecting)
     }
 
     /// Whether the body has ended.

@@ -1,0 +1,102 @@
+//! A permit that stays under watch for as long as its request runs.
+//!
+//! Invariant: whoever holds a lease and asks [`Lease::check`] before each piece of an answer sends nothing after the
+//! key was deleted, disabled, expired or narrowed. The common case costs one load: the table's generation.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::http::clock::Watch;
+use crate::policy::decide::Permit;
+use crate::policy::denial::Denial;
+use crate::policy::time::UnixTime;
+use crate::policy::token::TokenHash;
+use crate::table::{Entry, Table};
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Lease {
+    permit: Permit,
+    hash: TokenHash,
+    table: Arc<Table>,
+    generation: u64,
+    expires_at: Option<UnixTime>,
+    watch: Rc<Watch>,
+}
+
+impl Lease {
+    /// Keeps `permit` under watch. `generation` is the table's from before `entry` was looked up, so that no change
+    /// since then is missed; `watch` wakes whoever waits while the request stands still.
+    #[must_use]
+    pub fn new(
+        permit: Permit,
+        entry: &Entry,
+        table: Arc<Table>,
+        generation: u64,
+        watch: Rc<Watch>,
+    ) -> Self {
+        let mut lease = Self {
+            permit,
+            hash: *entry.key().hash(),
+            table,
+            generation,
+            expires_at: None,
+            watch,
+        };
+        lease.follow(generation, entry.key().expires_at());
+        lease
+    }
+
+    /// What is permitted.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// The watch that wakes whoever waits for this request.
+    #[must_use]
+    pub fn watch(&self) -> Rc<Watch> {
+        Rc::clone(&self.watch)
+    }
+
+    /// Whether what was permitted still is.
+    ///
+    /// # Errors
+    /// The rule that refuses by now.
+    pub fn check(&mut self) -> Result<(), Denial> {
+        let generation = self.table.generation();
+        if generation == self.generation && self.expires_at.is_none_or(|end| now() < end) {
+            return Ok(());
+        }
+        let entry = self.table.find(&self.hash);
+        self.permit
+            .recheck(entry.as_deref().map(Entry::key), now())?;
+        self.follow(generation, entry.and_then(|entry| entry.key().expires_at()));
+        Ok(())
+    }
+
+    fn follow(&mut self, generation: u64, expires_at: Option<UnixTime>) {
+        self.generation = generation;
+        self.expires_at = expires_at;
+        self.watch
+            .follow(generation, expires_at.map(UnixTime::seconds));
+    }
+}
+
+/// The wall clock, by which keys expire.
+#[must_use]
+pub fn now() -> UnixTime {
+    unix_time(SystemTime::now())
+}
+
+/// A time of the wall clock in whole seconds.
+#[must_use]
+pub fn unix_time(time: SystemTime) -> UnixTime {
+    let seconds = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => {
+            i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds - 1)
+        }
+    };
+    UnixTime::from_seconds(seconds)
+}

@@ -1,0 +1,8 @@
+//! Floor 4: the data path. [`serve`] accepts connections, [`request`] is a request's life from head to last byte.
+
+pub mod lease;
+pub mod listen;
+pub mod record;
+pub mod request;
+pub mod serve;
+pub mod stream;

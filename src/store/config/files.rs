@@ -1,0 +1,93 @@
+//! The files a config names: that they can be read and hold what they should. They are read again by what uses them.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
+
+/// Largest file of any kind that is read here, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A small file's bytes, wiped when dropped: it may be a private key or a credential.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let unreadable = |error: std::io::Error| {
+        format!(
+            "{} cannot be read ({error}); name a file that the gateway's user may read",
+            path.display()
+        )
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!(
+            "{} is larger than {} MiB; name another file",
+            path.display(),
+            MAX_FILE >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+/// A PEM file with at least one certificate.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("{} is not PEM ({error}); name a PEM file", path.display()))?;
+    if certificates.is_empty() {
+        return Err(format!(
+            "{} holds no certificate; name a PEM file with BEGIN CERTIFICATE in it",
+            path.display()
+        ));
+    }
+    Ok(certificates)
+}
+
+/// A PEM file with a private key.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let bytes = read(path)?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+        format!(
+            "{} holds no private key; name a PEM file with an unencrypted BEGIN PRIVATE KEY in it",
+            path.display()
+        )
+    })
+}
+
+/// That the private key can be used, and is the one of the first certificate.
+pub(crate) fn belong_together(
+    certificates: Vec<CertificateDer<'static>>,
+    private_key: PrivateKeyDer<'static>,
+) -> Result<(), String> {
+    CertifiedKey::from_der(certificates, private_key, &ring::default_provider())
+        .map(drop)
+        .map_err(|error| {
+            format!(
+                "cannot be used with the certificate ({error}); name the key that the chain's first certificate was \
+                 made for"
+            )
+        })
+}
+
+/// A PEM file with certificates that can vouch for others.
+pub(crate) fn certificate_authorities(path: &Path) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            format!(
+                "{} holds a certificate that cannot be used ({error}); name the PEM file of the CA",
+                path.display()
+            )
+        })?;
+    }
+    Ok(())
+}

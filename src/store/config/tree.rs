@@ -1,0 +1,444 @@
+//! A TOML document read section by section, with every fault collected and the line of each.
+//!
+//! Invariant: a field that is asked for and faulty leaves a fault; a field that nobody asked for leaves one too, once
+//! its section is [finished](Section::finish).
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Document, Item, TableLike, Value};
+
+use crate::store::config::value::quoted;
+use crate::store::fault::Fault;
+
+/// Where something stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    file: PathBuf,
+    line: usize,
+    field: String,
+}
+
+impl Place {
+    /// A flag of the command line.
+    pub(crate) fn flag(name: &str) -> Self {
+        Self {
+            file: PathBuf::from("command line"),
+            line: 0,
+            field: name.to_owned(),
+        }
+    }
+
+    /// Its line, counted from 1; 0 for what is no line of a file.
+    pub(crate) fn line(&self) -> usize {
+        self.line
+    }
+
+    /// A file as a whole.
+    pub(crate) fn file(file: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: 0,
+            field: String::new(),
+        }
+    }
+}
+
+/// A value and where it stands, for rules between values.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed<T> {
+    pub(crate) place: Place,
+    pub(crate) value: T,
+}
+
+/// The faults found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(RefCell<Vec<Fault>>);
+
+impl Faults {
+    /// Adds one: `what; remedy`.
+    pub(crate) fn add(&self, place: &Place, message: impl Into<String>) {
+        let Place { file, line, field } = place.clone();
+        self.0.borrow_mut().push(Fault {
+            file,
+            line,
+            field,
+            message: message.into(),
+        });
+    }
+
+    /// The value, or None and a fault.
+    pub(crate) fn take<T>(&self, place: &Place, read: Result<T, String>) -> Option<T> {
+        read.map_err(|message| self.add(place, message)).ok()
+    }
+
+    /// All of them, in the order of their lines.
+    pub(crate) fn sorted(self) -> Vec<Fault> {
+        let mut faults = self.0.into_inner();
+        faults.sort_by_key(|fault| fault.line);
+        faults
+    }
+}
+
+/// A document that is TOML, whatever it says.
+pub(crate) struct Tree {
+    file: PathBuf,
+    document: Document<String>,
+    lines: Lines,
+}
+
+impl Tree {
+    /// None, and one fault with its line, where the text is not TOML.
+    pub(crate) fn parse(file: &Path, text: &[u8], faults: &Faults) -> Option<Self> {
+        let lines = Lines::of(text);
+        let at = |offset| Place {
+            line: lines.line_at(offset),
+            ..Place::file(file)
+        };
+        let text = match std::str::from_utf8(text) {
+            Ok(text) => text.to_owned(),
+            Err(error) => {
+                let place = at(error.valid_up_to());
+                faults.add(&place, "is not UTF-8; save the file as UTF-8");
+                return None;
+            }
+        };
+        match Document::parse(text) {
+            Ok(document) => Some(Self {
+                file: file.to_owned(),
+                document,
+                lines,
+            }),
+            Err(error) => {
+                let place = at(error.span().map_or(0, |span| span.start));
+                let what = error.message().replace('\n', ", ");
+                faults.add(
+                    &place,
+                    format!("is not TOML: {what}; correct this line, then check again"),
+                );
+                None
+            }
+        }
+    }
+
+    /// The fields outside any section.
+    pub(crate) fn root<'a>(&'a self, faults: &'a Faults) -> Section<'a> {
+        Section {
+            tree: Some(self),
+            faults,
+            table: Some(self.document.as_table()),
+            place: Place::file(&self.file),
+            asked: Vec::new(),
+        }
+    }
+}
+
+/// One section of the document; without a table, every field of it is absent.
+pub(crate) struct Section<'a> {
+    tree: Option<&'a Tree>,
+    faults: &'a Faults,
+    table: Option<&'a dyn TableLike>,
+    place: Place,
+    asked: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    /// A section in which nothing stands.
+    pub(crate) fn absent(faults: &'a Faults, place: Place) -> Self {
+        Self {
+            tree: None,
+            faults,
+            table: None,
+            place,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Whether it stands in the file.
+    pub(crate) fn is_present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Whether the field stands in it, faulty or not.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(name))
+    }
+
+    /// Whether the field is a list in which nothing stands.
+    pub(crate) fn is_empty_list(&self, name: &str) -> bool {
+        let array = self.table.and_then(|table| table.get(name)?.as_array());
+        array.is_some_and(toml_edit::Array::is_empty)
+    }
+
+    /// Where a field stands; where it is missing, the section's first line.
+    pub(crate) fn place(&self, name: &str) -> Place {
+        let entry = self.table.and_then(|table| table.get_key_value(name));
+        let span = entry.and_then(|(key, item)| item.span().or(key.span()));
+        let line = self.line_at(span).unwrap_or(self.place.line);
+        let field = match self.place.field.as_str() {
+            "" => name.to_owned(),
+            section => format!("{section}.{name}"),
+        };
+        Place {
+            file: self.place.file.clone(),
+            line,
+            field,
+        }
+    }
+
+    /// Adds a fault of a field.
+    pub(crate) fn fault(&self, name: &str, message: impl Into<String>) {
+        self.faults.add(&self.place(name), message);
+    }
+
+    /// A text in quotes, in the form that `read` takes.
+    pub(crate) fn text<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let item = self.ask(name)?;
+        let value = text_of(item.as_value(), item.type_name());
+        self.faults.take(&self.place(name), value.and_then(read))
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn switch(&mut self, name: &'static str) -> Option<bool> {
+        let item = self.ask(name)?;
+        let value = item.as_bool().ok_or_else(|| {
+            let found = article(item.type_name());
+            format!("is {found}; write true or false")
+        });
+        self.faults.take(&self.place(name), value)
+    }
+
+    /// A whole number within `from..=to`.
+    pub(crate) fn number(&mut self, name: &'static str, from: usize, to: usize) -> Option<usize> {
+        let item = self.ask(name)?;
+        let value = item.as_integer().map(usize::try_from);
+        let value = match value {
+            Some(Ok(number)) if (from..=to).contains(&number) => Ok(number),
+            Some(_) => Err(format!("is out of bounds; write {from} to {to}")),
+            None => Err(format!(
+                "is {}; write a whole number, without quotes",
+                article(item.type_name())
+            )),
+        };
+        self.faults.take(&self.place(name), value)
+    }
+
+    /// A text that `read` takes, or a plain number, which is read as if it stood in quotes.
+    pub(crate) fn text_or_number<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match self.table?.get(name).and_then(Item::as_integer) {
+            Some(number) => {
+                self.ask(name)?;
+                let value = read(&number.to_string());
+                self.faults.take(&self.place(name), value)
+            }
+            None => self.text(name, read),
+        }
+    }
+
+    /// A list of texts; what is faulty in it is left out.
+    pub(crate) fn texts<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Placed<T>>> {
+        let item = self.ask(name)?;
+        let Some(array) = item.as_array() else {
+            let found = article(item.type_name());
+            self.fault(
+                name,
+                format!("is {found}; write a list, like [\"a\", \"b\"]"),
+            );
+            return None;
+        };
+        let mut taken = Vec::new();
+        for (index, value) in array.iter().enumerate() {
+            let mut place = self.place(name);
+            place.line = self.line_at(value.span()).unwrap_or(place.line);
+            place.field = format!("{}[{index}]", place.field);
+            let text = text_of(Some(value), value.type_name());
+            if let Some(value) = self.faults.take(&place, text.and_then(&read)) {
+                taken.push(Placed { place, value });
+            }
+        }
+        Some(taken)
+    }
+
+    /// One text, or a list of them with at least one; what is faulty is left out.
+    pub(crate) fn text_or_texts<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Placed<T>>> {
+        let is_list = self.table?.get(name).is_some_and(Item::is_array);
+        match is_list {
+            true if self.is_empty_list(name) => {
+                self.ask(name)?;
+                self.fault(name, "is an empty list; name at least one");
+                None
+            }
+            true => self.texts(name, read),
+            false => {
+                let value = self.text(name, read)?;
+                let place = self.place(name);
+                Some(vec![Placed { place, value }])
+            }
+        }
+    }
+
+    /// A section below this one.
+    pub(crate) fn section(&mut self, name: &'static str) -> Section<'a> {
+        let place = self.place(name);
+        let Some(item) = self.ask(name) else {
+            return Section::absent(self.faults, place);
+        };
+        let table = item.as_table_like();
+        if table.is_none() {
+            let found = article(item.type_name());
+            self.fault(
+                name,
+                format!("is {found}; write [{name}] on a line of its own, and its fields below it"),
+            );
+        }
+        self.below(table, place)
+    }
+
+    /// The sections of a list of them, like `[[upstreams]]`. None where the list is missing or is none.
+    pub(crate) fn sections(&mut self, name: &'static str) -> Option<Vec<Section<'a>>> {
+        let item = self.ask(name)?;
+        let remedy = format!("write [[{name}]] on a line of its own, and its fields below it");
+        let tables: Vec<(Option<&'a dyn TableLike>, _)> = match (item, item.as_array()) {
+            (Item::ArrayOfTables(tables), _) => tables
+                .iter()
+                .map(|table| (Some(table as &dyn TableLike), table.span()))
+                .collect(),
+            (_, Some(values)) => values
+                .iter()
+                .map(|value| {
+                    let table = value.as_inline_table();
+                    (table.map(|table| table as &dyn TableLike), value.span())
+                })
+                .collect(),
+            _ => {
+                let found = article(item.type_name());
+                self.fault(name, format!("is {found}; {remedy}"));
+                return None;
+            }
+        };
+        let mut sections = Vec::new();
+        for (index, (table, span)) in tables.into_iter().enumerate() {
+            let mut place = self.place(name);
+            place.line = self.line_at(span).unwrap_or(place.line);
+            place.field = format!("{}[{index}]", place.field);
+            if table.is_none() {
+                self.faults
+                    .add(&place, format!("is not a section; {remedy}"));
+            }
+            sections.push(self.below(table, place));
+        }
+        Some(sections)
+    }
+
+    /// Every field that nobody asked for is a fault. Consumes the section, so that it comes last.
+    pub(crate) fn finish(self) {
+        for (name, _) in self.table.into_iter().flat_map(TableLike::iter) {
+            if self.asked.contains(&name) {
+                continue;
+            }
+            let remedy = match nearest(name, &self.asked) {
+                Some(known) => format!("did you mean {known}?"),
+                None => format!("remove it, or use one of {}", self.asked.join(", ")),
+            };
+            let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            let mut place = self.place(name);
+            if name.is_empty() || !name.chars().all(bare) {
+                let end = place.field.len() - name.len();
+                place.field.replace_range(end.., &quoted(name));
+            }
+            self.faults
+                .add(&place, format!("is not a field of this section; {remedy}"));
+        }
+    }
+
+    fn ask(&mut self, name: &'static str) -> Option<&'a Item> {
+        self.asked.push(name);
+        self.table?.get(name)
+    }
+
+    fn below(&self, table: Option<&'a dyn TableLike>, place: Place) -> Self {
+        Self {
+            tree: self.tree,
+            faults: self.faults,
+            table,
+            place,
+            asked: Vec::new(),
+        }
+    }
+
+    fn line_at(&self, span: Option<std::ops::Range<usize>>) -> Option<usize> {
+        Some(self.tree?.lines.line_at(span?.start))
+    }
+}
+
+/// Where each line of a text ends.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &[u8]) -> Self {
+        Self(memchr::memchr_iter(b'\n', text).collect())
+    }
+
+    /// The line of a byte, counted from 1.
+    fn line_at(&self, offset: usize) -> usize {
+        self.0.partition_point(|end| *end < offset) + 1
+    }
+}
+
+fn text_of<'a>(value: Option<&'a Value>, type_name: &str) -> Result<&'a str, String> {
+    value.and_then(Value::as_str).ok_or_else(|| {
+        let found = article(type_name);
+        format!("is {found}; write a text in double quotes")
+    })
+}
+
+fn article(type_name: &str) -> String {
+    let vowel = type_name.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {type_name}", if vowel { "an" } else { "a" })
+}
+
+/// The known name that was probably meant: a few letters off, or one the beginning of the other.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let beginning =
+        |known: &&&str| name.len() >= 3 && (known.starts_with(name) || name.starts_with(**known));
+    let (distance, close) = known
+        .iter()
+        .map(|known| (edits(name, known), known))
+        .min_by_key(|(distance, _)| *distance)?;
+    if distance <= 2 && distance < name.len().min(close.len()) {
+        return Some(close);
+    }
+    known.iter().find(beginning).copied()
+}
+
+/// How many letters must be put in, taken out or replaced to make one of the other (Levenshtein).
+fn edits(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}

@@ -1,0 +1,191 @@
+//! What stands in `deploy/` fits the program: the configs load, the example shows the defaults, and alerts and
+//! dashboard ask for no metric that the gateway does not have.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use keygate::store::config::Config;
+use keygate::store::config::parse::{Overrides, load};
+
+/// Every metric, with the suffixes of histograms apart.
+const METRICS: [&str; 15] = [
+    "keygate_requests_total",
+    "keygate_responses_total",
+    "keygate_request_seconds",
+    "keygate_first_byte_seconds",
+    "keygate_overhead_seconds",
+    "keygate_in_flight",
+    "keygate_connections",
+    "keygate_keys",
+    "keygate_generation",
+    "keygate_reloads_total",
+    "keygate_last_reload_timestamp_seconds",
+    "keygate_upstream_up",
+    "keygate_build_info",
+    "keygate_unwritten_changes",
+    "keygate_log_lines_dropped_total",
+];
+const HISTOGRAMS: [&str; 3] = [
+    "keygate_request_seconds",
+    "keygate_first_byte_seconds",
+    "keygate_overhead_seconds",
+];
+
+fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy")
+        .join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(deploy(name)).unwrap()
+}
+
+fn config(file: &Path) -> Config {
+    load(file, &Overrides::default()).unwrap_or_else(|faults| panic!("{faults:#?}"))
+}
+
+#[test]
+fn the_example_config_loads_and_shows_the_defaults() {
+    let example = config(&deploy("keygate.toml"));
+    let folder = tempfile::tempdir().unwrap();
+    let bare = folder.path().join("keygate.toml");
+    let upstream = "[[upstreams]]\nname = \"llama\"\nurl = \"http://127.0.0.1:8000\"\n";
+    fs::write(&bare, upstream).unwrap();
+    let mut expected = config(&bare);
+    expected.file = Some(deploy("keygate.toml"));
+    expected.keys.file = deploy("keys.jsonl");
+    expected.admin.socket = deploy("keygate.sock");
+    expected.admin.token_file = deploy("admin.token");
+    assert_eq!(example, expected);
+}
+
+/// Prose stands behind `# `, a setting that is switched off behind a bare `#`.
+#[test]
+fn what_the_example_config_leaves_out_is_spelt_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keygate.toml");
+    let all: String = text("keygate.toml")
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    fs::write(&file, all).unwrap();
+    let faults = load(&file, &Overrides::default()).unwrap_err();
+    let found: BTreeSet<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
+    // The files it names are not there, and it shows both places of a credential.
+    let expected = [
+        "tls.certificate",
+        "tls.private_key",
+        "upstreams[0].api_key_env",
+        "upstreams[0].api_key_file",
+        "upstreams[0].ca_file",
+    ];
+    assert_eq!(found, BTreeSet::from(expected), "{faults:#?}");
+}
+
+#[test]
+fn the_example_config_explains_every_setting() {
+    let text = text("keygate.toml");
+    let settings = [
+        "listen public_url workers public_health cors_origins certificate private_key file watch",
+        "max_drop_percent socket token_file hosts tls open_metrics trusted_proxies from request_body",
+        "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
+        "upstream_connect upstream_first_byte stream_idle upstream_keep_alive drain drain_delay format",
+        "name url models api_key_env api_key_file ca_file",
+    ];
+    for setting in settings.iter().flat_map(|names| names.split(' ')) {
+        let shown = |line: &str| {
+            line.trim_start_matches('#')
+                .starts_with(&format!("{setting} = "))
+        };
+        assert!(text.lines().any(shown), "{setting}");
+    }
+}
+
+#[test]
+fn the_configs_of_the_unit_and_of_the_container_keep_everything_in_writable_places() {
+    for name in ["systemd.toml", "compose.toml"] {
+        let config = config(&deploy(name));
+        assert!(config.keys.named);
+        for path in [&config.keys.file, &config.admin.token_file] {
+            assert_eq!(path.parent(), Some(Path::new("/var/lib/keygate")), "{name}");
+        }
+        assert_eq!(config.admin.socket, Path::new("/run/keygate/keygate.sock"));
+        assert_eq!(config.warnings(), []);
+    }
+}
+
+#[test]
+fn the_unit_and_the_container_wait_longer_than_a_drain_takes() {
+    let drain = config(&deploy("keygate.toml")).timeouts;
+    let drain = (drain.drain + drain.drain_delay).as_secs();
+    for (name, before, after) in [
+        ("keygate.service", "TimeoutStopSec=", ""),
+        ("compose.yaml", "    stop_grace_period: ", "s"),
+    ] {
+        let text = text(name);
+        let seconds = text
+            .lines()
+            .find_map(|line| line.strip_prefix(before)?.strip_suffix(after))
+            .unwrap();
+        assert!(seconds.parse::<u64>().unwrap() > drain, "{name}");
+    }
+}
+
+#[test]
+fn alerts_and_dashboard_ask_only_for_metrics_that_exist() {
+    for name in ["prometheus/alerts.yml", "grafana/keygate.json"] {
+        let used = metrics_in(&text(name));
+        assert!(used.len() > 5, "{name}: {used:?}");
+        for metric in used {
+            let base = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|suffix| metric.strip_suffix(suffix))
+                .filter(|base| HISTOGRAMS.contains(base));
+            let bare_histogram = HISTOGRAMS.contains(&metric.as_str());
+            let known = base.is_some() || METRICS.contains(&metric.as_str());
+            assert!(known && !bare_histogram, "{name}: {metric}");
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_shows_every_metric() {
+    let used = metrics_in(&text("grafana/keygate.json"));
+    for metric in METRICS {
+        let shown = used.iter().any(|used| used.starts_with(metric));
+        assert!(shown, "{metric}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_json_with_every_panel_in_a_place_of_its_own() {
+    let dashboard: serde_json::Value = serde_json::from_str(&text("grafana/keygate.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let distinct = |of: &dyn Fn(&serde_json::Value) -> String| {
+        panels.iter().map(of).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(distinct(&|panel| panel["id"].to_string()), panels.len());
+    let place =
+        |panel: &serde_json::Value| format!("{} {}", panel["gridPos"]["x"], panel["gridPos"]["y"]);
+    assert_eq!(distinct(&place), panels.len());
+}
+
+/// The names that a text mentions, save label names: those do not begin with `keygate_`.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    text.match_indices("keygate_")
+        .map(|(start, _)| {
+            text[start..]
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect()
+        })
+        .collect()
+}
