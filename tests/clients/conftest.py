@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from processes import Gateway, Key
+from processes import KEYGATE, Gateway, Key
 from recorder import Recorder
 from stage import Stage, set_stage
 
@@ -17,6 +17,10 @@ QUESTION = [{"role": "user", "content": "Name three colours."}]
 SHORT = {"messages": QUESTION, "temperature": 0, "max_tokens": 24}
 ENDLESS = {"messages": QUESTION, "temperature": 0, "max_tokens": 1500}
 ENDLESS_EXTRA = {"ignore_eos": True}
+
+
+def pytest_report_header() -> str:
+    return f"openai {openai.__version__}, keygate {KEYGATE}"
 
 
 @pytest.fixture(scope="session")
