@@ -1,10 +1,53 @@
 //! temp
-fn main() {
-    let file = std::env::args().nth(3).unwrap_or_default();
-    let overrides = keygate::store::config::parse::Overrides::default();
-    let config = keygate::store::config::parse::load(std::path::Path::new(&file), &overrides);
+use keygate::store::config::LogFormat;
+use keygate::store::config::parse::{self, Overrides};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    if command == "demo" {
+        return keygate::cli::demo::run();
+    }
+    let (mut file, mut overrides) = (None, Overrides::default());
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--config" => file = args.next(),
+            "--log-format" => {
+                overrides.log_format = Some(if args.next().as_deref() == Some("json") {
+                    LogFormat::Json
+                } else {
+                    LogFormat::Text
+                })
+            }
+            "--listen" => overrides.listen.extend(args.next()),
+            "--upstream" => overrides.upstreams.extend(args.next()),
+            "--keys" => overrides.keys = args.next().map(Into::into),
+            "--socket" => overrides.socket = args.next().map(Into::into),
+            _ => return ExitCode::from(2),
+        }
+    }
+    let config = match &file {
+        Some(f) => parse::load(Path::new(f), &overrides),
+        None => parse::without_file(&overrides),
+    };
     match config {
-        Ok(config) => { let r = keygate::cli::serve::serve(config, std::sync::Arc::new(|| Err(vec![]))); if let Err(e) = r { eprintln!("{e:?}"); } }
-        Err(f) => for x in f { eprintln!("{x}"); },
+        Ok(config) => {
+            let source = Arc::new(move || parse::read(file.as_deref().map(Path::new), &overrides));
+            match keygate::cli::serve::serve(config, source, async |_, _| ()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    eprintln!("{e}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(faults) => {
+            for x in faults {
+                eprintln!("{x}");
+            }
+            ExitCode::FAILURE
+        }
     }
 }

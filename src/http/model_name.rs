@@ -26,9 +26,11 @@ use crate::policy::route::BodyKind;
 
 pub use crate::http::model_name::json::JsonFault;
 use crate::http::model_name::media_type::FormTypeFault;
+pub(crate) use crate::http::model_name::media_type::is_json;
 pub use crate::http::model_name::multipart::{Boundary, MultipartFault};
 use crate::http::model_name::name::NoModel;
 pub use crate::http::model_name::name::{Ambiguity, Siblings};
+pub(crate) use crate::http::model_name::query::percent_decoded;
 
 /// What the headers say about how to read the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
