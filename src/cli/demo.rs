@@ -14,6 +14,7 @@ use crate::policy::key::KeyName;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
 use crate::store::config::parse::{self, Overrides};
+use crate::store::key_file;
 use crate::store::record::NewKey;
 
 use super::serve::{StartFault, serve};
@@ -65,7 +66,7 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
             models = stand_in::MODELS,
         ),
     )?;
-    fs::write(file.with_file_name("keys.jsonl"), "")
+    key_file::make(&file.with_file_name("keys.jsonl"))
 }
 
 /// This port where it is free, else any.
