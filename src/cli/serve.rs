@@ -61,19 +61,30 @@ pub fn serve(config: Config, reread: Reread) -> Result<(), StartFault> {
         let _inside = runtime.enter();
         Signals::new().map_err(|error| StartFault::System("signal handlers", error))?
     };
-    let metrics = Metrics::new().map_err(|error| StartFault::System("metrics", io::Error::other(error)))?;
-    let format = config.log_format.unwrap_or(if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
+    let metrics =
+        Metrics::new().map_err(|error| StartFault::System("metrics", io::Error::other(error)))?;
+    let format = config.log_format.unwrap_or(if io::stderr().is_terminal() {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
     let (log, writer) = Log::start(format, metrics.log_lines_dropped().clone())
         .map_err(|error| StartFault::System("the log's thread", error))?;
 
     let table = Arc::new(Table::default());
     if !config.keys.named && key_file::look(&config.keys.file).is_none() {
-        key_file::make(&config.keys.file).map_err(|error| StartFault::System("the key file", error))?;
+        key_file::make(&config.keys.file)
+            .map_err(|error| StartFault::System("the key file", error))?;
     }
-    let loaded = key_file::read(&config.keys.file, &table).map_err(|error| StartFault::Files(error.faults().to_vec()))?;
-    let certificate = config.tls.as_ref().map(|files| Certificate::load(&files.certificate, &files.private_key));
+    let loaded = key_file::read(&config.keys.file, &table)
+        .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
+    let certificate = config
+        .tls
+        .as_ref()
+        .map(|files| Certificate::load(&files.certificate, &files.private_key));
     let certificate = certificate.transpose().map_err(StartFault::Tls)?;
-    let fleet = Arc::new(Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?);
+    let fleet =
+        Arc::new(Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?);
     let claimed = listen::claim(&config.listen).map_err(StartFault::Listen)?;
     let keeper = Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| {})
         .map_err(|error| StartFault::System("the keeper's thread", error))?;
@@ -97,7 +108,9 @@ pub fn serve(config: Config, reread: Reread) -> Result<(), StartFault> {
     for index in 0..count {
         let listeners = claimed.open().map_err(StartFault::Listen)?;
         let gateway = gateway.clone();
-        let worker = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run_worker(gateway, listeners));
+        let worker = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || run_worker(gateway, listeners));
         workers.push(worker.map_err(|error| StartFault::System("a worker's thread", error))?);
     }
     for address in claimed.addresses() {
@@ -115,14 +128,24 @@ pub fn serve(config: Config, reread: Reread) -> Result<(), StartFault> {
         }
         lifecycle.advance(Phase::Draining);
     });
-    for worker in workers { let _ = worker.join(); }
+    for worker in workers {
+        let _ = worker.join();
+    }
     writer.finish(Duration::from_secs(1));
     Ok(())
 }
 
-struct Signals { hangup: Signal, terminate: Signal, interrupt: Signal }
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { hangup: signal(SignalKind::hangup())?, terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 }
