@@ -149,7 +149,9 @@ impl Setup {
             ("keys", "file = \"keys.jsonl\""),
             ("admin", "socket = \"keygate.sock\""),
         ] {
+            let name = line.split('=').next().unwrap_or_default();
             match sections.iter_mut().find(|(known, _)| *known == table) {
+                Some((_, lines)) if lines.iter().any(|known| known.starts_with(name)) => {}
                 Some((_, lines)) => lines.push(line.to_owned()),
                 None => sections.push((table, vec![line.to_owned()])),
             }
