@@ -1,5 +1,21 @@
 //! keygate: an API-key gateway in front of OpenAI-compatible LLM servers. This page is the map of the house.
+//!
+//! Seven floors; a file uses only what stands on a lower floor, or beside it in its own folder. `tests/layering.rs`
+//! holds this list and fails where the code does not.
+//!
+//! | floor | rooms | what is done there |
+//! | --- | --- | --- |
+//! | 6 | [`cli`] | one file a command; [`cli::serve`] puts the floors together and ends them in good order |
+//! | 5 | [`admin`] | the admin API, on a Unix socket and over TCP; knows nothing of the data path |
+//! | 4 | [`gateway`] | the data path: [`gateway::serve`] accepts, [`gateway::request`] is a request's life |
+//! | 3 | [`http`] | what a request passes through, without decisions: sockets, headers, bodies, upstreams, replies |
+//! | 2 | [`store`], [`observe`] | config and key file, and the keeper between file and table; metrics and log lines |
+//! | 1 | [`table`] | the key table in memory: readers never wait |
+//! | 0 | [`policy`] | the rules, pure: facts and the time in, a decision out |
+//!
+//! To learn the program, read [`gateway::request`] top to bottom, then [`policy::decide`], then [`table`].
 
+pub mod admin;
 pub mod cli;
 pub mod gateway;
 pub mod http;

@@ -145,9 +145,6 @@ impl Relay {
         clock: &Clock,
         patience: Patience,
     ) -> Self {
-        lease
-            .watch()
-            .set_deadline(clock.now() + patience.stream_idle);
         let is_event_stream = is_event_stream(&answer.head().headers);
         let flush_awaited = line.next_flush();
         Self {
@@ -187,11 +184,13 @@ impl Relay {
         }
         match self.answer.poll_piece(cx) {
             Poll::Ready(Some(Ok(piece))) => {
-                watch.set_deadline(self.clock.now() + self.patience.stream_idle);
+                watch.clear_deadline();
                 Poll::Ready(Next::Piece(piece))
             }
             Poll::Ready(None) => Poll::Ready(Next::End),
             Poll::Pending if !watch.is_late(self.clock.now()) => {
+                // The clock runs while the upstream is waited for, not while a slow client is.
+                watch.set_deadline_once(self.clock.now() + self.patience.stream_idle);
                 watch.register(cx);
                 Poll::Pending
             }

@@ -93,6 +93,11 @@ impl Watch {
         self.deadline.set(Some(deadline));
     }
 
+    /// Sets the deadline where there is none.
+    pub fn set_deadline_once(&self, deadline: Instant) {
+        self.deadline.set(self.deadline.get().or(Some(deadline)));
+    }
+
     /// Takes the deadline away.
     pub fn clear_deadline(&self) {
         self.deadline.set(None);

@@ -271,13 +271,19 @@ fn passes_to_upstream(name: &str) -> bool {
         && !prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a header of an upstream's is passed on to the client. Its length is, where there is one.
+/// Whether a header of an upstream's is passed on to the client. The length is not: it is written anew from what was
+/// understood of it.
 #[must_use]
 pub fn passes_to_client(name: &str) -> bool {
     !is_hop_by_hop(name)
         && !matches!(
             name,
-            "set-cookie" | "server" | "alt-svc" | "www-authenticate" | "x-request-id"
+            "content-length"
+                | "set-cookie"
+                | "server"
+                | "alt-svc"
+                | "www-authenticate"
+                | "x-request-id"
         )
         && !name.starts_with("access-control-")
 }

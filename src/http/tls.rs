@@ -14,8 +14,6 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 #[derive(Clone, Debug)]
 pub struct Certificate {
     current: Arc<ArcSwap<ServerConfig>>,
-    certificate: Arc<Path>,
-    private_key: Arc<Path>,
 }
 
 /// Why a certificate or CA cannot be used.
@@ -78,29 +76,17 @@ impl Certificate {
     /// [`TlsFault`]
     pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, TlsFault> {
         let current = Arc::new(ArcSwap::new(server_config(certificate, private_key)?));
-        Ok(Self {
-            current,
-            certificate: certificate.into(),
-            private_key: private_key.into(),
-        })
+        Ok(Self { current })
     }
 
-    /// Reads the files again. Connections to come use what was read; where it is faulty, what was there stays.
+    /// Reads it again, from the same files or others. Connections to come use what was read; where it is faulty, what
+    /// was there stays.
     ///
     /// # Errors
     /// [`TlsFault`]
-    pub fn reload(&self) -> Result<(), TlsFault> {
-        self.current
-            .store(server_config(&self.certificate, &self.private_key)?);
+    pub fn reload(&self, certificate: &Path, private_key: &Path) -> Result<(), TlsFault> {
+        self.current.store(server_config(certificate, private_key)?);
         Ok(())
-    }
-
-    /// Whether the files could be read now.
-    ///
-    /// # Errors
-    /// [`TlsFault`]
-    pub fn check(&self) -> Result<(), TlsFault> {
-        server_config(&self.certificate, &self.private_key).map(drop)
     }
 
     /// For one connection.
@@ -108,6 +94,22 @@ impl Certificate {
     pub fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
         self.current.load_full().into()
     }
+
+    /// For one connection that speaks HTTP/1.1 and nothing else.
+    #[must_use]
+    pub fn http1_acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        let mut config = ServerConfig::clone(&self.current.load());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config).into()
+    }
+}
+
+/// Whether a chain and its key could be used.
+///
+/// # Errors
+/// [`TlsFault`]
+pub fn check(certificate: &Path, private_key: &Path) -> Result<(), TlsFault> {
+    server_config(certificate, private_key).map(drop)
 }
 
 /// How an upstream's certificate is checked: against the CA file, or the system's roots. There is no way not to.

@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod denial;
+pub mod explain;
 pub mod key;
 pub mod model_access;
 pub mod network;

@@ -8,8 +8,8 @@ pub mod discovery;
 pub mod pool;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
@@ -23,6 +23,9 @@ use crate::store::config;
 #[derive(Debug)]
 pub struct Fleet {
     current: ArcSwap<Routing>,
+    /// Held from reading `current` to replacing it: a reload and an upstream's new list of models must not undo each
+    /// other.
+    changing: Mutex<()>,
     metrics: Metrics,
 }
 
@@ -75,6 +78,7 @@ impl Fleet {
     pub fn new(upstreams: &[config::Upstream], metrics: Metrics) -> Result<Self, UpstreamFault> {
         let fleet = Self {
             current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
+            changing: Mutex::new(()),
             metrics,
         };
         fleet.reload(upstreams)?;
@@ -86,6 +90,7 @@ impl Fleet {
     /// # Errors
     /// The first upstream whose CA cannot be used; nothing changes then.
     pub fn reload(&self, upstreams: &[config::Upstream]) -> Result<(), UpstreamFault> {
+        let _turn = self.take_turn();
         let before = self.current.load_full();
         let mut after = Vec::with_capacity(upstreams.len());
         for config in upstreams {
@@ -119,6 +124,16 @@ impl Fleet {
         Ok(())
     }
 
+    /// Whether the config's upstreams could be put in place.
+    ///
+    /// # Errors
+    /// The first upstream whose CA cannot be used.
+    pub fn check(upstreams: &[config::Upstream]) -> Result<(), UpstreamFault> {
+        upstreams
+            .iter()
+            .try_for_each(|upstream| Upstream::new(upstream.clone()).map(drop))
+    }
+
     /// The state of the fleet now.
     #[must_use]
     pub fn routing(&self) -> Arc<Routing> {
@@ -138,9 +153,15 @@ impl Fleet {
     /// Takes over what upstreams said they serve. Returns the names that two of them serve, of which the first in the
     /// config's order wins.
     fn refresh_catalogue(&self) -> Vec<Clash> {
+        let _turn = self.take_turn();
         let (routing, clashes) = Routing::of(self.current.load().upstreams.clone());
         self.current.store(Arc::new(routing));
         clashes
+    }
+
+    /// What the lock guards is in `current`, which is whole whatever happened.
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_health(&self, upstream: &Upstream, replica: &Replica) {

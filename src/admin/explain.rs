@@ -1,0 +1,73 @@
+//! POST /api/explain: what the gateway would decide about a request, and by which rule.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::policy::denial::Denial;
+use crate::policy::explain::{Question, Subject, explain};
+use crate::policy::network::ClientAddress;
+use crate::policy::time::UnixTime;
+use crate::policy::token::Presented;
+
+use super::Services;
+use super::input::Object;
+use super::reply::{Refusal, Reply};
+
+#[derive(Serialize)]
+struct View {
+    allowed: bool,
+    denial: Option<&'static str>,
+    reason: String,
+}
+
+pub(super) fn answer(services: &Services, body: &[u8], now: UnixTime) -> Result<Reply, Refusal> {
+    let mut question = Object::of(body)?;
+    let (id, token) = (question.text("key")?, question.text("token")?);
+    let model = question.required("model")?;
+    let from = question.required("from")?;
+    let at = question.text("at")?;
+    question.finish()?;
+    let address: IpAddr = from
+        .parse()
+        .map_err(|_| Refusal::invalid("from", "must be an IP address; write it like 192.0.2.7"))?;
+    let at = match at {
+        None => now,
+        Some(text) => {
+            UnixTime::parse(&text).map_err(|fault| Refusal::invalid("at", fault.to_string()))?
+        }
+    };
+    let entry = match (id, token) {
+        (Some(id), None) => Ok(services.table.by_id(&id).ok_or(Subject::NoSuchId)),
+        (None, Some(token)) => Ok(match Presented::parse(token.as_bytes()) {
+            Some(token) => services
+                .table
+                .find(&token.hash())
+                .ok_or(Subject::NoSuchToken),
+            None => Err(Subject::NoToken),
+        }),
+        (Some(_), Some(_)) => Err(Refusal::invalid(
+            "token",
+            "stands beside key; send one of the two",
+        )),
+        (None, None) => Err(Refusal::invalid(
+            "key",
+            "is missing; send key, an id, or token",
+        )),
+    }?;
+    let explanation = explain(&Question {
+        subject: match &entry {
+            Ok(entry) => Subject::Key(entry.key()),
+            Err(nobody) => *nobody,
+        },
+        model: &model,
+        served: services.fleet.routing().upstream_of(&model).is_some(),
+        address: ClientAddress::of(address),
+        at,
+    });
+    Ok(Reply::json(&View {
+        allowed: explanation.denial.is_none(),
+        denial: explanation.denial.map(Denial::label),
+        reason: explanation.reason,
+    }))
+}

@@ -1,0 +1,147 @@
+//! The catalogue, and how many keys may use each model.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::http::upstream::Routing;
+use crate::policy::key::{Key, KeyState};
+use crate::policy::model_access::ModelAccess;
+use crate::policy::time::UnixTime;
+use crate::table::Table;
+
+use super::Services;
+use super::reply::{Refusal, Reply};
+
+#[derive(Serialize)]
+struct View {
+    models: Vec<Model>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    id: String,
+    upstream: String,
+    replicas: usize,
+    healthy: usize,
+    keys: usize,
+}
+
+/// GET /api/models
+pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, Refusal> {
+    let (table, routing) = (Arc::clone(&services.table), services.fleet.routing());
+    // Every key is looked at: a million take longer than a runtime's thread may be away.
+    let models = tokio::task::spawn_blocking(move || models(&table, &routing, now));
+    models
+        .await
+        .map(|models| Reply::json(&View { models }))
+        .map_err(|_| Refusal::Internal)
+}
+
+fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
+    let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
+    let entries = table.in_file_order();
+    let counts = count(&names, entries.iter().map(|entry| entry.key()), now);
+    let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
+        let upstream: &crate::http::upstream::Upstream = upstream;
+        let replicas = upstream.replicas();
+        Model {
+            id: name.to_owned(),
+            upstream: upstream.name().to_owned(),
+            replicas: replicas.len(),
+            healthy: replicas.iter().filter(|replica| replica.is_up()).count(),
+            keys,
+        }
+    };
+    routing.models().zip(counts).map(model).collect()
+}
+
+/// How many keys may use each of these models: active ones whose model access allows it. Each key is looked at once,
+/// however many models there are.
+fn count<'k>(models: &[&str], keys: impl Iterator<Item = &'k Key>, now: UnixTime) -> Vec<usize> {
+    let place: HashMap<&str, usize> = models.iter().copied().zip(0..).collect();
+    let mut everywhere = 0;
+    let (mut included, mut excluded) = (vec![0; models.len()], vec![0; models.len()]);
+    for key in keys.filter(|key| key.state(now) == KeyState::Active) {
+        let counts = match key.model_access() {
+            ModelAccess::All => {
+                everywhere += 1;
+                continue;
+            }
+            ModelAccess::Inclusive(_) => &mut included,
+            ModelAccess::Exclusive(_) => {
+                everywhere += 1;
+                &mut excluded
+            }
+        };
+        let names = key.model_access().models();
+        for (at, name) in names.iter().enumerate() {
+            let is_repeated = names[..at].contains(name);
+            if let Some(&place) = place.get(&**name)
+                && !is_repeated
+            {
+                counts[place] += 1;
+            }
+        }
+    }
+    included
+        .into_iter()
+        .zip(excluded)
+        .map(|(included, excluded)| everywhere - excluded + included)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::key::{KeyFields, KeyId, KeyName};
+    use crate::policy::model_access::ModelList;
+    use crate::policy::network::AllowFrom;
+    use crate::policy::token::TokenHash;
+
+    fn key(model_access: ModelAccess, change: fn(&mut KeyFields)) -> Key {
+        let mut fields = KeyFields {
+            id: KeyId::parse("key_1").unwrap(),
+            name: KeyName::parse("name").unwrap(),
+            hash: TokenHash::of(b"token"),
+            hint: None,
+            model_access,
+            allow_from: AllowFrom::Anywhere,
+            expires_at: None,
+            created_at: None,
+            account: None,
+            disabled: false,
+        };
+        change(&mut fields);
+        fields.into()
+    }
+
+    fn list(names: &[&str]) -> ModelList {
+        ModelList::new(names.iter().map(ToString::to_string).collect()).unwrap()
+    }
+
+    #[test]
+    fn keys_are_counted_as_their_access_says_and_only_while_active() {
+        let only = |names: &[&str]| ModelAccess::Inclusive(list(names));
+        let but = |names: &[&str]| ModelAccess::Exclusive(list(names));
+        let keys = [
+            key(ModelAccess::All, |_| ()),
+            key(ModelAccess::All, |fields| fields.disabled = true),
+            key(ModelAccess::All, |fields| {
+                fields.expires_at = Some(UnixTime::from_seconds(9));
+            }),
+            key(only(&["a", "a", "gone"]), |_| ()),
+            key(but(&["a", "a", "gone"]), |_| ()),
+            key(but(&["b"]), |_| ()),
+        ];
+        let now = UnixTime::from_seconds(9);
+        assert_eq!(count(&["a", "b", "c"], keys.iter(), now), [3, 2, 3]);
+        for (model, counted) in ["a", "b", "c"].into_iter().zip([3, 2, 3]) {
+            let allowed = keys.iter().filter(|key| {
+                key.state(now) == KeyState::Active && key.model_access().allows(model)
+            });
+            assert_eq!(allowed.count(), counted, "{model}");
+        }
+    }
+}

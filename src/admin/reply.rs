@@ -1,0 +1,338 @@
+//! Answers: what was done, or why not. One exhaustive match takes every refusal to its status.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::store::fault::Fault;
+use crate::store::keeper::{Obstacle, WriteError};
+use crate::store::record::{Complaint, RequestFault};
+
+/// What was done.
+#[derive(Debug)]
+pub(super) struct Reply {
+    status: StatusCode,
+    kind: &'static str,
+    body: Bytes,
+}
+
+/// Why something is not done.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The request is not one.
+    Malformed(String),
+    /// No token, or not the one.
+    Unauthorized,
+    /// A page of another origin asks.
+    ForeignOrigin,
+    /// No such path.
+    UnknownPath,
+    /// No such key.
+    UnknownKey,
+    /// The path is served under these methods.
+    MethodNotAllowed(String),
+    /// The body did not come in time.
+    Slow,
+    /// The file drops too many keys.
+    Conflict(String),
+    /// The body is too long.
+    TooLarge,
+    /// The body is said to be no JSON.
+    MediaType,
+    /// The Host is not one of this listener's.
+    Misdirected,
+    /// A field or parameter is wrong.
+    Invalid(Complaint),
+    /// Files are faulty.
+    Faulty {
+        /// What is wrong with them; at least one.
+        faults: Vec<Fault>,
+        /// What to say besides the first.
+        besides: String,
+    },
+    /// The key file could not be written.
+    NotWritten {
+        /// Whether the change is in force all the same.
+        in_force: bool,
+        /// What was in the way.
+        message: String,
+    },
+    /// Something that never should fail did.
+    Internal,
+    /// Not ready for requests yet, or no longer.
+    NotReady(&'static str),
+}
+
+impl Reply {
+    /// 200 with JSON.
+    pub(super) fn json(value: &impl Serialize) -> Self {
+        Self::with_status(StatusCode::OK, value)
+    }
+
+    /// 201 with JSON.
+    pub(super) fn created(value: &impl Serialize) -> Self {
+        Self::with_status(StatusCode::CREATED, value)
+    }
+
+    /// 204.
+    pub(super) fn done() -> Self {
+        Self {
+            status: StatusCode::NO_CONTENT,
+            kind: "",
+            body: Bytes::new(),
+        }
+    }
+
+    /// 200 with JSON that is text already.
+    pub(super) fn json_text(body: Bytes) -> Self {
+        Self {
+            status: StatusCode::OK,
+            kind: "application/json",
+            body,
+        }
+    }
+
+    /// 200 with plain text.
+    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            kind: "text/plain; charset=utf-8",
+            body: text.into(),
+        }
+    }
+
+    /// 200 with metrics (Prometheus' text format).
+    pub(super) fn metrics(text: Vec<u8>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            kind: "text/plain; version=0.0.4; charset=utf-8",
+            body: text.into(),
+        }
+    }
+
+    fn with_status(status: StatusCode, value: &impl Serialize) -> Self {
+        // Only maps with keys that are no text fail to become JSON, and there are none here.
+        let body = serde_json::to_vec(value).unwrap_or_default().into();
+        Self {
+            status,
+            kind: "application/json",
+            body,
+        }
+    }
+
+    /// Status and body, for whoever speaks no HTTP.
+    pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
+        (self.status, self.body)
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if !self.kind.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.kind));
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            "x-content-type-options",
+            HeaderValue::from_static("nosniff"),
+        );
+        response
+    }
+}
+
+impl Refusal {
+    /// A field or parameter is wrong.
+    pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::Invalid(Complaint {
+            field: field.to_owned(),
+            message: message.into(),
+        })
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    /// One word for the log.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Invalid(_) => "invalid",
+            Self::Unauthorized => "unauthorized",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::UnknownPath | Self::UnknownKey => "not_found",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::Slow => "slow",
+            Self::Conflict(_) => "drops_too_many",
+            Self::TooLarge => "too_large",
+            Self::MediaType => "media_type",
+            Self::Misdirected => "misdirected",
+            Self::Faulty { .. } => "faulty",
+            Self::NotWritten { in_force: true, .. } => "in_force_not_written",
+            Self::NotWritten {
+                in_force: false, ..
+            } => "not_written",
+            Self::Internal => "internal",
+            Self::NotReady(_) => "not_ready",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Malformed(message) | Self::Conflict(message) => message.clone(),
+            Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
+            Self::ForeignOrigin => {
+                "Pages of another origin may not call the admin API; open it under its own address.".to_owned()
+            }
+            Self::UnknownPath => "This path is not served here; GET /api/openapi.json lists what is.".to_owned(),
+            Self::UnknownKey => "No key has this id; GET /api/keys lists them.".to_owned(),
+            Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
+            Self::Slow => "The body did not come in time; send it at once.".to_owned(),
+            Self::TooLarge => "The body is longer than 1 MiB; send less.".to_owned(),
+            Self::MediaType => "Send the body as JSON, with 'Content-Type: application/json'.".to_owned(),
+            Self::Misdirected => {
+                "This Host is not one of this listener's; use its address or localhost, or add the name to admin.hosts."
+                    .to_owned()
+            }
+            Self::Invalid(complaint) => complaint.to_string(),
+            Self::Faulty { faults, besides } => {
+                let first = faults.first().map(shown).unwrap_or_default();
+                let more = match faults.len() {
+                    0 | 1 => String::new(),
+                    count => format!(" (and {} more)", count - 1),
+                };
+                format!("{first}{more}{besides}")
+            }
+            Self::NotWritten { message, .. } => message.clone(),
+            Self::Internal => "Something failed that should not; the log says what.".to_owned(),
+            Self::NotReady(why) => format!("Not ready: {why}."),
+        }
+    }
+
+    fn field(&self) -> Option<&str> {
+        let field = match self {
+            Self::Invalid(complaint) => &complaint.field,
+            Self::Faulty { faults, .. } => &faults.first()?.field,
+            _ => return None,
+        };
+        Some(field.as_str()).filter(|field| !field.is_empty())
+    }
+
+    fn body(&self) -> Value {
+        let mut body = json!({"error": {"message": self.message(), "field": self.field()}});
+        match self {
+            Self::Faulty { faults, .. } => {
+                body["error"]["faults"] = faults.iter().map(fault_value).collect();
+            }
+            Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
+            _ => {}
+        }
+        body
+    }
+
+    /// Status and body, for whoever speaks no HTTP.
+    pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
+        (self.status(), self.body().to_string().into())
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Reply::with_status(self.status(), &self.body()).into_response();
+        let headers = response.headers_mut();
+        if let Self::MethodNotAllowed(allow) = &self
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(ALLOW, allow);
+        }
+        if let Self::Unauthorized = self {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<RequestFault> for Refusal {
+    fn from(fault: RequestFault) -> Self {
+        match fault {
+            RequestFault::NotJson(complaint) => {
+                Self::Malformed(format!("The body {}", complaint.message))
+            }
+            RequestFault::Faulty(complaint) => Self::Invalid(complaint),
+        }
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        let message = error.to_string();
+        match error {
+            WriteError::NotFound => Self::UnknownKey,
+            WriteError::Refused(complaint) => Self::Invalid(complaint),
+            WriteError::NotWritten {
+                in_force: false,
+                obstacle: obstacle @ (Obstacle::Faulty(_) | Obstacle::DropsTooMany(_)),
+            } => obstacle.into(),
+            WriteError::NotWritten { in_force, .. } => Self::NotWritten { in_force, message },
+        }
+    }
+}
+
+impl From<Obstacle> for Refusal {
+    fn from(obstacle: Obstacle) -> Self {
+        match &obstacle {
+            Obstacle::Faulty(error) => Self::Faulty {
+                faults: error.faults().to_vec(),
+                besides: String::new(),
+            },
+            Obstacle::DropsTooMany(_) => Self::Conflict(obstacle.to_string()),
+            Obstacle::Io(_) => Self::NotWritten {
+                in_force: false,
+                message: obstacle.to_string(),
+            },
+        }
+    }
+}
+
+/// A fault as people read it, under its file's own name: where it lies is the operator's to know.
+fn shown(fault: &Fault) -> String {
+    Fault {
+        file: name_of(&fault.file).into(),
+        ..fault.clone()
+    }
+    .to_string()
+}
+
+fn fault_value(fault: &Fault) -> Value {
+    json!({
+        "file": name_of(&fault.file),
+        "line": fault.line,
+        "field": fault.field,
+        "message": fault.message,
+    })
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name()
+        .unwrap_or(file.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}

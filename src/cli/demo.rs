@@ -1,0 +1,122 @@
+//! `keygate demo`: the whole thing on one machine, with nothing but the binary. A stand-in upstream, one key, and a
+//! gateway between them, whose files live in a temporary folder that goes when it ends.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::admin::Services;
+use crate::gateway::lease;
+use crate::policy::key::KeyName;
+use crate::policy::model_access::ModelAccess;
+use crate::policy::network::AllowFrom;
+use crate::store::config::parse::{self, Overrides};
+use crate::store::key_file;
+use crate::store::record::NewKey;
+
+use super::serve::{StartFault, serve};
+use super::stand_in;
+
+const DATA_PORT: u16 = 8080;
+const ADMIN_PORT: u16 = 9180;
+
+/// Runs the demo until Ctrl-C or SIGTERM.
+#[must_use]
+pub fn run() -> ExitCode {
+    match demo() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("keygate demo: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<(), StartFault> {
+    let system = |what: &'static str| move |error| StartFault::System(what.into(), error);
+    let folder = tempfile::Builder::new().prefix("keygate-demo-").tempdir();
+    let folder = folder.map_err(system("a temporary folder"))?;
+    let upstream = stand_in::start().map_err(system("the stand-in upstream"))?;
+    let file = folder.path().join("keygate.toml");
+    write_config(&file, upstream).map_err(system("the demo's config"))?;
+    let config = parse::load(&file, &Overrides::default()).map_err(StartFault::Files)?;
+    let source = Arc::new(move || parse::read(Some(&file), &Overrides::default()));
+    let mut shown = Ok(());
+    let ended = serve(config, source, async |services, admin| {
+        shown = introduce(services, admin).await
+    });
+    shown.map_err(system("standard output"))?;
+    ended
+}
+
+fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
+    let (data, admin) = (free_port(DATA_PORT)?, free_port(ADMIN_PORT)?);
+    fs::write(
+        file,
+        format!(
+            "listen = \"127.0.0.1:{data}\"\n\
+             [keys]\nfile = \"keys.jsonl\"\n\
+             [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
+             [log]\nformat = \"text\"\n\
+             [timeouts]\ndrain = \"2s\"\n\
+             [[upstreams]]\nname = \"stand-in\"\nurl = \"http://{upstream}\"\nmodels = {models:?}\n",
+            models = stand_in::MODELS,
+        ),
+    )?;
+    key_file::make(&file.with_file_name("keys.jsonl"))
+}
+
+/// This port where it is free, else any.
+fn free_port(wanted: u16) -> io::Result<u16> {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted));
+    let listener = taken.or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Makes the key and says how to use it.
+async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result<()> {
+    let name = KeyName::parse("demo").map_err(io::Error::other)?;
+    let (model_access, allow_from) = (ModelAccess::All, AllowFrom::Anywhere);
+    let new = NewKey {
+        name,
+        model_access,
+        allow_from,
+        expires_at: None,
+        account: None,
+    };
+    let created = services
+        .keeper
+        .create(new, lease::now())
+        .await
+        .map_err(io::Error::other)?;
+    let (url, token) = (&services.url, created.token.reveal());
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "keygate demo: a gateway with one key, in front of a stand-in for a model\n"
+    )?;
+    writeln!(out, "OpenAI Compatible URL: {url}")?;
+    writeln!(out, "Bearer Token: {token}")?;
+    if let Some(admin) = admin {
+        let file = services.config.admin.token_file.display();
+        writeln!(out, "Admin API: http://{admin} (its token is in {file})")?;
+    }
+    writeln!(out, "\nTry it:\n")?;
+    writeln!(out, "{}", curl(url, token))?;
+    writeln!(out, "\nCtrl-C ends it and leaves nothing behind.\n")?;
+    out.flush()
+}
+
+/// One line that works when pasted into any shell.
+fn curl(url: &str, token: &str) -> String {
+    let body = format!(
+        r#"{{"model":"{}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}"#,
+        stand_in::MODELS[0]
+    );
+    format!(
+        "curl -N {url}/chat/completions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{body}'"
+    )
+}
