@@ -94,10 +94,8 @@ fn make_token(path: &Path) -> io::Result<Zeroizing<String>> {
     let mut file = tempfile::Builder::new()
         .prefix(".admin-token-")
         .tempfile_in(folder)?;
-    io::Write::write_all(
-        &mut file,
-        &Zeroizing::new(format!("{}\n", token.reveal())).as_bytes(),
-    )?;
+    let line = Zeroizing::new(format!("{}\n", token.reveal()));
+    io::Write::write_all(&mut file, line.as_bytes())?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(Zeroizing::new(token.reveal().to_owned())),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::http::upstream::Routing;
@@ -15,6 +17,7 @@ use crate::table::{Age, Entry, Table};
 
 use super::input::Query;
 use super::reply::{Refusal, Reply};
+use super::{Route, now};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
@@ -32,11 +35,23 @@ pub struct Keyring<'s> {
     pub url: &'s str,
 }
 
+/// What was answered without a listener.
+#[derive(Debug)]
+pub struct Answered(Result<Reply, Refusal>);
+
+impl Answered {
+    /// Status and JSON.
+    #[must_use]
+    pub fn into_parts(self) -> (StatusCode, Bytes) {
+        self.0.map_or_else(Refusal::into_parts, Reply::into_parts)
+    }
+}
+
 /// A change that was asked for, and what there is to log of it.
 #[derive(Debug)]
-pub struct Change {
+pub(super) struct Change {
     /// What to answer.
-    pub outcome: Result<Reply, Refusal>,
+    pub(super) outcome: Result<Reply, Refusal>,
     key_id: Option<String>,
     fields: Vec<&'static str>,
 }
@@ -80,6 +95,26 @@ struct CreatedView<'k> {
 }
 
 impl Keyring<'_> {
+    /// Answers a call on keys, as a listener would, without one.
+    pub async fn answer(&self, method: &Method, target: &str, body: &[u8]) -> Answered {
+        let now = now();
+        let uri: Result<Uri, _> = target.parse();
+        let Ok(uri) = uri else {
+            return Answered(Err(Refusal::UnknownPath));
+        };
+        Answered(match Route::of(method.as_str(), uri.path()) {
+            Some(Route::ListKeys) => match Query::of(&uri) {
+                Ok(query) => self.list(&query, now).await,
+                Err(refusal) => Err(refusal),
+            },
+            Some(Route::CreateKey) => self.create(body, now).await.outcome,
+            Some(Route::ShowKey(id)) => self.show(id, now),
+            Some(Route::ChangeKey(id)) => self.change(id, body, now).await.outcome,
+            Some(Route::DeleteKey(id)) => self.delete(id).await.outcome,
+            _ => Err(Refusal::UnknownPath),
+        })
+    }
+
     /// A page of keys, newest first.
     pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<Reply, Refusal> {
         let wanted = Wanted::of(query)?;

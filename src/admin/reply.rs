@@ -15,7 +15,7 @@ use crate::store::record::{Complaint, RequestFault};
 
 /// What was done.
 #[derive(Debug)]
-pub struct Reply {
+pub(super) struct Reply {
     status: StatusCode,
     kind: &'static str,
     body: Bytes,
@@ -23,7 +23,7 @@ pub struct Reply {
 
 /// Why something is not done.
 #[derive(Debug)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// The request is not one.
     Malformed(String),
     /// No token, or not the one.
@@ -126,8 +126,7 @@ impl Reply {
     }
 
     /// Status and body, for whoever speaks no HTTP.
-    #[must_use]
-    pub fn into_parts(self) -> (StatusCode, Bytes) {
+    pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
         (self.status, self.body)
     }
 
@@ -252,8 +251,7 @@ impl Refusal {
     }
 
     /// Status and body, for whoever speaks no HTTP.
-    #[must_use]
-    pub fn into_parts(self) -> (StatusCode, Bytes) {
+    pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
         (self.status(), self.body().to_string().into())
     }
 

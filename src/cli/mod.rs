@@ -1,4 +1,334 @@
-//! Floor 6: commands.
+//! Floor 6: the command line. The definition is here; each command is one file, thin: it speaks to the admin API and
+//! prints.
+//!
+//! Exit status: 0 done, 1 refused or failed, 2 wrong usage.
+
+#![allow(
+    clippy::print_stderr,
+    reason = "a command says on standard error what went wrong"
+)]
+
+mod arguments;
+mod check;
+mod client;
+mod completions;
 pub mod demo;
+mod explain;
+mod failure;
+mod keys;
+mod man;
+mod output;
+mod reload;
 pub mod serve;
 mod stand_in;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::policy::time::UnixTime;
+use crate::store::config::LogFormat;
+use crate::store::config::parse::{self, Overrides};
+
+use arguments::{Expiry, Source};
+
+/// An API-key gateway in front of OpenAI-compatible LLM servers.
+#[derive(Debug, Parser)]
+#[command(name = "keygate", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine: a built-in stand-in upstream, one key, and the gateway before it.
+    Demo(DemoArgs),
+    /// Run the gateway.
+    Serve(ServeArgs),
+    /// Read config and key file, print every fault of both, and start nothing.
+    Check(CheckArgs),
+    /// Make, list, change and delete keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Have the gateway read key file, upstreams and certificates again.
+    Reload(ReloadArgs),
+    /// Show how the gateway stands: keys, last reload, upstreams and their health.
+    Status(StatusArgs),
+    /// Say whether a request would be allowed, and which rule decides.
+    Explain(ExplainArgs),
+    /// Print a script that completes keygate's commands in a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    Man,
+}
+
+/// Arguments of `keygate demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {}
+
+/// Arguments of `keygate serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. In place of the config's.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. In place of the config's.
+    #[arg(long = "upstream", value_name = "URL")]
+    upstreams: Vec<String>,
+    /// The key file. In place of the config's.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// The admin socket. In place of the config's.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The form of log lines. In place of the config's.
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<LogForm>,
+}
+
+impl ServeArgs {
+    /// The config file to use, if any: the one named, else the first of the usual places that holds one.
+    #[must_use]
+    pub fn config_file(&self) -> Option<PathBuf> {
+        self.config.find()
+    }
+
+    /// What the command line says in place of the config file.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            listen: self.listen.clone(),
+            upstreams: self.upstreams.clone(),
+            keys: self.keys.clone(),
+            socket: self.socket.clone(),
+            log_format: self.log_format.map(LogForm::format),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogForm {
+    fn format(self) -> LogFormat {
+        match self {
+            Self::Text => LogFormat::Text,
+            Self::Json => LogFormat::Json,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Args)]
+struct ConfigArgs {
+    /// The config file; else $KEYGATE_CONFIG, ./keygate.toml, /etc/keygate/keygate.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn find(&self) -> Option<PathBuf> {
+        let environment = std::env::var_os("KEYGATE_CONFIG");
+        parse::find(self.config.as_deref(), environment.as_deref())
+    }
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Which gateway is spoken to.
+#[derive(Clone, Debug, Args)]
+struct GatewayArgs {
+    /// The admin socket; else $KEYGATE_SOCKET, the config's, ./keygate.sock.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print the admin API's JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the keys are.
+#[derive(Clone, Debug, Args)]
+struct KeysPlace {
+    /// Work on this key file, with no gateway running.
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    keys: Option<PathBuf>,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make a key; its bearer token is shown this once.
+    Create(CreateArgs),
+    /// List all keys, newest first.
+    List(ListArgs),
+    /// Show one key.
+    Show(KeyArgs),
+    /// Change a key.
+    Update(UpdateArgs),
+    /// Refuse a key until it is enabled again.
+    Disable(KeyArgs),
+    /// Take a key again that was disabled.
+    Enable(KeyArgs),
+    /// Delete a key.
+    Delete(DeleteArgs),
+    /// Print the hash of a token on standard input, for key files made elsewhere.
+    Hash,
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// What people call the key.
+    #[arg(long)]
+    name: String,
+    #[command(flatten)]
+    rules: RuleArgs,
+    #[command(flatten)]
+    place: KeysPlace,
+}
+
+#[derive(Debug, Args)]
+struct UpdateArgs {
+    /// The key's id.
+    id: String,
+    /// Another name.
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    rules: RuleArgs,
+    #[command(flatten)]
+    place: KeysPlace,
+}
+
+/// What a key may do.
+#[derive(Debug, Args)]
+struct RuleArgs {
+    /// Which models it may use: all, only those of --model, or all but those.
+    #[arg(long, value_name = "MODE")]
+    model_access: Option<AccessMode>,
+    /// A model's name; may be repeated.
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<String>,
+    /// An IPv4 network or address it may be used from; may be repeated. 'any' for every address.
+    #[arg(long, value_name = "NET", value_parser = arguments::source)]
+    allow_from: Vec<Source>,
+    /// When it ends: 2027-01-31 (through that day, UTC), an RFC 3339 time, 30d, 12h. 'never' for no end.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::expiry)]
+    expires: Option<Expiry>,
+    /// Whom it belongs to. Empty for nobody.
+    #[arg(long)]
+    account: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AccessMode {
+    /// Every model.
+    All,
+    /// Only those of --model.
+    Inclusive,
+    /// Every model but those of --model.
+    Exclusive,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    place: KeysPlace,
+}
+
+#[derive(Debug, Args)]
+struct KeyArgs {
+    /// The key's id.
+    id: String,
+    #[command(flatten)]
+    place: KeysPlace,
+}
+
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    /// The key's id.
+    id: String,
+    /// Do not ask first.
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    place: KeysPlace,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    /// Even where the key file drops more keys than keys.max_drop_percent.
+    #[arg(long)]
+    force: bool,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The model that the request names.
+    #[arg(long)]
+    model: String,
+    /// The address it comes from.
+    #[arg(long, value_name = "IP")]
+    from: std::net::IpAddr,
+    /// The key's id; without it, a bearer token is read from standard input.
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
+    /// When, as an RFC 3339 time; else now.
+    #[arg(long, value_name = "TIME", value_parser = arguments::time)]
+    at: Option<UnixTime>,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct CompletionsArgs {
+    /// The shell.
+    shell: clap_complete::Shell,
+}
+
+/// Runs the command that the process's arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return output::usage(&usage),
+    };
+    let done = match &cli.command {
+        Command::Serve(args) => return serve::run(args),
+        Command::Demo(_) => return demo::run(),
+        Command::Check(args) => check::run(args),
+        Command::Keys(command) => keys::run(command),
+        Command::Reload(args) => reload::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man => man::run(),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -32,11 +33,13 @@ use crate::http::tls::{Certificate, TlsFault};
 use crate::http::upstream::{Fleet, UpstreamFault, discovery};
 use crate::observe::log::{Event, Log, Writer};
 use crate::observe::metrics::Metrics;
-use crate::store::config::{Config, LogFormat};
+use crate::store::config::{Config, LogFormat, parse};
 use crate::store::fault::Fault;
 use crate::store::keeper::{Drops, Keeper};
 use crate::store::key_file;
 use crate::table::Table;
+
+use super::ServeArgs;
 
 /// How long the last log lines may take to leave.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -83,6 +86,21 @@ impl std::error::Error for StartFault {}
 
 fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartFault {
     |error| StartFault::System(what.into(), error)
+}
+
+/// Runs the gateway as the command line says.
+#[must_use]
+pub fn run(args: &ServeArgs) -> ExitCode {
+    let (file, overrides) = (args.config_file(), args.overrides());
+    let source = move || parse::read(file.as_deref(), &overrides);
+    let config = source().config.map_err(StartFault::Files);
+    match config.and_then(|config| serve(config, Arc::new(source), async |_, _| ())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("{fault}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs the gateway until it is told to end. `started` is called once everything listens, with the address of the

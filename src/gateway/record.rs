@@ -10,6 +10,9 @@ use crate::observe::metrics::Metrics;
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
 
+/// Bytes of a model's name that are kept for the log line.
+const MOST_MODEL: usize = 1024;
+
 /// See the module's page. Dropping it logs and counts.
 #[derive(Debug)]
 pub struct Record {
@@ -75,9 +78,10 @@ impl Record {
         self.note(|access| access.bytes_in = bytes as u64);
     }
 
-    /// The model it names.
+    /// The model it names, as far as a log line holds it: a client may send a name of any length.
     pub fn model(&mut self, model: &str) {
-        self.note(|access| access.model = Some(model.into()));
+        let shown = &model[..model.floor_char_boundary(MOST_MODEL)];
+        self.note(|access| access.model = Some(shown.into()));
     }
 
     /// The upstream it goes to.

@@ -10,12 +10,12 @@
 #[cfg(test)]
 mod corpus;
 mod json;
+mod json_string;
 mod media_type;
 mod multipart;
 mod name;
 mod parameters;
 mod query;
-mod text_run;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -183,4 +183,298 @@ pub fn read<'b>(
         }
     };
     Ok(findings.conclude()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+
+    fn headers(content_types: &[&str], encodings: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in content_types {
+            headers.append(
+                CONTENT_TYPE,
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        for value in encodings {
+            headers.append(
+                CONTENT_ENCODING,
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        headers
+    }
+
+    fn check(kind: BodyKind, content_types: &[&str]) -> Result<BodyFormat, BodyFault> {
+        check_headers(kind, &headers(content_types, &[]))
+    }
+
+    fn other_type(kind: BodyKind) -> Result<BodyFormat, BodyFault> {
+        Err(BodyFault::UnsupportedMediaType(
+            MediaTypeFault::ContentType(kind),
+        ))
+    }
+
+    #[test]
+    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8() {
+        for value in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=UTF-8",
+            "application/json ; Charset=\"Utf-8\"",
+            "application/json; charset=utf-8 ",
+        ] {
+            assert_eq!(
+                check(BodyKind::Json, &[value]),
+                Ok(BodyFormat::Json),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_doubled_listed_or_other_content_type_is_not_json() {
+        for values in [
+            &[][..],
+            &[""],
+            &["text/plain"],
+            &["application/json", "application/json"],
+            &["application/json", "text/plain"],
+            &["text/plain", "application/json"],
+            &["application/json, text/plain"],
+            &["application/json,application/json"],
+            &["application/vnd.x+json"],
+            &["application/jsonx"],
+            &["application/json/x"],
+            &["application/json;"],
+            &["application/json; charset=utf-16"],
+            &["application/json; charset=utf8"],
+            &["application/json; charset=iso-8859-1"],
+            &["application/json; charset=utf-8; charset=utf-8"],
+            &["application/json; charset=utf-8, text/plain"],
+            &["application/json; charset"],
+            &["application/json; charset="],
+            &["application/json; charset*=utf-8''utf-16"],
+            &["application/json; profile=x"],
+            &["application/json charset=utf-8"],
+            &["application/x-www-form-urlencoded"],
+            &["multipart/form-data; boundary=X"],
+            &["application/json\u{e4}"],
+        ] {
+            assert_eq!(
+                check(BodyKind::Json, values),
+                other_type(BodyKind::Json),
+                "{values:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_form_is_taken_with_one_boundary_quoted_or_not() {
+        let boundary = |text: &str| {
+            Ok(BodyFormat::Multipart(
+                Boundary::new(text.as_bytes()).unwrap(),
+            ))
+        };
+        for (value, expected) in [
+            ("multipart/form-data; boundary=X", "X"),
+            ("Multipart/Form-Data;Boundary=X", "X"),
+            ("multipart/form-data; boundary=\"X\"", "X"),
+            ("multipart/form-data; boundary=\"a/b:c=d?\"", "a/b:c=d?"),
+            ("multipart/form-data; boundary=X; charset=utf-8", "X"),
+            ("multipart/form-data; charset=UTF-8; boundary=X", "X"),
+            (
+                "multipart/form-data; boundary=----WebKitFormBoundaryx",
+                "----WebKitFormBoundaryx",
+            ),
+        ] {
+            assert_eq!(
+                check(BodyKind::Multipart, &[value]),
+                boundary(expected),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_form_or_has_a_parameter_of_unknown_meaning_is_an_unsupported_type() {
+        for values in [
+            &[][..],
+            &["multipart/mixed; boundary=X"],
+            &["multipart/form-datax; boundary=X"],
+            &["application/json"],
+            &["application/x-www-form-urlencoded"],
+            &[
+                "multipart/form-data; boundary=X",
+                "multipart/form-data; boundary=X",
+            ],
+            &["multipart/form-data; boundary=X, multipart/form-data; boundary=Y"],
+            &["multipart/form-data, application/json; boundary=X"],
+            &["multipart/form-data; boundary=X; charset=utf-16"],
+            &["multipart/form-data; boundary=X; charset=utf-8; charset=utf-8"],
+            &["multipart/form-data; boundary=X; charset*=utf-8''utf-16"],
+            &["multipart/form-data; boundary=X; xboundary=Y"],
+            &["multipart/form-data; type=\"boundary=Y\"; boundary=X"],
+        ] {
+            assert_eq!(
+                check(BodyKind::Multipart, values),
+                other_type(BodyKind::Multipart),
+                "{values:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_form_whose_boundary_is_missing_repeated_or_unusable_is_an_invalid_form() {
+        use MultipartFault::{Boundary, NoBoundary, Parameters, SeveralBoundaries};
+        let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
+        for (value, fault) in [
+            ("multipart/form-data", NoBoundary),
+            ("multipart/form-data; charset=utf-8", NoBoundary),
+            (
+                "multipart/form-data; boundary=X; boundary=Y",
+                SeveralBoundaries,
+            ),
+            (
+                "multipart/form-data; boundary=X; boundary=X",
+                SeveralBoundaries,
+            ),
+            (
+                "multipart/form-data; boundary=X; BOUNDARY=X",
+                SeveralBoundaries,
+            ),
+            (
+                "multipart/form-data; boundary=X; boundary*=utf-8''Y",
+                SeveralBoundaries,
+            ),
+            (
+                "multipart/form-data; boundary*0=X; boundary*1=Y",
+                SeveralBoundaries,
+            ),
+            ("multipart/form-data; boundary=", Boundary),
+            ("multipart/form-data; boundary=\"\"", Boundary),
+            ("multipart/form-data; boundary=\"a b\"", Boundary),
+            ("multipart/form-data; boundary=\" X\"", Boundary),
+            ("multipart/form-data; boundary=\"a\\b\"", Boundary),
+            (&long, Boundary),
+            ("multipart/form-data; boundary=X Y", Parameters),
+            ("multipart/form-data; boundary =X", Parameters),
+            ("multipart/form-data; boundary=X;", Parameters),
+            ("multipart/form-data; boundary=\"X", Parameters),
+            ("multipart/form-data; boundary=a/b", Parameters),
+            ("multipart/form-data; boundary", Parameters),
+        ] {
+            let verdict = check(BodyKind::Multipart, &[value]);
+            assert_eq!(verdict, Err(BodyFault::InvalidMultipart(fault)), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_would_have_to_be_decoded_is_an_unsupported_type() {
+        let refused = Err(BodyFault::UnsupportedMediaType(
+            MediaTypeFault::ContentEncoding,
+        ));
+        for (kind, content_type) in [
+            (BodyKind::Json, "application/json"),
+            (BodyKind::Multipart, "multipart/form-data; boundary=X"),
+        ] {
+            for encodings in [
+                &["gzip"][..],
+                &["br"],
+                &["zstd"],
+                &["deflate"],
+                &["x"],
+                &[""],
+                &["identity, gzip"],
+                &["identity, identity"],
+                &["identity", "gzip"],
+                &["gzip", "identity"],
+                &["identity", "identity"],
+            ] {
+                let verdict = check_headers(kind, &headers(&[content_type], encodings));
+                assert_eq!(verdict, refused, "{encodings:?}");
+            }
+            for encodings in [&[][..], &["identity"], &["Identity"]] {
+                assert!(
+                    check_headers(kind, &headers(&[content_type], encodings)).is_ok(),
+                    "{encodings:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_in_the_query_is_ambiguous_and_no_query_is_fine() {
+        assert_eq!(check_query(None), Ok(()));
+        assert_eq!(check_query(Some("api-version=1")), Ok(()));
+        assert_eq!(
+            check_query(Some("a;m%6fdel=bad")),
+            Err(BodyFault::AmbiguousModel(Ambiguity::Query))
+        );
+    }
+
+    #[test]
+    fn every_fault_has_its_code_and_names_the_model_where_that_is_at_fault() {
+        let json = |body: &[u8]| read(&BodyFormat::Json, body, Siblings::Refused).unwrap_err();
+        let form = check(BodyKind::Multipart, &["multipart/form-data; boundary=X"]).unwrap();
+        for (fault, code, param) in [
+            (json(b"{"), "invalid_json", None),
+            (json(b"{}"), "missing_model", Some("model")),
+            (json(b"{\"Model\":1}"), "ambiguous_model", Some("model")),
+            (
+                read(&form, b"", Siblings::Refused).unwrap_err(),
+                "invalid_multipart",
+                None,
+            ),
+            (
+                check(BodyKind::Json, &[]).unwrap_err(),
+                "unsupported_media_type",
+                None,
+            ),
+        ] {
+            assert_eq!((fault.code(), fault.param()), (code, param), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_refused_content_type_is_told_which_header_to_send() {
+        let message = |kind| check(kind, &[]).unwrap_err().to_string();
+        assert!(message(BodyKind::Json).contains("Content-Type: application/json"));
+        assert!(
+            message(BodyKind::Multipart).contains("Content-Type: multipart/form-data; boundary=")
+        );
+    }
+
+    #[test]
+    fn no_message_repeats_the_body() {
+        for body in [
+            &b"{\"secret\""[..],
+            b"{\"model\":\"secret\",\"model\":\"secret\"}",
+            b"{\"fallbacks\":[\"secret\"]}",
+            b"{\"model\":[\"secret\"]}",
+            b"secret",
+        ] {
+            let message = read(&BodyFormat::Json, body, Siblings::Refused)
+                .unwrap_err()
+                .to_string();
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn both_kinds_of_body_are_read() {
+        let json = read(&BodyFormat::Json, br#"{"model":"good"}"#, Siblings::Refused);
+        assert_eq!(json.as_deref(), Ok("good"));
+        let format = check(BodyKind::Multipart, &["multipart/form-data; boundary=X"]).unwrap();
+        let body =
+            b"--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngood\r\n--X--\r\n";
+        assert_eq!(
+            read(&format, body, Siblings::Refused).as_deref(),
+            Ok("good")
+        );
+    }
 }

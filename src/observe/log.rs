@@ -390,7 +390,8 @@ fn write_json_text(text: &mut String, value: &str) {
 }
 
 /// Neither a control character nor one that changes the direction or the lines of the text around it.
-fn is_harmless(character: char) -> bool {
+#[must_use]
+pub fn is_harmless(character: char) -> bool {
     !character.is_control()
         && !matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::http::model_name::json_string::{self, StringFault};
 use crate::http::model_name::name::{self, Findings, Model, Naming, Siblings};
-use crate::http::model_name::text_run;
 
 /// How deep a document may be. It is level 1 itself.
 const MAX_DEPTH: u32 = 128;
@@ -64,6 +64,17 @@ impl fmt::Display for JsonFault {
     }
 }
 
+impl From<StringFault> for JsonFault {
+    fn from(fault: StringFault) -> Self {
+        let (problem, at) = match fault {
+            StringFault::Unterminated(at) => (Problem::Unterminated, at),
+            StringFault::ControlCharacter(at) => (Problem::ControlCharacter, at),
+            StringFault::Escape(at) => (Problem::Escape, at),
+        };
+        Self { problem, at }
+    }
+}
+
 /// What the document says about its model.
 pub(crate) fn read(body: &[u8], siblings: Siblings) -> Result<Findings<'_>, JsonFault> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))?;
@@ -100,11 +111,11 @@ struct Scanner<'b> {
     at: usize,
 }
 
-/// What stands between a string's quotes.
+/// A string that has been passed: where it stands between its quotes.
 #[derive(Clone, Copy)]
-struct Quoted<'b> {
-    raw: &'b str,
+struct Quoted {
     start: usize,
+    end: usize,
     escaped: bool,
 }
 
@@ -118,7 +129,7 @@ impl<'b> Scanner<'b> {
         }
         loop {
             let name = self.name()?;
-            match naming(name, siblings)? {
+            match self.naming(name, siblings)? {
                 Naming::Model => findings.model(self.model()?),
                 Naming::Refused(ambiguity) => {
                     findings.ambiguous(ambiguity);
@@ -146,11 +157,44 @@ impl<'b> Scanner<'b> {
         }
         let name = self.string()?;
         if !name.escaped {
-            return Ok(Model::Named(Cow::Borrowed(name.raw)));
+            return Ok(Model::Named(Cow::Borrowed(
+                &self.text[name.start..name.end],
+            )));
         }
         let mut decoded = String::new();
-        unescape(name, |character| decoded.push(character))?;
+        self.unescape(name, |character| decoded.push(character))?;
         Ok(Model::Named(Cow::Owned(decoded)))
+    }
+
+    /// Judges a top-level name. Of an escaped one no more is decoded into memory than the longest known name needs.
+    fn naming(&self, name: Quoted, siblings: Siblings) -> Result<Naming, JsonFault> {
+        if !name.escaped {
+            return Ok(Naming::of(&self.text[name.start..name.end], siblings));
+        }
+        let mut decoded = String::new();
+        self.unescape(name, |character| {
+            if decoded.len() <= name::LONGEST {
+                decoded.push(character);
+            }
+        })?;
+        Ok(Naming::of(&decoded, siblings))
+    }
+
+    /// Decodes a string, whose escapes are known to be well-formed: only their surrogates may still not pair up.
+    fn unescape(&self, quoted: Quoted, mut sink: impl FnMut(char)) -> Result<(), JsonFault> {
+        let mut rest = &self.text[quoted.start..quoted.end];
+        while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
+            rest[..at].chars().for_each(&mut sink);
+            rest = &rest[at..];
+            let (character, length) = escaped_character(rest).ok_or(JsonFault {
+                problem: Problem::LoneSurrogate,
+                at: quoted.end - rest.len(),
+            })?;
+            sink(character);
+            rest = &rest[length..];
+        }
+        rest.chars().for_each(sink);
+        Ok(())
     }
 
     /// Passes one value below the top level, however deep.
@@ -187,6 +231,7 @@ impl<'b> Scanner<'b> {
     }
 
     /// Passes a bracket and says whether anything stands before the one that closes it.
+    #[inline(always)]
     fn open(&mut self, levels: &mut Levels, closing: u8) -> Result<bool, JsonFault> {
         if levels.depth == MAX_DEPTH {
             return Err(self.fault(Problem::TooDeep));
@@ -202,6 +247,7 @@ impl<'b> Scanner<'b> {
 
     /// Behind a value: passes the brackets that close here, and says whether the outermost value has ended. Otherwise
     /// a comma is passed too, and the next name or value begins.
+    #[inline(always)]
     fn close(&mut self, levels: &mut Levels) -> Result<bool, JsonFault> {
         while levels.depth > 1 {
             self.whitespace();
@@ -223,7 +269,8 @@ impl<'b> Scanner<'b> {
     }
 
     /// A field's name, and the colon behind it.
-    fn name(&mut self) -> Result<Quoted<'b>, JsonFault> {
+    #[inline(always)]
+    fn name(&mut self) -> Result<Quoted, JsonFault> {
         self.expect(b'"', Problem::NoName)?;
         let name = self.string()?;
         self.whitespace();
@@ -233,44 +280,16 @@ impl<'b> Scanner<'b> {
     }
 
     /// The string whose opening quote has been passed.
-    fn string(&mut self) -> Result<Quoted<'b>, JsonFault> {
+    #[inline(always)]
+    fn string(&mut self) -> Result<Quoted, JsonFault> {
         let start = self.at;
-        let mut escaped = false;
-        loop {
-            self.at += text_run::length(&self.bytes[self.at..]);
-            match self.bytes.get(self.at) {
-                Some(b'"') => break,
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return Err(self.fault(Problem::ControlCharacter)),
-                None => return Err(self.fault(Problem::Unterminated)),
-            }
-        }
-        let raw = &self.text[start..self.at];
-        self.at += 1;
+        let end = json_string::end(self.bytes, start)?;
+        self.at = end.at + 1;
         Ok(Quoted {
-            raw,
             start,
-            escaped,
+            end: end.at,
+            escaped: end.escaped,
         })
-    }
-
-    fn escape(&mut self) -> Result<(), JsonFault> {
-        let length = match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') => {
-                let digits = self.bytes.get(self.at + 2..self.at + 6);
-                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-                    return Err(self.fault(Problem::Escape));
-                }
-                6
-            }
-            _ => return Err(self.fault(Problem::Escape)),
-        };
-        self.at += length;
-        Ok(())
     }
 
     fn number(&mut self) -> Result<(), JsonFault> {
@@ -373,49 +392,22 @@ impl Levels {
     }
 }
 
-/// Judges a top-level name. Of an escaped one no more is decoded into memory than the longest known name needs.
-fn naming(name: Quoted<'_>, siblings: Siblings) -> Result<Naming, JsonFault> {
-    if !name.escaped {
-        return Ok(Naming::of(name.raw, siblings));
-    }
-    let mut decoded = String::new();
-    unescape(name, |character| {
-        if decoded.len() <= name::LONGEST {
-            decoded.push(character);
-        }
-    })?;
-    Ok(Naming::of(&decoded, siblings))
-}
-
-/// Decodes a string whose escapes are known to be well-formed; only their surrogates may still not pair up.
-fn unescape(quoted: Quoted<'_>, mut sink: impl FnMut(char)) -> Result<(), JsonFault> {
-    let lone = |rest: &str| JsonFault {
-        problem: Problem::LoneSurrogate,
-        at: quoted.start + quoted.raw.len() - rest.len(),
+/// The character that an escape stands for, and the escape's length.
+fn escaped_character(text: &str) -> Option<(char, usize)> {
+    let single = match text.as_bytes().get(1)? {
+        b'u' => return unicode_escape(text),
+        b'b' => '\u{8}',
+        b'f' => '\u{C}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        &itself => char::from(itself),
     };
-    let mut rest = quoted.raw;
-    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-        rest[..at].chars().for_each(&mut sink);
-        rest = &rest[at..];
-        let (character, length) = match rest.as_bytes().get(1) {
-            Some(b'b') => ('\u{8}', 2),
-            Some(b'f') => ('\u{C}', 2),
-            Some(b'n') => ('\n', 2),
-            Some(b'r') => ('\r', 2),
-            Some(b't') => ('\t', 2),
-            Some(b'u') => surrogate_pair_or_single(rest).ok_or_else(|| lone(rest))?,
-            Some(&itself) => (char::from(itself), 2),
-            None => return Err(lone(rest)),
-        };
-        sink(character);
-        rest = &rest[length..];
-    }
-    rest.chars().for_each(sink);
-    Ok(())
+    Some((single, 2))
 }
 
 /// The character that one or two `\u` escapes stand for, and their length.
-fn surrogate_pair_or_single(text: &str) -> Option<(char, usize)> {
+fn unicode_escape(text: &str) -> Option<(char, usize)> {
     let high = code_unit(text)?;
     if let Some(character) = char::from_u32(high) {
         return Some((character, 6));

@@ -10,8 +10,8 @@ use std::fmt;
 pub(crate) const MODEL: &str = "model";
 /// Names beside which some upstreams let a request name further models.
 const SIBLINGS: [&str; 3] = ["models", "fallbacks", "lora_path"];
-/// No name of more bytes folds to any of the above: three bytes for each of `fallbacks`' nine letters.
-pub(crate) const LONGEST: usize = 27;
+/// No longer name folds to any of the above, in bytes: `fallbacks` with a Kelvin sign and a long s has twelve.
+pub(crate) const LONGEST: usize = 12;
 
 /// Whether `models`, `fallbacks` and `lora_path` may stand beside `model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Naming {
         if name == MODEL {
             return Self::Model;
         }
-        if name.len() > LONGEST {
+        if !(MODEL.len()..=LONGEST).contains(&name.len()) {
             return Self::Other;
         }
         if folds_to(name, MODEL) {

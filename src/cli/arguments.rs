@@ -1,0 +1,104 @@
+//! Arguments that are more than text: networks and times.
+
+use ipnet::Ipv4Net;
+
+use crate::admin::now;
+use crate::policy::network::parse_network;
+use crate::policy::time::UnixTime;
+
+/// Where a key may be used from, one argument of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Any address.
+    Any,
+    /// An IPv4 network.
+    Network(Ipv4Net),
+}
+
+pub(super) fn source(text: &str) -> Result<Source, String> {
+    match text {
+        "any" => Ok(Source::Any),
+        text => parse_network(text)
+            .map(Source::Network)
+            .map_err(|fault| fault.to_string()),
+    }
+}
+
+/// When a key ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// Not at all.
+    Never,
+    /// From this instant on.
+    At(UnixTime),
+}
+
+pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
+    expiry_from(text, now())
+}
+
+pub(super) fn time(text: &str) -> Result<UnixTime, String> {
+    UnixTime::parse(text).map_err(|fault| fault.to_string())
+}
+
+fn expiry_from(text: &str, now: UnixTime) -> Result<Expiry, String> {
+    if text == "never" {
+        return Ok(Expiry::Never);
+    }
+    let span = [("d", 24 * 60 * 60), ("h", 60 * 60)]
+        .into_iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let Some((count, unit)) = span else {
+        return UnixTime::parse_expiry(text).map(Expiry::At).map_err(|_| {
+            "write a date like 2027-01-31, an RFC 3339 time with its zone, a span like 30d or 12h, or never"
+                .to_owned()
+        });
+    };
+    let is_plain = !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
+    let seconds = count.parse::<i64>().ok().filter(|_| is_plain);
+    let end = seconds
+        .and_then(|count| count.checked_mul(unit))
+        .map(|span| now.plus(span));
+    // What lies past the year 9999 cannot be written.
+    end.filter(|end| *end > now && UnixTime::parse(&end.to_string()) == Ok(*end))
+        .map(Expiry::At)
+        .ok_or_else(|| "write a span like 30d or 12h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_a_date_a_time_a_span_or_never() {
+        let now = UnixTime::from_seconds(1_800_000_000);
+        for (text, end) in [
+            ("2027-01-31", "2027-02-01T00:00:00Z"),
+            ("2027-02-01T01:00:00+01:00", "2027-02-01T00:00:00Z"),
+            ("30d", "2027-02-14T08:00:00Z"),
+            ("12h", "2027-01-15T20:00:00Z"),
+        ] {
+            let Ok(Expiry::At(at)) = expiry_from(text, now) else {
+                panic!("{text} is an end");
+            };
+            assert_eq!(at.to_string(), end, "{text}");
+        }
+        assert_eq!(expiry_from("never", now), Ok(Expiry::Never));
+        for bad in [
+            "",
+            "d",
+            "0d",
+            "-1d",
+            "+1d",
+            "1.5h",
+            "3w",
+            "30",
+            "tomorrow",
+            "99999999d",
+            "99999999999999999999d",
+            "2027-02-01T00:00:00",
+        ] {
+            assert!(expiry_from(bad, now).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `keygate completions`
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+use super::failure::Failure;
+use super::output::print;
+use super::{Cli, CompletionsArgs};
+
+pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "keygate", &mut script);
+    print(script)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,31 @@
+//! `keygate explain`
+
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::json;
+
+use super::ExplainArgs;
+use super::client::Client;
+use super::failure::Failure;
+use super::keys::token_on_stdin;
+use super::output::{escaped, print_line};
+
+pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    let client = Client::of_gateway(&args.gateway)?;
+    let mut question = json!({
+        "model": args.model,
+        "from": args.from.to_string(),
+        "at": args.at.map(|at| at.to_string()),
+    });
+    match &args.key {
+        Some(id) => question["key"] = id.as_str().into(),
+        None => question["token"] = token_on_stdin()?.as_str().into(),
+    }
+    let answer = client.call(&Method::POST, "/api/explain", Some(&question))?;
+    if !answer.print_json()? {
+        let explanation = answer.value()?;
+        print_line(escaped(explanation["reason"].as_str().unwrap_or_default()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,97 @@
+//! Why a command did not do what it was asked to, what to do about it, and its exit status.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::store::fault::Fault;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The arguments make no sense together.
+    Usage(String),
+    /// Nobody answers on the socket.
+    NoGateway(PathBuf, io::Error),
+    /// The gateway's answer is none.
+    NoAnswer(PathBuf, String),
+    /// The gateway, or the key file's rules, say no.
+    Refused(String),
+    /// Files are faulty.
+    Faulty(Vec<Fault>),
+    /// What the user is asked to give is not there, or wrong.
+    Input(String),
+    /// Something could not be done on this machine.
+    System(String, io::Error),
+    /// Nobody takes the output.
+    Output(io::Error),
+}
+
+impl Failure {
+    /// Says what went wrong. Nothing is said of a reader that left: it knows.
+    pub(super) fn report(self) -> ExitCode {
+        if !matches!(&self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            eprintln!("keygate: {self}");
+        }
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::NoGateway(..)
+            | Self::NoAnswer(..)
+            | Self::Refused(_)
+            | Self::Faulty(_)
+            | Self::Input(_)
+            | Self::System(..)
+            | Self::Output(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(what) | Self::Refused(what) | Self::Input(what) => f.write_str(what),
+            Self::NoGateway(socket, error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                write!(
+                    f,
+                    "{}: this user may not open the admin socket; run the command as the gateway's user",
+                    socket.display()
+                )
+            }
+            Self::NoGateway(socket, error) => write!(
+                f,
+                "no gateway answers on {} ({error}); start it with 'keygate serve', name its socket with --socket, or \
+                 work on a key file alone with 'keygate keys … --keys FILE'",
+                socket.display()
+            ),
+            Self::NoAnswer(socket, what) => write!(
+                f,
+                "{}: the gateway's answer cannot be used: {what}; look at its log, and at whether it is the same \
+                 version",
+                socket.display()
+            ),
+            Self::Faulty(faults) => {
+                for (at, fault) in faults.iter().enumerate() {
+                    let separator = if at == 0 { "" } else { "\n" };
+                    write!(f, "{separator}{fault}")?;
+                }
+                Ok(())
+            }
+            Self::System(what, error) => write!(f, "{what}: {error}"),
+            Self::Output(error) => write!(f, "standard output: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoGateway(_, error) | Self::System(_, error) | Self::Output(error) => Some(error),
+            Self::Usage(_)
+            | Self::NoAnswer(..)
+            | Self::Refused(_)
+            | Self::Faulty(_)
+            | Self::Input(_) => None,
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! `keygate keys …`
+
+use std::io::{self, BufRead, IsTerminal};
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use crate::policy::key::KeyId;
+use crate::policy::token::Presented;
+
+use super::arguments::{Expiry, Source};
+use super::client::{Answer, Client, Missing};
+use super::failure::Failure;
+use super::output::{self, escaped, print, print_line};
+use super::{
+    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RuleArgs, UpdateArgs,
+};
+
+/// Keys that one call asks for.
+const PAGE: usize = 1000;
+
+pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, Failure> {
+    match command {
+        KeysCommand::Create(args) => create(args),
+        KeysCommand::List(args) => list(args),
+        KeysCommand::Show(args) => show(args),
+        KeysCommand::Update(args) => update(args),
+        KeysCommand::Disable(args) => switch(args, true),
+        KeysCommand::Enable(args) => switch(args, false),
+        KeysCommand::Delete(args) => delete(args),
+        KeysCommand::Hash => hash(),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn create(args: &CreateArgs) -> Result<(), Failure> {
+    let mode = args.rules.model_access.unwrap_or(AccessMode::All);
+    let mut body = args.rules.fields(Some(mode))?;
+    body.insert("name".to_owned(), args.name.as_str().into());
+    body.retain(|_, value| !value.is_null());
+    let client = Client::of_keys(&args.place, Missing::Made)?;
+    let answer = client.call(&Method::POST, "/api/keys", Some(&body.into()))?;
+    if answer.print_json()? {
+        return Ok(());
+    }
+    let created = answer.value()?;
+    for warning in created["warnings"].as_array().into_iter().flatten() {
+        eprintln!("keygate: warning: {}", text(warning));
+    }
+    print(format!(
+        "Key: {}\nOpenAI Compatible URL: {}\nBearer Token: {}\n",
+        text(&created["key"]["id"]),
+        text(&created["url"]),
+        text(&created["token"]),
+    ))
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    if client.wants_json() {
+        return list_json(&client);
+    }
+    let mut rows = Vec::new();
+    let mut target = format!("/api/keys?limit={PAGE}");
+    loop {
+        let page = client.call(&Method::GET, &target, None)?.value()?;
+        rows.extend(page["keys"].as_array().into_iter().flatten().map(row));
+        match page["next"].as_str() {
+            Some(next) => target = format!("/api/keys?limit={PAGE}&after={next}"),
+            None => break,
+        }
+    }
+    let headings = [
+        "ID",
+        "NAME",
+        "MODEL ACCESS",
+        "ALLOW FROM",
+        "EXPIRES",
+        "STATE",
+        "LAST USED",
+        "HINT",
+    ];
+    print(output::table(headings, rows))
+}
+
+/// All pages as one answer. The keys' own text is passed on, so that a million need not be held at once.
+fn list_json(client: &Client) -> Result<(), Failure> {
+    let mut target = format!("/api/keys?limit={PAGE}");
+    let mut separator = "{\"keys\":[";
+    loop {
+        let answer = client.call(&Method::GET, &target, None)?;
+        let (keys, next) = parts_of_page(&answer)
+            .ok_or_else(|| Failure::Refused("the answer is no page of keys".to_owned()))?;
+        if !keys.is_empty() || separator.starts_with('{') {
+            print([separator, keys].concat())?;
+            separator = if keys.is_empty() { separator } else { "," };
+        }
+        match next {
+            Some(next) => target = format!("/api/keys?limit={PAGE}&after={next}"),
+            None => return print_line("],\"next\":null}"),
+        }
+    }
+}
+
+/// The text between the brackets of `{"keys":[…],"next":…}`, and where the next page begins.
+fn parts_of_page(answer: &Answer) -> Option<(&str, Option<&str>)> {
+    let page = std::str::from_utf8(answer.bytes()).ok()?;
+    let (keys, next) = page
+        .strip_prefix("{\"keys\":[")?
+        .strip_suffix('}')?
+        .rsplit_once("],\"next\":")?;
+    let next = next
+        .strip_prefix('"')
+        .and_then(|next| next.strip_suffix('"'));
+    Some((keys, next))
+}
+
+fn show(args: &KeyArgs) -> Result<(), Failure> {
+    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    let answer = client.call(&Method::GET, &path_of(&args.id)?, None)?;
+    if answer.print_json()? {
+        return Ok(());
+    }
+    print_key(&answer.value()?)
+}
+
+fn update(args: &UpdateArgs) -> Result<(), Failure> {
+    let path = path_of(&args.id)?;
+    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    let mode = match args.rules.model_access {
+        // Other models alone: how they are meant stays as it is.
+        None if !args.rules.models.is_empty() => {
+            let key = client.call(&Method::GET, &path, None)?.value()?;
+            Some(mode_of(&key)?)
+        }
+        mode => mode,
+    };
+    let mut body = args.rules.fields(mode)?;
+    if let Some(name) = &args.name {
+        body.insert("name".to_owned(), name.as_str().into());
+    }
+    if body.is_empty() {
+        return Err(Failure::Usage(
+            "nothing is to change; name a field, like --name or --expires".to_owned(),
+        ));
+    }
+    change(&client, &path, &body.into())
+}
+
+fn switch(args: &KeyArgs, disabled: bool) -> Result<(), Failure> {
+    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    change(
+        &client,
+        &path_of(&args.id)?,
+        &json!({ "disabled": disabled }),
+    )
+}
+
+fn change(client: &Client, path: &str, body: &Value) -> Result<(), Failure> {
+    let answer = client.call(&Method::PATCH, path, Some(body))?;
+    if answer.print_json()? {
+        return Ok(());
+    }
+    print_key(&answer.value()?)
+}
+
+fn delete(args: &DeleteArgs) -> Result<(), Failure> {
+    let path = path_of(&args.id)?;
+    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !args.yes && !can_ask {
+        return Err(Failure::Refused(format!(
+            "there is no terminal to ask on whether {} is to be deleted; add --yes where it is",
+            args.id
+        )));
+    }
+    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    if !args.yes && !is_meant(&client, &path)? {
+        return Err(Failure::Refused("nothing was deleted".to_owned()));
+    }
+    let answer = client.call(&Method::DELETE, &path, None)?;
+    if answer.print_json()? {
+        return Ok(());
+    }
+    print_line(format!("deleted {}", args.id))
+}
+
+fn is_meant(client: &Client, path: &str) -> Result<bool, Failure> {
+    let key = client.call(&Method::GET, path, None)?.value()?;
+    eprint!(
+        "Delete {} ({})? [y/N] ",
+        text(&key["id"]),
+        text(&key["name"])
+    );
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| Failure::System("standard input".to_owned(), error))?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+fn hash() -> Result<(), Failure> {
+    let token = token_on_stdin()?;
+    match Presented::parse(token.as_bytes()) {
+        Some(token) => print_line(token.hash().to_string()),
+        None => Err(Failure::Input(
+            "this is no token: it must be 1 to 512 visible ASCII characters, and one that begins with kg_ must be whole"
+                .to_owned(),
+        )),
+    }
+}
+
+/// A token, on standard input so that it stands in no process list and no shell history.
+pub(super) fn token_on_stdin() -> Result<zeroize::Zeroizing<String>, Failure> {
+    if io::stdin().is_terminal() {
+        eprint!("Bearer token: ");
+    }
+    let mut line = zeroize::Zeroizing::new(String::with_capacity(1024));
+    let input = io::stdin().lock();
+    io::Read::take(input, 1024)
+        .read_line(&mut line)
+        .map_err(|error| Failure::System("standard input".to_owned(), error))?;
+    let length = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(length);
+    Ok(line)
+}
+
+impl RuleArgs {
+    /// The rules as the API takes them; those that are not named are left out, those that are cleared are null.
+    fn fields(&self, mode: Option<AccessMode>) -> Result<Map<String, Value>, Failure> {
+        let mut fields = Map::new();
+        if let Some(mode) = mode {
+            fields.insert("model_access".to_owned(), access(mode, &self.models)?);
+        }
+        if !self.allow_from.is_empty() {
+            fields.insert("allow_from".to_owned(), networks(&self.allow_from)?);
+        }
+        if let Some(expiry) = self.expires {
+            let end = match expiry {
+                Expiry::Never => Value::Null,
+                Expiry::At(end) => end.to_string().into(),
+            };
+            fields.insert("expires_at".to_owned(), end);
+        }
+        if let Some(account) = &self.account {
+            let account = Some(account.as_str()).filter(|account| !account.is_empty());
+            fields.insert("account".to_owned(), account.into());
+        }
+        Ok(fields)
+    }
+}
+
+fn access(mode: AccessMode, models: &[String]) -> Result<Value, Failure> {
+    match (mode, models) {
+        (AccessMode::All, []) => Ok(json!({"mode": "all"})),
+        (AccessMode::All, _) => Err(Failure::Usage(
+            "--model says nothing where every model may be used; add --model-access inclusive or exclusive".to_owned(),
+        )),
+        (AccessMode::Inclusive | AccessMode::Exclusive, []) => Err(Failure::Usage(
+            "--model-access inclusive and exclusive need models; add --model MODEL, once for each".to_owned(),
+        )),
+        (AccessMode::Inclusive, models) => Ok(json!({"mode": "inclusive", "models": models})),
+        (AccessMode::Exclusive, models) => Ok(json!({"mode": "exclusive", "models": models})),
+    }
+}
+
+fn networks(sources: &[Source]) -> Result<Value, Failure> {
+    if sources == [Source::Any] {
+        return Ok(json!([]));
+    }
+    let texts: Option<Vec<String>> = sources
+        .iter()
+        .map(|source| match source {
+            Source::Any => None,
+            Source::Network(network) => Some(network.to_string()),
+        })
+        .collect();
+    texts.map(Value::from).ok_or_else(|| {
+        Failure::Usage("--allow-from any stands beside networks; keep one of the two".to_owned())
+    })
+}
+
+fn mode_of(key: &Value) -> Result<AccessMode, Failure> {
+    match key["model_access"]["mode"].as_str() {
+        Some("inclusive") => Ok(AccessMode::Inclusive),
+        Some("exclusive") => Ok(AccessMode::Exclusive),
+        _ => Ok(AccessMode::All),
+    }
+}
+
+fn path_of(id: &str) -> Result<String, Failure> {
+    KeyId::parse(id)
+        .map(|id| format!("/api/keys/{}", id.as_str()))
+        .map_err(|fault| Failure::Usage(format!("the id {fault}")))
+}
+
+fn print_key(key: &Value) -> Result<(), Failure> {
+    let [_, name, access, from, expires, state, used, hint] = row(key);
+    print(format!(
+        "Key: {}\nName: {name}\nModel access: {access}\nAllow from: {from}\nExpires: {expires}\nState: {state}\n\
+         Account: {}\nCreated: {}\nLast used: {used}\nRequests: {}\nHint: {hint}\n",
+        text(&key["id"]),
+        or_dash(&key["account"]),
+        or_dash(&key["created_at"]),
+        key["requests"],
+    ))
+}
+
+fn row(key: &Value) -> [String; 8] {
+    let list = |value: &Value| {
+        let entries = value.as_array().into_iter().flatten();
+        entries.map(text).collect::<Vec<_>>().join(",")
+    };
+    let access = &key["model_access"];
+    let models = list(&access["models"]);
+    let networks = list(&key["allow_from"]);
+    [
+        text(&key["id"]),
+        text(&key["name"]),
+        match models.as_str() {
+            "" => text(&access["mode"]),
+            models => format!("{} {models}", text(&access["mode"])),
+        },
+        if networks.is_empty() {
+            "any".to_owned()
+        } else {
+            networks
+        },
+        match &key["expires_at"] {
+            Value::String(end) => escaped(end),
+            _ => "never".to_owned(),
+        },
+        text(&key["state"]),
+        or_dash(&key["last_used_at"]),
+        or_dash(&key["hint"]),
+    ]
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map(escaped).unwrap_or_default()
+}
+
+fn or_dash(value: &Value) -> String {
+    value.as_str().map_or_else(|| "-".to_owned(), escaped)
+}

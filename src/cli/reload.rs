@@ -1,0 +1,59 @@
+//! `keygate reload`
+
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::ReloadArgs;
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{escaped, print};
+
+pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, Failure> {
+    let client = Client::of_gateway(&args.gateway)?;
+    let body = json!({"force": args.force, "dry_run": args.dry_run});
+    let target = if args.dry_run {
+        "/api/reload?ids=true"
+    } else {
+        "/api/reload"
+    };
+    let answer = client.call(&Method::POST, target, Some(&body))?;
+    if !answer.print_json()? {
+        print(summary(&answer.value()?, args.dry_run))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(answer: &Value, dry_run: bool) -> String {
+    let done = if dry_run { "would have" } else { "has" };
+    let mut text = format!(
+        "the key table {done} {} keys, generation {}: {} added, {} removed, {} changed\n",
+        answer["keys"], answer["generation"], answer["added"], answer["removed"], answer["changed"]
+    );
+    for (sign, name) in [
+        ("+", "added_ids"),
+        ("-", "removed_ids"),
+        ("~", "changed_ids"),
+    ] {
+        for id in answer[name].as_array().into_iter().flatten() {
+            text.push_str(&format!(
+                "{sign} {}\n",
+                escaped(id.as_str().unwrap_or_default())
+            ));
+        }
+    }
+    let restart: Vec<&str> = answer["restart_needed"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    if !restart.is_empty() {
+        text.push_str(&format!(
+            "changed, but only a restart applies it: {}\n",
+            restart.join(", ")
+        ));
+    }
+    text
+}

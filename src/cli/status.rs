@@ -1,0 +1,83 @@
+//! `keygate status`
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::Value;
+
+use super::StatusArgs;
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{escaped, print};
+
+pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, Failure> {
+    let client = Client::of_gateway(&args.gateway)?;
+    let answer = client.call(&Method::GET, "/api/status", None)?;
+    if !answer.print_json()? {
+        print(describe(&answer.value()?))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().map(escaped).unwrap_or_default();
+    let last = &status["last_reload"];
+    let mut lines = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(lines, "{name}: {value}");
+    };
+    line("Version", text(&status["version"]));
+    line("Generation", status["generation"].to_string());
+    line("Keys", status["keys"].to_string());
+    line(
+        "Last reload",
+        format!(
+            "{} {}, {}",
+            text(&last["at"]),
+            text(&last["result"]),
+            text(&last["message"])
+        ),
+    );
+    if status["unwritten_changes"] != 0 {
+        line(
+            "Not on disk yet",
+            format!(
+                "{} changes: {}",
+                status["unwritten_changes"],
+                text(&status["unwritten_reason"])
+            ),
+        );
+    }
+    line("In flight", status["in_flight"].to_string());
+    if status["draining"] == true {
+        line("Draining", "yes".to_owned());
+    }
+    for upstream in status["upstreams"].as_array().into_iter().flatten() {
+        let models: Vec<String> = upstream["models"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(text)
+            .collect();
+        let models = if models.is_empty() {
+            "none known".to_owned()
+        } else {
+            models.join(", ")
+        };
+        line(
+            "Upstream",
+            format!("{}, models: {models}", text(&upstream["name"])),
+        );
+        for replica in upstream["replicas"].as_array().into_iter().flatten() {
+            let health = if replica["up"] == true {
+                "up"
+            } else {
+                "set aside"
+            };
+            line("  Replica", format!("{} {health}", text(&replica["url"])));
+        }
+    }
+    lines
+}

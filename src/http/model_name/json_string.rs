@@ -1,0 +1,247 @@
+//! Where a JSON string ends: the one loop that sees nearly every byte of a body.
+//!
+//! It looks at blocks of 64 bytes at once, written so that the compiler turns each into vector instructions, and then
+//! only at the few bytes in them that stop the text: quotes, backslashes, control characters. Restarting a search
+//! behind every escape instead costs three times as much in code and markdown, where every second line has some.
+
+const BLOCK: usize = 64;
+const WORD: usize = 8;
+/// Names and short words end within these, and a block costs more than both.
+const WORDS_FIRST: usize = 2;
+
+/// A string's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Where its closing quote stands.
+    pub(crate) at: usize,
+    pub(crate) escaped: bool,
+}
+
+/// Why a string has no end, and where that shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StringFault {
+    Unterminated(usize),
+    ControlCharacter(usize),
+    Escape(usize),
+}
+
+/// Finds the end of the string whose opening quote stands before `start`, and checks all that is in it but UTF-8.
+#[inline]
+pub(crate) fn end(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+    let mut at = start;
+    for _ in 0..WORDS_FIRST {
+        let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<WORD>) else {
+            break;
+        };
+        let stops = stops_in_word(u64::from_le_bytes(*word));
+        if stops == 0 {
+            at += WORD;
+            continue;
+        }
+        at += (stops.trailing_zeros() / 8) as usize;
+        if bytes.get(at) == Some(&b'"') {
+            return Ok(End { at, escaped: false });
+        }
+        break;
+    }
+    end_by_blocks(bytes, at)
+}
+
+#[inline(never)]
+fn end_by_blocks(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+    let mut escaped = false;
+    let mut at = start;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let last;
+        let block = match rest.first_chunk::<BLOCK>() {
+            Some(block) => block,
+            None => {
+                last = padded(rest);
+                &last
+            }
+        };
+        let mut stops = stops_in_block(block);
+        let mut length = BLOCK;
+        while stops != 0 {
+            let stop = stops.trailing_zeros() as usize;
+            match block[stop] {
+                b'"' => {
+                    return Ok(End {
+                        at: at + stop,
+                        escaped,
+                    });
+                }
+                b'\\' => check_escape(bytes, at + stop)?,
+                _ => return Err(StringFault::ControlCharacter(at + stop)),
+            }
+            escaped = true;
+            // What is escaped stops nothing, in this block or as the first byte of the next.
+            stops &= !(0b11 << stop);
+            length = length.max(stop + 2);
+        }
+        at += length;
+    }
+    Err(StringFault::Unterminated(bytes.len()))
+}
+
+#[inline]
+fn check_escape(bytes: &[u8], at: usize) -> Result<(), StringFault> {
+    let Some(&escaped) = bytes.get(at + 1) else {
+        return Err(StringFault::Unterminated(bytes.len()));
+    };
+    // Comparisons instead of a match: a jump through a table would be mispredicted at every second escape.
+    let single = (escaped == b'n')
+        | (escaped == b'"')
+        | (escaped == b'\\')
+        | (escaped == b'/')
+        | (escaped == b't')
+        | (escaped == b'r')
+        | (escaped == b'b')
+        | (escaped == b'f');
+    let digits_follow = || {
+        let digits = bytes.get(at + 2..at + 6);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if single || escaped == b'u' && digits_follow() {
+        Ok(())
+    } else {
+        Err(StringFault::Escape(at))
+    }
+}
+
+/// The last bytes as a block; a space stops nothing.
+#[cold]
+fn padded(bytes: &[u8]) -> [u8; BLOCK] {
+    let mut block = [b' '; BLOCK];
+    block[..bytes.len()].copy_from_slice(bytes);
+    block
+}
+
+/// Whether the byte is a quote, a backslash, or a control character. Flipping one bit puts the quote (0x22) next to
+/// the control characters (below 0x20) and moves none of those out, so that one comparison finds both.
+#[inline]
+fn is_stop(byte: u8) -> bool {
+    ((byte ^ 2) <= 0x20) | (byte == b'\\')
+}
+
+/// One bit for each byte that stops the text, the lowest for the first.
+#[inline]
+fn stops_in_block(block: &[u8; BLOCK]) -> u64 {
+    let mut flags = [0_u8; BLOCK];
+    for (flag, &byte) in flags.iter_mut().zip(block) {
+        *flag = u8::from(is_stop(byte));
+    }
+    // The factor moves the lowest bit of each byte of a word to a bit of its own in the top byte.
+    let gather =
+        |flags: [u8; WORD]| u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let (words, _) = flags.as_chunks::<WORD>();
+    words.iter().enumerate().fold(0, |stops, (place, &flags)| {
+        stops | gather(flags) << (place * WORD)
+    })
+}
+
+/// The top bit of every byte that stops the text. A borrow may set bits behind the first stop, never before it.
+#[inline]
+fn stops_in_word(word: u64) -> u64 {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; WORD])
+    }
+    let control_or_quote = (word ^ each(2)).wrapping_sub(each(0x21));
+    let backslash = (word ^ each(b'\\')).wrapping_sub(each(1));
+    // No stop has its top bit set, and flipping others leaves that one as it was.
+    (control_or_quote | backslash) & !word & each(0x80)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The same, byte by byte.
+    fn end_by_bytes(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+        let (mut at, mut escaped) = (start, false);
+        loop {
+            match bytes.get(at) {
+                None => return Err(StringFault::Unterminated(bytes.len())),
+                Some(b'"') => return Ok(End { at, escaped }),
+                Some(b'\\') => {
+                    check_escape(bytes, at)?;
+                    escaped = true;
+                    at += 2;
+                }
+                Some(0..0x20) => return Err(StringFault::ControlCharacter(at)),
+                Some(_) => at += 1,
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_stops_or_not_at_every_place() {
+        for byte in 0..=255_u8 {
+            for place in 0..200 {
+                let mut bytes = vec![b'x'; 201];
+                bytes[200] = b'"';
+                bytes[place] = byte;
+                assert_eq!(end(&bytes, 0), end_by_bytes(&bytes, 0), "{byte} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_escape_across_any_edge_of_a_word_or_block_is_one() {
+        for escape in [
+            r#"\""#,
+            r"\\",
+            r"\n",
+            r"\u0022",
+            r"\ud83d\ude00",
+            r"\\\\",
+            r"\x",
+            r"\u12",
+            r"\",
+        ] {
+            for before in 0..140 {
+                for behind in [0, 1, 7, 8, 63, 64, 65] {
+                    let text = format!("{}{escape}{}\"", "x".repeat(before), "y".repeat(behind));
+                    for length in [
+                        text.len(),
+                        text.len() - 1,
+                        before + escape.len(),
+                        before + 1,
+                    ] {
+                        let bytes = &text.as_bytes()[..length];
+                        assert_eq!(
+                            end(bytes, 0),
+                            end_by_bytes(bytes, 0),
+                            "{text} cut to {length}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_and_bytes_find_the_same_end(
+            pieces in prop::collection::vec(
+                prop_oneof![
+                    5 => "[ -!#-\\[\\]-~äöü]{0,90}",
+                    3 => prop::sample::select(vec![r"\n", r#"\""#, r"\\", r"\u00e4"]).prop_map(str::to_owned),
+                    1 => prop::sample::select(vec!["\"", "\\", "\n", "\0", "\x1f", r"\u00"]).prop_map(str::to_owned),
+                ],
+                0..12,
+            ),
+            start in 0_usize..4,
+        ) {
+            let text = pieces.concat() + "    \"";
+            prop_assert_eq!(end(text.as_bytes(), start), end_by_bytes(text.as_bytes(), start));
+        }
+
+        #[test]
+        fn any_bytes_end_as_they_do_byte_by_byte(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(end(&bytes, 0), end_by_bytes(&bytes, 0));
+        }
+    }
+}
