@@ -86,7 +86,9 @@ pub async fn handle(
     };
 
     let result = contain(admit_and_forward(&inbound, &mut body, &mut record)).await;
-    let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown));
+    // What follows a CONNECT was meant for a tunnel, and is no request.
+    let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown))
+        || parts.method == Method::CONNECT;
     let mut response = result.unwrap_or_else(|refusal| {
         record.refused(&refusal);
         refusal.response().map(ReplyBody::from)
