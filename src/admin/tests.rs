@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::http::unix_socket;
 use crate::policy::token::BearerToken;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
@@ -729,7 +730,7 @@ fn the_socket_serves_until_the_process_drains() {
     runtime().block_on(async {
         let room = Room::new();
         let path = room.folder.path().join("s");
-        let (listener, file) = claim_socket(&path).unwrap();
+        let (listener, file) = unix_socket::claim(&path, unix_socket::PRIVATE).unwrap();
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
         let served = tokio::spawn(serve_unix(listener, Arc::clone(&room.services)));
         let connect = async || tokio::net::UnixStream::connect(&path).await;
