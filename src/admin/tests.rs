@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use prometheus::IntCounter;
+use rustix::fs::Mode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::http::unix_socket;
 use crate::policy::token::BearerToken;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
@@ -729,7 +731,7 @@ fn the_socket_serves_until_the_process_drains() {
     runtime().block_on(async {
         let room = Room::new();
         let path = room.folder.path().join("s");
-        let (listener, file) = claim_socket(&path).unwrap();
+        let (listener, file) = unix_socket::claim(&path, Mode::RUSR | Mode::WUSR).unwrap();
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
         let served = tokio::spawn(serve_unix(listener, Arc::clone(&room.services)));
         let connect = async || tokio::net::UnixStream::connect(&path).await;
