@@ -12,6 +12,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -413,6 +414,94 @@ fn a_reader_that_leaves_is_no_panic() {
         (output.status.code(), output.stderr.as_slice()),
         (Some(1), &b""[..])
     );
+}
+
+/// A gateway in a desk's folder, ended with the test.
+struct Gateway(std::process::Child);
+
+impl Gateway {
+    fn start(desk: &Desk) -> Self {
+        desk.write(
+            "keygate.toml",
+            "listen = \"127.0.0.1:0\"\n[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\nmodels = [\"good\"]\n",
+        );
+        let child = Command::new(env!("CARGO_BIN_EXE_keygate"))
+            .arg("serve")
+            .current_dir(desk.0.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let gateway = Self(child);
+        let end = Instant::now() + Duration::from_secs(20);
+        while desk.run("status").status != 0 {
+            assert!(Instant::now() < end, "the gateway does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        gateway
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_same_commands_speak_to_a_running_gateway() {
+    let desk = Desk::new();
+    let _gateway = Gateway::start(&desk);
+    let warned = desk.run("keys|create|--name|b|--model-access|exclusive|--model|misspelt");
+    assert!(
+        warned.errors.contains("warning: ") && warned.errors.contains("misspelt"),
+        "{}",
+        warned.errors
+    );
+    let made = desk.json("keys|create|--name|a|--allow-from|192.0.2.0/24|--json");
+    let (id, token) = (
+        made["key"]["id"].as_str().unwrap(),
+        made["token"].as_str().unwrap(),
+    );
+    assert!(desk.done("keys|list").contains(id));
+    assert!(desk.done("status").contains("Keys: 2\n"));
+    assert_eq!(
+        desk.json("status|--json")["upstreams"][0]["models"],
+        serde_json::json!(["good"])
+    );
+
+    let allowed = desk.run_with("explain|--model|good|--from|192.0.2.7", token.as_bytes());
+    assert_eq!(allowed.status, 0);
+    assert!(
+        allowed.output.starts_with("allowed: ") && allowed.output.contains("192.0.2.0/24"),
+        "{}",
+        allowed.output
+    );
+    let denied = desk.json(&format!(
+        "explain|--model|good|--from|192.0.3.7|--key|{id}|--json"
+    ));
+    assert_eq!(denied["denial"], "ip_not_authorized");
+
+    let lines = fs::read_to_string(desk.path("keys.jsonl")).unwrap();
+    let kept = lines.lines().find(|line| line.contains(id)).unwrap();
+    desk.write("keys.jsonl", &format!("{kept}\n"));
+    assert!(desk.done("reload|--dry-run").contains("1 removed"));
+    assert!(desk.done("status").contains("Keys: 2\n"));
+    assert!(desk.done("reload").contains("1 removed"));
+    assert!(desk.done("status").contains("Keys: 1\n"));
+
+    desk.write("keys.jsonl", "first fault\nsecond fault\n");
+    let faulty = desk.run("reload");
+    assert_eq!(faulty.status, 1);
+    assert!(
+        faulty.errors.contains("keys.jsonl:1: ") && faulty.errors.contains("keys.jsonl:2: "),
+        "{}",
+        faulty.errors
+    );
+    let deleted = desk.run(&format!("keys|delete|{id}|--yes"));
+    assert_eq!(deleted.status, 1);
+    assert!(deleted.errors.contains("in force"), "{}", deleted.errors);
+    assert!(desk.done("status").contains("Not on disk yet: 1 changes"));
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! another process's.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -103,6 +103,8 @@ pub fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), Clai
         }
         socket => socket.map_err(failed)?,
     };
+    // The umask may have taken permissions away, never added any.
+    fs::set_permissions(path, Permissions::from_mode(mode.as_raw_mode())).map_err(failed)?;
     let found = fs::symlink_metadata(path).map_err(failed)?;
     let file = SocketFile {
         path: path.into(),
@@ -182,7 +184,6 @@ fn lock_folder(path: &Path) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
     fn folder() -> tempfile::TempDir {

@@ -250,14 +250,19 @@ impl Recorder {
         log.requests.clear();
     }
 
-    /// Closes the idle ends of all connections: what the gateway keeps is stale from now on.
+    /// Closes all connections: what the gateway keeps is stale from now on.
     pub fn close_connections(&self) {
+        for connection in 0..self.connections() {
+            self.close_connection(connection);
+        }
+    }
+
+    pub fn close_connection(&self, connection: usize) {
         let mut log = lock(&self.shared.log);
-        for connection in &mut log.connections {
-            connection.ended_here = true;
-            if let Some(stream) = connection.stream.upgrade() {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+        let connection = &mut log.connections[connection];
+        connection.ended_here = true;
+        if let Some(stream) = connection.stream.upgrade() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
