@@ -27,7 +27,6 @@ mod models;
 mod openapi;
 pub mod reload;
 mod reply;
-mod socket;
 mod status;
 
 use std::net::{IpAddr, SocketAddr};
@@ -57,7 +56,6 @@ use keys::Keyring;
 pub use listen::{serve_tcp, serve_unix};
 use reload::{LastOutcome, Turn};
 use reply::{Refusal, Reply};
-pub use socket::{ClaimFault, SocketFile, claim_socket};
 
 /// Reads the config again, for a reload.
 pub type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;

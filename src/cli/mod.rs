@@ -4,8 +4,9 @@
 //! Exit status: 0 done, 1 refused or failed, 2 wrong usage.
 
 #![allow(
+    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command says on standard error what went wrong"
+    reason = "commands speak to whoever typed them"
 )]
 
 mod arguments;

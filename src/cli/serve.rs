@@ -24,12 +24,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::access::{AdminToken, admin_token};
 use crate::admin::reload::{self, Wish};
-use crate::admin::{self, ClaimFault, ConfigSource, Services, SocketFile};
+use crate::admin::{self, ConfigSource, Services};
 use crate::gateway::lease;
 use crate::gateway::listen::{self, Claimed, ListenFault};
-use crate::gateway::serve::{Gateway, Settings, run_worker};
+use crate::gateway::serve::run_worker;
+use crate::gateway::worker::{Gateway, Settings};
 use crate::http::lifecycle::{Lifecycle, Phase};
 use crate::http::tls::{Certificate, TlsFault};
+use crate::http::unix_socket::{self, ClaimFault, SocketFile};
 use crate::http::upstream::{Fleet, UpstreamFault, discovery};
 use crate::observe::log::{Event, Log, Writer};
 use crate::observe::metrics::Metrics;
@@ -126,7 +128,8 @@ pub fn serve(
     let parts = Parts::prepare(config)?;
     let claimed = listen::claim(&parts.config.listen).map_err(StartFault::Listen)?;
     let (socket, socket_file) =
-        admin::claim_socket(&parts.config.admin.socket).map_err(StartFault::Socket)?;
+        unix_socket::claim(&parts.config.admin.socket, unix_socket::PRIVATE)
+            .map_err(StartFault::Socket)?;
     let keeper = parts.start_keeper()?;
     let addresses = claimed.addresses();
     let url = addresses

@@ -7,13 +7,11 @@ use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::http::unix_socket::{self, ClaimFault};
 use crate::store::config::Listen;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
-
-/// Permissions of a data socket: whoever connects still needs a key, as on a TCP port.
-const ANYBODY: u32 = 0o666;
 
 /// Addresses that are free to listen on, found out before anything else is done.
 #[derive(Debug)]
@@ -33,26 +31,33 @@ pub struct Listeners {
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
-pub struct ListenFault {
-    /// As in the config.
-    pub address: String,
-    /// Why not.
-    pub source: io::Error,
+pub enum ListenFault {
+    /// A TCP address, and why not.
+    Tcp(SocketAddr, io::Error),
+    /// A Unix socket.
+    Unix(ClaimFault),
 }
 
 impl std::fmt::Display for ListenFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cannot listen on {}: {}", self.address, self.source)?;
-        if self.source.kind() == io::ErrorKind::AddrInUse {
-            f.write_str("; another process does: stop it, or choose another address with listen or --listen")?;
+        match self {
+            Self::Tcp(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}: another process does; stop it, or choose another address with listen or \
+                 --listen"
+            ),
+            Self::Tcp(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Unix(fault) => fault.fmt(f),
         }
-        Ok(())
     }
 }
 
 impl std::error::Error for ListenFault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
+        match self {
+            Self::Tcp(_, error) => Some(error),
+            Self::Unix(fault) => Some(fault),
+        }
     }
 }
 
@@ -69,20 +74,15 @@ pub fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
     for address in addresses {
         match address {
             Listen::Tcp(address) => {
-                let probed = probe(*address).map_err(|source| ListenFault {
-                    address: address.to_string(),
-                    source,
-                })?;
+                let probed = probe(*address).map_err(|error| ListenFault::Tcp(*address, error))?;
                 claimed.tcp.push(probed);
             }
+            // Whoever connects still needs a key, as on a TCP port.
             Listen::Unix(path) => {
-                let listener = crate::http::unix_socket::bind(path, ANYBODY).map_err(|source| {
-                    ListenFault {
-                        address: format!("unix:{}", path.display()),
-                        source,
-                    }
-                })?;
-                claimed.unix.push((path.clone(), listener));
+                let socket = unix_socket::claim(path, unix_socket::PUBLIC);
+                claimed
+                    .unix
+                    .push((path.clone(), socket.map_err(ListenFault::Unix)?.0));
             }
         }
     }
@@ -109,19 +109,13 @@ impl Claimed {
         };
         for address in &self.tcp {
             let open = listener(*address, true);
-            listeners.tcp.push(open.map_err(|source| ListenFault {
-                address: address.to_string(),
-                source,
-            })?);
+            listeners
+                .tcp
+                .push(open.map_err(|error| ListenFault::Tcp(*address, error))?);
         }
         for (path, listener) in &self.unix {
-            let shared = listener
-                .set_nonblocking(true)
-                .and_then(|()| listener.try_clone());
-            let fault = |source| ListenFault {
-                address: format!("unix:{}", path.display()),
-                source,
-            };
+            let shared = listener.try_clone();
+            let fault = |error| ListenFault::Unix(ClaimFault::Failed(path.clone(), error));
             listeners.unix.push(shared.map_err(fault)?);
         }
         Ok(listeners)

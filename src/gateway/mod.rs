@@ -1,8 +1,10 @@
 //! Floor 4: the data path. [`serve`] accepts connections, [`request`] is a request's life from head to last byte.
 
+mod answers;
 pub mod lease;
 pub mod listen;
 pub mod record;
 pub mod request;
 pub mod serve;
 pub mod stream;
+pub mod worker;

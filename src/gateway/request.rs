@@ -17,28 +17,27 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
-use serde::Serialize;
 
 use crate::http::body;
 use crate::http::headers::{self, Introduction};
 use crate::http::io::{InFlight, Line};
 use crate::http::model_name::{self, Siblings};
-use crate::http::reply::{self, Refusal};
+use crate::http::reply::Refusal;
 use crate::http::upstream::Upstream;
 use crate::http::upstream::pool::{Answer, Outbound, SendFault};
 use crate::policy::decide::{self, Caller};
 use crate::policy::denial::Denial;
-use crate::policy::key::Key;
 use crate::policy::network::ClientAddress;
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::store::config::ClientAddressSource;
 use crate::table::Entry;
 
+use super::answers;
 use super::lease::{Lease, unix_time};
 use super::record::Record;
-use super::serve::Worker;
 use super::stream::{Guard, Relay, ReplyBody};
+use super::worker::Worker;
 
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +85,9 @@ pub async fn handle(
     };
 
     let result = contain(admit_and_forward(&inbound, &mut body, &mut record)).await;
-    let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown));
+    // What follows a CONNECT was meant for a tunnel, and is no request.
+    let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown))
+        || parts.method == Method::CONNECT;
     let mut response = result.unwrap_or_else(|refusal| {
         record.refused(&refusal);
         refusal.response().map(ReplyBody::from)
@@ -103,9 +104,7 @@ pub async fn handle(
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(headers::X_REQUEST_ID, value);
     }
-    if let Some(origin) = allowed_origin(worker, &parts.headers) {
-        open_to(origin, response.headers_mut());
-    }
+    answers::open_to_origin(worker, &parts.headers, response.headers_mut());
     response.map(|body| body.guarded(Guard { record, in_flight }))
 }
 
@@ -126,8 +125,8 @@ async fn admit_and_forward(
 ) -> Result<Response<ReplyBody>, Refusal> {
     let Inbound { worker, parts, .. } = inbound;
     headers::check_framing(parts)?;
-    if let Some(answer) = answer_without_key(inbound) {
-        return Ok(answer);
+    if let Some(answer) = answers::without_key(worker, parts) {
+        return Ok(answer.map(ReplyBody::from));
     }
     worker.check_open()?;
 
@@ -150,9 +149,9 @@ async fn admit_and_forward(
             let asked = read_model(inbound, endpoint, caller, body, record).await?; // 6
             forward(inbound, asked, caller, entry, generation, record).await // 7, 8
         }
-        Route::Models => Ok(list_models(inbound, caller)),
-        Route::Model(id) => show_model(inbound, caller, &id),
-        Route::Key => Ok(show_key(inbound, caller)),
+        Route::Models => Ok(answers::models(worker, caller).map(ReplyBody::from)),
+        Route::Model(id) => Ok(answers::one_model(worker, caller, &id)?.map(ReplyBody::from)),
+        Route::Key => Ok(answers::key(worker, caller, inbound.client).map(ReplyBody::from)),
     }
 }
 
@@ -321,169 +320,5 @@ fn client_address(worker: &Worker, origin: Origin, headers: &HeaderMap) -> Clien
         ClientAddressSource::XForwardedFor { trusted_proxies } => {
             headers::forwarded_client(origin.peer, headers, trusted_proxies)
         }
-    }
-}
-
-/// Health, where the config has it on this port, and browsers' preflights (Fetch standard, CORS).
-fn answer_without_key(inbound: &Inbound<'_>) -> Option<Response<ReplyBody>> {
-    let Inbound { worker, parts, .. } = inbound;
-    let path = parts.uri.path();
-    if worker.settings.public_health
-        && parts.method == Method::GET
-        && matches!(path, "/healthz" | "/readyz")
-    {
-        let well = path == "/healthz" || worker.is_ready();
-        let mut response = Response::new(Bytes::from_static(if well {
-            b"ok\n"
-        } else {
-            b"not ready\n"
-        }));
-        *response.status_mut() = if well {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        return Some(response.map(ReplyBody::from));
-    }
-    let is_preflight =
-        parts.method == Method::OPTIONS && allowed_origin(worker, &parts.headers).is_some();
-    let Err(Denial::MethodNotAllowed { allow }) = route::of("OPTIONS", path) else {
-        return None;
-    };
-    is_preflight.then(|| {
-        let mut response = Response::new(ReplyBody::from(Bytes::new()));
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        let headers = response.headers_mut();
-        headers.insert(
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            HeaderValue::from_static(allow),
-        );
-        if let Some(asked) = parts.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
-        }
-        headers.insert(
-            header::ACCESS_CONTROL_MAX_AGE,
-            HeaderValue::from_static("600"),
-        );
-        response
-    })
-}
-
-/// The request's Origin, where the config lists it.
-fn allowed_origin<'h>(worker: &Worker, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
-    let origin = headers.get(header::ORIGIN)?;
-    worker
-        .settings
-        .cors_origins
-        .iter()
-        .any(|allowed| allowed.as_bytes() == origin.as_bytes())
-        .then_some(origin)
-}
-
-fn open_to(origin: &HeaderValue, headers: &mut HeaderMap) {
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    headers.insert(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-request-id"),
-    );
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-}
-
-/// A model in OpenAI's form.
-#[derive(Serialize)]
-struct Model<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    owned_by: &'static str,
-}
-
-/// OpenAI's list.
-#[derive(Serialize)]
-struct ModelList<'a> {
-    object: &'static str,
-    data: Vec<Model<'a>>,
-}
-
-/// What `GET /v1/key` tells a key's owner.
-#[derive(Serialize)]
-struct KeyView<'a> {
-    id: &'a str,
-    name: &'a str,
-    model_access: ModelAccessView<'a>,
-    models: Vec<&'a str>,
-    allow_from: Vec<String>,
-    expires_at: Option<String>,
-    client_address: Option<String>,
-}
-
-#[derive(Serialize)]
-struct ModelAccessView<'a> {
-    mode: &'static str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    models: &'a [Box<str>],
-}
-
-fn list_models(inbound: &Inbound<'_>, caller: Caller<'_>) -> Response<ReplyBody> {
-    let routing = inbound.worker.fleet.routing();
-    let data = usable(routing.models().map(|(model, _)| model), caller.key())
-        .map(|id| model(inbound, id))
-        .collect();
-    reply::ok(&ModelList {
-        object: "list",
-        data,
-    })
-    .map(ReplyBody::from)
-}
-
-fn show_model(
-    inbound: &Inbound<'_>,
-    caller: Caller<'_>,
-    id: &str,
-) -> Result<Response<ReplyBody>, Refusal> {
-    let served = inbound.worker.fleet.routing().upstream_of(id).is_some();
-    let permit = caller.for_model(id, served)?;
-    Ok(reply::ok(&model(inbound, permit.model())).map(ReplyBody::from))
-}
-
-fn show_key(inbound: &Inbound<'_>, caller: Caller<'_>) -> Response<ReplyBody> {
-    let (key, routing) = (caller.key(), inbound.worker.fleet.routing());
-    let client_address = match inbound.client {
-        ClientAddress::Known(address) => Some(address.to_string()),
-        ClientAddress::Unknown => None,
-    };
-    let view = KeyView {
-        id: key.id(),
-        name: key.name(),
-        model_access: ModelAccessView {
-            mode: key.model_access().mode(),
-            models: key.model_access().models(),
-        },
-        models: usable(routing.models().map(|(model, _)| model), key).collect(),
-        allow_from: key
-            .allow_from()
-            .networks()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        expires_at: key.expires_at().map(|time| time.to_string()),
-        client_address,
-    };
-    reply::ok(&view).map(ReplyBody::from)
-}
-
-fn usable<'a>(models: impl Iterator<Item = &'a str>, key: &Key) -> impl Iterator<Item = &'a str> {
-    models.filter(|model| key.model_access().allows(model))
-}
-
-fn model<'a>(inbound: &Inbound<'_>, id: &'a str) -> Model<'a> {
-    Model {
-        id,
-        object: "model",
-        created: inbound.worker.settings.started,
-        owned_by: "keygate",
     }
 }

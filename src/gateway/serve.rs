@@ -2,15 +2,12 @@
 //! that a request stays on one core from accept to last byte. Here connections begin and end; what happens in between
 //! is [`super::request`].
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,27 +17,21 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use crate::http::body;
-use crate::http::clock::{Clock, TICK};
-use crate::http::io::{self as client_io, ClientIo, Line, Opening, Stream};
-use crate::http::lifecycle::{Lifecycle, Phase};
+use crate::http::clock::TICK;
+use crate::http::io::{ClientIo, Line, Opening, Stream};
+use crate::http::lifecycle::Phase;
 use crate::http::reply::Refusal;
 use crate::http::tls::Certificate;
-use crate::http::upstream::Fleet;
-use crate::http::upstream::pool::{self, Pool};
-use crate::observe::log::{Event, Log};
-use crate::observe::metrics::Metrics;
-use crate::store::config::{ClientAddressSource, Config};
-use crate::table::Table;
+use crate::observe::log::Event;
 
 use super::lease;
 use super::listen::Listeners;
 use super::request::{self, Origin};
-use super::stream::{self, ReplyBody};
+use super::stream::ReplyBody;
+use super::worker::{Gateway, Worker};
 
 /// How long accepting rests where it fails, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,160 +42,6 @@ const HTTP2_STREAM_WINDOW: u32 = 256 << 10;
 const HTTP2_WINDOW: u32 = 1 << 20;
 /// Streams of one HTTP/2 connection that may fail for reasons of its own before it is closed.
 const HTTP2_LOCAL_RESETS: usize = 1024;
-
-/// What all workers have in common.
-#[derive(Clone, Debug)]
-pub struct Gateway {
-    /// The keys.
-    pub table: Arc<Table>,
-    /// The upstreams.
-    pub fleet: Arc<Fleet>,
-    /// The certificate; None: plain HTTP.
-    pub certificate: Option<Certificate>,
-    /// Counters.
-    pub metrics: Metrics,
-    /// Log lines.
-    pub log: Log,
-    /// The phase the process is in.
-    pub lifecycle: Lifecycle,
-    /// What the config says.
-    pub settings: Arc<Settings>,
-    /// Client connections, over all workers.
-    pub connections: Arc<AtomicUsize>,
-}
-
-/// What the config says of the data path.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Whether /healthz and /readyz answer without a key.
-    pub public_health: bool,
-    /// Browser origins that may call.
-    pub cors_origins: Vec<String>,
-    /// How a client's address is found.
-    pub client_address: ClientAddressSource,
-    /// Under which bodies are read.
-    pub bodies: body::Limits,
-    /// How long an answer's way is waited for.
-    pub relay: stream::Patience,
-    /// When the process started, in seconds since 1970.
-    pub started: u64,
-    connection: client_io::Patience,
-    upstream: pool::Patience,
-    tls_handshake: Duration,
-    head: usize,
-    connections: usize,
-}
-
-impl From<&Config> for Settings {
-    fn from(config: &Config) -> Self {
-        let (limits, timeouts) = (&config.limits, &config.timeouts);
-        Self {
-            public_health: config.public_health,
-            cors_origins: config.cors_origins.clone(),
-            client_address: config.client_address.clone(),
-            bodies: body::Limits {
-                size: limits.request_body,
-                budget: body::Budget::new(limits.buffered_bodies),
-                idle: timeouts.body_idle,
-            },
-            relay: stream::Patience {
-                stream_idle: timeouts.stream_idle,
-                client_write: timeouts.client_write,
-            },
-            started: u64::try_from(lease::now().seconds()).unwrap_or(0),
-            connection: client_io::Patience {
-                header_read: timeouts.header_read,
-                keep_alive: timeouts.keep_alive,
-                client_write: timeouts.client_write,
-            },
-            upstream: pool::Patience {
-                connect: timeouts.upstream_connect,
-                first_byte: timeouts.upstream_first_byte,
-                keep_alive: timeouts.upstream_keep_alive,
-            },
-            tls_handshake: timeouts.tls_handshake,
-            head: limits.headers,
-            connections: limits.connections,
-        }
-    }
-}
-
-/// One worker, as its requests see it.
-#[derive(Debug)]
-pub struct Worker {
-    gateway: Gateway,
-    /// Its connections to upstreams.
-    pub pool: Rc<Pool>,
-    /// Its deadlines.
-    pub clock: Clock,
-    id_prefix: u64,
-    next_id: Cell<u64>,
-    open: Cell<usize>,
-    all_closed: Notify,
-}
-
-impl std::ops::Deref for Worker {
-    type Target = Gateway;
-
-    fn deref(&self) -> &Gateway {
-        &self.gateway
-    }
-}
-
-impl Worker {
-    fn new(gateway: Gateway) -> io::Result<Rc<Self>> {
-        let mut random = [0_u8; 8];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let id_prefix = u64::from_le_bytes(random);
-        let clock = Clock::default();
-        let patience = gateway.settings.upstream;
-        let pool = Pool::new(
-            Arc::clone(&gateway.fleet),
-            clock.clone(),
-            patience,
-            id_prefix,
-        );
-        let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
-        Ok(Rc::new(Self {
-            gateway,
-            pool,
-            clock,
-            id_prefix,
-            next_id,
-            open,
-            all_closed,
-        }))
-    }
-
-    /// An x-request-id that no other request of this or another worker has.
-    #[must_use]
-    pub fn new_request_id(&self) -> String {
-        let id = self.next_id.get();
-        self.next_id.set(id.wrapping_add(1));
-        format!("req-{:016x}-{id:x}", self.id_prefix)
-    }
-
-    /// Whether table and catalogue are loaded and the process is not about to end.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.fleet.is_ready() && self.lifecycle.phase() == Phase::Running
-    }
-
-    /// Whether requests are taken at all.
-    ///
-    /// # Errors
-    /// [`Refusal::ShuttingDown`], [`Refusal::NotReady`]
-    pub fn check_open(&self) -> Result<(), Refusal> {
-        if self.lifecycle.phase() >= Phase::Draining {
-            return Err(Refusal::ShuttingDown);
-        }
-        if self.fleet.is_ready() {
-            Ok(())
-        } else {
-            Err(Refusal::NotReady)
-        }
-    }
-}
 
 /// A worker's whole life: serves until the process drains, and returns once its last connection is done.
 ///
@@ -256,9 +93,7 @@ async fn live(gateway: Gateway, listeners: Listeners) -> io::Result<()> {
         let _ = accept.await;
     }
     worker.clock.close();
-    while worker.open.get() > 0 {
-        worker.all_closed.notified().await;
-    }
+    worker.all_closed().await;
     Ok(())
 }
 
@@ -301,8 +136,8 @@ where
 
 /// Starts a connection's task, where there is room for one more.
 fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
-    let open = Open::new(worker);
-    if worker.connections.load(Ordering::Relaxed) > worker.settings.connections {
+    let open = worker.opened();
+    if worker.is_crowded() {
         turn_away(&stream);
         return;
     }
@@ -312,29 +147,6 @@ fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
         let _ = serve_connection(&worker, stream, peer).await;
         drop(open);
     });
-}
-
-/// Counts a connection while it is open.
-struct Open(Rc<Worker>);
-
-impl Open {
-    fn new(worker: &Rc<Worker>) -> Self {
-        worker.open.set(worker.open.get() + 1);
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        worker.metrics.connections().inc();
-        Self(Rc::clone(worker))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.metrics.connections().dec();
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0 {
-            self.0.all_closed.notify_one();
-        }
-    }
 }
 
 /// Says that there is no room, as far as that takes no waiting. A TLS client only sees the connection close.

@@ -56,6 +56,11 @@ pub fn check_framing(parts: &request::Parts) -> Result<(), Malformed> {
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     if parts.version == Version::HTTP_2 {
         match (hosts.as_slice(), authority) {
+            (_, Some(authority)) if !is_host(authority.as_bytes()) => {
+                return Err(Malformed(
+                    "the :authority must be a host name or address, and a port at most",
+                ));
+            }
             ([], Some(_)) => {}
             ([host], Some(authority))
                 if host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {}
@@ -78,6 +83,14 @@ pub fn check_framing(parts: &request::Parts) -> Result<(), Malformed> {
             return Err(Malformed("the request target must be a path, not a URL"));
         }
         check_lengths(&parts.headers, parts.version)?;
+    }
+    if parts
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .any(|line| !line.as_bytes().is_ascii())
+    {
+        return Err(Malformed("the Connection header must be ASCII"));
     }
     let asterisk = parts.method == Method::OPTIONS && parts.uri.path() == "*";
     if !parts.uri.path().starts_with('/') && !asterisk {

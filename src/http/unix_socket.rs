@@ -1,122 +1,287 @@
-//! Unix sockets in the file system: bound under a private name and renamed into place, so that they have their
-//! permissions from the first instant anybody can see them, and nobody else's file is ever replaced.
+//! Unix sockets in the file system: claimed so that a file has its permissions from its first instant, and is never
+//! another process's.
 
-use std::fs::{self, Permissions};
+use std::fmt;
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Longest path that a Unix socket's address holds, in bytes.
-pub const MAX_PATH: usize = 107;
+use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Listens at `path` with these permissions. A socket file that nobody answers on is replaced.
-///
-/// # Errors
-/// `AddrInUse` where a process answers on it; `AlreadyExists` where another kind of file stands there, which is left
-/// alone; else what the system says.
-pub fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if path.as_os_str().len() > MAX_PATH {
-        let what = format!(
-            "the path is longer than {MAX_PATH} bytes, which no Unix socket can have; use a shorter one"
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    }
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-        Ok(found) if !found.file_type().is_socket() => {
-            let what =
-                "a file that is no socket stands there; move it away, or choose another path";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
-        }
-        Ok(_) => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-        }
-    }
-    bind_and_rename(path, mode)
+/// What `sun_path` holds, with the NUL at its end (unix(7)).
+const MAX_PATH: usize = 108;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// How long another process may take to claim a socket in the same folder.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// The socket's file, to be removed when the socket is given up.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
 }
 
-/// The folder in between is private, so the socket cannot be reached before its permissions are set; renaming puts it
-/// in the place of a stale one at once.
-fn bind_and_rename(path: &Path, mode: u32) -> io::Result<UnixListener> {
+/// Why a socket cannot be claimed.
+#[derive(Debug)]
+pub enum ClaimFault {
+    /// The path is too long for a socket.
+    TooLong(PathBuf),
+    /// Another process answers there.
+    Taken(PathBuf),
+    /// Something else than a socket is there.
+    Occupied(PathBuf),
+    /// The system refuses.
+    Failed(PathBuf, io::Error),
+}
+
+impl fmt::Display for ClaimFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong(path) => write!(
+                f,
+                "{}: the path of a socket holds at most {} bytes, this one has {}; choose a shorter one",
+                path.display(),
+                MAX_PATH - 1,
+                path.as_os_str().len()
+            ),
+            Self::Taken(path) => write!(
+                f,
+                "{}: another process answers on this socket; stop it, or choose another path",
+                path.display()
+            ),
+            Self::Occupied(path) => write!(
+                f,
+                "{}: is there and is no socket; remove it, or choose another path",
+                path.display()
+            ),
+            Self::Failed(path, error) => write!(
+                f,
+                "{}: cannot listen here: {error}; check the folder and its permissions, or choose another path",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ClaimFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(_, error) => Some(error),
+            Self::TooLong(_) | Self::Taken(_) | Self::Occupied(_) => None,
+        }
+    }
+}
+
+/// Permissions of a socket that only this user may connect to.
+pub const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// Permissions of a socket that anybody may connect to.
+pub const PUBLIC: Mode = Mode::from_raw_mode(0o666);
+
+/// Listens at `path`, with a file of these permissions. A socket that nobody answers on is replaced; one that somebody
+/// answers on, and any other file, is left alone. What is returned does not block, as tokio wants it.
+///
+/// # Errors
+/// [`ClaimFault`]
+pub fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimFault> {
+    if path.as_os_str().as_bytes().len() >= MAX_PATH {
+        return Err(ClaimFault::TooLong(path.into()));
+    }
+    let failed = |error| ClaimFault::Failed(path.into(), error);
+    // Between finding a socket stale and replacing it, another process must not have claimed it.
+    let _turn = lock_folder(path).map_err(failed)?;
+    let socket = match bind(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            make_way(path)?;
+            bind(path, mode).map_err(failed)?
+        }
+        socket => socket.map_err(failed)?,
+    };
+    // The umask may have taken permissions away, never added any.
+    fs::set_permissions(path, Permissions::from_mode(mode.as_raw_mode())).map_err(failed)?;
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    let file = SocketFile {
+        path: path.into(),
+        device: found.dev(),
+        inode: found.ino(),
+    };
+    Ok((socket.into(), file))
+}
+
+impl SocketFile {
+    /// Removes the file, unless another process has put its own there meanwhile.
+    pub fn release(self) {
+        let _turn = lock_folder(&self.path);
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        if is_ours {
+            // Where it can't be removed, the next start finds it stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// On Linux the file that `bind` makes has the mode of the socket itself: set before, there is no moment at which
+/// others could connect, and no umask of the whole process to change.
+fn bind(path: &Path, mode: Mode) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    rustix::fs::fchmod(&socket, mode)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn make_way(path: &Path) -> Result<(), ClaimFault> {
+    let failed = |error| ClaimFault::Failed(path.into(), error);
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    if !found.file_type().is_socket() {
+        return Err(ClaimFault::Occupied(path.into()));
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+    // A process too busy to accept is alive all the same: then this would block.
+    socket.set_nonblocking(true).map_err(failed)?;
+    match socket.connect(&SockAddr::unix(path).map_err(failed)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
+        Ok(()) | Err(_) => Err(ClaimFault::Taken(path.into())),
+    }
+}
+
+/// Takes turns with other processes, until what is returned is dropped. A folder that may not be read is not locked.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
     let folder = path
         .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let private = folder.join(format!(".kg{:x}", std::process::id()));
-    fs::DirBuilder::new().mode(0o700).create(&private)?;
-    let bound = (|| {
-        let inner = private.join("s");
-        let listener = UnixListener::bind(&inner)?;
-        fs::set_permissions(&inner, Permissions::from_mode(mode))?;
-        fs::rename(&inner, path)?;
-        Ok(listener)
-    })();
-    // What is left of the folder after a failure must not stand in the way of the next start.
-    let _ = fs::remove_file(private.join("s"));
-    let _ = fs::remove_dir(&private);
-    bound
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = match File::open(folder.unwrap_or(Path::new("."))) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        folder => folder?,
+    };
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() >= end => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "another process holds its folder",
+                ));
+            }
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
-    #[test]
-    fn a_socket_has_its_permissions_and_answers() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let _listener = bind(&path, 0o600).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        assert!(UnixStream::connect(&path).is_ok());
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "nothing else is left behind"
-        );
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
     }
 
     #[test]
-    fn a_live_socket_is_refused_and_a_stale_one_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let live = bind(&path, 0o600).unwrap();
-        assert_eq!(
-            bind(&path, 0o600).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
-        drop(live);
-        let _next = bind(&path, 0o600).unwrap();
-        assert!(UnixStream::connect(&path).is_ok());
+    fn a_socket_is_private_and_gone_once_released() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let (listener, file) = claim(&path, PRIVATE).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        file.release();
+        assert!(!path.exists());
+        drop(listener);
     }
 
     #[test]
-    fn any_other_file_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        fs::write(&path, "mine").unwrap();
-        assert_eq!(
-            bind(&path, 0o600).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink(folder.path().join("nowhere"), &link).unwrap();
-        assert_eq!(
-            bind(&link, 0o600).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
+    fn a_public_socket_is_open_to_everybody_whatever_the_umask() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let _held = claim(&path, PUBLIC).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o666);
     }
 
     #[test]
-    fn a_path_too_long_says_so() {
-        let long = Path::new("/tmp").join("x".repeat(120));
-        assert!(bind(&long, 0o600).unwrap_err().to_string().contains("107"));
+    fn the_file_is_private_before_anything_could_change_its_mode() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        rustix::fs::fchmod(&socket, PRIVATE).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "by bind alone");
+    }
+
+    #[test]
+    fn a_socket_that_somebody_answers_on_is_left_alone() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let _held = claim(&path, PRIVATE).unwrap();
+        assert!(matches!(claim(&path, PRIVATE), Err(ClaimFault::Taken(_))));
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        drop(claim(&path, PRIVATE).unwrap());
+        assert!(path.exists());
+        let _held = claim(&path, PRIVATE).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn any_other_file_in_its_place_is_refused_and_kept() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let occupied = || {
+            assert!(matches!(
+                claim(&path, PRIVATE),
+                Err(ClaimFault::Occupied(_))
+            ));
+            assert!(fs::symlink_metadata(&path).is_ok());
+        };
+        fs::write(&path, "text").unwrap();
+        occupied();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        occupied();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        occupied();
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_says_so() {
+        let folder = folder();
+        let path = folder.path().join("x".repeat(108));
+        let fault = claim(&path, PRIVATE).unwrap_err();
+        assert!(matches!(fault, ClaimFault::TooLong(_)));
+        assert!(fault.to_string().contains("at most 107 bytes"));
+    }
+
+    #[test]
+    fn a_successors_socket_is_not_removed() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let (listener, file) = claim(&path, PRIVATE).unwrap();
+        fs::remove_file(&path).unwrap();
+        // The old socket lives, so that the file system can't hand out its number again.
+        let _successor = claim(&path, PRIVATE).unwrap();
+        file.release();
+        assert!(path.exists());
+        drop(listener);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::SignedDuration;
+use jiff::civil::{Date, DateTime};
 
 /// Seconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,16 +56,24 @@ impl UnixTime {
         if !has_rfc3339_shape(text) {
             return Err(TimeFault::Malformed);
         }
-        if let Ok(instant) = text.parse::<jiff::Timestamp>() {
-            let seconds = instant.as_nanosecond().div_euclid(1_000_000_000);
-            return i64::try_from(seconds)
-                .map(Self)
-                .map_err(|_| TimeFault::Malformed);
-        }
-        match text.parse::<jiff::civil::DateTime>() {
-            Ok(_) if !text.ends_with(['Z', 'z']) => Err(TimeFault::NoZone),
-            _ => Err(TimeFault::Malformed),
-        }
+        let (date_time, rest) = text.split_at(DATE_TIME.len());
+        let date_time: DateTime = date_time.parse().map_err(|_| TimeFault::Malformed)?;
+        let zone = match rest.strip_prefix('.') {
+            Some(fraction) => {
+                let zone = fraction.trim_start_matches(|digit: char| digit.is_ascii_digit());
+                if zone.len() == fraction.len() {
+                    return Err(TimeFault::Malformed);
+                }
+                zone
+            }
+            None => rest,
+        };
+        let time = seconds_of(date_time) - offset_of(zone)?;
+        // What cannot be written back is no time.
+        (FIRST..=LAST)
+            .contains(&time)
+            .then_some(Self(time))
+            .ok_or(TimeFault::Malformed)
     }
 
     /// Reads a time as [`UnixTime::parse`] does, or a bare date, which means through the end of that day, UTC.
@@ -73,15 +81,49 @@ impl UnixTime {
     /// # Errors
     /// [`TimeFault`] says what is wrong and how to write it.
     pub fn parse_expiry(text: &str) -> Result<Self, TimeFault> {
-        if text.len() != 10 {
+        if text.len() != DATE.len() {
             return Self::parse(text);
         }
         let day: Date = text.parse().map_err(|_| TimeFault::Malformed)?;
-        let after = day.tomorrow().map_err(|_| TimeFault::Malformed)?;
-        let midnight = after
-            .to_zoned(TimeZone::UTC)
-            .map_err(|_| TimeFault::Malformed)?;
-        Ok(Self(midnight.timestamp().as_second()))
+        // The last day of all ends a second early, since nothing after it can be written.
+        Ok(Self((seconds_of(day.at(0, 0, 0, 0)) + DAY).min(LAST)))
+    }
+}
+
+const DATE: &str = "2027-02-01";
+const DATE_TIME: &str = "2027-02-01T00:00:00";
+const DAY: i64 = 86_400;
+/// 0000-01-01T00:00:00Z and 9999-12-31T23:59:59Z: all that four digits of a year can write.
+const FIRST: i64 = -62_167_219_200;
+const LAST: i64 = 253_402_300_799;
+const EPOCH: Date = Date::constant(1970, 1, 1);
+
+fn seconds_of(time: DateTime) -> i64 {
+    time.duration_since(EPOCH.at(0, 0, 0, 0)).as_secs()
+}
+
+/// `Z`, or hours and minutes to UTC (RFC 3339 5.6), in seconds.
+fn offset_of(zone: &str) -> Result<i64, TimeFault> {
+    match zone.as_bytes() {
+        [] => Err(TimeFault::NoZone),
+        b"Z" | b"z" => Ok(0),
+        [
+            sign @ (b'+' | b'-'),
+            h1 @ b'0'..=b'9',
+            h2 @ b'0'..=b'9',
+            b':',
+            m1 @ b'0'..=b'9',
+            m2 @ b'0'..=b'9',
+        ] => {
+            let two = |tens: &u8, ones: &u8| i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
+            let (hours, minutes) = (two(h1, h2), two(m1, m2));
+            if hours > 23 || minutes > 59 {
+                return Err(TimeFault::Malformed);
+            }
+            let offset = hours * 3600 + minutes * 60;
+            Ok(if *sign == b'-' { -offset } else { offset })
+        }
+        _ => Err(TimeFault::Malformed),
     }
 }
 
@@ -96,13 +138,15 @@ fn has_rfc3339_shape(text: &str) -> bool {
             13 | 16 => bytes[at] == b':',
             _ => bytes[at].is_ascii_digit(),
         })
-        && !text.contains(['[', ','])
 }
 
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_second(self.0) {
-            Ok(instant) => write!(f, "{}", instant.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        match EPOCH
+            .at(0, 0, 0, 0)
+            .checked_add(SignedDuration::from_secs(self.0))
+        {
+            Ok(time) => write!(f, "{}", time.strftime("%Y-%m-%dT%H:%M:%SZ")),
             Err(_) => write!(f, "{}", self.0),
         }
     }
@@ -121,6 +165,9 @@ mod tests {
             ("2027-02-01T01:00:00+01:00", "2027-02-01T00:00:00Z"),
             ("2027-02-01T00:00:00.999Z", "2027-02-01T00:00:00Z"),
             ("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59Z"),
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
+            ("2027-02-01T00:00:00-23:59", "2027-02-01T23:59:00Z"),
         ] {
             assert_eq!(
                 UnixTime::parse(text).unwrap().to_string(),
@@ -170,12 +217,15 @@ mod tests {
             "2028-02-29T00:00:00Z"
         );
         assert!(UnixTime::parse_expiry("2027-02-30").is_err());
-        assert!(UnixTime::parse_expiry("9999-12-31").is_err());
+        assert_eq!(
+            UnixTime::parse_expiry("9999-12-31").unwrap().to_string(),
+            "9999-12-31T23:59:59Z"
+        );
     }
 
     proptest! {
         #[test]
-        fn every_instant_survives_its_text_form(seconds in 0_i64..253_402_214_400) {
+        fn every_instant_survives_its_text_form(seconds in FIRST..=LAST) {
             let time = UnixTime::from_seconds(seconds);
             prop_assert_eq!(UnixTime::parse(&time.to_string()), Ok(time));
         }

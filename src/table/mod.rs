@@ -265,17 +265,15 @@ impl Table {
     }
 
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
-    /// The caller has made sure that ids and hashes are unique. Where nothing differs, nothing changes.
-    pub fn swap(&self, entries: Vec<Arc<Entry>>) -> Difference {
+    /// The caller has made sure that ids and hashes are unique. Where these are the entries in force, nothing changes.
+    pub fn swap(&self, entries: Vec<Arc<Entry>>) {
         let _turn = lock(&self.writer);
-        let difference = self.compare(&entries);
-        if difference.is_empty() && self.in_file_order() == entries {
-            return difference;
+        if self.in_file_order() == entries {
+            return;
         }
         let old = self.current.swap(Arc::new(Keys::of(entries)));
         self.grow();
         tear_down(old);
-        difference
     }
 
     /// The keys in the order of the key file.
@@ -377,11 +375,16 @@ impl Keys {
     }
 
     fn in_file_order(&self) -> Vec<Arc<Entry>> {
-        let mut all: Vec<_> = lock(&self.by_age)
+        let by_age = lock(&self.by_age);
+        if by_age.keys().is_sorted_by_key(|age| age.place) {
+            return by_age.values().cloned().collect();
+        }
+        let mut all: Vec<_> = by_age
             .iter()
             .map(|(age, entry)| (age.place, Arc::clone(entry)))
             .collect();
-        all.sort_by_key(|(place, _)| *place);
+        drop(by_age);
+        all.sort_unstable_by_key(|(place, _)| *place);
         all.into_iter().map(|(_, entry)| entry).collect()
     }
 }
@@ -469,7 +472,10 @@ mod tests {
     }
 
     fn swap(table: &Table, keys: Vec<Key>) -> Difference {
-        table.swap(keys.into_iter().map(|key| table.adopt(key)).collect())
+        let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
+        let difference = table.compare(&entries);
+        table.swap(entries);
+        difference
     }
 
     fn hash(token: u32) -> TokenHash {

@@ -1,0 +1,219 @@
+//! What requests and connections share: with all workers, the [`Gateway`] and its [`Settings`]; with those of one
+//! worker, its upstream connections and its clock.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::http::body;
+use crate::http::clock::Clock;
+use crate::http::io as client_io;
+use crate::http::lifecycle::{Lifecycle, Phase};
+use crate::http::reply::Refusal;
+use crate::http::tls::Certificate;
+use crate::http::upstream::Fleet;
+use crate::http::upstream::pool::{self, Pool};
+use crate::observe::log::Log;
+use crate::observe::metrics::Metrics;
+use crate::store::config::{ClientAddressSource, Config};
+use crate::table::Table;
+
+use super::{lease, stream};
+
+/// What all workers have in common.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// The keys.
+    pub table: Arc<Table>,
+    /// The upstreams.
+    pub fleet: Arc<Fleet>,
+    /// The certificate; None: plain HTTP.
+    pub certificate: Option<Certificate>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Log lines.
+    pub log: Log,
+    /// The phase the process is in.
+    pub lifecycle: Lifecycle,
+    /// What the config says.
+    pub settings: Arc<Settings>,
+    /// Client connections, over all workers.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// What the config says of the data path.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whether /healthz and /readyz answer without a key.
+    pub public_health: bool,
+    /// Browser origins that may call.
+    pub cors_origins: Vec<String>,
+    /// How a client's address is found.
+    pub client_address: ClientAddressSource,
+    /// Under which bodies are read.
+    pub bodies: body::Limits,
+    /// How long an answer's way is waited for.
+    pub relay: stream::Patience,
+    /// When the process started, in seconds since 1970.
+    pub started: u64,
+    pub(super) connection: client_io::Patience,
+    upstream: pool::Patience,
+    pub(super) tls_handshake: Duration,
+    pub(super) head: usize,
+    connections: usize,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let (limits, timeouts) = (&config.limits, &config.timeouts);
+        Self {
+            public_health: config.public_health,
+            cors_origins: config.cors_origins.clone(),
+            client_address: config.client_address.clone(),
+            bodies: body::Limits {
+                size: limits.request_body,
+                budget: body::Budget::new(limits.buffered_bodies),
+                idle: timeouts.body_idle,
+            },
+            relay: stream::Patience {
+                stream_idle: timeouts.stream_idle,
+                client_write: timeouts.client_write,
+            },
+            started: u64::try_from(lease::now().seconds()).unwrap_or(0),
+            connection: client_io::Patience {
+                header_read: timeouts.header_read,
+                keep_alive: timeouts.keep_alive,
+                client_write: timeouts.client_write,
+            },
+            upstream: pool::Patience {
+                connect: timeouts.upstream_connect,
+                first_byte: timeouts.upstream_first_byte,
+                keep_alive: timeouts.upstream_keep_alive,
+            },
+            tls_handshake: timeouts.tls_handshake,
+            head: limits.headers,
+            connections: limits.connections,
+        }
+    }
+}
+
+/// One worker, as its requests see it.
+#[derive(Debug)]
+pub struct Worker {
+    gateway: Gateway,
+    /// Its connections to upstreams.
+    pub pool: Rc<Pool>,
+    /// Its deadlines.
+    pub clock: Clock,
+    id_prefix: u64,
+    next_id: Cell<u64>,
+    open: Cell<usize>,
+    all_closed: Notify,
+}
+
+impl std::ops::Deref for Worker {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.gateway
+    }
+}
+
+impl Worker {
+    /// A worker without connections.
+    ///
+    /// # Errors
+    /// Where the system has no random numbers.
+    pub(super) fn new(gateway: Gateway) -> io::Result<Rc<Self>> {
+        let mut random = [0_u8; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let id_prefix = u64::from_le_bytes(random);
+        let clock = Clock::default();
+        let patience = gateway.settings.upstream;
+        let pool = Pool::new(
+            Arc::clone(&gateway.fleet),
+            clock.clone(),
+            patience,
+            id_prefix,
+        );
+        let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
+        Ok(Rc::new(Self {
+            gateway,
+            pool,
+            clock,
+            id_prefix,
+            next_id,
+            open,
+            all_closed,
+        }))
+    }
+
+    /// An x-request-id that no other request of this or another worker has.
+    #[must_use]
+    pub fn new_request_id(&self) -> String {
+        let id = self.next_id.get();
+        self.next_id.set(id.wrapping_add(1));
+        format!("req-{:016x}-{id:x}", self.id_prefix)
+    }
+
+    /// Whether table and catalogue are loaded and the process is not about to end.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.fleet.is_ready() && self.lifecycle.phase() == Phase::Running
+    }
+
+    /// Whether requests are taken at all.
+    ///
+    /// # Errors
+    /// [`Refusal::ShuttingDown`], [`Refusal::NotReady`]
+    pub fn check_open(&self) -> Result<(), Refusal> {
+        if self.lifecycle.phase() >= Phase::Draining {
+            return Err(Refusal::ShuttingDown);
+        }
+        if self.fleet.is_ready() {
+            Ok(())
+        } else {
+            Err(Refusal::NotReady)
+        }
+    }
+
+    /// Counts a connection for as long as what is returned lives.
+    pub(super) fn opened(self: &Rc<Self>) -> Open {
+        self.open.set(self.open.get() + 1);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connections().inc();
+        Open(Rc::clone(self))
+    }
+
+    /// Whether more connections are open, over all workers, than may be.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) > self.settings.connections
+    }
+
+    /// Waits until this worker's last connection is closed.
+    pub(super) async fn all_closed(&self) {
+        while self.open.get() > 0 {
+            self.all_closed.notified().await;
+        }
+    }
+}
+
+/// Counts a connection while it is open.
+#[derive(Debug)]
+pub(super) struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.metrics.connections().dec();
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() == 0 {
+            self.0.all_closed.notify_one();
+        }
+    }
+}
