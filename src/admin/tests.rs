@@ -12,7 +12,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::http::unix_socket;
 use crate::policy::token::BearerToken;
-use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 
@@ -45,7 +44,7 @@ impl Room {
         let loaded = key_file::read(&config.keys.file, &table).unwrap();
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let (log, _writer) = Log::start(LogFormat::Json, dropped).unwrap();
+        let (log, _writer) = Log::start(crate::observe::log::Form::Json, dropped).unwrap();
         let services = Services {
             keeper: Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
             table,

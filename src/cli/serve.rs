@@ -33,7 +33,7 @@ use crate::http::lifecycle::{Lifecycle, Phase};
 use crate::http::tls::{Certificate, TlsFault};
 use crate::http::unix_socket::{self, ClaimFault, SocketFile};
 use crate::http::upstream::{Fleet, UpstreamFault, discovery};
-use crate::observe::log::{Event, Log, Writer};
+use crate::observe::log::{Event, Form, Log, Writer};
 use crate::observe::metrics::Metrics;
 use crate::store::config::{Config, LogFormat, parse};
 use crate::store::fault::Fault;
@@ -228,13 +228,13 @@ impl Parts {
             None => None,
         };
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
-        let default = if io::stderr().is_terminal() {
-            LogFormat::Text
-        } else {
-            LogFormat::Json
+        let form = match config.log_format {
+            Some(LogFormat::Text) => Form::Text,
+            Some(LogFormat::Json) => Form::Json,
+            None if io::stderr().is_terminal() => Form::Text,
+            None => Form::Json,
         };
-        let format = config.log_format.unwrap_or(default);
-        let (log, writer) = Log::start(format, metrics.log_lines_dropped().clone())
+        let (log, writer) = Log::start(form, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
         Ok(Self {
