@@ -275,13 +275,18 @@ fn a_foreign_host_or_origin_is_refused_whatever_the_token() {
         }
         for (origin, status) in [
             ("http://localhost:9180", 200),
+            ("https://LOCALHOST:9180", 200),
             ("https://admin.example", 200),
+            ("http://localhost", 403),
+            ("http://localhost:1", 403),
+            ("http://192.0.2.1:9180", 403),
             ("http://evil.example", 403),
             ("null", 403),
             ("", 403),
             ("http://admin.example.evil", 403),
+            ("http://localhost:9180.evil.example", 403),
         ] {
-            let headers = [("host", "localhost"), token, ("origin", origin)];
+            let headers = [("host", "localhost:9180"), token, ("origin", origin)];
             let answer = room.tcp("GET", "/api/status", &headers, "").await;
             assert_eq!(answer.status, status, "{origin}");
         }
