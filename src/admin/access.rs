@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use http::header::{HOST, ORIGIN};
+use http::header::{HOST, HeaderName, ORIGIN};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -227,54 +227,71 @@ struct Names<'s> {
 
 impl Names<'_> {
     fn is_own_host(&self, headers: &HeaderMap) -> bool {
-        let mut lines = headers.get_all(HOST).iter();
-        match (lines.next(), lines.next()) {
-            (Some(only), None) => only.to_str().is_ok_and(|host| self.has(host)),
-            _ => false,
-        }
+        only(headers, &HOST).is_some_and(|host| self.is_ours(host))
     }
 
-    /// No Origin, or that of a page which this listener itself served: the authority in Host, port and all, since
-    /// another port of this machine is another's page. The scheme is left to whatever terminates TLS before us.
+    /// No Origin, or that of a page of this listener: with the Host's port too, since what another port of the same
+    /// machine serves is another's.
     fn is_own_origin(&self, headers: &HeaderMap) -> bool {
-        let mut lines = headers.get_all(ORIGIN).iter();
-        let only = match (lines.next(), lines.next()) {
-            (None, _) => return true,
-            (Some(only), None) => only.to_str().ok(),
-            (Some(_), Some(_)) => None,
-        };
-        let origin = only.and_then(|origin| origin.split_once("://"));
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        match (origin, host) {
-            (Some((_, origin)), Some(host)) => origin.eq_ignore_ascii_case(host) && self.has(host),
-            _ => false,
+        if !headers.contains_key(ORIGIN) {
+            return true;
         }
+        let origin = only(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
+        origin.is_some_and(|(_, authority)| {
+            let host = only(headers, &HOST);
+            let is_host = host.is_some_and(|host| host.eq_ignore_ascii_case(authority));
+            self.is_ours(authority) && (is_host || self.is_configured(authority))
+        })
     }
 
-    fn has(&self, authority: &str) -> bool {
-        let host = without_port(authority);
-        let address = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
-        let is = |name: &str| without_port(name).eq_ignore_ascii_case(host);
-        is("localhost")
+    fn is_ours(&self, authority: &str) -> bool {
+        let Some(host) = without_port(authority) else {
+            return false;
+        };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let address = bare.unwrap_or(host).parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost")
             || address.is_ok_and(|address| address.to_canonical() == self.local)
-            || self.hosts.iter().any(|name| is(name))
+            || self.is_configured(authority)
+    }
+
+    fn is_configured(&self, authority: &str) -> bool {
+        let Some(host) = without_port(authority).map(unbracketed) else {
+            return false;
+        };
+        self.hosts
+            .iter()
+            .any(|name| unbracketed(name).eq_ignore_ascii_case(host))
     }
 }
 
-/// The host of an authority (RFC 3986 3.2); a bare IPv6 address has no port.
-fn without_port(authority: &str) -> &str {
-    if authority.starts_with('[') {
-        return authority
-            .find(']')
-            .map_or(authority, |end| &authority[..=end]);
-    }
-    match authority.split_once(':') {
-        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
-        _ => authority,
-    }
+/// The value of a header that was sent exactly once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    first.to_str().ok().filter(|_| lines.next().is_none())
+}
+
+/// The host of an authority (RFC 3986 3.2), where what follows it is a port at most.
+fn without_port(authority: &str) -> Option<&str> {
+    let end = match authority.strip_prefix('[') {
+        Some(address) => address.find(']')? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, rest) = authority.split_at(end);
+    let port = rest.strip_prefix(':').unwrap_or(rest);
+    let is_port = rest.is_empty() || rest.starts_with(':');
+    (is_port && port.bytes().all(|digit| digit.is_ascii_digit())).then_some(host)
+}
+
+/// An IPv6 address without its brackets; anything else as it is.
+fn unbracketed(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -284,7 +301,7 @@ mod tests {
 
     fn names(hosts: &[String], authority: &str) -> bool {
         let local = [192, 0, 2, 1].into();
-        Names { local, hosts }.has(authority)
+        Names { local, hosts }.is_ours(authority)
     }
 
     #[test]
@@ -313,7 +330,10 @@ mod tests {
             "xadmin.example",
             "localhost.",
             "[localhost",
-            "2001:db8::2",
+            "2001:db8::1",
+            "[2001:db8::1]x",
+            "localhost:80.evil.example",
+            "192.0.2.1:80:80",
             "192.0.2.1.evil.example",
         ] {
             assert!(!names(&hosts, other), "{other}");
