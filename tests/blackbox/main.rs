@@ -16,6 +16,7 @@ mod support;
 
 mod admin;
 mod body;
+mod commands;
 mod decide;
 mod forward;
 mod framing;
