@@ -234,17 +234,20 @@ impl Names<'_> {
         }
     }
 
-    /// No Origin, or the one that a page of this listener has.
+    /// No Origin, or that of a page which this listener itself served: the authority in Host, port and all, since
+    /// another port of this machine is another's page. The scheme is left to whatever terminates TLS before us.
     fn is_own_origin(&self, headers: &HeaderMap) -> bool {
         let mut lines = headers.get_all(ORIGIN).iter();
-        match (lines.next(), lines.next()) {
-            (None, _) => true,
-            (Some(only), None) => only
-                .to_str()
-                .ok()
-                .and_then(|origin| origin.split_once("://"))
-                .is_some_and(|(_, authority)| self.has(authority)),
-            (Some(_), Some(_)) => false,
+        let only = match (lines.next(), lines.next()) {
+            (None, _) => return true,
+            (Some(only), None) => only.to_str().ok(),
+            (Some(_), Some(_)) => None,
+        };
+        let origin = only.and_then(|origin| origin.split_once("://"));
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        match (origin, host) {
+            (Some((_, origin)), Some(host)) => origin.eq_ignore_ascii_case(host) && self.has(host),
+            _ => false,
         }
     }
 
@@ -269,7 +272,7 @@ fn without_port(authority: &str) -> &str {
             .map_or(authority, |end| &authority[..=end]);
     }
     match authority.split_once(':') {
-        Some((host, port)) if !port.contains(':') => host,
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
         _ => authority,
     }
 }

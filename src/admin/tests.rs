@@ -273,15 +273,17 @@ fn a_foreign_host_or_origin_is_refused_whatever_the_token() {
                 status
             );
         }
-        for (origin, status) in [
-            ("http://localhost:9180", 200),
-            ("https://admin.example", 200),
-            ("http://evil.example", 403),
-            ("null", 403),
-            ("", 403),
-            ("http://admin.example.evil", 403),
+        for (host, origin, status) in [
+            ("localhost:9180", "http://localhost:9180", 200),
+            ("admin.example", "https://Admin.example", 200),
+            ("localhost:9180", "http://localhost:8080", 403),
+            ("localhost", "https://admin.example", 403),
+            ("localhost", "http://evil.example", 403),
+            ("localhost", "null", 403),
+            ("localhost", "", 403),
+            ("admin.example", "http://admin.example.evil", 403),
         ] {
-            let headers = [("host", "localhost"), token, ("origin", origin)];
+            let headers = [("host", host), token, ("origin", origin)];
             let answer = room.tcp("GET", "/api/status", &headers, "").await;
             assert_eq!(answer.status, status, "{origin}");
         }
@@ -826,5 +828,44 @@ fn the_openapi_document_lists_what_is_served_and_nothing_else() {
             served + 4,
             "health and readiness are asked with GET and HEAD"
         );
+    });
+}
+
+#[test]
+fn with_tls_the_listener_speaks_http1_under_the_certificate_and_nothing_in_clear() {
+    runtime().block_on(async {
+        let mut room = Room::new();
+        let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (chain, key) = (
+            room.folder.path().join("crt"),
+            room.folder.path().join("key"),
+        );
+        fs::write(&chain, own.cert.pem()).unwrap();
+        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        let services = Arc::get_mut(&mut room.services).unwrap();
+        services.certificate = Some(Certificate::load(&chain, &key).unwrap());
+        let mut config = Config::clone(&services.config);
+        config.admin.tls = true;
+        services.config = Arc::new(config);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve_tcp(listener, Arc::clone(&room.services)));
+        let connect = async || tokio::net::TcpStream::connect(address).await.unwrap();
+
+        let mut client =
+            rustls::ClientConfig::clone(&crate::http::tls::client_config(Some(&chain)).unwrap());
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let name = "localhost".try_into().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let stream = connector.connect(name, connect().await).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let request = STATUS.replace(
+            "\r\n\r\n",
+            &format!("\r\nauthorization: Bearer {}\r\n\r\n", room.token),
+        );
+        let answer = exchange(stream, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let answer = exchange(connect().await, STATUS).await;
+        assert!(!answer.contains("HTTP/1.1"), "{answer}");
     });
 }

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,12 +19,19 @@ use crate::store::config::LogFormat;
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 16_384;
+/// Bytes that are written at once, at most.
+const WRITE_AT_ONCE: usize = 64 << 10;
+/// The pause between two writes: lines are gathered, and a busy worker need not wake the writer for each.
+const GATHER: Duration = Duration::from_millis(5);
 /// Text of a client's that a line holds at most, in characters.
 const MAX_TEXT: usize = 256;
 
 /// Where log lines go. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct Log(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
     lines: SyncSender<Line>,
     dropped: IntCounter,
 }
@@ -155,7 +163,7 @@ impl Log {
         let thread = std::thread::Builder::new()
             .name("log".into())
             .spawn(move || write_all(form, &waiting))?;
-        let log = Self { lines, dropped };
+        let log = Self(Arc::new(Queue { lines, dropped }));
         Ok((log.clone(), Writer { log, thread }))
     }
 
@@ -170,8 +178,8 @@ impl Log {
     }
 
     fn offer(&self, line: Line) {
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
-            self.dropped.inc();
+        if let Err(TrySendError::Full(_)) = self.0.lines.try_send(line) {
+            self.0.dropped.inc();
         }
     }
 }
@@ -182,7 +190,7 @@ impl Writer {
         let end = std::time::Instant::now() + patience;
         let mut told = false;
         while std::time::Instant::now() < end && !self.thread.is_finished() {
-            told = told || self.log.lines.try_send(Line::End).is_ok();
+            told = told || self.log.0.lines.try_send(Line::End).is_ok();
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -199,19 +207,23 @@ fn write_all(form: LogFormat, waiting: &Receiver<Line>) {
                 Line::Event(event) => format_event(&mut text, form, &event),
                 Line::End => ends = true,
             }
-            next = if text.len() < 64 << 10 {
-                waiting.try_recv().ok()
-            } else {
-                None
-            };
+            if text.len() >= WRITE_AT_ONCE {
+                write_out(&mut text);
+            }
+            next = waiting.try_recv().ok();
         }
-        // Nobody is left to be told where standard error is closed or full.
-        drop(std::io::stderr().write_all(text.as_bytes()));
-        text.clear();
+        write_out(&mut text);
         if ends {
             return;
         }
+        std::thread::sleep(GATHER);
     }
+}
+
+fn write_out(text: &mut String) {
+    // Nobody is left to be told where standard error is closed or full.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    text.clear();
 }
 
 fn format_access(text: &mut String, form: LogFormat, access: &Access) {
