@@ -418,7 +418,7 @@ fn reload_and_status_and_explain_speak() {
     let faulty = gateway.run(&["reload"], "");
     assert_eq!(faulty.code, Some(1));
     assert!(faulty.err.contains("keys.jsonl:1"), "{faulty:?}");
-    gateway.write_key_file(&key_file(&[new.clone()]));
+    gateway.write_key_file(&key_file(std::slice::from_ref(&new)));
     let dropping = gateway.run(&["reload"], "");
     assert_eq!(dropping.code, Some(1), "{dropping:?}");
     ok(gateway, &["reload", "--force"]);

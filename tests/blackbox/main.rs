@@ -18,6 +18,7 @@ mod admin;
 mod body;
 mod commands;
 mod decide;
+mod floods;
 mod forward;
 mod framing;
 mod harness;
