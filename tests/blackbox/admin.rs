@@ -625,7 +625,7 @@ fn the_default_page_holds_fifty() {
 
 #[test]
 fn a_key_counts_the_requests_that_were_its_own() {
-    let far = Key::all("key_far").from_networks(&["192.0.2.0/24"]);
+    let far = Key::all("key_far").only_from(&["192.0.2.0/24"]);
     let stand = Stand::with(|setup| setup.keys(&[&far]));
     let shown = |id: &str| {
         stand
@@ -765,7 +765,7 @@ fn explain_decides_as_the_gateway_does_and_says_why() {
     let expired = Key::all("key_expired").expires("2020-01-01T00:00:00Z");
     let ending = Key::all("key_ending").expires("2050-01-01T00:00:00Z");
     let disabled = Key::all("key_disabled").disabled();
-    let far = Key::all("key_far").from_networks(&["192.0.2.0/24"]);
+    let far = Key::all("key_far").only_from(&["192.0.2.0/24"]);
     let stand = Stand::with(|setup| setup.keys(&[&expired, &ending, &disabled, &far]));
     let explain = |question: Value| {
         stand

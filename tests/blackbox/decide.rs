@@ -288,11 +288,11 @@ fn a_key_with_networks_is_refused_outside_every_one_of_them() {
     let keys: Vec<Key> = edges
         .iter()
         .enumerate()
-        .map(|(at, (network, ..))| Key::all(&format!("key_{at}")).from_networks(&[network]))
+        .map(|(at, (network, ..))| Key::all(&format!("key_{at}")).only_from(&[network]))
         .collect();
     let several =
-        Key::all("key_several").from_networks(&["192.0.2.0/24", "127.0.3.9/32", "10.0.0.0/8"]);
-    let empty = Key::all("key_empty").from_networks(&[]);
+        Key::all("key_several").only_from(&["192.0.2.0/24", "127.0.3.9/32", "10.0.0.0/8"]);
+    let empty = Key::all("key_empty").only_from(&[]);
     let stand = Stand::with(|setup| {
         let mut all: Vec<&Key> = keys.iter().collect();
         all.extend([&several, &empty]);
@@ -328,8 +328,8 @@ fn a_key_with_networks_is_refused_outside_every_one_of_them() {
 
 #[test]
 fn an_ipv4_client_of_a_dual_stack_listener_is_judged_as_ipv4_and_an_ipv6_one_never_matches() {
-    let here = Key::all("key_here").from_networks(&["127.0.0.1/32"]);
-    let anywhere = Key::all("key_anywhere").from_networks(&["0.0.0.0/0"]);
+    let here = Key::all("key_here").only_from(&["127.0.0.1/32"]);
+    let anywhere = Key::all("key_anywhere").only_from(&["0.0.0.0/0"]);
     let up = Recorder::answering();
     let open = Key::all("key_open");
     let gateway = Setup::before(&up)
@@ -658,11 +658,11 @@ fn the_first_refusal_answers() {
     let never = Key::all("key_never")
         .disabled()
         .expires("2020-01-01T00:00:00Z")
-        .from_networks(&["192.0.2.1"]);
+        .only_from(&["192.0.2.1"]);
     let late = Key::only("key_late", &["good"])
         .expires("2020-01-01T00:00:00Z")
-        .from_networks(&["192.0.2.1"]);
-    let far = Key::only("key_far", &["good"]).from_networks(&["192.0.2.1"]);
+        .only_from(&["192.0.2.1"]);
+    let far = Key::only("key_far", &["good"]).only_from(&["192.0.2.1"]);
     let stand = Stand::with(|setup| {
         setup
             .keys(&[&never, &late, &far])
@@ -908,7 +908,7 @@ fn a_single_model_is_shown_with_its_id_decoded_once() {
 #[test]
 fn a_key_can_be_asked_what_it_may_do() {
     let key = Key::all_but("key_shown", &["bad"])
-        .from_networks(&["127.0.0.9/8"])
+        .only_from(&["127.0.0.9/8"])
         .expires("2099-01-02T03:04:05+01:00");
     let stand = Stand::with(|setup| setup.keys(&[&key]));
     let shown = stand.gateway.ask(&Call::get("/v1/key", &key.token));
@@ -943,7 +943,7 @@ fn a_key_can_be_asked_what_it_may_do() {
 
 /// A gateway that believes X-Forwarded-For from 127.0.0.1 and 10.0.0.0/8, and a key for 203.0.113.0/24 alone.
 fn behind_proxies() -> (Stand, Key) {
-    let there = Key::all("key_there").from_networks(&["203.0.113.0/24"]);
+    let there = Key::all("key_there").only_from(&["203.0.113.0/24"]);
     let stand = Stand::with(|setup| {
         setup
             .keys(&[&there])
@@ -1093,7 +1093,7 @@ fn an_untrusted_peer_is_the_client_itself_whatever_it_claims() {
     }
     cases.done();
     // Where the config believes nobody, a claim is nothing either.
-    let near = Key::all("key_near").from_networks(&["127.0.0.1"]);
+    let near = Key::all("key_near").only_from(&["127.0.0.1"]);
     let plain = Stand::with(|setup| setup.keys(&[&near]));
     let response = plain
         .gateway

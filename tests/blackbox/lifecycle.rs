@@ -1023,7 +1023,7 @@ fn a_flood_of_connections_that_say_nothing_delays_nobody() {
 fn the_data_port_may_be_a_unix_socket() {
     let up = Recorder::answering();
     let open = Key::all("key_open");
-    let restricted = Key::all("key_restricted").from_networks(&["0.0.0.0/0"]);
+    let restricted = Key::all("key_restricted").only_from(&["0.0.0.0/0"]);
     let setup = Setup::before(&up).keys(&[&open, &restricted]);
     setup.write();
     let path = setup.path("data.sock");
