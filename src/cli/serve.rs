@@ -25,7 +25,6 @@ use tokio::time::{sleep, timeout};
 use crate::admin::access::{AdminToken, admin_token};
 use crate::admin::reload::{self, Wish};
 use crate::admin::{self, ConfigSource, Services};
-use crate::gateway::lease;
 use crate::gateway::listen::{self, Claimed, ListenFault};
 use crate::gateway::serve::run_worker;
 use crate::gateway::worker::{Gateway, Settings};
@@ -38,11 +37,13 @@ use crate::observe::metrics::Metrics;
 use crate::store::config::{Config, LogFormat, parse};
 use crate::store::fault::Fault;
 use crate::store::keeper::{Drops, Keeper};
-use crate::store::key_file;
+use crate::store::{key_file, wall_clock};
 use crate::table::Table;
 
 use super::ServeArgs;
 
+/// setrlimit(2), RLIMIT_FSIZE; the same number on every Linux that Rust knows but MIPS and PA-RISC.
+const SIGXFSZ: i32 = 25;
 /// How long the last log lines may take to leave.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long running requests may take to notice that the process ends at once.
@@ -263,7 +264,7 @@ impl Parts {
             Arc::clone(&self.table),
             loaded,
             move |event| {
-                reload::note(&log, &metrics, lease::now(), &event);
+                reload::note(&log, &metrics, wall_clock::now(), &event);
             },
         );
         let keeper = keeper.map_err(system("the keeper's thread"))?;
@@ -462,6 +463,8 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// Has no meaning here but that a write past a file size limit fails instead of killing the process.
+    _file_too_large: Signal,
 }
 
 impl Signals {
@@ -470,6 +473,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _file_too_large: signal(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 

@@ -26,8 +26,8 @@ use crate::http::lifecycle::Phase;
 use crate::http::reply::Refusal;
 use crate::http::tls::Certificate;
 use crate::observe::log::Event;
+use crate::store::wall_clock;
 
-use super::lease;
 use super::listen::Listeners;
 use super::request::{self, Origin};
 use super::stream::ReplyBody;
@@ -105,7 +105,7 @@ async fn tick(worker: Rc<Worker>) {
         ticks.tick().await;
         worker
             .clock
-            .tick(lease::now().seconds(), worker.table.generation());
+            .tick(wall_clock::now().seconds(), worker.table.generation());
         worker.pool.tidy();
     }
 }

@@ -80,6 +80,7 @@ impl Fleet {
         let fleet = Self {
             current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
             changing: Mutex::new(()),
+            ready: AtomicBool::new(false),
             metrics,
         };
         fleet.reload(upstreams)?;
