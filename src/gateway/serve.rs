@@ -30,6 +30,7 @@ use crate::store::wall_clock;
 
 use super::listen::Listeners;
 use super::request::{self, Origin};
+use super::stall::end_when_stalled;
 use super::stream::ReplyBody;
 use super::worker::{Gateway, Worker};
 
@@ -222,7 +223,7 @@ async fn serve_connection(
         }
         Opening::Http2 => {
             line.set_multiplexed();
-            let connection = http2::Builder::new(Local)
+            let connection = http2::Builder::new(Streams(Rc::clone(worker)))
                 .max_concurrent_streams(HTTP2_STREAMS)
                 .initial_stream_window_size(HTTP2_STREAM_WINDOW)
                 .initial_connection_window_size(HTTP2_WINDOW)
@@ -267,15 +268,16 @@ where
     .map_err(io::Error::other)
 }
 
-/// Spawns the tasks of an HTTP/2 connection's requests on the thread they came in on.
-#[derive(Clone, Copy)]
-struct Local;
+/// Spawns the tasks of an HTTP/2 connection's streams on the thread they came in on.
+#[derive(Clone)]
+struct Streams(Rc<Worker>);
 
-impl<F> hyper::rt::Executor<F> for Local
+impl<F> hyper::rt::Executor<F> for Streams
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        let patience = self.0.settings.relay.client_write;
+        tokio::task::spawn_local(end_when_stalled(task, &self.0.clock, patience));
     }
 }
