@@ -139,7 +139,7 @@ where
 fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
     let open = worker.opened();
     if worker.is_crowded() {
-        turn_away(&stream);
+        turn_away(worker, &stream);
         return;
     }
     let worker = Rc::clone(worker);
@@ -151,11 +151,12 @@ fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
 }
 
 /// Says that there is no room, as far as that takes no waiting. A TLS client only sees the connection close.
-fn turn_away(stream: &Stream) {
+fn turn_away(worker: &Worker, stream: &Stream) {
     let body = Refusal::Overloaded.body();
     let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\nx-request-id: {}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        worker.new_request_id(),
         body.len()
     );
     let answer = [head.as_bytes(), &body].concat();
