@@ -85,13 +85,16 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Puts the config's upstreams in place; those that did not change keep their health, models and connections.
+    /// Puts the config's upstreams in place; those that did not change keep their health, models and connections. One
+    /// that changed serves the models it named under its old settings until it has named others; and a fleet that was
+    /// ready stays so, since a server that is silent for now is no reason to refuse what the others serve.
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used; nothing changes then.
     pub fn reload(&self, upstreams: &[config::Upstream]) -> Result<(), UpstreamFault> {
         let _turn = self.take_turn();
         let before = self.current.load_full();
+        let was_ready = !before.upstreams.is_empty() && self.is_ready();
         let mut after = Vec::with_capacity(upstreams.len());
         for config in upstreams {
             after.push(
@@ -101,7 +104,18 @@ impl Fleet {
                     .find(|upstream| upstream.config == *config)
                 {
                     Some(unchanged) => Arc::clone(unchanged),
-                    None => Arc::new(Upstream::new(config.clone())?),
+                    None => {
+                        let upstream = Upstream::new(config.clone())?;
+                        upstream.asked.store(was_ready, Ordering::Release);
+                        if let Some(old) = before
+                            .upstreams
+                            .iter()
+                            .find(|old| old.name() == config.name)
+                        {
+                            upstream.discovered.store(old.discovered.load_full());
+                        }
+                        Arc::new(upstream)
+                    }
                 },
             );
         }
