@@ -404,7 +404,8 @@ async fn serve_connection(
                 .max_buf_size(worker.settings.head)
                 .serve_connection(TokioIo::new(io), service_fn(service));
             run(worker, connection, |connection| {
-                connection.graceful_shutdown()
+                line.close();
+                connection.graceful_shutdown();
             })
             .await
         }
@@ -418,7 +419,8 @@ async fn serve_connection(
                 .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
                 .serve_connection(TokioIo::new(io), service_fn(service));
             run(worker, connection, |connection| {
-                connection.graceful_shutdown()
+                line.close();
+                connection.graceful_shutdown();
             })
             .await
         }

@@ -1,11 +1,32 @@
 //! What a client, an upstream or another process that simply does nothing must not hold up.
 
+use std::time::Duration;
+
 use super::support::DEADLINE;
 use super::support::client::Call;
 use super::support::gateway::Setup;
+use super::support::raw_h2::{DATA, END_STREAM, Outcome, RawH2};
 use super::support::recorder::Recorder;
+use super::support::stand::Stand;
 use super::support::token::Key;
 use super::support::eventually;
+
+fn begin_chat(client: &mut RawH2, stream: u32, token: &str) {
+    let bearer = format!("Bearer {token}");
+    client.headers(
+        stream,
+        0,
+        &[
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", "/v1/chat/completions"),
+            ("authorization", &bearer),
+            ("content-type", "application/json"),
+        ],
+    );
+    client.frame(DATA, END_STREAM, stream, br#"{"model":"good"}"#);
+}
 
 #[test]
 fn a_reload_that_brings_a_silent_upstream_refuses_nobody_what_the_others_serve() {
@@ -45,4 +66,19 @@ fn an_upstream_whose_settings_change_keeps_the_models_it_named() {
     gateway.change_config(&url, &other);
     assert_eq!(gateway.reload().status, 200);
     assert_eq!(gateway.ask(&Call::chat(&key.token, "found")).status, 200);
+}
+
+#[test]
+fn an_idle_http_2_client_that_does_not_answer_does_not_hold_up_the_end() {
+    let mut stand = Stand::new();
+    let mut client = RawH2::connect(stand.gateway.address);
+    begin_chat(&mut client, 1, &stand.all.token);
+    assert_eq!(client.outcome(1), Outcome::Status(200));
+    eventually("the answer is out", DEADLINE, || {
+        (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
+    });
+    // From here on the client reads nothing, so that GOAWAY and PING stay unanswered.
+    stand.gateway.process.terminate();
+    let status = stand.gateway.process.exits_within(Duration::from_secs(5));
+    assert_eq!(status.code(), Some(0));
 }
