@@ -237,7 +237,7 @@ async fn forward(
         &worker.clock,
         worker.settings.relay,
     );
-    Ok(response.map(|()| relay.into()))
+    Ok(response.map(|()| worker.looked_after(relay).into()))
 }
 
 /// Sends the request, for as long as it is permitted.

@@ -2,13 +2,13 @@
 //! that a request stays on one core from accept to last byte. Here connections begin and end; what happens in between
 //! is [`super::request`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -40,7 +40,7 @@ use crate::table::Table;
 use super::lease;
 use super::listen::Listeners;
 use super::request::{self, Origin};
-use super::stream::{self, ReplyBody};
+use super::stream::{self, Relay, ReplyBody};
 
 /// How long accepting rests where it fails, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -139,6 +139,7 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Its deadlines.
     pub clock: Clock,
+    relays: RefCell<Vec<Weak<RefCell<Relay>>>>,
     id_prefix: u64,
     next_id: Cell<u64>,
     open: Cell<usize>,
@@ -171,6 +172,7 @@ impl Worker {
             gateway,
             pool,
             clock,
+            relays: RefCell::default(),
             id_prefix,
             next_id,
             open,
@@ -184,6 +186,23 @@ impl Worker {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
         format!("req-{:016x}-{id:x}", self.id_prefix)
+    }
+
+    /// Takes a relay under watch, for as long as it lives.
+    pub fn looked_after(&self, relay: Relay) -> Rc<RefCell<Relay>> {
+        let relay = Rc::new(RefCell::new(relay));
+        self.relays.borrow_mut().push(Rc::downgrade(&relay));
+        relay
+    }
+
+    fn look_after_relays(&self) {
+        self.relays.borrow_mut().retain(|relay| {
+            let relay = relay.upgrade();
+            if let Some(relay) = &relay {
+                relay.borrow_mut().look_after();
+            }
+            relay.is_some()
+        });
     }
 
     /// Whether table and catalogue are loaded and the process is not about to end.
@@ -273,6 +292,7 @@ async fn tick(worker: Rc<Worker>) {
         worker
             .clock
             .tick(lease::now().seconds(), worker.table.generation());
+        worker.look_after_relays();
         worker.pool.tidy();
     }
 }

@@ -3,7 +3,12 @@
 //! An answer that cannot be finished is never finished cleanly: the connection (HTTP/2: the stream) is broken off, so
 //! that no client takes half an answer for a whole one. hyper throws away what it has not written yet when a body
 //! fails; so the body first waits until everything before the break, the error event included, is flushed.
+//!
+//! hyper asks an HTTP/2 answer for its next piece only while the client's flow-control window is open. A client that
+//! keeps it shut must not keep the upstream, past the end of its key least of all: so the worker looks after every
+//! relay that nobody polls ([`Relay::look_after`]).
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -46,18 +51,21 @@ pub struct Guard {
 #[derive(Debug)]
 enum Source {
     Whole(Bytes),
-    Relay(Box<Relay>),
+    Relay(Rc<RefCell<Relay>>),
 }
 
 /// An upstream's answer on its way.
 #[derive(Debug)]
 pub struct Relay {
-    answer: Answer,
+    /// None once it was let go of, since the client does not read it.
+    answer: Option<Answer>,
     lease: Lease,
     line: Rc<Line>,
     clock: Clock,
     patience: Patience,
     is_event_stream: bool,
+    /// Since when a piece is on its way and the next one was not asked for.
+    unasked_since: Option<Instant>,
     /// The flush that takes out everything handed over so far.
     flush_awaited: u64,
     state: State,
@@ -102,10 +110,10 @@ impl From<Bytes> for ReplyBody {
     }
 }
 
-impl From<Relay> for ReplyBody {
-    fn from(relay: Relay) -> Self {
+impl From<Rc<RefCell<Relay>>> for ReplyBody {
+    fn from(relay: Rc<RefCell<Relay>>) -> Self {
         Self {
-            source: Source::Relay(Box::new(relay)),
+            source: Source::Relay(relay),
             guard: None,
         }
     }
@@ -148,19 +156,39 @@ impl Relay {
         let is_event_stream = is_event_stream(&answer.head().headers);
         let flush_awaited = line.next_flush();
         Self {
-            answer,
+            answer: Some(answer),
             lease,
             line: Rc::clone(line),
             clock: clock.clone(),
             patience,
             is_event_stream,
+            unasked_since: Some(clock.now()),
             flush_awaited,
             state: State::Streaming,
         }
     }
 
+    /// Lets go of the upstream where the client asks for nothing more and may have nothing more, or has taken nothing
+    /// for too long. The answer is broken off as soon as it is asked for again.
+    pub fn look_after(&mut self) {
+        let Some(since) = self.unasked_since else {
+            return;
+        };
+        let unasked = self.clock.now().saturating_duration_since(since);
+        let is_over = unasked >= self.patience.client_write
+            || unasked >= LAST_WORDS && self.lease.check().is_err();
+        if is_over && !self.is_done() {
+            self.answer = None;
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.answer.as_ref().is_some_and(Answer::is_done)
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        match &mut self.state {
+        self.unasked_since = None;
+        let next = match &mut self.state {
             State::Streaming => self.poll_streaming(cx),
             State::LastWords(event) => {
                 let event = std::mem::take(event);
@@ -168,7 +196,12 @@ impl Relay {
                 Poll::Ready(Next::Piece(event))
             }
             State::Breaking => self.poll_break(cx),
+        };
+        if let Poll::Ready(Next::Piece(_)) = next {
+            self.unasked_since = Some(self.clock.now());
+            self.flush_awaited = self.line.next_flush();
         }
+        next
     }
 
     fn poll_streaming(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
@@ -182,7 +215,10 @@ impl Relay {
             };
             return Poll::Ready(Next::Revoked(denial));
         }
-        match self.answer.poll_piece(cx) {
+        let Some(answer) = &mut self.answer else {
+            return Poll::Ready(Next::Break);
+        };
+        match answer.poll_piece(cx) {
             Poll::Ready(Some(Ok(piece))) => {
                 watch.clear_deadline();
                 Poll::Ready(Next::Piece(piece))
@@ -236,14 +272,13 @@ impl Body for ReplyBody {
             let next = match &mut this.source {
                 Source::Whole(whole) if whole.is_empty() => Next::End,
                 Source::Whole(whole) => Next::Piece(std::mem::take(whole)),
-                Source::Relay(relay) => std::task::ready!(relay.poll_next(cx)),
+                Source::Relay(relay) => {
+                    std::task::ready!(relay.borrow_mut().poll_next(cx))
+                }
             };
             match next {
                 Next::Piece(piece) => {
                     this.record(|record| record.sent(piece.len()));
-                    if let Source::Relay(relay) = &mut this.source {
-                        relay.flush_awaited = relay.line.next_flush();
-                    }
                     if this.is_end_stream() {
                         this.finish();
                     }
@@ -267,7 +302,8 @@ impl Body for ReplyBody {
         match &self.source {
             Source::Whole(whole) => whole.is_empty(),
             Source::Relay(relay) => {
-                matches!(relay.state, State::Streaming) && relay.answer.is_done()
+                let relay = relay.borrow();
+                matches!(relay.state, State::Streaming) && relay.is_done()
             }
         }
     }
@@ -276,9 +312,10 @@ impl Body for ReplyBody {
         match &self.source {
             Source::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Source::Relay(relay) => relay
+                .borrow()
                 .answer
-                .head()
-                .length()
+                .as_ref()
+                .and_then(|answer| answer.head().length())
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

@@ -5,11 +5,13 @@ use std::time::Duration;
 use super::support::DEADLINE;
 use super::support::client::Call;
 use super::support::gateway::Setup;
-use super::support::raw_h2::{DATA, END_STREAM, Outcome, RawH2};
+use super::support::raw_h2::{DATA, END_STREAM, HEADERS, Outcome, RawH2, SETTINGS};
 use super::support::recorder::Recorder;
 use super::support::stand::Stand;
 use super::support::token::Key;
 use super::support::eventually;
+
+const SETTINGS_INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 
 fn begin_chat(client: &mut RawH2, stream: u32, token: &str) {
     let bearer = format!("Bearer {token}");
@@ -81,4 +83,27 @@ fn an_idle_http_2_client_that_does_not_answer_does_not_hold_up_the_end() {
     stand.gateway.process.terminate();
     let status = stand.gateway.process.exits_within(Duration::from_secs(5));
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_client_that_keeps_its_window_shut_does_not_keep_the_upstream_past_its_key() {
+    let stand = Stand::held();
+    let mut client = RawH2::connect_silently(stand.gateway.address);
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let shut = [&SETTINGS_INITIAL_WINDOW_SIZE[..], &[0; 4]].concat();
+    client.frame(SETTINGS, 0, 0, &shut);
+    begin_chat(&mut client, 1, &stand.all.token);
+    let mut exchange = stand.up.next();
+    exchange.begin_stream();
+    exchange.chunk("data: 1\n\n");
+    let head = loop {
+        let frame = client.next(DEADLINE).expect("a head");
+        if frame.kind == HEADERS {
+            break frame;
+        }
+    };
+    assert_eq!(head.stream, 1);
+    let path = "/api/keys/key_all";
+    assert_eq!(stand.gateway.admin("DELETE", path, None).status, 204);
+    assert!(exchange.gone_within(Duration::from_secs(2)));
 }
