@@ -36,7 +36,7 @@ const PIECE: u64 = 1 << 20;
 const READ_ATTEMPTS: u32 = 5;
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// How long another process may hold the lock before a write gives up.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// A file that changed this shortly before it was read may change again without a new time stamp.
 const CLOCK_TICK: Duration = Duration::from_millis(50);
 
@@ -191,15 +191,16 @@ pub struct Locked {
     temporary: PathBuf,
 }
 
-/// Waits for its turn to replace the file. A symbolic link is followed: its target is what will be replaced.
+/// Waits for its turn to replace the file, up to `patience`. A symbolic link is followed: its target is what will be
+/// replaced.
 ///
 /// # Errors
-/// Where the folder cannot be opened, or another process keeps it locked.
-pub fn lock(path: &Path) -> io::Result<Locked> {
+/// Where the folder cannot be opened, or another process keeps it locked ([`ErrorKind::ResourceBusy`]).
+pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
     // A missing file is the reader's to complain of.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = File::open(folder_of(&target))?;
-    let deadline = Instant::now() + LOCK_WAIT;
+    let deadline = Instant::now() + patience;
     let exclusive = loop {
         match folder.try_lock() {
             Ok(()) => break true,

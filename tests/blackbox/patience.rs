@@ -1,5 +1,7 @@
 //! What a client, an upstream or another process that simply does nothing must not hold up.
 
+use std::fs::File;
+use std::thread;
 use std::time::Duration;
 
 use super::support::DEADLINE;
@@ -9,7 +11,7 @@ use super::support::raw_h2::{DATA, END_STREAM, HEADERS, Outcome, RawH2, SETTINGS
 use super::support::recorder::Recorder;
 use super::support::stand::Stand;
 use super::support::token::Key;
-use super::support::eventually;
+use super::support::{assert_error, eventually};
 
 const SETTINGS_INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 
@@ -106,4 +108,23 @@ fn a_client_that_keeps_its_window_shut_does_not_keep_the_upstream_past_its_key()
     let path = "/api/keys/key_all";
     assert_eq!(stand.gateway.admin("DELETE", path, None).status, 204);
     assert!(exchange.gone_within(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_delete_does_not_wait_for_whoever_holds_the_folders_lock() {
+    let stand = Stand::new();
+    let folder = File::open(stand.gateway.folder()).unwrap();
+    folder.lock_shared().unwrap();
+    thread::scope(|scope| {
+        let path = "/api/keys/key_all";
+        let deleting = scope.spawn(|| stand.gateway.admin("DELETE", path, None));
+        let call = Call::chat(&stand.all.token, "good");
+        let refused = eventually("the key is refused", Duration::from_secs(2), || {
+            let response = stand.gateway.ask(&call);
+            (response.status != 200).then_some(response)
+        });
+        assert_error(&refused, 401, "invalid_api_key");
+        drop(folder);
+        assert_eq!(deleting.join().unwrap().status, 204);
+    });
 }
