@@ -24,6 +24,7 @@ mod framing;
 mod harness;
 mod lifecycle;
 mod multipart;
+mod patience;
 mod reload;
 mod streams;
 mod tls;
