@@ -268,20 +268,24 @@ const MULTIPART: [&str; 30] = [
     "\u{e4}",
 ];
 
-/// The contents of the parts that the laziest parser would take for the model: at any delimiter, with any line ends,
+/// The contents of the parts that the laziest parser would take for the model: at a delimiter with any line ends,
 /// with a folded disposition, with any way to write the name.
 fn parts_that_name_a_model(body: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(body).replace("\r\n", "\n");
-    text.split("--XyZ")
+    let text = format!("\n{}", String::from_utf8_lossy(body).replace("\r\n", "\n"));
+    text.split("\n--XyZ")
         .filter_map(|part| {
             let (head, content) = part.split_once("\n\n")?;
             let head = head.to_lowercase().replace("\n ", "").replace("\n\t", "");
             let named = head.lines().any(|line| {
                 let line = line.replace(['"', '\\', ' ', '\t'], "");
+                let alone = |at: usize, name: &str| {
+                    !line[..at].ends_with(char::is_alphanumeric)
+                        && !line[at + name.len()..].starts_with(char::is_alphanumeric)
+                };
                 line.starts_with("content-disposition")
-                    && line.match_indices("name=model").any(|(at, name)| {
-                        !line[at + name.len()..].starts_with(char::is_alphanumeric)
-                    })
+                    && line
+                        .match_indices("name=model")
+                        .any(|(at, name)| alone(at, name))
             });
             named.then(|| content.trim().to_owned())
         })
