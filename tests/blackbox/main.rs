@@ -21,6 +21,7 @@ mod decide;
 mod floods;
 mod forward;
 mod framing;
+mod fuzz;
 mod harness;
 mod lifecycle;
 mod multipart;
