@@ -279,8 +279,8 @@ fn parts_that_name_a_model(body: &[u8]) -> Vec<String> {
             let named = head.lines().any(|line| {
                 let line = line.replace(['"', '\\', ' ', '\t'], "");
                 let alone = |at: usize, name: &str| {
-                    !line[..at].ends_with(char::is_alphanumeric)
-                        && !line[at + name.len()..].starts_with(char::is_alphanumeric)
+                    let rest = &line[at + name.len()..];
+                    line[..at].ends_with([';', ':']) && (rest.is_empty() || rest.starts_with(';'))
                 };
                 line.starts_with("content-disposition")
                     && line

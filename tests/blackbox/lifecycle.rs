@@ -680,6 +680,41 @@ fn a_new_request_on_a_kept_connection_of_a_draining_gateway_is_told_so() {
 }
 
 #[test]
+fn a_request_whose_body_is_on_its_way_at_sigterm_is_still_answered() {
+    let mut stand = Stand::new();
+    let call = Call::chat(&stand.all.token, "good");
+    let (first, rest) = call.body.split_at(10);
+    let mut client = stand.gateway.client();
+    client.send(&[&call.head(), first].concat());
+    let (mut stream, sending) = stand.gateway.h2().begin(&call);
+    sending.data(first);
+    eventually("both are in flight", DEADLINE, || {
+        (stand.gateway.metric("keygate_in_flight") > 1.5).then_some(())
+    });
+    stand.gateway.process.terminate();
+    let socket = stand.gateway.socket();
+    eventually("the socket is given up", DEADLINE, || {
+        (!socket.exists()).then_some(())
+    });
+    client.send(rest);
+    assert_eq!(client.answer().status, 200);
+    sending.data(rest);
+    drop(sending);
+    assert_eq!(stream.head().status, 200);
+    drop(stream);
+    assert_eq!(stand.gateway.process.exits_within(DEADLINE).code(), Some(0));
+}
+
+#[test]
+fn a_client_that_says_close_is_answered_and_closed() {
+    let stand = Stand::new();
+    let mut client = stand.gateway.client();
+    let response = client.ask(&Call::chat(&stand.all.token, "good").header("connection", "close"));
+    assert_eq!(response.status, 200);
+    client.assert_closed();
+}
+
+#[test]
 fn a_second_sigterm_ends_at_once() {
     for protocol in BOTH {
         let mut stand = Stand::held();
