@@ -159,6 +159,7 @@ pub fn serve(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));
+        tokio::task::spawn_local(admin::keep_the_hour(Arc::clone(&services)));
         for warning in services.config.warnings() {
             services
                 .log
