@@ -106,7 +106,7 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
         writeln!(out, "Panel: http://{admin}/#link={}", link.reveal())?;
         writeln!(
             out,
-            "Admin Token: in {file}; the panel's link signs in once, within 10 minutes"
+            "(That link signs in once. Afterwards the admin token does: {file})"
         )?;
     }
     writeln!(out, "\nTry it:\n")?;
