@@ -67,7 +67,7 @@ fn reloads(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let file = folder.path().join("keys.jsonl");
-        keys::write(&file, count, keys::Shape::Full);
+        keys::write(&file, count, keys::Shape::Plain);
         group.bench_function(BenchmarkId::new("into an empty table", count), |bench| {
             bench.iter_with_large_drop(|| {
                 let table = Table::default();

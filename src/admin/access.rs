@@ -13,8 +13,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, HeaderName, HeaderValue, request};
+use http::header::{HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, request};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -187,11 +187,11 @@ pub(super) async fn check(
     }
     match need {
         Need::Nothing | Need::Host => Ok(Pass::Open),
-        Need::OwnPage if names.is_own_page(headers) => Ok(Pass::Open),
+        Need::OwnPage if Names::is_own_page(headers) => Ok(Pass::Open),
         Need::OwnPage => Err(Refusal::ForeignOrigin),
         Need::Token => match headers::bearer(headers) {
             Ok(shown) if services.token.is_some_and(|token| token.is(shown)) => Ok(Pass::Token),
-            Err(Denial::MissingApiKey) => by_session(services, &names, parts),
+            Err(Denial::MissingApiKey) => by_session(services, parts),
             Ok(_) | Err(_) => {
                 let refused = |count| {
                     Event::warn("admin_token_refused")
@@ -205,15 +205,11 @@ pub(super) async fn check(
     }
 }
 
-fn by_session(
-    services: &Services,
-    names: &Names<'_>,
-    parts: &request::Parts,
-) -> Result<Pass, Refusal> {
+fn by_session(services: &Services, parts: &request::Parts) -> Result<Pass, Refusal> {
     let (sessions, headers) = (&services.memory.sessions, &parts.headers);
     if !sessions.touch(headers, services.token, now()) {
         Err(Refusal::Unauthorized)
-    } else if !names.is_own_page(headers) {
+    } else if !Names::is_own_page(headers) {
         Err(Refusal::ForeignOrigin)
     } else if !session::is_asked_by_panel(&parts.method, headers) {
         Err(Refusal::NotFromPanel)
@@ -278,74 +274,78 @@ struct Names<'s> {
 
 impl Names<'_> {
     fn is_own_host(&self, headers: &HeaderMap) -> bool {
-        let mut lines = headers.get_all(HOST).iter();
-        match (lines.next(), lines.next()) {
-            (Some(only), None) => only.to_str().is_ok_and(|host| self.has(host)),
-            _ => false,
-        }
+        only(headers, &HOST).is_some_and(|host| self.is_ours(host))
     }
 
-    /// No Origin, or the one that a page of this listener has.
+    /// No Origin, or that of a page of this listener: with the Host's port too, since what another port of the same
+    /// machine serves is another's.
     fn is_own_origin(&self, headers: &HeaderMap) -> bool {
-        let mut lines = headers.get_all(ORIGIN).iter();
-        match (lines.next(), lines.next()) {
-            (None, _) => true,
-            (Some(only), None) => only
-                .to_str()
-                .ok()
-                .and_then(|origin| origin.split_once("://"))
-                .is_some_and(|(_, authority)| self.has(authority)),
-            (Some(_), Some(_)) => false,
-        }
-    }
-
-    /// Whether no page asks, or one of this very origin, port and all: a browser sends a cookie along for pages on other
-    /// ports of the same host, too.
-    fn is_own_page(&self, headers: &HeaderMap) -> bool {
-        let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
-        let site = sites.next().map(HeaderValue::as_bytes);
-        let is_own_site = matches!(site, None | Some(b"same-origin" | b"none"));
-        is_own_site && sites.next().is_none() && self.is_origin_of_host(headers)
-    }
-
-    /// No Origin, or that of the Host, or of a configured host where a proxy writes another Host.
-    fn is_origin_of_host(&self, headers: &HeaderMap) -> bool {
-        let Some(origin) = headers.get(ORIGIN) else {
+        if !headers.contains_key(ORIGIN) {
             return true;
-        };
-        let origin = origin.to_str().ok();
-        let authority = origin.and_then(|origin| Some(origin.split_once("://")?.1));
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        let mut own = host
-            .into_iter()
-            .chain(self.hosts.iter().map(String::as_str));
-        authority.is_some_and(|authority| own.any(|name| name.eq_ignore_ascii_case(authority)))
+        }
+        let origin = only(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
+        origin.is_some_and(|(_, authority)| {
+            let host = only(headers, &HOST);
+            let is_host = host.is_some_and(|host| host.eq_ignore_ascii_case(authority));
+            self.is_ours(authority) && (is_host || self.is_configured(authority))
+        })
     }
 
-    fn has(&self, authority: &str) -> bool {
-        let host = without_port(authority);
-        let address = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
-        let is = |name: &str| without_port(name).eq_ignore_ascii_case(host);
-        is("localhost")
+    /// Whether no page asks, or one of this listener: a browser sends a cookie along for pages on other ports of the same
+    /// host too, and says so where the host is this machine or comes over TLS.
+    fn is_own_page(headers: &HeaderMap) -> bool {
+        !headers.contains_key(SEC_FETCH_SITE)
+            || matches!(only(headers, &SEC_FETCH_SITE), Some("same-origin" | "none"))
+    }
+
+    fn is_ours(&self, authority: &str) -> bool {
+        let Some(host) = without_port(authority) else {
+            return false;
+        };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let address = bare.unwrap_or(host).parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost")
             || address.is_ok_and(|address| address.to_canonical() == self.local)
-            || self.hosts.iter().any(|name| is(name))
+            || self.is_configured(authority)
+    }
+
+    fn is_configured(&self, authority: &str) -> bool {
+        let Some(host) = without_port(authority).map(unbracketed) else {
+            return false;
+        };
+        self.hosts
+            .iter()
+            .any(|name| unbracketed(name).eq_ignore_ascii_case(host))
     }
 }
 
-/// The host of an authority (RFC 3986 3.2); a bare IPv6 address has no port.
-fn without_port(authority: &str) -> &str {
-    if authority.starts_with('[') {
-        return authority
-            .find(']')
-            .map_or(authority, |end| &authority[..=end]);
-    }
-    match authority.split_once(':') {
-        Some((host, port)) if !port.contains(':') => host,
-        _ => authority,
-    }
+/// The value of a header that was sent exactly once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    first.to_str().ok().filter(|_| lines.next().is_none())
+}
+
+/// The host of an authority (RFC 3986 3.2), where what follows it is a port at most.
+fn without_port(authority: &str) -> Option<&str> {
+    let end = match authority.strip_prefix('[') {
+        Some(address) => address.find(']')? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, rest) = authority.split_at(end);
+    let port = rest.strip_prefix(':').unwrap_or(rest);
+    let is_port = rest.is_empty() || rest.starts_with(':');
+    (is_port && port.bytes().all(|digit| digit.is_ascii_digit())).then_some(host)
+}
+
+/// An IPv6 address without its brackets; anything else as it is.
+fn unbracketed(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -355,7 +355,7 @@ mod tests {
 
     fn names(hosts: &[String], authority: &str) -> bool {
         let local = [192, 0, 2, 1].into();
-        Names { local, hosts }.has(authority)
+        Names { local, hosts }.is_ours(authority)
     }
 
     #[test]
@@ -384,7 +384,10 @@ mod tests {
             "xadmin.example",
             "localhost.",
             "[localhost",
-            "2001:db8::2",
+            "2001:db8::1",
+            "[2001:db8::1]x",
+            "localhost:80.evil.example",
+            "192.0.2.1:80:80",
             "192.0.2.1.evil.example",
         ] {
             assert!(!names(&hosts, other), "{other}");

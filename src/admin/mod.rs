@@ -37,7 +37,6 @@ mod status;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Request, Response, request};
@@ -50,10 +49,10 @@ use crate::http::tls::Certificate;
 use crate::http::upstream::Fleet;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
-use crate::policy::time::UnixTime;
 use crate::store::config::Config;
 use crate::store::config::parse::Reading;
 use crate::store::keeper::Keeper;
+use crate::store::wall_clock::now;
 use crate::table::Table;
 
 use access::{AdminToken, Pass, Throttle};
@@ -311,15 +310,6 @@ fn ready(services: &Services) -> Result<Reply, Refusal> {
     } else {
         Ok(Reply::text("ready\n"))
     }
-}
-
-/// The time by the system's clock.
-#[must_use]
-pub fn now() -> UnixTime {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixTime::from_seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

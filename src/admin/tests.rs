@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::http::unix_socket;
 use crate::policy::token::BearerToken;
-use crate::store::config::LogFormat;
+
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 
@@ -45,7 +45,7 @@ impl Room {
         let loaded = key_file::read(&config.keys.file, &table).unwrap();
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let (log, _writer) = Log::start(LogFormat::Json, dropped).unwrap();
+        let (log, _writer) = Log::start(crate::observe::log::Form::Json, dropped).unwrap();
         let services = Services {
             keeper: Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
             table,
@@ -122,7 +122,7 @@ impl Room {
     }
 
     /// The status of a call that the panel makes with this cookie and these headers besides.
-    async fn from_panel(&self, call: (&str, &str, &str), headers: &[(&str, &str)]) -> u16 {
+    async fn panel_call(&self, call: (&str, &str, &str), headers: &[(&str, &str)]) -> u16 {
         let headers = [&FROM_PANEL[..], headers].concat();
         let answer = self.tcp(call.0, call.1, &headers, call.2).await;
         answer.status.as_u16()
@@ -304,13 +304,18 @@ fn a_foreign_host_or_origin_is_refused_whatever_the_token() {
         }
         for (origin, status) in [
             ("http://localhost:9180", 200),
+            ("https://LOCALHOST:9180", 200),
             ("https://admin.example", 200),
+            ("http://localhost", 403),
+            ("http://localhost:1", 403),
+            ("http://192.0.2.1:9180", 403),
             ("http://evil.example", 403),
             ("null", 403),
             ("", 403),
             ("http://admin.example.evil", 403),
+            ("http://localhost:9180.evil.example", 403),
         ] {
-            let headers = [("host", "localhost"), token, ("origin", origin)];
+            let headers = [("host", "localhost:9180"), token, ("origin", origin)];
             let answer = room.tcp("GET", "/api/status", &headers, "").await;
             assert_eq!(answer.status, status, "{origin}");
         }
@@ -1066,7 +1071,7 @@ fn with_a_session_every_call_is_answered_and_changes_only_to_the_panels_own_code
                 ("origin", "http://192.0.2.1:9180"),
                 ("sec-fetch-site", "same-origin"),
             ];
-            let status = room.from_panel(call, &own).await;
+            let status = room.panel_call(call, &own).await;
             assert!(
                 ![401, 403, 421].contains(&status),
                 "{method} {path}: {status}"
@@ -1144,7 +1149,7 @@ fn a_sign_in_makes_a_new_id_and_ends_the_one_it_came_with() {
         assert!(first != second && first != elsewhere && second != elsewhere);
         for (cookie, status) in [(&first, 401), (&second, 200), (&elsewhere, 200)] {
             let call = ("GET", "/api/session", "");
-            assert_eq!(room.from_panel(call, &[("cookie", cookie)]).await, status);
+            assert_eq!(room.panel_call(call, &[("cookie", cookie)]).await, status);
         }
     });
 }
@@ -1162,10 +1167,10 @@ fn signing_out_ends_the_session_at_once_and_no_other() {
             "keygate_session=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0"
         );
         let again = ("DELETE", "/api/session", "");
-        assert_eq!(room.from_panel(again, &[("cookie", &cookie)]).await, 401);
+        assert_eq!(room.panel_call(again, &[("cookie", &cookie)]).await, 401);
         for (cookie, status) in [(&cookie, 401), (&other, 200)] {
             let call = ("GET", "/api/keys", "");
-            assert_eq!(room.from_panel(call, &[("cookie", cookie)]).await, status);
+            assert_eq!(room.panel_call(call, &[("cookie", cookie)]).await, status);
         }
     });
 }
@@ -1183,7 +1188,7 @@ fn a_link_signs_in_once() {
         assert_eq!(answer.status, 200);
         let cookie = answer.cookie();
         let call = ("GET", "/api/keys", "");
-        assert_eq!(room.from_panel(call, &[("cookie", &cookie)]).await, 200);
+        assert_eq!(room.panel_call(call, &[("cookie", &cookie)]).await, 200);
         let again = room.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
         assert_eq!(again.status, 401);
     });
@@ -1284,5 +1289,44 @@ fn the_overview_counts_requests_by_minute_and_keys_by_state() {
             (&shown["keys"]["active"], &shown["expiring_count"]),
             (&json!(5), &json!(3))
         );
+    });
+}
+
+#[test]
+fn with_tls_the_listener_speaks_http1_under_the_certificate_and_nothing_in_clear() {
+    runtime().block_on(async {
+        let mut room = Room::new();
+        let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (chain, key) = (
+            room.folder.path().join("crt"),
+            room.folder.path().join("key"),
+        );
+        fs::write(&chain, own.cert.pem()).unwrap();
+        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        let services = Arc::get_mut(&mut room.services).unwrap();
+        services.certificate = Some(Certificate::load(&chain, &key).unwrap());
+        let mut config = Config::clone(&services.config);
+        config.admin.tls = true;
+        services.config = Arc::new(config);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve_tcp(listener, Arc::clone(&room.services)));
+        let connect = async || tokio::net::TcpStream::connect(address).await.unwrap();
+
+        let mut client =
+            rustls::ClientConfig::clone(&crate::http::tls::client_config(Some(&chain)).unwrap());
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let name = "localhost".try_into().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let stream = connector.connect(name, connect().await).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let request = STATUS.replace(
+            "\r\n\r\n",
+            &format!("\r\nauthorization: Bearer {}\r\n\r\n", room.token),
+        );
+        let answer = exchange(stream, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let answer = exchange(connect().await, STATUS).await;
+        assert!(!answer.contains("HTTP/1.1"), "{answer}");
     });
 }

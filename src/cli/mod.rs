@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::key::KeyId;
 use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
@@ -206,7 +207,8 @@ struct CreateArgs {
 #[derive(Debug, Args)]
 struct UpdateArgs {
     /// The key's id.
-    id: String,
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
     /// Another name.
     #[arg(long)]
     name: Option<String>,
@@ -255,7 +257,8 @@ struct ListArgs {
 #[derive(Debug, Args)]
 struct KeyArgs {
     /// The key's id.
-    id: String,
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -263,7 +266,8 @@ struct KeyArgs {
 #[derive(Debug, Args)]
 struct DeleteArgs {
     /// The key's id.
-    id: String,
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
     /// Do not ask first.
     #[arg(long, short)]
     yes: bool,

@@ -31,10 +31,11 @@ use crate::policy::network::ClientAddress;
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::store::config::ClientAddressSource;
+use crate::store::wall_clock::unix_time;
 use crate::table::Entry;
 
 use super::answers;
-use super::lease::{Lease, unix_time};
+use super::lease::Lease;
 use super::record::Record;
 use super::stream::{Guard, Relay, ReplyBody};
 use super::worker::Worker;

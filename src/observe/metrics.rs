@@ -4,6 +4,7 @@
 //! Nothing a client sends becomes a label.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use prometheus::core::Collector;
 use prometheus::proto::Metric;
@@ -25,7 +26,10 @@ const OVERHEAD_BUCKETS: &[f64] = &[
 
 /// All metrics of one process. Cloning shares them.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub struct Metrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
     registry: Registry,
     requests: IntCounterVec,
     responses: IntCounterVec,
@@ -47,7 +51,7 @@ impl Metrics {
     /// # Errors
     /// Where two metrics have one name, which only a change of this file can bring about.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let metrics = Self {
+        let families = Families {
             registry: Registry::new(),
             requests: counters("keygate_requests_total", "Requests by outcome: allowed, or the denial's code.", &["outcome"])?,
             responses: counters(
@@ -100,55 +104,59 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all: [Box<dyn Collector>; 15] = [
             Box::new(build),
-            Box::new(metrics.requests.clone()),
-            Box::new(metrics.responses.clone()),
-            Box::new(metrics.request_seconds.clone()),
-            Box::new(metrics.first_byte_seconds.clone()),
-            Box::new(metrics.overhead_seconds.clone()),
-            Box::new(metrics.in_flight.clone()),
-            Box::new(metrics.connections.clone()),
-            Box::new(metrics.keys.clone()),
-            Box::new(metrics.generation.clone()),
-            Box::new(metrics.reloads.clone()),
-            Box::new(metrics.last_reload.clone()),
-            Box::new(metrics.upstream_up.clone()),
-            Box::new(metrics.unwritten_changes.clone()),
-            Box::new(metrics.log_lines_dropped.clone()),
+            Box::new(families.requests.clone()),
+            Box::new(families.responses.clone()),
+            Box::new(families.request_seconds.clone()),
+            Box::new(families.first_byte_seconds.clone()),
+            Box::new(families.overhead_seconds.clone()),
+            Box::new(families.in_flight.clone()),
+            Box::new(families.connections.clone()),
+            Box::new(families.keys.clone()),
+            Box::new(families.generation.clone()),
+            Box::new(families.reloads.clone()),
+            Box::new(families.last_reload.clone()),
+            Box::new(families.upstream_up.clone()),
+            Box::new(families.unwritten_changes.clone()),
+            Box::new(families.log_lines_dropped.clone()),
         ];
         for collector in all {
-            metrics.registry.register(collector)?;
+            families.registry.register(collector)?;
         }
         // Present from the first scrape on, so that an alert on their increase sees the first one.
         for result in ["ok", "faulty", "dropped", "failed"] {
-            metrics.reloads.with_label_values(&[result]);
+            families.reloads.with_label_values(&[result]);
         }
-        metrics.requests.with_label_values(&["allowed"]);
-        Ok(metrics)
+        families.requests.with_label_values(&["allowed"]);
+        Ok(Self(Arc::new(families)))
     }
 
     /// Counts a request that ended.
     pub fn request(&self, outcome: &'static str, seconds: f64) {
-        self.requests.with_label_values(&[outcome]).inc();
-        self.request_seconds.observe(seconds);
+        self.0.requests.with_label_values(&[outcome]).inc();
+        self.0.request_seconds.observe(seconds);
     }
 
     /// Counts the head of an upstream's answer.
     pub fn response(&self, upstream: &str, status: &str, first_byte_seconds: f64) {
-        self.responses.with_label_values(&[upstream, status]).inc();
-        self.first_byte_seconds
+        self.0
+            .responses
+            .with_label_values(&[upstream, status])
+            .inc();
+        self.0
+            .first_byte_seconds
             .with_label_values(&[upstream])
             .observe(first_byte_seconds);
     }
 
     /// Notes the gateway's own time on a request.
     pub fn overhead(&self, seconds: f64) {
-        self.overhead_seconds.observe(seconds);
+        self.0.overhead_seconds.observe(seconds);
     }
 
     /// How many requests ended by now, by outcome.
     #[must_use]
     pub fn outcomes(&self) -> BTreeMap<String, u64> {
-        let families = self.requests.collect();
+        let families = self.0.requests.collect();
         let counters = families.iter().flat_map(|family| family.get_metric());
         let outcome = |counter: &Metric| {
             let label = counter.get_label().first()?;
@@ -165,7 +173,7 @@ impl Metrics {
     /// bucket has no bound.
     #[must_use]
     pub fn overhead_buckets(&self) -> Vec<(f64, u64)> {
-        let families = self.overhead_seconds.collect();
+        let families = self.0.overhead_seconds.collect();
         let histograms = families.iter().flat_map(|family| family.get_metric());
         let mut buckets = Vec::new();
         for histogram in histograms.map(Metric::get_histogram) {
@@ -179,35 +187,37 @@ impl Metrics {
     /// Requests being served.
     #[must_use]
     pub fn in_flight(&self) -> &IntGauge {
-        &self.in_flight
+        &self.0.in_flight
     }
 
     /// Client connections open.
     #[must_use]
     pub fn connections(&self) -> &IntGauge {
-        &self.connections
+        &self.0.connections
     }
 
     /// The table's size and generation.
     pub fn table(&self, keys: usize, generation: u64) {
-        self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
-        self.generation
+        self.0.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.0
+            .generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// Counts a reload by its result: ok, faulty, dropped or failed.
     pub fn reload(&self, result: &'static str) {
-        self.reloads.with_label_values(&[result]).inc();
+        self.0.reloads.with_label_values(&[result]).inc();
     }
 
     /// When the table was last loaded, in seconds since 1970.
     pub fn last_reload(&self, at: i64) {
-        self.last_reload.set(at);
+        self.0.last_reload.set(at);
     }
 
     /// Whether a replica takes requests.
     pub fn upstream_up(&self, upstream: &str, replica: &str, up: bool) {
-        self.upstream_up
+        self.0
+            .upstream_up
             .with_label_values(&[upstream, replica])
             .set(i64::from(up));
     }
@@ -215,19 +225,20 @@ impl Metrics {
     /// A replica is no longer in the config.
     pub fn forget_replica(&self, upstream: &str, replica: &str) {
         // It is not there when it was never asked about: nothing to forget then.
-        drop(self.upstream_up.remove_label_values(&[upstream, replica]));
+        drop(self.0.upstream_up.remove_label_values(&[upstream, replica]));
     }
 
     /// Deletes and disables that the key file does not hold yet.
     pub fn unwritten_changes(&self, count: usize) {
-        self.unwritten_changes
+        self.0
+            .unwritten_changes
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts log lines that were given up.
     #[must_use]
     pub fn log_lines_dropped(&self) -> &IntCounter {
-        &self.log_lines_dropped
+        &self.0.log_lines_dropped
     }
 
     /// Everything in the Prometheus text format.
@@ -235,7 +246,7 @@ impl Metrics {
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
         // Writing to memory cannot fail; what the encoder refuses is an empty metric family, which is left out.
-        drop(TextEncoder::new().encode(&self.registry.gather(), &mut text));
+        drop(TextEncoder::new().encode(&self.0.registry.gather(), &mut text));
         text
     }
 }

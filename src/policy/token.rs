@@ -138,10 +138,15 @@ impl TokenHash {
     /// Reads the key file's form, `blake3:` and 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let hex = text.strip_prefix("blake3:")?;
-        blake3::Hash::from_hex(hex)
-            .ok()
-            .map(|hash| Self(*hash.as_bytes()))
+        let hex = text.strip_prefix("blake3:")?.as_bytes();
+        let mut bytes = [0; 32];
+        let mut not_hex = hex.len() != 2 * bytes.len();
+        for (byte, digits) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            let [high, low] = [digits[0], digits[1]].map(|digit| HEX_VALUE[usize::from(digit)]);
+            not_hex |= high | low > 15;
+            *byte = high << 4 | low & 15;
+        }
+        (!not_hex).then_some(Self(bytes))
     }
 
     /// The 32 bytes.
@@ -183,6 +188,19 @@ fn draw<E>(
     }
     Ok(())
 }
+
+/// What a hexadecimal digit stands for; 255 where it is none. A table, since a branch on random digits is mispredicted
+/// every other time, and a key file holds 64 of them a line.
+const HEX_VALUE: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value as usize] as usize] = value;
+        values[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
 
 fn is_made_here(token: &[u8]) -> bool {
     token.len() == MADE_LENGTH
@@ -307,6 +325,15 @@ mod tests {
         fn a_hash_survives_its_text_form(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let hash = TokenHash::of(&bytes);
             prop_assert_eq!(TokenHash::parse(&hash.to_string()), Some(hash));
+        }
+
+        #[test]
+        fn a_hash_with_any_other_character_or_length_is_none(at in 7_usize..71, other in "[^0-9a-fA-F]") {
+            let text = TokenHash::of(b"token").to_string();
+            prop_assert!(TokenHash::parse(&text.to_uppercase().replace("BLAKE3", "blake3")).is_some());
+            prop_assert!(TokenHash::parse(&(text[..at].to_owned() + &other + &text[at + 1..])).is_none());
+            prop_assert!(TokenHash::parse(&text[..at]).is_none());
+            prop_assert!(TokenHash::parse(&(text + "0")).is_none());
         }
 
         #[test]

@@ -371,8 +371,8 @@ struct Piece {
     number: u64,
     lines: usize,
     entries: Vec<Arc<Entry>>,
-    /// For each entry its line, counted from the piece's first.
-    entry_lines: Vec<u32>,
+    /// The lines without one, counted from the piece's first.
+    skipped: Vec<usize>,
     /// With the line, counted likewise.
     faults: Vec<(usize, Complaint)>,
 }
@@ -562,10 +562,11 @@ impl<'p> Text<'p> {
 
     /// A fault for every key whose id or hash an earlier line has.
     fn repeated(&self, pieces: &[Piece]) -> Vec<Fault> {
-        let (ids, hashes) = std::thread::scope(|scope| {
-            let ids = scope.spawn(|| repetitions(pieces, Key::id));
-            let hashes = repetitions(pieces, Key::hash);
-            (ids.join().unwrap_or_default(), hashes)
+        let hasher = RandomState::new();
+        let ids = repetitions(pieces, Key::id, |id| hasher.hash_one(id));
+        let hashes = repetitions(pieces, Key::hash, |hash| {
+            let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
         });
         let fault = |field: &str, (first, later): (usize, usize), remedy: &str| {
             let first = line_of(pieces, first);
@@ -589,18 +590,18 @@ impl<'p> Text<'p> {
 impl Piece {
     fn take_line(&mut self, line: &[u8], work: &Work<'_>, shared: &mut Shared) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let entries = self.entries.len();
         if line.len() > LONGEST_LINE {
             let what = "is longer than 1 MiB; no key is, so look for a missing line end";
             self.complain(work, vec![whole_line(what)]);
         } else if !line.trim_ascii().is_empty() {
             match record::parse_line(line, shared) {
-                Ok(key) => {
-                    self.entries.push(work.table.adopt(key));
-                    let line = u32::try_from(self.lines).unwrap_or(u32::MAX);
-                    self.entry_lines.push(line);
-                }
+                Ok(key) => self.entries.push(work.table.adopt(key)),
                 Err(complaints) => self.complain(work, complaints),
             }
+        }
+        if self.entries.len() == entries {
+            self.skipped.push(self.lines);
         }
         self.lines += 1;
     }
@@ -620,14 +621,14 @@ impl Piece {
 fn repetitions<'k, P: Hash + Eq + ?Sized + 'k>(
     pieces: &'k [Piece],
     part: impl Fn(&'k Key) -> &'k P,
+    digest: impl Fn(&P) -> u64,
 ) -> Vec<(usize, usize)> {
-    let hasher = RandomState::new();
     let parts = || {
         let entries = pieces.iter().flat_map(|piece| &piece.entries);
         entries.map(|entry| part(entry.key()))
     };
     let mut digests: Vec<u64> = Vec::with_capacity(pieces.iter().map(|p| p.entries.len()).sum());
-    digests.extend(parts().map(|part| hasher.hash_one(part)));
+    digests.extend(parts().map(digest));
     digests.sort_unstable();
     if digests.is_sorted_by(|one, next| one < next) {
         return Vec::new();
@@ -645,16 +646,19 @@ fn repetitions<'k, P: Hash + Eq + ?Sized + 'k>(
     found
 }
 
+/// The line of the key at this place among all.
 fn line_of(pieces: &[Piece], mut place: usize) -> usize {
-    let mut lines = 1;
+    let mut before = 0;
     for piece in pieces {
-        match piece.entry_lines.get(place) {
-            Some(line) => return lines + *line as usize,
-            None => place -= piece.entry_lines.len(),
+        if place < piece.entries.len() {
+            let skipped = piece.skipped.iter();
+            let line = skipped.fold(place, |line, skipped| line + usize::from(*skipped <= line));
+            return before + line + 1;
         }
-        lines += piece.lines;
+        place -= piece.entries.len();
+        before += piece.lines;
     }
-    lines
+    before
 }
 
 fn whole_line(message: &str) -> Complaint {

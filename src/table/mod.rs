@@ -240,9 +240,18 @@ impl Table {
     /// What [`Table::swap`] with these entries would change.
     #[must_use]
     pub fn compare(&self, entries: &[Arc<Entry>]) -> Difference {
+        /// How far ahead the entry is looked for that follows in the table, before it is searched by its id.
+        const AHEAD: usize = 4;
         let current = self.current.load_full();
+        let order = current.in_file_order();
+        let mut rest = order.as_slice();
         let mut difference = Difference::default();
         for entry in entries {
+            let mut ahead = rest.iter().take(AHEAD);
+            if let Some(at) = ahead.position(|other| Arc::ptr_eq(other, entry)) {
+                rest = &rest[at + 1..];
+                continue;
+            }
             match current.by_id.get(entry.key.id()) {
                 None => difference.added.push(Arc::clone(entry)),
                 Some(found) => {
@@ -256,7 +265,7 @@ impl Table {
         let kept = entries.len() - difference.added.len();
         if kept < current.by_id.len() {
             let ids: HashSet<&str> = entries.iter().map(|entry| entry.key.id()).collect();
-            difference.removed = current.in_file_order();
+            difference.removed = order;
             difference
                 .removed
                 .retain(|entry| !ids.contains(entry.key.id()));
@@ -268,7 +277,7 @@ impl Table {
     /// The caller has made sure that ids and hashes are unique. Where these are the entries in force, nothing changes.
     pub fn swap(&self, entries: Vec<Arc<Entry>>) {
         let _turn = lock(&self.writer);
-        if self.in_file_order() == entries {
+        if self.current.load().are_in_file_order(&entries) {
             return;
         }
         let old = self.current.swap(Arc::new(Keys::of(entries)));
@@ -372,6 +381,15 @@ impl Keys {
             Vacant(free) => drop(free.insert(age.place)),
         }
         self.by_hash.put(entry);
+    }
+
+    fn are_in_file_order(&self, entries: &[Arc<Entry>]) -> bool {
+        let by_age = lock(&self.by_age);
+        if by_age.keys().is_sorted_by_key(|age| age.place) {
+            return by_age.values().eq(entries);
+        }
+        drop(by_age);
+        self.in_file_order() == entries
     }
 
     fn in_file_order(&self) -> Vec<Arc<Entry>> {

@@ -213,10 +213,7 @@ pub struct Process {
 
 impl Process {
     fn serve(setup: &Setup) -> Self {
-        let config = setup.path("keygate.toml");
-        let mut command = keygate(setup.folder.path());
-        command.args(["serve", "--config"]).arg(config);
-        command.args(["--log-format", "json"]);
+        let mut command = serve_in(setup.folder.path());
         command.envs(setup.environment.iter().cloned());
         Self::spawn(command)
     }
@@ -261,7 +258,7 @@ impl Process {
 
     /// The address of the first log line that says so.
     #[track_caller]
-    fn listening(&mut self) -> SocketAddr {
+    pub fn listening(&mut self) -> SocketAddr {
         let mut ended = None;
         let address = eventually("the gateway listens", DEADLINE, || {
             ended = ended.or_else(|| self.child.try_wait().ok().flatten());
@@ -539,6 +536,13 @@ impl Drop for Gateway {
             }
         }
     }
+}
+
+/// `keygate serve` by the config in this folder.
+pub fn serve_in(folder: &Path) -> Command {
+    let mut command = keygate(folder);
+    command.args(["serve", "--config", "keygate.toml", "--log-format", "json"]);
+    command
 }
 
 /// What a command did.
