@@ -24,7 +24,27 @@ macro_rules! files {
 }
 
 /// Every file below `panel/`: the page, which `/` is, and what it loads from `/panel/`.
-static FILES: &[File] = files!["index.html",];
+static FILES: &[File] = files![
+    "api.js",
+    "chart.js",
+    "created.js",
+    "dashboard.js",
+    "dom.js",
+    "format.js",
+    "icon.svg",
+    "index.html",
+    "key-form.js",
+    "keys.js",
+    "main.js",
+    "model-picker.js",
+    "models.js",
+    "networks.js",
+    "overlay.js",
+    "panel.css",
+    "reload.js",
+    "session.js",
+    "snippets.js",
+];
 
 const PAGE: &str = "index.html";
 
