@@ -30,9 +30,10 @@ use super::{Caller, Route, Services, now, session};
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(200);
 /// How many wrong tokens may wait for their answer; further ones are answered at once.
 const MOST_DELAYED: usize = 64;
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// How often wrong tokens are worth a log line.
 const WRONG_TOKEN_LOGGED: Duration = Duration::from_secs(10);
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The TCP listener's token, as its hash.
 #[derive(Clone, Copy, PartialEq, Eq)]

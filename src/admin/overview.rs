@@ -35,7 +35,12 @@ pub(super) struct Overview {
 
 impl Overview {
     /// Takes in the counters, and reads what is wanted of the hour.
-    fn hour<T>(&self, services: &Services, now: UnixTime, read: impl FnOnce(&History) -> T) -> T {
+    pub(super) fn hour<T>(
+        &self,
+        services: &Services,
+        now: UnixTime,
+        read: impl FnOnce(&History) -> T,
+    ) -> T {
         let sample = Sample::of(&services.metrics);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         history.note(now, sample);
@@ -220,4 +225,84 @@ pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, 
         last_reload: LastReload::of(services),
         generation: services.table.generation(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::key::{Key, KeyFields, KeyId, KeyName};
+    use crate::policy::model_access::ModelAccess;
+    use crate::policy::network::AllowFrom;
+    use crate::policy::token::TokenHash;
+
+    const DAY: i64 = 24 * 60 * 60;
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_seconds(seconds)
+    }
+
+    fn key(id: &str, expires_at: Option<i64>) -> Key {
+        let fields = KeyFields {
+            id: KeyId::parse(id).unwrap(),
+            name: KeyName::parse("name").unwrap(),
+            hash: TokenHash::of(id.as_bytes()),
+            hint: None,
+            model_access: ModelAccess::All,
+            allow_from: AllowFrom::Anywhere,
+            expires_at: expires_at.map(at),
+            created_at: None,
+            account: None,
+            disabled: false,
+        };
+        fields.into()
+    }
+
+    fn table(keys: impl IntoIterator<Item = Key>) -> Table {
+        let table = Table::default();
+        for key in keys {
+            table.insert(key).unwrap();
+        }
+        table
+    }
+
+    #[test]
+    fn a_count_holds_until_the_table_changes_or_a_key_comes_of_age() {
+        let table = table([key("a", None), key("b", Some(10 * DAY))]);
+        let generation = table.generation();
+        for (now, until, counts) in [
+            (0, Some(3 * DAY), (2, 0, 0)),
+            (3 * DAY - 1, Some(3 * DAY), (2, 0, 0)),
+            (3 * DAY, Some(10 * DAY), (2, 0, 1)),
+            (10 * DAY - 1, Some(10 * DAY), (2, 0, 1)),
+            (10 * DAY, None, (1, 1, 0)),
+        ] {
+            let census = Census::of(&table, at(now));
+            let counted = (census.active, census.expired, census.expiring_count);
+            assert_eq!((census.until, counted), (until.map(at), counts), "{now}");
+            assert!(census.holds(generation, at(now)));
+            assert!(!census.holds(generation + 1, at(now)));
+            assert!(
+                !census.holds(generation, at(now - 1)),
+                "the clock was set back"
+            );
+            if let Some(until) = until {
+                assert!(census.holds(generation, at(until - 1)));
+                assert!(!census.holds(generation, at(until)));
+            }
+        }
+    }
+
+    #[test]
+    fn of_many_keys_that_end_soon_the_first_hundred_are_listed() {
+        let ends = |place: i64| DAY + (place * 7919) % 250;
+        let table = table((0..250).map(|place| key(&format!("key_{place}"), Some(ends(place)))));
+        let census = Census::of(&table, at(0));
+        assert_eq!((census.expiring_count, census.expiring.len()), (250, 100));
+        let listed: Vec<_> = census
+            .expiring
+            .iter()
+            .map(|entry| entry.key().expires_at().unwrap().seconds())
+            .collect();
+        assert_eq!(listed, (DAY..DAY + 100).collect::<Vec<_>>());
+    }
 }

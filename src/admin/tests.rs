@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::http::unix_socket;
+use crate::observe::history::Minute;
 use crate::policy::token::BearerToken;
 
 use crate::store::config::parse::{self, Overrides};
@@ -1217,6 +1218,35 @@ fn behind_a_trusted_proxy_a_session_shows_the_address_that_the_gateway_would_jud
             room.call("GET", "/api/session", "").await.json()["client_address"],
             Value::Null
         );
+    });
+}
+
+#[test]
+fn the_hour_is_kept_though_nobody_looks() {
+    runtime().block_on(async {
+        let room = Room::new();
+        room.services.metrics.request("allowed", 0.1);
+        let began = now();
+        let kept = keep_the_hour(Arc::clone(&room.services));
+        let short = std::time::Duration::from_millis(10);
+        assert!(
+            tokio::time::timeout(short, kept).await.is_err(),
+            "it goes on"
+        );
+        // What was noted then stays there when somebody looks, nearly an hour later.
+        room.services.metrics.request("allowed", 0.1);
+        let overview = &room.services.memory.overview;
+        let minutes = overview.hour(&room.services, began.plus(59 * 60), |history| {
+            history.minutes(began.plus(59 * 60))
+        });
+        // By then a minute may have begun.
+        let allowed = |minutes: &[Minute]| -> u64 {
+            let counts = minutes
+                .iter()
+                .filter_map(|minute| minute.outcomes.get("allowed"));
+            counts.sum()
+        };
+        assert_eq!((allowed(&minutes[..2]), allowed(&minutes[58..])), (1, 1));
     });
 }
 
