@@ -12,12 +12,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::http::lifecycle::Phase;
-use crate::observe::log::Event;
+use crate::observe::log::{Event, Log};
 
 use super::{Caller, Services, handle};
 
@@ -39,54 +39,67 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves the Unix socket until the process drains, or until dropped. Connections that were accepted by then end by
 /// themselves.
 pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    let serve = |stream: UnixStream, seat| {
-        let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-        let services = Arc::clone(&services);
-        let caller = Caller::Socket { uid };
-        tokio::spawn(async move { connection(stream, caller, &services, seat).await });
-    };
-    accept_all(&services, &seats, accept, serve).await;
+    let door = Door::new(&services);
+    let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut drains => return,
+        };
+        if let Some(((stream, _), seat)) = door.admit(accepted).await {
+            let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+            let services = Arc::clone(&services);
+            let caller = Caller::Socket { uid };
+            tokio::spawn(async move { connection(stream, caller, &services, seat).await });
+        }
+    }
 }
 
 /// Serves TCP likewise, over TLS where the config says so.
 pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let accept = async || listener.accept().await;
-    let serve = |(stream, peer), seat| {
-        let services = Arc::clone(&services);
-        tokio::spawn(async move { tcp_connection(stream, peer, &services, seat).await });
-    };
-    accept_all(&services, &seats, accept, serve).await;
-}
-
-async fn accept_all<T>(
-    services: &Services,
-    seats: &Arc<Semaphore>,
-    accept: impl AsyncFn() -> io::Result<T>,
-    serve: impl Fn(T, OwnedSemaphorePermit),
-) {
+    let door = Door::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
-            accepted = accept() => accepted,
+            accepted = listener.accept() => accepted,
             () = &mut drains => return,
         };
+        if let Some(((stream, peer), seat)) = door.admit(accepted).await {
+            let services = Arc::clone(&services);
+            tokio::spawn(async move { tcp_connection(stream, peer, &services, seat).await });
+        }
+    }
+}
+
+/// Where connections come in: each needs a seat.
+struct Door<'s> {
+    seats: Arc<Semaphore>,
+    log: &'s Log,
+}
+
+impl<'s> Door<'s> {
+    fn new(services: &'s Services) -> Self {
+        Self {
+            seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            log: &services.log,
+        }
+    }
+
+    /// None: there is nobody, or no seat. Who gets none is hung up on.
+    async fn admit<T>(&self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
         match accepted {
             Ok(stream) => {
-                if let Ok(seat) = Arc::clone(seats).try_acquire_owned() {
-                    serve(stream, seat);
-                }
+                let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+                return Some((stream, seat));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                services
-                    .log
-                    .event(Event::warn("admin_accept_failed").with("reason", error.to_string()));
+                let event = Event::warn("admin_accept_failed");
+                self.log.event(event.with("reason", error.to_string()));
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+        None
     }
 }
 

@@ -115,6 +115,13 @@ pub(super) async fn answer(
     wishes.finish()?;
     let with_ids = query.switch("ids")?;
     let outcome = reload(services, who, wish).await;
+    // To tell a million keys, or to forget them, is no work for the runtime's thread.
+    tokio::task::spawn_blocking(move || shown(outcome, wish, with_ids))
+        .await
+        .unwrap_or(Err(Refusal::Internal))
+}
+
+fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal> {
     let reloaded = match outcome.keys {
         Ok(reloaded) if outcome.faults.is_empty() => reloaded,
         Ok(reloaded) => {
@@ -153,11 +160,6 @@ pub(super) async fn answer(
             changed_ids: ids(&difference.changed),
         }),
     }))
-}
-
-/// SIGHUP.
-pub async fn by_signal(services: &Arc<Services>) -> Outcome {
-    reload(services, "signal", Wish::Reload(Drops::Guarded)).await
 }
 
 /// Reloads all that can be reloaded, and logs who asked for it.

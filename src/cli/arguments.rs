@@ -2,9 +2,14 @@
 
 use ipnet::Ipv4Net;
 
-use crate::admin::now;
+use crate::policy::key::KeyId;
 use crate::policy::network::parse_network;
 use crate::policy::time::UnixTime;
+use crate::store::wall_clock::now;
+
+pub(super) fn id(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text).map_err(|fault| fault.to_string())
+}
 
 /// Where a key may be used from, one argument of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,7 +118,7 @@ fn parts_of_page(answer: &Answer) -> Option<(&str, Option<&str>)> {
 
 fn show(args: &KeyArgs) -> Result<(), Failure> {
     let client = Client::of_keys(&args.place, Missing::Refused)?;
-    let answer = client.call(&Method::GET, &path_of(&args.id)?, None)?;
+    let answer = client.call(&Method::GET, &path_of(&args.id), None)?;
     if answer.print_json()? {
         return Ok(());
     }
@@ -126,24 +126,24 @@ fn show(args: &KeyArgs) -> Result<(), Failure> {
 }
 
 fn update(args: &UpdateArgs) -> Result<(), Failure> {
-    let path = path_of(&args.id)?;
+    let path = path_of(&args.id);
+    if args.name.is_none() && args.rules.are_unnamed() {
+        return Err(Failure::Usage(
+            "nothing is to change; name a field, like --name or --expires".to_owned(),
+        ));
+    }
     let client = Client::of_keys(&args.place, Missing::Refused)?;
     let mode = match args.rules.model_access {
         // Other models alone: how they are meant stays as it is.
         None if !args.rules.models.is_empty() => {
             let key = client.call(&Method::GET, &path, None)?.value()?;
-            Some(mode_of(&key)?)
+            Some(mode_of(&key))
         }
         mode => mode,
     };
     let mut body = args.rules.fields(mode)?;
     if let Some(name) = &args.name {
         body.insert("name".to_owned(), name.as_str().into());
-    }
-    if body.is_empty() {
-        return Err(Failure::Usage(
-            "nothing is to change; name a field, like --name or --expires".to_owned(),
-        ));
     }
     change(&client, &path, &body.into())
 }
@@ -152,7 +152,7 @@ fn switch(args: &KeyArgs, disabled: bool) -> Result<(), Failure> {
     let client = Client::of_keys(&args.place, Missing::Refused)?;
     change(
         &client,
-        &path_of(&args.id)?,
+        &path_of(&args.id),
         &json!({ "disabled": disabled }),
     )
 }
@@ -166,12 +166,12 @@ fn change(client: &Client, path: &str, body: &Value) -> Result<(), Failure> {
 }
 
 fn delete(args: &DeleteArgs) -> Result<(), Failure> {
-    let path = path_of(&args.id)?;
+    let path = path_of(&args.id);
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
     if !args.yes && !can_ask {
         return Err(Failure::Refused(format!(
             "there is no terminal to ask on whether {} is to be deleted; add --yes where it is",
-            args.id
+            args.id.as_str()
         )));
     }
     let client = Client::of_keys(&args.place, Missing::Refused)?;
@@ -182,7 +182,7 @@ fn delete(args: &DeleteArgs) -> Result<(), Failure> {
     if answer.print_json()? {
         return Ok(());
     }
-    print_line(format!("deleted {}", args.id))
+    print_line(format!("deleted {}", args.id.as_str()))
 }
 
 fn is_meant(client: &Client, path: &str) -> Result<bool, Failure> {
@@ -225,6 +225,21 @@ pub(super) fn token_on_stdin() -> Result<zeroize::Zeroizing<String>, Failure> {
 }
 
 impl RuleArgs {
+    fn are_unnamed(&self) -> bool {
+        let Self {
+            model_access,
+            models,
+            allow_from,
+            expires,
+            account,
+        } = self;
+        model_access.is_none()
+            && models.is_empty()
+            && allow_from.is_empty()
+            && expires.is_none()
+            && account.is_none()
+    }
+
     /// The rules as the API takes them; those that are not named are left out, those that are cleared are null.
     fn fields(&self, mode: Option<AccessMode>) -> Result<Map<String, Value>, Failure> {
         let mut fields = Map::new();
@@ -279,18 +294,16 @@ fn networks(sources: &[Source]) -> Result<Value, Failure> {
     })
 }
 
-fn mode_of(key: &Value) -> Result<AccessMode, Failure> {
+fn mode_of(key: &Value) -> AccessMode {
     match key["model_access"]["mode"].as_str() {
-        Some("inclusive") => Ok(AccessMode::Inclusive),
-        Some("exclusive") => Ok(AccessMode::Exclusive),
-        _ => Ok(AccessMode::All),
+        Some("inclusive") => AccessMode::Inclusive,
+        Some("exclusive") => AccessMode::Exclusive,
+        _ => AccessMode::All,
     }
 }
 
-fn path_of(id: &str) -> Result<String, Failure> {
-    KeyId::parse(id)
-        .map(|id| format!("/api/keys/{}", id.as_str()))
-        .map_err(|fault| Failure::Usage(format!("the id {fault}")))
+fn path_of(id: &KeyId) -> String {
+    format!("/api/keys/{}", id.as_str())
 }
 
 fn print_key(key: &Value) -> Result<(), Failure> {

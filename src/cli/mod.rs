@@ -4,8 +4,9 @@
 //! Exit status: 0 done, 1 refused or failed, 2 wrong usage.
 
 #![allow(
+    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command says on standard error what went wrong"
+    reason = "commands speak to whoever typed them"
 )]
 
 mod arguments;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::key::KeyId;
 use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
@@ -205,7 +207,8 @@ struct CreateArgs {
 #[derive(Debug, Args)]
 struct UpdateArgs {
     /// The key's id.
-    id: String,
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
     /// Another name.
     #[arg(long)]
     name: Option<String>,
@@ -254,7 +257,8 @@ struct ListArgs {
 #[derive(Debug, Args)]
 struct KeyArgs {
     /// The key's id.
-    id: String,
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -262,7 +266,8 @@ struct KeyArgs {
 #[derive(Debug, Args)]
 struct DeleteArgs {
     /// The key's id.
-    id: String,
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
     /// Do not ask first.
     #[arg(long, short)]
     yes: bool,

@@ -25,7 +25,6 @@ use tokio::time::{sleep, timeout};
 use crate::admin::access::{AdminToken, admin_token};
 use crate::admin::reload::{self, Wish};
 use crate::admin::{self, ConfigSource, Services};
-use crate::gateway::lease;
 use crate::gateway::listen::{self, Claimed, ListenFault};
 use crate::gateway::serve::run_worker;
 use crate::gateway::worker::{Gateway, Settings};
@@ -33,16 +32,18 @@ use crate::http::lifecycle::{Lifecycle, Phase};
 use crate::http::tls::{Certificate, TlsFault};
 use crate::http::unix_socket::{self, ClaimFault, SocketFile};
 use crate::http::upstream::{Fleet, UpstreamFault, discovery};
-use crate::observe::log::{Event, Log, Writer};
+use crate::observe::log::{Event, Form, Log, Writer};
 use crate::observe::metrics::Metrics;
 use crate::store::config::{Config, LogFormat, parse};
 use crate::store::fault::Fault;
 use crate::store::keeper::{Drops, Keeper};
-use crate::store::key_file;
+use crate::store::{key_file, wall_clock};
 use crate::table::Table;
 
 use super::ServeArgs;
 
+/// setrlimit(2), RLIMIT_FSIZE; the same number on every Linux that Rust knows but MIPS and PA-RISC.
+const SIGXFSZ: i32 = 25;
 /// How long the last log lines may take to leave.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long running requests may take to notice that the process ends at once.
@@ -159,6 +160,7 @@ pub fn serve(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));
+        tokio::task::spawn_local(admin::keep_the_hour(Arc::clone(&services)));
         for warning in services.config.warnings() {
             services
                 .log
@@ -228,13 +230,13 @@ impl Parts {
             None => None,
         };
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
-        let default = if io::stderr().is_terminal() {
-            LogFormat::Text
-        } else {
-            LogFormat::Json
+        let form = match config.log_format {
+            Some(LogFormat::Text) => Form::Text,
+            Some(LogFormat::Json) => Form::Json,
+            None if io::stderr().is_terminal() => Form::Text,
+            None => Form::Json,
         };
-        let format = config.log_format.unwrap_or(default);
-        let (log, writer) = Log::start(format, metrics.log_lines_dropped().clone())
+        let (log, writer) = Log::start(form, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
         Ok(Self {
@@ -263,7 +265,7 @@ impl Parts {
             Arc::clone(&self.table),
             loaded,
             move |event| {
-                reload::note(&log, &metrics, lease::now(), &event);
+                reload::note(&log, &metrics, wall_clock::now(), &event);
             },
         );
         let keeper = keeper.map_err(system("the keeper's thread"))?;
@@ -462,6 +464,8 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// Has no meaning here but that a write past a file size limit fails instead of killing the process.
+    _file_too_large: Signal,
 }
 
 impl Signals {
@@ -470,6 +474,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _file_too_large: signal(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 

@@ -5,13 +5,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::http::clock::Watch;
 use crate::policy::decide::Permit;
 use crate::policy::denial::Denial;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
+use crate::store::wall_clock::now;
 use crate::table::{Entry, Table};
 
 /// See the module's page.
@@ -81,22 +81,4 @@ impl Lease {
         self.watch
             .follow(generation, expires_at.map(UnixTime::seconds));
     }
-}
-
-/// The wall clock, by which keys expire.
-#[must_use]
-pub fn now() -> UnixTime {
-    unix_time(SystemTime::now())
-}
-
-/// A time of the wall clock in whole seconds.
-#[must_use]
-pub fn unix_time(time: SystemTime) -> UnixTime {
-    let seconds = match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        Err(before) => {
-            i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds - 1)
-        }
-    };
-    UnixTime::from_seconds(seconds)
 }

@@ -6,5 +6,6 @@ pub mod listen;
 pub mod record;
 pub mod request;
 pub mod serve;
+pub mod stall;
 pub mod stream;
 pub mod worker;

@@ -26,10 +26,11 @@ use crate::http::lifecycle::Phase;
 use crate::http::reply::Refusal;
 use crate::http::tls::Certificate;
 use crate::observe::log::Event;
+use crate::store::wall_clock;
 
-use super::lease;
 use super::listen::Listeners;
 use super::request::{self, Origin};
+use super::stall::end_when_stalled;
 use super::stream::ReplyBody;
 use super::worker::{Gateway, Worker};
 
@@ -105,7 +106,7 @@ async fn tick(worker: Rc<Worker>) {
         ticks.tick().await;
         worker
             .clock
-            .tick(lease::now().seconds(), worker.table.generation());
+            .tick(wall_clock::now().seconds(), worker.table.generation());
         worker.pool.tidy();
     }
 }
@@ -138,7 +139,7 @@ where
 fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
     let open = worker.opened();
     if worker.is_crowded() {
-        turn_away(&stream);
+        turn_away(worker, &stream);
         return;
     }
     let worker = Rc::clone(worker);
@@ -150,11 +151,12 @@ fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
 }
 
 /// Says that there is no room, as far as that takes no waiting. A TLS client only sees the connection close.
-fn turn_away(stream: &Stream) {
+fn turn_away(worker: &Worker, stream: &Stream) {
     let body = Refusal::Overloaded.body();
     let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\nx-request-id: {}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        worker.new_request_id(),
         body.len()
     );
     let answer = [head.as_bytes(), &body].concat();
@@ -222,7 +224,7 @@ async fn serve_connection(
         }
         Opening::Http2 => {
             line.set_multiplexed();
-            let connection = http2::Builder::new(Local)
+            let connection = http2::Builder::new(Streams(Rc::clone(worker)))
                 .max_concurrent_streams(HTTP2_STREAMS)
                 .initial_stream_window_size(HTTP2_STREAM_WINDOW)
                 .initial_connection_window_size(HTTP2_WINDOW)
@@ -267,15 +269,16 @@ where
     .map_err(io::Error::other)
 }
 
-/// Spawns the tasks of an HTTP/2 connection's requests on the thread they came in on.
-#[derive(Clone, Copy)]
-struct Local;
+/// Spawns the tasks of an HTTP/2 connection's streams on the thread they came in on.
+#[derive(Clone)]
+struct Streams(Rc<Worker>);
 
-impl<F> hyper::rt::Executor<F> for Local
+impl<F> hyper::rt::Executor<F> for Streams
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        let patience = self.0.settings.relay.client_write;
+        tokio::task::spawn_local(end_when_stalled(task, &self.0.clock, patience));
     }
 }

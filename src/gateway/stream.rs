@@ -22,6 +22,7 @@ use crate::policy::denial::Denial;
 
 use super::lease::Lease;
 use super::record::Record;
+use super::stall::Stall;
 
 /// How long a revoked stream's last words may take to leave.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -58,6 +59,8 @@ pub struct Relay {
     clock: Clock,
     patience: Patience,
     is_event_stream: bool,
+    /// Whether the client takes what it is given, where its connection does not tell.
+    stall: Option<Rc<Stall>>,
     /// The flush that takes out everything handed over so far.
     flush_awaited: u64,
     state: State,
@@ -147,6 +150,10 @@ impl Relay {
     ) -> Self {
         let is_event_stream = is_event_stream(&answer.head().headers);
         let flush_awaited = line.next_flush();
+        let stall = Stall::current();
+        if let Some(stall) = &stall {
+            stall.begin();
+        }
         Self {
             answer,
             lease,
@@ -154,12 +161,25 @@ impl Relay {
             clock: clock.clone(),
             patience,
             is_event_stream,
+            stall,
             flush_awaited,
             state: State::Streaming,
         }
     }
 
+    /// A piece is hyper's now.
+    fn handed_over(&mut self) {
+        self.flush_awaited = self.line.next_flush();
+        if let Some(stall) = &self.stall {
+            stall.begin();
+        }
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        // Being asked for more means that what came before was taken.
+        if let Some(stall) = &self.stall {
+            stall.end();
+        }
         match &mut self.state {
             State::Streaming => self.poll_streaming(cx),
             State::LastWords(event) => {
@@ -242,7 +262,7 @@ impl Body for ReplyBody {
                 Next::Piece(piece) => {
                     this.record(|record| record.sent(piece.len()));
                     if let Source::Relay(relay) = &mut this.source {
-                        relay.flush_awaited = relay.line.next_flush();
+                        relay.handed_over();
                     }
                     if this.is_end_stream() {
                         this.finish();

@@ -21,9 +21,10 @@ use crate::http::upstream::pool::{self, Pool};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::store::config::{ClientAddressSource, Config};
+use crate::store::wall_clock;
 use crate::table::Table;
 
-use super::{lease, stream};
+use super::stream;
 
 /// What all workers have in common.
 #[derive(Clone, Debug)]
@@ -84,7 +85,7 @@ impl From<&Config> for Settings {
                 stream_idle: timeouts.stream_idle,
                 client_write: timeouts.client_write,
             },
-            started: u64::try_from(lease::now().seconds()).unwrap_or(0),
+            started: u64::try_from(wall_clock::now().seconds()).unwrap_or(0),
             connection: client_io::Patience {
                 header_read: timeouts.header_read,
                 keep_alive: timeouts.keep_alive,

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,16 +15,31 @@ use prometheus::IntCounter;
 use serde_json::{Map, Value};
 
 use crate::policy::network::ClientAddress;
-use crate::store::config::LogFormat;
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 16_384;
+/// Bytes that are written at once, at most.
+const WRITE_AT_ONCE: usize = 64 << 10;
+/// The pause between two writes: lines are gathered, and a busy worker need not wake the writer for each.
+const GATHER: Duration = Duration::from_millis(5);
 /// Text of a client's that a line holds at most, in characters.
 const MAX_TEXT: usize = 256;
 
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// Where log lines go. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct Log(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
     lines: SyncSender<Line>,
     dropped: IntCounter,
 }
@@ -150,12 +166,12 @@ impl Log {
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn start(form: LogFormat, dropped: IntCounter) -> std::io::Result<(Self, Writer)> {
+    pub fn start(form: Form, dropped: IntCounter) -> std::io::Result<(Self, Writer)> {
         let (lines, waiting) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("log".into())
             .spawn(move || write_all(form, &waiting))?;
-        let log = Self { lines, dropped };
+        let log = Self(Arc::new(Queue { lines, dropped }));
         Ok((log.clone(), Writer { log, thread }))
     }
 
@@ -170,8 +186,8 @@ impl Log {
     }
 
     fn offer(&self, line: Line) {
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
-            self.dropped.inc();
+        if let Err(TrySendError::Full(_)) = self.0.lines.try_send(line) {
+            self.0.dropped.inc();
         }
     }
 }
@@ -182,13 +198,13 @@ impl Writer {
         let end = std::time::Instant::now() + patience;
         let mut told = false;
         while std::time::Instant::now() < end && !self.thread.is_finished() {
-            told = told || self.log.lines.try_send(Line::End).is_ok();
+            told = told || self.log.0.lines.try_send(Line::End).is_ok();
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
 
-fn write_all(form: LogFormat, waiting: &Receiver<Line>) {
+fn write_all(form: Form, waiting: &Receiver<Line>) {
     let mut text = String::new();
     while let Ok(first) = waiting.recv() {
         let mut next = Some(first);
@@ -199,22 +215,26 @@ fn write_all(form: LogFormat, waiting: &Receiver<Line>) {
                 Line::Event(event) => format_event(&mut text, form, &event),
                 Line::End => ends = true,
             }
-            next = if text.len() < 64 << 10 {
-                waiting.try_recv().ok()
-            } else {
-                None
-            };
+            if text.len() >= WRITE_AT_ONCE {
+                write_out(&mut text);
+            }
+            next = waiting.try_recv().ok();
         }
-        // Nobody is left to be told where standard error is closed or full.
-        drop(std::io::stderr().write_all(text.as_bytes()));
-        text.clear();
+        write_out(&mut text);
         if ends {
             return;
         }
+        std::thread::sleep(GATHER);
     }
 }
 
-fn format_access(text: &mut String, form: LogFormat, access: &Access) {
+fn write_out(text: &mut String) {
+    // Nobody is left to be told where standard error is closed or full.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    text.clear();
+}
+
+fn format_access(text: &mut String, form: Form, access: &Access) {
     let ended = access.started + access.duration;
     let facts: [(&str, Fact<'_>); 16] = [
         ("ended", Fact::Time(ended)),
@@ -235,7 +255,7 @@ fn format_access(text: &mut String, form: LogFormat, access: &Access) {
         ("level", Fact::Text(Some("info"))),
     ];
     match form {
-        LogFormat::Json => {
+        Form::Json => {
             text.push_str("{\"event\":\"access\",\"started\":\"");
             write_time(text, access.started);
             text.push('"');
@@ -247,7 +267,7 @@ fn format_access(text: &mut String, form: LogFormat, access: &Access) {
             }
             text.push_str("}\n");
         }
-        LogFormat::Text => {
+        Form::Text => {
             write_time(text, access.started);
             text.push_str(" access");
             for (name, fact) in facts
@@ -265,9 +285,9 @@ fn format_access(text: &mut String, form: LogFormat, access: &Access) {
     }
 }
 
-fn format_event(text: &mut String, form: LogFormat, event: &Event) {
+fn format_event(text: &mut String, form: Form, event: &Event) {
     match form {
-        LogFormat::Json => {
+        Form::Json => {
             text.push_str("{\"event\":");
             write_json_text(text, event.name);
             text.push_str(",\"time\":\"");
@@ -285,7 +305,7 @@ fn format_event(text: &mut String, form: LogFormat, event: &Event) {
             }
             text.push_str("}\n");
         }
-        LogFormat::Text => {
+        Form::Text => {
             write_time(text, event.at);
             for word in [event.level, event.name] {
                 text.push(' ');
@@ -445,7 +465,7 @@ mod tests {
     #[test]
     fn an_access_line_is_one_json_object_with_both_times() {
         let mut line = String::new();
-        format_access(&mut line, LogFormat::Json, &access("m"));
+        format_access(&mut line, Form::Json, &access("m"));
         let value: Value = serde_json::from_str(line.trim_end()).unwrap();
         assert_eq!(value["started"], "2027-01-15T08:00:00.123Z");
         assert_eq!(value["ended"], "2027-01-15T08:00:00.124Z");
@@ -465,7 +485,7 @@ mod tests {
             "\0",
             "\u{e0041}",
         ] {
-            for form in [LogFormat::Json, LogFormat::Text] {
+            for form in [Form::Json, Form::Text] {
                 let mut line = String::new();
                 format_access(&mut line, form, &access(hostile));
                 let mut event = String::new();
@@ -473,7 +493,7 @@ mod tests {
                 for line in [line, event] {
                     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
                     assert!(line.trim_end().chars().all(is_harmless), "{line:?}");
-                    if form == LogFormat::Json {
+                    if form == Form::Json {
                         let value: Value = serde_json::from_str(&line).unwrap();
                         assert!(value["model"] == hostile || value["text"] == hostile);
                     }
@@ -485,7 +505,7 @@ mod tests {
     #[test]
     fn long_client_text_is_cut() {
         let mut line = String::new();
-        format_access(&mut line, LogFormat::Json, &access(&"é".repeat(100_000)));
+        format_access(&mut line, Form::Json, &access(&"é".repeat(100_000)));
         assert!(line.len() < 2_000);
     }
 }

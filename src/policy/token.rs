@@ -1,7 +1,7 @@
 //! Bearer tokens: how one is made, which are refused unseen, and the hash that stands for one.
 //!
 //! Invariant: a token's text leaves this file only through [`BearerToken::reveal`], which whoever shows a token once
-//! has to call by name.
+//! has to call by name; so with [`Code`].
 
 use std::fmt;
 
@@ -29,18 +29,7 @@ impl BearerToken {
     pub fn make<E>(mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut text = String::with_capacity(MADE_LENGTH);
         text.push_str(PREFIX);
-        let mut bytes = zeroize::Zeroizing::new([0_u8; 64]);
-        while text.len() < PREFIX.len() + RANDOM_DIGITS {
-            random(bytes.as_mut_slice())?;
-            // 248 is the largest multiple of 62 that fits a byte: larger draws would favour the first digits.
-            let digits = bytes.iter().filter(|&&byte| byte < 248);
-            let missing = PREFIX.len() + RANDOM_DIGITS - text.len();
-            text.extend(
-                digits
-                    .take(missing)
-                    .map(|byte| char::from(BASE62[usize::from(byte % 62)])),
-            );
-        }
+        draw(&mut text, &mut random)?;
         let sum = checksum(text.as_bytes());
         text.extend(sum.iter().map(|&digit| char::from(digit)));
         Ok(Self(text))
@@ -66,6 +55,43 @@ impl BearerToken {
 }
 
 impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A secret that is no key's: a session, a sign-in link. As careful with its text as a token is.
+#[derive(ZeroizeOnDrop)]
+pub struct Code(String);
+
+impl Code {
+    /// Its length, in characters.
+    pub const LENGTH: usize = RANDOM_DIGITS;
+
+    /// Makes 43 base62 characters drawn uniformly from `random` (256 bits).
+    ///
+    /// # Errors
+    /// Whatever `random` fails with.
+    pub fn make<E>(mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut text = String::with_capacity(RANDOM_DIGITS);
+        draw(&mut text, &mut random)?;
+        Ok(Self(text))
+    }
+
+    /// The code itself, for whoever it is made for.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The hash under which it is known.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash::of(self.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -112,10 +138,15 @@ impl TokenHash {
     /// Reads the key file's form, `blake3:` and 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let hex = text.strip_prefix("blake3:")?;
-        blake3::Hash::from_hex(hex)
-            .ok()
-            .map(|hash| Self(*hash.as_bytes()))
+        let hex = text.strip_prefix("blake3:")?.as_bytes();
+        let mut bytes = [0; 32];
+        let mut not_hex = hex.len() != 2 * bytes.len();
+        for (byte, digits) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            let [high, low] = [digits[0], digits[1]].map(|digit| HEX_VALUE[usize::from(digit)]);
+            not_hex |= high | low > 15;
+            *byte = high << 4 | low & 15;
+        }
+        (!not_hex).then_some(Self(bytes))
     }
 
     /// The 32 bytes.
@@ -136,6 +167,40 @@ impl fmt::Debug for TokenHash {
         f.write_str("[hash]")
     }
 }
+
+/// Adds 43 base62 characters, drawn uniformly.
+fn draw<E>(
+    text: &mut String,
+    random: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let end = text.len() + RANDOM_DIGITS;
+    let mut bytes = zeroize::Zeroizing::new([0_u8; 64]);
+    while text.len() < end {
+        random(bytes.as_mut_slice())?;
+        // 248 is the largest multiple of 62 that fits a byte: larger draws would favour the first digits.
+        let digits = bytes.iter().filter(|&&byte| byte < 248);
+        let missing = end - text.len();
+        text.extend(
+            digits
+                .take(missing)
+                .map(|byte| char::from(BASE62[usize::from(byte % 62)])),
+        );
+    }
+    Ok(())
+}
+
+/// What a hexadecimal digit stands for; 255 where it is none. A table, since a branch on random digits is mispredicted
+/// every other time, and a key file holds 64 of them a line.
+const HEX_VALUE: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value as usize] as usize] = value;
+        values[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
 
 fn is_made_here(token: &[u8]) -> bool {
     token.len() == MADE_LENGTH
@@ -260,6 +325,15 @@ mod tests {
         fn a_hash_survives_its_text_form(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let hash = TokenHash::of(&bytes);
             prop_assert_eq!(TokenHash::parse(&hash.to_string()), Some(hash));
+        }
+
+        #[test]
+        fn a_hash_with_any_other_character_or_length_is_none(at in 7_usize..71, other in "[^0-9a-fA-F]") {
+            let text = TokenHash::of(b"token").to_string();
+            prop_assert!(TokenHash::parse(&text.to_uppercase().replace("BLAKE3", "blake3")).is_some());
+            prop_assert!(TokenHash::parse(&(text[..at].to_owned() + &other + &text[at + 1..])).is_none());
+            prop_assert!(TokenHash::parse(&text[..at]).is_none());
+            prop_assert!(TokenHash::parse(&(text + "0")).is_none());
         }
 
         #[test]

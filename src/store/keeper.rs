@@ -30,7 +30,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
@@ -38,6 +38,7 @@ use tokio::sync::oneshot;
 use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
+use crate::store::wall_clock;
 use crate::table::{Difference, Entry, Table};
 
 use super::config;
@@ -208,7 +209,7 @@ impl Keeper {
         table.swap(loaded.entries);
         let status = Arc::new(ArcSwap::from_pointee(Status {
             last_reload: LastReload {
-                at: clock(),
+                at: wall_clock::now(),
                 result: ReloadResult::Ok,
                 message: message_of(table.len()),
             },
@@ -642,7 +643,7 @@ impl Desk {
             Err(obstacle) => (self.events)(Event::ReloadFailed(obstacle)),
         }
         let last_reload = LastReload {
-            at: clock(),
+            at: wall_clock::now(),
             result: outcome
                 .as_ref()
                 .map_or_else(Obstacle::result, |_| ReloadResult::Ok),
@@ -1034,12 +1035,4 @@ fn message_of(keys: usize) -> String {
         1 => "1 key".to_owned(),
         keys => format!("{keys} keys"),
     }
-}
-
-fn clock() -> UnixTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let seconds = since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    });
-    UnixTime::from_seconds(seconds)
 }

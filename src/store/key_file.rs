@@ -7,6 +7,8 @@
 //!
 //! Invariant: whoever opens the file at any instant, after a power cut too, finds the old text or the new, whole.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -313,8 +315,13 @@ fn keep_owner(file: &File, like: &fs::Metadata) -> io::Result<()> {
 fn create_private(path: &Path) -> io::Result<File> {
     let mut new = OpenOptions::new();
     let file = new.write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
+    match file.set_permissions(fs::Permissions::from_mode(0o600)) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            let _ = fs::remove_file(path);
+            Err(error)
+        }
+    }
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -364,8 +371,8 @@ struct Piece {
     number: u64,
     lines: usize,
     entries: Vec<Arc<Entry>>,
-    /// For each entry its line, counted from the piece's first.
-    entry_lines: Vec<u32>,
+    /// The lines without one, counted from the piece's first.
+    skipped: Vec<usize>,
     /// With the line, counted likewise.
     faults: Vec<(usize, Complaint)>,
 }
@@ -555,14 +562,11 @@ impl<'p> Text<'p> {
 
     /// A fault for every key whose id or hash an earlier line has.
     fn repeated(&self, pieces: &[Piece]) -> Vec<Fault> {
-        let keys: Vec<&Key> = pieces
-            .iter()
-            .flat_map(|piece| piece.entries.iter().map(|entry| entry.key()))
-            .collect();
-        let (ids, hashes) = std::thread::scope(|scope| {
-            let ids = scope.spawn(|| repetitions(&keys, Key::id));
-            let hashes = repetitions(&keys, |key| key.hash());
-            (ids.join().unwrap_or_default(), hashes)
+        let hasher = RandomState::new();
+        let ids = repetitions(pieces, Key::id, |id| hasher.hash_one(id));
+        let hashes = repetitions(pieces, Key::hash, |hash| {
+            let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
         });
         let fault = |field: &str, (first, later): (usize, usize), remedy: &str| {
             let first = line_of(pieces, first);
@@ -586,18 +590,18 @@ impl<'p> Text<'p> {
 impl Piece {
     fn take_line(&mut self, line: &[u8], work: &Work<'_>, shared: &mut Shared) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let entries = self.entries.len();
         if line.len() > LONGEST_LINE {
             let what = "is longer than 1 MiB; no key is, so look for a missing line end";
             self.complain(work, vec![whole_line(what)]);
         } else if !line.trim_ascii().is_empty() {
             match record::parse_line(line, shared) {
-                Ok(key) => {
-                    self.entries.push(work.table.adopt(key));
-                    let line = u32::try_from(self.lines).unwrap_or(u32::MAX);
-                    self.entry_lines.push(line);
-                }
+                Ok(key) => self.entries.push(work.table.adopt(key)),
                 Err(complaints) => self.complain(work, complaints),
             }
+        }
+        if self.entries.len() == entries {
+            self.skipped.push(self.lines);
         }
         self.lines += 1;
     }
@@ -613,39 +617,48 @@ impl Piece {
     }
 }
 
-/// Pairs of places in `keys` with the same part: the first that has it, and a later one.
+/// Pairs of keys with the same part, by their places among all: the first that has it, and a later one.
 fn repetitions<'k, P: Hash + Eq + ?Sized + 'k>(
-    keys: &[&'k Key],
+    pieces: &'k [Piece],
     part: impl Fn(&'k Key) -> &'k P,
+    digest: impl Fn(&P) -> u64,
 ) -> Vec<(usize, usize)> {
-    let hasher = RandomState::new();
-    let mut digests: Vec<(u64, usize)> = keys
-        .iter()
-        .enumerate()
-        .map(|(place, key)| (hasher.hash_one(part(key)), place))
-        .collect();
+    let parts = || {
+        let entries = pieces.iter().flat_map(|piece| &piece.entries);
+        entries.map(|entry| part(entry.key()))
+    };
+    let mut digests: Vec<u64> = Vec::with_capacity(pieces.iter().map(|p| p.entries.len()).sum());
+    digests.extend(parts().map(digest));
     digests.sort_unstable();
-    let alike = digests.chunk_by(|(one, _), (other, _)| one == other);
+    if digests.is_sorted_by(|one, next| one < next) {
+        return Vec::new();
+    }
+    // Rare, so it may take its time.
+    drop(digests);
+    let mut firsts = HashMap::new();
     let mut found = Vec::new();
-    for alike in alike.filter(|alike| alike.len() > 1) {
-        let (_, first) = alike[0];
-        let same = |place: &usize| part(keys[*place]) == part(keys[first]);
-        let later = alike[1..].iter().map(|(_, place)| *place).filter(same);
-        found.extend(later.map(|later| (first, later)));
+    for (place, part) in parts().enumerate() {
+        match firsts.entry(part) {
+            Occupied(first) => found.push((*first.get(), place)),
+            Vacant(free) => drop(free.insert(place)),
+        }
     }
     found
 }
 
+/// The line of the key at this place among all.
 fn line_of(pieces: &[Piece], mut place: usize) -> usize {
-    let mut lines = 1;
+    let mut before = 0;
     for piece in pieces {
-        match piece.entry_lines.get(place) {
-            Some(line) => return lines + *line as usize,
-            None => place -= piece.entry_lines.len(),
+        if place < piece.entries.len() {
+            let skipped = piece.skipped.iter();
+            let line = skipped.fold(place, |line, skipped| line + usize::from(*skipped <= line));
+            return before + line + 1;
         }
-        lines += piece.lines;
+        place -= piece.entries.len();
+        before += piece.lines;
     }
-    lines
+    before
 }
 
 fn whole_line(message: &str) -> Complaint {
@@ -660,4 +673,299 @@ fn unreadable(path: &Path, error: &io::Error) -> Fault {
         path,
         &format!("cannot be read: {error}; name a file that the gateway may read"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::token::TokenHash;
+
+    fn line(id: &str, token: &str) -> String {
+        let hash = TokenHash::of(token.as_bytes());
+        format!(r#"{{"id":"{id}","name":"n","hash":"{hash}","model_access":{{"mode":"all"}}}}"#)
+    }
+
+    /// A folder with a key file of this text.
+    fn folder_with(text: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.jsonl");
+        fs::write(&file, text).unwrap();
+        (folder, file)
+    }
+
+    fn ids(text: &[u8]) -> Vec<String> {
+        let (_folder, file) = folder_with(text);
+        let loaded = read(&file, &Table::default()).unwrap();
+        let ids = loaded
+            .entries
+            .iter()
+            .map(|entry| entry.key().id().to_owned());
+        ids.collect()
+    }
+
+    /// Line and field of each fault.
+    fn faults(text: &[u8]) -> Vec<(usize, String)> {
+        let (_folder, file) = folder_with(text);
+        let error = read(&file, &Table::default()).unwrap_err();
+        assert!(error.faults().iter().all(|fault| fault.file == file));
+        let places = error.faults().iter();
+        places
+            .map(|fault| (fault.line, fault.field.clone()))
+            .collect()
+    }
+
+    fn entries_of(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn empty_lines_are_skipped_crlf_is_taken_and_the_last_line_needs_no_end() {
+        let (a, b) = (line("a", "1"), line("b", "2"));
+        assert_eq!(ids(format!("\n{a}\r\n\r\n\n{b}").as_bytes()), ["a", "b"]);
+        assert_eq!(ids(format!("{a}\n{b}\n").as_bytes()), ["a", "b"]);
+        assert!(ids(b"").is_empty() && ids(b"\n\n").is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_file_is_named_with_its_line() {
+        let (a, b) = (line("a", "1"), line("b", "2"));
+        let torn = &a[..40];
+        let text = format!("\n{a}\n{{\"id\":\"x\"}}\n\n{torn}\n{b}");
+        let expected = [(3, "name"), (3, "hash"), (3, "model_access"), (5, "")];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(line, field)| (*line, (*field).to_owned()))
+            .collect();
+        assert_eq!(faults(text.as_bytes()), expected);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_within_its_last_line_is_not_loaded() {
+        let text = format!("{}\n{}", line("a", "1"), line("b", "2"));
+        let first = line("a", "1").len();
+        for end in 1..text.len() {
+            if end == first || end == first + 1 {
+                continue;
+            }
+            let (_folder, file) = folder_with(&text.as_bytes()[..end]);
+            assert!(read(&file, &Table::default()).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_id_or_hash_names_both_lines() {
+        let text = [
+            line("a", "1"),
+            String::new(),
+            line("b", "1"),
+            line("a", "2"),
+            line("a", "3"),
+        ]
+        .join("\n");
+        let (_folder, file) = folder_with(text.as_bytes());
+        let error = read(&file, &Table::default()).unwrap_err();
+        let told: Vec<_> = error.faults().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3);
+        for (told, start, other) in [
+            (&told[0], ":3: hash: ", "line 1"),
+            (&told[1], ":4: id: ", "line 1"),
+            (&told[2], ":5: id: ", "line 1"),
+        ] {
+            assert!(told.contains(start) && told.contains(other), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_bytes_that_are_not_utf8_are_faults() {
+        let a = line("a", "1");
+        assert_eq!(
+            faults(format!("\u{feff}{a}\n").as_bytes()),
+            [(1, String::new())]
+        );
+        let mut bytes = format!("{a}\n").into_bytes();
+        bytes.extend_from_slice(b"{\"id\":\"\xe9\"}\n");
+        assert_eq!(faults(&bytes), [(2, String::new())]);
+        let utf16: Vec<u8> = a.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(!faults(&utf16).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_file_is_a_fault_and_never_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = |name: &str| folder.path().join(name);
+        fs::create_dir(here("directory")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            here("fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        std::os::unix::fs::symlink(here("loop"), here("loop")).unwrap();
+        for (name, what) in [
+            ("missing", "does not exist"),
+            ("directory", "a directory"),
+            ("fifo", "not a regular file"),
+            ("loop", "cannot be read"),
+        ] {
+            match read(&here(name), &Table::default()) {
+                Err(ReadError::Unreadable(fault)) => {
+                    assert!(fault.line == 0 && fault.message.contains(what), "{fault}");
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn lines_keep_their_numbers_wherever_the_pieces_are_cut() {
+        let text_of = |bad: fn(usize) -> bool| -> String {
+            let id = |number| match bad(number) {
+                true => "bad id".to_owned(),
+                false => format!("key_{number}"),
+            };
+            let lines = (0..20_000).map(|number| line(&id(number), &number.to_string()) + "\n");
+            lines.collect()
+        };
+        let text = text_of(|number| number % 5000 == 4999);
+        assert!(text.len() as u64 > 2 * PIECE);
+        let expected = [5000, 10_000, 15_000, 20_000].map(|line| (line, "id".to_owned()));
+        assert_eq!(faults(text.as_bytes()), expected);
+        let read = ids(text_of(|_| false).as_bytes());
+        assert!(read.len() == 20_000 && read[17_000] == "key_17000");
+    }
+
+    #[test]
+    fn a_piece_that_ends_with_a_line_loses_and_repeats_nothing() {
+        let line = |number: usize| {
+            let text = line(&format!("key_{number:08}"), &number.to_string());
+            // 256 bytes, so that every piece ends with a line.
+            format!("{text}{}\n", " ".repeat(255 - text.len()))
+        };
+        let text: String = (0..10_000).map(line).collect();
+        assert_eq!(PIECE % 256, 0);
+        assert_eq!(ids(text.as_bytes()).len(), 10_000);
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_without_reading_it_whole() {
+        let (_folder, file) = folder_with(b"");
+        File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        let error = read(&file, &Table::default()).unwrap_err();
+        assert!(
+            error.to_string().contains(":1: is longer than 1 MiB"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn of_very_many_faults_a_thousand_are_told_and_the_rest_counted() {
+        let (_folder, file) = folder_with("{}\n".repeat(200_000).as_bytes());
+        let error = read(&file, &Table::default()).unwrap_err();
+        let faults = error.faults();
+        assert_eq!(faults.len(), MOST_FAULTS + 1);
+        assert_eq!((faults[0].line, faults[999].line), (1, 250));
+        assert!(
+            faults[1000].message.contains("799000 more faults"),
+            "{}",
+            faults[1000]
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_in_the_table_is_not_held_twice() {
+        let (_folder, file) =
+            folder_with(format!("{}\n{}", line("a", "1"), line("b", "2")).as_bytes());
+        let table = Table::default();
+        table.swap(read(&file, &table).unwrap().entries);
+        let again = read(&file, &table).unwrap();
+        assert!(Arc::ptr_eq(&again.entries[0], &table.by_id("a").unwrap()));
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode_and_its_link_and_leaves_nothing_beside_it() {
+        let (folder, file) = folder_with(format!("{}\n", line("a", "1")).as_bytes());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("keys.jsonl", &link).unwrap();
+        let loaded = read(&link, &Table::default()).unwrap();
+        // What a killed process may have left.
+        fs::write(folder.path().join(".keys.jsonl.new"), "half a li").unwrap();
+        let stamp = lock(&link)
+            .unwrap()
+            .replace(loaded.entries.iter().map(|entry| entry.key()));
+        assert!(stamp.unwrap().unwrap().holds(look(&link)));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
+        assert_eq!(entries_of(folder.path()), 2);
+        assert_eq!(read(&file, &Table::default()).unwrap().entries.len(), 1);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
+        let (folder, file) = folder_with(b"old text");
+        let locked = lock(&file).unwrap();
+        let old = File::open(&file).unwrap();
+        let failed = locked.put(&old, |out| {
+            out.write_all(b"new te")?;
+            Err(io::Error::from(ErrorKind::StorageFull))
+        });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(fs::read(&file).unwrap(), b"old text");
+        assert_eq!(entries_of(folder.path()), 1);
+    }
+
+    #[test]
+    fn a_second_writer_waits_for_the_first() {
+        let (_folder, file) = folder_with(b"");
+        let first = lock(&file).unwrap();
+        std::thread::scope(|scope| {
+            let (told, second) = std::sync::mpsc::channel();
+            let file = &file;
+            scope.spawn(move || told.send(lock(file).is_ok()).unwrap());
+            assert!(second.recv_timeout(Duration::from_millis(50)).is_err());
+            drop(first);
+            assert!(second.recv_timeout(LOCK_WAIT).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_stamp_tells_every_change_and_mistrusts_what_is_too_fresh() {
+        let (_folder, file) = folder_with(b"");
+        let fresh = look(&file).unwrap();
+        assert!(!fresh.holds(look(&file)));
+        let settled = Stamp {
+            settled: true,
+            ..fresh
+        };
+        assert!(settled.holds(look(&file)));
+        assert!(!settled.holds(None));
+        fs::write(&file, b"x").unwrap();
+        assert!(!settled.holds(look(&file)));
+    }
+
+    #[test]
+    fn a_made_file_is_its_owners_alone_and_never_takes_anothers_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.jsonl");
+        make(&file).unwrap();
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
+        assert!(read(&file, &Table::default()).unwrap().entries.is_empty());
+        assert_eq!(make(&file).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(readable_by_others(&file).is_none());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(readable_by_others(&file).is_some());
+    }
 }

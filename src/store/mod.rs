@@ -6,3 +6,4 @@ pub mod fault;
 pub mod keeper;
 pub mod key_file;
 pub mod record;
+pub mod wall_clock;

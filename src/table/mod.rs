@@ -240,9 +240,18 @@ impl Table {
     /// What [`Table::swap`] with these entries would change.
     #[must_use]
     pub fn compare(&self, entries: &[Arc<Entry>]) -> Difference {
+        /// How far ahead the entry is looked for that follows in the table, before it is searched by its id.
+        const AHEAD: usize = 4;
         let current = self.current.load_full();
+        let order = current.in_file_order();
+        let mut rest = order.as_slice();
         let mut difference = Difference::default();
         for entry in entries {
+            let mut ahead = rest.iter().take(AHEAD);
+            if let Some(at) = ahead.position(|other| Arc::ptr_eq(other, entry)) {
+                rest = &rest[at + 1..];
+                continue;
+            }
             match current.by_id.get(entry.key.id()) {
                 None => difference.added.push(Arc::clone(entry)),
                 Some(found) => {
@@ -256,7 +265,7 @@ impl Table {
         let kept = entries.len() - difference.added.len();
         if kept < current.by_id.len() {
             let ids: HashSet<&str> = entries.iter().map(|entry| entry.key.id()).collect();
-            difference.removed = current.in_file_order();
+            difference.removed = order;
             difference
                 .removed
                 .retain(|entry| !ids.contains(entry.key.id()));
@@ -265,17 +274,15 @@ impl Table {
     }
 
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
-    /// The caller has made sure that ids and hashes are unique. Where nothing differs, nothing changes.
-    pub fn swap(&self, entries: Vec<Arc<Entry>>) -> Difference {
+    /// The caller has made sure that ids and hashes are unique. Where these are the entries in force, nothing changes.
+    pub fn swap(&self, entries: Vec<Arc<Entry>>) {
         let _turn = lock(&self.writer);
-        let difference = self.compare(&entries);
-        if difference.is_empty() && self.in_file_order() == entries {
-            return difference;
+        if self.current.load().are_in_file_order(&entries) {
+            return;
         }
         let old = self.current.swap(Arc::new(Keys::of(entries)));
         self.grow();
         tear_down(old);
-        difference
     }
 
     /// The keys in the order of the key file.
@@ -376,12 +383,26 @@ impl Keys {
         self.by_hash.put(entry);
     }
 
+    fn are_in_file_order(&self, entries: &[Arc<Entry>]) -> bool {
+        let by_age = lock(&self.by_age);
+        if by_age.keys().is_sorted_by_key(|age| age.place) {
+            return by_age.values().eq(entries);
+        }
+        drop(by_age);
+        self.in_file_order() == entries
+    }
+
     fn in_file_order(&self) -> Vec<Arc<Entry>> {
-        let mut all: Vec<_> = lock(&self.by_age)
+        let by_age = lock(&self.by_age);
+        if by_age.keys().is_sorted_by_key(|age| age.place) {
+            return by_age.values().cloned().collect();
+        }
+        let mut all: Vec<_> = by_age
             .iter()
             .map(|(age, entry)| (age.place, Arc::clone(entry)))
             .collect();
-        all.sort_by_key(|(place, _)| *place);
+        drop(by_age);
+        all.sort_unstable_by_key(|(place, _)| *place);
         all.into_iter().map(|(_, entry)| entry).collect()
     }
 }
@@ -469,7 +490,10 @@ mod tests {
     }
 
     fn swap(table: &Table, keys: Vec<Key>) -> Difference {
-        table.swap(keys.into_iter().map(|key| table.adopt(key)).collect())
+        let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
+        let difference = table.compare(&entries);
+        table.swap(entries);
+        difference
     }
 
     fn hash(token: u32) -> TokenHash {

@@ -288,11 +288,11 @@ fn a_key_with_networks_is_refused_outside_every_one_of_them() {
     let keys: Vec<Key> = edges
         .iter()
         .enumerate()
-        .map(|(at, (network, ..))| Key::all(&format!("key_{at}")).from_networks(&[network]))
+        .map(|(at, (network, ..))| Key::all(&format!("key_{at}")).only_from(&[network]))
         .collect();
     let several =
-        Key::all("key_several").from_networks(&["192.0.2.0/24", "127.0.3.9/32", "10.0.0.0/8"]);
-    let empty = Key::all("key_empty").from_networks(&[]);
+        Key::all("key_several").only_from(&["192.0.2.0/24", "127.0.3.9/32", "10.0.0.0/8"]);
+    let empty = Key::all("key_empty").only_from(&[]);
     let stand = Stand::with(|setup| {
         let mut all: Vec<&Key> = keys.iter().collect();
         all.extend([&several, &empty]);
@@ -328,8 +328,8 @@ fn a_key_with_networks_is_refused_outside_every_one_of_them() {
 
 #[test]
 fn an_ipv4_client_of_a_dual_stack_listener_is_judged_as_ipv4_and_an_ipv6_one_never_matches() {
-    let here = Key::all("key_here").from_networks(&["127.0.0.1/32"]);
-    let anywhere = Key::all("key_anywhere").from_networks(&["0.0.0.0/0"]);
+    let here = Key::all("key_here").only_from(&["127.0.0.1/32"]);
+    let anywhere = Key::all("key_anywhere").only_from(&["0.0.0.0/0"]);
     let up = Recorder::answering();
     let open = Key::all("key_open");
     let gateway = Setup::before(&up)
@@ -658,11 +658,11 @@ fn the_first_refusal_answers() {
     let never = Key::all("key_never")
         .disabled()
         .expires("2020-01-01T00:00:00Z")
-        .from_networks(&["192.0.2.1"]);
+        .only_from(&["192.0.2.1"]);
     let late = Key::only("key_late", &["good"])
         .expires("2020-01-01T00:00:00Z")
-        .from_networks(&["192.0.2.1"]);
-    let far = Key::only("key_far", &["good"]).from_networks(&["192.0.2.1"]);
+        .only_from(&["192.0.2.1"]);
+    let far = Key::only("key_far", &["good"]).only_from(&["192.0.2.1"]);
     let stand = Stand::with(|setup| {
         setup
             .keys(&[&never, &late, &far])
@@ -908,7 +908,7 @@ fn a_single_model_is_shown_with_its_id_decoded_once() {
 #[test]
 fn a_key_can_be_asked_what_it_may_do() {
     let key = Key::all_but("key_shown", &["bad"])
-        .from_networks(&["127.0.0.9/8"])
+        .only_from(&["127.0.0.9/8"])
         .expires("2099-01-02T03:04:05+01:00");
     let stand = Stand::with(|setup| setup.keys(&[&key]));
     let shown = stand.gateway.ask(&Call::get("/v1/key", &key.token));
@@ -943,7 +943,7 @@ fn a_key_can_be_asked_what_it_may_do() {
 
 /// A gateway that believes X-Forwarded-For from 127.0.0.1 and 10.0.0.0/8, and a key for 203.0.113.0/24 alone.
 fn behind_proxies() -> (Stand, Key) {
-    let there = Key::all("key_there").from_networks(&["203.0.113.0/24"]);
+    let there = Key::all("key_there").only_from(&["203.0.113.0/24"]);
     let stand = Stand::with(|setup| {
         setup
             .keys(&[&there])
@@ -1093,7 +1093,7 @@ fn an_untrusted_peer_is_the_client_itself_whatever_it_claims() {
     }
     cases.done();
     // Where the config believes nobody, a claim is nothing either.
-    let near = Key::all("key_near").from_networks(&["127.0.0.1"]);
+    let near = Key::all("key_near").only_from(&["127.0.0.1"]);
     let plain = Stand::with(|setup| setup.keys(&[&near]));
     let response = plain
         .gateway
@@ -1128,4 +1128,108 @@ fn an_error_carries_the_clients_request_id_where_it_is_one() {
         ids.len() == 1 && ids[0] != "one" && ids[0] != "two",
         "{ids:?}"
     );
+}
+
+#[test]
+fn browser_origins_that_are_configured_may_ask_and_others_are_told_nothing() {
+    let stand = Stand::with(|setup| setup.line("cors_origins = [\"https://app.example.com\"]"));
+    let mine = "https://app.example.com";
+    for protocol in BOTH {
+        let preflight = Call::new("OPTIONS", "/v1/chat/completions")
+            .header("origin", mine)
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "authorization, content-type, x-custom",
+            );
+        let response = h2::ask(protocol, &stand.gateway, &preflight);
+        assert_eq!(response.status, 204, "{}", response.text());
+        assert_eq!(response.all("access-control-allow-origin"), [mine]);
+        assert!(
+            response
+                .header("access-control-allow-methods")
+                .is_some_and(|methods| methods.contains("POST"))
+        );
+        let headers = response
+            .header("access-control-allow-headers")
+            .map(str::to_ascii_lowercase);
+        assert!(headers.is_some_and(
+            |headers| headers.contains("authorization") && headers.contains("x-custom")
+        ));
+        assert_eq!(response.header("access-control-max-age"), Some("600"));
+        // Every other answer to that origin, errors too.
+        for (call, status) in [
+            (Call::chat(&stand.all.token, "good"), 200),
+            (Call::chat(&stand.only.token, "bad"), 404),
+            (Call::get("/v1/models", &stand.all.token), 200),
+            (anonymous(), 401),
+            (Call::get("/nowhere", &stand.all.token), 404),
+            (
+                Call::chat(&stand.all.token, "good").without("content-type"),
+                415,
+            ),
+        ] {
+            let response = h2::ask(
+                protocol,
+                &stand.gateway,
+                &call.clone().header("origin", mine),
+            );
+            assert_eq!(response.status, status, "{}", response.text());
+            assert_eq!(
+                response.all("access-control-allow-origin"),
+                [mine],
+                "{} {status}",
+                call.target
+            );
+            assert!(
+                response
+                    .header("access-control-expose-headers")
+                    .is_some_and(|names| names.contains("x-request-id"))
+            );
+            assert!(
+                response
+                    .all("vary")
+                    .iter()
+                    .any(|names| names.eq_ignore_ascii_case("origin")),
+                "{:?}",
+                response.headers
+            );
+            for other in [
+                "https://evil.example",
+                "http://app.example.com",
+                "https://app.example.com:444",
+                "https://app.example.com.evil.example",
+                "null",
+            ] {
+                let response = h2::ask(
+                    protocol,
+                    &stand.gateway,
+                    &call.clone().header("origin", other),
+                );
+                assert_eq!(response.status, status);
+                assert!(
+                    response.header("access-control-allow-origin").is_none(),
+                    "{other}"
+                );
+            }
+        }
+        let unserved = Call {
+            target: "/v1/files".to_owned(),
+            ..preflight.clone()
+        };
+        assert_error(
+            &h2::ask(protocol, &stand.gateway, &unserved),
+            401,
+            "missing_api_key",
+        );
+        let foreign = preflight
+            .without("origin")
+            .header("origin", "https://evil.example");
+        assert_error(
+            &h2::ask(protocol, &stand.gateway, &foreign),
+            401,
+            "missing_api_key",
+        );
+    }
+    assert_eq!(stand.up.requests().len(), 2 * 6);
 }

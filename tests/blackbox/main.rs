@@ -16,7 +16,9 @@ mod support;
 
 mod admin;
 mod body;
+mod commands;
 mod decide;
+mod floods;
 mod forward;
 mod framing;
 mod harness;

@@ -1,8 +1,9 @@
 """What the tests ask for by name."""
 
+import contextlib
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import openai
@@ -44,6 +45,7 @@ class Connection:
     gateway: Gateway
     http_version: str
     verify: ssl.SSLContext | bool
+    clients: list = field(default_factory=list)
 
     @property
     def base_url(self) -> str:
@@ -57,44 +59,60 @@ class Connection:
         return {"verify": self.verify, "http2": two, "http1": not two}
 
     def client(self, key: Key | str, **options) -> openai.OpenAI:
-        return openai.OpenAI(
+        """OpenAI's client; closed when the test ends."""
+        client = openai.OpenAI(
             api_key=key if isinstance(key, str) else key.token,
             base_url=self.base_url,
             http_client=openai.DefaultHttpxClient(**self.transport),
             timeout=30,
             **options,
         )
+        self.clients.append(client)
+        return client
 
-    def async_client(self, key: Key) -> openai.AsyncOpenAI:
+    def async_client(self, key: Key, **options) -> openai.AsyncOpenAI:
+        """For `async with`, which closes it."""
         return openai.AsyncOpenAI(
             api_key=key.token,
             base_url=self.base_url,
             http_client=openai.DefaultAsyncHttpxClient(**self.transport),
             timeout=30,
+            **options,
         )
 
     def http(self, key: Key | None = None) -> httpx.Client:
+        """A client without opinions; closed when the test ends."""
         headers = {"Authorization": f"Bearer {key.token}"} if key else {}
-        return httpx.Client(base_url=self.base_url, headers=headers, timeout=30, **self.transport)
+        client = httpx.Client(base_url=self.base_url, headers=headers, timeout=30, **self.transport)
+        self.clients.append(client)
+        return client
 
 
 CONNECTIONS = ["plain HTTP/1.1", "plain HTTP/2", "TLS HTTP/1.1", "TLS HTTP/2"]
 
 
 @pytest.fixture(params=CONNECTIONS)
-def connection(request: pytest.FixtureRequest, stage: Stage) -> Connection:
+def connection(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Connection]:
     """Each way in turn."""
-    return connect(stage, request.param)
+    with connect(stage, request.param) as connection:
+        yield connection
 
 
 @pytest.fixture
-def plain(stage: Stage) -> Connection:
+def plain(stage: Stage) -> Iterator[Connection]:
     """Where the way makes no difference."""
-    return connect(stage, "plain HTTP/1.1")
+    with connect(stage, "plain HTTP/1.1") as connection:
+        yield connection
 
 
-def connect(stage: Stage, way: str) -> Connection:
+@contextlib.contextmanager
+def connect(stage: Stage, way: str) -> Iterator[Connection]:
     security, http_version = way.split()
     if security == "TLS":
-        return Connection(stage.tls, http_version, ssl.create_default_context(cafile=str(stage.authority)))
-    return Connection(stage.plain, http_version, True)
+        verify = ssl.create_default_context(cafile=str(stage.authority))
+        connection = Connection(stage.tls, http_version, verify)
+    else:
+        connection = Connection(stage.plain, http_version, True)
+    yield connection
+    for client in connection.clients:
+        client.close()

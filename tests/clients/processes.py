@@ -127,7 +127,7 @@ class Gateway:
     """A running `keygate serve` with a config, a key file and an admin socket of its own."""
 
     def __init__(self, folder: pathlib.Path, upstreams: list[dict], tls: tuple | None = None, key_file: str = "",
-                 environment: dict | None = None, settings: str = ""):
+                 environment: dict | None = None, settings: str = "", admin: str = ""):
         self.folder = folder
         folder.mkdir()
         (folder / "keys.jsonl").write_text(key_file)
@@ -137,7 +137,7 @@ class Gateway:
             'listen = "127.0.0.1:0"',
             settings,
             '[keys]\nfile = "keys.jsonl"',
-            '[admin]\nsocket = "admin.sock"',
+            f'[admin]\nsocket = "admin.sock"\n{admin}',
             '[log]\nformat = "json"',
         ]
         if tls:
@@ -168,9 +168,14 @@ class Gateway:
         except httpx.TransportError:
             return False
 
-    def _logged_address(self) -> str:
+    @property
+    def admin_url(self) -> str:
+        """The admin API over TCP, where `admin` says that it listens."""
+        return "http://" + self.process.wait_for(lambda: self._logged_address("admin_listening"), "it logs its admin address")
+
+    def _logged_address(self, name: str = "listening") -> str:
         for event in self.log():
-            if event.get("event") == "listening":
+            if event.get("event") == name:
                 return event["address"]
         return ""
 

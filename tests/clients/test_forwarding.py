@@ -135,6 +135,20 @@ def test_a_real_upstream_that_dies_in_the_middle_of_a_stream_never_ends_it_clean
         llama.process.end()
 
 
+@pytest.mark.parametrize("http_version", ["HTTP/1.1", "HTTP/2"])
+def test_an_idle_connection_does_not_hold_up_the_end(recorder: Recorder, tmp_path, http_version: str):
+    gateway = Gateway(tmp_path / "gateway", [{"name": "recorder", "url": recorder.url, "api_key_env": "RECORDER_KEY"}],
+                      environment={"RECORDER_KEY": UPSTREAM_SECRET})
+    two = http_version == "HTTP/2"
+    # This client reads its connection only while it waits for an answer, so it sees no farewell.
+    with httpx.Client(http1=not two, http2=two) as client:
+        headers = {"Authorization": f"Bearer {gateway.key().token}"}
+        assert client.get(f"{gateway.url}/v1/models", headers=headers).http_version == http_version
+        began = time.monotonic()
+        gateway.end()
+        assert time.monotonic() - began < 5
+
+
 def test_the_paths_of_the_upstream_that_are_no_api_stay_unreachable(connection: Connection, stage: Stage):
     client = connection.http(connection.gateway.key())
     for path in ("slots", "props", "metrics", "health", "tokenize", "completion", "v1/health", "v1/../slots"):

@@ -13,12 +13,13 @@ from stage import Stage
 
 
 def chat(connection: Connection, key: Key | str, model: str = "tiny-a", **options) -> ChatOpenAI:
+    client = openai.DefaultHttpxClient(**connection.transport)
+    connection.clients.append(client)
     return ChatOpenAI(
         model=model,
         api_key=key if isinstance(key, str) else key.token,
         base_url=connection.base_url,
-        http_client=openai.DefaultHttpxClient(**connection.transport),
-        http_async_client=openai.DefaultAsyncHttpxClient(**connection.transport),
+        http_client=client,
         temperature=0,
         **({"max_completion_tokens": 24} | options),
     )
@@ -34,12 +35,14 @@ def test_invoke_and_stream_give_the_same_text(connection: Connection):
 
 
 def test_the_async_calls_work(connection: Connection):
-    model = chat(connection, connection.gateway.key())
+    key = connection.gateway.key()
 
     async def calls():
-        pieces = [piece.content async for piece in model.astream("Name three colours.")]
-        answers = await model.abatch(["Say one.", "Say two.", "Say three."])
-        return pieces, answers
+        async with openai.DefaultAsyncHttpxClient(**connection.transport) as client:
+            model = chat(connection, key, http_async_client=client)
+            pieces = [piece.content async for piece in model.astream("Name three colours.")]
+            answers = await model.abatch(["Say one.", "Say two.", "Say three."])
+            return pieces, answers
 
     pieces, answers = asyncio.run(calls())
     assert len(pieces) > 10
@@ -47,11 +50,13 @@ def test_the_async_calls_work(connection: Connection):
 
 
 def test_embeddings_of_several_texts_arrive_in_order(connection: Connection, stage: Stage):
+    client = openai.DefaultHttpxClient(**connection.transport)
+    connection.clients.append(client)
     embeddings = OpenAIEmbeddings(
         model="tiny-b",
         api_key=connection.gateway.key().token,
         base_url=connection.base_url,
-        http_client=openai.DefaultHttpxClient(**connection.transport),
+        http_client=client,
         # Else it cuts texts into tokens of OpenAI's own vocabulary first.
         check_embedding_ctx_length=False,
     )

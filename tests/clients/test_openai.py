@@ -76,13 +76,14 @@ def test_plain_completions_and_responses_are_served(connection: Connection):
 
 
 def test_concurrent_requests_over_one_client_each_get_their_own_answer(connection: Connection, stage: Stage):
-    client = connection.async_client(connection.gateway.key())
-    texts = [f"text number {number}" for number in range(16)]
+    key = connection.gateway.key()
+    texts = [f"text number {number}" for number in range(12)]
 
     async def all_at_once():
-        return await asyncio.gather(
-            *(client.embeddings.create(model=("tiny-a", "tiny-b")[len(text) % 2], input=text) for text in texts)
-        )
+        async with connection.async_client(key) as client:
+            return await asyncio.gather(
+                *(client.embeddings.create(model=("tiny-a", "tiny-b")[len(text) % 2], input=text) for text in texts)
+            )
 
     answers = asyncio.run(all_at_once())
     direct = upstream(stage)
@@ -340,13 +341,13 @@ def test_a_request_that_waits_for_its_answer_is_refused_when_its_key_is_deleted(
     recorder.answer = silence = Silence()
 
     async def deleted_while_waiting() -> None:
-        client = connection.async_client(key).with_options(max_retries=0)
-        waiting = asyncio.create_task(client.chat.completions.create(model="recorded", **SHORT))
-        assert await asyncio.to_thread(silence.begun.wait, 5)
-        await asyncio.to_thread(connection.gateway.delete, key)
-        deleted = time.monotonic()
-        with pytest.raises(openai.AuthenticationError) as refused:
-            await waiting
+        async with connection.async_client(key, max_retries=0) as client:
+            waiting = asyncio.create_task(client.chat.completions.create(model="recorded", **SHORT))
+            assert await asyncio.to_thread(silence.begun.wait, 5)
+            await asyncio.to_thread(connection.gateway.delete, key)
+            deleted = time.monotonic()
+            with pytest.raises(openai.AuthenticationError) as refused:
+                await waiting
         assert time.monotonic() - deleted < ENDED
         assert (refused.value.status_code, refused.value.code) == (401, "invalid_api_key")
 

@@ -26,6 +26,7 @@ pub struct Fleet {
     /// Held from reading `current` to replacing it: a reload and an upstream's new list of models must not undo each
     /// other.
     changing: Mutex<()>,
+    ready: AtomicBool,
     metrics: Metrics,
 }
 
@@ -79,6 +80,7 @@ impl Fleet {
         let fleet = Self {
             current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
             changing: Mutex::new(()),
+            ready: AtomicBool::new(false),
             metrics,
         };
         fleet.reload(upstreams)?;
@@ -94,16 +96,18 @@ impl Fleet {
         let before = self.current.load_full();
         let mut after = Vec::with_capacity(upstreams.len());
         for config in upstreams {
-            after.push(
-                match before
-                    .upstreams
-                    .iter()
-                    .find(|upstream| upstream.config == *config)
-                {
-                    Some(unchanged) => Arc::clone(unchanged),
-                    None => Arc::new(Upstream::new(config.clone())?),
-                },
-            );
+            let known = before
+                .upstreams
+                .iter()
+                .find(|upstream| upstream.config.name == config.name);
+            after.push(match known {
+                // A CA file may hold another CA by now.
+                Some(known) if known.config == *config && config.ca_file.is_none() => {
+                    Arc::clone(known)
+                }
+                Some(known) => Arc::new(Upstream::new(config.clone())?.succeeding(known)),
+                None => Arc::new(Upstream::new(config.clone())?),
+            });
         }
         for gone in before
             .upstreams
@@ -140,14 +144,21 @@ impl Fleet {
         self.current.load_full()
     }
 
-    /// Whether the catalogue is known: every upstream has named its models, or was asked for them once.
+    /// Whether the catalogue is known: every upstream has named its models, or was asked for them once. Once ready, it
+    /// stays so: a reload that adds an upstream must not stop requests for the others.
     #[must_use]
     pub fn is_ready(&self) -> bool {
+        if self.ready.load(Ordering::Acquire) {
+            return true;
+        }
+        let was_asked = |upstream: &Arc<Upstream>| upstream.asked.load(Ordering::Acquire);
         let routing = self.current.load();
-        routing
+        let ready = routing
             .upstreams
             .iter()
-            .all(|upstream| !upstream.is_discovered() || upstream.asked.load(Ordering::Acquire))
+            .all(|upstream| !upstream.is_discovered() || was_asked(upstream));
+        self.ready.fetch_or(ready, Ordering::Release);
+        ready
     }
 
     /// Takes over what upstreams said they serve. Returns the names that two of them serve, of which the first in the
@@ -263,6 +274,21 @@ impl Upstream {
             discovered: ArcSwapOption::empty(),
             asked: AtomicBool::new(false),
         })
+    }
+
+    /// Takes over what is known of the upstream of this name: its models, until it is asked itself, and the health of
+    /// the replicas that stay.
+    fn succeeding(self, known: &Self) -> Self {
+        self.discovered.store(known.discovered.load_full());
+        self.asked
+            .store(known.asked.load(Ordering::Acquire), Ordering::Release);
+        for replica in &self.replicas {
+            let same = known.replicas.iter().find(|other| other.url == replica.url);
+            replica
+                .up
+                .store(same.is_none_or(|same| same.is_up()), Ordering::Relaxed);
+        }
+        self
     }
 
     /// Its name in the config.

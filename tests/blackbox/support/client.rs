@@ -87,10 +87,10 @@ impl Call {
 
     /// The head as HTTP/1.1, with Host, but without any framing of a body.
     pub fn head_without_length(&self) -> Vec<u8> {
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nhost: localhost\r\n",
-            self.method, self.target
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        if !self.headers.iter().any(|(name, _)| name == "host") {
+            head.push_str("host: localhost\r\n");
+        }
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -155,7 +155,6 @@ pub enum End {
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
-    pub version: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub end: End,
@@ -326,11 +325,6 @@ impl Client {
         }
     }
 
-    /// The port this client speaks from.
-    pub fn local_address(&self) -> SocketAddr {
-        self.tcp().local_addr().expect("an address")
-    }
-
     /// What TLS agreed on.
     pub fn session(&self) -> &ClientConnection {
         match &self.wire {
@@ -469,7 +463,6 @@ impl Client {
             .collect();
         Response {
             status: status.unwrap_or_else(|| panic!("not a status: {first:?}")),
-            version: version.to_owned(),
             headers,
             body: Vec::new(),
             end: End::Cut,

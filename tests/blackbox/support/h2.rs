@@ -306,7 +306,6 @@ impl H2Stream {
         match self.events.recv_timeout(DEADLINE) {
             Ok(Event::Head(status, headers)) => Ok(Response {
                 status,
-                version: "HTTP/2".to_owned(),
                 headers,
                 body: Vec::new(),
                 end: End::Cut,

@@ -71,6 +71,14 @@ impl RawH2 {
         let _ = self.stream.write_all(bytes);
     }
 
+    /// Sends bytes for at most so long. False where the other side does not take them, or is gone.
+    pub fn send_within(&mut self, bytes: &[u8], within: Duration) -> bool {
+        self.stream
+            .set_write_timeout(Some(within))
+            .expect("a write timeout");
+        self.stream.write_all(bytes).is_ok()
+    }
+
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let bytes = frame(kind, flags, stream, payload);
         self.send(&bytes);

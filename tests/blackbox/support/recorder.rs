@@ -177,37 +177,9 @@ impl Recorder {
             .expect("a whole request reached the upstream")
     }
 
-    /// Waits for so many requests.
-    #[track_caller]
-    pub fn wait_requests(&self, count: usize) {
-        let seen = self
-            .shared
-            .wait(DEADLINE, |log| (log.requests.len() >= count).then_some(()));
-        assert!(
-            seen.is_some(),
-            "{} of {count} requests",
-            self.requests().len()
-        );
-    }
-
-    /// How many connections were opened to it, and how many are open.
+    /// How many connections were opened to it.
     pub fn connections(&self) -> usize {
         lock(&self.shared.log).connections.len()
-    }
-
-    pub fn open_connections(&self) -> usize {
-        lock(&self.shared.log)
-            .connections
-            .iter()
-            .filter(|connection| connection.gone.is_none() && !connection.ended_here)
-            .count()
-    }
-
-    /// Whether the gateway ended a connection.
-    pub fn is_gone(&self, connection: usize) -> bool {
-        lock(&self.shared.log).connections[connection]
-            .gone
-            .is_some()
     }
 
     #[track_caller]
@@ -250,14 +222,19 @@ impl Recorder {
         log.requests.clear();
     }
 
-    /// Closes the idle ends of all connections: what the gateway keeps is stale from now on.
+    /// Closes all connections: what the gateway keeps is stale from now on.
     pub fn close_connections(&self) {
+        for connection in 0..self.connections() {
+            self.close_connection(connection);
+        }
+    }
+
+    pub fn close_connection(&self, connection: usize) {
         let mut log = lock(&self.shared.log);
-        for connection in &mut log.connections {
-            connection.ended_here = true;
-            if let Some(stream) = connection.stream.upgrade() {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+        let connection = &mut log.connections[connection];
+        connection.ended_here = true;
+        if let Some(stream) = connection.stream.upgrade() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 

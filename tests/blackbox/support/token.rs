@@ -71,7 +71,7 @@ impl Key {
         self
     }
 
-    pub fn from_networks(self, networks: &[&str]) -> Self {
+    pub fn only_from(self, networks: &[&str]) -> Self {
         self.with("allow_from", json!(networks))
     }
 

@@ -1,0 +1,190 @@
+//! HTTP/2 clients that would exhaust the gateway: each costs it little, is let go, and harms nobody else.
+
+use std::time::{Duration, Instant};
+
+use crate::support::client::Call;
+use crate::support::raw_h2::{self, RawH2};
+use crate::support::recorder::Recorder;
+use crate::support::stand::Stand;
+use crate::support::token::Key;
+use crate::support::{DEADLINE, eventually};
+
+/// The memory that the gateway's process holds, in bytes.
+fn resident(stand: &Stand) -> usize {
+    let path = format!("/proc/{}/statm", stand.gateway.process.pid());
+    let pages = std::fs::read_to_string(path).expect("memory");
+    let pages: usize = pages
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("pages");
+    pages * 4096
+}
+
+fn fields(key: &Key) -> Vec<(&'static str, String)> {
+    vec![
+        (":method", "POST".to_owned()),
+        (":scheme", "http".to_owned()),
+        (":authority", "localhost".to_owned()),
+        (":path", "/v1/chat/completions".to_owned()),
+        ("authorization", format!("Bearer {}", key.token)),
+        ("content-type", "application/json".to_owned()),
+    ]
+}
+
+fn block(key: &Key) -> Vec<u8> {
+    let fields = fields(key);
+    let fields: Vec<(&str, &str)> = fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    raw_h2::block(&fields)
+}
+
+/// Sends rounds of frames for some seconds or until the gateway lets go; meanwhile and after, others are served, and
+/// the memory stays.
+fn withstands(stand: &Stand, mut round: impl FnMut(u32) -> Vec<u8>) {
+    assert_eq!(
+        stand
+            .gateway
+            .ask(&Call::chat(&stand.all.token, "good"))
+            .status,
+        200
+    );
+    let before = resident(stand);
+    let mut raw = RawH2::connect(stand.gateway.address);
+    let start = Instant::now();
+    let mut rounds = 0;
+    let mut slowest = Duration::ZERO;
+    while start.elapsed() < Duration::from_secs(2) && rounds < 200 {
+        if !raw.send_within(&round(rounds), Duration::from_millis(200)) {
+            break;
+        }
+        rounds += 1;
+        if rounds % 20 == 0 {
+            let asked = Instant::now();
+            assert_eq!(
+                stand
+                    .gateway
+                    .ask(&Call::chat(&stand.all.token, "good"))
+                    .status,
+                200
+            );
+            slowest = slowest.max(asked.elapsed());
+        }
+    }
+    assert_eq!(
+        stand
+            .gateway
+            .ask(&Call::chat(&stand.all.token, "good"))
+            .status,
+        200
+    );
+    let grown = resident(stand).saturating_sub(before);
+    assert!(grown < 60 << 20, "{grown} bytes more after {rounds} rounds");
+    assert!(
+        slowest < Duration::from_secs(1),
+        "another client waited {slowest:?}"
+    );
+    drop(raw);
+    let quiet = || (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(());
+    eventually("nothing is in flight", DEADLINE, quiet);
+}
+
+#[test]
+fn a_flood_of_pings_is_withstood() {
+    let ping = raw_h2::frame(raw_h2::PING, 0, 0, &[7; 8]);
+    withstands(&Stand::new(), |_| ping.repeat(2000));
+}
+
+#[test]
+fn a_flood_of_settings_is_withstood() {
+    let settings = raw_h2::frame(raw_h2::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]);
+    withstands(&Stand::new(), |_| settings.repeat(2000));
+}
+
+#[test]
+fn a_flood_of_empty_data_is_withstood() {
+    let stand = Stand::new();
+    let head = raw_h2::frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &block(&stand.all));
+    let empty = raw_h2::frame(raw_h2::DATA, 0, 1, &[]);
+    withstands(&stand, |round| {
+        if round == 0 {
+            head.clone()
+        } else {
+            empty.repeat(2000)
+        }
+    });
+}
+
+#[test]
+fn a_head_that_never_ends_is_given_up() {
+    let stand = Stand::new();
+    let mut raw = RawH2::connect(stand.gateway.address);
+    raw.frame(raw_h2::HEADERS, raw_h2::END_STREAM, 1, &block(&stand.all));
+    let more = raw_h2::block(&[("x-more", &"m".repeat(8000))]);
+    let start = Instant::now();
+    let mut sent = 0;
+    while raw.send_within(
+        &raw_h2::frame(raw_h2::CONTINUATION, 0, 1, &more),
+        Duration::from_millis(500),
+    ) {
+        sent += more.len();
+        assert!(
+            sent < 64 << 20 && start.elapsed() < DEADLINE,
+            "{sent} bytes of one head were taken"
+        );
+        if raw.ends_within(Duration::from_millis(1)) {
+            break;
+        }
+    }
+    assert!(sent < 2 << 20, "{sent} bytes of one head were taken");
+    stand.up.untouched().expect("nothing is forwarded");
+}
+
+#[test]
+fn streams_that_make_the_gateway_reset_them_are_withstood() {
+    let stand = Stand::new();
+    let block = block(&stand.all);
+    withstands(&stand, |round| {
+        let mut bytes = Vec::new();
+        for at in 0..100 {
+            let stream = 1 + 2 * (round * 100 + at);
+            bytes.extend(raw_h2::frame(
+                raw_h2::HEADERS,
+                raw_h2::END_HEADERS,
+                stream,
+                &block,
+            ));
+            // A window update of nothing is a fault of the stream, which the gateway must then reset.
+            bytes.extend(raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, stream, &[0; 4]));
+        }
+        bytes
+    });
+}
+
+#[test]
+fn an_answer_that_a_client_never_takes_is_given_up_after_client_write() {
+    let stand = Stand::before(Recorder::held(), |setup| {
+        setup.set("timeouts", "client_write = \"1s\"")
+    });
+    let mut raw = RawH2::connect_silently(stand.gateway.address);
+    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    // INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
+    raw.frame(raw_h2::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &block(&stand.all));
+    raw.frame(raw_h2::DATA, raw_h2::END_STREAM, 1, br#"{"model":"good"}"#);
+    let mut exchange = stand.up.next();
+    exchange.begin_stream();
+    exchange.chunk("data: one\n\n");
+    let start = Instant::now();
+    assert!(
+        exchange.gone_within(DEADLINE),
+        "the upstream is held for a window that never opens"
+    );
+    let took = start.elapsed();
+    assert!(
+        took > Duration::from_millis(700) && took < Duration::from_secs(4),
+        "{took:?}"
+    );
+}

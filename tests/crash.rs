@@ -1,0 +1,446 @@
+//! What an acknowledgement is worth: the keeper is killed at random moments, and its disk fails at every step.
+//!
+//! The keeper under test runs in a process of its own: this test binary, started again with [`ROLE`] and [`FOLDER`] set,
+//! runs the one test [`the_process_under_test`], which does what its role says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "helpers of tests; they may stop where a test would"
+)]
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keygate::policy::time::UnixTime;
+use keygate::store::config;
+use keygate::store::keeper::{Keeper, Obstacle, WriteError};
+use keygate::store::key_file;
+use keygate::store::record::{NewKey, parse_new, parse_patch};
+use keygate::table::Table;
+
+const ROLE: &str = "KEYGATE_CRASH_ROLE";
+const FOLDER: &str = "KEYGATE_CRASH_FOLDER";
+/// Set where the disk fails only once.
+const ONCE: &str = "KEYGATE_CRASH_ONCE";
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
+/// Keys in the file that a failing disk must leave alone: enough to be larger than the limit below.
+const KEYS: usize = 40;
+/// Bytes a process may write to one file, for want of a full disk.
+const FILE_LIMIT: usize = 4096;
+
+#[test]
+fn the_process_under_test() {
+    let (Ok(role), Some(folder)) = (std::env::var(ROLE), std::env::var_os(FOLDER)) else {
+        return;
+    };
+    let file = PathBuf::from(folder).join("keys.jsonl");
+    match role.as_str() {
+        "writes until killed" => write_until_killed(&file),
+        "finds that nothing can be written" => assert_nothing_can_be_written(&file),
+        other => panic!("no role is called {other}"),
+    }
+}
+
+#[test]
+fn a_thousand_writes_killed_at_random_moments_lose_nothing_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.jsonl");
+    key_file::make(&file).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut random = Random(std::process::id().into());
+    let (mut there, mut gone) = (HashSet::new(), HashSet::new());
+    let (mut acknowledged, mut kills) = (0, 0);
+    while acknowledged < 1000 || kills < 30 {
+        assert!(
+            Instant::now() < deadline,
+            "{acknowledged} writes, {kills} kills"
+        );
+        let mut child = started_again("writes until killed", folder.path(), &[])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let acks = BufReader::new(child.stdout.take().unwrap()).lines();
+        let last = random.below(60);
+        let delay = Duration::from_micros(random.below(5000));
+        let mut unsure = HashSet::new();
+        let mut seen = 0;
+        for ack in acks.map_while(Result::ok) {
+            match ack.split_once(' ') {
+                Some(("created", id)) => {
+                    there.insert(id.to_owned());
+                    acknowledged += 1;
+                }
+                Some(("deleting", id)) => {
+                    unsure.insert(id.to_owned());
+                }
+                Some(("deleted", id)) => {
+                    unsure.remove(id);
+                    there.remove(id);
+                    gone.insert(id.to_owned());
+                    acknowledged += 1;
+                }
+                _ => continue,
+            }
+            seen += 1;
+            if seen == last + 1 {
+                let moment = Instant::now() + delay;
+                while Instant::now() < moment {
+                    std::hint::spin_loop();
+                }
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        kills += 1;
+        let on_disk: HashSet<String> = ids_in(&file).into_iter().collect();
+        for id in &there {
+            assert!(
+                unsure.contains(id) || on_disk.contains(id),
+                "{id} was created and is lost"
+            );
+        }
+        for id in &gone {
+            assert!(!on_disk.contains(id), "{id} was deleted and is back");
+        }
+        // What was under way may have happened or not; from here on it is what the file says.
+        there = on_disk;
+    }
+    // Whatever the killed left beside the file, the next write takes away.
+    let (_, keeper) = keep(&file);
+    keeper.create(new(), NOW).wait().unwrap();
+    assert_eq!(names_in(folder.path()), ["keys.jsonl"]);
+}
+
+#[test]
+fn a_write_past_the_limit_of_a_files_size_changes_nothing() {
+    let folder = a_folder_with_keys();
+    // The signal that comes with the limit is ignored, as a full disk sends none either.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", FILE_LIMIT / 512);
+    survives(
+        "finds that nothing can be written",
+        folder.path(),
+        &["sh", "-c", &script, "sh"],
+    );
+}
+
+#[test]
+fn failing_system_calls_change_nothing_whichever_step_they_hit() {
+    let strace = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "true"])
+        .status();
+    if !strace.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: strace is not installed, or may not trace here");
+        return;
+    }
+    for fault in [
+        "fsync:error=EIO",
+        // The file's own succeeds, the folder's fails: by then the new file is in place.
+        "fsync:error=EIO:when=2",
+        "rename:error=EIO",
+        "rename,renameat,renameat2:error=ENOSPC",
+        "fchmod:error=EPERM",
+        "fchmod:error=EPERM:when=2",
+        "unlink,unlinkat:error=EROFS",
+    ] {
+        let folder = a_folder_with_keys();
+        if fault.starts_with("unlink") {
+            fs::write(folder.path().join(".keys.jsonl.new"), "left behind").unwrap();
+        }
+        let inject = format!("inject={fault}");
+        let calls = fault.split(':').next().unwrap_or_default();
+        let trace = format!("trace={calls}");
+        let strace = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+        ];
+        survives("finds that nothing can be written", folder.path(), &strace);
+    }
+}
+
+#[test]
+fn a_full_and_a_read_only_disk_change_nothing_and_are_caught_up_with() {
+    let Some(disk) = Disk::mounted("size=256k") else {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    };
+    let file = disk.path().join("keys.jsonl");
+    fs::write(&file, lines(KEYS)).unwrap();
+    let filler = disk.path().join("filler");
+    let mut size = 256 << 10;
+    while size > 0 && fs::write(&filler, vec![b'x'; size]).is_err() {
+        size -= 4096;
+    }
+    let (table, keeper) = keep(&file);
+    let before = fs::read(&file).unwrap();
+    let full = not_written(keeper.create(new(), NOW).wait(), false);
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    not_written(keeper.delete("key_1").wait(), true);
+    assert_eq!(fs::read(&file).unwrap(), before);
+    assert_eq!(names_in(disk.path()), ["filler", "keys.jsonl"]);
+    fs::remove_file(&filler).unwrap();
+
+    assert!(disk.remount("ro"));
+    let read_only = not_written(keeper.create(new(), NOW).wait(), false);
+    assert_eq!(read_only.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    not_written(keeper.delete("key_2").wait(), true);
+    assert!(keeper.status().unwritten == 2 && table.len() == KEYS - 2);
+    assert!(disk.remount("rw"));
+
+    keeper.create(new(), NOW).wait().unwrap();
+    let on_disk = ids_in(&file);
+    assert!(on_disk.len() == KEYS - 1 && !on_disk.iter().any(|id| id == "key_1" || id == "key_2"));
+    assert_eq!(keeper.status().unwritten, 0);
+}
+
+#[test]
+fn no_file_the_keeper_makes_is_ever_wider_than_the_key_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "umask 000; exec \"$@\"";
+    let file = folder.path().join("keys.jsonl");
+    key_file::make(&file).unwrap();
+    let mut child = started_again(
+        "writes until killed",
+        folder.path(),
+        &["sh", "-c", script, "sh"],
+    )
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let acks = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in acks.map_while(Result::ok).take(100) {
+        for found in fs::read_dir(folder.path()).unwrap().flatten() {
+            // It may be gone again by now.
+            if let Ok(metadata) = found.metadata() {
+                assert_eq!(metadata.permissions().mode() & 0o077, 0, "{found:?}");
+            }
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Four callers at once create keys and delete every third one, and say so as soon as they know it.
+fn write_until_killed(file: &Path) {
+    let (_, keeper) = keep(file);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let ids: Vec<String> = (0..3)
+                        .map(|_| {
+                            let created = keeper.create(new(), NOW).wait().unwrap();
+                            let id = created.entry.key().id().to_owned();
+                            println!("created {id}");
+                            id
+                        })
+                        .collect();
+                    for id in &ids[..2] {
+                        println!("deleting {id}");
+                        keeper.delete(id).wait().unwrap();
+                        println!("deleted {id}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn assert_nothing_can_be_written(file: &Path) {
+    let before = fs::read(file).unwrap();
+    let names = names_in(file.parent().unwrap());
+    let untouched = || {
+        assert_eq!(fs::read(file).unwrap(), before);
+        assert_eq!(names_in(file.parent().unwrap()), names);
+    };
+    let (table, keeper) = keep(file);
+    let generation = table.generation();
+    not_written(keeper.create(new(), NOW).wait(), false);
+    untouched();
+    assert_eq!(table.generation(), generation);
+    if std::env::var_os(ONCE).is_some() {
+        // The fault is over: what failed once is done anew, not believed to be done.
+        keeper.create(new(), NOW).wait().unwrap();
+        assert_eq!(ids_in(file).len(), KEYS + 1);
+        fs::write(file, before).unwrap();
+        return;
+    }
+    let rename = parse_patch(br#"{"name":"other"}"#).unwrap();
+    not_written(keeper.update("key_3", rename, NOW).wait(), false);
+    assert_eq!(table.generation(), generation);
+    not_written(keeper.delete("key_4").wait(), true);
+    let disable = parse_patch(br#"{"disabled":true}"#).unwrap();
+    not_written(keeper.update("key_5", disable, NOW).wait(), true);
+    assert!(table.by_id("key_4").is_none() && table.by_id("key_5").unwrap().key().disabled());
+    assert_eq!(keeper.status().unwritten, 2);
+    untouched();
+}
+
+/// Runs a role to its end, under a command that makes its disk fail, and asserts that it found what it should.
+fn survives(role: &str, folder: &Path, under: &[&str]) {
+    let file = folder.join("keys.jsonl");
+    let before = fs::read(&file).unwrap();
+    let output = started_again(role, folder, under).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{under:?}: {told}"
+    );
+    assert_eq!(fs::read(&file).unwrap(), before, "{under:?}");
+}
+
+fn started_again(role: &str, folder: &Path, under: &[&str]) -> Command {
+    let binary = std::env::current_exe().unwrap();
+    let mut command = match under {
+        [] => Command::new(binary),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary);
+            command
+        }
+    };
+    command
+        .args([
+            "--exact",
+            "the_process_under_test",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(ROLE, role)
+        .env(FOLDER, folder);
+    if under.iter().any(|argument| argument.contains(":when=")) {
+        command.env(ONCE, "");
+    }
+    command
+}
+
+fn keep(file: &Path) -> (Arc<Table>, Keeper) {
+    let settings = config::Keys {
+        file: file.to_owned(),
+        named: true,
+        watch: false,
+        max_drop_percent: 50,
+    };
+    let table = Arc::new(Table::default());
+    let loaded = key_file::read(file, &table).unwrap();
+    let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
+    (table, keeper)
+}
+
+fn new() -> NewKey {
+    parse_new(br#"{"name":"new","model_access":{"mode":"all"}}"#).unwrap()
+}
+
+fn a_folder_with_keys() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = lines(KEYS);
+    assert!(text.len() > FILE_LIMIT);
+    fs::write(folder.path().join("keys.jsonl"), text).unwrap();
+    folder
+}
+
+fn lines(count: usize) -> String {
+    let line = |number| {
+        let start =
+            format!("{{\"id\":\"key_{number}\",\"name\":\"n\",\"hash\":\"blake3:{number:064x}\"");
+        start + ",\"model_access\":{\"mode\":\"all\"}}\n"
+    };
+    (0..count).map(line).collect()
+}
+
+fn ids_in(file: &Path) -> Vec<String> {
+    let loaded = key_file::read(file, &Table::default()).unwrap();
+    let ids = loaded
+        .entries
+        .iter()
+        .map(|entry| entry.key().id().to_owned());
+    ids.collect()
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().flatten();
+    let mut names: Vec<_> = names
+        .map(|found| found.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn not_written<T: std::fmt::Debug>(
+    answer: Result<T, WriteError>,
+    still_in_force: bool,
+) -> Arc<std::io::Error> {
+    match answer {
+        Err(WriteError::NotWritten {
+            in_force,
+            obstacle: Obstacle::Io(error),
+        }) if in_force == still_in_force => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A small file system in memory, for as long as this lives.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn mounted(options: &str) -> Option<Self> {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", options, "keygate-test"])
+            .arg(disk.path());
+        let mounted = mount.stderr(Stdio::null()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(disk)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remount(&self, how: &str) -> bool {
+        let options = format!("remount,{how}");
+        let status = Command::new("mount")
+            .args(["-o", &options])
+            .arg(self.path())
+            .status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.path())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// Good enough to choose moments by.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
