@@ -6,7 +6,7 @@
 //! | floor | rooms | what is done there |
 //! | --- | --- | --- |
 //! | 6 | [`cli`] | one file a command; [`cli::serve`] puts the floors together and ends them in good order |
-//! | 5 | [`admin`] | the admin API, on a Unix socket and over TCP; knows nothing of the data path |
+//! | 5 | [`admin`] | the admin API, on a Unix socket and over TCP, and the panel; knows nothing of the data path |
 //! | 4 | [`gateway`] | the data path: [`gateway::serve`] accepts, [`gateway::request`] is a request's life |
 //! | 3 | [`http`] | what a request passes through, without decisions: sockets, headers, bodies, upstreams, replies |
 //! | 2 | [`store`], [`observe`] | config and key file, and the keeper between file and table; metrics and log lines |

@@ -1,4 +1,5 @@
-//! Who may call over TCP: the Host has to be this listener's, the Origin none other's, the token the one in the file.
+//! Who may call over TCP: the Host has to be this listener's, the Origin none other's, the token the one in the file,
+//! or the cookie a session's, which asks for more: see [`Names::is_own_page`].
 //!
 //! The Unix socket asks for none of this: whoever may open the file is let in. A wrong token is answered late, but
 //! never keeps a right one, or the socket, waiting.
@@ -12,8 +13,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use http::header::{HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, request};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -23,7 +24,7 @@ use crate::policy::denial::Denial;
 use crate::policy::token::{BearerToken, MAX_LENGTH, Presented};
 
 use super::reply::Refusal;
-use super::{Caller, Route, Services};
+use super::{Caller, Route, Services, now, session};
 
 /// How late a wrong token is answered.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(200);
@@ -32,8 +33,10 @@ const MOST_DELAYED: usize = 64;
 /// How often wrong tokens are worth a log line.
 const WRONG_TOKEN_LOGGED: Duration = Duration::from_secs(10);
 
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// The TCP listener's token, as its hash.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AdminToken(blake3::Hash);
 
 impl std::fmt::Debug for AdminToken {
@@ -43,7 +46,7 @@ impl std::fmt::Debug for AdminToken {
 }
 
 impl AdminToken {
-    fn of(token: &str) -> Option<Self> {
+    pub(super) fn of(token: &str) -> Option<Self> {
         let usable = Presented::parse(token.as_bytes())?;
         Some(Self(blake3::Hash::from_bytes(*usable.hash().as_bytes())))
     }
@@ -51,6 +54,11 @@ impl AdminToken {
     /// Compares the hashes, which takes the same time whatever they are.
     fn is(&self, token: Presented<'_>) -> bool {
         self.0 == blake3::Hash::from_bytes(*token.hash().as_bytes())
+    }
+
+    /// The same for a text of any form.
+    pub(super) fn admits(&self, text: &str) -> bool {
+        Presented::parse(text.as_bytes()).is_some_and(|token| self.is(token))
     }
 }
 
@@ -108,7 +116,23 @@ fn make_token(path: &Path) -> io::Result<Zeroizing<String>> {
 enum Need {
     Nothing,
     Host,
+    /// To come from a page of this listener, where it comes from a page.
+    OwnPage,
+    /// The token, or a session.
     Token,
+}
+
+/// By what a call was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Nothing was asked for.
+    Open,
+    /// Whoever may open the socket.
+    Socket,
+    /// The admin token.
+    Token,
+    /// A session's cookie.
+    Session,
 }
 
 impl Need {
@@ -116,7 +140,9 @@ impl Need {
     fn of(route: Option<Route<'_>>, services: &Services) -> Self {
         match route {
             Some(Route::Health | Route::Ready) => Self::Nothing,
+            Some(Route::PanelFile(_)) => Self::Host,
             Some(Route::Metrics) if services.config.admin.open_metrics => Self::Host,
+            Some(Route::SignIn) => Self::OwnPage,
             Some(
                 Route::Metrics
                 | Route::ListKeys
@@ -127,7 +153,10 @@ impl Need {
                 | Route::Reload
                 | Route::Status
                 | Route::Models
+                | Route::Overview
                 | Route::Explain
+                | Route::ShowSession
+                | Route::SignOut
                 | Route::OpenApi,
             )
             | None => Self::Token,
@@ -140,11 +169,12 @@ pub(super) async fn check(
     services: &Services,
     caller: Caller,
     route: Option<Route<'_>>,
-    headers: &HeaderMap,
-) -> Result<(), Refusal> {
+    parts: &request::Parts,
+) -> Result<Pass, Refusal> {
     let Caller::Network { local, .. } = caller else {
-        return Ok(());
+        return Ok(Pass::Socket);
     };
+    let headers = &parts.headers;
     let need = Need::of(route, services);
     let names = Names {
         local: local.to_canonical(),
@@ -157,27 +187,45 @@ pub(super) async fn check(
         return Err(Refusal::ForeignOrigin);
     }
     match need {
-        Need::Nothing | Need::Host => Ok(()),
-        Need::Token => token(services, caller, headers).await,
+        Need::Nothing | Need::Host => Ok(Pass::Open),
+        Need::OwnPage if Names::is_own_page(headers) => Ok(Pass::Open),
+        Need::OwnPage => Err(Refusal::ForeignOrigin),
+        Need::Token => match headers::bearer(headers) {
+            Ok(shown) if services.token.is_some_and(|token| token.is(shown)) => Ok(Pass::Token),
+            Err(Denial::MissingApiKey) => by_session(services, parts),
+            Ok(_) | Err(_) => {
+                let refused = |count| {
+                    Event::warn("admin_token_refused")
+                        .with("who", caller.to_string())
+                        .with("count", count)
+                };
+                slow_down(services, refused).await;
+                Err(Refusal::Unauthorized)
+            }
+        },
     }
 }
 
-async fn token(services: &Services, caller: Caller, headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers::bearer(headers) {
-        Ok(shown) if services.token.is_some_and(|token| token.is(shown)) => Ok(()),
-        Err(Denial::MissingApiKey) => Err(Refusal::Unauthorized),
-        Ok(_) | Err(_) => {
-            if let Some(count) = services.memory.throttle.count() {
-                services.log.event(
-                    Event::warn("admin_token_refused")
-                        .with("who", caller.to_string())
-                        .with("count", count),
-                );
-            }
-            services.memory.throttle.delay().await;
-            Err(Refusal::Unauthorized)
-        }
+fn by_session(services: &Services, parts: &request::Parts) -> Result<Pass, Refusal> {
+    let (sessions, headers) = (&services.memory.sessions, &parts.headers);
+    if !sessions.touch(headers, services.token, now()) {
+        Err(Refusal::Unauthorized)
+    } else if !Names::is_own_page(headers) {
+        Err(Refusal::ForeignOrigin)
+    } else if !session::is_asked_by_panel(&parts.method, headers) {
+        Err(Refusal::NotFromPanel)
+    } else {
+        Ok(Pass::Session)
     }
+}
+
+/// Lets whoever showed a wrong secret wait. `line`, with the count of such since the last, is logged now and then.
+pub(super) async fn slow_down(services: &Services, line: impl FnOnce(u64) -> Event) {
+    let throttle = &services.memory.throttle;
+    if let Some(count) = throttle.count() {
+        services.log.event(line(count));
+    }
+    throttle.delay().await;
 }
 
 /// Slows down whoever guesses.
@@ -242,6 +290,13 @@ impl Names<'_> {
             let is_host = host.is_some_and(|host| host.eq_ignore_ascii_case(authority));
             self.is_ours(authority) && (is_host || self.is_configured(authority))
         })
+    }
+
+    /// Whether no page asks, or one of this listener: a browser sends a cookie along for pages on other ports of the same
+    /// host too, and says so where the host is this machine or comes over TLS.
+    fn is_own_page(headers: &HeaderMap) -> bool {
+        !headers.contains_key(SEC_FETCH_SITE)
+            || matches!(only(headers, &SEC_FETCH_SITE), Some("same-origin" | "none"))
     }
 
     fn is_ours(&self, authority: &str) -> bool {

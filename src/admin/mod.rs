@@ -10,13 +10,16 @@
 //! | POST /api/reload | key file, upstreams and certificates, read again |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | the catalogue, and how many keys may use each model |
+//! | GET /api/overview | what the dashboard draws: the last hour, and how the keys stand |
 //! | POST /api/explain | what the gateway would decide, and by which rule |
+//! | POST, GET, DELETE /api/session | sign in to the panel, see where from, sign out |
 //! | GET /api/openapi.json | this table as OpenAPI 3.1 |
+//! | GET /, /panel/{file} | the panel, which is a page that calls the above |
 //!
 //! [`Route::of`] is this list as code; whether a call needs the token and what answers it both hang on the [`Route`]
 //! it gives, so that nothing is served that was not also judged. The Unix socket's permissions are its lock; TCP
-//! needs the admin token. Invariant: what took long is done off the runtime's thread, and no answer but that to
-//! POST /api/keys holds a token.
+//! needs the admin token, or the panel's session. Invariant: what took long is done off the runtime's thread, and no
+//! answer but that to POST /api/keys holds a token.
 
 pub mod access;
 mod explain;
@@ -25,8 +28,11 @@ pub mod keys;
 mod listen;
 mod models;
 mod openapi;
+mod overview;
+mod panel;
 pub mod reload;
 mod reply;
+pub mod session;
 mod status;
 
 use std::net::{IpAddr, SocketAddr};
@@ -49,12 +55,15 @@ use crate::store::keeper::Keeper;
 use crate::store::wall_clock::now;
 use crate::table::Table;
 
-use access::{AdminToken, Throttle};
+use access::{AdminToken, Pass, Throttle};
 use input::{Input, Query};
 use keys::Keyring;
 pub use listen::{serve_tcp, serve_unix};
+use overview::Overview;
+pub use overview::keep_the_hour;
 use reload::{LastOutcome, Turn};
 use reply::{Refusal, Reply};
+use session::Sessions;
 
 /// Reads the config again, for a reload.
 pub type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;
@@ -93,6 +102,8 @@ pub struct Memory {
     reloading: Turn,
     last_reload: LastOutcome,
     throttle: Throttle,
+    sessions: Sessions,
+    overview: Overview,
 }
 
 /// Who is calling, as the connection says.
@@ -139,8 +150,13 @@ enum Route<'p> {
     Reload,
     Status,
     Models,
+    Overview,
     Explain,
+    SignIn,
+    ShowSession,
+    SignOut,
     OpenApi,
+    PanelFile(&'static panel::File),
 }
 
 /// Every method that a path is served under.
@@ -158,9 +174,16 @@ impl<'p> Route<'p> {
             ("POST", "/api/reload") => Self::Reload,
             ("GET", "/api/status") => Self::Status,
             ("GET", "/api/models") => Self::Models,
+            ("GET", "/api/overview") => Self::Overview,
             ("POST", "/api/explain") => Self::Explain,
+            ("POST", "/api/session") => Self::SignIn,
+            ("GET", "/api/session") => Self::ShowSession,
+            ("DELETE", "/api/session") => Self::SignOut,
             ("GET", "/api/openapi.json") => Self::OpenApi,
             (_, path) => {
+                if let Some(file) = panel::File::at(path) {
+                    return matches!(method, "GET" | "HEAD").then_some(Self::PanelFile(file));
+                }
                 let id = path.strip_prefix("/api/keys/")?;
                 if id.is_empty() || id.contains('/') {
                     return None;
@@ -218,7 +241,7 @@ where
     headers::check_framing(parts).map_err(|fault| Refusal::Malformed(fault.0.to_owned()))?;
     let path = parts.uri.path();
     let route = Route::of(parts.method.as_str(), path);
-    access::check(services, caller, route, &parts.headers).await?;
+    let pass = access::check(services, caller, route, parts).await?;
     let route = route.ok_or_else(|| Route::missing(path))?;
     let query = Query::of(&parts.uri);
     let keyring = Keyring {
@@ -227,7 +250,10 @@ where
         routing: Some(services.fleet.routing()),
         url: &services.url,
     };
-    let who = caller.to_string();
+    let who = match pass {
+        Pass::Session => session::who(services, caller, &parts.headers),
+        Pass::Open | Pass::Socket | Pass::Token => caller.to_string(),
+    };
     let log = &services.log;
     match route {
         Route::Health => Ok(Reply::text("ok\n")),
@@ -262,6 +288,14 @@ where
             let body = input.json(caller, &parts.headers).await?;
             explain::answer(services, &body, now())
         }
+        Route::Overview => overview::answer(services, now()).await,
+        Route::SignIn => {
+            let body = input.json(caller, &parts.headers).await?;
+            session::sign_in(services, caller, &parts.headers, &body, now()).await
+        }
+        Route::ShowSession => Ok(session::show(services, caller, &parts.headers)),
+        Route::SignOut => session::sign_out(services, &who, &parts.headers),
+        Route::PanelFile(file) => file.answer(&parts.headers),
         Route::OpenApi => Ok(openapi::document()),
     }
 }

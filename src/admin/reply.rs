@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
-use http::{Response, StatusCode};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,7 +20,7 @@ use crate::store::record::{Complaint, RequestFault};
 #[derive(Debug)]
 pub(super) struct Reply {
     status: StatusCode,
-    kind: &'static str,
+    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -26,10 +29,16 @@ pub(super) struct Reply {
 pub(super) enum Refusal {
     /// The request is not one.
     Malformed(String),
-    /// No token, or not the one.
+    /// No token, or not the one, and no session.
     Unauthorized,
+    /// A sign-in with another token than the one.
+    WrongToken,
+    /// A sign-in with a link that was used, is too old, or never was one.
+    WrongLink,
     /// A page of another origin asks.
     ForeignOrigin,
+    /// A session's cookie came, but nothing says that the panel sent it.
+    NotFromPanel,
     /// No such path.
     UnknownPath,
     /// No such key.
@@ -81,48 +90,57 @@ impl Reply {
 
     /// 204.
     pub(super) fn done() -> Self {
+        Self::empty(StatusCode::NO_CONTENT)
+    }
+
+    /// Nothing but a status.
+    pub(super) fn empty(status: StatusCode) -> Self {
         Self {
-            status: StatusCode::NO_CONTENT,
-            kind: "",
+            status,
+            headers: HeaderMap::new(),
             body: Bytes::new(),
         }
     }
 
+    /// 200 with what is compiled in.
+    pub(super) fn file(kind: &'static str, content: &'static [u8]) -> Self {
+        Self::of(StatusCode::OK, kind, Bytes::from_static(content))
+    }
+
     /// 200 with JSON that is text already.
     pub(super) fn json_text(body: Bytes) -> Self {
-        Self {
-            status: StatusCode::OK,
-            kind: "application/json",
-            body,
-        }
+        Self::of(StatusCode::OK, "application/json", body)
     }
 
     /// 200 with plain text.
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            kind: "text/plain; charset=utf-8",
-            body: text.into(),
-        }
+        Self::of(StatusCode::OK, "text/plain; charset=utf-8", text.into())
     }
 
     /// 200 with metrics (Prometheus' text format).
     pub(super) fn metrics(text: Vec<u8>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            kind: "text/plain; version=0.0.4; charset=utf-8",
-            body: text.into(),
-        }
+        let kind = "text/plain; version=0.0.4; charset=utf-8";
+        Self::of(StatusCode::OK, kind, text.into())
     }
 
     fn with_status(status: StatusCode, value: &impl Serialize) -> Self {
         // Only maps with keys that are no text fail to become JSON, and there are none here.
         let body = serde_json::to_vec(value).unwrap_or_default().into();
-        Self {
-            status,
-            kind: "application/json",
+        Self::of(status, "application/json", body)
+    }
+
+    fn of(status: StatusCode, kind: &'static str, body: Bytes) -> Self {
+        let reply = Self {
             body,
-        }
+            ..Self::empty(status)
+        };
+        reply.with(CONTENT_TYPE, HeaderValue::from_static(kind))
+    }
+
+    /// The same with this header.
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
     }
 
     /// Status and body, for whoever speaks no HTTP.
@@ -133,18 +151,19 @@ impl Reply {
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
         let headers = response.headers_mut();
-        if !self.kind.is_empty() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.kind));
-        }
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(
-            "x-content-type-options",
-            HeaderValue::from_static("nosniff"),
-        );
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // No page of another origin gets to load any of it, as a script or an image either.
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
         response
     }
 }
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 impl Refusal {
     /// A field or parameter is wrong.
@@ -158,8 +177,8 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink => StatusCode::UNAUTHORIZED,
+            Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
             Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -178,8 +197,9 @@ impl Refusal {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Invalid(_) => "invalid",
-            Self::Unauthorized => "unauthorized",
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink => "unauthorized",
             Self::ForeignOrigin => "foreign_origin",
+            Self::NotFromPanel => "not_from_panel",
             Self::UnknownPath | Self::UnknownKey => "not_found",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Slow => "slow",
@@ -201,6 +221,11 @@ impl Refusal {
         match self {
             Self::Malformed(message) | Self::Conflict(message) => message.clone(),
             Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
+            Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
+            Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
+            Self::NotFromPanel => {
+                "A session's changes need 'X-Keygate-Panel: 1' and 'Content-Type: application/json'; send both.".to_owned()
+            }
             Self::ForeignOrigin => {
                 "Pages of another origin may not call the admin API; open it under its own address.".to_owned()
             }
@@ -263,7 +288,7 @@ impl Refusal {
         {
             headers.insert(ALLOW, allow);
         }
-        if let Self::Unauthorized = self {
+        if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response

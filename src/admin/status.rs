@@ -21,11 +21,23 @@ struct View {
     draining: bool,
 }
 
+/// How the last reload ended.
 #[derive(Serialize)]
-struct LastReload {
+pub(super) struct LastReload {
     at: String,
     result: &'static str,
     message: String,
+}
+
+impl LastReload {
+    pub(super) fn of(services: &Services) -> Self {
+        let last = reload::last(services);
+        Self {
+            at: last.at.to_string(),
+            result: last.result.label(),
+            message: last.message,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -43,7 +55,6 @@ struct Replica {
 
 /// GET /api/status
 pub(super) fn status(services: &Services) -> Reply {
-    let last = reload::last(services);
     let keeper = services.keeper.status();
     let routing = services.fleet.routing();
     let upstreams = routing.upstreams().iter().map(|upstream| Upstream {
@@ -62,11 +73,7 @@ pub(super) fn status(services: &Services) -> Reply {
         version: env!("CARGO_PKG_VERSION"),
         generation: services.table.generation(),
         keys: services.table.len(),
-        last_reload: LastReload {
-            at: last.at.to_string(),
-            result: last.result.label(),
-            message: last.message,
-        },
+        last_reload: LastReload::of(services),
         unwritten_changes: keeper.unwritten,
         unwritten_reason: keeper.obstacle.as_ref().map(ToString::to_string),
         upstreams: upstreams.collect(),

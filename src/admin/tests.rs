@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::http::unix_socket;
+use crate::observe::history::Minute;
 use crate::policy::token::BearerToken;
 
 use crate::store::config::parse::{self, Overrides};
@@ -112,6 +113,22 @@ impl Room {
             .await
     }
 
+    /// Signs in over TCP, with these headers besides; gives the cookie.
+    async fn sign_in(&self, headers: &[(&str, &str)]) -> String {
+        let headers = [&FROM_PANEL[..], headers].concat();
+        let body = json!({"token": self.token}).to_string();
+        let answer = self.tcp("POST", "/api/session", &headers, &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        answer.cookie()
+    }
+
+    /// The status of a call that the panel makes with this cookie and these headers besides.
+    async fn panel_call(&self, call: (&str, &str, &str), headers: &[(&str, &str)]) -> u16 {
+        let headers = [&FROM_PANEL[..], headers].concat();
+        let answer = self.tcp(call.0, call.1, &headers, call.2).await;
+        answer.status.as_u16()
+    }
+
     async fn key(&self, name: &str) -> Value {
         let body = json!({"name": name, "model_access": {"mode": "all"}}).to_string();
         let answer = self.call("POST", "/api/keys", &body).await;
@@ -119,6 +136,13 @@ impl Room {
         answer.json()
     }
 }
+
+/// What the panel's own code sends along.
+const FROM_PANEL: [(&str, &str); 3] = [
+    ("host", "192.0.2.1:9180"),
+    ("x-keygate-panel", "1"),
+    ("content-type", "application/json"),
+];
 
 struct Answer {
     status: StatusCode,
@@ -129,6 +153,12 @@ struct Answer {
 impl Answer {
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The cookie that it sets, as the next call sends it.
+    fn cookie(&self) -> String {
+        let line = self.headers["set-cookie"].to_str().unwrap();
+        line.split_once(';').unwrap().0.to_owned()
     }
 
     fn field(&self) -> String {
@@ -147,8 +177,8 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Every call of the list, and some that are not on it.
-const CALLS: [(&str, &str, &str); 15] = [
+/// Every call of the list that needs the token, and some that are not on it.
+const CALLS: [(&str, &str, &str); 17] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -168,14 +198,16 @@ const CALLS: [(&str, &str, &str); 15] = [
         "{\"key\":\"key_1\",\"model\":\"good\",\"from\":\"::1\"}",
     ),
     ("GET", "/api/openapi.json", ""),
-    ("GET", "/", ""),
     ("GET", "/api/overview", ""),
-    ("POST", "/api/session", "{}"),
+    ("GET", "/api/session", ""),
+    ("DELETE", "/api/session", ""),
     ("OPTIONS", "/api/keys", ""),
+    ("POST", "/", ""),
+    ("GET", "/panel/nothing.js", ""),
 ];
 
 #[test]
-fn over_tcp_nothing_but_health_is_answered_without_the_token() {
+fn over_tcp_nothing_but_health_and_the_panels_files_is_answered_without_the_token() {
     runtime().block_on(async {
         let room = Room::new();
         let json = ("content-type", "application/json");
@@ -221,16 +253,14 @@ fn through_the_socket_every_call_is_answered_without_a_token() {
         let room = Room::new();
         for (method, path, body) in CALLS {
             let status = room.call(method, path, body).await.status;
-            let expected: &[u16] = match (method, path) {
-                ("POST", "/api/keys") => &[201],
-                (_, "/api/keys/key_1" | "/" | "/api/overview" | "/api/session") => &[404],
-                ("OPTIONS", _) => &[405],
-                _ => &[200],
+            let expected = match (method, path) {
+                ("POST", "/api/keys") => 201,
+                ("DELETE", "/api/session") => 204,
+                (_, "/api/keys/key_1" | "/panel/nothing.js") => 404,
+                ("OPTIONS", _) | ("POST", "/") => 405,
+                _ => 200,
             };
-            assert!(
-                expected.contains(&status.as_u16()),
-                "{method} {path}: {status}"
-            );
+            assert_eq!(status, expected, "{method} {path}");
         }
     });
 }
@@ -828,8 +858,466 @@ fn the_openapi_document_lists_what_is_served_and_nothing_else() {
             .count();
         assert_eq!(
             described,
-            served + 4,
-            "health and readiness are asked with GET and HEAD"
+            served + 5,
+            "health and readiness, with GET and HEAD, and signing in need no token"
+        );
+    });
+}
+
+#[test]
+fn the_panel_is_served_to_anybody_under_a_strict_policy() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let host = ("host", "localhost:9180");
+        let page = room.tcp("GET", "/", &[host], "").await;
+        assert_eq!(page.status, 200);
+        assert!(page.body.starts_with(b"<!doctype html>"));
+        for (name, value) in [
+            ("content-type", "text/html; charset=utf-8"),
+            ("cache-control", "no-cache"),
+            (
+                "content-security-policy",
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                 font-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+            ),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(page.headers[name], value, "{name}");
+        }
+        let tag = page.headers["etag"].to_str().unwrap();
+        let known = room.tcp("GET", "/", &[host, ("if-none-match", tag)], "").await;
+        assert_eq!((known.status.as_u16(), known.body.len()), (304, 0));
+        assert_eq!(known.headers["etag"], tag);
+        assert_eq!(known.headers["cache-control"], "no-cache");
+        assert!(known.headers.contains_key("content-security-policy"));
+        assert_eq!(room.tcp("HEAD", "/", &[host], "").await.status, 200);
+        assert_eq!(room.call("GET", "/", "").await.status, 200);
+        for (headers, status) in [
+            (&[("host", "evil.example")][..], 421),
+            (&[host, ("origin", "http://evil.example")], 403),
+            (&[host, ("sec-fetch-site", "cross-site")], 200),
+        ] {
+            let answer = room.tcp("GET", "/", headers, "").await;
+            assert_eq!(answer.status, status, "{headers:?}");
+            assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        }
+        let refused = room.tcp("GET", "/api/keys", &[host], "").await;
+        assert_eq!(refused.headers["cache-control"], "no-store");
+    });
+}
+
+#[test]
+fn who_shows_the_token_once_gets_a_session_in_a_cookie_that_no_script_reads() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let body = json!({"token": room.token}).to_string();
+        let answer = room.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
+        assert_eq!(answer.status, 200);
+        let expected = json!({
+            "client_address": "198.51.100.9",
+            "url": "http://localhost:8080/v1",
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        assert_eq!(answer.json(), expected);
+        let line = answer.headers["set-cookie"].to_str().unwrap();
+        let (cookie, flags) = line.split_once("; ").unwrap();
+        assert_eq!(flags, "HttpOnly; SameSite=Strict; Path=/");
+        let id = cookie.strip_prefix("keygate_session=").unwrap();
+        assert_eq!(id.len(), 43);
+        assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let headers = [("host", "localhost"), ("cookie", cookie)];
+        let shown = room.tcp("GET", "/api/session", &headers, "").await;
+        assert_eq!((shown.status.as_u16(), shown.json()), (200, expected));
+        assert!(!shown.headers.contains_key("set-cookie"));
+        let without = room.tcp("GET", "/api/session", &headers[..1], "").await;
+        assert_eq!(without.status, 401);
+        assert_eq!(without.headers["cache-control"], "no-store");
+    });
+}
+
+#[test]
+fn a_cookie_is_for_tls_alone_where_the_page_came_over_tls() {
+    runtime().block_on(async {
+        let room = Room::with("hosts = [\"admin.example\"]");
+        let body = json!({"token": room.token}).to_string();
+        for (host, origin, is_secure) in [
+            ("localhost:9180", "http://localhost:9180", false),
+            ("admin.example", "https://admin.example", true),
+            ("127.0.0.1:9180", "https://admin.example", true),
+        ] {
+            let headers = [
+                (
+                    "host",
+                    if host.starts_with("127") {
+                        "192.0.2.1:9180"
+                    } else {
+                        host
+                    },
+                ),
+                ("origin", origin),
+                ("content-type", "application/json"),
+            ];
+            let answer = room.tcp("POST", "/api/session", &headers, &body).await;
+            assert_eq!(answer.status, 200, "{origin}");
+            let line = answer.headers["set-cookie"].to_str().unwrap();
+            assert_eq!(line.ends_with("; Secure"), is_secure, "{line}");
+        }
+    });
+}
+
+#[test]
+fn a_wrong_token_or_link_signs_nobody_in_and_is_answered_late() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let old = room.token.replace("kg_", "kg-");
+        for wrong in ["", "wrong", "kg_wrong", &old, &"x".repeat(600)] {
+            for field in ["token", "link"] {
+                let began = std::time::Instant::now();
+                let body = json!({field: wrong}).to_string();
+                let answer = room.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
+                assert_eq!(answer.status, 401, "{field} {wrong}");
+                assert!(began.elapsed() >= std::time::Duration::from_millis(190));
+                assert!(!answer.headers.contains_key("set-cookie"));
+                assert_eq!(answer.json()["error"]["field"], Value::Null);
+            }
+        }
+        for (body, status, field) in [
+            ("", 422, "token"),
+            ("{}", 422, "token"),
+            ("{\"token\":null}", 422, "token"),
+            ("{\"token\":7}", 422, "token"),
+            ("{\"token\":\"a\",\"link\":\"b\"}", 422, "link"),
+            ("{\"token\":\"a\",\"extra\":1}", 422, "extra"),
+            ("{", 400, ""),
+        ] {
+            let answer = room.tcp("POST", "/api/session", &FROM_PANEL, body).await;
+            let found = (answer.status.as_u16(), answer.field());
+            assert_eq!(found, (status, field.to_owned()), "{body}");
+        }
+    });
+}
+
+#[test]
+fn guessing_keeps_neither_a_right_sign_in_nor_the_socket_waiting() {
+    runtime().block_on(async {
+        let room = Arc::new(Room::new());
+        let mut guesses = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let room = Arc::clone(&room);
+            let guess = async move {
+                let body = "{\"token\":\"guess\"}";
+                room.tcp("POST", "/api/session", &FROM_PANEL, body)
+                    .await
+                    .status
+            };
+            guesses.spawn(guess);
+        }
+        tokio::task::yield_now().await;
+        let began = std::time::Instant::now();
+        room.sign_in(&[]).await;
+        assert_eq!(room.call("GET", "/api/status", "").await.status, 200);
+        assert!(began.elapsed() < std::time::Duration::from_millis(150));
+        for status in guesses.join_all().await {
+            assert_eq!(status, 401);
+        }
+    });
+}
+
+#[test]
+fn with_a_session_every_call_is_answered_and_changes_only_to_the_panels_own_code() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let cookie = room.sign_in(&[]).await;
+        let bare = [("host", "192.0.2.1:9180"), ("cookie", cookie.as_str())];
+        let json = ("content-type", "application/json");
+        // Signing out comes last.
+        let (sign_out, calls): (Vec<_>, Vec<_>) = CALLS
+            .into_iter()
+            .partition(|call| call.0 == "DELETE" && call.1 == "/api/session");
+        for call @ (method, path, body) in calls.into_iter().chain(sign_out) {
+            let with = async |headers: &[(&str, &str)]| {
+                let headers = [&bare[..], headers].concat();
+                room.tcp(method, path, &headers, body).await.status.as_u16()
+            };
+            if method != "GET" {
+                for headers in [
+                    &[][..],
+                    &[json],
+                    &[("x-keygate-panel", "1")],
+                    &[("x-keygate-panel", "1"), ("content-type", "text/plain")],
+                    &[("x-keygate-panel", "0"), json],
+                    &[("x-keygate-panel", "1"), ("x-keygate-panel", "1"), json],
+                ] {
+                    assert_eq!(with(headers).await, 403, "{method} {path} {headers:?}");
+                }
+            }
+            for foreign in [
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-site", "same-site"),
+                ("sec-fetch-site", ""),
+                ("origin", "http://192.0.2.1:3000"),
+                ("origin", "http://192.0.2.1"),
+                ("origin", "http://localhost:9180"),
+                ("origin", "http://evil.example"),
+                ("origin", "null"),
+            ] {
+                let headers = [foreign, ("x-keygate-panel", "1"), json];
+                assert_eq!(with(&headers).await, 403, "{method} {path} {foreign:?}");
+            }
+            let own = [
+                ("cookie", cookie.as_str()),
+                ("origin", "http://192.0.2.1:9180"),
+                ("sec-fetch-site", "same-origin"),
+            ];
+            let status = room.panel_call(call, &own).await;
+            assert!(
+                ![401, 403, 421].contains(&status),
+                "{method} {path}: {status}"
+            );
+        }
+        assert_eq!(room.tcp("GET", "/api/keys", &bare, "").await.status, 401);
+    });
+}
+
+#[test]
+fn a_session_is_no_way_around_host_or_a_wrong_token() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let cookie = room.sign_in(&[]).await;
+        for (headers, status) in [
+            (
+                &[("host", "evil.example"), ("cookie", cookie.as_str())][..],
+                421,
+            ),
+            (
+                &[
+                    ("host", "localhost"),
+                    ("cookie", &cookie),
+                    ("authorization", "Bearer wrong"),
+                ],
+                401,
+            ),
+            (
+                &[
+                    ("host", "localhost"),
+                    ("cookie", &cookie),
+                    ("authorization", "Basic eDp5"),
+                ],
+                200,
+            ),
+        ] {
+            let answer = room.tcp("GET", "/api/keys", headers, "").await;
+            assert_eq!(answer.status, status, "{headers:?}");
+        }
+        let body = json!({"token": room.token}).to_string();
+        for (headers, status) in [
+            (&[("host", "evil.example")][..], 421),
+            (
+                &[("host", "localhost"), ("origin", "http://evil.example")],
+                403,
+            ),
+            (
+                &[("host", "localhost"), ("origin", "http://localhost:3000")],
+                403,
+            ),
+            (
+                &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
+                403,
+            ),
+            (
+                &[("host", "localhost"), ("content-type", "text/plain")],
+                415,
+            ),
+            (&[("host", "localhost")], 415),
+        ] {
+            let answer = room.tcp("POST", "/api/session", headers, &body).await;
+            assert_eq!(answer.status, status, "{headers:?}");
+            assert!(!answer.headers.contains_key("set-cookie"));
+        }
+    });
+}
+
+#[test]
+fn a_sign_in_makes_a_new_id_and_ends_the_one_it_came_with() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let first = room.sign_in(&[]).await;
+        let elsewhere = room.sign_in(&[]).await;
+        let second = room.sign_in(&[("cookie", &first)]).await;
+        assert!(first != second && first != elsewhere && second != elsewhere);
+        for (cookie, status) in [(&first, 401), (&second, 200), (&elsewhere, 200)] {
+            let call = ("GET", "/api/session", "");
+            assert_eq!(room.panel_call(call, &[("cookie", cookie)]).await, status);
+        }
+    });
+}
+
+#[test]
+fn signing_out_ends_the_session_at_once_and_no_other() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let (cookie, other) = (room.sign_in(&[]).await, room.sign_in(&[]).await);
+        let both = [&FROM_PANEL[..], &[("cookie", &cookie)]].concat();
+        let answer = room.tcp("DELETE", "/api/session", &both, "").await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
+        assert_eq!(
+            answer.headers["set-cookie"],
+            "keygate_session=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0"
+        );
+        let again = ("DELETE", "/api/session", "");
+        assert_eq!(room.panel_call(again, &[("cookie", &cookie)]).await, 401);
+        for (cookie, status) in [(&cookie, 401), (&other, 200)] {
+            let call = ("GET", "/api/keys", "");
+            assert_eq!(room.panel_call(call, &[("cookie", cookie)]).await, status);
+        }
+    });
+}
+
+#[test]
+fn a_link_signs_in_once() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let link = session::one_time_link(&room.services, now()).unwrap();
+        let body = json!({"link": link.reveal()}).to_string();
+        let foreign = [&FROM_PANEL[..], &[("sec-fetch-site", "cross-site")]].concat();
+        let refused = room.tcp("POST", "/api/session", &foreign, &body).await;
+        assert_eq!(refused.status, 403, "and the link is not used up");
+        let answer = room.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
+        assert_eq!(answer.status, 200);
+        let cookie = answer.cookie();
+        let call = ("GET", "/api/keys", "");
+        assert_eq!(room.panel_call(call, &[("cookie", &cookie)]).await, 200);
+        let again = room.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
+        assert_eq!(again.status, 401);
+    });
+}
+
+#[test]
+fn behind_a_trusted_proxy_a_session_shows_the_address_that_the_gateway_would_judge() {
+    runtime().block_on(async {
+        let room = Room::with(
+            "[client_address]\nfrom = \"x-forwarded-for\"\ntrusted_proxies = [\"198.51.100.9\"]",
+        );
+        let cookie = room.sign_in(&[]).await;
+        for (forwarded, expected) in [
+            (Some("203.0.113.5"), json!("203.0.113.5")),
+            (Some("::ffff:203.0.113.5"), json!("203.0.113.5")),
+            (Some("2001:db8::5"), json!("2001:db8::5")),
+            (Some("junk"), Value::Null),
+            (None, Value::Null),
+        ] {
+            let mut headers = vec![("host", "localhost"), ("cookie", cookie.as_str())];
+            headers.extend(forwarded.map(|list| ("x-forwarded-for", list)));
+            let answer = room.tcp("GET", "/api/session", &headers, "").await;
+            assert_eq!(answer.json()["client_address"], expected, "{forwarded:?}");
+        }
+        assert_eq!(
+            room.call("GET", "/api/session", "").await.json()["client_address"],
+            Value::Null
+        );
+    });
+}
+
+#[test]
+fn the_hour_is_kept_though_nobody_looks() {
+    runtime().block_on(async {
+        let room = Room::new();
+        room.services.metrics.request("allowed", 0.1);
+        let began = now();
+        let kept = keep_the_hour(Arc::clone(&room.services));
+        let short = std::time::Duration::from_millis(10);
+        assert!(
+            tokio::time::timeout(short, kept).await.is_err(),
+            "it goes on"
+        );
+        // What was noted then stays there when somebody looks, nearly an hour later.
+        room.services.metrics.request("allowed", 0.1);
+        let overview = &room.services.memory.overview;
+        let minutes = overview.hour(&room.services, began.plus(59 * 60), |history| {
+            history.minutes(began.plus(59 * 60))
+        });
+        // By then a minute may have begun.
+        let allowed = |minutes: &[Minute]| -> u64 {
+            let counts = minutes
+                .iter()
+                .filter_map(|minute| minute.outcomes.get("allowed"));
+            counts.sum()
+        };
+        assert_eq!((allowed(&minutes[..2]), allowed(&minutes[58..])), (1, 1));
+    });
+}
+
+#[test]
+fn the_overview_counts_requests_by_minute_and_keys_by_state() {
+    runtime().block_on(async {
+        let room = Room::new();
+        let day = 24 * 60 * 60;
+        let patch = async |key: &Value, body: Value| {
+            let path = format!("/api/keys/{}", key["key"]["id"].as_str().unwrap());
+            let answer = room.call("PATCH", &path, &body.to_string()).await;
+            assert_eq!(answer.status, 200, "{}", answer.json());
+        };
+        let ends = |seconds: i64| json!({"expires_at": now().plus(seconds).to_string()});
+        for (name, change) in [
+            ("active", json!({})),
+            ("later", ends(8 * day)),
+            ("second", ends(2 * day)),
+            ("first", ends(day)),
+            ("over", json!({"disabled": true})),
+        ] {
+            patch(&room.key(name).await, change).await;
+        }
+        let off = room.key("off").await;
+        patch(&off, ends(day)).await;
+        patch(&off, json!({"disabled": true})).await;
+        room.services.metrics.request("allowed", 0.1);
+        room.services.metrics.request("allowed", 0.1);
+        room.services.metrics.request("expired_api_key", 0.1);
+        room.services.metrics.overhead(0.000_04);
+        let shown = room.call("GET", "/api/overview", "").await.json();
+        let minutes = shown["minutes"].as_array().unwrap();
+        assert_eq!(minutes.len(), 60);
+        // Between counting and asking a minute may have begun.
+        let counted: Vec<&Value> = minutes
+            .iter()
+            .map(|minute| &minute["outcomes"])
+            .filter(|outcomes| **outcomes != json!({}))
+            .collect();
+        assert_eq!(counted, [&json!({"allowed": 2, "expired_api_key": 1})]);
+        assert_eq!(
+            shown["keys"],
+            json!({"active": 4, "disabled": 2, "expired": 0})
+        );
+        assert_eq!(shown["expiring_count"], 2);
+        let names: Vec<&Value> = shown["expiring"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| &key["name"])
+            .collect();
+        assert_eq!(names, ["first", "second"]);
+        let first = &shown["expiring"][0];
+        assert_eq!(first.as_object().unwrap().len(), 4);
+        assert_eq!(
+            (&first["account"], first["expires_at"].is_string()),
+            (&Value::Null, true)
+        );
+        let p50 = shown["overhead_seconds"]["p50"].as_f64().unwrap();
+        assert!((p50 - 0.000_037_5).abs() < 1e-9, "{p50}");
+        assert_eq!(shown["last_reload"]["result"], "ok");
+        assert_eq!(
+            (&shown["in_flight"], &shown["connections"]),
+            (&json!(0), &json!(0))
+        );
+        assert_eq!(shown["generation"], room.services.table.generation());
+        patch(&off, json!({"disabled": false})).await;
+        let shown = room.call("GET", "/api/overview", "").await.json();
+        assert_eq!(
+            (&shown["keys"]["active"], &shown["expiring_count"]),
+            (&json!(5), &json!(3))
         );
     });
 }

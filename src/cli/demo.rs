@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::admin::Services;
+use crate::admin::{Services, session};
 use crate::policy::key::KeyName;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
@@ -102,7 +102,12 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
     writeln!(out, "Bearer Token: {token}")?;
     if let Some(admin) = admin {
         let file = services.config.admin.token_file.display();
-        writeln!(out, "Admin API: http://{admin} (its token is in {file})")?;
+        let link = session::one_time_link(services, wall_clock::now()).map_err(io::Error::other)?;
+        writeln!(out, "Panel: http://{admin}/#link={}", link.reveal())?;
+        writeln!(
+            out,
+            "(That link signs in once. Afterwards the admin token does: {file})"
+        )?;
     }
     writeln!(out, "\nTry it:\n")?;
     writeln!(out, "{}", curl(url, token))?;

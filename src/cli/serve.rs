@@ -106,6 +106,7 @@ pub fn serve(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));
+        tokio::task::spawn_local(admin::keep_the_hour(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services, admin.address).await;

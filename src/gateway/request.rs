@@ -71,7 +71,8 @@ pub async fn handle(
     let (parts, mut body) = request.into_parts();
     let request_id =
         headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), str::to_owned);
-    let client = client_address(worker, origin, &parts.headers);
+    let source = &worker.settings.client_address;
+    let client = headers::client_address(source, origin.peer, &parts.headers);
     let (log, metrics) = (worker.log.clone(), worker.metrics.clone());
     let mut record = Record::begin(log, metrics, started, &request_id, &parts.method, client);
     let line = Rc::clone(in_flight.line());
@@ -311,15 +312,4 @@ fn passed_on(answer: &Answer) -> HeaderMap {
     passing
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
-}
-
-fn client_address(worker: &Worker, origin: Origin, headers: &HeaderMap) -> ClientAddress {
-    match &worker.settings.client_address {
-        ClientAddressSource::Peer => origin
-            .peer
-            .map_or(ClientAddress::Unknown, ClientAddress::of),
-        ClientAddressSource::XForwardedFor { trusted_proxies } => {
-            headers::forwarded_client(origin.peer, headers, trusted_proxies)
-        }
-    }
 }

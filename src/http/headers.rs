@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
 use crate::policy::token::Presented;
+use crate::store::config::ClientAddressSource;
 
 /// The header that names a request (OpenAI's API).
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -142,6 +143,21 @@ pub fn request_id(headers: &HeaderMap) -> Option<&str> {
         .ok()?;
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     ((1..=128).contains(&only.len()) && only.bytes().all(harmless)).then_some(only)
+}
+
+/// The address that a request is judged by, as the config says.
+#[must_use]
+pub fn client_address(
+    source: &ClientAddressSource,
+    peer: Option<IpAddr>,
+    headers: &HeaderMap,
+) -> ClientAddress {
+    match source {
+        ClientAddressSource::Peer => peer.map_or(ClientAddress::Unknown, ClientAddress::of),
+        ClientAddressSource::XForwardedFor { trusted_proxies } => {
+            forwarded_client(peer, headers, trusted_proxies)
+        }
+    }
 }
 
 /// The client's address by X-Forwarded-For: all its lines are one list, walked from the right over trusted hops. The

@@ -3,9 +3,11 @@
 //! Invariant: every label value comes from a closed set: a code, an upstream or replica of the config, a status.
 //! Nothing a client sends becomes a label.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::core::Collector;
+use prometheus::proto::Metric;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -151,6 +153,37 @@ impl Metrics {
         self.0.overhead_seconds.observe(seconds);
     }
 
+    /// How many requests ended by now, by outcome.
+    #[must_use]
+    pub fn outcomes(&self) -> BTreeMap<String, u64> {
+        let families = self.0.requests.collect();
+        let counters = families.iter().flat_map(|family| family.get_metric());
+        let outcome = |counter: &Metric| {
+            let label = counter.get_label().first()?;
+            // Counted in whole steps of one, though Prometheus' numbers are all f64.
+            Some((
+                label.value().to_owned(),
+                counter.get_counter().get_value() as u64,
+            ))
+        };
+        counters.filter_map(outcome).collect()
+    }
+
+    /// How many requests took up to each of these seconds of the gateway's own time, by now. Cumulative; the last
+    /// bucket has no bound.
+    #[must_use]
+    pub fn overhead_buckets(&self) -> Vec<(f64, u64)> {
+        let families = self.0.overhead_seconds.collect();
+        let histograms = families.iter().flat_map(|family| family.get_metric());
+        let mut buckets = Vec::new();
+        for histogram in histograms.map(Metric::get_histogram) {
+            let bounded = histogram.get_bucket().iter();
+            buckets.extend(bounded.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())));
+            buckets.push((f64::INFINITY, histogram.get_sample_count()));
+        }
+        buckets
+    }
+
     /// Requests being served.
     #[must_use]
     pub fn in_flight(&self) -> &IntGauge {
@@ -229,6 +262,27 @@ fn gauge(name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_counted_can_be_read_again() {
+        let metrics = Metrics::new().unwrap();
+        metrics.request("allowed", 0.1);
+        metrics.request("allowed", 0.1);
+        metrics.request("ip_not_authorized", 0.1);
+        let outcomes = [("allowed", 2), ("ip_not_authorized", 1)];
+        let outcomes = outcomes.map(|(outcome, count)| (outcome.to_owned(), count));
+        assert_eq!(metrics.outcomes(), outcomes.into());
+        for seconds in [0.000_007, 0.000_02, 0.000_02, 9.0] {
+            metrics.overhead(seconds);
+        }
+        let buckets = metrics.overhead_buckets();
+        assert_eq!(buckets.len(), OVERHEAD_BUCKETS.len() + 1);
+        assert_eq!(
+            buckets[..3],
+            [(0.000_005, 0), (0.000_01, 1), (0.000_025, 3)]
+        );
+        assert_eq!(buckets[14], (f64::INFINITY, 4));
+    }
 
     #[test]
     fn every_metric_is_rendered_under_its_published_name() {

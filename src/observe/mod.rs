@@ -1,5 +1,6 @@
 //! Floor 2: what the gateway tells its operators. Neither part decides anything, and neither ever holds a token, a
 //! prompt or a completion.
 
+pub mod history;
 pub mod log;
 pub mod metrics;

@@ -1,7 +1,7 @@
 //! Bearer tokens: how one is made, which are refused unseen, and the hash that stands for one.
 //!
 //! Invariant: a token's text leaves this file only through [`BearerToken::reveal`], which whoever shows a token once
-//! has to call by name.
+//! has to call by name; so with [`Code`].
 
 use std::fmt;
 
@@ -29,18 +29,7 @@ impl BearerToken {
     pub fn make<E>(mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut text = String::with_capacity(MADE_LENGTH);
         text.push_str(PREFIX);
-        let mut bytes = zeroize::Zeroizing::new([0_u8; 64]);
-        while text.len() < PREFIX.len() + RANDOM_DIGITS {
-            random(bytes.as_mut_slice())?;
-            // 248 is the largest multiple of 62 that fits a byte: larger draws would favour the first digits.
-            let digits = bytes.iter().filter(|&&byte| byte < 248);
-            let missing = PREFIX.len() + RANDOM_DIGITS - text.len();
-            text.extend(
-                digits
-                    .take(missing)
-                    .map(|byte| char::from(BASE62[usize::from(byte % 62)])),
-            );
-        }
+        draw(&mut text, &mut random)?;
         let sum = checksum(text.as_bytes());
         text.extend(sum.iter().map(|&digit| char::from(digit)));
         Ok(Self(text))
@@ -66,6 +55,43 @@ impl BearerToken {
 }
 
 impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A secret that is no key's: a session, a sign-in link. As careful with its text as a token is.
+#[derive(ZeroizeOnDrop)]
+pub struct Code(String);
+
+impl Code {
+    /// Its length, in characters.
+    pub const LENGTH: usize = RANDOM_DIGITS;
+
+    /// Makes 43 base62 characters drawn uniformly from `random` (256 bits).
+    ///
+    /// # Errors
+    /// Whatever `random` fails with.
+    pub fn make<E>(mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut text = String::with_capacity(RANDOM_DIGITS);
+        draw(&mut text, &mut random)?;
+        Ok(Self(text))
+    }
+
+    /// The code itself, for whoever it is made for.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The hash under which it is known.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash::of(self.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -140,6 +166,27 @@ impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[hash]")
     }
+}
+
+/// Adds 43 base62 characters, drawn uniformly.
+fn draw<E>(
+    text: &mut String,
+    random: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let end = text.len() + RANDOM_DIGITS;
+    let mut bytes = zeroize::Zeroizing::new([0_u8; 64]);
+    while text.len() < end {
+        random(bytes.as_mut_slice())?;
+        // 248 is the largest multiple of 62 that fits a byte: larger draws would favour the first digits.
+        let digits = bytes.iter().filter(|&&byte| byte < 248);
+        let missing = end - text.len();
+        text.extend(
+            digits
+                .take(missing)
+                .map(|byte| char::from(BASE62[usize::from(byte % 62)])),
+        );
+    }
+    Ok(())
 }
 
 /// What a hexadecimal digit stands for; 255 where it is none. A table, since a branch on random digits is mispredicted

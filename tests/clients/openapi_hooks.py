@@ -1,5 +1,6 @@
 """What schemathesis has to know besides the document; found by it through $SCHEMATHESIS_HOOKS."""
 
+import os
 import re
 
 import schemathesis
@@ -7,6 +8,9 @@ import schemathesis
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """No schema can say that a key's end must lie ahead. The year is a leap year: 29 February stays a day."""
+    """No schema can say that a key's end must lie ahead, or what the admin token is."""
+    if isinstance(case.body, dict) and case.body.keys() == {"token"} and isinstance(case.body["token"], str):
+        case.body["token"] = os.environ["KEYGATE_ADMIN_TOKEN"]
+    # The year is a leap year: 29 February stays a day.
     if isinstance(case.body, dict) and isinstance(case.body.get("expires_at"), str):
         case.body["expires_at"] = re.sub(r"^\d{4}(-\d\d-\d\d)", r"9004\1", case.body["expires_at"])

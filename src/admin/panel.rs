@@ -1,0 +1,188 @@
+//! The panel's files, compiled in. They hold no data: what the panel shows it asks of the API, with a session.
+//!
+//! Invariant: nothing outside [`FILES`] is served, and no file of `panel/` is missing there, which a test holds.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    REFERRER_POLICY,
+};
+use http::{HeaderMap, StatusCode};
+
+use super::reply::{Refusal, Reply};
+
+/// A file of the panel.
+#[derive(PartialEq, Eq)]
+pub(super) struct File {
+    name: &'static str,
+    content: &'static [u8],
+}
+
+macro_rules! files {
+    ($($name:literal,)*) => {
+        &[$(File { name: $name, content: include_bytes!(concat!("panel/", $name)) },)*]
+    };
+}
+
+/// Every file below `panel/`: the page, which `/` is, and what it loads from `/panel/`.
+static FILES: &[File] = files![
+    "api.js",
+    "chart.js",
+    "created.js",
+    "dashboard.js",
+    "dom.js",
+    "format.js",
+    "icon.svg",
+    "index.html",
+    "key-form.js",
+    "keys.js",
+    "main.js",
+    "model-picker.js",
+    "models.js",
+    "networks.js",
+    "overlay.js",
+    "panel.css",
+    "reload.js",
+    "session.js",
+    "snippets.js",
+];
+
+const PAGE: &str = "index.html";
+
+/// The page loads what is here and nothing else, runs no code but its files', and stands in no one's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      font-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl File {
+    /// The file that a path is served as.
+    pub(super) fn at(path: &str) -> Option<&'static Self> {
+        let name = match path {
+            "/" => PAGE,
+            _ => path.strip_prefix("/panel/").filter(|name| *name != PAGE)?,
+        };
+        FILES.iter().find(|file| file.name == name)
+    }
+
+    fn kind(&self) -> Option<&'static str> {
+        let (_, extension) = self.name.rsplit_once('.')?;
+        Some(match extension {
+            "html" => "text/html; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            "js" => "text/javascript; charset=utf-8",
+            "json" => "application/json",
+            "svg" => "image/svg+xml",
+            "png" => "image/png",
+            "woff2" => "font/woff2",
+            "txt" => "text/plain; charset=utf-8",
+            _ => return None,
+        })
+    }
+
+    /// The file, or word that it did not change since it was fetched.
+    pub(super) fn answer(&self, headers: &HeaderMap) -> Result<Reply, Refusal> {
+        let tag = format!("\"{}\"", &blake3::hash(self.content).to_hex()[..32]);
+        let reply = if is_known(&tag, headers) {
+            Reply::empty(StatusCode::NOT_MODIFIED)
+        } else {
+            Reply::file(self.kind().unwrap_or_default(), self.content)
+        };
+        let tag = HeaderValue::try_from(tag).map_err(|_| Refusal::Internal)?;
+        let fixed = HeaderValue::from_static;
+        Ok(reply
+            .with(ETAG, tag)
+            .with(CACHE_CONTROL, fixed("no-cache"))
+            .with(CONTENT_SECURITY_POLICY, fixed(POLICY))
+            .with(REFERRER_POLICY, fixed("no-referrer"))
+            .with(OPENER_POLICY, fixed("same-origin")))
+    }
+}
+
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+/// Whether the caller holds the file with this tag (RFC 9110 13.1.2).
+fn is_known(tag: &str, headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(IF_NONE_MATCH).iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    fn names_below(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() {
+                names_below(&path, &format!("{name}/"), names);
+            } else {
+                names.insert(name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_of_the_panel_is_served_as_what_it_is() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/panel");
+        let mut there = BTreeSet::new();
+        names_below(&folder, "", &mut there);
+        let listed: BTreeSet<String> = FILES.iter().map(|file| file.name.to_owned()).collect();
+        assert_eq!(listed, there, "FILES lists what stands in src/admin/panel");
+        for file in FILES {
+            assert!(file.kind().is_some(), "{file:?} is of no known kind");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_the_list_is_no_file() {
+        assert_eq!(File::at("/").unwrap().name, "index.html");
+        for path in [
+            "",
+            "//",
+            "/panel",
+            "/panel/",
+            "/panel/index.html",
+            "/panel//index.html",
+            "/index.html",
+            "/panel/../mod.rs",
+            "/panel/%69ndex.html",
+            "/PANEL/panel.css",
+        ] {
+            assert_eq!(File::at(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_whole_panel_loads_in_150_kilobytes() {
+        let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
+        assert!(bytes < 150_000, "{bytes}");
+    }
+
+    #[test]
+    fn a_tag_is_known_however_it_is_listed() {
+        for (line, known) in [
+            ("\"a\"", true),
+            ("W/\"a\"", true),
+            ("\"b\", \"a\"", true),
+            ("*", true),
+            ("\"b\"", false),
+            ("a", false),
+            ("", false),
+        ] {
+            let headers = [(IF_NONE_MATCH, HeaderValue::from_static(line))];
+            let headers = headers.into_iter().collect();
+            assert_eq!(is_known("\"a\"", &headers), known, "{line}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// Numbers and times as people read them. Dates are UTC throughout, as keys expire in UTC.
+
+import { now } from "./api.js";
+import { h } from "./dom.js";
+
+const DAY = 86_400_000;
+const number = new Intl.NumberFormat("en-US");
+const day = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" });
+const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", hour: "2-digit", minute: "2-digit" });
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "long" });
+
+export const count = (value) => number.format(value);
+export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
+export const date = (time) => day.format(time);
+export const timeOfDay = (time) => clock.format(time);
+export const dateAndTime = (time) => `${day.format(time)}, ${clock.format(time)} UTC`;
+
+/** "in 3 days", "2 minutes ago". */
+export function fromNow(time) {
+  const difference = time - now();
+  const distance = Math.abs(difference);
+  if (distance < 60_000) return difference < 0 ? "just now" : "in less than a minute";
+  const [unit, length] = distance < 3_600_000 ? ["minute", 60_000]
+    : distance < DAY ? ["hour", 3_600_000]
+    : distance < 60 * DAY ? ["day", DAY]
+    : distance < 730 * DAY ? ["month", 30.44 * DAY]
+    : ["year", 365.25 * DAY];
+  return relative.format(Math.trunc(difference / length), unit);
+}
+
+/** The last instant at which the key is taken: `expires_at` itself is past it. */
+const lastInstant = (expiresAt) => new Date(expiresAt - 1000);
+const isMidnight = (time) => time.getTime() % DAY === 0;
+
+/** The day on which a key ends. */
+export const lastDay = (expiresAt) => date(lastInstant(new Date(expiresAt)));
+
+/** "31 Jan 2027" where a key ends with a day, else the day and the time. */
+export function expiryDate(expiresAt) {
+  const end = new Date(expiresAt);
+  return isMidnight(end) ? date(lastInstant(end)) : dateAndTime(end);
+}
+
+/** The same in a sentence's full length. */
+export function expirySentence(expiresAt) {
+  const end = new Date(expiresAt);
+  return isMidnight(end)
+    ? `Valid through ${date(lastInstant(end))}, to the end of that day, UTC`
+    : `Valid until ${dateAndTime(end)}`;
+}
+
+/** The day, as a date picker writes it, at whose end the key ends; null where it ends within a day. */
+export function expiryDay(expiresAt) {
+  const end = new Date(expiresAt);
+  return isMidnight(end) ? lastInstant(end).toISOString().slice(0, 10) : null;
+}
+
+/** Today, UTC, and so many days on, as a date picker writes it. */
+export const dayFromToday = (days) => new Date(now() + days * DAY).toISOString().slice(0, 10);
+/** The instant from which on a key with this last day is refused. */
+export const endOfDay = (text) => new Date(Date.parse(`${text}T00:00:00Z`) + DAY);
+/** Whether a time lies within the next seven days. */
+export const isSoon = (time) => time - now() < 7 * DAY;
+
+/** A time as an element, whole and exact for whoever points at it. */
+export function timeElement(time, text, title = dateAndTime(time)) {
+  return h("time", { datetime: new Date(time).toISOString(), title }, text);
+}
+
+/** 0.00004 -> "40 µs". */
+export function duration(seconds) {
+  const [value, unit] = seconds < 0.001 ? [seconds * 1e6, "µs"] : seconds < 1 ? [seconds * 1e3, "ms"] : [seconds, "s"];
+  return [value >= 10 ? String(Math.round(value)) : String(Number(value.toFixed(1))), unit];
+}

@@ -1,0 +1,273 @@
+// AI / API Keys: all keys, a page at a time, and what can be done to each.
+
+import { ApiError, call, catalogue, isNews } from "./api.js";
+import { showCreated } from "./created.js";
+import { foreign, h, icon, quoted, quotedText } from "./dom.js";
+import { count, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
+import { openKeyForm } from "./key-form.js";
+import { confirm, copyButton, openMenu, toast } from "./overlay.js";
+import { session } from "./session.js";
+import { firstModel } from "./snippets.js";
+
+const PAGE = 50;
+const COLUMNS = ["Name", "Model access", "Allow from", "Expires", "State", "Last used", "Token", ""];
+/** Whole tokens, those made elsewhere too, are long; who pastes one looks for its key. */
+const TOKEN = /^kg_[0-9A-Za-z]{49}$/;
+
+/** Draws the view. */
+export function keysView(main, title) {
+  /** Where each page up to this one begins; the first begins nowhere. */
+  let places = [null];
+  let next = null;
+  let query = "";
+  let total = null;
+  let keys = [];
+  let loading = null;
+
+  const search = h("input", { id: "key-search", type: "search", placeholder: "Search name, account, ID or token ending",
+    "aria-label": "Search keys", autocomplete: "off", spellcheck: "false", maxlength: "512", oninput: searched });
+  const status = h("p", { class: "count", role: "status" });
+  const body = h("tbody");
+  const table = h("table", { class: "keys", role: "table" },
+    h("caption", { class: "unseen" }, "API keys, newest first"),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((name) =>
+      h("th", { scope: "col", role: "columnheader" }, name || h("span", { class: "unseen" }, "Actions"))))), body);
+  body.setAttribute("role", "rowgroup");
+  const place = h("div", { class: "card table-card", "aria-busy": "true" }, table);
+  const empty = h("div", { class: "card empty", hidden: true });
+  const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
+  const newer = h("button", { type: "button", class: "button small", onclick: () => turn(-1) }, icon("left"), "Newer");
+  const older = h("button", { type: "button", class: "button small", onclick: () => turn(1) }, "Older", icon("right"));
+  const pager = h("nav", { class: "pager", "aria-label": "Pages", hidden: true }, newer, older);
+  const create = h("button", { type: "button", class: "button primary", id: "create-key", onclick: openCreate }, icon("plus"), "Create API Key");
+
+  main.append(
+    h("header", { class: "page-head" },
+      h("div", {}, h("p", { class: "crumb" }, "AI"), h("h1", { tabindex: "-1" }, title),
+        h("p", { class: "lead" }, "Who may use which model, from where, and for how long.")),
+      create),
+    h("div", { class: "url-line card" }, h("span", { class: "url-name" }, "OpenAI Compatible URL"),
+      h("code", { translate: "no" }, session.url), copyButton(() => session.url, "OpenAI Compatible URL", { className: "button quiet small" })),
+    h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status),
+    trouble, place, empty, pager);
+  skeleton(body);
+  load();
+
+  let typing;
+  function searched() {
+    clearTimeout(typing);
+    const text = search.value.trim();
+    if (TOKEN.test(text)) {
+      // The token itself goes nowhere: its ending is what the list knows.
+      search.value = text.slice(-4);
+      toast("Only the token's last 4 characters are searched for; the token itself was not sent.");
+    }
+    typing = setTimeout(() => {
+      const wanted = search.value.trim();
+      if (wanted === query) return;
+      query = wanted;
+      places = [null];
+      load();
+    }, 200);
+  }
+
+  function turn(step) {
+    if (step > 0) places.push(next);
+    else places.pop();
+    load().then(() => {
+      scrollTo(0, 0);
+      table.closest(".card").querySelector("button")?.focus({ preventScroll: true });
+    });
+  }
+
+  async function load() {
+    loading?.abort();
+    const turnOfThis = loading = new AbortController();
+    const { signal } = turnOfThis;
+    place.setAttribute("aria-busy", "true");
+    const wanted = new URLSearchParams({ limit: PAGE });
+    if (places.at(-1) !== null) wanted.set("after", places.at(-1));
+    if (query !== "") wanted.set("query", query);
+    try {
+      const [page, standing] = await Promise.all([
+        call("GET", `/api/keys?${wanted}`, undefined, { signal }),
+        query === "" ? call("GET", "/api/status", undefined, { signal }) : null,
+      ]);
+      if (page.keys.length === 0 && places.length > 1) {
+        // The page's last key went; the page before it is the last one now.
+        places.pop();
+        return load();
+      }
+      ({ keys, next } = page);
+      total = standing?.keys ?? null;
+      trouble.hidden = true;
+      draw();
+    } catch (error) {
+      if (isNews(error)) fail(error);
+    } finally {
+      if (loading === turnOfThis) place.setAttribute("aria-busy", "false");
+    }
+  }
+
+  function fail(error) {
+    trouble.replaceChildren(icon("warning"), h("span", {}, `The keys could not be loaded. ${error.message}`),
+      h("button", { type: "button", class: "button small", onclick: load }, "Try again"));
+    trouble.hidden = false;
+    place.hidden = keys.length === 0;
+  }
+
+  function draw() {
+    const isEmpty = keys.length === 0;
+    place.hidden = isEmpty;
+    empty.hidden = !isEmpty;
+    pager.hidden = places.length === 1 && next === null;
+    newer.disabled = places.length === 1;
+    older.disabled = next === null;
+    const first = (places.length - 1) * PAGE + 1;
+    const range = `${count(first)}–${count(first + keys.length - 1)}`;
+    const isWhole = places.length === 1 && next === null;
+    status.textContent = isEmpty ? (query === "" ? "" : "No key found")
+      : query !== "" ? (isWhole ? `${plural(keys.length, "key")} found` : `Keys ${range} of those found`)
+      : isWhole ? plural(keys.length, "key") : `Keys ${range} of ${count(total)}`;
+    if (isEmpty) drawEmpty();
+    else body.replaceChildren(...keys.map(row));
+  }
+
+  function drawEmpty() {
+    empty.replaceChildren(...(query === ""
+      ? [icon("key"), h("h2", {}, "No API keys yet"),
+        h("p", {}, "Nobody can use a model before there is a key. Create one, hand over its bearer token and the URL above, and it works at once."),
+        h("button", { type: "button", class: "button primary", onclick: openCreate }, icon("plus"), "Create API Key")]
+      : [icon("search"), h("h2", {}, "No key found"),
+        h("p", {}, "No name, account, ID or token ending contains ", quoted(query), "."),
+        h("button", { type: "button", class: "button", onclick: () => {
+          search.value = query = "";
+          places = [null];
+          search.focus();
+          load();
+        } }, "Show all keys")]));
+  }
+
+  function row(key) {
+    const cell = (name, ...content) => h("td", { role: "cell", "data-label": name }, h("div", {}, content));
+    const more = h("button", { type: "button", class: "icon-button", "aria-haspopup": "menu", "aria-expanded": "false",
+      "aria-label": `Actions for ${quotedText(key.name)}`, onclick: () => menu(more, key) }, icon("more"));
+    return h("tr", { role: "row", "data-id": key.id, class: key.state === "active" ? null : "dim" },
+      h("th", { scope: "row", role: "rowheader" }, h("div", {},
+        h("button", { type: "button", class: "link name", onclick: () => edit(key) }, foreign(key.name)),
+        key.account && h("span", { class: "sub" }, foreign(key.account)))),
+      cell("Model access", access(key.model_access)),
+      cell("Allow from", networks(key.allow_from)),
+      cell("Expires", expiry(key)),
+      cell("State", state(key.state)),
+      cell("Last used", key.last_used_at
+        ? [timeElement(Date.parse(key.last_used_at), fromNow(Date.parse(key.last_used_at))), h("span", { class: "sub" }, plural(key.requests, "request"))]
+        : h("span", { class: "muted", title: "Not since the gateway started" }, "–", h("span", { class: "unseen" }, "not since the gateway started"))),
+      cell("Token", key.hint ? h("code", { class: "hint-code" }, h("span", { "aria-hidden": "true" }, "…"), foreign(key.hint)) : h("span", { class: "muted" }, "–", h("span", { class: "unseen" }, "made elsewhere"))),
+      h("td", { role: "cell", class: "row-menu" }, more));
+  }
+
+  function menu(button, key) {
+    const isDisabled = key.disabled;
+    openMenu(button, `Actions for ${quotedText(key.name)}`, [
+      { text: "Edit", icon: "edit", act: () => edit(key) },
+      { text: isDisabled ? "Enable" : "Disable", icon: isDisabled ? "play" : "pause", act: () => switchKey(key, !isDisabled) },
+      { text: "Delete", icon: "trash", danger: true, act: () => remove(key) },
+    ]);
+  }
+
+  /** After a change the rows are new; whoever was on one is put back there. */
+  async function reloadAt(id) {
+    await load();
+    if (document.activeElement !== document.body && document.activeElement !== main) return;
+    const row = [...body.rows].find((row) => row.dataset.id === id);
+    (row?.querySelector(".row-menu button") ?? create).focus({ preventScroll: true });
+  }
+
+  function openCreate() {
+    openKeyForm({ address: session.client_address, onSaved: async ({ key, token, url, warnings }) => {
+      search.value = query = "";
+      places = [null];
+      load().then(() => {
+        [...body.rows].find((row) => row.dataset.id === key.id)?.classList.add("fresh");
+      });
+      const model = firstModel(key.model_access, await catalogue());
+      showCreated({ key, token, url, warnings, model, onClose: () => {} });
+    } });
+  }
+
+  function edit(key) {
+    openKeyForm({ key, address: session.client_address, onSaved: (saved) => {
+      toast([quoted(saved.name), " was saved."]);
+      reloadAt(key.id);
+    } });
+  }
+
+  async function switchKey(key, disabled) {
+    try {
+      await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, { disabled });
+      toast([quoted(key.name), disabled ? " is disabled: requests with it are refused." : " is enabled again."]);
+    } catch (error) {
+      if (!isNews(error)) return;
+      if (error.inForce) toast([quoted(key.name), ` is disabled, but the key file does not say so yet: ${error.message}`], { bad: true });
+      else toast([quoted(key.name), ` was not ${disabled ? "disabled" : "enabled"}. ${error.message}`], { bad: true });
+    }
+    await reloadAt(key.id);
+  }
+
+  function remove(key) {
+    confirm({
+      title: "Delete this API key?",
+      body: [h("p", {}, quoted(key.name), key.hint && [", whose token ends in ", h("code", {}, foreign(key.hint)), ","],
+        " stops working at once, in running requests too. This cannot be undone.")],
+      ok: "OK",
+      act: async () => {
+        try {
+          await call("DELETE", `/api/keys/${encodeURIComponent(key.id)}`);
+          toast([quoted(key.name), " was deleted."]);
+        } catch (error) {
+          if (error.inForce) toast([quoted(key.name), ` is deleted, but the key file does not say so yet: ${error.message}`], { bad: true });
+          else if (error instanceof ApiError && error.status === 404) toast([quoted(key.name), " was deleted already."]);
+          else throw Object.assign(error, { message: `Nothing was deleted. ${error.message}` });
+        }
+        reloadAt(null);
+      },
+    });
+  }
+
+  return { refresh: load, leave: () => loading?.abort() };
+}
+
+function access({ mode, models }) {
+  if (mode === "all") return "All";
+  const shown = models.length > 3 ? models.slice(0, 2) : models;
+  const names = shown.flatMap((model, at) => [h("span", { class: "model" }, foreign(model), at < models.length - 1 && ","), " "]);
+  return h("span", { title: models.join("\n") }, h("span", { class: "mode" }, mode === "inclusive" ? "Inclusive: " : "Exclusive: "), names,
+    models.length > shown.length && h("span", { class: "muted" },`and ${models.length - shown.length} more`));
+}
+
+function networks(list) {
+  if (list.length === 0) return h("span", { class: "muted" }, "Any address");
+  const shown = list.length > 3 ? list.slice(0, 2) : list;
+  return h("span", { title: list.join("\n") }, shown.map((network) => h("span", { class: "network" }, network)),
+    list.length > shown.length && h("span", { class: "muted" }, `and ${list.length - shown.length} more`));
+}
+
+function expiry(key) {
+  if (key.expires_at === null) return h("span", { class: "muted" }, "Never");
+  const end = Date.parse(key.expires_at);
+  const warns = key.state !== "expired" && isSoon(end);
+  return [timeElement(end, lastDay(end), expirySentence(end)), !expiryDay(end) && h("span", { class: "sub" }, `${timeOfDay(end)} UTC`),
+    h("span", { class: `sub${warns ? " soon" : ""}` }, warns && icon("warning"), fromNow(end))];
+}
+
+const STATES = { active: "Active", disabled: "Disabled", expired: "Expired" };
+
+function state(name) {
+  return h("span", { class: `state ${name}` }, STATES[name] ?? name);
+}
+
+function skeleton(body) {
+  body.append(...Array.from({ length: 6 }, () => h("tr", { class: "ghost", "aria-hidden": "true" },
+    COLUMNS.map(() => h("td", {}, h("span"))))));
+}

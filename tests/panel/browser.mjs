@@ -1,0 +1,15 @@
+// Chromium, Debian's, as the tests and the screenshots start it.
+
+import { existsSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const ARGUMENTS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+
+export function startBrowser() {
+  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+  if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: install Debian's package chromium`);
+  return chromium.launch({ executablePath, args: ARGUMENTS });
+}

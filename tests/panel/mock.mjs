@@ -1,0 +1,204 @@
+// A stand-in for the gateway's admin listener, with an hour of traffic that a fresh gateway does not have: for the
+// screenshots, and for work on the panel without building the gateway. `node mock.mjs [PORT]` serves it by itself.
+//
+// It speaks the shapes of the admin API and judges only as much as the panel's views depend on.
+
+import { randomBytes, randomInt } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import http from "node:http";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const PANEL = fileURLToPath(new URL("../../src/admin/panel/", import.meta.url));
+const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
+const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+const DAY = 86_400_000;
+const BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+const drawn = (length) => Array.from({ length }, () => BASE62[randomInt(62)]).join("");
+const instant = (time) => `${new Date(time).toISOString().slice(0, 19)}Z`;
+
+/** Starts it: {url, dataUrl, token, stop()}. `shape` fills it: "demo", "empty" or "many". */
+export async function startMock({ port = 0, shape = "demo" } = {}) {
+  const state = { keys: filled(shape), generation: 41, sessions: new Set(), links: new Set(["one-time-code"]), token: `kg_${drawn(49)}`, models: shape === "empty" ? [] : MODELS };
+  state.lastReload = { at: instant(Date.now() - 42 * 60_000), result: "ok", message: `${state.keys.length} keys` };
+  const server = http.createServer((request, response) => answer(state, request, response).catch((error) => {
+    response.writeHead(500).end(String(error));
+  }));
+  await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
+  return {
+    url: `http://127.0.0.1:${server.address().port}`, token: state.token, link: "one-time-code", dataUrl: null, state,
+    stop: () => new Promise((resolve) => {
+      server.close(resolve);
+      server.closeAllConnections();
+    }),
+  };
+}
+
+async function answer(state, request, response) {
+  const url = new URL(request.url, "http://panel");
+  const send = (status, body, headers = {}) => {
+    response.writeHead(status, { "Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", ...headers });
+    response.end(body === undefined ? undefined : JSON.stringify(body));
+  };
+  const refuse = (status, message, field = null, more = {}) => send(status, { error: { message, field }, ...more });
+  if (!/^(localhost|127\.0\.0\.1)(:\d+)?$/.test(request.headers.host ?? "")) return refuse(421, "This Host is not one of this listener's.");
+  if (request.headers.origin && request.headers.origin !== `http://${request.headers.host}`) return refuse(403, "The Origin is another one.");
+  if (!url.pathname.startsWith("/api/")) return file(url.pathname, response, refuse);
+
+  const body = await read(request);
+  const session = /(?:^|; )keygate_session=([0-9a-f]+)/.exec(request.headers.cookie ?? "")?.[1];
+  const about = { client_address: "192.0.2.7", url: "https://ai.example.com/v1", version: "0.1.0" };
+  const call = `${request.method} ${url.pathname}`;
+  if (request.method !== "GET" && (request.headers["x-keygate-panel"] !== "1" || request.headers["content-type"] !== "application/json")) {
+    return refuse(403, "Changes need the panel's header.");
+  }
+  if (call === "POST /api/session") {
+    const isRight = body.link !== undefined ? state.links.delete(body.link) : body.token === state.token;
+    if (!isRight) return refuse(401, "This token is not the admin token.");
+    const id = randomBytes(16).toString("hex");
+    state.sessions.add(id);
+    return send(200, about, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
+  }
+  if (!state.sessions.has(session)) return refuse(401, "Sign in.");
+  const [, id] = /^\/api\/keys\/(.+)$/.exec(url.pathname) ?? [];
+  const key = id && state.keys.find((key) => key.id === decodeURIComponent(id));
+  if (id && !key) return refuse(404, "No key has this id.");
+  switch (id ? `${request.method} key` : call) {
+    case "GET /api/session": return send(200, about);
+    case "DELETE /api/session": state.sessions.delete(session); return send(204);
+    case "GET /api/keys": return send(200, page(state, url.searchParams));
+    case "POST /api/keys": {
+      const fault = faultOf(body, true);
+      if (fault) return refuse(422, `${fault[0]}: ${fault[1]}`, fault[0]);
+      const token = `kg_${drawn(49)}`;
+      const made = record({ id: `key_${drawn(22)}`, created_at: instant(Date.now()), hint: token.slice(-4), ...body });
+      state.keys.unshift(made);
+      state.generation += 1;
+      const warnings = (body.model_access.models ?? []).filter((model) => !state.models.some(({ id }) => id === model))
+        .map((model) => `no upstream serves ${JSON.stringify(model)}: ${body.model_access.mode === "exclusive" ? "it excludes nothing today" : "the key cannot use it today"}`);
+      return send(201, { key: view(made), token, url: about.url, warnings });
+    }
+    case "GET key": return send(200, view(key));
+    case "PATCH key": {
+      const fault = faultOf(body, false);
+      if (fault) return refuse(422, `${fault[0]}: ${fault[1]}`, fault[0]);
+      Object.assign(key, record({ ...key, ...body }));
+      state.generation += 1;
+      return send(200, view(key));
+    }
+    case "DELETE key": state.keys.splice(state.keys.indexOf(key), 1); state.generation += 1; return send(204);
+    case "GET /api/models": return send(200, { models: state.models.map((model) => ({ ...model, keys: state.keys.filter((key) => view(key).state === "active" && allows(key.model_access, model.id)).length })) });
+    case "GET /api/status": return send(200, { version: "0.1.0", generation: state.generation, keys: state.keys.length, last_reload: state.lastReload, upstreams: [], in_flight: 7, draining: false });
+    case "GET /api/overview": return send(200, overview(state));
+    case "POST /api/reload": {
+      if (!body.dry_run) {
+        state.generation += 1;
+        state.lastReload = { at: instant(Date.now()), result: "ok", message: `${state.keys.length + 1} keys` };
+      }
+      return send(200, { generation: state.generation, keys: state.keys.length + 1, added: 2, removed: 1, changed: 3, restart_needed: [],
+        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"] });
+    }
+    default: return refuse(404, "There is nothing here.");
+  }
+}
+
+async function file(pathname, response, refuse) {
+  const name = pathname === "/" ? "index.html" : /^\/panel\/([a-z-]+\.[a-z]+)$/.exec(pathname)?.[1];
+  const text = name && await readFile(path.join(PANEL, name)).catch(() => null);
+  if (!text) return refuse(404, "There is nothing here.");
+  response.writeHead(200, { "Content-Type": TYPES[path.extname(name)], "Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer" });
+  response.end(text);
+}
+
+async function read(request) {
+  let text = "";
+  for await (const part of request) text += part;
+  return text === "" ? {} : JSON.parse(text);
+}
+
+function page(state, wanted) {
+  const query = (wanted.get("query") ?? "").toLowerCase();
+  const limit = Number(wanted.get("limit") ?? 50);
+  const from = Number(wanted.get("after") ?? 0);
+  const found = state.keys.filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query)));
+  return { keys: found.slice(from, from + limit).map(view), next: from + limit < found.length ? String(from + limit) : null };
+}
+
+function faultOf(body, isNew) {
+  if ((isNew || "name" in body) && !(body.name?.length > 0 && [...body.name].length <= 100)) return ["name", "must be 1 to 100 characters; shorten it"];
+  if (isNew && !body.model_access) return ["model_access", "is missing; add it"];
+  const wrong = (body.allow_from ?? []).find((network) => !/^[0-9.]+(\/\d+)?$/.test(network));
+  if (wrong) return ["allow_from", `${JSON.stringify(wrong)} is not an IPv4 network or address; write it like 192.0.2.0/24 or 192.0.2.7`];
+  if (body.expires_at && endOf(body.expires_at) <= Date.now()) return ["expires_at", `${body.expires_at} has passed already; name a time to come`];
+  return null;
+}
+
+const endOf = (text) => (text.length === 10 ? Date.parse(text) + DAY : Date.parse(text));
+const allows = ({ mode, models }, id) => mode === "all" || models.includes(id) === (mode === "inclusive");
+
+function record(fields) {
+  return { account: null, hint: null, allow_from: [], disabled: false, last_used_at: null, requests: 0, ...fields,
+    expires_at: fields.expires_at ? instant(endOf(fields.expires_at)) : null };
+}
+
+function view(key) {
+  const state = key.disabled ? "disabled" : key.expires_at && Date.parse(key.expires_at) <= Date.now() ? "expired" : "active";
+  return { ...key, state };
+}
+
+const MODELS = [
+  ["llama-3.3-70b-instruct", "gpu-pool", 4, 4], ["qwen3-coder-30b", "gpu-pool", 4, 4], ["mistral-small-3.2", "gpu-pool", 4, 4],
+  ["gpt-oss-120b", "big-iron", 2, 1], ["deepseek-r1-distill-32b", "big-iron", 2, 1], ["bge-m3", "embeddings", 1, 1],
+  ["jina-reranker-v2", "embeddings", 1, 1], ["whisper-large-v3", "speech", 1, 0],
+].map(([id, upstream, replicas, healthy]) => ({ id, upstream, replicas, healthy }));
+
+function filled(shape) {
+  if (shape === "empty") return [];
+  const now = Date.now();
+  const midnight = now - (now % DAY);
+  const days = (count) => instant(midnight + count * DAY);
+  const keys = [
+    { name: "web site", account: "acme", model_access: { mode: "inclusive", models: ["llama-3.3-70b-instruct", "bge-m3"] }, allow_from: ["203.0.113.0/24"], expires_at: days(61), last_used_at: instant(now - 40_000), requests: 184_220, hint: "x9Qz" },
+    { name: "support chat", account: "acme", model_access: { mode: "all" }, expires_at: days(4), last_used_at: instant(now - 190_000), requests: 12_408, hint: "7bKe" },
+    { name: "research notebook", account: "university", model_access: { mode: "exclusive", models: ["gpt-oss-120b"] }, allow_from: ["192.0.2.0/25", "198.51.100.17/32"], last_used_at: instant(now - 5 * 3_600_000), requests: 932, hint: "Lm0a" },
+    { name: "code assistant", account: "engineering", model_access: { mode: "inclusive", models: ["qwen3-coder-30b"] }, expires_at: days(212), last_used_at: instant(now - 9_000), requests: 48_112, hint: "qT4w" },
+    { name: "night batch", account: "engineering", model_access: { mode: "all" }, allow_from: ["10.20.0.0/16"], last_used_at: instant(now - 14 * 3_600_000), requests: 220_017, hint: "Zr81" },
+    { name: "meeting transcripts", account: "office", model_access: { mode: "inclusive", models: ["whisper-large-v3", "mistral-small-3.2"] }, expires_at: days(2), last_used_at: instant(now - 2 * DAY), requests: 310, hint: "0dVn" },
+    { name: "intern, summer", account: "engineering", model_access: { mode: "inclusive", models: ["mistral-small-3.2"] }, expires_at: days(-12), hint: "Pw5c" },
+    { name: "old mobile app", account: "acme", model_access: { mode: "all" }, disabled: true, hint: "c2Jf" },
+    { name: "open webui", account: "office", model_access: { mode: "all" }, allow_from: ["10.0.8.4/32"], expires_at: days(340), last_used_at: instant(now - 61_000), requests: 9_871, hint: "H6ux" },
+    { name: "évaluation – モデル比較", account: "university", model_access: { mode: "exclusive", models: ["whisper-large-v3", "bge-m3"] }, expires_at: instant(now + 20.5 * 3_600_000), hint: "k3Ys" },
+  ].map((key, at) => record({ id: `key_${String(at).padStart(22, "0")}`, created_at: instant(now - (at + 1) * 3.3 * DAY), ...key }));
+  if (shape !== "many") return keys;
+  return keys.concat(Array.from({ length: 100_000 }, (_, at) => record({ id: `key_many${at}`, name: `device ${at}`, account: `customer ${at % 900}`,
+    model_access: { mode: "all" }, created_at: instant(now - 40 * DAY), hint: String(at).padStart(4, "0").slice(-4) })));
+}
+
+/** An hour in which somebody's key ran out, and an upstream was away for some minutes. */
+function overview(state) {
+  const now = Date.now();
+  const thisMinute = now - (now % 60_000);
+  const minutes = Array.from({ length: 60 }, (_, at) => {
+    const time = thisMinute - (59 - at) * 60_000;
+    const wave = Math.sin(at / 8) * 90 + Math.sin(at / 2.3) * 34 + ((at * 7919) % 41);
+    const share = at === 59 ? (now % 60_000) / 60_000 : 1;
+    const outcomes = { allowed: Math.round((310 + wave) * share), invalid_api_key: at % 9 === 0 ? 2 : (at * 31) % 7 === 0 ? 4 : 0,
+      missing_api_key: (at * 13) % 11 === 0 ? 1 : 0, expired_api_key: at > 24 && at < 44 ? 3 + ((at * 5) % 4) : 0,
+      ip_not_authorized: (at * 17) % 13 === 0 ? 2 : 0, model_not_found: (at * 3) % 14 === 0 ? 2 : 0, upstream_unavailable: at > 47 && at < 52 ? 6 - Math.abs(at - 49) : 0 };
+    return { at: instant(time), outcomes: state.keys.length === 0 ? {} : Object.fromEntries(Object.entries(outcomes).filter(([, value]) => value > 0)) };
+  });
+  const keys = { active: 0, disabled: 0, expired: 0 };
+  for (const key of state.keys) keys[view(key).state] += 1;
+  const expiring = state.keys.filter((key) => view(key).state === "active" && key.expires_at && Date.parse(key.expires_at) - now < 7 * DAY)
+    .sort((one, other) => Date.parse(one.expires_at) - Date.parse(other.expires_at));
+  const isEmpty = state.keys.length === 0;
+  return { now: instant(now), in_flight: isEmpty ? 0 : 7, connections: isEmpty ? 0 : 31, minutes, overhead_seconds: isEmpty ? { p50: null, p99: null } : { p50: 0.000041, p99: 0.00019 }, keys,
+    expiring_count: expiring.length, expiring: expiring.slice(0, 100).map(({ id, name, account, expires_at }) => ({ id, name, account, expires_at })),
+    last_reload: state.lastReload, generation: state.generation };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { url, token } = await startMock({ port: Number(process.argv[2] ?? 0) });
+  console.log(`${url}\nadmin token: ${token}`);
+}

@@ -1,0 +1,111 @@
+// Every view of the panel as a PNG: node screenshots.mjs FOLDER [NAME…]. It draws a made-up gateway, the same for
+// whoever runs it.
+
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { startBrowser } from "./browser.mjs";
+import { startMock } from "./mock.mjs";
+
+const SIZES = { wide: { width: 1280, height: 820 }, narrow: { width: 360, height: 760 } };
+const TOKEN = "kg_3fTz8QmWc1vKp0sLr6Yb9HxJd2NgU5aEoRiVw7Xq4Ct1tM8uB";
+
+/** What each picture shows: where it begins, and what to do there. */
+const VIEWS = {
+  "sign-in": { signedIn: false, go: async (page) => {
+    await page.getByLabel("Admin token").fill("wrong");
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("This is not the admin token").waitFor();
+  } },
+  keys: { go: async () => {} },
+  "keys-empty": { shape: "empty", go: async () => {} },
+  "keys-many": { shape: "many", go: (page) => page.getByRole("button", { name: "Older" }).click() },
+  "keys-menu": { go: (page) => page.getByRole("button", { name: /^Actions/ }).nth(2).click() },
+  create: { go: async (page) => {
+    await page.locator("#create-key").click();
+    await fillIn(page);
+  } },
+  "create-faulty": { go: async (page) => {
+    await page.locator("#create-key").click();
+    await page.getByLabel("Allow access from").fill("2001:db8::/32");
+    await page.getByRole("button", { name: "Create", exact: true }).click();
+  } },
+  edit: { go: (page) => page.getByRole("button", { name: "support chat" }).first().click() },
+  created: { go: async (page) => {
+    await page.route("**/api/keys", async (route) => {
+      if (route.request().method() !== "POST") return route.fallback();
+      const response = await route.fetch();
+      return route.fulfill({ response, json: { ...await response.json(), token: TOKEN } });
+    });
+    await page.locator("#create-key").click();
+    await fillIn(page);
+    await page.getByRole("button", { name: "Create", exact: true }).click();
+    await page.getByText("API Key Created Successfully").waitFor();
+  } },
+  delete: { go: async (page) => {
+    await page.getByRole("button", { name: /^Actions/ }).nth(2).click();
+    await page.getByRole("menuitem", { name: "Delete" }).click();
+  } },
+  deleted: { go: async (page) => {
+    await page.getByRole("button", { name: /^Actions/ }).nth(2).click();
+    await page.getByRole("menuitem", { name: "Delete" }).click();
+    await page.getByRole("button", { name: "OK", exact: true }).click();
+    await page.getByText("was deleted").waitFor();
+  } },
+  models: { hash: "#/models", go: async () => {} },
+  dashboard: { hash: "#/dashboard", full: true, go: async (page) => {
+    await page.getByText("Generation").waitFor();
+  } },
+  "dashboard-empty": { hash: "#/dashboard", shape: "empty", go: async (page) => {
+    await page.getByText("Generation").waitFor();
+  } },
+  "dashboard-pointed": { hash: "#/dashboard", go: async (page) => {
+    await page.getByText("Generation").waitFor();
+    await page.getByLabel(/^Refused requests by minute/).press("ArrowLeft");
+    for (let step = 0; step < 22; step += 1) await page.keyboard.press("ArrowLeft");
+  } },
+  reload: { hash: "#/dashboard", go: async (page) => {
+    await page.getByRole("button", { name: "Reload…" }).click();
+    await page.getByRole("button", { name: "Reload now" }).waitFor();
+  } },
+};
+
+async function fillIn(page) {
+  await page.getByLabel("Name").fill("mobile app");
+  await page.getByLabel("Model Access Selection").selectOption("inclusive");
+  await page.getByRole("option", { name: "llama-3.3-70b" }).click();
+  await page.getByRole("option", { name: "bge-m3" }).click();
+  await page.getByRole("button", { name: /Use my address/ }).click();
+  await page.getByText("90 days").click();
+}
+
+const [folder, ...names] = process.argv.slice(2);
+if (!folder) {
+  console.error("usage: node screenshots.mjs FOLDER [NAME…]");
+  process.exit(2);
+}
+await mkdir(folder, { recursive: true });
+const browser = await startBrowser();
+for (const [name, view] of Object.entries(VIEWS)) {
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    for (const colorScheme of ["light", "dark"]) {
+      const file = `${name}-${size}-${colorScheme}`;
+      if (names.length > 0 && !names.some((wanted) => file.startsWith(wanted))) continue;
+      const mock = await startMock({ shape: view.shape });
+      const page = await browser.newPage({ viewport, colorScheme, reducedMotion: "reduce", deviceScaleFactor: Number(process.env.SCALE ?? 1) });
+      page.on("console", (message) => message.type() === "error" && !message.text().includes("401") && console.error(`${file}: ${message.text()}`));
+      page.on("pageerror", (error) => console.error(`${file}: ${error.stack}`));
+      await page.goto(`${mock.url}/${view.signedIn === false ? "" : `${view.hash ?? ""}`}`);
+      if (view.signedIn !== false) {
+        await page.getByLabel("Admin token").fill(mock.token);
+        await page.getByRole("button", { name: "Sign in" }).click();
+        await page.locator("[aria-busy=false], .tile").first().waitFor({ state: "attached" });
+      }
+      await view.go(page);
+      await page.waitForTimeout(150);
+      await page.screenshot({ path: path.join(folder, `${file}.png`), fullPage: view.full ?? false });
+      await page.close();
+      await mock.stop();
+    }
+  }
+}
+await browser.close();
