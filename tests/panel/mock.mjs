@@ -43,7 +43,7 @@ async function answer(state, request, response) {
   };
   const refuse = (status, message, field = null, more = {}) => send(status, { error: { message, field }, ...more });
   if (!/^(localhost|127\.0\.0\.1)(:\d+)?$/.test(request.headers.host ?? "")) return refuse(421, "This Host is not one of this listener's.");
-  if (request.headers.origin && new URL(request.headers.origin).host !== request.headers.host) return refuse(403, "The Origin is another one.");
+  if (request.headers.origin && request.headers.origin !== `http://${request.headers.host}`) return refuse(403, "The Origin is another one.");
   if (!url.pathname.startsWith("/api/")) return file(url.pathname, response, refuse);
 
   const body = await read(request);

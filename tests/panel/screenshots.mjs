@@ -48,7 +48,7 @@ const VIEWS = {
   deleted: { go: async (page) => {
     await page.getByRole("button", { name: /^Actions/ }).nth(2).click();
     await page.getByRole("menuitem", { name: "Delete" }).click();
-    await page.getByRole("button", { name: "OK" }).click();
+    await page.getByRole("button", { name: "OK", exact: true }).click();
     await page.getByText("was deleted").waitFor();
   } },
   models: { hash: "#/models", go: async () => {} },

@@ -40,7 +40,7 @@ export function barChart({ label, empty }) {
     ]);
     const ages = (width < 420 ? [60, 30, 0] : [60, 45, 30, 15, 0]).map((age) => svg("text", { class: "tick-text",
       x: EDGE.left + inner * (1 - age / 60), y: HEIGHT - 6,
-      "text-anchor": age === 60 ? "start" : age === 0 ? "end" : "middle" }, age === 0 ? "now" : `${age} min ago`));
+      "text-anchor": age === 60 ? "start" : age === 0 ? "end" : "middle" }, age === 0 ? "now" : age === 60 ? "1 h ago" : `${age} min`));
     bars = minutes.map((minute, index) => {
       const x = EDGE.left + step * index + (step - thick) / 2;
       let below = 0;
@@ -106,10 +106,10 @@ export function barChart({ label, empty }) {
   };
 }
 
-/** The least of 2, 4, 10, 20, 40, 100, … that is no less: a scale whose half is a whole number. */
+/** The least round number that is no less, with a half that is a whole number. */
 function niceTop(most) {
   for (let power = 1; ; power *= 10) {
-    const fit = [2, 4, 10].map((step) => step * power).find((top) => top >= most);
+    const fit = [2, 4, 6, 8, 10, 12, 16].map((step) => step * power).find((top) => top >= most);
     if (fit) return fit;
   }
 }

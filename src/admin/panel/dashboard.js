@@ -45,6 +45,7 @@ export function dashboardView(main, title) {
   const refused = barChart({ label: "Refused requests by minute and reason over the last hour; arrow keys go through the minutes", empty: "No request was refused in the last hour" });
   const allowedTotal = h("p", { class: "chart-total" });
   const refusedTotal = h("p", { class: "chart-total" });
+  const peak = h("p", { class: "legend muted" });
   const legend = h("ul", { class: "legend" });
   const numbers = h("tbody");
   const expiring = h("div", { class: "expiring" });
@@ -61,7 +62,7 @@ export function dashboardView(main, title) {
     trouble,
     h("div", { class: "tiles" }, Object.values(tiles).map(({ element }) => element)),
     h("div", { class: "charts" },
-      card("Allowed", allowed.element, allowedTotal),
+      card("Allowed", [allowed.element, peak], allowedTotal),
       card("Refused, by reason", [refused.element, legend], refusedTotal)),
     h("details", { class: "numbers" }, h("summary", {}, "The same as a table"),
       h("div", { class: "card table-card scroll", tabindex: "0", role: "region", "aria-label": "Requests of the last hour by outcome" }, h("table", {},
@@ -136,6 +137,7 @@ export function dashboardView(main, title) {
 
     allowed.update(minutes, [{ name: "Allowed", tone: 1, value: allowedOf }]);
     refused.update(minutes, present);
+    peak.textContent = `At most ${plural(Math.max(0, ...minutes.map(allowedOf)), "request")} in one minute`;
     allowedTotal.textContent = count(hour(allowedOf));
     refusedTotal.textContent = count(hour((minute) => all(minute) - allowedOf(minute)));
     legend.replaceChildren(...present.map(({ name, tone, total }) =>

@@ -32,6 +32,9 @@ export function fromNow(time) {
 const lastInstant = (expiresAt) => new Date(expiresAt - 1000);
 const isMidnight = (time) => time.getTime() % DAY === 0;
 
+/** The day on which a key ends. */
+export const lastDay = (expiresAt) => date(lastInstant(new Date(expiresAt)));
+
 /** "31 Jan 2027" where a key ends with a day, else the day and the time. */
 export function expiryDate(expiresAt) {
   const end = new Date(expiresAt);

@@ -138,14 +138,14 @@ function facts(key) {
 }
 
 /** A field: its label, what is written below it, its fault, and how to complain. */
-function field({ label, hint, control, input, optional = false, group = false }) {
+function field({ label, hint, control, input, optional = false, group = false, below = null }) {
   const [faultId, hintId] = [uniqueId("fault"), uniqueId("hint")];
   const fault = h("p", { id: faultId, class: "fault", role: "alert" });
   const described = h("div", { id: hintId, class: "hint" }, hint);
   input.setAttribute("aria-describedby", `${faultId} ${hintId}`);
   const mark = optional && h("span", { class: "optional" }, " optional");
   const name = group ? h("legend", {}, label, mark) : h("label", { for: input.id }, label, mark);
-  const element = h(group ? "fieldset" : "div", { class: "field" }, name, control, fault, described);
+  const element = h(group ? "fieldset" : "div", { class: "field" }, name, control, fault, below, described);
   const complain = (text) => {
     fault.replaceChildren(...(text ? [icon("warning"), h("span", {}, text)] : []));
     element.classList.toggle("faulty", Boolean(text));
@@ -191,10 +191,11 @@ function accessField(key) {
     MODES.map(([mode, name]) => h("option", { value: mode }, name)));
   select.value = already.mode;
   const picker = modelPicker({ chosen: already.models ?? [], onChange: () => part.complain("") });
-  const hint = h("span");
-  const pickerPlace = h("div", {}, picker.element);
+  const hint = h("p");
   const part = field({ label: "Model Access Selection", input: select, hint,
-    control: [h("div", { class: "select" }, select, icon("left")), pickerPlace] });
+    control: h("div", { class: "select" }, select, icon("left")) });
+  const pickerPlace = h("div", {}, picker.element);
+  part.element.append(pickerPlace);
   const draw = () => {
     pickerPlace.hidden = select.value === "all";
     hint.textContent = MODES.find(([mode]) => mode === select.value)[2];
@@ -232,8 +233,8 @@ function networksField(key, address) {
   if (!own) useOwn.setAttribute("disabled", "");
   const part = field({ label: "Allow access from", optional: true, input,
     control: [list, h("div", { class: "with-button" }, input,
-      h("button", { type: "button", class: "button", onclick: () => { add(); input.focus(); } }, "Add")),
-    h("div", { class: "own" }, useOwn, ownNote)],
+      h("button", { type: "button", class: "button", onclick: () => { add(); input.focus(); } }, "Add"))],
+    below: h("div", { class: "own" }, useOwn, ownNote),
     hint: [said, h("p", {}, "Networks like 192.0.2.0/24 or single addresses; leave it empty to allow any address. "
       + "A key restricted to IPv4 networks can't be used over IPv6, and IPv6 networks can't be set.")] });
 

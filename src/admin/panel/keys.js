@@ -3,7 +3,7 @@
 import { ApiError, call, catalogue, isNews } from "./api.js";
 import { showCreated } from "./created.js";
 import { foreign, h, icon, quoted, quotedText } from "./dom.js";
-import { count, expiryDate, expirySentence, fromNow, isSoon, plural, timeElement } from "./format.js";
+import { count, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, copyButton, openMenu, toast } from "./overlay.js";
 import { session } from "./session.js";
@@ -241,9 +241,9 @@ export function keysView(main, title) {
 function access({ mode, models }) {
   if (mode === "all") return "All";
   const shown = models.length > 3 ? models.slice(0, 2) : models;
-  const names = shown.flatMap((model, at) => [at > 0 && ", ", foreign(model)]);
+  const names = shown.flatMap((model, at) => [h("span", { class: "model" }, foreign(model), at < models.length - 1 && ","), " "]);
   return h("span", { title: models.join("\n") }, h("span", { class: "mode" }, mode === "inclusive" ? "Inclusive: " : "Exclusive: "), names,
-    models.length > shown.length && h("span", { class: "muted" }, ` and ${models.length - shown.length} more`));
+    models.length > shown.length && h("span", { class: "muted" },`and ${models.length - shown.length} more`));
 }
 
 function networks(list) {
@@ -257,7 +257,7 @@ function expiry(key) {
   if (key.expires_at === null) return h("span", { class: "muted" }, "Never");
   const end = Date.parse(key.expires_at);
   const warns = key.state !== "expired" && isSoon(end);
-  return [timeElement(end, expiryDate(end), expirySentence(end)),
+  return [timeElement(end, lastDay(end), expirySentence(end)), !expiryDay(end) && h("span", { class: "sub" }, `${timeOfDay(end)} UTC`),
     h("span", { class: `sub${warns ? " soon" : ""}` }, warns && icon("warning"), fromNow(end))];
 }
 

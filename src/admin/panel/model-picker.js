@@ -33,8 +33,8 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
     } else if (event.key === "Enter") {
       // Never the form's: a half-made choice is no reason to create.
       event.preventDefault();
-      const at = active >= 0 ? active : options.length === 1 ? 0 : -1;
-      if (at >= 0) toggle(options[at].id);
+      const at = active < 0 && input.value.trim() !== "" ? 0 : active;
+      if (options[at]) toggle(options[at].id);
     } else if (event.key === "Escape" && input.value !== "") {
       event.preventDefault();
       input.value = "";

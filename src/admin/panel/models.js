@@ -76,7 +76,7 @@ function row({ id, upstream, replicas, healthy, keys }) {
     : healthy === 0 ? (replicas === 1 ? "Down" : `All ${count(replicas)} down`) : `${count(healthy)} of ${count(replicas)} healthy`;
   return h("tr", { role: "row" },
     h("th", { scope: "row", role: "rowheader" }, h("div", { class: "model-name" }, foreign(id),
-      copyButton(() => id, `model name ${isolated(id)}`, { className: "button quiet small faint" }))),
+      copyButton(() => id, `model name ${isolated(id)}`, { className: "button quiet small bare" }))),
     cell("Upstream", foreign(upstream)),
     cell("Replicas", h("span", { class: `health ${health}` }, dots, words)),
     cell("Keys that may use it", h("span", { class: "number" }, count(keys))));

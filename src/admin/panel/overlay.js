@@ -141,16 +141,22 @@ export function openMenu(button, label, items) {
   menu.addEventListener("toggle", (event) => {
     const isOpen = event.newState === "open";
     button.setAttribute("aria-expanded", String(isOpen));
-    if (!isOpen) menu.remove();
+    if (isOpen) return;
+    gone.abort();
+    menu.remove();
   });
-  button.after(menu);
+  // Not beside its button: rows may be drawn anew while it is open.
+  document.getElementById("main").append(menu);
   menu.showPopover();
   const [from, own] = [button.getBoundingClientRect(), menu.getBoundingClientRect()];
   const below = from.bottom + 4 + own.height <= innerHeight;
   menu.style.top = `${below ? from.bottom + 4 : Math.max(8, from.top - 4 - own.height)}px`;
   menu.style.left = `${Math.max(8, from.right - own.width)}px`;
   // It stands where the button was; when that moves away, so does its reason.
-  addEventListener("scroll", () => menu.isConnected && menu.hidePopover(), { once: true, capture: true });
+  const gone = new AbortController();
+  addEventListener("scroll", () => {
+    if (Math.abs(button.getBoundingClientRect().top - from.top) > 8) menu.hidePopover();
+  }, { capture: true, passive: true, signal: gone.signal });
   buttons[0].focus({ preventScroll: true });
 }
 
