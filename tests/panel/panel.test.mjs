@@ -1,7 +1,7 @@
 // The panel, used as people use it. Each test has a gateway and a browser profile of its own.
 
 import assert from "node:assert/strict";
-import { appendFile } from "node:fs/promises";
+import { appendFile, readFile, writeFile } from "node:fs/promises";
 import http from "node:http";
 import { after, before, test } from "node:test";
 import { createRequire } from "node:module";
@@ -63,6 +63,7 @@ const open = (page, hash) => page.evaluate((hash) => { location.hash = hash; }, 
 const row = (page, name) => page.getByRole("row").filter({ has: page.getByRole("button", { name, exact: true }) });
 const pane = (page) => page.getByRole("dialog", { name: /API Key$/ });
 const created = (page) => page.getByRole("dialog", { name: "API Key Created Successfully" });
+const toast = (page, text) => page.locator(".toast").getByText(text);
 const choices = (page) => pane(page).getByRole("listbox", { name: "Models" }).getByRole("option");
 const button = (scope, name) => scope.getByRole("button", { name, exact: true });
 
@@ -212,6 +213,34 @@ test("the window with an uncopied token warns, and Escape closes it", LIMIT, () 
   assert.equal(await page.evaluate(() => document.activeElement.id), "create-key", "the focus is back where it came from");
 }));
 
+test("a token is copied where the browser gives no clipboard, as over plain HTTP", LIMIT, () => onPanel(async ({ page }) => {
+  await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
+  await page.locator("#create-key").click();
+  await pane(page).getByLabel("Name").fill("plain");
+  await page.keyboard.press("Enter");
+  const token = await created(page).locator(".secret-text").nth(1).textContent();
+  await button(created(page), "Copy Bearer Token").click();
+  await created(page).getByText("You can close this window now.").waitFor();
+  await page.keyboard.press("Escape");
+  await page.locator("#create-key").click();
+  await pane(page).getByLabel("Account").focus();
+  await page.keyboard.press("Control+V");
+  assert.equal(await pane(page).getByLabel("Account").inputValue(), token);
+}));
+
+test("going back does not throw away what was typed", LIMIT, () => onPanel(async ({ page }) => {
+  await page.getByRole("link", { name: "On-Demand Models" }).click();
+  await page.getByRole("link", { name: "API Keys", exact: true }).click();
+  await page.locator("#create-key").click();
+  await pane(page).getByLabel("Name").fill("typed before");
+  await page.evaluate(() => history.back());
+  await pane(page).getByText("Discard what you typed?").waitFor();
+  assert.equal(await pane(page).getByLabel("Name").inputValue(), "typed before");
+  await button(pane(page), "Discard").click();
+  await page.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
+  assert.match(page.url(), /#\/keys$/);
+}));
+
 test("wrong inputs are said at their field, and nothing typed is lost", LIMIT, () => onPanel(async ({ page }) => {
   await page.locator("#create-key").click();
   const [name, network] = [pane(page).getByLabel("Name"), pane(page).getByLabel("Allow access from")];
@@ -318,12 +347,12 @@ test("a key is edited, disabled, enabled and deleted from its menu", LIMIT, () =
   await pane(page).getByLabel("Name").fill("new name");
   await pane(page).getByText("90 days").click();
   await button(pane(page), "Save").click();
-  await page.getByText("“new name” was saved.").waitFor();
+  await toast(page, "“new name” was saved.").waitFor();
   assert.match(await row(page, "new name").textContent(), /127\.0\.0\.0\/8/);
   await assertChat(gateway, token, "tiny-chat", 200);
 
   await openMenu(page, "new name", "Disable");
-  await page.getByText("“new name” is disabled").waitFor();
+  await toast(page, "“new name” is disabled").waitFor();
   await row(page, "new name").getByText("Disabled", { exact: true }).waitFor();
   await assertChat(gateway, token, "tiny-chat", 401);
   await openMenu(page, "new name", "Enable");
@@ -348,7 +377,7 @@ test("a key is edited, disabled, enabled and deleted from its menu", LIMIT, () =
 
   await openMenu(page, "new name", "Delete");
   await button(question, "OK").click();
-  await page.getByText("“new name” was deleted.").waitFor();
+  await toast(page, "“new name” was deleted.").waitFor();
   await row(page, "new name").waitFor({ state: "detached" });
   assert.equal(await page.getByRole("rowheader").count(), 1, "the list is one shorter");
   await row(page, "bystander").waitFor();
@@ -362,7 +391,8 @@ test("a deletion that could not be written yet is told as in force", LIMIT, () =
     ? route.fulfill({ status: 507, json: { error: { message: "keys.jsonl: no space left", field: null }, in_force: true } }) : route.fallback()));
   await openMenu(page, "half gone", "Delete");
   await button(page, "OK").click();
-  await page.getByRole("alert").getByText("“half gone” is deleted, but the key file does not say so yet: keys.jsonl: no space left").waitFor();
+  await toast(page, "“half gone” is deleted, but the key file does not say so yet: keys.jsonl: no space left").waitFor();
+  await page.getByRole("alert").getByText("“half gone” is deleted").waitFor();
 }));
 
 test("hostile names stay text wherever they are shown", LIMIT, () => onPanel(async ({ page, gateway }) => {
@@ -384,7 +414,7 @@ test("hostile names stay text wherever they are shown", LIMIT, () => onPanel(asy
   await page.getByRole("alertdialog").getByText("onerror").waitFor();
   await button(page, "Cancel").click();
   await openMenu(page, name, "Disable");
-  await page.getByRole("status").getByText("is disabled").waitFor();
+  await toast(page, "is disabled").waitFor();
   await openMenu(page, name, "Enable");
   await open(page, "#/models");
   await page.getByRole("rowheader").filter({ hasText: "onerror" }).waitFor();
@@ -488,6 +518,20 @@ test("a reload shows what it would do before it does it", { ...LIMIT, skip: isMo
   await dialog.getByText("The reload would be refused").waitFor();
   await page.keyboard.press("Escape");
   assert.equal((await api(page, "GET", "/api/keys/key_added")).status, 200, "what was in force still is");
+}));
+
+test("a reload that drops most keys is refused, until it is forced", { ...LIMIT, skip: isMock && "a mock has no key file" }, () => onPanel(async ({ page, gateway }) => {
+  for (const name of ["one", "two", "three", "four"]) await makeKey(page, { name });
+  await writeFile(gateway.keyFile, (await readFile(gateway.keyFile, "utf8")).split("\n").slice(0, 1).join("\n"));
+  await page.getByRole("link", { name: "Dashboard" }).click();
+  const dialog = page.getByRole("dialog", { name: "Reload" });
+  await page.getByRole("button", { name: "Reload…" }).click();
+  await dialog.getByText("The reload would be refused.").waitFor();
+  await button(dialog, "See what forcing it would drop").click();
+  await dialog.locator(".difference").filter({ hasText: "removed" }).getByText("3", { exact: true }).waitFor();
+  await button(dialog, "Reload, and drop these keys").click();
+  await dialog.getByText("Reloaded.").waitFor();
+  assert.equal((await api(page, "GET", "/api/keys")).body.keys.length, 1);
 }));
 
 test("other sites, and other names for this one, get nothing", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
@@ -594,7 +638,7 @@ test("everything can be done by keyboard alone", LIMIT, () => onPanel(async ({ p
   await page.getByRole("alertdialog").waitFor();
   assert.equal(await focused(), "Cancel", "what destroys is not what Enter hits first");
   await press("Tab", "Enter");
-  await page.getByText("was deleted.").waitFor();
+  await toast(page, "was deleted.").waitFor();
   await page.getByText("No API keys yet").waitFor();
 }, { signedIn: false }));
 
@@ -629,7 +673,7 @@ const STANDS = {
   delete: (page) => openMenu(page, "soon over", "Delete"),
   toast: async (page) => {
     await openMenu(page, "soon over", "Disable");
-    await page.getByText("is disabled:").waitFor();
+    await toast(page, "is disabled:").waitFor();
   },
   empty: async (page) => {
     await page.getByLabel("Search keys").fill("nobody");

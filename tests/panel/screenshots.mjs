@@ -49,7 +49,7 @@ const VIEWS = {
     await page.getByRole("button", { name: /^Actions/ }).nth(2).click();
     await page.getByRole("menuitem", { name: "Delete" }).click();
     await page.getByRole("button", { name: "OK", exact: true }).click();
-    await page.getByText("was deleted").waitFor();
+    await page.locator(".toast").waitFor();
   } },
   models: { hash: "#/models", go: async () => {} },
   dashboard: { hash: "#/dashboard", full: true, go: async (page) => {

@@ -5,8 +5,8 @@ import { h, icon, uniqueId } from "./dom.js";
 import { copyButton, openWindow, windowHead } from "./overlay.js";
 import { snippets } from "./snippets.js";
 
-/** Shows what was made: {key, token, url, warnings}, with `model` for a first try. */
-export function showCreated({ key, token, url, warnings, model, onClose }) {
+/** Shows what was made, with `model` for a first try. */
+export function showCreated({ token, url, warnings, model }) {
   const title = uniqueId("title");
   const caution = h("p", { id: uniqueId("caution"), class: "notice warn" });
   const cautionText = h("span");
@@ -20,7 +20,7 @@ export function showCreated({ key, token, url, warnings, model, onClose }) {
   };
 
   openWindow({
-    kind: "created", label: title, describedBy: caution.id, onClose,
+    kind: "created", label: title, describedBy: caution.id,
     build: (close) => {
       const window = h("div", { class: "created-body" },
         windowHead(title, "API Key Created Successfully", close),

@@ -150,7 +150,7 @@ export function dashboardView(main, title) {
     drawStates({ active, disabled, expired });
     drawExpiring(overview);
     drawReload(overview);
-    fresh.textContent = `As of ${timeOfDay(Date.parse(overview.now))} UTC, every 5 seconds`;
+    fresh.textContent = `As of ${overview.now.slice(11, 19)} UTC, every 5 seconds`;
   }
 
   function drawStates(states) {

@@ -15,7 +15,7 @@ const MODES = [
   ["exclusive", "Exclusive", "The key may use every model but those chosen here."],
 ];
 
-/** Opens the pane on a key, or on a new one. `onSaved` gets the gateway's answer, once the pane is closed. */
+/** Opens the pane on a key, or on a new one. `onSaved` gets the gateway's answer, and the catalogue, once the pane is closed. */
 export function openKeyForm({ key = null, address, onSaved }) {
   const title = uniqueId("title");
   const parts = {
@@ -32,6 +32,7 @@ export function openKeyForm({ key = null, address, onSaved }) {
   const doubt = h("div", { class: "doubt", hidden: true });
   const actions = h("div", { class: "actions" });
   let busy = false;
+  let models = null;
 
   const isChanged = () => JSON.stringify(values(parts)) !== JSON.stringify(before)
     || Object.values(parts).some((part) => part.pending?.());
@@ -79,7 +80,7 @@ export function openKeyForm({ key = null, address, onSaved }) {
             : await call("POST", "/api/keys", wanted);
           busy = false;
           close();
-          onSaved(answer);
+          onSaved(answer, models);
         } catch (error) {
           busy = false;
           if (isNews(error)) complain(error);
@@ -112,7 +113,10 @@ export function openKeyForm({ key = null, address, onSaved }) {
     },
   });
   parts.name.focus();
-  catalogue().then(parts.model_access.load);
+  catalogue().then((loaded) => {
+    models = loaded;
+    parts.model_access.load(loaded);
+  });
 }
 
 function values(parts) {

@@ -1,6 +1,6 @@
 // AI / API Keys: all keys, a page at a time, and what can be done to each.
 
-import { ApiError, call, catalogue, isNews } from "./api.js";
+import { ApiError, call, isNews } from "./api.js";
 import { showCreated } from "./created.js";
 import { foreign, h, icon, quoted, quotedText } from "./dom.js";
 import { count, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
@@ -48,8 +48,8 @@ export function keysView(main, title) {
       create),
     h("div", { class: "url-line card" }, h("span", { class: "url-name" }, "OpenAI Compatible URL"),
       h("code", { translate: "no" }, session.url), copyButton(() => session.url, "OpenAI Compatible URL", { className: "button quiet small" })),
-    h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status),
-    trouble, place, empty, pager);
+    h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status, pager),
+    trouble, place, empty);
   skeleton(body);
   load();
 
@@ -75,8 +75,8 @@ export function keysView(main, title) {
     if (step > 0) places.push(next);
     else places.pop();
     load().then(() => {
-      scrollTo(0, 0);
-      table.closest(".card").querySelector("button")?.focus({ preventScroll: true });
+      // A button at the end of its way takes no focus any more; the other one does.
+      if (document.activeElement === document.body) (newer.disabled ? older : newer).focus();
     });
   }
 
@@ -185,14 +185,13 @@ export function keysView(main, title) {
   }
 
   function openCreate() {
-    openKeyForm({ address: session.client_address, onSaved: async ({ key, token, url, warnings }) => {
+    openKeyForm({ address: session.client_address, onSaved: ({ key, token, url, warnings }, models) => {
       search.value = query = "";
       places = [null];
       load().then(() => {
         [...body.rows].find((row) => row.dataset.id === key.id)?.classList.add("fresh");
       });
-      const model = firstModel(key.model_access, await catalogue());
-      showCreated({ key, token, url, warnings, model, onClose: () => {} });
+      showCreated({ token, url, warnings, model: firstModel(key.model_access, models) });
     } });
   }
 

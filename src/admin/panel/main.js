@@ -2,7 +2,7 @@
 
 import { isNews, onSessionEnd } from "./api.js";
 import { h, icon } from "./dom.js";
-import { clearToasts, closeWindows, toast } from "./overlay.js";
+import { askWindowsToClose, clearToasts, closeWindows, toast } from "./overlay.js";
 import { askToSignIn, resume, session, signOut, takeLink } from "./session.js";
 import { dashboardView } from "./dashboard.js";
 import { keysView } from "./keys.js";
@@ -19,6 +19,8 @@ const FIRST = "#/keys";
 const app = document.getElementById("app");
 const main = document.getElementById("main");
 let open = null;
+/** Where `open` is, as the address says it. */
+let here = "";
 
 function drawFrame() {
   document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).map(([address, view]) =>
@@ -36,6 +38,7 @@ function show(address, { moveFocus }) {
     if (VIEWS[link.hash] === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  here = address;
   document.title = `${view.title} – keygate`;
   open = view.draw(main, view.title);
   scrollTo(0, 0);
@@ -97,9 +100,10 @@ addEventListener("hashchange", () => {
     document.querySelector("dialog.sign-in")?.remove();
     empty();
     begin(again);
-  } else if (open) {
-    closeWindows();
-    show(location.hash, { moveFocus: true });
+  } else if (open && location.hash !== here) {
+    if (askWindowsToClose()) show(location.hash, { moveFocus: true });
+    // Something typed is still open: back to where it belongs.
+    else history.pushState(null, "", here || location.pathname);
   }
 });
 // A page that is left may be kept, to come back to; a token shown in it must not be.

@@ -29,6 +29,7 @@ export function openWindow({ kind, role, label, describedBy, build, mayClose = (
   };
   const attempt = () => {
     if (mayClose()) close();
+    return isGone;
   };
   const isBeside = (event) => {
     const box = dialog.getBoundingClientRect();
@@ -55,17 +56,21 @@ export function openWindow({ kind, role, label, describedBy, build, mayClose = (
   document.body.append(dialog);
   dialog.append(...[build(close)].flat());
   dialog.showModal();
-  open.add(close);
+  open.set(close, attempt);
   return close;
 }
 
-/** How to close each window; those that are gone take no notice. */
-const open = new Set();
+/** How to close each open window, and how to ask it to. */
+const open = new Map();
 
 /** Closes every window that was opened here. */
 export function closeWindows() {
-  for (const close of open) close();
-  open.clear();
+  for (const close of open.keys()) close();
+}
+
+/** Asks every window to close; false where one of them holds something that would be lost. */
+export function askWindowsToClose() {
+  return [...open.values()].every((attempt) => attempt());
 }
 
 /** A window's first line, with its cross. */
@@ -170,10 +175,15 @@ export function toast(content, { bad = false } = {}) {
     bubble.remove();
     if (!shelf.querySelector(".toast")) shelf.hidePopover();
   };
+  const text = h("p", {}, content);
   const bubble = h("div", { class: `toast ${bad ? "bad" : "good"}` },
-    icon(bad ? "warning" : "check"), h("p", {}, content),
+    icon(bad ? "warning" : "check"), text,
     h("button", { type: "button", class: "icon-button", "aria-label": "Put away", onclick: put }, icon("close")));
-  document.getElementById(bad ? "toasts-urgent" : "toasts-polite").append(bubble);
+  shelf.append(bubble);
+  // Screen readers listen to places that were there before, not to what has only just appeared.
+  const place = document.getElementById(bad ? "said-urgently" : "said");
+  place.textContent = "";
+  setTimeout(() => { place.textContent = text.textContent; }, 50);
   if (bad) return;
   let timer = setTimeout(put, 6000);
   const hold = () => clearTimeout(timer);
@@ -187,6 +197,7 @@ export function toast(content, { bad = false } = {}) {
 /** Takes all bubbles away. */
 export function clearToasts() {
   for (const bubble of document.querySelectorAll(".toast")) bubble.remove();
+  for (const id of ["said", "said-urgently"]) document.getElementById(id).textContent = "";
 }
 
 /** A button that copies what `text` gives and says "Copied"; `label` tells a screen reader what it copies. */
