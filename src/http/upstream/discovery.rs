@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -177,15 +178,10 @@ impl std::fmt::Display for AskFault {
     }
 }
 
-/// Only `data[].id` counts (OpenAI's API, List models).
+/// Only `data[].id` counts (OpenAI's API, List models); an entry without one is no model.
 #[derive(Deserialize)]
 struct ModelList {
-    data: Vec<Model>,
-}
-
-#[derive(Deserialize)]
-struct Model {
-    id: String,
+    data: Vec<Value>,
 }
 
 async fn ask(upstream: &Upstream) -> Result<Vec<String>, AskFault> {
@@ -229,10 +225,6 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
         }
     }
     let list: ModelList = serde_json::from_slice(&body).map_err(AskFault::Malformed)?;
-    Ok(list
-        .data
-        .into_iter()
-        .map(|model| model.id)
-        .filter(|id| !id.is_empty())
-        .collect())
+    let ids = list.data.iter().filter_map(|model| model["id"].as_str());
+    Ok(ids.filter(|id| !id.is_empty()).map(str::to_owned).collect())
 }
