@@ -13,6 +13,9 @@ use http_body::Body;
 
 use super::clock::{Clock, Watch};
 
+/// What is reserved for a body because it says that so much will come; the rest once it has come.
+const ON_TRUST: usize = 256 << 10;
+
 /// Bytes that request bodies may hold at once, over all workers. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<AtomicUsize>);
@@ -130,11 +133,8 @@ where
             continue;
         }
         if whole.is_empty() {
-            whole.reserve(
-                usize::try_from(declared)
-                    .unwrap_or(0)
-                    .max(first.len() + piece.len()),
-            );
+            let declared = usize::try_from(declared).unwrap_or(0);
+            whole.reserve(declared.min(ON_TRUST).max(first.len() + piece.len()));
             whole.extend_from_slice(&std::mem::take(&mut first));
         }
         whole.extend_from_slice(&piece);

@@ -128,3 +128,35 @@ fn a_delete_does_not_wait_for_whoever_holds_the_folders_lock() {
         assert_eq!(deleting.join().unwrap().status, 204);
     });
 }
+
+#[test]
+fn a_body_that_is_only_announced_takes_no_memory() {
+    let stand = Stand::new();
+    let status = format!("/proc/{}/status", stand.gateway.process.pid());
+    let megabytes = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmSize:"));
+        let size = line.and_then(|line| line.split_whitespace().nth(1));
+        size.unwrap().parse::<u64>().unwrap() >> 10
+    };
+    let before = megabytes();
+    let head = Call::json("/v1/chat/completions", &stand.all.token, "")
+        .without("content-length")
+        .header("content-length", "30000000")
+        .head_without_length();
+    let mut clients: Vec<_> = (0..40).map(|_| stand.gateway.client()).collect();
+    for piece in [&head[..], b"{", b"\"", b"x"] {
+        for client in &mut clients {
+            client.send(piece);
+        }
+        // An answer to another request says that these bytes were read.
+        assert_eq!(
+            stand
+                .gateway
+                .ask(&Call::chat(&stand.all.token, "good"))
+                .status,
+            200
+        );
+    }
+    assert!(megabytes() - before < 400, "more than was sent is held");
+}
