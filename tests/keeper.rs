@@ -236,7 +236,7 @@ fn an_expiry_that_has_passed_is_refused_on_create_and_change_alone() {
 fn requests_that_wait_together_are_judged_in_their_order_each_on_its_own() {
     let kept = Kept::with(&["a", "b", "c"]);
     // While the folder is locked everything waits, so that one batch is made of what is asked for here.
-    let others = key_file::lock(&kept.file()).unwrap();
+    let others = key_file::lock(&kept.file(), key_file::LOCK_WAIT).unwrap();
     let first = kept.keeper.create(new(), NOW);
     let off = kept.keeper.update("a", patch(r#"{"disabled":true}"#), NOW);
     let on = kept.keeper.update("a", patch(r#"{"disabled":false}"#), NOW);

@@ -1015,11 +1015,18 @@ fn guessing_keeps_neither_a_right_sign_in_nor_the_socket_waiting() {
             };
             guesses.spawn(guess);
         }
-        tokio::task::yield_now().await;
-        let began = std::time::Instant::now();
+        // Those that find no seat to wait in are answered at once.
+        let mut answered = 0;
+        while answered < 36 {
+            tokio::task::yield_now().await;
+            while let Some(status) = guesses.try_join_next() {
+                assert_eq!(status.unwrap(), 401);
+                answered += 1;
+            }
+        }
         room.sign_in(&[]).await;
         assert_eq!(room.call("GET", "/api/status", "").await.status, 200);
-        assert!(began.elapsed() < std::time::Duration::from_millis(150));
+        assert!(guesses.try_join_next().is_none(), "the others still wait");
         for status in guesses.join_all().await {
             assert_eq!(status, 401);
         }

@@ -16,8 +16,9 @@ use crate::store::config::parse::{self, Overrides};
 use crate::store::record::NewKey;
 use crate::store::{key_file, wall_clock};
 
-use super::serve::{StartFault, serve};
+use super::serve::serve;
 use super::stand_in;
+use super::start_fault::StartFault;
 
 const DATA_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9180;

@@ -16,12 +16,15 @@ mod completions;
 pub mod demo;
 mod explain;
 mod failure;
+mod harden;
 mod keys;
+mod life;
 mod man;
 mod output;
 mod reload;
 pub mod serve;
 mod stand_in;
+mod start_fault;
 mod status;
 
 use std::path::PathBuf;

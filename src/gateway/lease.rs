@@ -15,7 +15,7 @@ use crate::store::wall_clock::now;
 use crate::table::{Entry, Table};
 
 /// See the module's page.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lease {
     permit: Permit,
     hash: TokenHash,

@@ -41,6 +41,8 @@ const HTTP2_STREAMS: u32 = 250;
 /// What an HTTP/2 client may send ahead, of one request's body and of all its requests'.
 const HTTP2_STREAM_WINDOW: u32 = 256 << 10;
 const HTTP2_WINDOW: u32 = 1 << 20;
+/// What of one answer may wait for an HTTP/2 client to read it; the upstream waits with the rest.
+const HTTP2_SEND_BUFFER: usize = 64 << 10;
 /// Streams of one HTTP/2 connection that may fail for reasons of its own before it is closed.
 const HTTP2_LOCAL_RESETS: usize = 1024;
 
@@ -218,7 +220,8 @@ async fn serve_connection(
                 .max_buf_size(worker.settings.head)
                 .serve_connection(TokioIo::new(io), service_fn(service));
             run(worker, connection, |connection| {
-                connection.graceful_shutdown()
+                line.close();
+                connection.graceful_shutdown();
             })
             .await
         }
@@ -229,10 +232,12 @@ async fn serve_connection(
                 .initial_stream_window_size(HTTP2_STREAM_WINDOW)
                 .initial_connection_window_size(HTTP2_WINDOW)
                 .max_header_list_size(u32::try_from(worker.settings.head).unwrap_or(u32::MAX))
+                .max_send_buf_size(HTTP2_SEND_BUFFER)
                 .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
                 .serve_connection(TokioIo::new(io), service_fn(service));
             run(worker, connection, |connection| {
-                connection.graceful_shutdown()
+                line.close();
+                connection.graceful_shutdown();
             })
             .await
         }

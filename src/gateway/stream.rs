@@ -22,10 +22,7 @@ use crate::policy::denial::Denial;
 
 use super::lease::Lease;
 use super::record::Record;
-use super::stall::Stall;
-
-/// How long a revoked stream's last words may take to leave.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+use super::stall::{LAST_WORDS, Stall};
 
 /// The body of every answer.
 #[derive(Debug)]
@@ -150,7 +147,7 @@ impl Relay {
     ) -> Self {
         let is_event_stream = is_event_stream(&answer.head().headers);
         let flush_awaited = line.next_flush();
-        let stall = Stall::current();
+        let stall = Stall::of_this_stream(&lease);
         if let Some(stall) = &stall {
             stall.begin();
         }

@@ -22,6 +22,9 @@ use super::clock::{Clock, Watch};
 /// What is read and thrown away, at most, after an early answer: a client that is still sending must get to read it.
 const LINGER_BYTES: usize = 1_000_000;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How long an idle HTTP/2 connection is kept once the process drains: a client that sent a request just then is told
+/// so, and one that does not even read that it should go is not waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -112,6 +115,13 @@ impl Line {
         InFlight(Rc::clone(self))
     }
 
+    /// Says that the process drains: from now on nobody stays idle for long.
+    pub fn close(&self) {
+        if self.phase.get() == Phase::Idle {
+            self.enter(Phase::Idle);
+        }
+    }
+
     /// An answer goes out before its request was read: the connection has to linger before it closes.
     pub fn leave_unread(&self) {
         self.unread.set(true);
@@ -144,9 +154,15 @@ impl Line {
         }
         match phase {
             Phase::Busy => self.watch.clear_deadline(),
-            Phase::Idle => self
-                .watch
-                .set_deadline(self.clock.now() + self.patience.keep_alive),
+            Phase::Idle => {
+                let keep_alive = self.patience.keep_alive;
+                let idle = if self.clock.is_closing() {
+                    keep_alive.min(FAREWELL)
+                } else {
+                    keep_alive
+                };
+                self.watch.set_deadline(self.clock.now() + idle);
+            }
             Phase::Fresh | Phase::Head => self
                 .watch
                 .set_deadline(self.clock.now() + self.patience.header_read),

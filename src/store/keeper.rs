@@ -751,7 +751,14 @@ impl Desk {
     /// One batch: merge, judge each request, write once, change the table, answer. Without a request: only what is
     /// unwritten.
     fn write(&mut self, requests: Vec<Write>) {
-        let locked = match key_file::lock(&self.file) {
+        let locked = match key_file::lock(&self.file, Duration::ZERO) {
+            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
+                self.take_access_away(&requests);
+                key_file::lock(&self.file, key_file::LOCK_WAIT)
+            }
+            lock => lock,
+        };
+        let locked = match locked {
             Ok(lock) => self.merge().map(|()| lock),
             // What is wrong with the file itself says more than that it can't be locked.
             Err(error) => self.merge().and(Err(error.into())),
@@ -778,6 +785,24 @@ impl Desk {
         }
         for request in judged {
             request.answer(&self.table, &written);
+        }
+    }
+
+    /// Whoever else holds the lock may hold it for long, and anybody who may read the folder can take it: what takes
+    /// access away does not wait for that.
+    fn take_access_away(&mut self, requests: &[Write]) {
+        let mut unused = Draft::default();
+        for request in requests {
+            match request {
+                Write::Delete { id, .. } => {
+                    self.delete(id, &mut unused);
+                }
+                Write::Update { id, patch, now, .. } if patch.disables() => {
+                    // A fault of it is answered when it is judged.
+                    let _ = self.update(id, patch, *now, &mut unused);
+                }
+                Write::Update { .. } | Write::Create { .. } => {}
+            }
         }
     }
 

@@ -38,7 +38,7 @@ const PIECE: u64 = 1 << 20;
 const READ_ATTEMPTS: u32 = 5;
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// How long another process may hold the lock before a write gives up.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// A file that changed this shortly before it was read may change again without a new time stamp.
 const CLOCK_TICK: Duration = Duration::from_millis(50);
 
@@ -193,15 +193,16 @@ pub struct Locked {
     temporary: PathBuf,
 }
 
-/// Waits for its turn to replace the file. A symbolic link is followed: its target is what will be replaced.
+/// Waits for its turn to replace the file, up to `patience`. A symbolic link is followed: its target is what will be
+/// replaced.
 ///
 /// # Errors
-/// Where the folder cannot be opened, or another process keeps it locked.
-pub fn lock(path: &Path) -> io::Result<Locked> {
+/// Where the folder cannot be opened, or another process keeps it locked ([`ErrorKind::ResourceBusy`]).
+pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
     // A missing file is the reader's to complain of.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = File::open(folder_of(&target))?;
-    let deadline = Instant::now() + LOCK_WAIT;
+    let deadline = Instant::now() + patience;
     let exclusive = loop {
         match folder.try_lock() {
             Ok(()) => break true,
@@ -897,7 +898,7 @@ mod tests {
         let loaded = read(&link, &Table::default()).unwrap();
         // What a killed process may have left.
         fs::write(folder.path().join(".keys.jsonl.new"), "half a li").unwrap();
-        let stamp = lock(&link)
+        let stamp = lock(&link, LOCK_WAIT)
             .unwrap()
             .replace(loaded.entries.iter().map(|entry| entry.key()));
         assert!(stamp.unwrap().unwrap().holds(look(&link)));
@@ -913,7 +914,7 @@ mod tests {
     #[test]
     fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
         let (folder, file) = folder_with(b"old text");
-        let locked = lock(&file).unwrap();
+        let locked = lock(&file, LOCK_WAIT).unwrap();
         let old = File::open(&file).unwrap();
         let failed = locked.put(&old, |out| {
             out.write_all(b"new te")?;
@@ -927,11 +928,11 @@ mod tests {
     #[test]
     fn a_second_writer_waits_for_the_first() {
         let (_folder, file) = folder_with(b"");
-        let first = lock(&file).unwrap();
+        let first = lock(&file, LOCK_WAIT).unwrap();
         std::thread::scope(|scope| {
             let (told, second) = std::sync::mpsc::channel();
             let file = &file;
-            scope.spawn(move || told.send(lock(file).is_ok()).unwrap());
+            scope.spawn(move || told.send(lock(file, LOCK_WAIT).is_ok()).unwrap());
             assert!(second.recv_timeout(Duration::from_millis(50)).is_err());
             drop(first);
             assert!(second.recv_timeout(LOCK_WAIT).unwrap());

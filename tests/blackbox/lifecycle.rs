@@ -1,9 +1,10 @@
 //! From start to end: what the gateway refuses to start with, how long it waits for whom, and how it goes.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -482,6 +483,12 @@ fn a_faulty_config_starts_nothing() {
             sound().set("client_address", "from = \"x-forwarded-for\""),
         ),
         (
+            "a source that is not built",
+            sound()
+                .set("client_address", "from = \"proxy-protocol\"")
+                .set("client_address", "trusted_proxies = [\"127.0.0.1/32\"]"),
+        ),
+        (
             "an unknown source",
             sound().set("client_address", "from = \"x-real-ip\""),
         ),
@@ -670,6 +677,41 @@ fn a_new_request_on_a_kept_connection_of_a_draining_gateway_is_told_so() {
     second.complete();
     assert_eq!(running.head().status, 200);
     assert_eq!(stand.up.requests().len(), 2);
+}
+
+#[test]
+fn a_request_whose_body_is_on_its_way_at_sigterm_is_still_answered() {
+    let mut stand = Stand::new();
+    let call = Call::chat(&stand.all.token, "good");
+    let (first, rest) = call.body.split_at(10);
+    let mut client = stand.gateway.client();
+    client.send(&[&call.head(), first].concat());
+    let (mut stream, sending) = stand.gateway.h2().begin(&call);
+    sending.data(first);
+    eventually("both are in flight", DEADLINE, || {
+        (stand.gateway.metric("keygate_in_flight") > 1.5).then_some(())
+    });
+    stand.gateway.process.terminate();
+    let socket = stand.gateway.socket();
+    eventually("the socket is given up", DEADLINE, || {
+        (!socket.exists()).then_some(())
+    });
+    client.send(rest);
+    assert_eq!(client.answer().status, 200);
+    sending.data(rest);
+    drop(sending);
+    assert_eq!(stream.head().status, 200);
+    drop(stream);
+    assert_eq!(stand.gateway.process.exits_within(DEADLINE).code(), Some(0));
+}
+
+#[test]
+fn a_client_that_says_close_is_answered_and_closed() {
+    let stand = Stand::new();
+    let mut client = stand.gateway.client();
+    let response = client.ask(&Call::chat(&stand.all.token, "good").header("connection", "close"));
+    assert_eq!(response.status, 200);
+    client.assert_closed();
 }
 
 #[test]
@@ -1060,4 +1102,107 @@ fn the_process_leaves_no_core_that_could_hold_a_token() {
         .find(|line| line.starts_with("Max core file size"))
         .expect("the limit");
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_or_that_is_closed_stops_no_request() {
+    let up = Recorder::answering();
+    let key = Key::all("key_all");
+    let setup = Setup::before(&up).keys(&[&key]);
+    setup.write();
+    let mut command = serve_in(setup.path("").as_path());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("keygate is started");
+    let mut log = BufReader::new(child.stderr.take().expect("piped"));
+    let address = loop {
+        let mut line = String::new();
+        assert!(
+            log.read_line(&mut line).expect("a line") > 0,
+            "it never listens"
+        );
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if line["event"] == "listening" {
+            break line["address"]
+                .as_str()
+                .expect("an address")
+                .parse()
+                .expect("an address");
+        }
+    };
+    let call = Call::chat(&key.token, "good");
+    let mut client = eventually("it is ready", DEADLINE, || {
+        let mut client = Client::connect(address);
+        (client.ask(&call).status == 200).then_some(client)
+    });
+    // Far more lines than a pipe holds.
+    for _ in 0..3000 {
+        assert_eq!(client.ask(&call).status, 200);
+    }
+    drop(log);
+    for _ in 0..300 {
+        assert_eq!(client.ask(&call).status, 200);
+    }
+    child.kill().expect("killed");
+    child.wait().expect("a status");
+}
+
+#[test]
+fn running_out_of_descriptors_is_survived() {
+    let up = Recorder::answering();
+    let key = Key::all("key_all");
+    let setup = Setup::before(&up).keys(&[&key]).line("workers = 1");
+    setup.write();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -n 80; exec \"$0\" serve --config keygate.toml --log-format json",
+        ])
+        .arg(env!("CARGO_BIN_EXE_keygate"))
+        .current_dir(setup.path(""));
+    let mut process = Process::spawn(command);
+    let address = process.listening();
+    let call = Call::chat(&key.token, "good");
+    eventually("it is ready", DEADLINE, || {
+        (Client::connect(address).ask(&call).status == 200).then_some(())
+    });
+    let held: Vec<TcpStream> = (0..200)
+        .map(|_| TcpStream::connect(address).expect("queued by the kernel"))
+        .collect();
+    let before = processor_time(&process);
+    thread::sleep(Duration::from_secs(1));
+    let spent = processor_time(&process) - before;
+    assert!(
+        spent < 30,
+        "{spent} ticks of processor time in a second: it spins"
+    );
+    drop(held);
+    let start = Instant::now();
+    assert_eq!(Client::connect(address).ask(&call).status, 200);
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(process.log().len() < 400, "the shortage fills the log");
+    process.terminate();
+    process.exits_within(DEADLINE);
+}
+
+/// The processor time a process has used, in hundredths of a second.
+fn processor_time(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).expect("its times");
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .expect("fields")
+        .split_whitespace()
+        .collect();
+    [11, 12]
+        .iter()
+        .map(|at| fields[*at].parse::<u64>().expect("ticks"))
+        .sum()
 }

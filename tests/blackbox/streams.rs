@@ -619,6 +619,61 @@ fn a_key_taken_back_answers_a_request_that_still_waits_with_the_denial() {
 }
 
 #[test]
+fn a_key_taken_back_while_its_request_is_still_being_sent_is_denied() {
+    for protocol in BOTH {
+        let (stand, keys) = with_keys_to_take_back(|setup| setup);
+        for (revocation, key) in REVOCATIONS.iter().zip(&keys) {
+            let call = chat(key);
+            let (first, rest) = call.body.split_at(10);
+            let response = match protocol {
+                Protocol::Http1 => {
+                    let mut client = stand.gateway.client();
+                    client.send(&[&call.head(), first].concat());
+                    assert!(client.silent_for(Duration::from_millis(50)));
+                    (revocation.take_back)(&stand.gateway, key);
+                    let _ = client.try_send(rest);
+                    client.answer()
+                }
+                Protocol::Http2 => {
+                    let (mut stream, sending) = stand.gateway.h2().begin(&call);
+                    sending.data(first);
+                    thread::sleep(Duration::from_millis(50));
+                    (revocation.take_back)(&stand.gateway, key);
+                    sending.data(rest);
+                    drop(sending);
+                    let mut response = stream.head();
+                    stream.finish(&mut response, DEADLINE);
+                    response
+                }
+            };
+            // By SIGHUP it may come a moment later, to a request that waits for its upstream by then.
+            assert_error(&response, revocation.status, revocation.code);
+        }
+    }
+}
+
+#[test]
+fn a_stream_to_an_http_1_0_client_ends_with_its_connection() {
+    let stand = Stand::held();
+    let mut client = stand.gateway.client();
+    let bytes = String::from_utf8(chat(&stand.all).bytes()).expect("text");
+    client.send(bytes.replace("HTTP/1.1", "HTTP/1.0").as_bytes());
+    let mut exchange = stand.up.next();
+    exchange.begin_stream();
+    exchange.chunk("data: one\n\n");
+    let mut response = client.head();
+    assert!(response.header("transfer-encoding").is_none());
+    client.until(&mut response, b"data: one\n\n");
+    exchange.chunk("data: two\n\n");
+    exchange.end_stream();
+    client.finish(&mut response, DEADLINE);
+    assert_eq!(
+        (response.text().as_str(), response.end),
+        ("data: one\n\ndata: two\n\n", End::UntilClose)
+    );
+}
+
+#[test]
 fn a_key_that_expires_ends_its_streams_at_that_instant() {
     for protocol in BOTH {
         let key = Key::all("key_short").expires(&seconds_from_now(3));

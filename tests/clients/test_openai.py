@@ -322,7 +322,7 @@ def test_a_stream_whose_key_is_revoked_raises_and_its_generation_stops(connectio
 
 
 def test_a_stream_whose_key_expires_raises(connection: Connection, stage: Stage):
-    end = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=3)
+    end = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=6)
     key = connection.gateway.key("--expires", end.strftime("%Y-%m-%dT%H:%M:%SZ"))
     _, _, chunks = begin_endless(connection, key, stage)
     with pytest.raises(openai.APIError) as raised:

@@ -142,10 +142,17 @@ impl Connection {
 
     /// Whether a kept connection is still silent and open. What a server says unasked is nobody's answer.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        let socket = match &self.stream {
-            Stream::Tcp(socket) => socket,
-            Stream::Tls(stream) => stream.get_ref().0,
+    pub fn is_quiet(&mut self) -> bool {
+        let socket = match &mut self.stream {
+            Stream::Tcp(socket) => &*socket,
+            Stream::Tls(stream) => {
+                // What was deciphered already, the system knows nothing of any more.
+                let (socket, session) = stream.get_mut();
+                match session.process_new_packets() {
+                    Ok(state) if state.plaintext_bytes_to_read() == 0 => &*socket,
+                    Ok(_) | Err(_) => return false,
+                }
+            }
         };
         // Asked of the system, since what the runtime knows of the socket may be older than the last answer.
         let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
@@ -307,7 +314,10 @@ impl Connection {
         }
         self.read.advance(length);
         let framing = Framing::of(status, version, &headers)?;
-        let keeps = request_sent && framing != Framing::UntilClose && keeps_open(version, &headers);
+        let keeps = request_sent
+            && framing != Framing::UntilClose
+            && !(framing == Framing::Done && announces_body(&headers))
+            && keeps_open(version, &headers);
         Ok(Some(Head {
             status,
             headers,
@@ -465,6 +475,13 @@ impl Framing {
             (None, None) => Ok(Self::UntilClose),
         }
     }
+}
+
+/// Whether an answer that has no body by its status says that it has one: its server may send it all the same.
+fn announces_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
 }
 
 fn keeps_open(version: Version, headers: &HeaderMap) -> bool {
@@ -651,6 +668,12 @@ mod tests {
         )
         .await;
         accepts("HTTP/1.1 204 No Content\r\n\r\n", 204, "", true).await;
+        for (status, length) in [(204, 2), (304, 2), (204, 0)] {
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n");
+            accepts(&head, status, "", length == 0).await;
+        }
+        let chunked = "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n";
+        accepts(chunked, 204, "", false).await;
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         accepts(
             &format!("{chunked}5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n"),
@@ -729,6 +752,64 @@ mod tests {
             "y".repeat(MOST_HEAD)
         ))
         .await;
+    }
+
+    /// A TLS connection, and what serves it: whatever is written to that leaves as a record of its own.
+    async fn over_tls() -> (Connection, tokio_rustls::server::TlsStream<TcpStream>) {
+        use std::sync::Arc;
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.unwrap())
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let (stream, served) = tokio::join!(
+            connector.connect("localhost".try_into().unwrap(), socket),
+            acceptor.accept(accepted)
+        );
+        let stream = Stream::Tls(Box::new(stream.unwrap()));
+        (Connection::new(stream), served.unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_whose_tls_holds_more_than_its_answer_is_not_quiet() {
+        for leftover in ["", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"] {
+            let (mut connection, mut server) = over_tls().await;
+            // Answer and leftover fill more than one reading.
+            let mut answer = "HTTP/1.1 200 OK\r\ncontent-length: 16300\r\n\r\n".to_owned();
+            let rest = READ_AT_ONCE - answer.len();
+            answer = answer.replace("16300", &rest.to_string()) + &"x".repeat(rest);
+            server.write_all(answer.as_bytes()).await.unwrap();
+            server.write_all(leftover.as_bytes()).await.unwrap();
+            server.flush().await.unwrap();
+            let (clock, body) = (Clock::default(), Bytes::new());
+            let watch = clock.watch();
+            let exchange = connection.exchange(b"GET / HTTP/1.1\r\n\r\n", &body, &clock, &watch);
+            let mut head = exchange.await.unwrap();
+            while let Some(piece) = poll_fn(|cx| connection.poll_piece(cx, &mut head)).await {
+                piece.unwrap();
+            }
+            let mut connection = connection.reusable(&head).unwrap();
+            assert_eq!(connection.is_quiet(), leftover.is_empty());
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]

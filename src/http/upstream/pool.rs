@@ -241,7 +241,7 @@ impl Pool {
     fn kept(&self, replica: &Replica) -> Option<Connection> {
         let now = self.clock.now();
         loop {
-            let (connection, since) = self.idle.borrow_mut().get_mut(&replica.id)?.pop()?;
+            let (mut connection, since) = self.idle.borrow_mut().get_mut(&replica.id)?.pop()?;
             let fresh = now.saturating_duration_since(since) < self.patience.keep_alive;
             if fresh && connection.is_quiet() {
                 return Some(connection);

@@ -363,6 +363,11 @@ impl Client {
             .expect("the write side is shut");
     }
 
+    /// Ends this side's direction where the other side has not ended both.
+    pub fn shut_write_or_leave(&mut self) {
+        let _ = self.tcp().shutdown(std::net::Shutdown::Write);
+    }
+
     /// Leaves with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(self.tcp())

@@ -16,7 +16,7 @@ use super::client::{Call, Client, Response};
 use super::h2::H2;
 use super::pem::Authority;
 use super::recorder::Recorder;
-use super::token::{Key, key_file};
+use super::token::{self, Key, key_file};
 use super::{DEADLINE, eventually, lock};
 
 /// The models that [`Setup::before`]'s upstream serves.
@@ -77,6 +77,10 @@ impl Setup {
 
     pub fn keys(mut self, keys: &[&Key]) -> Self {
         let keys: Vec<Key> = keys.iter().copied().cloned().collect();
+        self.secrets.extend(
+            keys.iter()
+                .map(|key| token::hash(&key.token)["blake3:".len()..].to_owned()),
+        );
         self.secrets.extend(
             keys.iter()
                 .map(|key| key.token.clone())

@@ -134,6 +134,12 @@ pub fn is_error(response: &Response, status: u16, code: &str) -> Result<(), Stri
             .header("content-type")
             .is_some_and(|value| value.starts_with("application/json")),
     )?;
+    // Nothing of the inside is told: no address of an upstream, no path, no hash.
+    let text = response.text();
+    let told = ["127.0.0.1:", "/tmp/", "blake3", "kg_"]
+        .iter()
+        .find(|word| text.contains(**word));
+    expect(&format!("it tells {told:?}"), told.is_none())?;
     let ids = response.all("x-request-id");
     expect(
         "there is not exactly one x-request-id",
