@@ -1,8 +1,11 @@
-// Every view of the panel as a PNG: node screenshots.mjs FOLDER [NAME…]. It draws a made-up gateway, the same for
-// whoever runs it.
+// Pictures of the panel, of a made-up gateway that is the same for whoever draws it:
+//
+//   node screenshots.mjs FOLDER [NAME…]    every view, light and dark, wide and narrow, or those whose names begin so
+//   node screenshots.mjs --readme          the three that the README shows
 
-import { mkdir } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import { startBrowser } from "./browser.mjs";
 import { startMock } from "./mock.mjs";
 
@@ -78,33 +81,66 @@ async function fillIn(page) {
   await page.getByText("90 days").click();
 }
 
+const README = fileURLToPath(new URL("../../doc/", import.meta.url));
+const README_VIEWS = { keys: "light", created: "light", dashboard: "dark" };
+
+/** One picture: a PNG, or, for pages that load it from afar, a WebP of a third of the size. */
+async function draw(browser, file, view, { viewport, colorScheme, scale = 1, webp = false, full = view.full ?? false }) {
+  const mock = await startMock({ shape: view.shape });
+  const page = await browser.newPage({ viewport, colorScheme, reducedMotion: "reduce", deviceScaleFactor: scale });
+  page.on("console", (message) => message.type() === "error" && !message.text().includes("401") && console.error(`${file}: ${message.text()}`));
+  page.on("pageerror", (error) => console.error(`${file}: ${error.stack}`));
+  await page.goto(`${mock.url}/${view.signedIn === false ? "" : view.hash ?? ""}`);
+  if (view.signedIn !== false) {
+    await page.getByLabel("Admin token").fill(mock.token);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.locator("[aria-busy=false], .tile").first().waitFor({ state: "attached" });
+  }
+  await view.go(page);
+  await page.evaluate(() => Promise.all(document.getAnimations().map(({ finished }) => finished)));
+  await page.mouse.move(0, 0);
+  const png = await page.screenshot({ fullPage: full });
+  await writeFile(file, webp ? await asWebp(browser, png) : png);
+  await page.close();
+  await mock.stop();
+}
+
+/** Chromium itself writes WebP, through a canvas. */
+async function asWebp(browser, png) {
+  const page = await browser.newPage();
+  const data = await page.evaluate(async (png) => {
+    const picture = await createImageBitmap(await (await fetch(png)).blob());
+    const canvas = document.createElement("canvas");
+    canvas.width = picture.width;
+    canvas.height = picture.height;
+    canvas.getContext("2d").drawImage(picture, 0, 0);
+    return canvas.toDataURL("image/webp", 0.75).split(",")[1];
+  }, `data:image/png;base64,${png.toString("base64")}`);
+  await page.close();
+  return Buffer.from(data, "base64");
+}
+
 const [folder, ...names] = process.argv.slice(2);
 if (!folder) {
-  console.error("usage: node screenshots.mjs FOLDER [NAME…]");
+  console.error("usage: node screenshots.mjs FOLDER [NAME…] | --readme");
   process.exit(2);
 }
-await mkdir(folder, { recursive: true });
 const browser = await startBrowser();
-for (const [name, view] of Object.entries(VIEWS)) {
-  for (const [size, viewport] of Object.entries(SIZES)) {
-    for (const colorScheme of ["light", "dark"]) {
-      const file = `${name}-${size}-${colorScheme}`;
-      if (names.length > 0 && !names.some((wanted) => file.startsWith(wanted))) continue;
-      const mock = await startMock({ shape: view.shape });
-      const page = await browser.newPage({ viewport, colorScheme, reducedMotion: "reduce", deviceScaleFactor: Number(process.env.SCALE ?? 1) });
-      page.on("console", (message) => message.type() === "error" && !message.text().includes("401") && console.error(`${file}: ${message.text()}`));
-      page.on("pageerror", (error) => console.error(`${file}: ${error.stack}`));
-      await page.goto(`${mock.url}/${view.signedIn === false ? "" : `${view.hash ?? ""}`}`);
-      if (view.signedIn !== false) {
-        await page.getByLabel("Admin token").fill(mock.token);
-        await page.getByRole("button", { name: "Sign in" }).click();
-        await page.locator("[aria-busy=false], .tile").first().waitFor({ state: "attached" });
+if (folder === "--readme") {
+  await mkdir(README, { recursive: true });
+  for (const [name, colorScheme] of Object.entries(README_VIEWS)) {
+    const viewport = { width: 1280, height: 780 };
+    await draw(browser, path.join(README, `panel-${name}.webp`), VIEWS[name], { viewport, colorScheme, scale: 2, webp: true, full: false });
+  }
+} else {
+  await mkdir(folder, { recursive: true });
+  for (const [name, view] of Object.entries(VIEWS)) {
+    for (const [size, viewport] of Object.entries(SIZES)) {
+      for (const colorScheme of ["light", "dark"]) {
+        const file = `${name}-${size}-${colorScheme}`;
+        if (names.length > 0 && !names.some((wanted) => file.startsWith(wanted))) continue;
+        await draw(browser, path.join(folder, `${file}.png`), view, { viewport, colorScheme });
       }
-      await view.go(page);
-      await page.waitForTimeout(150);
-      await page.screenshot({ path: path.join(folder, `${file}.png`), fullPage: view.full ?? false });
-      await page.close();
-      await mock.stop();
     }
   }
 }

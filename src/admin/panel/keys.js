@@ -39,6 +39,7 @@ export function keysView(main, title) {
   const newer = h("button", { type: "button", class: "button small", onclick: () => turn(-1) }, icon("left"), "Newer");
   const older = h("button", { type: "button", class: "button small", onclick: () => turn(1) }, "Older", icon("right"));
   const pager = h("nav", { class: "pager", "aria-label": "Pages", hidden: true }, newer, older);
+  const toolbar = h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status, pager);
   const create = h("button", { type: "button", class: "button primary", id: "create-key", onclick: openCreate }, icon("plus"), "Create API Key");
 
   main.append(
@@ -48,7 +49,7 @@ export function keysView(main, title) {
       create),
     h("div", { class: "url-line card" }, h("span", { class: "url-name" }, "OpenAI Compatible URL"),
       h("code", { translate: "no" }, session.url), copyButton(() => session.url, "OpenAI Compatible URL", { className: "button quiet small" })),
-    h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status, pager),
+    toolbar,
     trouble, place, empty);
   skeleton(body);
   load();
@@ -120,6 +121,7 @@ export function keysView(main, title) {
     const isEmpty = keys.length === 0;
     place.hidden = isEmpty;
     empty.hidden = !isEmpty;
+    toolbar.hidden = isEmpty && query === "";
     pager.hidden = places.length === 1 && next === null;
     newer.disabled = places.length === 1;
     older.disabled = next === null;
