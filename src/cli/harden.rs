@@ -2,8 +2,8 @@
 
 use crate::observe::log::{Event, Log};
 
-/// No core dump may hold a token; every descriptor the system grants is for connections.
-pub(super) fn harden() {
+/// No core dump may hold a token; every descriptor the system grants is for connections. Returns how many it grants.
+pub(super) fn harden() -> Option<u64> {
     use rustix::process::{
         DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
     };
@@ -24,6 +24,7 @@ pub(super) fn harden() {
             maximum: files.maximum,
         },
     );
+    getrlimit(Resource::Nofile).current
 }
 
 /// A panic is a line like any other; what it says holds no client's data, since none is ever formatted into one.

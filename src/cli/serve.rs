@@ -62,7 +62,7 @@ pub fn serve(
     config_source: ConfigSource,
     started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
 ) -> Result<(), StartFault> {
-    harden();
+    let descriptors = harden();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -101,7 +101,11 @@ pub fn serve(
 
     let ended = LocalSet::new().block_on(&runtime, async {
         let admin = Admin::open(&services, socket, socket_file).await?;
-        let workers = Workers::start(&parts.gateway(), &claimed, services.config.workers)?;
+        let workers = Workers::start(
+            &parts.gateway(descriptors),
+            &claimed,
+            services.config.workers,
+        )?;
         tokio::task::spawn_local(discovery::look_after(
             Arc::clone(&services.fleet),
             services.log.clone(),
@@ -193,7 +197,20 @@ impl Parts {
         Ok(keeper)
     }
 
-    fn gateway(&self) -> Gateway {
+    fn gateway(&self, descriptors: Option<u64>) -> Gateway {
+        let mut settings = Settings::from(&*self.config);
+        let descriptors = descriptors
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(usize::MAX);
+        if settings.fit(descriptors) {
+            let what = "the limit of open files leaves room for fewer connections than limits.connections; raise it";
+            let event = Event::warn("descriptors").with("message", what);
+            self.log.event(
+                event
+                    .with("limit", descriptors)
+                    .with("connections", settings.connections()),
+            );
+        }
         Gateway {
             table: Arc::clone(&self.table),
             fleet: Arc::clone(&self.fleet),
@@ -201,7 +218,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             log: self.log.clone(),
             lifecycle: self.lifecycle.clone(),
-            settings: Arc::new(Settings::from(&*self.config)),
+            settings: Arc::new(settings),
             connections: Arc::new(AtomicUsize::new(0)),
         }
     }

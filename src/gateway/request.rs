@@ -96,6 +96,10 @@ pub async fn handle(
     });
 
     record.status(response.status());
+    if parts.method == Method::HEAD {
+        // Its answer has no body, so nobody will ask for the end of it (RFC 9110 9.3.2).
+        record.complete();
+    }
     let is_unread = !body.is_end_stream();
     if parts.version != Version::HTTP_2 && (closes || is_unread) {
         response

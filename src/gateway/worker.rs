@@ -26,6 +26,9 @@ use crate::table::Table;
 
 use super::stream;
 
+/// Descriptors that are not for connections.
+const KEPT_DESCRIPTORS: usize = 256;
+
 /// What all workers have in common.
 #[derive(Clone, Debug)]
 pub struct Gateway {
@@ -100,6 +103,25 @@ impl From<&Config> for Settings {
             head: limits.headers,
             connections: limits.connections,
         }
+    }
+}
+
+impl Settings {
+    /// Takes no more connections than `descriptors` have room for: some are kept for the admin socket, the key file and
+    /// the log, and a quarter of the others for connections to upstreams, which idle clients do not need. Returns
+    /// whether that is fewer than the config says.
+    pub fn fit(&mut self, descriptors: usize) -> bool {
+        let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
+        let room = ((descriptors - kept) / 4 * 3).max(1);
+        let is_tight = room < self.connections;
+        self.connections = self.connections.min(room);
+        is_tight
+    }
+
+    /// Connections that may be open at once, over all workers.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections
     }
 }
 
@@ -216,5 +238,26 @@ impl Drop for Open {
         if self.0.open.get() == 0 {
             self.0.all_closed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::config::parse::{self, Overrides};
+
+    #[test]
+    fn connections_leave_descriptors_for_upstreams_and_for_the_admin_socket() {
+        let overrides = Overrides {
+            upstreams: vec!["http://127.0.0.1:1".into()],
+            ..Overrides::default()
+        };
+        let mut settings = Settings::from(&parse::without_file(&overrides).unwrap());
+        assert!(!settings.fit(1 << 20));
+        assert_eq!(settings.connections(), 65_536);
+        assert!(settings.fit(1024));
+        assert_eq!(settings.connections(), 576);
+        assert!(settings.fit(60));
+        assert_eq!(settings.connections(), 33);
     }
 }

@@ -5,7 +5,6 @@
 //! answer can reach another client. Dropping a connection closes it, which is how an upstream learns that nobody
 //! waits for its answer any more.
 
-use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -38,6 +37,8 @@ const SMALL_BODY: usize = 8 << 10;
 pub struct Connection {
     stream: Stream,
     read: BytesMut,
+    /// What is left to send of the request being exchanged.
+    outgoing: Outgoing,
     reused: bool,
 }
 
@@ -136,6 +137,7 @@ impl Connection {
         Self {
             stream,
             read: BytesMut::new(),
+            outgoing: Outgoing::default(),
             reused: false,
         }
     }
@@ -167,18 +169,18 @@ impl Connection {
     /// [`ExchangeFault`]; the connection is of no further use then.
     pub async fn exchange(
         &mut self,
-        head: &[u8],
+        head: Vec<u8>,
         body: &Bytes,
         clock: &Clock,
         watch: &Watch,
     ) -> Result<Head, ExchangeFault> {
-        let mut outgoing = Outgoing::of(head, body);
+        self.outgoing = Outgoing::of(head, body);
         let mut interim = 0;
         let result = poll_fn(|cx| {
             // A failed write alone decides nothing: the server may have answered before it closed.
-            let _ = self.poll_send(cx, &mut outgoing);
+            let _ = self.poll_send(cx);
             loop {
-                match self.parse_head(outgoing.is_sent()) {
+                match self.parse_head(self.outgoing.is_sent()) {
                     Ok(Some(head)) if head.status.is_informational() => {
                         interim += 1;
                         if head.status == StatusCode::SWITCHING_PROTOCOLS || interim > MOST_INTERIM
@@ -218,6 +220,10 @@ impl Connection {
         cx: &mut Context<'_>,
         head: &mut Head,
     ) -> Poll<Option<Result<Bytes, Broken>>> {
+        if !self.outgoing.is_sent() {
+            // The answer began before the request was read to its end. Whether it can be finished is the server's to say.
+            let _ = self.poll_send(cx);
+        }
         loop {
             match self.take_piece(&mut head.framing) {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
@@ -245,18 +251,16 @@ impl Connection {
         (head.keeps && head.is_done() && self.read.is_empty()).then_some(self)
     }
 
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        outgoing: &mut Outgoing<'_>,
-    ) -> Poll<io::Result<()>> {
-        while !outgoing.is_sent() {
-            let count = ready!(self.stream.poll_write(cx, outgoing))?;
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_sent() {
+            let count = ready!(self.stream.poll_write(cx, &self.outgoing))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            outgoing.sent += count;
+            self.outgoing.sent += count;
         }
+        // Sent whole: what it held is free again.
+        self.outgoing = Outgoing::default();
         self.stream.poll_flush(cx)
     }
 
@@ -515,26 +519,27 @@ fn chunk_size(line: &[u8]) -> Result<u64, Broken> {
 }
 
 /// A request on its way out: its head and its body, together in one write where the body is small.
-struct Outgoing<'a> {
-    head: Cow<'a, [u8]>,
-    body: &'a [u8],
+#[derive(Debug, Default)]
+struct Outgoing {
+    head: Vec<u8>,
+    body: Bytes,
     sent: usize,
 }
 
-impl<'a> Outgoing<'a> {
-    fn of(head: &'a [u8], body: &'a [u8]) -> Self {
+impl Outgoing {
+    fn of(mut head: Vec<u8>, body: &Bytes) -> Self {
         if body.len() <= SMALL_BODY {
-            Self {
-                head: [head, body].concat().into(),
-                body: &[],
+            head.extend_from_slice(body);
+            return Self {
+                head,
+                body: Bytes::new(),
                 sent: 0,
-            }
-        } else {
-            Self {
-                head: head.into(),
-                body,
-                sent: 0,
-            }
+            };
+        }
+        Self {
+            head,
+            body: body.clone(),
+            sent: 0,
         }
     }
 
@@ -563,11 +568,7 @@ impl Stream {
         }
     }
 
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        outgoing: &Outgoing<'_>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, outgoing: &Outgoing) -> Poll<io::Result<usize>> {
         let slices = outgoing.rest().map(IoSlice::new);
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, &slices),
@@ -616,7 +617,7 @@ mod tests {
             let watch = clock.watch();
             let body = Bytes::from_static(b"body");
             let head = connection
-                .exchange(b"POST / HTTP/1.1\r\n\r\n", &body, &clock, &watch)
+                .exchange(b"POST / HTTP/1.1\r\n\r\n".to_vec(), &body, &clock, &watch)
                 .await;
             let mut head = match head {
                 Ok(head) => head,
@@ -802,7 +803,8 @@ mod tests {
             server.flush().await.unwrap();
             let (clock, body) = (Clock::default(), Bytes::new());
             let watch = clock.watch();
-            let exchange = connection.exchange(b"GET / HTTP/1.1\r\n\r\n", &body, &clock, &watch);
+            let exchange =
+                connection.exchange(b"GET / HTTP/1.1\r\n\r\n".to_vec(), &body, &clock, &watch);
             let mut head = exchange.await.unwrap();
             while let Some(piece) = poll_fn(|cx| connection.poll_piece(cx, &mut head)).await {
                 piece.unwrap();

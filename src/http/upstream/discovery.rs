@@ -29,8 +29,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 const ASK_SOON: Duration = Duration::from_secs(5);
 /// How often a replica that was set aside is probed, and how long a probe may take.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// Longest list of models that is read, in bytes.
+/// Longest list of models that is read, in bytes; most models that are taken from it, and the longest name, in bytes.
 const MOST_LIST: usize = 4 << 20;
+const MOST_MODELS: usize = 10_000;
+const MOST_NAME: usize = 512;
+/// Models that a log line names.
+const MOST_LOGGED: usize = 20;
 
 /// Looks after the fleet for as long as it is polled: to be spawned on a `LocalSet`.
 pub async fn look_after(fleet: Arc<Fleet>, log: Log) {
@@ -116,7 +120,11 @@ async fn ask_again_and_again(
                     log.event(
                         Event::info("models_discovered")
                             .with("upstream", upstream.name())
-                            .with("models", models.clone()),
+                            .with("count", models.len())
+                            .with(
+                                "models",
+                                models.iter().take(MOST_LOGGED).cloned().collect::<Vec<_>>(),
+                            ),
                     );
                     upstream.discovered.store(Some(Arc::new(models)));
                     let clashes = fleet.refresh_catalogue();
@@ -209,7 +217,7 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
     let mut connection = Connection::new(connect(replica).await.map_err(AskFault::Unreachable)?);
     let (clock, watch) = (Clock::default(), Default::default());
     let answer = connection
-        .exchange(&head, &Bytes::new(), &clock, &watch)
+        .exchange(head, &Bytes::new(), &clock, &watch)
         .await;
     let mut answer = answer.map_err(AskFault::Exchange)?;
     if !answer.status.is_success() {
@@ -226,5 +234,6 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
     }
     let list: ModelList = serde_json::from_slice(&body).map_err(AskFault::Malformed)?;
     let ids = list.data.iter().filter_map(|model| model["id"].as_str());
-    Ok(ids.filter(|id| !id.is_empty()).map(str::to_owned).collect())
+    let usable = ids.filter(|id| (1..=MOST_NAME).contains(&id.len()));
+    Ok(usable.take(MOST_MODELS).map(str::to_owned).collect())
 }

@@ -132,17 +132,18 @@ impl Pool {
         let mut refused = None;
         while let Some(replica) = self.choose(upstream, &tried) {
             let replica = InFlight::at(replica);
-            let request_head = request_head(upstream, &replica.0, outbound);
             let exchange = |mut connection: Connection, connecting: Duration| {
                 let handed_over = first.get().unwrap_or(HandedOver {
                     at: Instant::now(),
                     connecting,
                 });
                 first.set(Some(handed_over));
-                let (head, body) = (&request_head, &outbound.body);
+                let head = request_head(upstream, &replica.0, outbound);
                 async move {
                     watch.set_deadline(self.clock.now() + self.patience.first_byte);
-                    let answer = connection.exchange(head, body, &self.clock, watch).await;
+                    let answer = connection
+                        .exchange(head, &outbound.body, &self.clock, watch)
+                        .await;
                     answer.map(|head| (connection, head, handed_over))
                 }
             };
