@@ -702,7 +702,7 @@ const STANDS = {
 };
 
 /** Once nothing moves any more. */
-const settled = (page) => page.evaluate(() => Promise.all(document.getAnimations().map(({ finished }) => finished)));
+const settled = (page) => page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
 const soon = () => `${new Date(Date.now() + 50 * 3_600_000).toISOString().slice(0, 19)}Z`;
 
 for (const colorScheme of ["light", "dark"]) {

@@ -97,7 +97,7 @@ async function draw(browser, file, view, { viewport, colorScheme, scale = 1, web
     await page.locator("[aria-busy=false], .tile").first().waitFor({ state: "attached" });
   }
   await view.go(page);
-  await page.evaluate(() => Promise.all(document.getAnimations().map(({ finished }) => finished)));
+  await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
   await page.mouse.move(0, 0);
   const png = await page.screenshot({ fullPage: full });
   await writeFile(file, webp ? await asWebp(browser, png) : png);
