@@ -890,6 +890,26 @@ fn an_upstream_that_closes_idle_connections_is_never_seen_as_an_error() {
 }
 
 #[test]
+fn an_upstream_that_answers_before_it_has_read_the_request_is_sent_the_rest_of_it() {
+    let stand = Stand::new();
+    stand.up.script(|mut exchange| {
+        exchange.begin_stream();
+        let length = exchange.body().map_or(0, |body| body.len());
+        exchange.chunk(format!("data: {length}\n\n"));
+        exchange.end_stream();
+    });
+    let text = "x".repeat(8 << 20);
+    let call = Call::json(
+        "/v1/chat/completions",
+        &stand.all.token,
+        format!(r#"{{"model":"good","text":"{text}"}}"#),
+    );
+    let response = stand.gateway.ask(&call);
+    assert_eq!(response.status, 200);
+    assert_eq!(response.text(), format!("data: {}\n\n", call.body.len()));
+}
+
+#[test]
 fn a_replica_that_refuses_is_tried_past_set_aside_and_taken_back() {
     let first = Recorder::answering();
     let down = Reserved::new();
