@@ -121,6 +121,14 @@ impl Client {
         };
         if status.is_success() {
             let json = self.json;
+            if let Answers::File(file) = &self.answers
+                && *method != Method::GET
+            {
+                let path = file.path.display();
+                eprintln!(
+                    "written to {path}; a gateway that runs on it takes it over with 'keygate reload'"
+                );
+            }
             return Ok(Answer { bytes, json });
         }
         if self.json && !bytes.is_empty() {

@@ -170,7 +170,7 @@ fn delete(args: &DeleteArgs) -> Result<(), Failure> {
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
     if !args.yes && !can_ask {
         return Err(Failure::Refused(format!(
-            "there is no terminal to ask on whether {} is to be deleted; add --yes where it is",
+            "nothing was deleted: there is no terminal to ask on whether {} is meant; add --yes where it is",
             args.id.as_str()
         )));
     }

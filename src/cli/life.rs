@@ -96,10 +96,10 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts as many as the config says, each with listeners of its own.
+    /// Starts as many as the config says, each with listeners of its own; what held their addresses is let go of then.
     pub(super) fn start(
         gateway: &Gateway,
-        claimed: &Claimed,
+        claimed: Claimed,
         count: usize,
     ) -> Result<Self, StartFault> {
         let count = match count {
@@ -118,6 +118,7 @@ impl Workers {
             });
             threads.push(thread.map_err(system("a worker's thread"))?);
         }
+        drop(claimed);
         Ok(Self {
             threads,
             ends,

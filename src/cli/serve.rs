@@ -103,7 +103,7 @@ pub fn serve(
         let admin = Admin::open(&services, socket, socket_file).await?;
         let workers = Workers::start(
             &parts.gateway(descriptors),
-            &claimed,
+            claimed,
             services.config.workers,
         )?;
         tokio::task::spawn_local(discovery::look_after(

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::http::unix_socket::{self, ClaimFault};
 use crate::store::config::Listen;
@@ -13,10 +13,11 @@ use crate::store::config::Listen;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Addresses that are free to listen on, found out before anything else is done.
+/// Addresses to listen on, held against everybody else before anything else is done.
 #[derive(Debug)]
 pub struct Claimed {
-    tcp: Vec<SocketAddr>,
+    /// The address, and the listener that holds it until the workers' own do.
+    tcp: Vec<(SocketAddr, TcpListener)>,
     unix: Vec<(PathBuf, UnixListener)>,
 }
 
@@ -61,8 +62,8 @@ impl std::error::Error for ListenFault {
     }
 }
 
-/// Makes sure that nobody else listens on any of the addresses. Workers share an address by SO_REUSEPORT, which would
-/// let a second process share it too and serve another key table: so each is bound once without it first.
+/// Makes sure that nobody else listens on any of the addresses, nor will. Workers share an address by SO_REUSEPORT, which
+/// would let a second process share it too and serve another key table: so each is first bound without it, and held.
 ///
 /// # Errors
 /// [`ListenFault`] names the first address that is not free.
@@ -75,7 +76,9 @@ pub fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
         match address {
             Listen::Tcp(address) => {
                 let probed = probe(*address).map_err(|error| ListenFault::Tcp(*address, error))?;
-                claimed.tcp.push(probed);
+                let bound = probed.local_addr();
+                let bound = bound.map_err(|error| ListenFault::Tcp(*address, error))?;
+                claimed.tcp.push((bound, probed));
             }
             // Whoever connects still needs a key, as on a TCP port.
             Listen::Unix(path) => {
@@ -93,12 +96,12 @@ impl Claimed {
     /// The addresses as they turned out: ports that were 0 are known now.
     #[must_use]
     pub fn addresses(&self) -> Vec<Listen> {
-        let tcp = self.tcp.iter().map(|address| Listen::Tcp(*address));
+        let tcp = self.tcp.iter().map(|(address, _)| Listen::Tcp(*address));
         tcp.chain(self.unix.iter().map(|(path, _)| Listen::Unix(path.clone())))
             .collect()
     }
 
-    /// Opens the listeners of one worker.
+    /// Opens the listeners of one worker. What is held is let go of when this is dropped, once every worker has its own.
     ///
     /// # Errors
     /// [`ListenFault`], should an address have been taken meanwhile.
@@ -107,8 +110,10 @@ impl Claimed {
             tcp: Vec::new(),
             unix: Vec::new(),
         };
-        for address in &self.tcp {
-            let open = listener(*address, true);
+        for (address, held) in &self.tcp {
+            // From here on it may be shared; another process, which does not share at first, still finds it taken.
+            let shared = SockRef::from(held).set_reuse_port(true);
+            let open = shared.and_then(|()| listener(*address, true));
             listeners
                 .tcp
                 .push(open.map_err(|error| ListenFault::Tcp(*address, error))?);
@@ -122,17 +127,16 @@ impl Claimed {
     }
 }
 
-/// Binds without sharing and lets go again. A dual-stack wildcard falls back to IPv4 where the host has no IPv6.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+/// Binds without sharing. A dual-stack wildcard falls back to IPv4 where the host has no IPv6.
+fn probe(address: SocketAddr) -> io::Result<TcpListener> {
     match listener(address, false) {
         Err(error) if address.ip().is_unspecified() && address.is_ipv6() && lacks_ipv6(&error) => {
             listener(
                 (IpAddr::from(Ipv4Addr::UNSPECIFIED), address.port()).into(),
                 false,
-            )?
-            .local_addr()
+            )
         }
-        probed => probed?.local_addr(),
+        probed => probed,
     }
 }
 
@@ -161,4 +165,22 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_stays_taken_from_its_claim_until_its_last_listener_is_closed() {
+        let first = claim(&[Listen::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
+        let address = first.addresses();
+        assert!(claim(&address).is_err(), "claimed");
+        let workers = [first.open().unwrap(), first.open().unwrap()];
+        assert!(claim(&address).is_err(), "claimed and open");
+        drop(first);
+        assert!(claim(&address).is_err(), "open");
+        drop(workers);
+        claim(&address).unwrap();
+    }
 }

@@ -256,7 +256,9 @@ fn format_access(text: &mut String, form: Form, access: &Access) {
     ];
     match form {
         Form::Json => {
-            text.push_str("{\"event\":\"access\",\"started\":\"");
+            text.push_str("{\"event\":\"access\",\"time\":\"");
+            write_time(text, ended);
+            text.push_str("\",\"started\":\"");
             write_time(text, access.started);
             text.push('"');
             for (name, fact) in facts {

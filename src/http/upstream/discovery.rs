@@ -27,6 +27,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// How long until one that did not answer is asked again.
 const ASK_SOON: Duration = Duration::from_secs(5);
+/// Of so many failures in a row one is logged: about one a minute.
+const LOG_EVERY: u32 = 12;
 /// How often a replica that was set aside is probed, and how long a probe may take.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Longest list of models that is read, in bytes; most models that are taken from it, and the longest name, in bytes.
@@ -109,8 +111,9 @@ async fn ask_again_and_again(
     log: Log,
     known_clashes: std::rc::Rc<std::cell::RefCell<Vec<Clash>>>,
 ) {
+    let mut failures = 0_u32;
     loop {
-        let answer = timeout(ASK_TIMEOUT, ask(&upstream))
+        let answer = timeout(ASK_TIMEOUT, ask(&fleet, &upstream))
             .await
             .unwrap_or(Err(AskFault::Silent));
         let wait = match answer {
@@ -141,14 +144,18 @@ async fn ask_again_and_again(
                     }
                     known_clashes.replace(clashes);
                 }
+                failures = 0;
                 ASK_AGAIN
             }
             Err(fault) => {
-                log.event(
-                    Event::warn("models_unknown")
-                        .with("upstream", upstream.name())
-                        .with("reason", fault.to_string()),
-                );
+                if failures.is_multiple_of(LOG_EVERY) {
+                    log.event(
+                        Event::warn("models_unknown")
+                            .with("upstream", upstream.name())
+                            .with("reason", fault.to_string()),
+                    );
+                }
+                failures = failures.wrapping_add(1);
                 ASK_SOON
             }
         };
@@ -192,12 +199,23 @@ struct ModelList {
     data: Vec<Value>,
 }
 
-async fn ask(upstream: &Upstream) -> Result<Vec<String>, AskFault> {
+async fn ask(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, AskFault> {
     let mut last = AskFault::Silent;
     for replica in upstream.replicas() {
         match ask_one(upstream, replica).await {
             Ok(models) => return Ok(models),
-            Err(fault) => last = fault,
+            Err(fault) => {
+                // As for any connection: what refuses is set aside, and seen to be in status and metrics.
+                if let AskFault::Unreachable(error) = &fault
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
+                    )
+                {
+                    fleet.set_health(upstream, replica, false);
+                }
+                last = fault;
+            }
         }
     }
     Err(last)
