@@ -24,6 +24,9 @@ use super::lease::Lease;
 use super::record::Record;
 use super::stall::{LAST_WORDS, Stall};
 
+/// Between the last byte's flush and the break.
+const TIME_TO_READ: Duration = Duration::from_millis(50);
+
 /// The body of every answer.
 #[derive(Debug)]
 pub struct ReplyBody {
@@ -58,8 +61,9 @@ pub struct Relay {
     is_event_stream: bool,
     /// Whether the client takes what it is given, where its connection does not tell.
     stall: Option<Rc<Stall>>,
-    /// The flush that takes out everything handed over so far.
+    /// The flush that takes out everything handed over so far, and whether a break has seen it.
     flush_awaited: u64,
+    is_flushed: bool,
     state: State,
 }
 
@@ -160,6 +164,7 @@ impl Relay {
             is_event_stream,
             stall,
             flush_awaited,
+            is_flushed: false,
             state: State::Streaming,
         }
     }
@@ -219,13 +224,19 @@ impl Relay {
         }
     }
 
-    /// hyper flushes whenever it finds nothing more to write; the deadline is for a client that takes nothing.
+    /// hyper flushes whenever it finds nothing more to write; the deadline is for a client that takes nothing. Once all
+    /// is flushed the client gets a moment to read it: some drop what they have not read when a connection breaks.
     fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let watch = self.lease.watch();
-        if self.line.flushes() >= self.flush_awaited || watch.is_late(Instant::now()) {
+        if watch.is_late(Instant::now()) {
             return Poll::Ready(Next::Break);
         }
-        self.line.wake_at_flush(cx);
+        if self.line.flushes() < self.flush_awaited {
+            self.line.wake_at_flush(cx);
+        } else if !self.is_flushed {
+            self.is_flushed = true;
+            watch.set_deadline(Instant::now() + TIME_TO_READ);
+        }
         watch.register(cx);
         Poll::Pending
     }
