@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
@@ -216,7 +217,7 @@ async fn forward(
     record.upstream(upstream.name());
 
     let outbound = outbound(inbound, parts, asked.body.bytes());
-    let table = std::sync::Arc::clone(&worker.table);
+    let table = Arc::clone(&worker.table);
     let mut lease = Lease::new(permit, entry, table, generation, worker.clock.watch());
     let answer = send(worker, &mut lease, upstream, &outbound, record).await?; // 8
     worker

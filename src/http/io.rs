@@ -102,12 +102,6 @@ impl Line {
         self.multiplexed.set(true);
     }
 
-    /// Whether requests share the connection (HTTP/2).
-    #[must_use]
-    pub fn is_multiplexed(&self) -> bool {
-        self.multiplexed.get()
-    }
-
     /// A request begins; it ends when what is returned is dropped.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
