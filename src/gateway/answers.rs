@@ -168,19 +168,20 @@ fn preflight(worker: &Worker, parts: &Parts) -> Option<Response<Bytes>> {
 }
 
 /// Lets a page of a listed origin read the answer.
-pub(super) fn open_to_origin(worker: &Worker, request: &HeaderMap, response: &mut HeaderMap) {
-    if let Some(origin) = allowed_origin(worker, request) {
-        response.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        response.insert(
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("x-request-id"),
-        );
-        response.append(header::VARY, HeaderValue::from_static("Origin"));
-    }
+pub(super) fn open_to(origin: HeaderValue, response: &mut HeaderMap) {
+    response.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    response.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("x-request-id"),
+    );
+    response.append(header::VARY, HeaderValue::from_static("Origin"));
 }
 
 /// The request's Origin, where the config lists it.
-fn allowed_origin<'h>(worker: &Worker, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+pub(super) fn allowed_origin<'h>(
+    worker: &Worker,
+    headers: &'h HeaderMap,
+) -> Option<&'h HeaderValue> {
     let origin = headers.get(header::ORIGIN)?;
     let is_listed = |listed: &String| listed.as_bytes() == origin.as_bytes();
     worker

@@ -55,8 +55,8 @@ impl Lease {
 
     /// The watch that wakes whoever waits for this request.
     #[must_use]
-    pub fn watch(&self) -> Rc<Watch> {
-        Rc::clone(&self.watch)
+    pub fn watch(&self) -> &Rc<Watch> {
+        &self.watch
     }
 
     /// Whether what was permitted still is.

@@ -1,26 +1,42 @@
 //! What becomes known of a request while it lives; logged once and counted once, when it ends, however it ends.
 
-use std::time::{Instant, SystemTime};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 
+use crate::http::headers::RequestId;
 use crate::http::reply::Refusal;
-use crate::observe::log::{Access, End, Log};
-use crate::observe::metrics::Metrics;
+use crate::http::upstream::Upstream;
+use crate::observe::log::{Access, End};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
+use crate::table::Entry;
 
-/// Bytes of a model's name that are kept for the log line.
+use super::worker::Worker;
+
+/// Bytes of a model's name that are kept for the log line: a client may send a name of any length.
 const MOST_MODEL: usize = 1024;
 
 /// See the module's page. Dropping it logs and counts.
 #[derive(Debug)]
 pub struct Record {
-    log: Log,
-    metrics: Metrics,
+    worker: Rc<Worker>,
+    started: SystemTime,
     began: Instant,
-    access: Option<Access>,
-    outcome: &'static str,
+    first_byte: Option<Duration>,
+    request_id: RequestId,
+    client: ClientAddress,
+    method: &'static str,
+    entry: Option<Arc<Entry>>,
+    route: Option<&'static str>,
+    model: Option<Arc<str>>,
+    upstream: Option<Arc<Upstream>>,
+    status: Option<u16>,
+    denial: Option<&'static str>,
+    bytes_in: u64,
+    bytes_out: u64,
     ended: Option<End>,
 }
 
@@ -28,22 +44,22 @@ impl Record {
     /// A request's head was read.
     #[must_use]
     pub fn begin(
-        log: Log,
-        metrics: Metrics,
+        worker: &Rc<Worker>,
         started: SystemTime,
-        request_id: &str,
+        request_id: RequestId,
         method: &Method,
         client: ClientAddress,
     ) -> Self {
-        metrics.in_flight().inc();
-        let access = Access {
+        worker.metrics.in_flight().inc();
+        Self {
+            worker: Rc::clone(worker),
             started,
-            duration: std::time::Duration::ZERO,
+            began: Instant::now(),
             first_byte: None,
-            request_id: request_id.into(),
-            key_id: None,
+            request_id,
             client,
             method: known(method),
+            entry: None,
             route: None,
             model: None,
             upstream: None,
@@ -51,56 +67,50 @@ impl Record {
             denial: None,
             bytes_in: 0,
             bytes_out: 0,
-            end: End::ClientLeft,
-        };
-        Self {
-            log,
-            metrics,
-            began: Instant::now(),
-            access: Some(access),
-            outcome: "allowed",
             ended: None,
         }
     }
 
     /// The key it is judged by.
-    pub fn key(&mut self, id: &str) {
-        self.note(|access| access.key_id = Some(id.into()));
+    pub fn key(&mut self, entry: &Arc<Entry>) {
+        self.entry = Some(Arc::clone(entry));
     }
 
     /// The route it takes.
     pub fn route(&mut self, route: &'static str) {
-        self.note(|access| access.route = Some(route));
+        self.route = Some(route);
     }
 
     /// The body it came with.
     pub fn body(&mut self, bytes: usize) {
-        self.note(|access| access.bytes_in = bytes as u64);
+        self.bytes_in = bytes as u64;
     }
 
-    /// The model it names, as far as a log line holds it: a client may send a name of any length.
-    pub fn model(&mut self, model: &str) {
-        let shown = &model[..model.floor_char_boundary(MOST_MODEL)];
-        self.note(|access| access.model = Some(shown.into()));
+    /// The model it names.
+    pub fn model(&mut self, model: &Arc<str>) {
+        self.model = Some(match model.floor_char_boundary(MOST_MODEL) {
+            all if all == model.len() => Arc::clone(model),
+            most => model[..most].into(),
+        });
     }
 
     /// The upstream it goes to.
-    pub fn upstream(&mut self, name: &str) {
-        self.note(|access| access.upstream = Some(name.into()));
+    pub fn upstream(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(Arc::clone(upstream));
     }
 
     /// The upstream answers.
     pub fn answered(&mut self, upstream: &str, status: http::StatusCode) {
         let first_byte = self.began.elapsed();
-        self.metrics
+        self.worker
+            .metrics
             .response(upstream, status.as_str(), first_byte.as_secs_f64());
-        self.note(|access| access.first_byte = Some(first_byte));
+        self.first_byte = Some(first_byte);
     }
 
     /// It is refused, or failed.
     pub fn refused(&mut self, refusal: &Refusal) {
-        self.outcome = refusal.code();
-        self.note(|access| access.denial = Some(refusal.code()));
+        self.denial = Some(refusal.code());
         if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
             self.ended = Some(End::UpstreamFailed);
         }
@@ -108,8 +118,7 @@ impl Record {
 
     /// What was permitted is so no longer.
     pub fn revoked(&mut self, denial: Denial) {
-        self.outcome = denial.label();
-        self.note(|access| access.denial = Some(denial.label()));
+        self.denial = Some(denial.label());
         self.ended = Some(End::Revoked);
     }
 
@@ -120,37 +129,43 @@ impl Record {
 
     /// The status of its answer.
     pub fn status(&mut self, status: http::StatusCode) {
-        self.note(|access| access.status = Some(status.as_u16()));
+        self.status = Some(status.as_u16());
     }
 
     /// So many bytes of its answer go out.
     pub fn sent(&mut self, bytes: usize) {
-        self.note(|access| access.bytes_out += bytes as u64);
+        self.bytes_out += bytes as u64;
     }
 
     /// Its answer went out whole.
     pub fn complete(&mut self) {
         self.ended.get_or_insert(End::Complete);
     }
-
-    fn note(&mut self, note: impl FnOnce(&mut Access)) {
-        if let Some(access) = &mut self.access {
-            note(access);
-        }
-    }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.metrics.in_flight().dec();
-        let Some(mut access) = self.access.take() else {
-            return;
-        };
-        access.duration = self.began.elapsed();
-        access.end = self.ended.unwrap_or(End::ClientLeft);
-        self.metrics
-            .request(self.outcome, access.duration.as_secs_f64());
-        self.log.access(access);
+        let duration = self.began.elapsed();
+        let metrics = &self.worker.metrics;
+        metrics.in_flight().dec();
+        metrics.request(self.denial.unwrap_or("allowed"), duration.as_secs_f64());
+        self.worker.log.access(&Access {
+            started: self.started,
+            duration,
+            first_byte: self.first_byte,
+            request_id: self.request_id.as_str(),
+            key_id: self.entry.as_ref().map(|entry| entry.key().id()),
+            client: self.client,
+            method: self.method,
+            route: self.route,
+            model: self.model.as_deref(),
+            upstream: self.upstream.as_ref().map(|upstream| upstream.name()),
+            status: self.status,
+            denial: self.denial,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            end: self.ended.unwrap_or(End::ClientLeft),
+        });
     }
 }
 

@@ -20,12 +20,14 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 
 use crate::http::body;
-use crate::http::headers::{self, Introduction};
+use crate::http::clock::Watch;
+use crate::http::headers::{self, Introduction, RequestId};
 use crate::http::io::{InFlight, Line};
 use crate::http::model_name::{self, Siblings};
 use crate::http::reply::Refusal;
 use crate::http::upstream::Upstream;
-use crate::http::upstream::pool::{Answer, Outbound, SendFault};
+use crate::http::upstream::outbound::Outbound;
+use crate::http::upstream::pool::{Answer, SendFault};
 use crate::policy::decide::{self, Caller};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
@@ -54,11 +56,12 @@ pub struct Origin {
 struct Inbound<'a> {
     worker: &'a Rc<Worker>,
     origin: Origin,
-    parts: &'a Parts,
+    parts: Parts,
     now: UnixTime,
     client: ClientAddress,
-    request_id: &'a str,
-    line: Rc<Line>,
+    request_id: &'a RequestId,
+    line: &'a Rc<Line>,
+    watch: Rc<Watch>,
 }
 
 /// Answers a request, whatever it is.
@@ -70,48 +73,48 @@ pub async fn handle(
 ) -> Response<ReplyBody> {
     let started = SystemTime::now();
     let (parts, mut body) = request.into_parts();
-    let request_id =
-        headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), str::to_owned);
+    let request_id = RequestId::of(&parts.headers).unwrap_or_else(|| worker.new_request_id());
     let source = &worker.settings.client_address;
     let client = headers::client_address(source, origin.peer, &parts.headers);
-    let (log, metrics) = (worker.log.clone(), worker.metrics.clone());
-    let mut record = Record::begin(log, metrics, started, &request_id, &parts.method, client);
-    let line = Rc::clone(in_flight.line());
+    let id = request_id.clone();
+    let mut record = Record::begin(worker, started, id, &parts.method, client);
+    let (version, method) = (parts.version, parts.method.clone());
+    let page = answers::allowed_origin(worker, &parts.headers).cloned();
     let inbound = Inbound {
         worker,
         origin,
-        parts: &parts,
+        parts,
         now: unix_time(started),
         client,
         request_id: &request_id,
-        line,
+        line: in_flight.line(),
+        watch: in_flight.line().watch_request(),
     };
 
-    let result = contain(admit_and_forward(&inbound, &mut body, &mut record)).await;
+    let result = contain(admit_and_forward(inbound, &mut body, &mut record)).await;
     // What follows a CONNECT was meant for a tunnel, and is no request.
     let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown))
-        || parts.method == Method::CONNECT;
+        || method == Method::CONNECT;
     let mut response = result.unwrap_or_else(|refusal| {
         record.refused(&refusal);
         refusal.response().map(ReplyBody::from)
     });
 
     record.status(response.status());
-    if parts.method == Method::HEAD {
+    if method == Method::HEAD {
         // Its answer has no body, so nobody will ask for the end of it (RFC 9110 9.3.2).
         record.complete();
     }
+    let headers = response.headers_mut();
     let is_unread = !body.is_end_stream();
-    if parts.version != Version::HTTP_2 && (closes || is_unread) {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
-        inbound.line.leave_unread();
+    if version != Version::HTTP_2 && (closes || is_unread) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        in_flight.line().leave_unread();
     }
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(headers::X_REQUEST_ID, value);
+    headers.insert(headers::X_REQUEST_ID, request_id.to_header());
+    if let Some(page) = page {
+        answers::open_to(page, headers);
     }
-    answers::open_to_origin(worker, &parts.headers, response.headers_mut());
     response.map(|body| body.guarded(Guard { record, in_flight }))
 }
 
@@ -126,11 +129,11 @@ async fn contain<T>(request: impl Future<Output = Result<T, Refusal>>) -> Result
 }
 
 async fn admit_and_forward(
-    inbound: &Inbound<'_>,
+    inbound: Inbound<'_>,
     body: &mut Incoming,
     record: &mut Record,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let Inbound { worker, parts, .. } = inbound;
+    let (worker, parts) = (inbound.worker, &inbound.parts);
     headers::check_framing(parts)?;
     if let Some(answer) = answers::without_key(worker, parts) {
         return Ok(answer.map(ReplyBody::from));
@@ -141,10 +144,10 @@ async fn admit_and_forward(
     let generation = worker.table.generation();
     let token = headers::bearer(&parts.headers)?; // 1
     let entry = worker.table.find(&token.hash()); // 2
-    let key = entry.as_deref().map(Entry::key);
-    if let Some(key) = key {
-        record.key(key.id());
+    if let Some(entry) = &entry {
+        record.key(entry);
     }
+    let key = entry.as_deref().map(Entry::key);
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_deref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
@@ -153,7 +156,7 @@ async fn admit_and_forward(
     record.route(route.label());
     match route {
         Route::Forward(endpoint) => {
-            let asked = read_model(inbound, endpoint, caller, body, record).await?; // 6
+            let asked = read_model(&inbound, endpoint, caller, body, record).await?; // 6
             forward(inbound, asked, caller, entry, generation, record).await // 7, 8
         }
         Route::Models => Ok(answers::models(worker, caller).map(ReplyBody::from)),
@@ -165,7 +168,7 @@ async fn admit_and_forward(
 /// What a request asks for, once its body is read: the very bytes that were checked, and the model they name.
 struct Asked {
     body: body::Spooled,
-    model: String,
+    model: Arc<str>,
     read: Instant,
 }
 
@@ -185,8 +188,8 @@ async fn read_model(
     }
     model_name::check_query(parts.uri.query())?;
     let format = model_name::check_headers(endpoint.body(), &parts.headers)?;
-    let watch = worker.clock.watch();
-    let body = body::spool(body, &worker.settings.bodies, &worker.clock, &watch).await?;
+    let limits = &worker.settings.bodies;
+    let body = body::spool(body, limits, &worker.clock, &inbound.watch).await?;
     let read = Instant::now();
     record.body(body.bytes().len());
     let is_all = caller.key().model_access().is_all();
@@ -195,53 +198,53 @@ async fn read_model(
     } else {
         Siblings::Refused
     };
-    let model = model_name::read(&format, body.bytes(), siblings)?.into_owned();
+    let model = Arc::from(model_name::read(&format, body.bytes(), siblings)?);
     record.model(&model);
     Ok(Asked { body, model, read })
 }
 
 /// Steps 7 and 8: whether the model may be used, and the request's way to its upstream and back.
 async fn forward(
-    inbound: &Inbound<'_>,
+    mut inbound: Inbound<'_>,
     asked: Asked,
     caller: Caller<'_>,
     entry: &Entry,
     generation: u64,
     record: &mut Record,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let Inbound { worker, parts, .. } = inbound;
+    let worker = inbound.worker;
     let routing = worker.fleet.routing();
     let upstream = routing.upstream_of(&asked.model);
-    let permit = caller.for_model(&asked.model, upstream.is_some())?; // 7
+    let permit = caller.for_model(Arc::clone(&asked.model), upstream.is_some())?; // 7
     let upstream = upstream.ok_or(Denial::ModelNotFound)?;
-    record.upstream(upstream.name());
+    record.upstream(upstream);
 
-    let outbound = outbound(inbound, parts, asked.body.bytes());
     let table = Arc::clone(&worker.table);
-    let mut lease = Lease::new(permit, entry, table, generation, worker.clock.watch());
-    let answer = send(worker, &mut lease, upstream, &outbound, record).await?; // 8
+    let watch = Rc::clone(&inbound.watch);
+    let mut lease = Lease::new(permit, entry, table, generation, watch);
+    let outbound = outbound(&inbound, upstream, asked.body.bytes());
+    let _share = asked.body.into_share();
+    // The answer's headers take the request's place. What else there was of the request's head goes here and now: it
+    // stands in the memory that its connection reads into next.
+    let spare = std::mem::take(&mut inbound.parts.headers);
+    let line = inbound.line;
+    drop(inbound);
+    let mut answer = send(worker, &mut lease, upstream, outbound, spare, record).await?; // 8
     worker
         .metrics
         .overhead(answer.overhead(asked.read).as_secs_f64());
-    record.answered(upstream.name(), answer.head().status);
-    if matches!(
-        answer.head().status,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-    ) {
+    let status = answer.head().status;
+    record.answered(upstream.name(), status);
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return Err(Refusal::UpstreamRejected);
     }
 
-    let mut response = Response::new(());
-    *response.status_mut() = answer.head().status;
-    *response.headers_mut() = passed_on(&answer);
-    let relay = Relay::new(
-        answer,
-        lease,
-        &inbound.line,
-        &worker.clock,
-        worker.settings.relay,
-    );
-    Ok(response.map(|()| relay.into()))
+    let headers = answer.take_headers();
+    let relay = Relay::new(answer, &headers, lease, line, worker);
+    let mut response = Response::new(relay.into());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 /// Sends the request, for as long as it is permitted.
@@ -249,12 +252,14 @@ async fn send(
     worker: &Rc<Worker>,
     lease: &mut Lease,
     upstream: &Upstream,
-    outbound: &Outbound,
+    outbound: Outbound,
+    spare: HeaderMap,
     record: &mut Record,
 ) -> Result<Answer, Refusal> {
     let permit = lease.permit().clone();
-    let watch = worker.clock.watch();
-    let mut sending = pin!(worker.pool.send(&permit, upstream, outbound, &watch));
+    let watch = Rc::clone(lease.watch());
+    let sending = worker.pool.send(&permit, upstream, outbound, spare, &watch);
+    let mut sending = pin!(sending);
     poll_fn(|cx| {
         if let Err(denial) = lease.check() {
             record.revoked(denial);
@@ -269,19 +274,18 @@ async fn send(
     .await
 }
 
-fn outbound(inbound: &Inbound<'_>, parts: &Parts, body: &Bytes) -> Outbound {
+fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, body: &Bytes) -> Outbound {
+    let Inbound { worker, parts, .. } = inbound;
     let forwarded_for = forwarded_for(inbound);
     let introduction = Introduction {
-        request_id: inbound.request_id,
+        request_id: inbound.request_id.as_str(),
         forwarded_for: &forwarded_for,
         scheme: inbound.origin.scheme,
         length: body.len(),
     };
-    Outbound {
-        request_line: format!("{} {}", parts.method, headers::target(&parts.uri)),
-        headers: headers::outbound(&parts.headers, &introduction),
-        body: body.clone(),
-    }
+    let request_line = (parts.method.as_str(), headers::target(&parts.uri));
+    let write = |lines: &mut Vec<u8>| headers::write_outbound(lines, &parts.headers, &introduction);
+    Outbound::new(upstream, request_line, worker.pool.room(), write, body)
 }
 
 /// X-Forwarded-For as the upstream sees it: the peer's address, behind the list of a peer that is believed.
@@ -304,17 +308,4 @@ fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
     }
     list.extend_from_slice(peer.to_string().as_bytes());
     list
-}
-
-/// The headers of an upstream's answer that the client gets.
-fn passed_on(answer: &Answer) -> HeaderMap {
-    let head = answer.head();
-    let named = headers::named_by_connection(&head.headers);
-    let passes = |name: &header::HeaderName| {
-        headers::passes_to_client(name.as_str()) && !named.contains(name)
-    };
-    let passing = head.headers.iter().filter(|(name, _)| passes(name));
-    passing
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
 }

@@ -158,7 +158,7 @@ fn turn_away(worker: &Worker, stream: &Stream) {
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\nx-request-id: {}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        worker.new_request_id(),
+        worker.new_request_id().as_str(),
         body.len()
     );
     let answer = [head.as_bytes(), &body].concat();

@@ -23,6 +23,7 @@ use crate::policy::denial::Denial;
 use super::lease::Lease;
 use super::record::Record;
 use super::stall::{LAST_WORDS, Stall};
+use super::worker::Worker;
 
 /// Between the last byte's flush and the break.
 const TIME_TO_READ: Duration = Duration::from_millis(50);
@@ -144,12 +145,12 @@ impl Relay {
     #[must_use]
     pub fn new(
         answer: Answer,
+        headers: &HeaderMap,
         lease: Lease,
         line: &Rc<Line>,
-        clock: &Clock,
-        patience: Patience,
+        worker: &Worker,
     ) -> Self {
-        let is_event_stream = is_event_stream(&answer.head().headers);
+        let is_event_stream = is_event_stream(headers);
         let flush_awaited = line.next_flush();
         let stall = Stall::of_this_stream(&lease);
         if let Some(stall) = &stall {
@@ -159,8 +160,8 @@ impl Relay {
             answer,
             lease,
             line: Rc::clone(line),
-            clock: clock.clone(),
-            patience,
+            clock: worker.clock.clone(),
+            patience: worker.settings.relay,
             is_event_stream,
             stall,
             flush_awaited,
@@ -194,8 +195,8 @@ impl Relay {
     }
 
     fn poll_streaming(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let watch = self.lease.watch();
         if let Err(denial) = self.lease.check() {
+            let watch = self.lease.watch();
             watch.set_deadline(Instant::now() + LAST_WORDS);
             self.state = if self.is_event_stream {
                 State::LastWords(last_event(denial))
@@ -204,6 +205,7 @@ impl Relay {
             };
             return Poll::Ready(Next::Revoked(denial));
         }
+        let watch = self.lease.watch();
         match self.answer.poll_piece(cx) {
             Poll::Ready(Some(Ok(piece))) => {
                 watch.clear_deadline();

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::http::body;
 use crate::http::clock::Clock;
+use crate::http::headers::RequestId;
 use crate::http::io as client_io;
 use crate::http::lifecycle::{Lifecycle, Phase};
 use crate::http::reply::Refusal;
@@ -133,7 +134,7 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Its deadlines.
     pub clock: Clock,
-    id_prefix: u64,
+    id_prefix: Box<str>,
     next_id: Cell<u64>,
     open: Cell<usize>,
     all_closed: Notify,
@@ -152,24 +153,20 @@ impl Worker {
     ///
     /// # Errors
     /// Where the system has no random numbers.
-    pub(super) fn new(gateway: Gateway) -> io::Result<Rc<Self>> {
+    pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
+        gateway.log = gateway.log.with_own_page();
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let id_prefix = u64::from_le_bytes(random);
+        let seed = u64::from_le_bytes(random);
         let clock = Clock::default();
         let patience = gateway.settings.upstream;
-        let pool = Pool::new(
-            Arc::clone(&gateway.fleet),
-            clock.clone(),
-            patience,
-            id_prefix,
-        );
+        let pool = Pool::new(Arc::clone(&gateway.fleet), clock.clone(), patience, seed);
         let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
         Ok(Rc::new(Self {
             gateway,
             pool,
             clock,
-            id_prefix,
+            id_prefix: format!("req-{seed:016x}-").into(),
             next_id,
             open,
             all_closed,
@@ -178,10 +175,10 @@ impl Worker {
 
     /// An x-request-id that no other request of this or another worker has.
     #[must_use]
-    pub fn new_request_id(&self) -> String {
+    pub fn new_request_id(&self) -> RequestId {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
-        format!("req-{:016x}-{id:x}", self.id_prefix)
+        RequestId::numbered(&self.id_prefix, id)
     }
 
     /// Whether table and catalogue are loaded and the process is not about to end.

@@ -37,7 +37,7 @@ impl Budget {
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
-struct Share {
+pub struct Share {
     budget: Budget,
     taken: usize,
 }
@@ -62,7 +62,7 @@ impl Drop for Share {
 #[derive(Debug)]
 pub struct Spooled {
     bytes: Bytes,
-    _share: Share,
+    share: Share,
 }
 
 impl Spooled {
@@ -70,6 +70,12 @@ impl Spooled {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Gives up the body, but not yet its share: somebody else holds a copy.
+    #[must_use]
+    pub fn into_share(self) -> Share {
+        self.share
     }
 }
 
@@ -145,10 +151,7 @@ where
     } else {
         whole.freeze()
     };
-    Ok(Spooled {
-        bytes,
-        _share: share,
-    })
+    Ok(Spooled { bytes, share })
 }
 
 async fn next_piece<B>(

@@ -115,6 +115,13 @@ impl Watch {
         self.expires_at.set(expires_at);
     }
 
+    /// Forgets everything, for the next holder.
+    pub fn reset(&self) {
+        self.deadline.set(None);
+        self.expires_at.set(None);
+        self.generation.set(None);
+    }
+
     /// Whom to wake: the task that polls the holder.
     pub fn register(&self, context: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();

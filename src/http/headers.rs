@@ -132,17 +132,53 @@ fn is_host(host: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
 }
 
-/// The client's own x-request-id, where it sent exactly one of a harmless form.
-#[must_use]
-pub fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let mut lines = headers.get_all(X_REQUEST_ID).iter();
-    let only = lines
-        .next()
-        .filter(|_| lines.next().is_none())?
-        .to_str()
-        .ok()?;
-    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    ((1..=128).contains(&only.len()) && only.bytes().all(harmless)).then_some(only)
+/// The name of a request, as its client, its upstream and the log see it.
+#[derive(Clone, Debug)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The client's own x-request-id, where it sent exactly one of a harmless form.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut lines = headers.get_all(X_REQUEST_ID).iter();
+        let only = lines.next().filter(|_| lines.next().is_none())?;
+        let harmless =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let is_taken = (1..=128).contains(&only.len()) && only.as_bytes().iter().all(harmless);
+        // Copied: a clone would keep the whole head that it came in.
+        is_taken.then(|| Self::from_bytes(only.as_bytes()))
+    }
+
+    /// One made here: `prefix`, which tells workers apart, and a number.
+    #[must_use]
+    pub fn numbered(prefix: &str, number: u64) -> Self {
+        let mut id = Vec::with_capacity(prefix.len() + 16);
+        id.extend_from_slice(prefix.as_bytes());
+        let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
+        for place in (0..digits).rev() {
+            let digit = char::from_digit((number >> (place * 4) & 0xf) as u32, 16);
+            id.push(digit.unwrap_or('0') as u8);
+        }
+        Self::from_bytes(&id)
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Nothing but ASCII is taken in.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// It, for the header that carries it.
+    #[must_use]
+    pub fn to_header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    fn from_bytes(id: &[u8]) -> Self {
+        // Letters, digits and three signs are always a header's value.
+        Self(HeaderValue::from_bytes(id).unwrap_or(HeaderValue::from_static("req")))
+    }
 }
 
 /// The address that a request is judged by, as the config says.
@@ -223,36 +259,23 @@ pub struct Introduction<'a> {
     pub length: usize,
 }
 
-/// The header lines of a request that do not depend on the replica it goes to: those of the client's that pass, and
-/// the gateway's own.
-#[must_use]
-pub fn outbound(headers: &HeaderMap, introduction: &Introduction<'_>) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(512);
+/// Writes the header lines of a request that do not depend on its upstream: those of the client's that pass, and the
+/// gateway's own.
+pub fn write_outbound(lines: &mut Vec<u8>, headers: &HeaderMap, introduction: &Introduction<'_>) {
     let named = named_by_connection(headers);
     for (name, value) in headers {
         if passes_to_upstream(name.as_str()) && !named.iter().any(|other| other == name) {
-            write_line(&mut lines, name.as_str(), value.as_bytes());
+            write_line(lines, name.as_str(), value.as_bytes());
         }
     }
-    write_line(
-        &mut lines,
-        "x-request-id",
-        introduction.request_id.as_bytes(),
-    );
+    write_line(lines, "x-request-id", introduction.request_id.as_bytes());
     if !introduction.forwarded_for.is_empty() {
-        write_line(&mut lines, "x-forwarded-for", introduction.forwarded_for);
+        write_line(lines, "x-forwarded-for", introduction.forwarded_for);
     }
-    write_line(
-        &mut lines,
-        "x-forwarded-proto",
-        introduction.scheme.as_bytes(),
-    );
-    write_line(
-        &mut lines,
-        "content-length",
-        introduction.length.to_string().as_bytes(),
-    );
-    lines
+    write_line(lines, "x-forwarded-proto", introduction.scheme.as_bytes());
+    let mut digits = itoa::Buffer::new();
+    let length = digits.format(introduction.length);
+    write_line(lines, "content-length", length.as_bytes());
 }
 
 /// Writes one header line.
@@ -361,6 +384,10 @@ mod tests {
         lines.iter().map(pair).collect()
     }
 
+    fn request_id(headers: &HeaderMap) -> Option<String> {
+        RequestId::of(headers).map(|id| id.as_str().to_owned())
+    }
+
     fn bearer_of(lines: &[&str]) -> Result<(), Denial> {
         let lines: Vec<_> = lines
             .iter()
@@ -424,6 +451,14 @@ mod tests {
             .unwrap();
         *request.headers_mut() = map(lines);
         check_framing(&request.into_parts().0)
+    }
+
+    #[test]
+    fn made_ids_end_in_their_number() {
+        for number in [0, 1, 15, 16, 0xabc, u64::MAX] {
+            let id = RequestId::numbered("req-7-", number);
+            assert_eq!(id.as_str(), format!("req-7-{number:x}"));
+        }
     }
 
     #[test]
@@ -569,7 +604,9 @@ mod tests {
             scheme: "http",
             length: 1234,
         };
-        String::from_utf8(outbound(&map(lines), &introduction)).unwrap()
+        let mut written = Vec::new();
+        write_outbound(&mut written, &map(lines), &introduction);
+        String::from_utf8(written).unwrap()
     }
 
     #[test]
@@ -632,7 +669,7 @@ mod tests {
     fn a_request_id_is_the_clients_where_it_sent_one_harmless_one() {
         assert_eq!(
             request_id(&map(&[("x-request-id", "a.B_9-")])),
-            Some("a.B_9-")
+            Some("a.B_9-".to_owned())
         );
         let long = "x".repeat(129);
         for bad in ["", "a b", "a\tb", "a/b", &long] {
@@ -652,7 +689,7 @@ mod tests {
                 for name in [header::AUTHORIZATION, header::CONNECTION, X_FORWARDED_FOR, X_REQUEST_ID, header::HOST] {
                     headers.insert(name, value.clone());
                 }
-                let _ = (bearer(&headers).is_ok(), request_id(&headers), named_by_connection(&headers));
+                let _ = (bearer(&headers).is_ok(), RequestId::of(&headers).is_none(), named_by_connection(&headers));
                 let _ = forwarded_client(Some([10, 0, 0, 1].into()), &headers, &["10.0.0.0/8".parse().unwrap()]);
             }
         }

@@ -55,6 +55,8 @@ pub struct Patience {
 pub struct Line {
     clock: Clock,
     watch: Rc<Watch>,
+    /// That of the one request that HTTP/1 serves at a time.
+    of_request: RefCell<Option<Rc<Watch>>>,
     patience: Patience,
     phase: Cell<Phase>,
     multiplexed: Cell<bool>,
@@ -86,6 +88,7 @@ impl Line {
         Rc::new(Self {
             clock: clock.clone(),
             watch,
+            of_request: RefCell::new(None),
             patience,
             phase: Cell::new(Phase::Fresh),
             multiplexed: Cell::new(false),
@@ -107,6 +110,16 @@ impl Line {
         self.in_flight.set(self.in_flight.get() + 1);
         self.enter(Phase::Busy);
         InFlight(Rc::clone(self))
+    }
+
+    /// A watch for a request, without a deadline: the last request's, where that has ended.
+    pub fn watch_request(&self) -> Rc<Watch> {
+        let mut last = self.of_request.borrow_mut();
+        if let Some(last) = last.as_ref().filter(|watch| Rc::strong_count(watch) == 1) {
+            last.reset();
+            return Rc::clone(last);
+        }
+        Rc::clone(last.insert(self.clock.watch()))
     }
 
     /// Says that the process drains: from now on nobody stays idle for long.

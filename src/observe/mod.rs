@@ -2,5 +2,6 @@
 //! prompt or a completion.
 
 pub mod history;
+mod line;
 pub mod log;
 pub mod metrics;

@@ -3,6 +3,8 @@
 //! Invariant: a [`Permit`] can only be had from [`caller`] and [`Caller::for_model`]. Whatever sends a request
 //! upstream takes one as proof, so that forwarding without deciding cannot be written.
 
+use std::sync::Arc;
+
 use super::denial::Denial;
 use super::key::Key;
 use super::network::ClientAddress;
@@ -20,7 +22,7 @@ pub struct Caller<'k> {
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct Permit {
-    model: Box<str>,
+    model: Arc<str>,
     address: ClientAddress,
 }
 
@@ -56,8 +58,11 @@ impl<'k> Caller<'k> {
     ///
     /// # Errors
     /// [`Denial::ModelNotFound`], whichever of the two is missing.
-    pub fn for_model(self, model: &str, served: bool) -> Result<Permit, Denial> {
-        if served && self.key.model_access().allows(model) {
+    pub fn for_model<M>(self, model: M, served: bool) -> Result<Permit, Denial>
+    where
+        M: AsRef<str> + Into<Arc<str>>,
+    {
+        if served && self.key.model_access().allows(model.as_ref()) {
             Ok(Permit {
                 model: model.into(),
                 address: self.address,
@@ -80,7 +85,8 @@ impl Permit {
     /// # Errors
     /// The first rule that refuses by now.
     pub fn recheck(&self, key: Option<&Key>, now: UnixTime) -> Result<(), Denial> {
-        let Permit { model, .. } = caller(key, self.address, now)?.for_model(&self.model, true)?;
+        let caller = caller(key, self.address, now)?;
+        let Permit { model, .. } = caller.for_model(Arc::clone(&self.model), true)?;
         debug_assert_eq!(model, self.model);
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -17,7 +18,7 @@ use crate::http::clock::Clock;
 use crate::http::headers::write_line;
 use crate::observe::log::{Event, Log};
 
-use super::connection::{Connection, ExchangeFault};
+use super::connection::{Connection, ExchangeFault, Request};
 use super::pool::connect;
 use super::{Clash, Fleet, Replica, Upstream};
 
@@ -234,8 +235,13 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
     head.extend_from_slice(b"accept: application/json\r\nconnection: close\r\n\r\n");
     let mut connection = Connection::new(connect(replica).await.map_err(AskFault::Unreachable)?);
     let (clock, watch) = (Clock::default(), Default::default());
+    let request = Request {
+        head: &head,
+        body: &Bytes::new(),
+    };
+    let mut spare = HeaderMap::new();
     let answer = connection
-        .exchange(head, &Bytes::new(), &clock, &watch)
+        .exchange(request, &mut spare, &clock, &watch)
         .await;
     let mut answer = answer.map_err(AskFault::Exchange)?;
     if !answer.status.is_success() {

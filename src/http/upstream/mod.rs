@@ -5,6 +5,9 @@
 
 pub mod connection;
 pub mod discovery;
+mod framing;
+pub mod head;
+pub mod outbound;
 pub mod pool;
 
 use std::collections::HashMap;

@@ -12,16 +12,21 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::http::clock::{Clock, Watch};
-use crate::http::headers::write_line;
 use crate::policy::decide::Permit;
 
-use super::connection::{Broken, Connection, ExchangeFault, Head, Stream};
+use super::connection::{Connection, ExchangeFault, Request, Stream};
+use super::head::{Broken, Head};
+use super::outbound::Outbound;
 use super::{Fleet, Replica, Upstream};
+
+/// Rooms of each kind that a worker keeps.
+const MOST_ROOMS: usize = 64;
 
 /// How long a worker waits for the parts of a connection to an upstream.
 #[derive(Clone, Copy, Debug)]
@@ -42,17 +47,14 @@ pub struct Pool {
     patience: Patience,
     idle: RefCell<HashMap<u64, Vec<(Connection, Instant)>>>,
     random: Cell<u64>,
+    rooms: Rooms,
 }
 
-/// A request as it goes out: everything but what depends on the replica.
-#[derive(Debug)]
-pub struct Outbound {
-    /// Method and target, as in a request line.
-    pub request_line: String,
-    /// The header lines, see [`crate::http::headers::outbound`].
-    pub headers: Vec<u8>,
-    /// The body.
-    pub body: Bytes,
+/// Memory that requests take turns in: to be written from, and to be read into.
+#[derive(Debug, Default)]
+struct Rooms {
+    outgoing: RefCell<Vec<Vec<u8>>>,
+    incoming: RefCell<Vec<BytesMut>>,
 }
 
 /// An upstream's answer, its body still to come. Dropping it frees the upstream.
@@ -62,14 +64,22 @@ pub struct Answer {
     replica: InFlight,
     connection: Option<Connection>,
     head: Head,
-    handed_over: HandedOver,
+    handing: Handing,
 }
 
-/// When a request was first handed to a connection, and how much of the time before that went into connecting.
-#[derive(Clone, Copy, Debug)]
-struct HandedOver {
-    at: Instant,
+/// How long it took until a request was first handed to a connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handing {
+    /// When it was, and how much of the time before that went into connecting.
+    first: Option<(Instant, Duration)>,
     connecting: Duration,
+}
+
+impl Handing {
+    fn note(&mut self) {
+        self.first
+            .get_or_insert_with(|| (Instant::now(), self.connecting));
+    }
 }
 
 /// Why there is no answer.
@@ -112,10 +122,18 @@ impl Pool {
             patience,
             idle: RefCell::default(),
             random: Cell::new(seed | 1),
+            rooms: Rooms::default(),
         })
     }
 
-    /// Step 8: sends a permitted request to the upstream that serves its model, and reads its answer's head.
+    /// Memory to write a request into.
+    #[must_use]
+    pub fn room(&self) -> Vec<u8> {
+        self.rooms.outgoing.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Step 8: sends a permitted request to the upstream that serves its model, and reads its answer's head. `spare` is
+    /// used for the answer's headers.
     ///
     /// # Errors
     /// [`SendFault`]
@@ -123,40 +141,34 @@ impl Pool {
         self: &Rc<Self>,
         _permit: &Permit,
         upstream: &Upstream,
-        outbound: &Outbound,
+        mut outbound: Outbound,
+        mut spare: HeaderMap,
         watch: &Watch,
     ) -> Result<Answer, SendFault> {
         let mut tried = Vec::new();
-        let mut connecting = Duration::ZERO;
-        let first = Cell::new(None);
         let mut refused = None;
+        let mut handing = Handing::default();
         while let Some(replica) = self.choose(upstream, &tried) {
             let replica = InFlight::at(replica);
-            let exchange = |mut connection: Connection, connecting: Duration| {
-                let handed_over = first.get().unwrap_or(HandedOver {
-                    at: Instant::now(),
-                    connecting,
-                });
-                first.set(Some(handed_over));
-                let head = request_head(upstream, &replica.0, outbound);
-                async move {
-                    watch.set_deadline(self.clock.now() + self.patience.first_byte);
-                    let answer = connection
-                        .exchange(head, &outbound.body, &self.clock, watch)
-                        .await;
-                    answer.map(|head| (connection, head, handed_over))
-                }
-            };
+            let request = outbound.addressed_to(&replica.0);
             let mut answered = match self.kept(&replica.0) {
-                Some(connection) => exchange(connection, connecting).await,
+                Some(kept) => {
+                    let exchange = self.exchange(kept, request, &mut spare, &mut handing, watch);
+                    exchange.await
+                }
                 None => Err(ExchangeFault::Stale),
             };
             if let Err(ExchangeFault::Stale) = answered {
                 let began = Instant::now();
                 let connected = timeout(self.patience.connect, connect(&replica.0)).await;
-                connecting += began.elapsed();
+                handing.connecting += began.elapsed();
                 match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                    Ok(stream) => answered = exchange(Connection::new(stream), connecting).await,
+                    Ok(stream) => {
+                        let fresh = Connection::new(stream);
+                        let exchange =
+                            self.exchange(fresh, request, &mut spare, &mut handing, watch);
+                        answered = exchange.await;
+                    }
                     Err(error) => {
                         if matches!(
                             error.kind(),
@@ -170,21 +182,9 @@ impl Pool {
                     }
                 }
             }
+            self.rooms.put_outgoing(outbound.into_room());
             return match answered {
-                Ok((connection, head, handed_over)) => {
-                    let connection = Some(connection);
-                    let mut answer = Answer {
-                        pool: Rc::clone(self),
-                        replica,
-                        connection,
-                        head,
-                        handed_over,
-                    };
-                    if answer.head.is_done() {
-                        answer.keep();
-                    }
-                    Ok(answer)
-                }
+                Ok((connection, head)) => Ok(Answer::new(self, replica, connection, head, handing)),
                 Err(ExchangeFault::Broken(broken)) => Err(SendFault::Broken(broken)),
                 Err(ExchangeFault::Stale) => Err(SendFault::Broken(
                     "the upstream closed a fresh connection".into(),
@@ -193,6 +193,23 @@ impl Pool {
             };
         }
         Err(refused.map_or(SendFault::Unavailable, SendFault::Unreachable))
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        request: Request<'_>,
+        spare: &mut HeaderMap,
+        handing: &mut Handing,
+        watch: &Watch,
+    ) -> Result<(Connection, Head), ExchangeFault> {
+        handing.note();
+        connection.lend(self.rooms.take_incoming());
+        watch.set_deadline(self.clock.now() + self.patience.first_byte);
+        let head = connection
+            .exchange(request, spare, &self.clock, watch)
+            .await?;
+        Ok((connection, head))
     }
 
     /// Closes connections that were idle for too long.
@@ -252,10 +269,35 @@ impl Pool {
 }
 
 impl Answer {
+    fn new(
+        pool: &Rc<Pool>,
+        replica: InFlight,
+        connection: Connection,
+        head: Head,
+        handing: Handing,
+    ) -> Self {
+        let mut answer = Self {
+            pool: Rc::clone(pool),
+            replica,
+            connection: Some(connection),
+            head,
+            handing,
+        };
+        if answer.head.is_done() {
+            answer.keep();
+        }
+        answer
+    }
+
     /// The answer's head.
     #[must_use]
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Takes its headers out, for the client.
+    pub fn take_headers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.head.headers)
     }
 
     /// The next piece of the body, as it comes; None at its clean end, after which the connection is kept.
@@ -274,10 +316,12 @@ impl Answer {
     /// The time from `since` until the request was handed to a connection, without connecting.
     #[must_use]
     pub fn overhead(&self, since: Instant) -> Duration {
-        self.handed_over
-            .at
-            .saturating_duration_since(since)
-            .saturating_sub(self.handed_over.connecting)
+        self.handing
+            .first
+            .map_or(Duration::ZERO, |(at, connecting)| {
+                at.saturating_duration_since(since)
+                    .saturating_sub(connecting)
+            })
     }
 
     /// Whether the body has ended.
@@ -291,30 +335,34 @@ impl Answer {
             .connection
             .take()
             .and_then(|connection| connection.reusable(&self.head));
-        if let Some(connection) = connection {
+        if let Some((connection, room)) = connection {
             let mut idle = self.pool.idle.borrow_mut();
             idle.entry(self.replica.0.id)
                 .or_default()
                 .push((connection, self.pool.clock.now()));
+            self.pool.rooms.put_incoming(room);
         }
     }
 }
 
-fn request_head(upstream: &Upstream, replica: &Replica, outbound: &Outbound) -> Vec<u8> {
-    let mut head = Vec::with_capacity(outbound.request_line.len() + outbound.headers.len() + 256);
-    head.extend_from_slice(outbound.request_line.as_bytes());
-    head.extend_from_slice(b" HTTP/1.1\r\n");
-    write_line(&mut head, "host", replica.authority.as_bytes());
-    if let Some(credential) = upstream.credential() {
-        write_line(
-            &mut head,
-            "authorization",
-            format!("Bearer {credential}").as_bytes(),
-        );
+impl Rooms {
+    fn take_incoming(&self) -> BytesMut {
+        self.incoming.borrow_mut().pop().unwrap_or_default()
     }
-    head.extend_from_slice(&outbound.headers);
-    head.extend_from_slice(b"\r\n");
-    head
+
+    fn put_incoming(&self, room: BytesMut) {
+        let mut rooms = self.incoming.borrow_mut();
+        if rooms.len() < MOST_ROOMS {
+            rooms.push(room);
+        }
+    }
+
+    fn put_outgoing(&self, room: Vec<u8>) {
+        let mut rooms = self.outgoing.borrow_mut();
+        if rooms.len() < MOST_ROOMS {
+            rooms.push(room);
+        }
+    }
 }
 
 pub(super) async fn connect(replica: &Replica) -> io::Result<Stream> {
