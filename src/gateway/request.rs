@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 
 use crate::http::body;
@@ -64,6 +64,17 @@ struct Inbound<'a> {
     watch: Rc<Watch>,
 }
 
+impl Inbound<'_> {
+    /// Forgets the request's head, which stands in the memory that its connection reads into next. The answer's headers
+    /// get the place of the request's.
+    fn let_go(&mut self) -> HeaderMap {
+        self.parts.uri = Uri::default();
+        let mut spare = std::mem::take(&mut self.parts.headers);
+        spare.clear();
+        spare
+    }
+}
+
 /// Answers a request, whatever it is.
 pub async fn handle(
     worker: &Rc<Worker>,
@@ -80,7 +91,7 @@ pub async fn handle(
     let mut record = Record::begin(worker, started, id, &parts.method, client);
     let (version, method) = (parts.version, parts.method.clone());
     let page = answers::allowed_origin(worker, &parts.headers).cloned();
-    let inbound = Inbound {
+    let mut inbound = Inbound {
         worker,
         origin,
         parts,
@@ -91,7 +102,12 @@ pub async fn handle(
         watch: in_flight.line().watch_request(),
     };
 
-    let result = contain(admit_and_forward(inbound, &mut body, &mut record)).await;
+    let result = contain(pin!(admit_and_forward(
+        &mut inbound,
+        &mut body,
+        &mut record
+    )))
+    .await;
     // What follows a CONNECT was meant for a tunnel, and is no request.
     let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown))
         || method == Method::CONNECT;
@@ -119,8 +135,9 @@ pub async fn handle(
 }
 
 /// A panic is one request's, and is answered.
-async fn contain<T>(request: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    let mut request = pin!(request);
+async fn contain<T>(
+    mut request: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
+) -> Result<T, Refusal> {
     poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(cx)));
         polled.unwrap_or(Poll::Ready(Err(Refusal::Internal)))
@@ -129,7 +146,7 @@ async fn contain<T>(request: impl Future<Output = Result<T, Refusal>>) -> Result
 }
 
 async fn admit_and_forward(
-    inbound: Inbound<'_>,
+    inbound: &mut Inbound<'_>,
     body: &mut Incoming,
     record: &mut Record,
 ) -> Result<Response<ReplyBody>, Refusal> {
@@ -156,7 +173,7 @@ async fn admit_and_forward(
     record.route(route.label());
     match route {
         Route::Forward(endpoint) => {
-            let asked = read_model(&inbound, endpoint, caller, body, record).await?; // 6
+            let asked = read_model(inbound, endpoint, caller, body, record).await?; // 6
             forward(inbound, asked, caller, entry, generation, record).await // 7, 8
         }
         Route::Models => Ok(answers::models(worker, caller).map(ReplyBody::from)),
@@ -205,7 +222,7 @@ async fn read_model(
 
 /// Steps 7 and 8: whether the model may be used, and the request's way to its upstream and back.
 async fn forward(
-    mut inbound: Inbound<'_>,
+    inbound: &mut Inbound<'_>,
     asked: Asked,
     caller: Caller<'_>,
     entry: &Entry,
@@ -222,13 +239,9 @@ async fn forward(
     let table = Arc::clone(&worker.table);
     let watch = Rc::clone(&inbound.watch);
     let mut lease = Lease::new(permit, entry, table, generation, watch);
-    let outbound = outbound(&inbound, upstream, asked.body.bytes());
+    let outbound = outbound(inbound, upstream, asked.body.bytes());
     let _share = asked.body.into_share();
-    // The answer's headers take the request's place. What else there was of the request's head goes here and now: it
-    // stands in the memory that its connection reads into next.
-    let spare = std::mem::take(&mut inbound.parts.headers);
-    let line = inbound.line;
-    drop(inbound);
+    let spare = inbound.let_go();
     let mut answer = send(worker, &mut lease, upstream, outbound, spare, record).await?; // 8
     worker
         .metrics
@@ -240,7 +253,7 @@ async fn forward(
     }
 
     let headers = answer.take_headers();
-    let relay = Relay::new(answer, &headers, lease, line, worker);
+    let relay = Relay::new(answer, &headers, lease, inbound.line, worker);
     let mut response = Response::new(relay.into());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -258,8 +271,8 @@ async fn send(
 ) -> Result<Answer, Refusal> {
     let permit = lease.permit().clone();
     let watch = Rc::clone(lease.watch());
-    let sending = worker.pool.send(&permit, upstream, outbound, spare, &watch);
-    let mut sending = pin!(sending);
+    let pool = &worker.pool;
+    let mut sending = pin!(pool.send(&permit, upstream, outbound, spare, &watch));
     poll_fn(|cx| {
         if let Err(denial) = lease.check() {
             record.revoked(denial);

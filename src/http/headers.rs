@@ -53,17 +53,18 @@ pub struct Malformed(pub &'static str);
 /// # Errors
 /// [`Malformed`] says what is wrong with it.
 pub fn check_framing(parts: &request::Parts) -> Result<(), Malformed> {
-    let hosts: Vec<&HeaderValue> = parts.headers.get_all(header::HOST).iter().take(2).collect();
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let hosts = (hosts.next(), hosts.next());
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     if parts.version == Version::HTTP_2 {
-        match (hosts.as_slice(), authority) {
+        match (hosts, authority) {
             (_, Some(authority)) if !is_host(authority.as_bytes()) => {
                 return Err(Malformed(
                     "the :authority must be a host name or address, and a port at most",
                 ));
             }
-            ([], Some(_)) => {}
-            ([host], Some(authority))
+            ((None, _), Some(_)) => {}
+            ((Some(host), None), Some(authority))
                 if host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {}
             _ => {
                 return Err(Malformed(
@@ -72,7 +73,7 @@ pub fn check_framing(parts: &request::Parts) -> Result<(), Malformed> {
             }
         }
     } else {
-        let [host] = hosts.as_slice() else {
+        let (Some(host), None) = hosts else {
             return Err(Malformed("send exactly one Host header"));
         };
         if !is_host(host.as_bytes()) {

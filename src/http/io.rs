@@ -404,18 +404,9 @@ impl AsyncWrite for ClientIo {
         this.watch_write(cx, written)
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = this.stream.poll_write_vectored(cx, slices);
-        this.watch_write(cx, written)
-    }
-
+    /// hyper then joins head and body: one short piece costs the system less than a list of pieces.
     fn is_write_vectored(&self) -> bool {
-        true
+        false
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -471,14 +462,6 @@ impl Stream {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         on_stream!(self, inner => inner.poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        on_stream!(self, inner => inner.poll_write_vectored(cx, slices))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -54,20 +54,20 @@ impl Lines {
     pub(super) fn access(&mut self, form: Form, access: &Access<'_>) {
         let ended = access.started + access.duration;
         let facts: [(&str, Fact<'_>); 14] = [
-            ("request_id", Fact::Text(Some(access.request_id))),
-            ("key_id", Fact::Text(access.key_id)),
+            ("request_id", Fact::Word(Some(access.request_id))),
+            ("key_id", Fact::Word(access.key_id)),
             ("client", Fact::Address(access.client)),
-            ("method", Fact::Text(Some(access.method))),
-            ("route", Fact::Text(access.route)),
+            ("method", Fact::Word(Some(access.method))),
+            ("route", Fact::Word(access.route)),
             ("model", Fact::Text(access.model)),
             ("upstream", Fact::Text(access.upstream)),
             ("status", Fact::Number(access.status.map(u64::from))),
-            ("denial", Fact::Text(access.denial)),
+            ("denial", Fact::Word(access.denial)),
             ("bytes_in", Fact::Number(Some(access.bytes_in))),
             ("bytes_out", Fact::Number(Some(access.bytes_out))),
             ("first_byte_ms", Fact::Milliseconds(access.first_byte)),
             ("duration_ms", Fact::Milliseconds(Some(access.duration))),
-            ("end", Fact::Text(Some(access.end.label()))),
+            ("end", Fact::Word(Some(access.end.label()))),
         ];
         match form {
             Form::Json => {
@@ -161,6 +161,9 @@ impl Lines {
 }
 
 enum Fact<'a> {
+    /// Letters, digits and signs that need no escape in any form of line.
+    Word(Option<&'a str>),
+    /// Whatever a client or an operator wrote.
     Text(Option<&'a str>),
     Address(ClientAddress),
     Number(Option<u64>),
@@ -171,12 +174,17 @@ impl Fact<'_> {
     fn is_known(&self) -> bool {
         !matches!(
             self,
-            Self::Text(None) | Self::Number(None) | Self::Milliseconds(None)
+            Self::Word(None) | Self::Text(None) | Self::Number(None) | Self::Milliseconds(None)
         )
     }
 
     fn write_json(&self, text: &mut String) {
         match self {
+            Self::Word(Some(word)) => {
+                text.push('"');
+                text.push_str(word);
+                text.push('"');
+            }
             Self::Text(Some(value)) => write_json_text(text, &shortened(value)),
             Self::Address(address) => {
                 text.push('"');
@@ -185,7 +193,7 @@ impl Fact<'_> {
             }
             Self::Number(Some(number)) => write_number(text, *number),
             Self::Milliseconds(Some(time)) => write_milliseconds(text, *time),
-            Self::Text(None) | Self::Number(None) | Self::Milliseconds(None) => {
+            Self::Word(None) | Self::Text(None) | Self::Number(None) | Self::Milliseconds(None) => {
                 text.push_str("null");
             }
         }
@@ -193,9 +201,12 @@ impl Fact<'_> {
 
     fn write_text(&self, text: &mut String) {
         match self {
+            Self::Word(Some(word)) => text.push_str(word),
             Self::Text(Some(value)) => write_word(text, &shortened(value)),
             Self::Address(address) => write_address(text, *address),
-            Self::Number(_) | Self::Milliseconds(_) | Self::Text(None) => self.write_json(text),
+            Self::Number(_) | Self::Milliseconds(_) | Self::Word(None) | Self::Text(None) => {
+                self.write_json(text);
+            }
         }
     }
 }

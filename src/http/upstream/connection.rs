@@ -26,7 +26,7 @@ const MOST_INTERIM: usize = 16;
 /// Room to read into, at first.
 const READ_AT_ONCE: usize = 16 << 10;
 /// Room to read into where a server sends much at once.
-const READ_AT_MOST: usize = 64 << 10;
+const READ_AT_MOST: usize = 32 << 10;
 /// Less room than this is not read into.
 const LEAST_ROOM: usize = 4 << 10;
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::http::clock::{Clock, Watch};
 use crate::policy::decide::Permit;
 
-use super::connection::{Connection, ExchangeFault, Request, Stream};
+use super::connection::{Connection, ExchangeFault, Stream};
 use super::head::{Broken, Head};
 use super::outbound::Outbound;
 use super::{Fleet, Replica, Upstream};
@@ -151,37 +151,41 @@ impl Pool {
         while let Some(replica) = self.choose(upstream, &tried) {
             let replica = InFlight::at(replica);
             let request = outbound.addressed_to(&replica.0);
-            let mut answered = match self.kept(&replica.0) {
-                Some(kept) => {
-                    let exchange = self.exchange(kept, request, &mut spare, &mut handing, watch);
-                    exchange.await
+            // A kept connection first; a fresh one where there is none, or where it turns out to be closed.
+            let mut kept = self.kept(&replica.0);
+            let answered = loop {
+                let is_kept = kept.is_some();
+                let connected = match kept.take() {
+                    Some(kept) => Ok(kept),
+                    None => self.connect(&replica.0, &mut handing).await,
+                };
+                let mut connection = match connected {
+                    Ok(connection) => connection,
+                    Err(error) => break Err(error),
+                };
+                handing.note();
+                connection.lend(self.rooms.take_incoming());
+                watch.set_deadline(self.clock.now() + self.patience.first_byte);
+                let exchange = connection.exchange(request, &mut spare, &self.clock, watch);
+                match exchange.await {
+                    Err(ExchangeFault::Stale) if is_kept => {}
+                    answered => break Ok(answered.map(|head| (connection, head))),
                 }
-                None => Err(ExchangeFault::Stale),
             };
-            if let Err(ExchangeFault::Stale) = answered {
-                let began = Instant::now();
-                let connected = timeout(self.patience.connect, connect(&replica.0)).await;
-                handing.connecting += began.elapsed();
-                match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                    Ok(stream) => {
-                        let fresh = Connection::new(stream);
-                        let exchange =
-                            self.exchange(fresh, request, &mut spare, &mut handing, watch);
-                        answered = exchange.await;
+            let answered = match answered {
+                Ok(answered) => answered,
+                Err(error) => {
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
+                    ) {
+                        self.fleet.set_health(upstream, &replica.0, false);
                     }
-                    Err(error) => {
-                        if matches!(
-                            error.kind(),
-                            io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
-                        ) {
-                            self.fleet.set_health(upstream, &replica.0, false);
-                        }
-                        tried.push(replica.0.id);
-                        refused = Some(error);
-                        continue;
-                    }
+                    tried.push(replica.0.id);
+                    refused = Some(error);
+                    continue;
                 }
-            }
+            };
             self.rooms.put_outgoing(outbound.into_room());
             return match answered {
                 Ok((connection, head)) => Ok(Answer::new(self, replica, connection, head, handing)),
@@ -195,21 +199,14 @@ impl Pool {
         Err(refused.map_or(SendFault::Unavailable, SendFault::Unreachable))
     }
 
-    async fn exchange(
-        &self,
-        mut connection: Connection,
-        request: Request<'_>,
-        spare: &mut HeaderMap,
-        handing: &mut Handing,
-        watch: &Watch,
-    ) -> Result<(Connection, Head), ExchangeFault> {
-        handing.note();
-        connection.lend(self.rooms.take_incoming());
-        watch.set_deadline(self.clock.now() + self.patience.first_byte);
-        let head = connection
-            .exchange(request, spare, &self.clock, watch)
-            .await?;
-        Ok((connection, head))
+    async fn connect(&self, replica: &Replica, handing: &mut Handing) -> io::Result<Connection> {
+        let began = Instant::now();
+        // Boxed: most requests find a kept connection, and none should carry the room that a handshake takes.
+        let connecting = Box::pin(connect(replica));
+        let connected = timeout(self.patience.connect, connecting).await;
+        handing.connecting += began.elapsed();
+        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        Ok(Connection::new(stream))
     }
 
     /// Closes connections that were idle for too long.
