@@ -204,7 +204,7 @@ pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, 
     let expiring = census.expiring.iter().map(|entry| entry.key());
     Ok(Reply::json(&View {
         now,
-        in_flight: services.metrics.in_flight().get(),
+        in_flight: services.metrics.in_flight(),
         connections: services.metrics.connections().get(),
         minutes: minutes.into_iter().map(minute).collect(),
         overhead_seconds,

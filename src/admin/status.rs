@@ -77,7 +77,7 @@ pub(super) fn status(services: &Services) -> Reply {
         unwritten_changes: keeper.unwritten,
         unwritten_reason: keeper.obstacle.as_ref().map(ToString::to_string),
         upstreams: upstreams.collect(),
-        in_flight: services.metrics.in_flight().get(),
+        in_flight: services.metrics.in_flight(),
         draining: services.lifecycle.phase() != Phase::Running,
     })
 }

@@ -1,6 +1,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
@@ -1232,7 +1233,8 @@ fn behind_a_trusted_proxy_a_session_shows_the_address_that_the_gateway_would_jud
 fn the_hour_is_kept_though_nobody_looks() {
     runtime().block_on(async {
         let room = Room::new();
-        room.services.metrics.request("allowed", 0.1);
+        room.services.metrics.begin();
+        room.services.metrics.end("allowed", 0.1);
         let began = now();
         let kept = keep_the_hour(Arc::clone(&room.services));
         let short = std::time::Duration::from_millis(10);
@@ -1241,7 +1243,8 @@ fn the_hour_is_kept_though_nobody_looks() {
             "it goes on"
         );
         // What was noted then stays there when somebody looks, nearly an hour later.
-        room.services.metrics.request("allowed", 0.1);
+        room.services.metrics.begin();
+        room.services.metrics.end("allowed", 0.1);
         let overview = &room.services.memory.overview;
         let minutes = overview.hour(&room.services, began.plus(59 * 60), |history| {
             history.minutes(began.plus(59 * 60))
@@ -1280,10 +1283,15 @@ fn the_overview_counts_requests_by_minute_and_keys_by_state() {
         let off = room.key("off").await;
         patch(&off, ends(day)).await;
         patch(&off, json!({"disabled": true})).await;
-        room.services.metrics.request("allowed", 0.1);
-        room.services.metrics.request("allowed", 0.1);
-        room.services.metrics.request("expired_api_key", 0.1);
-        room.services.metrics.overhead(0.000_04);
+        room.services.metrics.begin();
+        room.services.metrics.end("allowed", 0.1);
+        room.services.metrics.begin();
+        room.services.metrics.end("allowed", 0.1);
+        room.services.metrics.begin();
+        room.services.metrics.end("expired_api_key", 0.1);
+        room.services
+            .metrics
+            .response("llama", 200, Duration::ZERO, Duration::from_micros(40));
         let shown = room.call("GET", "/api/overview", "").await.json();
         let minutes = shown["minutes"].as_array().unwrap();
         assert_eq!(minutes.len(), 60);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use crate::http::headers::RequestId;
 use crate::http::reply::Refusal;
@@ -50,7 +50,7 @@ impl Record {
         method: &Method,
         client: ClientAddress,
     ) -> Self {
-        worker.metrics.in_flight().inc();
+        worker.metrics.begin();
         Self {
             worker: Rc::clone(worker),
             started,
@@ -99,12 +99,11 @@ impl Record {
         self.upstream = Some(Arc::clone(upstream));
     }
 
-    /// The upstream answers.
-    pub fn answered(&mut self, upstream: &str, status: http::StatusCode) {
+    /// The upstream answers; `overhead` is the gateway's own time on the request.
+    pub fn answered(&mut self, upstream: &str, status: StatusCode, overhead: Duration) {
         let first_byte = self.began.elapsed();
-        self.worker
-            .metrics
-            .response(upstream, status.as_str(), first_byte.as_secs_f64());
+        let metrics = &self.worker.metrics;
+        metrics.response(upstream, status.as_u16(), first_byte, overhead);
         self.first_byte = Some(first_byte);
     }
 
@@ -128,7 +127,7 @@ impl Record {
     }
 
     /// The status of its answer.
-    pub fn status(&mut self, status: http::StatusCode) {
+    pub fn status(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
     }
 
@@ -146,9 +145,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let duration = self.began.elapsed();
-        let metrics = &self.worker.metrics;
-        metrics.in_flight().dec();
-        metrics.request(self.denial.unwrap_or("allowed"), duration.as_secs_f64());
+        let outcome = self.denial.unwrap_or("allowed");
+        self.worker.metrics.end(outcome, duration.as_secs_f64());
         self.worker.log.access(&Access {
             started: self.started,
             duration,

@@ -243,11 +243,8 @@ async fn forward(
     let _share = asked.body.into_share();
     let spare = inbound.let_go();
     let mut answer = send(worker, &mut lease, upstream, outbound, spare, record).await?; // 8
-    worker
-        .metrics
-        .overhead(answer.overhead(asked.read).as_secs_f64());
     let status = answer.head().status;
-    record.answered(upstream.name(), status);
+    record.answered(upstream.name(), status, answer.overhead(asked.read));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return Err(Refusal::UpstreamRejected);
     }

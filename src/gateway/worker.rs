@@ -155,6 +155,7 @@ impl Worker {
     /// Where the system has no random numbers.
     pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
         gateway.log = gateway.log.with_own_page();
+        gateway.metrics = gateway.metrics.with_own_tally();
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let seed = u64::from_le_bytes(random);

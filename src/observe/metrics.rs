@@ -4,39 +4,27 @@
 //! Nothing a client sends becomes a label.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::proto::Metric;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Seconds of whole requests and first bytes: from a refusal's microseconds to a long answer's minutes.
-const REQUEST_BUCKETS: &[f64] = &[
-    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
-    600.0,
-];
-/// Seconds of the gateway's own work on a request.
-const OVERHEAD_BUCKETS: &[f64] = &[
-    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005,
-    0.01, 0.05, 0.1, 0.5,
-];
+use super::tally::{Tallies, Tally, lock};
 
-/// All metrics of one process. Cloning shares them.
+/// All metrics of one process. Cloning shares them, and the tally that is counted on.
 #[derive(Clone, Debug)]
-pub struct Metrics(Arc<Families>);
+pub struct Metrics {
+    families: Arc<Families>,
+    tally: Arc<Mutex<Tally>>,
+}
 
 #[derive(Debug)]
 struct Families {
     registry: Registry,
-    requests: IntCounterVec,
-    responses: IntCounterVec,
-    request_seconds: Histogram,
-    first_byte_seconds: HistogramVec,
-    overhead_seconds: Histogram,
-    in_flight: IntGauge,
+    tallies: Tallies,
     connections: IntGauge,
     keys: IntGauge,
     generation: IntGauge,
@@ -53,39 +41,23 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let families = Families {
             registry: Registry::new(),
-            requests: counters("keygate_requests_total", "Requests by outcome: allowed, or the denial's code.", &["outcome"])?,
-            responses: counters(
-                "keygate_responses_total",
-                "Answers of upstreams by status.",
-                &["upstream", "status"],
-            )?,
-            request_seconds: Histogram::with_opts(
-                HistogramOpts::new("keygate_request_seconds", "From a request's head to the last byte of its answer.")
-                    .buckets(REQUEST_BUCKETS.to_vec()),
-            )?,
-            first_byte_seconds: HistogramVec::new(
-                HistogramOpts::new(
-                    "keygate_first_byte_seconds",
-                    "From a request's head to the head of its upstream's answer.",
-                )
-                .buckets(REQUEST_BUCKETS.to_vec()),
-                &["upstream"],
-            )?,
-            overhead_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "keygate_overhead_seconds",
-                    "From a request's last byte to its head being handed to the upstream, without connecting.",
-                )
-                .buckets(OVERHEAD_BUCKETS.to_vec()),
-            )?,
-            in_flight: gauge("keygate_in_flight", "Requests being served, streams included.")?,
+            tallies: Tallies::new()?,
             connections: gauge("keygate_connections", "Client connections open.")?,
             keys: gauge("keygate_keys", "Keys in the table.")?,
-            generation: gauge("keygate_generation", "Grows with every change of the table.")?,
+            generation: gauge(
+                "keygate_generation",
+                "Grows with every change of the table.",
+            )?,
             reloads: counters("keygate_reloads_total", "Reloads by result.", &["result"])?,
-            last_reload: gauge("keygate_last_reload_timestamp_seconds", "When the table was last loaded from its file.")?,
+            last_reload: gauge(
+                "keygate_last_reload_timestamp_seconds",
+                "When the table was last loaded from its file.",
+            )?,
             upstream_up: IntGaugeVec::new(
-                Opts::new("keygate_upstream_up", "1 while a replica takes requests, 0 while it is set aside."),
+                Opts::new(
+                    "keygate_upstream_up",
+                    "1 while a replica takes requests, 0 while it is set aside.",
+                ),
                 &["upstream", "replica"],
             )?,
             unwritten_changes: gauge(
@@ -102,14 +74,9 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 15] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(build),
-            Box::new(families.requests.clone()),
-            Box::new(families.responses.clone()),
-            Box::new(families.request_seconds.clone()),
-            Box::new(families.first_byte_seconds.clone()),
-            Box::new(families.overhead_seconds.clone()),
-            Box::new(families.in_flight.clone()),
+            Box::new(families.tallies.clone()),
             Box::new(families.connections.clone()),
             Box::new(families.keys.clone()),
             Box::new(families.generation.clone()),
@@ -126,97 +93,91 @@ impl Metrics {
         for result in ["ok", "faulty", "dropped", "failed"] {
             families.reloads.with_label_values(&[result]);
         }
-        families.requests.with_label_values(&["allowed"]);
-        Ok(Self(Arc::new(families)))
+        let tally = families.tallies.add();
+        let families = Arc::new(families);
+        Ok(Self { families, tally })
     }
 
-    /// Counts a request that ended.
-    pub fn request(&self, outcome: &'static str, seconds: f64) {
-        self.0.requests.with_label_values(&[outcome]).inc();
-        self.0.request_seconds.observe(seconds);
+    /// The same metrics with a tally of its own, for a thread that counts much.
+    #[must_use]
+    pub fn with_own_tally(&self) -> Self {
+        Self {
+            families: Arc::clone(&self.families),
+            tally: self.families.tallies.add(),
+        }
     }
 
-    /// Counts the head of an upstream's answer.
-    pub fn response(&self, upstream: &str, status: &str, first_byte_seconds: f64) {
-        self.0
-            .responses
-            .with_label_values(&[upstream, status])
-            .inc();
-        self.0
-            .first_byte_seconds
-            .with_label_values(&[upstream])
-            .observe(first_byte_seconds);
+    /// A request begins.
+    pub fn begin(&self) {
+        lock(&self.tally).in_flight += 1;
     }
 
-    /// Notes the gateway's own time on a request.
-    pub fn overhead(&self, seconds: f64) {
-        self.0.overhead_seconds.observe(seconds);
+    /// A request that began has ended, so, after so many seconds.
+    pub fn end(&self, outcome: &'static str, seconds: f64) {
+        let mut tally = lock(&self.tally);
+        tally.in_flight -= 1;
+        tally.request(outcome, seconds);
+    }
+
+    /// Counts the head of an upstream's answer, which came so long after the request's head, and the gateway's own time
+    /// on the request.
+    pub fn response(&self, upstream: &str, status: u16, first_byte: Duration, overhead: Duration) {
+        let mut tally = lock(&self.tally);
+        tally.response(upstream, status, first_byte.as_secs_f64());
+        tally.overhead_seconds.note(overhead.as_secs_f64());
     }
 
     /// How many requests ended by now, by outcome.
     #[must_use]
     pub fn outcomes(&self) -> BTreeMap<String, u64> {
-        let families = self.0.requests.collect();
-        let counters = families.iter().flat_map(|family| family.get_metric());
-        let outcome = |counter: &Metric| {
-            let label = counter.get_label().first()?;
-            // Counted in whole steps of one, though Prometheus' numbers are all f64.
-            Some((
-                label.value().to_owned(),
-                counter.get_counter().get_value() as u64,
-            ))
-        };
-        counters.filter_map(outcome).collect()
+        let outcomes = self.families.tallies.sum().outcomes.into_iter();
+        outcomes
+            .map(|(outcome, count)| (outcome.to_owned(), count))
+            .collect()
     }
 
     /// How many requests took up to each of these seconds of the gateway's own time, by now. Cumulative; the last
     /// bucket has no bound.
     #[must_use]
     pub fn overhead_buckets(&self) -> Vec<(f64, u64)> {
-        let families = self.0.overhead_seconds.collect();
-        let histograms = families.iter().flat_map(|family| family.get_metric());
-        let mut buckets = Vec::new();
-        for histogram in histograms.map(Metric::get_histogram) {
-            let bounded = histogram.get_bucket().iter();
-            buckets.extend(bounded.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())));
-            buckets.push((f64::INFINITY, histogram.get_sample_count()));
-        }
-        buckets
+        self.families.tallies.sum().overhead_seconds.cumulative()
     }
 
     /// Requests being served.
     #[must_use]
-    pub fn in_flight(&self) -> &IntGauge {
-        &self.0.in_flight
+    pub fn in_flight(&self) -> i64 {
+        self.families.tallies.sum().in_flight
     }
 
     /// Client connections open.
     #[must_use]
     pub fn connections(&self) -> &IntGauge {
-        &self.0.connections
+        &self.families.connections
     }
 
     /// The table's size and generation.
     pub fn table(&self, keys: usize, generation: u64) {
-        self.0.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
-        self.0
+        self.families
+            .keys
+            .set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.families
             .generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// Counts a reload by its result: ok, faulty, dropped or failed.
     pub fn reload(&self, result: &'static str) {
-        self.0.reloads.with_label_values(&[result]).inc();
+        self.families.reloads.with_label_values(&[result]).inc();
     }
 
     /// When the table was last loaded, in seconds since 1970.
     pub fn last_reload(&self, at: i64) {
-        self.0.last_reload.set(at);
+        self.families.last_reload.set(at);
     }
 
     /// Whether a replica takes requests.
     pub fn upstream_up(&self, upstream: &str, replica: &str, up: bool) {
-        self.0
+        self.families
             .upstream_up
             .with_label_values(&[upstream, replica])
             .set(i64::from(up));
@@ -225,12 +186,16 @@ impl Metrics {
     /// A replica is no longer in the config.
     pub fn forget_replica(&self, upstream: &str, replica: &str) {
         // It is not there when it was never asked about: nothing to forget then.
-        drop(self.0.upstream_up.remove_label_values(&[upstream, replica]));
+        drop(
+            self.families
+                .upstream_up
+                .remove_label_values(&[upstream, replica]),
+        );
     }
 
     /// Deletes and disables that the key file does not hold yet.
     pub fn unwritten_changes(&self, count: usize) {
-        self.0
+        self.families
             .unwritten_changes
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
@@ -238,7 +203,7 @@ impl Metrics {
     /// Counts log lines that were given up.
     #[must_use]
     pub fn log_lines_dropped(&self) -> &IntCounter {
-        &self.0.log_lines_dropped
+        &self.families.log_lines_dropped
     }
 
     /// Everything in the Prometheus text format.
@@ -246,7 +211,7 @@ impl Metrics {
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
         // Writing to memory cannot fail; what the encoder refuses is an empty metric family, which is left out.
-        drop(TextEncoder::new().encode(&self.0.registry.gather(), &mut text));
+        drop(TextEncoder::new().encode(&self.families.registry.gather(), &mut text));
         text
     }
 }
@@ -266,17 +231,26 @@ mod tests {
     #[test]
     fn what_was_counted_can_be_read_again() {
         let metrics = Metrics::new().unwrap();
-        metrics.request("allowed", 0.1);
-        metrics.request("allowed", 0.1);
-        metrics.request("ip_not_authorized", 0.1);
+        let own = metrics.with_own_tally();
+        for (metrics, outcome) in [
+            (&metrics, "allowed"),
+            (&own, "allowed"),
+            (&own, "ip_not_authorized"),
+        ] {
+            metrics.begin();
+            metrics.end(outcome, 0.1);
+        }
+        own.begin();
+        assert_eq!(metrics.in_flight(), 1);
         let outcomes = [("allowed", 2), ("ip_not_authorized", 1)];
         let outcomes = outcomes.map(|(outcome, count)| (outcome.to_owned(), count));
         assert_eq!(metrics.outcomes(), outcomes.into());
-        for seconds in [0.000_007, 0.000_02, 0.000_02, 9.0] {
-            metrics.overhead(seconds);
+        for micros in [7, 20, 20, 9_000_000] {
+            let overhead = Duration::from_micros(micros);
+            metrics.response("llama", 200, Duration::from_secs(1), overhead);
         }
         let buckets = metrics.overhead_buckets();
-        assert_eq!(buckets.len(), OVERHEAD_BUCKETS.len() + 1);
+        assert_eq!(buckets.len(), 15);
         assert_eq!(
             buckets[..3],
             [(0.000_005, 0), (0.000_01, 1), (0.000_025, 3)]
@@ -287,9 +261,10 @@ mod tests {
     #[test]
     fn every_metric_is_rendered_under_its_published_name() {
         let metrics = Metrics::new().unwrap();
-        metrics.request("allowed", 0.1);
-        metrics.response("llama", "200", 0.1);
-        metrics.overhead(0.000_01);
+        metrics.begin();
+        metrics.end("allowed", 0.1);
+        let first_byte = Duration::from_millis(100);
+        metrics.response("llama", 200, first_byte, Duration::from_micros(10));
         metrics.upstream_up("llama", "http://127.0.0.1:8000", true);
         let text = String::from_utf8(metrics.render()).unwrap();
         for line in [

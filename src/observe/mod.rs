@@ -5,3 +5,4 @@ pub mod history;
 mod line;
 pub mod log;
 pub mod metrics;
+mod tally;
