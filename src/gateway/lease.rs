@@ -3,6 +3,7 @@
 //! Invariant: whoever holds a lease and asks [`Lease::check`] before each piece of an answer sends nothing after the
 //! key was deleted, disabled, expired or narrowed. The common case costs one load: the table's generation.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,8 +15,11 @@ use crate::policy::token::TokenHash;
 use crate::store::wall_clock::now;
 use crate::table::{Entry, Table};
 
+/// A lease that an answer shares with whoever ends it when its client takes nothing.
+pub type SharedLease = Rc<RefCell<Lease>>;
+
 /// See the module's page.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lease {
     permit: Permit,
     hash: TokenHash,

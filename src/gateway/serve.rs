@@ -219,11 +219,13 @@ async fn serve_connection(
                 .header_read_timeout(None)
                 .max_buf_size(worker.settings.head)
                 .serve_connection(TokioIo::new(io), service_fn(service));
-            run(worker, connection, |connection| {
+            let running = run(worker, connection, |connection| {
                 line.close();
                 connection.graceful_shutdown();
-            })
-            .await
+            });
+            let patience = worker.settings.relay.client_write;
+            let ended = end_when_stalled(running, &worker.clock, patience).await;
+            ended.unwrap_or(Ok(()))
         }
         Opening::Http2 => {
             line.set_multiplexed();

@@ -1,6 +1,7 @@
-//! HTTP/2 streams whose client takes nothing. Such a stream does not hold up its connection, so no write stalls; and
-//! hyper asks its body for nothing more, so the body cannot notice either, not even that its key was taken back. What
-//! can be ended is the stream's task: dropping it resets the stream and frees the upstream.
+//! Answers whose client takes nothing. hyper then asks their body for nothing more, so that the body cannot notice
+//! anything either, not even that its key was taken back; and where it is an HTTP/2 stream, not even a write stalls.
+//! What can be ended is the task that the answer belongs to, an HTTP/1 connection's or an HTTP/2 stream's: dropping it
+//! resets the one or the other, and frees the upstream.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -11,32 +12,32 @@ use std::time::{Duration, Instant};
 
 use crate::http::clock::{Clock, Watch};
 
-use super::lease::Lease;
+use super::lease::SharedLease;
 
 /// How long a revoked stream's last words may take to leave.
 pub const LAST_WORDS: Duration = Duration::from_millis(500);
 
 tokio::task_local! {
-    /// That of the stream whose task runs.
+    /// That of the task that runs.
     static CURRENT: Rc<Stall>;
 }
 
-/// How long a stream's client has taken nothing.
+/// How long an answer's client has taken nothing.
 #[derive(Debug)]
 pub struct Stall {
     clock: Clock,
     watch: Rc<Watch>,
     patience: Duration,
-    lease: RefCell<Option<Lease>>,
+    lease: RefCell<Option<SharedLease>>,
     since: Cell<Option<Instant>>,
 }
 
 impl Stall {
-    /// The one of the stream whose task runs, from now on under the lease of its request; None outside of HTTP/2.
+    /// That of the task that runs, from now on under the lease of its request; None outside of such a task.
     #[must_use]
-    pub fn of_this_stream(lease: &Lease) -> Option<Rc<Self>> {
+    pub fn of_this_task(lease: &SharedLease) -> Option<Rc<Self>> {
         let stall = CURRENT.try_with(Rc::clone).ok()?;
-        stall.lease.replace(Some(lease.clone()));
+        stall.lease.replace(Some(Rc::clone(lease)));
         Some(stall)
     }
 
@@ -47,7 +48,7 @@ impl Stall {
         self.watch.set_deadline(now + self.patience);
     }
 
-    /// It was taken.
+    /// It was taken, or somebody else minds it.
     pub fn end(&self) {
         self.since.set(None);
         self.watch.clear_deadline();
@@ -59,25 +60,21 @@ impl Stall {
             return false;
         };
         let waited = self.clock.now().saturating_duration_since(since);
+        let lease = self.lease.borrow();
         let is_revoked = || {
-            self.lease
-                .borrow_mut()
-                .as_mut()
-                .is_some_and(|lease| lease.check().is_err())
+            let lease = lease.as_ref();
+            lease.is_some_and(|lease| lease.borrow_mut().check().is_err())
         };
         waited >= self.patience || waited >= LAST_WORDS && is_revoked()
     }
 }
 
-/// Runs a stream's task for as long as its client takes what there is within `patience`.
-pub fn end_when_stalled<F>(
+/// Runs a task for as long as its client takes what there is within `patience`; None where it does not.
+pub fn end_when_stalled<F: Future>(
     task: F,
     clock: &Clock,
     patience: Duration,
-) -> impl Future<Output = ()> + use<F>
-where
-    F: Future<Output = ()> + 'static,
-{
+) -> impl Future<Output = Option<F::Output>> + use<F> {
     let stall = Rc::new(Stall {
         clock: clock.clone(),
         watch: clock.watch(),
@@ -99,15 +96,17 @@ struct Stallable<F> {
     stall: Rc<Stall>,
 }
 
-impl<F: Future<Output = ()>> Future for Stallable<F> {
-    type Output = ();
+impl<F: Future> Future for Stallable<F> {
+    type Output = Option<F::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = self.task.as_mut().poll(cx);
-        if polled.is_pending() && !self.stall.is_over() {
-            self.stall.watch.register(cx);
-            return Poll::Pending;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.task.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.stall.is_over() => Poll::Ready(None),
+            Poll::Pending => {
+                self.stall.watch.register(cx);
+                Poll::Pending
+            }
         }
-        Poll::Ready(())
     }
 }

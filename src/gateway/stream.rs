@@ -4,6 +4,7 @@
 //! that no client takes half an answer for a whole one. hyper throws away what it has not written yet when a body
 //! fails; so the body first waits until everything before the break, the error event included, is flushed.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,13 +15,13 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::http::clock::Clock;
+use crate::http::clock::{Clock, Watch};
 use crate::http::io::{InFlight, Line};
 use crate::http::reply::Refusal;
 use crate::http::upstream::pool::Answer;
 use crate::policy::denial::Denial;
 
-use super::lease::Lease;
+use super::lease::{Lease, SharedLease};
 use super::record::Record;
 use super::stall::{LAST_WORDS, Stall};
 use super::worker::Worker;
@@ -55,12 +56,13 @@ enum Source {
 #[derive(Debug)]
 pub struct Relay {
     answer: Answer,
-    lease: Lease,
+    lease: SharedLease,
+    watch: Rc<Watch>,
     line: Rc<Line>,
     clock: Clock,
     patience: Patience,
     is_event_stream: bool,
-    /// Whether the client takes what it is given, where its connection does not tell.
+    /// Whether the client takes what it is given.
     stall: Option<Rc<Stall>>,
     /// The flush that takes out everything handed over so far, and whether a break has seen it.
     flush_awaited: u64,
@@ -152,13 +154,16 @@ impl Relay {
     ) -> Self {
         let is_event_stream = is_event_stream(headers);
         let flush_awaited = line.next_flush();
-        let stall = Stall::of_this_stream(&lease);
+        let watch = Rc::clone(lease.watch());
+        let lease = Rc::new(RefCell::new(lease));
+        let stall = Stall::of_this_task(&lease);
         if let Some(stall) = &stall {
             stall.begin();
         }
         Self {
             answer,
             lease,
+            watch,
             line: Rc::clone(line),
             clock: worker.clock.clone(),
             patience: worker.settings.relay,
@@ -195,8 +200,8 @@ impl Relay {
     }
 
     fn poll_streaming(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Err(denial) = self.lease.check() {
-            let watch = self.lease.watch();
+        let watch = &self.watch;
+        if let Err(denial) = self.lease.borrow_mut().check() {
             watch.set_deadline(Instant::now() + LAST_WORDS);
             self.state = if self.is_event_stream {
                 State::LastWords(last_event(denial))
@@ -205,7 +210,6 @@ impl Relay {
             };
             return Poll::Ready(Next::Revoked(denial));
         }
-        let watch = self.lease.watch();
         match self.answer.poll_piece(cx) {
             Poll::Ready(Some(Ok(piece))) => {
                 watch.clear_deadline();
@@ -229,7 +233,7 @@ impl Relay {
     /// hyper flushes whenever it finds nothing more to write; the deadline is for a client that takes nothing. Once all
     /// is flushed the client gets a moment to read it: some drop what they have not read when a connection breaks.
     fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let watch = self.lease.watch();
+        let watch = &self.watch;
         if watch.is_late(Instant::now()) {
             return Poll::Ready(Next::Break);
         }
@@ -241,6 +245,15 @@ impl Relay {
         }
         watch.register(cx);
         Poll::Pending
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // What is left of a whole answer to be taken, its connection minds.
+        if let Some(stall) = &self.stall {
+            stall.end();
+        }
     }
 }
 
