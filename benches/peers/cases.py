@@ -1,0 +1,277 @@
+"""The cases: what each proxy is asked for, and what keygate must reach."""
+
+import json
+import subprocess
+import time
+import urllib.request
+
+import proxies
+from measure import Fault, Rounds, measure
+
+CHUNKS = 100
+RIVALS = ["nginx", "haproxy"]
+
+
+class Bench:
+    """One case on the stage: its proxies, its tables, its marks."""
+
+    def __init__(self, stage, given, number):
+        self.stage, self.given, self.number = stage, given, number
+        self.tables, self.marks, self.notes = [], [], []
+        self.running = {}
+        self.title = CASES[number].__doc__.splitlines()[0]
+
+    def builds(self):
+        """The builds of keygate that are compared, by the name in the tables."""
+        builds = {}
+        for build in self.given.keygate:
+            label, _, path = build.rpartition("=")
+            builds[f"keygate {label}".strip()] = path
+        return builds
+
+    def wants(self, name):
+        peers = [peer for peer in self.given.peers.split(",") if peer]
+        return not peers or name.split()[0] in peers
+
+    def start(self, makers, verify=True, **options):
+        """Starts these, and every build of keygate, and sees each of them do its work."""
+        options = {"keys": self.given.keys, **options}
+        for name, path in self.builds().items():
+            if self.wants(name):
+                self.add(proxies.keygate(self.stage, name, path, **options), verify)
+        for maker in makers:
+            if self.wants(maker.__name__):
+                self.add(maker(self.stage, **options), verify)
+        return self.running
+
+    def add(self, proxy, verify=True):
+        if verify and proxy.process:
+            self.verify(proxy)
+        proxy.hold()
+        self.running[proxy.name] = proxy
+
+    def verify(self, proxy):
+        """A good key passes and a bad one does not, and connections to the upstream are kept."""
+        tool, near = self.stage.tool, self.stage.near
+        if not proxy.is_open:
+            bad = {**proxy.ask, "tokens": None, "token": "kg_" + "0" * 49}
+            tool.load(near, count=3, connections=1, status=401, **bad)
+        before = self.upstream()
+        tool.load(near, count=400, connections=8, **{**proxy.ask, **self.right_answer(proxy)})
+        after = self.upstream()
+        connections = after["connections"] - before["connections"]
+        requests = after["requests"] - before["requests"]
+        if requests < 400:
+            raise Fault(f"{proxy.name}: the upstream saw {requests} of 400 requests")
+        if connections > 40:
+            raise Fault(f"{proxy.name}: {connections} connections to the upstream for 400 requests")
+
+    def upstream(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.stage.upstream}/stand-in") as answer:
+            return json.load(answer)
+
+    def right_answer(self, proxy, **ask):
+        """The length that every answer must have, as the upstream gives it."""
+        key = json.dumps(ask, sort_keys=True)
+        lengths = self.stage.made.setdefault("lengths", {})
+        if key not in lengths:
+            url = f"http://127.0.0.1:{self.stage.upstream}"
+            seen = self.stage.tool.load(self.stage.near, url=url, token="none", count=1, connections=1, **ask)
+            lengths[key] = seen["bytes"]
+        return {"length": lengths[key] if proxy.passes_bytes else None}
+
+    def interleaved(self, names=None, rounds=None, **ask):
+        """Each of them in turn, several rounds, in alternating order."""
+        names = names or list(self.running)
+        table = Rounds(names)
+        shape = {name: ask[name] for name in ("stream",) if name in ask}
+        for number in range(rounds or self.given.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                proxy = self.running[name]
+                told = {"seconds": self.given.seconds, "connections": 64, "headers": self.given.headers}
+                if "status" not in ask:
+                    told |= self.right_answer(proxy, **shape)
+                figures = self.once(proxy, **{**told, **proxy.ask, **ask})
+                table.add(name, figures)
+        return table
+
+    def once(self, proxy, cores=None, **ask):
+        proxy.go_on()
+        # What it put off while it was held is not what is measured.
+        time.sleep(0.05)
+        try:
+            return measure(self.stage.tool, proxy.process, cores or self.stage.near, **ask)
+        finally:
+            proxy.hold()
+            proxy.tidy()
+
+    def table(self, caption, header, rows):
+        self.tables.append({"caption": caption, "header": header, "rows": rows})
+
+    def mark(self, what, value, most, unit="×"):
+        """One line of what must be reached."""
+        if value is not None:
+            self.marks.append({"what": what, "value": value, "most": most, "unit": unit})
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def stop(self):
+        for proxy in self.running.values():
+            proxy.stop()
+        self.running = {}
+
+    def result(self):
+        return {
+            "number": self.number,
+            "title": self.title,
+            "tables": self.tables,
+            "marks": self.marks,
+            "notes": self.notes,
+            "rounds": self.given.rounds,
+            "seconds": self.given.seconds,
+        }
+
+    def cost_table(self, caption, table, unit="request", per=1, extra=()):
+        """CPU and requests of every proxy, and keygate's ratio to the better rival in the same round."""
+        header = ["proxy", f"{unit}s/s", f"CPU µs a {unit}", "min to max", "user", "system", "× better rival"]
+        header += [title for title, _ in extra] + [f"load's own CPU µs a {unit}"]
+        rows = []
+        for name in table.of:
+            cpu = [value / per for value in table.values(name, "cpu") if value is not None]
+            ratios = [] if name in RIVALS else table.ratios(name, "cpu", RIVALS)
+            rows.append(
+                [name, whole(scaled(table.median(name, "rate"), per))]
+                + [micro(scaled(table.median(name, "cpu"), 1 / per)), spread(cpu)]
+                + [micro(scaled(table.median(name, part), 1 / per)) for part in ("user", "system")]
+                + [ratio(ratios)]
+                + [show(table, name) for _, show in extra]
+                + [micro(scaled(table.median(name, "load_cpu"), 1 / per))]
+            )
+        self.table(caption, header, rows)
+
+    def mark_cpu(self, what, table, most):
+        for name in self.builds():
+            if name in table.of:
+                ratios = table.ratios(name, "cpu", RIVALS)
+                if ratios:
+                    self.mark(f"{what}: CPU, {name} by the better of nginx and HAProxy", middle(ratios), most)
+
+
+def scaled(value, by):
+    return None if value is None else value * by
+
+
+def middle(values):
+    values = sorted(values)
+    return values[len(values) // 2] if len(values) % 2 else sum(values[len(values) // 2 - 1 :][:2]) / 2
+
+
+def whole(value):
+    return "" if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def micro(value):
+    return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def spread(values):
+    return f"{micro(min(values))} to {micro(max(values))}" if values else ""
+
+
+def ratio(values):
+    return f"**{middle(values):.2f}** ({min(values):.2f} to {max(values):.2f})" if values else ""
+
+
+def mebibytes(bytes_):
+    return "" if bytes_ is None else f"{bytes_ / 2**20:.1f}"
+
+
+def case_1(bench):
+    """2 kB chat, 64 connections"""
+    bench.start([proxies.direct, proxies.nginx, proxies.haproxy])
+    rest = {name: proxy.process.resident() for name, proxy in bench.running.items() if proxy.process}
+    busy = bench.interleaved()
+    bench.cost_table(
+        "As fast as it goes",
+        busy,
+        extra=[
+            ("memory at rest, MiB", lambda _, name: mebibytes(rest.get(name))),
+            ("under load, MiB", lambda table, name: mebibytes(table.median(name, "resident"))),
+        ],
+    )
+    bench.mark_cpu("1", busy, 0.70)
+    steady = bench.interleaved(rate=5000)
+    steady_table(bench, steady)
+    for name in bench.builds():
+        for figure in ("p50", "p99"):
+            ratios = steady.ratios(name, figure, RIVALS) if name in steady.of else []
+            if ratios and figure == "p99":
+                bench.mark(f"1: p99 at 5 000 a second, {name} by the better of nginx and HAProxy", middle(ratios), 1.0)
+
+
+def steady_table(bench, steady):
+    rows = []
+    for name in steady.of:
+        row = [name]
+        for figure in ("p50", "p99"):
+            values = steady.values(name, figure)
+            added = [
+                value - floor for value, floor in zip(values, steady.values("direct", figure), strict=True)
+            ] if "direct" in steady.of else []
+            row += [whole(middle(values)), spread_whole(values), whole(middle(added)) if added and name != "direct" else ""]
+        rows.append(row + [micro(steady.median(name, "cpu"))])
+    bench.table(
+        "At 5 000 requests a second, µs from when a request was meant to start",
+        ["proxy", "p50", "min to max", "added", "p99", "min to max", "added", "CPU µs a request"],
+        rows,
+    )
+
+
+def spread_whole(values):
+    return f"{whole(min(values))} to {whole(max(values))}" if values else ""
+
+
+def case_2(bench):
+    """64 kB chat"""
+    bench.start([proxies.direct, proxies.nginx, proxies.haproxy])
+    busy = bench.interleaved(body=65536)
+    bench.cost_table("64 connections, as fast as it goes", busy)
+    bench.mark_cpu("2", busy, 0.90)
+
+
+def case_3(bench):
+    """Streams of 100 chunks"""
+    bench.start([proxies.direct, proxies.nginx, proxies.haproxy])
+    paced = bench.interleaved(connections=400, stream=f"{CHUNKS} 20000", spread=2.0)
+    bench.cost_table("400 at once, a chunk every 20 ms", paced, unit="chunk", per=CHUNKS)
+    bench.mark_cpu("3, paced", paced, 0.90)
+    hasty = bench.interleaved(connections=64, stream=f"{CHUNKS} 0")
+    bench.cost_table("64 at once, as fast as they come", hasty, unit="chunk", per=CHUNKS)
+    bench.mark_cpu("3, as fast as they come", hasty, 0.90)
+
+
+def case_4(bench):
+    """Refused requests"""
+    bench.start([proxies.nginx, proxies.haproxy])
+    material = bench.stage.keys(bench.given.keys)
+    forwarded = bench.interleaved()
+    bench.cost_table("Forwarded, to compare with", forwarded)
+    refusals = [
+        ("Bad token", {"tokens": material / "bad.txt"}, 401, None),
+        ("Wrong network", {"tokens": material / "network.txt"}, 401, list(bench.builds())),
+        ("Wrong model", {"tokens": material / "model.txt"}, 404, list(bench.builds())),
+    ]
+    for caption, ask, status, names in refusals:
+        names = [name for name in names or bench.running if name in bench.running]
+        refused = bench.interleaved(names=names, status=status, **ask)
+        connects = lambda table, name: f"{sum(table.values(name, 'connects')) / sum(table.values(name, 'requests')):.2f}"
+        bench.cost_table(caption, refused, extra=[("connections a request", connects)])
+        for name in bench.builds():
+            if name in refused.of:
+                pairs = zip(refused.values(name, "cpu"), forwarded.values(name, "cpu"), strict=True)
+                shares = [refusal / forward for refusal, forward in pairs]
+                bench.mark(f"4: {caption.lower()}: CPU of a refusal by that of a forwarded request, {name}", middle(shares), 0.5)
+
+
+CASES = {1: case_1, 2: case_2, 3: case_3, 4: case_4}
