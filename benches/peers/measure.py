@@ -173,18 +173,18 @@ class Tool:
         return seen
 
 
-def measure(tool, process, cores, **options):
-    """One run of the load: what the proxy and the load used, and what the load saw."""
+def measure(process, load):
+    """One run of a load: what the proxy and the load used, and what the load saw."""
     watch = Watch(process) if process else None
     before = Cpu(process) if process else None
-    seen = tool.load(cores, **options)
+    seen = load()
     figures = {
         "rate": seen["requests"] / seen["seconds"],
-        "p50": seen["p50_us"],
-        "p99": seen["p99_us"],
+        "p50": seen.get("p50_us"),
+        "p99": seen.get("p99_us"),
         "load_cpu": seen["cpu_us"] / seen["requests"],
         "requests": seen["requests"],
-        "connects": seen["connects"],
+        "connects": seen.get("connects"),
     }
     if process:
         used = Cpu(process).since(before)

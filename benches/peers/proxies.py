@@ -46,6 +46,14 @@ class Stage:
             self.made["certificate"] = folder
         return self.made["certificate"]
 
+    def answer_length(self, **ask):
+        """As the upstream itself gives it."""
+        made = f"answer {ask}"
+        if made not in self.made:
+            url = f"http://127.0.0.1:{self.upstream}"
+            self.made[made] = self.tool.load(self.near, url=url, token="none", count=1, connections=1, **ask)["bytes"]
+        return self.made[made]
+
     def own_folder(self, name):
         self.started += 1
         folder = self.folder / f"{name}-{self.started}"
@@ -67,8 +75,9 @@ class Proxy:
 
     def __init__(self, name, process, port, tokens=None, token=None, tls=None, folder=None):
         self.name, self.process, self.port, self.folder = name, process, port, folder
-        # Whether it asks for no key; whether answers pass byte for byte.
-        self.is_open, self.passes_bytes = False, True
+        # Whether it asks for no key; whether answers pass byte for byte; whether it takes milliseconds a request.
+        self.is_open, self.passes_bytes, self.is_slow = False, True, False
+        self.refusal = 401
         self.ask = {"url": f"{'https' if tls else 'http'}://127.0.0.1:{port}"}
         if tokens:
             self.ask["tokens"] = tokens
@@ -165,3 +174,43 @@ def haproxy(stage, name="haproxy", workers=1, tls=False, cores=None, under=(), *
     process = Process([*under, "haproxy", "-db", "-f", config], cores or stage.far, folder / "haproxy.log")
     wait_for_port(port, process, 300)
     return Proxy(name, process, port, tokens=material / "tokens.txt", tls=certificate, folder=folder)
+
+
+def envoy(stage, name="envoy", **_):
+    folder, material = stage.own_folder("envoy"), stage.keys(ENVOY_KEYS)
+    port = free_port()
+    tokens = (material / "tokens.txt").read_text().split()
+    keys = ", ".join(json.dumps({"key": token, "client": f"client-{at}"}) for at, token in enumerate(tokens))
+    config = stage.fill("envoy.yaml", folder, PORT=port, KEYS=keys)
+    [binary] = stage.packages.glob("python/lib/python3*/site-packages/envoy/_bin/envoy")
+    command = [binary, "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    process = Process(command, stage.far, folder / "envoy.log")
+    wait_for_port(port, process)
+    return Proxy(name, process, port, tokens=material / "tokens.txt", folder=folder)
+
+
+def litellm(stage, name="litellm", **_):
+    folder, port, token = stage.own_folder("litellm"), free_port(), "sk-1234567890"
+    config = stage.fill("litellm.yaml", folder, TOKEN=token)
+    command = [stage.packages / "python/bin/litellm", "--config", config]
+    command += ["--host", "127.0.0.1", "--port", port, "--num_workers", "1"]
+    # Its list of prices comes with it; it would ask the network for a newer one.
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONUNBUFFERED": "1"}
+    process = Process(command, stage.far, folder / "litellm.log", environment)
+    wait_for_port(port, process, 180)
+    proxy = Proxy(name, process, port, token=token, folder=folder)
+    # To a key that it can't look up, for want of a database, it says 400.
+    proxy.passes_bytes, proxy.is_slow, proxy.refusal = False, True, 400
+    return proxy
+
+
+def portkey(stage, name="portkey", **_):
+    """Portkey's gateway: it asks for no key, and the client says where the request goes."""
+    folder, port = stage.own_folder("portkey"), free_port()
+    start = stage.packages / "node/node_modules/@portkey-ai/gateway/build/start-server.js"
+    process = Process(["node", start, f"--port={port}", "--headless"], stage.far, folder / "portkey.log")
+    wait_for_port(port, process)
+    proxy = Proxy(name, process, port, token="none", folder=folder)
+    proxy.ask["more"] = f"x-portkey-provider: openai|x-portkey-custom-host: http://127.0.0.1:{stage.upstream}/v1"
+    proxy.passes_bytes, proxy.is_slow, proxy.is_open = False, True, True
+    return proxy

@@ -28,8 +28,11 @@ def section(result):
 
 
 def mark_line(mark):
-    reached = "reached" if mark["value"] <= mark["most"] else "**not reached**"
-    return f"- {mark['what']}: {mark['value']:.2f} {mark['unit']}, at most {mark['most']:g}: {reached}"
+    if mark["least"] is not None:
+        reached, bound = mark["value"] >= mark["least"], f"at least {mark['least']:g}"
+    else:
+        reached, bound = mark["value"] <= mark["most"], f"at most {mark['most']:g}"
+    return f"- {mark['what']}: {mark['value']:.2f} {mark['unit']}, {bound}: {'reached' if reached else '**not reached**'}"
 
 
 def write(file, results, given):

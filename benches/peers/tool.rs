@@ -4,6 +4,7 @@
 //! - `upstream --port P`: answers chat completions, whole or as streams
 //! - `load --url URL …`: asks, checks every answer, and prints what it saw as one line of JSON
 //! - `keys --count N --file F …`: a key file, the tokens of its keys, and lists of them as peers want them
+//! - `body --bytes N`: the body of a request, for another program's load
 //! - `certificate --folder F`: a certificate and its key for the TLS cases
 #![allow(
     clippy::print_stdout,
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         "load" => load::run(&options),
         "keys" => materials::keys(&options),
         "certificate" => materials::certificate(&options),
+        "body" => request::print_body(&options),
         // What `cargo bench` does with every bench.
         _ => {
             println!("the ends of a comparison with other proxies: bash benches/peers/run");

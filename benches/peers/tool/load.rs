@@ -10,7 +10,8 @@
 //! - `--hold yes`: one request on each connection, then all are kept open until standard input ends
 //! - `--status N`, `--length N`: what a right answer has; `--latencies FILE`: one line a request, microseconds
 //!   since the epoch at which it was meant to start, and its latency
-//! - `--body BYTES`, `--stream "CHUNKS MICROSECONDS"`, `--token T` or `--tokens FILE`, `--headers few`: what is asked
+//! - `--body BYTES`, `--stream "CHUNKS MICROSECONDS"`, `--token T` or `--tokens FILE`, `--headers few`,
+//!   `--more "NAME: VALUE|…"`: what is asked
 
 use std::collections::VecDeque;
 use std::fs;
@@ -378,10 +379,10 @@ impl Load {
             seen.other_length += 1;
         }
         connection.is_used = true;
-        if self.plan.is_fresh || connection.message.head.close {
-            if let Some(socket) = connection.socket.take() {
-                socket.close();
-            }
+        if (self.plan.is_fresh || connection.message.head.close)
+            && let Some(socket) = connection.socket.take()
+        {
+            socket.close();
         }
         if !self.plan.is_held {
             self.idle.push_back(at);

@@ -8,6 +8,7 @@ use crate::materials::mixed;
 use crate::options::Options;
 
 const BEARER: &str = "Bearer ";
+const MODEL: &str = "stand-in";
 
 pub(crate) struct Requests {
     /// A whole request, head and body, with room for a token.
@@ -31,15 +32,16 @@ impl Requests {
             return Err("tokens must all be of one length".into());
         }
         let stream = options.text("stream");
-        let body = body(
-            options.number("body", 2048)?,
-            options.text("model").unwrap_or("stand-in"),
-            stream.is_some(),
-        );
-        let mut head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\n{}Authorization: {BEARER}",
-            options.text("connection").unwrap_or_default()
-        );
+        let body = body(options.number("body", 2048)?, MODEL, stream.is_some());
+        let mut head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\n");
+        for header in options
+            .text("more")
+            .unwrap_or_default()
+            .split_terminator('|')
+        {
+            head.push_str(&format!("{header}\r\n"));
+        }
+        head.push_str(&format!("Authorization: {BEARER}"));
         let token_at = head.len();
         head.extend(std::iter::repeat_n('x', length));
         head.push_str("\r\n");
@@ -70,6 +72,12 @@ impl Requests {
     }
 }
 
+/// The body alone.
+pub(crate) fn print_body(options: &Options) -> Result<(), Fault> {
+    print!("{}", body(options.number("bytes", 2048)?, MODEL, false));
+    Ok(())
+}
+
 /// What the library sends besides, in the same order of magnitude: fourteen headers in all.
 const LIBRARY_HEADERS: &str = "Accept: application/json\r\n\
     Accept-Encoding: gzip, deflate\r\n\
@@ -85,7 +93,7 @@ const LIBRARY_HEADERS: &str = "Accept: application/json\r\n\
     x-stainless-read-timeout: 600\r\n";
 
 /// A chat of about so many bytes: turns of some hundred bytes of prose, with the escapes and letters that prose has.
-pub(crate) fn body(bytes: usize, model: &str, stream: bool) -> String {
+fn body(bytes: usize, model: &str, stream: bool) -> String {
     const PROSE: &str = "Please explain how a reverse proxy decides which of its servers gets a request, and why that \
         choice matters when one of them is slow.\\nUse an example; call it \\\"the queue at the café\\\".\\n\\nKeep it \
         short – a few sentences will do, then list what you left out. ";
