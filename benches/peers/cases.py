@@ -9,7 +9,7 @@ import counts
 import http2
 import proxies
 import reload
-from measure import Fault, Rounds, measure
+from measure import Fault, MachineTime, Rounds, measure
 
 CHUNKS = 100
 RIVALS = ["nginx", "haproxy"]
@@ -21,7 +21,7 @@ class Bench:
     def __init__(self, stage, given, number):
         self.stage, self.given, self.number = stage, given, number
         self.tables, self.marks, self.notes = [], [], []
-        self.running = {}
+        self.running, self.others = {}, []
         self.title = CASES[number].__doc__.splitlines()[0]
 
     def builds(self):
@@ -31,6 +31,9 @@ class Bench:
             label, _, path = build.rpartition("=")
             builds[f"keygate {label}".strip()] = path
         return builds
+
+    def only_counts(self):
+        return self.given.counts == "only"
 
     def wants(self, name):
         peers = [peer for peer in self.given.peers.split(",") if peer]
@@ -100,8 +103,11 @@ class Bench:
         proxy.go_on()
         # What it put off while it was held is not what is measured.
         time.sleep(0.05)
+        machine = MachineTime(self.stage.upstream_process)
         try:
-            return measure(proxy.process, load)
+            figures = measure(proxy.process, load)
+            self.others.append(machine.of_others(figures))
+            return figures
         finally:
             proxy.hold()
             proxy.tidy()
@@ -135,6 +141,8 @@ class Bench:
             "tables": self.tables,
             "marks": self.marks,
             "notes": self.notes,
+            # How much of the machine others used meanwhile, from the quietest run to the loudest.
+            "others": [min(self.others), middle(self.others), max(self.others)] if self.others else None,
             "rounds": self.given.rounds,
             "seconds": self.given.seconds,
         }
@@ -142,6 +150,10 @@ class Bench:
     def cost_table(self, caption, table, unit="request", per=1, extra=()):
         """CPU and requests of every proxy, and keygate's ratio to the better rival in the same round."""
         header = ["proxy", f"{unit}s/s", f"CPU µs a {unit}", "min to max", "user", "system", "× better rival"]
+        # Several builds of keygate are held against the first.
+        first, *builds = [name for name in self.builds() if name in table.of] or [None]
+        if builds:
+            extra = [(f"× {first}", lambda table, name: ratio(table.ratios(name, "cpu", [first]))), *extra]
         header += [title for title, _ in extra] + [f"load's own CPU µs a {unit}"]
         rows = []
         for name in table.of:
@@ -196,6 +208,9 @@ def mebibytes(bytes_):
 
 def case_1(bench):
     """2 kB chat, 64 connections"""
+    counts.table(bench)
+    if bench.only_counts():
+        return
     bench.start([proxies.direct, proxies.nginx, proxies.haproxy])
     rest = {name: proxy.process.resident() for name, proxy in bench.running.items() if proxy.process}
     busy = bench.interleaved()
@@ -215,7 +230,6 @@ def case_1(bench):
             ratios = steady.ratios(name, figure, RIVALS) if name in steady.of else []
             if ratios and figure == "p99":
                 bench.mark(f"1: p99 at 5 000 a second, {name} by the better of nginx and HAProxy", middle(ratios), 1.0)
-    counts.table(bench)
     others(bench)
 
 
@@ -273,6 +287,9 @@ def spread_whole(values):
 
 def case_2(bench):
     """64 kB chat"""
+    counts.table(bench, few=200, many=800, body=65536)
+    if bench.only_counts():
+        return
     bench.start([proxies.direct, proxies.nginx, proxies.haproxy])
     busy = bench.interleaved(body=65536)
     bench.cost_table("64 connections, as fast as it goes", busy)
@@ -281,6 +298,9 @@ def case_2(bench):
 
 def case_3(bench):
     """Streams of 100 chunks"""
+    counts.table(bench, unit="chunk", per=CHUNKS, few=8, many=24, stream=f"{CHUNKS} 20000")
+    if bench.only_counts():
+        return
     bench.start([proxies.direct, proxies.nginx, proxies.haproxy])
     paced = bench.interleaved(connections=400, stream=f"{CHUNKS} 20000", spread=2.0)
     bench.cost_table("400 at once, a chunk every 20 ms", paced, unit="chunk", per=CHUNKS)
@@ -292,8 +312,11 @@ def case_3(bench):
 
 def case_4(bench):
     """Refused requests"""
-    bench.start([proxies.nginx, proxies.haproxy])
     material = bench.stage.keys(bench.given.keys)
+    counts.table(bench, unit="refusal", status=401, tokens=material / "bad.txt")
+    if bench.only_counts():
+        return
+    bench.start([proxies.nginx, proxies.haproxy])
     forwarded = bench.interleaved()
     bench.cost_table("Forwarded, to compare with", forwarded)
     refusals = [
@@ -415,7 +438,7 @@ def case_10(bench):
                 )
                 bench.mark(f"10: p99 during a reload by before it, {change.__doc__}, {proxy.name}", middle(ratios), 1.5)
             bench.stop()
-    bench.table("", ["proxy", "change", "reload took, s", "p99 before", "p99 during", "during by before"], rows)
+    bench.table("Medians", ["proxy", "change", "reload took, s", "p99 before", "p99 during", "during by before"], rows)
 
 
 CASES = {

@@ -152,7 +152,7 @@ class Tool:
 
     def run(self, command, cores, **options):
         process = self.start(command, cores, **options)
-        out, _ = process.popen.communicate()
+        out, _ = process.popen.communicate(timeout=300)
         Process.alive.remove(process)
         if process.popen.returncode:
             raise Fault(f"{command} {options}: {process.tail()}")
@@ -195,6 +195,26 @@ def measure(process, load):
             "resident": watch.stop(),
         }
     return figures
+
+
+class MachineTime:
+    """What the processors did from here on, and how much of that was nobody's who is measured."""
+
+    def __init__(self, upstream):
+        self.upstream, self.before, self.upstream_before = upstream, busy(), Cpu(upstream)
+
+    def of_others(self, figures):
+        """Their share of all processors, between 0 and 1."""
+        used, all_ = (now - then for now, then in zip(busy(), self.before, strict=True))
+        a_request = figures["load_cpu"] + (figures.get("cpu") or 0)
+        own = figures["requests"] * a_request + Cpu(self.upstream).since(self.upstream_before)["total"]
+        return max(0.0, (used * 1e6 / TICK - own) / (all_ * 1e6 / TICK))
+
+
+def busy():
+    """Ticks that all processors worked, and all their ticks."""
+    times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(times) - times[3] - times[4], sum(times)
 
 
 class Watch:

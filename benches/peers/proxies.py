@@ -16,14 +16,24 @@ ENVOY_KEYS = 1_000
 class Stage:
     """What all proxies of a run share: folder, keys, certificate, upstream."""
 
-    def __init__(self, folder, tool, upstream, packages, far, near, files):
-        self.folder, self.tool, self.upstream, self.packages = folder, tool, upstream, packages
+    def __init__(self, folder, tool, packages, far, near, files):
+        self.folder, self.tool, self.packages = folder, tool, packages
         # How many files a process may open.
         self.files = files
         # The core of the proxy, and that of load and upstream.
         self.far, self.near = far, near
         self.made = {}
         self.started = 0
+        self.upstream_process = tool.start("upstream", near)
+        self.upstream = int(self.upstream_process.popen.stdout.readline())
+        self.check_load()
+
+    def check_load(self):
+        """The load must see what is wrong, or nothing that it says is worth anything."""
+        ask = {"url": f"http://127.0.0.1:{self.upstream}", "token": "none", "count": 10, "connections": 2}
+        for wrong, told in (({"status": 401}, "other_status"), ({"length": 1}, "other_length")):
+            if self.tool.load(self.near, may_fail=True, **ask, **wrong)[told] != 10:
+                raise Fault(f"the load does not notice a wrong answer: {told}")
 
     def keys(self, count):
         """The folder with key table and tokens of so many keys, and the lists made from it."""
@@ -105,9 +115,9 @@ class Proxy:
             self.process.stop()
 
 
-def direct(stage, **_):
+def direct(stage, name="direct", **_):
     """No proxy at all: what load and upstream cost alone."""
-    return Proxy("direct", None, stage.upstream, token="none")
+    return Proxy(name, None, stage.upstream, token="none")
 
 
 def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=False, cores=None, under=()):

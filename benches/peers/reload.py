@@ -9,6 +9,7 @@ from measure import Fault
 
 RATE = 5000
 BEFORE = 2.5
+MOST = 60
 
 
 def one_more(text):
@@ -40,13 +41,15 @@ def under_load(bench, proxy, change, at):
     latencies = bench.stage.folder / f"latencies-{at}"
     proxy.go_on()
     time.sleep(0.2)
-    ask = {**proxy.ask, **bench.right_answer(proxy), "rate": RATE, "seconds": BEFORE * 3, "latencies": latencies}
-    load = bench.stage.tool.start("load", bench.stage.near, headers=bench.given.headers, **ask)
+    ask = {**proxy.ask, **bench.right_answer(proxy), "rate": RATE, "latencies": latencies, "headers": bench.given.headers}
+    ask |= {"seconds": MOST, "open-end": "yes"}
+    load = bench.stage.tool.start("load", bench.stage.near, stdin=subprocess.PIPE, **ask)
     time.sleep(BEFORE)
     start = time.time()
     command = [proxy.process.popen.args[0], "reload", "--socket", str(proxy.folder / "keygate.sock")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     end = time.time()
+    time.sleep(0.2)
     out, _ = load.popen.communicate()
     load.stop()
     proxy.hold()
@@ -54,8 +57,6 @@ def under_load(bench, proxy, change, at):
     seen = json.loads(out)
     if done.returncode or seen["errors"] or seen["other_status"] or seen["other_length"]:
         raise Fault(f"reload: {done.stdout}{done.stderr} {seen}")
-    if end - start > BEFORE * 2 - 0.5:
-        raise Fault(f"the reload took {end - start:.1f} s, longer than the load")
     before, during = [], []
     for line in latencies.read_text().splitlines():
         asked, took = (int(part) for part in line.split())

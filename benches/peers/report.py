@@ -17,7 +17,7 @@ def to_json(results, file):
 
 def section(result):
     parts = [f"## Case {result['number']}: {result['title']}"]
-    parts += result["notes"]
+    parts += [stamp(result), *result["notes"]]
     for table in result["tables"]:
         parts.append(f"{table['caption']}:")
         lines = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
@@ -43,9 +43,7 @@ def write(file, results, given):
         number = f"## Case {result['number']}:"
         cases = {heading: text for heading, text in cases.items() if not heading.startswith(number)}
         text = section(result)
-        stamp = f"{result['rounds']} rounds of {result['seconds']:g} s, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {load_average()}."
-        heading, _, rest = text.partition("\n")
-        cases[heading] = f"{heading}\n\n{stamp}\n{rest}"
+        cases[text.partition("\n")[0]] = text
     ordered = sorted(cases, key=lambda heading: int(re.match(r"## Case (\d+)", heading)[1]))
     body = "\n".join(cases[heading].rstrip() + "\n" for heading in ordered)
     file.write_text(f"{head(given)}\n{body}\n{log.rstrip()}\n")
@@ -56,8 +54,13 @@ def sections(text):
     return {part.splitlines()[0]: part for part in parts if part.startswith("## ")}
 
 
-def load_average():
-    return f"load average {Path('/proc/loadavg').read_text().split()[0]}"
+def stamp(result):
+    when = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+    told = f"{result['rounds']} rounds of {result['seconds']:g} s, {when} UTC."
+    if result["others"]:
+        least, middle, most = result["others"]
+        told += f" Other programs used {least:.0%} to {most:.0%} of the machine meanwhile, mostly {middle:.0%}."
+    return told
 
 
 def head(given):

@@ -34,14 +34,20 @@ def arguments():
         "--keygate", action="append", default=[], metavar="[LABEL=]PATH", help="a build of keygate; several are compared"
     )
     parser.add_argument("--headers", choices=["library", "few"], default="library", help="what a request carries")
+    parser.add_argument(
+        "--counts",
+        choices=["also", "only", "no"],
+        help="instructions and system calls, which need no quiet machine, in cases 1 to 4; also, or no with --quick",
+    )
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s, and nothing is written")
     parser.add_argument("--out", type=Path, help="the file of results; benches/peers/RESULTS.md where not given")
     parser.add_argument("--tool", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--packages", type=Path, required=True, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    given.counts = given.counts or ("no" if given.quick else "also")
     if given.quick:
         given.rounds, given.seconds = min(given.rounds, 2), min(given.seconds, 1.0)
-    elif not given.out:
+    elif not given.out and given.counts != "only":
         given.out = HERE / "RESULTS.md"
     return given
 
@@ -79,9 +85,7 @@ def run(given, folder):
     measure.pin_self(near)
     files = measure.allow_files()
     tool = measure.Tool(given.tool, folder)
-    upstream = tool.start("upstream", near)
-    port = int(upstream.popen.stdout.readline())
-    stage = proxies.Stage(folder, tool, port, given.packages, far, near, files)
+    stage = proxies.Stage(folder, tool, given.packages, far, near, files)
     wanted = [int(case) for case in given.cases.split(",") if case] or sorted(cases.CASES)
     results = []
     for number in wanted:

@@ -6,6 +6,7 @@
 //!   were meant to start, so that a proxy that stalls is charged for everybody who waited
 //! - `--count N`: so many requests in place of a time
 //! - `--spread S`: the connections' first requests are spread over so many seconds, so that streams do not tick together
+//! - `--open-end yes`: the time is over when standard input ends, if it is not before
 //! - `--fresh yes`: a connection for each request
 //! - `--hold yes`: one request on each connection, then all are kept open until standard input ends
 //! - `--status N`, `--length N`: what a right answer has; `--latencies FILE`: one line a request, microseconds
@@ -39,6 +40,7 @@ use crate::socket::Socket;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// With `--hold`, so many connections ask at once.
 const HOLD_WINDOW: usize = 64;
+const INPUT: u64 = u64::MAX;
 
 struct Plan {
     address: SocketAddr,
@@ -48,6 +50,7 @@ struct Plan {
     most: u64,
     interval: Option<Duration>,
     spread: Duration,
+    has_open_end: bool,
     is_fresh: bool,
     is_held: bool,
     status: u16,
@@ -108,6 +111,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Fault> {
             rate => Some(Duration::from_secs_f64(1.0 / rate)),
         },
         spread: Duration::from_secs_f64(options.number("spread", 0.0)?),
+        has_open_end: options.text("open-end").is_some(),
         is_fresh: options.text("fresh").is_some(),
         is_held: options.text("hold").is_some(),
         status: options.number("status", 200)?,
@@ -172,6 +176,14 @@ impl Load {
         if self.plan.most < u64::MAX {
             end = begin + PATIENCE * 3;
         }
+        if self.plan.has_open_end {
+            epoll::add(
+                &self.epoll,
+                io::stdin(),
+                EventData::new_u64(INPUT),
+                EventFlags::IN,
+            )?;
+        }
         let mut events = Vec::with_capacity(256);
         loop {
             let now = Instant::now();
@@ -196,7 +208,13 @@ impl Load {
                 Err(error) => return Err(error.into()),
             }
             for event in events.drain(..) {
-                self.ready(usize::try_from(event.data.u64())?, event.flags);
+                match event.data.u64() {
+                    INPUT => {
+                        epoll::delete(&self.epoll, io::stdin())?;
+                        end = Instant::now();
+                    }
+                    at => self.ready(usize::try_from(at)?, event.flags),
+                }
             }
             if self.seen.errors > 1000 {
                 return Ok(begin.elapsed());
