@@ -16,9 +16,9 @@ def table(bench, unit="request", per=1, few=400, many=1600, **ask):
     if bench.given.counts == "no":
         return
     makers = [maker for maker in (proxies.nginx, proxies.haproxy) if bench.wants(maker.__name__)]
-    contestants = [
-        (name, proxies.keygate, {"binary": path, "keys": KEYS}) for name, path in bench.builds().items() if bench.wants(name)
-    ] + [(maker.__name__, maker, {}) for maker in makers]
+    builds = {name: path for name, path in bench.builds().items() if bench.wants(name)}
+    contestants = [(name, proxies.keygate, {"binary": path, "keys": KEYS}) for name, path in builds.items()]
+    contestants += [(maker.__name__, maker, {}) for maker in makers]
     ask = {"connections": 8, "headers": bench.given.headers, **ask}
     rows = []
     for name, maker, options in contestants:
@@ -34,7 +34,7 @@ def table(bench, unit="request", per=1, few=400, many=1600, **ask):
         told = ", ".join(f"{call} {share:.2f}" for share, call in shares if share >= 0.01)
         rows.append([name, f"{each:,.0f}".replace(",", " "), f"{sum(share for share, _ in shares):.2f}", told])
     bench.table(
-        f"Counted, 8 connections: instructions in user space (callgrind; {KEYS} keys in keygate) and system calls (strace)",
+        f"Counted, 8 connections: instructions in user space (callgrind; {KEYS} keys in keygate), system calls (strace)",
         ["proxy", f"instructions a {unit}", f"system calls a {unit}", "of them"],
         rows,
     )

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import statistics
 import subprocess
 import threading
@@ -285,23 +286,43 @@ def allow_files(wanted=70_000):
 
 
 def wait_for_port(port, process, seconds=60):
-    import socket
+    def listens():
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
+    wait_for(listens, process, seconds)
+
+
+def wait_until_ready(path, process, seconds):
+    """Until keygate's admin socket says so."""
+
+    def is_ready():
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5)
+            if probe.connect_ex(str(path)):
+                return False
+            probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return probe.recv(100).startswith(b"HTTP/1.1 200")
+
+    wait_for(is_ready, process, seconds)
+
+
+def wait_for(condition, process, seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.popen.poll() is not None:
             raise Fault(f"{process.popen.args[0]} ended: {process.tail()}")
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+        try:
+            if condition():
                 return
+        except OSError:
+            pass
         time.sleep(0.05)
-    raise Fault(f"{process.popen.args[0]} does not listen: {process.tail()}")
+    raise Fault(f"{process.popen.args[0]} is not ready: {process.tail()}")
 
 
 def free_port():
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -6,7 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from measure import Fault, Process, free_port, wait_for_port
+from measure import Fault, Process, free_port, wait_for_port, wait_until_ready
 
 HERE = Path(__file__).parent
 PEER_KEYS = 100_000
@@ -137,7 +137,8 @@ def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=F
     )
     command = [*under, binary, "serve", "--config", config]
     process = Process(command, cores or stage.far, folder / "access.log")
-    wait_for_port(port, process, 300)
+    # It listens from the start, and serves once it has read its keys.
+    wait_until_ready(folder / "keygate.sock", process, 300)
     return Proxy(name, process, port, tokens=material / "tokens.txt", tls=certificate, folder=folder)
 
 

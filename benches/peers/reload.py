@@ -41,8 +41,8 @@ def under_load(bench, proxy, change, at):
     latencies = bench.stage.folder / f"latencies-{at}"
     proxy.go_on()
     time.sleep(0.2)
-    ask = {**proxy.ask, **bench.right_answer(proxy), "rate": RATE, "latencies": latencies, "headers": bench.given.headers}
-    ask |= {"seconds": MOST, "open-end": "yes"}
+    ask = {**proxy.ask, **bench.right_answer(proxy), "rate": RATE, "headers": bench.given.headers}
+    ask |= {"seconds": MOST, "open-end": "yes", "latencies": latencies}
     load = bench.stage.tool.start("load", bench.stage.near, stdin=subprocess.PIPE, **ask)
     time.sleep(BEFORE)
     start = time.time()

@@ -21,7 +21,7 @@ def section(result):
     for table in result["tables"]:
         parts.append(f"{table['caption']}:")
         lines = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
-        parts.append("\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines))
+        parts.append("\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines))
     if result["marks"]:
         parts.append("\n".join(mark_line(mark) for mark in result["marks"]))
     return "\n\n".join(parts) + "\n"
@@ -32,7 +32,8 @@ def mark_line(mark):
         reached, bound = mark["value"] >= mark["least"], f"at least {mark['least']:g}"
     else:
         reached, bound = mark["value"] <= mark["most"], f"at most {mark['most']:g}"
-    return f"- {mark['what']}: {mark['value']:.2f} {mark['unit']}, {bound}: {'reached' if reached else '**not reached**'}"
+    verdict = "reached" if reached else "**not reached**"
+    return f"- {mark['what']}: {mark['value']:.2f} {mark['unit']}, {bound}: {verdict}"
 
 
 def write(file, results, given):
@@ -64,22 +65,22 @@ def stamp(result):
 
 
 def head(given):
-    lines = [
-        "# keygate beside other proxies",
-        "",
-        "Written by `bash benches/peers/run`; the proxies' configs lie beside this file and say why they are as they are.",
-        "",
-        "Medians of interleaved rounds, one worker pinned to one core, load and upstream on the other; CPU is user and",
-        "system time of the proxy's threads, divided by what was asked. \"× better rival\" is the median of the rounds'",
-        "ratios to the better of nginx and HAProxy *in the same round*, with the smallest and largest: noise of the machine",
-        "hits both. keygate checks, counts and logs every request; nginx and HAProxy only look the key up.",
-        "",
-        f"Machine: {machine()}.",
-        f"Versions: {'; '.join(versions(given))}.",
-        f"Keys: {given.keys:,} in keygate, 100 000 in nginx and HAProxy, 1 000 in Envoy. Headers: {given.headers}.".replace(",", " ", 1),
-        "",
-    ]
-    return "\n".join(lines)
+    keys = f"{given.keys:,}".replace(",", " ")
+    return f"""# keygate beside other proxies
+
+Written by `bash benches/peers/run`; the proxies' configs lie beside this file and say why they are as they are.
+
+Medians of interleaved rounds, one worker pinned to one core, load and upstream on the other, every other proxy held
+meanwhile. CPU is user and system time of the proxy's threads over a run by the requests of that run; load, upstream and
+their share of the kernel are not in it. "× better rival" is the median of the rounds' ratios to the better of nginx and
+HAProxy *in the same round*, with the smallest and the largest. keygate checks, counts and logs each request; nginx and
+HAProxy look the key up and do no more. Each request has another of the keys, and the headers that OpenAI's Python
+library sends (`--headers few` leaves those out).
+
+Machine: {machine()}.
+Versions: {'; '.join(versions(given))}.
+Keys: {keys} in keygate, 100 000 in nginx and HAProxy, 1 000 in Envoy. Headers: {given.headers}.
+"""
 
 
 def machine():
@@ -90,9 +91,18 @@ def machine():
 
 
 def versions(given):
-    asked = [[build.rpartition("=")[2], "--version"] for build in given.keygate]
-    asked += [["nginx", "-v"], ["haproxy", "-v"]]
-    return [told for told in (first_line(command) for command in asked) if told]
+    told = []
+    for build in given.keygate:
+        label, _, path = build.rpartition("=")
+        told.append(f"{first_line([path, '--version'])} {label}".strip())
+    told += [first_line(["nginx", "-v"]), first_line(["haproxy", "-v"])]
+    # What is installed from packages is pinned there.
+    here = Path(__file__).parent
+    told += re.findall(r"(?m)^[^#\s].*==.*$", (here / "requirements.txt").read_text())
+    pinned = json.loads((here / "package.json").read_text())["dependencies"]
+    told += [f"{name}=={version}" for name, version in pinned.items()]
+    commit = first_line(["git", "-C", here, "describe", "--always", "--dirty"])
+    return [version for version in told if version] + ([f"work tree at {commit}"] if commit else [])
 
 
 def first_line(command):
@@ -100,4 +110,4 @@ def first_line(command):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError:
         return None
-    return (done.stdout + done.stderr).strip().splitlines()[0]
+    return next(iter((done.stdout + done.stderr).strip().splitlines()), None)

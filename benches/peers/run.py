@@ -31,7 +31,11 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run of the load")
     parser.add_argument("--keys", type=int, default=1_000_000, help="in keygate's table; the others have 100 000")
     parser.add_argument(
-        "--keygate", action="append", default=[], metavar="[LABEL=]PATH", help="a build of keygate; several are compared"
+        "--keygate",
+        action="append",
+        default=[],
+        metavar="[LABEL=]PATH",
+        help="a build of keygate; several are compared",
     )
     parser.add_argument("--headers", choices=["library", "few"], default="library", help="what a request carries")
     parser.add_argument(
@@ -40,7 +44,7 @@ def arguments():
         help="instructions and system calls, which need no quiet machine, in cases 1 to 4; also, or no with --quick",
     )
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s, and nothing is written")
-    parser.add_argument("--out", type=Path, help="the file of results; benches/peers/RESULTS.md where not given")
+    parser.add_argument("--out", type=Path, help="the file of results, else benches/peers/RESULTS.md")
     parser.add_argument("--tool", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--packages", type=Path, required=True, help=argparse.SUPPRESS)
     given = parser.parse_args()
