@@ -35,9 +35,9 @@ enum State {
     Head,
     /// So many bytes of the body are to come.
     Length(u64),
-    /// Within a chunk's size line, so far this size.
+    /// Within a chunk's size line: the size so far, and whether an extension has begun.
     ChunkSize(u64, bool),
-    /// So many bytes of a chunk and its line end are to come; the first number counts data alone.
+    /// So many bytes of a chunk are to come, and so many of the line end behind it.
     Chunk(u64, u8),
     /// Behind the last chunk: so many bytes of the empty line are to come.
     LastLine(u8),
@@ -149,13 +149,11 @@ impl Message {
         }
         let before = self.head_bytes.len();
         let mut whole = std::mem::take(&mut self.head_bytes);
-        if before > 0 {
-            whole.extend_from_slice(bytes);
-            if let Some(end) = self.parse(side, &whole)? {
-                return Ok(end - before);
-            }
-        } else {
-            whole.extend_from_slice(bytes);
+        whole.extend_from_slice(bytes);
+        if before > 0
+            && let Some(end) = self.parse(side, &whole)?
+        {
+            return Ok(end - before);
         }
         if whole.len() > MOST_HEAD {
             return Err(broken("a head without an end"));
@@ -168,25 +166,24 @@ impl Message {
     fn parse(&mut self, side: Side, bytes: &[u8]) -> io::Result<Option<usize>> {
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut head = Head::default();
-        let (end, headers) = match side {
+        let (parsed, headers) = match side {
             Side::Request => {
                 let mut request = httparse::Request::new(&mut headers);
-                let Ok(httparse::Status::Complete(end)) = unless_broken(request.parse(bytes))?
-                else {
-                    return Ok(None);
-                };
+                let parsed = request.parse(bytes);
                 request.path.unwrap_or_default().clone_into(&mut head.path);
-                (end, request.headers)
+                (parsed, request.headers)
             }
             Side::Answer => {
                 let mut answer = httparse::Response::new(&mut headers);
-                let Ok(httparse::Status::Complete(end)) = unless_broken(answer.parse(bytes))?
-                else {
-                    return Ok(None);
-                };
+                let parsed = answer.parse(bytes);
                 head.status = answer.code.unwrap_or_default();
-                (end, answer.headers)
+                (parsed, answer.headers)
             }
+        };
+        let end = match parsed {
+            Ok(httparse::Status::Complete(end)) => end,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(error) => return Err(broken(&error.to_string())),
         };
         let mut state = match side {
             Side::Request => State::Whole,
@@ -213,13 +210,6 @@ impl Message {
         self.head = head;
         self.state = state;
         Ok(Some(end))
-    }
-}
-
-fn unless_broken<T>(parsed: Result<T, httparse::Error>) -> io::Result<Result<T, httparse::Error>> {
-    match parsed {
-        Err(error) => Err(broken(&error.to_string())),
-        parsed => Ok(parsed),
     }
 }
 
