@@ -395,8 +395,7 @@ def case_8(bench):
 
 def case_9(bench):
     """Idle connections"""
-    # Both ends of each connection of the load, and some more.
-    connections = min(10_000, bench.stage.files - 2_000, (bench.stage.files - 1_000) // 2 + 5_000)
+    connections = min(10_000, bench.stage.files - 2_000)
     bench.start([proxies.nginx, proxies.haproxy])
     rows = []
     for name, proxy in bench.running.items():
