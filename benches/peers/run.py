@@ -75,9 +75,6 @@ def main():
         measure.stop_all()
         shutil.rmtree(folder, ignore_errors=True)
     report.to_json(results, ROOT / "target" / "peers" / "last.json")
-    if given.out:
-        report.write(given.out, results, given)
-        print(f"written: {given.out}")
     print(f"{time.monotonic() - begin:.0f} s in all")
 
 
@@ -103,6 +100,9 @@ def run(given, folder):
             bench.stop()
         results.append(bench.result())
         print(report.section(results[-1]), flush=True)
+        # At once, so that whoever interrupts a long run keeps what there is.
+        if given.out:
+            report.write(given.out, results[-1:], given)
     return results
 
 
