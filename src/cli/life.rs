@@ -96,10 +96,10 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts as many as the config says, each with listeners of its own; what held their addresses is let go of then.
+    /// Starts as many as the config says, each with listeners of its own; the first takes over what held their addresses.
     pub(super) fn start(
         gateway: &Gateway,
-        claimed: Claimed,
+        mut claimed: Claimed,
         count: usize,
     ) -> Result<Self, StartFault> {
         let count = match count {
@@ -118,7 +118,6 @@ impl Workers {
             });
             threads.push(thread.map_err(system("a worker's thread"))?);
         }
-        drop(claimed);
         Ok(Self {
             threads,
             ends,

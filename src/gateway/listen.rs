@@ -16,8 +16,8 @@ const BACKLOG: i32 = 4096;
 /// Addresses to listen on, held against everybody else before anything else is done.
 #[derive(Debug)]
 pub struct Claimed {
-    /// The address, and the listener that holds it until the workers' own do.
-    tcp: Vec<(SocketAddr, TcpListener)>,
+    /// The address, and the listener that holds it until the first worker takes it over.
+    tcp: Vec<(SocketAddr, Option<TcpListener>)>,
     unix: Vec<(PathBuf, UnixListener)>,
 }
 
@@ -78,7 +78,7 @@ pub fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
                 let probed = probe(*address).map_err(|error| ListenFault::Tcp(*address, error))?;
                 let bound = probed.local_addr();
                 let bound = bound.map_err(|error| ListenFault::Tcp(*address, error))?;
-                claimed.tcp.push((bound, probed));
+                claimed.tcp.push((bound, Some(probed)));
             }
             // Whoever connects still needs a key, as on a TCP port.
             Listen::Unix(path) => {
@@ -101,19 +101,22 @@ impl Claimed {
             .collect()
     }
 
-    /// Opens the listeners of one worker. What is held is let go of when this is dropped, once every worker has its own.
+    /// Opens the listeners of one worker. The first gets those that hold the addresses: clients that connected while a
+    /// large key table was read wait in their queues, and would be turned away if these were closed.
     ///
     /// # Errors
     /// [`ListenFault`], should an address have been taken meanwhile.
-    pub fn open(&self) -> Result<Listeners, ListenFault> {
+    pub fn open(&mut self) -> Result<Listeners, ListenFault> {
         let mut listeners = Listeners {
             tcp: Vec::new(),
             unix: Vec::new(),
         };
-        for (address, held) in &self.tcp {
-            // From here on it may be shared; another process, which does not share at first, still finds it taken.
-            let shared = SockRef::from(held).set_reuse_port(true);
-            let open = shared.and_then(|()| listener(*address, true));
+        for (address, held) in &mut self.tcp {
+            let open = match held.take() {
+                // From here on it may be shared; another process, which does not share at first, still finds it taken.
+                Some(held) => SockRef::from(&held).set_reuse_port(true).map(|()| held),
+                None => listener(*address, true),
+            };
             listeners
                 .tcp
                 .push(open.map_err(|error| ListenFault::Tcp(*address, error))?);
@@ -173,7 +176,7 @@ mod tests {
 
     #[test]
     fn an_address_stays_taken_from_its_claim_until_its_last_listener_is_closed() {
-        let first = claim(&[Listen::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
+        let mut first = claim(&[Listen::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
         let address = first.addresses();
         assert!(claim(&address).is_err(), "claimed");
         let workers = [first.open().unwrap(), first.open().unwrap()];
@@ -182,5 +185,35 @@ mod tests {
         assert!(claim(&address).is_err(), "open");
         drop(workers);
         claim(&address).unwrap();
+    }
+
+    #[test]
+    fn the_kernel_spreads_clients_over_all_workers_the_first_too() {
+        let mut claimed = claim(&[Listen::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
+        let workers = [claimed.open().unwrap(), claimed.open().unwrap()];
+        let address = workers[0].tcp[0].local_addr().unwrap();
+        let _clients: Vec<_> = (0..64)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        for worker in &workers {
+            worker.tcp[0].accept().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_client_that_came_while_the_address_was_only_claimed_is_accepted_by_a_worker() {
+        let mut claimed = claim(&[Listen::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
+        let [Listen::Tcp(address)] = claimed.addresses()[..] else {
+            unreachable!("one TCP address was claimed");
+        };
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let workers = [claimed.open().unwrap(), claimed.open().unwrap()];
+        drop(claimed);
+        let accepted = workers
+            .iter()
+            .filter_map(|worker| worker.tcp[0].accept().ok())
+            .map(|(_, peer)| peer)
+            .collect::<Vec<_>>();
+        assert_eq!(accepted, [client.local_addr().unwrap()]);
     }
 }
