@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 
 use crate::http::body;
+use crate::http::coding;
 use crate::http::headers::{self, Introduction};
 use crate::http::io::{InFlight, Line};
 use crate::http::model_name::{self, Siblings};
@@ -167,6 +167,7 @@ struct Asked {
     body: body::Spooled,
     model: String,
     read: Instant,
+    is_decoded: bool,
 }
 
 /// Step 6: the body, whole, and the one model it names.
@@ -185,10 +186,24 @@ async fn read_model(
     }
     model_name::check_query(parts.uri.query())?;
     let format = model_name::check_headers(endpoint.body(), &parts.headers)?;
-    let watch = worker.clock.watch();
-    let body = body::spool(body, &worker.settings.bodies, &worker.clock, &watch).await?;
+    let coding = coding::of(&parts.headers)?;
+    let (limits, watch) = (&worker.settings.bodies, worker.clock.watch());
+    let body = match coding {
+        None => body::spool(body, limits, &worker.clock, &watch).await?,
+        // Apart, so that a decoder's state makes no other request larger.
+        Some(coding) => {
+            Box::pin(body::spool_decoded(
+                body,
+                coding,
+                limits,
+                &worker.clock,
+                &watch,
+            ))
+            .await?
+        }
+    };
     let read = Instant::now();
-    record.body(body.bytes().len());
+    record.body(body.received());
     let is_all = caller.key().model_access().is_all();
     let siblings = if is_all {
         Siblings::Allowed
@@ -197,7 +212,12 @@ async fn read_model(
     };
     let model = model_name::read(&format, body.bytes(), siblings)?.into_owned();
     record.model(&model);
-    Ok(Asked { body, model, read })
+    Ok(Asked {
+        body,
+        model,
+        read,
+        is_decoded: coding.is_some(),
+    })
 }
 
 /// Steps 7 and 8: whether the model may be used, and the request's way to its upstream and back.
@@ -216,7 +236,7 @@ async fn forward(
     let upstream = upstream.ok_or(Denial::ModelNotFound)?;
     record.upstream(upstream.name());
 
-    let outbound = outbound(inbound, parts, asked.body.bytes());
+    let outbound = outbound(inbound, parts, &asked);
     let table = Arc::clone(&worker.table);
     let mut lease = Lease::new(permit, entry, table, generation, worker.clock.watch());
     let answer = send(worker, &mut lease, upstream, &outbound, record).await?; // 8
@@ -269,13 +289,15 @@ async fn send(
     .await
 }
 
-fn outbound(inbound: &Inbound<'_>, parts: &Parts, body: &Bytes) -> Outbound {
+fn outbound(inbound: &Inbound<'_>, parts: &Parts, asked: &Asked) -> Outbound {
+    let body = asked.body.bytes();
     let forwarded_for = forwarded_for(inbound);
     let introduction = Introduction {
         request_id: inbound.request_id,
         forwarded_for: &forwarded_for,
         scheme: inbound.origin.scheme,
         length: body.len(),
+        is_decoded: asked.is_decoded,
     };
     Outbound {
         request_line: format!("{} {}", parts.method, headers::target(&parts.uri)),

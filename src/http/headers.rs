@@ -221,6 +221,8 @@ pub struct Introduction<'a> {
     pub scheme: &'static str,
     /// Bytes of the body.
     pub length: usize,
+    /// Whether the client sent the body compressed.
+    pub is_decoded: bool,
 }
 
 /// The header lines of a request that do not depend on the replica it goes to: those of the client's that pass, and
@@ -230,7 +232,11 @@ pub fn outbound(headers: &HeaderMap, introduction: &Introduction<'_>) -> Vec<u8>
     let mut lines = Vec::with_capacity(512);
     let named = named_by_connection(headers);
     for (name, value) in headers {
-        if passes_to_upstream(name.as_str()) && !named.iter().any(|other| other == name) {
+        let is_wrong = introduction.is_decoded && is_about_bytes(name.as_str());
+        if passes_to_upstream(name.as_str())
+            && !is_wrong
+            && !named.iter().any(|other| other == name)
+        {
             write_line(&mut lines, name.as_str(), value.as_bytes());
         }
     }
@@ -270,6 +276,7 @@ fn passes_to_upstream(name: &str) -> bool {
         name,
         "host"
             | "content-length"
+            | "content-encoding"
             | "x-request-id"
             | "x-forwarded-for"
             | "x-forwarded-proto"
@@ -298,6 +305,15 @@ fn passes_to_upstream(name: &str) -> bool {
         // CGI-style servers read `x_real_ip` as `x-real-ip`.
         && !name.contains('_')
         && !prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a header is about the very bytes that came, and wrong about those they unpack to (RFC 9530 and what was
+/// before it).
+fn is_about_bytes(name: &str) -> bool {
+    matches!(
+        name,
+        "content-digest" | "repr-digest" | "digest" | "content-md5"
+    )
 }
 
 /// Whether a header of an upstream's is passed on to the client. The length is not: it is written anew from what was
@@ -563,13 +579,37 @@ mod tests {
     }
 
     fn sent(lines: &[(&str, &str)]) -> String {
+        sent_with(lines, false)
+    }
+
+    fn sent_with(lines: &[(&str, &str)], is_decoded: bool) -> String {
         let introduction = Introduction {
             request_id: "r-1",
             forwarded_for: b"192.0.2.7",
             scheme: "http",
             length: 1234,
+            is_decoded,
         };
         String::from_utf8(outbound(&map(lines), &introduction)).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_of_compressed_bytes_is_not_said_of_decoded_ones() {
+        let digests = ["content-digest", "repr-digest", "digest", "content-md5"];
+        for name in digests {
+            assert!(
+                sent_with(&[(name, "x")], false).contains(name),
+                "{name} is lost"
+            );
+            assert!(
+                !sent_with(&[(name, "x")], true).contains(name),
+                "{name} is wrong"
+            );
+        }
+        for is_decoded in [false, true] {
+            let text = sent_with(&[("content-encoding", "gzip")], is_decoded);
+            assert!(!text.contains("content-encoding"));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod clock;
+pub mod coding;
 pub mod headers;
 pub mod io;
 pub mod lifecycle;

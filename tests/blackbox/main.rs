@@ -17,6 +17,7 @@ mod support;
 mod admin;
 mod body;
 mod commands;
+mod compressed;
 mod decide;
 mod floods;
 mod forward;
