@@ -5,7 +5,6 @@
 //! logged and counted once, when the [`Record`] is dropped.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,6 +36,7 @@ use crate::table::Entry;
 
 use super::answers;
 use super::lease::Lease;
+use super::proxied::Source;
 use super::record::Record;
 use super::stream::{Guard, Relay, ReplyBody};
 use super::worker::Worker;
@@ -44,8 +44,8 @@ use super::worker::Worker;
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
-    /// The socket's peer; None on a Unix socket.
-    pub peer: Option<IpAddr>,
+    /// Who it comes from.
+    pub source: Source,
     /// http or https.
     pub scheme: &'static str,
 }
@@ -73,7 +73,7 @@ pub async fn handle(
     let request_id =
         headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), str::to_owned);
     let source = &worker.settings.client_address;
-    let client = headers::client_address(source, origin.peer, &parts.headers);
+    let client = headers::client_address(source, origin.source.address, &parts.headers);
     let (log, metrics) = (worker.log.clone(), worker.metrics.clone());
     let mut record = Record::begin(log, metrics, started, &request_id, &parts.method, client);
     let line = Rc::clone(in_flight.line());
@@ -158,7 +158,10 @@ async fn admit_and_forward(
         }
         Route::Models => Ok(answers::models(worker, caller).map(ReplyBody::from)),
         Route::Model(id) => Ok(answers::one_model(worker, caller, &id)?.map(ReplyBody::from)),
-        Route::Key => Ok(answers::key(worker, caller, inbound.client).map(ReplyBody::from)),
+        Route::Key => {
+            let headers = &parts.headers;
+            Ok(answers::key(worker, caller, inbound.origin.source, headers).map(ReplyBody::from))
+        }
     }
 }
 
@@ -308,7 +311,12 @@ fn outbound(inbound: &Inbound<'_>, parts: &Parts, asked: &Asked) -> Outbound {
 
 /// X-Forwarded-For as the upstream sees it: the peer's address, behind the list of a peer that is believed.
 fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
-    let Some(peer) = inbound.origin.peer.map(|peer| peer.to_canonical()) else {
+    let Some(peer) = inbound
+        .origin
+        .source
+        .address
+        .map(|peer| peer.to_canonical())
+    else {
         return Vec::new();
     };
     let mut list = match &inbound.worker.settings.client_address {
@@ -319,7 +327,9 @@ fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
         {
             headers::forwarded_list(&inbound.parts.headers)
         }
-        ClientAddressSource::XForwardedFor { .. } | ClientAddressSource::Peer => Vec::new(),
+        ClientAddressSource::XForwardedFor { .. }
+        | ClientAddressSource::ProxyProtocol { .. }
+        | ClientAddressSource::Peer => Vec::new(),
     };
     if !list.is_empty() {
         list.extend_from_slice(b", ");

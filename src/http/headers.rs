@@ -153,7 +153,10 @@ pub fn client_address(
     headers: &HeaderMap,
 ) -> ClientAddress {
     match source {
-        ClientAddressSource::Peer => peer.map_or(ClientAddress::Unknown, ClientAddress::of),
+        // What the PROXY protocol says, was said before the request, and stands in the peer's place.
+        ClientAddressSource::Peer | ClientAddressSource::ProxyProtocol { .. } => {
+            peer.map_or(ClientAddress::Unknown, ClientAddress::of)
+        }
         ClientAddressSource::XForwardedFor { trusted_proxies } => {
             forwarded_client(peer, headers, trusted_proxies)
         }
@@ -168,18 +171,61 @@ pub fn forwarded_client(
     headers: &HeaderMap,
     trusted: &[IpNet],
 ) -> ClientAddress {
+    match walk(peer, headers, trusted) {
+        Walk::AtPeer(address) | Walk::AtHop(address) => ClientAddress::Known(address),
+        Walk::NoPeer | Walk::NoList | Walk::Junk | Walk::Through => ClientAddress::Unknown,
+    }
+}
+
+/// How it was found, in words for the owner of a key.
+#[must_use]
+pub fn forwarded_reason(
+    peer: Option<IpAddr>,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> &'static str {
+    match walk(peer, headers, trusted) {
+        Walk::NoPeer => "the connection came over a Unix socket",
+        Walk::AtPeer(_) => "the connection came from it, and it is no trusted proxy",
+        Walk::AtHop(_) => "a trusted proxy named it in X-Forwarded-For",
+        Walk::NoList => "a trusted proxy sent no X-Forwarded-For",
+        Walk::Junk => "X-Forwarded-For holds something else where the client's address should be",
+        Walk::Through => "X-Forwarded-For names trusted proxies alone",
+    }
+}
+
+/// Where the walk over X-Forwarded-For ends.
+enum Walk {
+    /// There is no address to begin with.
+    NoPeer,
+    /// At the peer itself, which is not trusted.
+    AtPeer(IpAddr),
+    /// At the first hop that is not trusted.
+    AtHop(IpAddr),
+    /// The header is missing.
+    NoList,
+    /// At something that is no address.
+    Junk,
+    /// Every hop is trusted, or there are more than anybody sends.
+    Through,
+}
+
+fn walk(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -> Walk {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let Some(peer) = peer.map(|peer| peer.to_canonical()) else {
-        return ClientAddress::Unknown;
+        return Walk::NoPeer;
     };
     if !is_trusted(peer) {
-        return ClientAddress::Known(peer);
+        return Walk::AtPeer(peer);
     }
     let lines: Vec<&[u8]> = headers
         .get_all(X_FORWARDED_FOR)
         .iter()
         .map(HeaderValue::as_bytes)
         .collect();
+    if lines.is_empty() {
+        return Walk::NoList;
+    }
     let hops = lines
         .iter()
         .rev()
@@ -190,11 +236,11 @@ pub fn forwarded_client(
             .and_then(|hop| hop.trim_matches([' ', '\t']).parse::<IpAddr>().ok());
         match address.map(|address| address.to_canonical()) {
             Some(address) if is_trusted(address) => {}
-            Some(address) => return ClientAddress::Known(address),
-            None => return ClientAddress::Unknown,
+            Some(address) => return Walk::AtHop(address),
+            None => return Walk::Junk,
         }
     }
-    ClientAddress::Unknown
+    Walk::Through
 }
 
 /// The list that a trusted peer sent, on one line, for the upstream to see too.

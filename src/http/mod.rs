@@ -8,6 +8,7 @@ pub mod headers;
 pub mod io;
 pub mod lifecycle;
 pub mod model_name;
+pub mod proxy_protocol;
 pub mod reply;
 pub mod tls;
 pub mod unix_socket;
