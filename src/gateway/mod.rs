@@ -3,7 +3,7 @@
 mod answers;
 pub mod lease;
 pub mod listen;
-mod proxied;
+pub mod proxied;
 pub mod record;
 pub mod request;
 pub mod serve;

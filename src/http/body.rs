@@ -19,7 +19,7 @@ use super::coding::{Coding, Decoder};
 const ON_TRUST: usize = 256 << 10;
 /// The slowest that a body may come, in bytes a second: less than half of what GPRS carries. It is measured over so many
 /// times the longest pause, since pauses are allowed.
-const SLOWEST: u128 = 1024;
+const SLOWEST: u64 = 1024;
 const STRETCH: u32 = 4;
 /// A body up to this length leaves in one buffer with its head, and is not worth an account of its own after that.
 const SMALL: usize = 8 << 10;
@@ -304,7 +304,8 @@ struct Pace {
 
 impl Pace {
     fn new(idle: Duration, now: Instant) -> Self {
-        let wanted = (STRETCH * idle).as_millis() * SLOWEST / 1000;
+        let stretch = u64::try_from((STRETCH * idle).as_millis()).unwrap_or(u64::MAX);
+        let wanted = stretch.saturating_mul(SLOWEST) / 1000;
         Self {
             idle,
             wanted: usize::try_from(wanted).unwrap_or(usize::MAX),

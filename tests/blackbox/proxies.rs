@@ -479,6 +479,37 @@ fn haproxy_and_nginx_name_their_clients_before_tls_begins() {
 }
 
 #[test]
+fn a_header_may_come_in_one_write_with_a_tls_hello() {
+    let (stand, there) = told_with(Setup::tls);
+    let authority = stand.gateway.authority();
+    for header in [
+        b"PROXY TCP4 203.0.113.5 10.0.0.1 50000 443\r\n".to_vec(),
+        relayed([203, 0, 113, 5]),
+    ] {
+        let config = authority.client(&["http/1.1"]);
+        let client = Client::connect_tls_after(&header, stand.gateway.address, config);
+        let mut client = client.expect("a TLS connection");
+        assert_eq!(client.ask(&Call::chat(&there.token, "good")).status, 200);
+        assert_eq!(stand.up.last().all("x-forwarded-for"), ["203.0.113.5"]);
+        assert_eq!(stand.up.last().all("x-forwarded-proto"), ["https"]);
+    }
+    // Without it, a hello is a broken header.
+    let config = authority.client(&["http/1.1"]);
+    assert!(Client::connect_tls(stand.gateway.address, config).is_err());
+    // Behind it, what is no hello is no connection.
+    let mut client = after(&relayed([203, 0, 113, 5]), &stand.gateway);
+    let _ = client.try_send(&Call::chat(&there.token, "good").bytes());
+    assert!(
+        client.ends_within(DEADLINE).is_some(),
+        "the connection stays open"
+    );
+    assert!(
+        matches!(client.unread().first(), None | Some(0x15)),
+        "more than an alert"
+    );
+}
+
+#[test]
 fn haproxy_that_ends_tls_names_its_clients_with_what_it_knows_of_that() {
     let (stand, _) = told_by_protocol();
     let authority = super::support::pem::Authority::new();
