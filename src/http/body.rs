@@ -241,12 +241,12 @@ where
         budget: limits.budget.clone(),
         taken: 0,
     };
-    let mut hold = |made: usize| {
-        let granted = share.resize(made + coding.memory(made));
+    let mut hold = |made: usize, decoder: &Decoder| {
+        let granted = share.resize(made + decoder.memory());
         granted.then_some(()).ok_or(SpoolFault::Overloaded)
     };
-    hold(0)?;
     let mut decoder = Decoder::new(coding).ok_or(SpoolFault::Overloaded)?;
+    hold(0, &decoder)?;
     let mut pace = Pace::new(limits.idle, clock.now());
     let mut whole = Vec::new();
     let mut received = 0;
@@ -271,7 +271,7 @@ where
             if whole.len() > RATIO_FREE && whole.len() / MOST_RATIO > decoded {
                 return Err(SpoolFault::Inflated);
             }
-            hold(whole.len())?;
+            hold(whole.len(), &decoder)?;
             if rest.is_empty() && step.made < MADE_AT_ONCE {
                 break;
             }

@@ -67,21 +67,6 @@ pub fn of(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
         .ok_or(UnknownCoding)
 }
 
-impl Coding {
-    /// Bytes that a decoder holds beside what it has made: its tables and buffers, and its window, which grows with
-    /// what it makes and is at most so large.
-    #[must_use]
-    pub fn memory(self, made: usize) -> usize {
-        let (fixed, window) = match self {
-            Self::Gzip | Self::Deflate => (64 << 10, 0),
-            Self::Brotli => (256 << 10, 16 << 20),
-            Self::Zstandard => (256 << 10, zstandard::MOST_WINDOW),
-        };
-        // A window that grows by doubling is up to twice as large as what is in it.
-        fixed + made.saturating_mul(2).min(window)
-    }
-}
-
 /// A decoder in the middle of a body.
 pub struct Decoder(Kind);
 
@@ -124,6 +109,16 @@ impl Decoder {
             Kind::Deflate(decoder) => decoder.step(input, output),
             Kind::Brotli(decoder) => decoder.step(input, output),
             Kind::Zstandard(decoder) => decoder.step(input, output),
+        }
+    }
+
+    /// Bytes that it holds beside what it has handed over: tables, buffers, and as much of its window as it has filled.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        match &self.0 {
+            Kind::Gzip(_) | Kind::Deflate(_) => inflate::MEMORY,
+            Kind::Brotli(decoder) => decoder.memory(),
+            Kind::Zstandard(decoder) => decoder.memory(),
         }
     }
 

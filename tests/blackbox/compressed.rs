@@ -47,7 +47,11 @@ fn deflate(data: &[u8]) -> Vec<u8> {
 }
 
 fn brotli(data: &[u8]) -> Vec<u8> {
-    let mut encoder = brotli::CompressorWriter::new(Vec::new(), 4096, 1, 22);
+    brotli_at(1, data)
+}
+
+fn brotli_at(quality: u32, data: &[u8]) -> Vec<u8> {
+    let mut encoder = brotli::CompressorWriter::new(Vec::new(), 4096, quality, 22);
     encoder.write_all(data).expect("encoded");
     encoder.into_inner()
 }
@@ -277,17 +281,51 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// What the gateway's process says of its memory.
+fn megabytes(stand: &Stand, field: &str) -> u64 {
+    let status = format!("/proc/{}/status", stand.gateway.process.pid());
+    let status = std::fs::read_to_string(status).expect("a status");
+    let line = status.lines().find(|line| line.starts_with(field));
+    let size = line.and_then(|line| line.split_whitespace().nth(1));
+    size.expect("a size").parse::<u64>().expect("a number") >> 10
+}
+
+/// Each fills a window of 4 MiB before it hands anything over.
+#[test]
+fn a_crowd_of_bombs_shares_what_all_bodies_may_take() {
+    let stand = Stand::with(|setup| {
+        setup
+            .line("workers = 1")
+            .set("limits", "request_body = \"8MiB\"")
+            .set("limits", "buffered_bodies = \"16MiB\"")
+    });
+    let call = chat(&stand.only, "br", brotli_at(5, &vec![b' '; 24 << 20]));
+    assert!(call.body.len() < 1000);
+    let before = megabytes(&stand, "VmRSS:");
+    let mut clients: Vec<_> = (0..40).map(|_| stand.gateway.client()).collect();
+    for client in &mut clients {
+        client.send(&call.bytes());
+    }
+    for client in &mut clients {
+        let response = client.answer();
+        let refused = is_error(&response, 413, "request_too_large");
+        refused
+            .or_else(|_| is_error(&response, 503, "overloaded"))
+            .expect("refused");
+    }
+    let most = megabytes(&stand, "VmHWM:");
+    assert!(
+        most - before < 80,
+        "{} MB for forty small bombs",
+        most - before
+    );
+    stand.up.untouched().expect("nothing goes on");
+}
+
 #[test]
 fn a_bomb_is_refused_and_its_memory_is_bounded() {
     let stand = Stand::with(|setup| setup.line("workers = 1"));
     let bombs = bombs();
-    let status = format!("/proc/{}/status", stand.gateway.process.pid());
-    let megabytes = |field: &str| {
-        let status = std::fs::read_to_string(&status).unwrap();
-        let line = status.lines().find(|line| line.starts_with(field));
-        let size = line.and_then(|line| line.split_whitespace().nth(1));
-        size.unwrap().parse::<u64>().unwrap() >> 10
-    };
     assert_eq!(
         stand
             .gateway
@@ -295,7 +333,7 @@ fn a_bomb_is_refused_and_its_memory_is_bounded() {
             .status,
         200
     );
-    let before = megabytes("VmRSS:");
+    let before = megabytes(&stand, "VmRSS:");
     thread::scope(|scope| {
         for (coding, bomb) in &bombs {
             for key in [&stand.all, &stand.only] {
@@ -308,7 +346,7 @@ fn a_bomb_is_refused_and_its_memory_is_bounded() {
             }
         }
     });
-    let most = megabytes("VmHWM:");
+    let most = megabytes(&stand, "VmHWM:");
     assert!(most - before < 64, "{} MB for eight bombs", most - before);
     assert_eq!(stand.up.requests().len(), 1);
 }
@@ -334,8 +372,8 @@ fn a_body_that_unpacks_to_more_than_the_limit_is_too_large_and_one_to_the_limit_
         cases.check(coding, is_error(&response, 413, "request_too_large"));
     }
     // What comes is bounded too, though it unpacks to nothing.
-    let nothing = gzip(b"").repeat(20_000);
-    let call = chat(&stand.only, "gzip", nothing);
+    let nothing = zstd(b"").repeat(45_000);
+    let call = chat(&stand.only, "zstd", nothing);
     let mut client = stand.gateway.client();
     let _ = client.try_send(&call.chunked(&vec![10_000; 39]));
     cases.check(

@@ -3,6 +3,9 @@
 use super::inflate::Inflate;
 use super::{Step, Undecodable};
 
+/// Members that a body may have. To begin one costs far more than the twenty bytes that it takes.
+const MOST_MEMBERS: usize = 1024;
+
 const HAS_HEAD_CHECKSUM: u8 = 1 << 1;
 const HAS_EXTRA: u8 = 1 << 2;
 const HAS_NAME: u8 = 1 << 3;
@@ -16,6 +19,7 @@ pub(super) struct Gzip {
     checksum: crc32fast::Hasher,
     /// Bytes of the member's content, modulo 2^32, as its end says them.
     size: u32,
+    members: usize,
 }
 
 enum Place {
@@ -34,6 +38,7 @@ impl Default for Gzip {
             inflate: Inflate::bare(),
             checksum: crc32fast::Hasher::new(),
             size: 0,
+            members: 0,
         }
     }
 }
@@ -92,6 +97,10 @@ impl Gzip {
         let checksum = std::mem::take(&mut self.checksum).finalize();
         let is = u64::from(std::mem::take(&mut self.size)) << 32 | u64::from(checksum);
         self.place = Place::Between;
+        self.members += 1;
+        if self.members > MOST_MEMBERS {
+            return Err(Undecodable);
+        }
         (said == is).then_some(()).ok_or(Undecodable)
     }
 }

@@ -7,6 +7,9 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::{Step, Undecodable};
 
+/// What the decoder holds, in round numbers: a window of 32 KiB, and tables.
+pub(super) const MEMORY: usize = 64 << 10;
+
 /// One deflate stream.
 pub(super) struct Inflate {
     decompress: Decompress,

@@ -309,6 +309,37 @@ fn brotli_with_a_large_window_is_refused() {
 }
 
 #[test]
+fn a_body_has_no_more_members_than_anybody_writes() {
+    let members = |count| Written::Gzip.encode(b"").repeat(count);
+    assert_eq!(whole(Coding::Gzip, &members(1024)), Ok(Some(Vec::new())));
+    assert_eq!(whole(Coding::Gzip, &members(1025)), Err(Undecodable));
+}
+
+#[test]
+fn a_decoder_tells_what_it_holds() {
+    let zeros = vec![0; 4 << 20];
+    for written in ALL {
+        let bytes = written.encode(&zeros);
+        let mut decoder = Decoder::new(written.coding()).unwrap();
+        let before = decoder.memory();
+        assert!(before < 1 << 20, "{written:?}: {before}");
+        // Brotli fills its window before it hands anything over.
+        let mut buffer = vec![0; 1000];
+        decoder.step(&bytes, &mut buffer).unwrap();
+        let window = match written.coding() {
+            Coding::Brotli => 4 << 20,
+            Coding::Zstandard => 1000,
+            Coding::Gzip | Coding::Deflate => 0,
+        };
+        let grown = decoder.memory() - before;
+        assert!(
+            (window..window + (1 << 20)).contains(&grown),
+            "{written:?}: {grown}"
+        );
+    }
+}
+
+#[test]
 fn a_step_makes_no_more_than_there_is_room_for() {
     let zeros = vec![0; 4 << 20];
     for written in ALL {

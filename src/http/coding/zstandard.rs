@@ -4,13 +4,15 @@ use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use super::{Step, Undecodable};
 
-/// The largest window, in bytes, and as a power of two.
-pub(super) const MOST_WINDOW: usize = 1 << MOST_WINDOW_LOG;
+/// The largest window, as a power of two.
 const MOST_WINDOW_LOG: u32 = 23;
+/// What the decoder holds beside its window, in round numbers: tables, a block that came, and one that was made.
+const TABLES: usize = 512 << 10;
 
 /// A body of one or more frames.
 pub(super) struct Zstandard {
     context: DCtx<'static>,
+    made: usize,
     is_complete: bool,
 }
 
@@ -23,6 +25,7 @@ impl Zstandard {
             .ok()?;
         Some(Self {
             context,
+            made: 0,
             is_complete: false,
         })
     }
@@ -42,10 +45,16 @@ impl Zstandard {
             self.is_complete = left == 0;
             step.taken += taken;
             step.made += made;
+            self.made = self.made.saturating_add(made);
             if step.made == output.len() || step.taken == input.len() {
                 return Ok(step);
             }
         }
+    }
+
+    /// A window takes memory as it is filled.
+    pub(super) fn memory(&self) -> usize {
+        TABLES + self.made.min(1 << MOST_WINDOW_LOG)
     }
 
     pub(super) fn is_complete(&self) -> bool {
