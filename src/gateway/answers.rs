@@ -7,6 +7,8 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use serde::Serialize;
 
+use crate::http::headers;
+use crate::http::proxy_protocol::Told;
 use crate::http::reply;
 use crate::http::upstream::Routing;
 use crate::policy::decide::Caller;
@@ -14,7 +16,9 @@ use crate::policy::denial::Denial;
 use crate::policy::key::Key;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
+use crate::store::config::ClientAddressSource;
 
+use super::proxied::Source;
 use super::worker::Worker;
 
 /// A model in OpenAI's form.
@@ -43,6 +47,7 @@ struct KeyView<'a> {
     allow_from: Vec<String>,
     expires_at: Option<String>,
     client_address: Option<String>,
+    client_address_reason: &'static str,
 }
 
 #[derive(Serialize)]
@@ -79,8 +84,15 @@ pub(super) fn one_model(
 }
 
 /// What the key allows, and where its owner is seen to come from.
-pub(super) fn key(worker: &Worker, caller: Caller<'_>, client: ClientAddress) -> Response<Bytes> {
+pub(super) fn key(
+    worker: &Worker,
+    caller: Caller<'_>,
+    source: Source,
+    headers: &HeaderMap,
+) -> Response<Bytes> {
     let (key, routing) = (caller.key(), worker.fleet.routing());
+    let believed = &worker.settings.client_address;
+    let client = headers::client_address(believed, source.address, headers);
     let access = key.model_access();
     reply::ok(&KeyView {
         id: key.id(),
@@ -101,7 +113,25 @@ pub(super) fn key(worker: &Worker, caller: Caller<'_>, client: ClientAddress) ->
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
+        client_address_reason: reason(believed, source, headers),
     })
+}
+
+/// Why the client's address is taken to be what it is. No other address is told: a proxy's is the operator's business.
+fn reason(believed: &ClientAddressSource, source: Source, headers: &HeaderMap) -> &'static str {
+    match (believed, source.told) {
+        (_, Some(Told::Client(_))) => "a trusted proxy named it by the PROXY protocol",
+        (_, Some(Told::Itself)) => "a trusted proxy spoke for itself by the PROXY protocol",
+        (_, Some(Told::Nobody)) => "a trusted proxy named no client by the PROXY protocol",
+        (ClientAddressSource::XForwardedFor { trusted_proxies }, None) => {
+            headers::forwarded_reason(source.address, headers, trusted_proxies)
+        }
+        (_, None) if source.address.is_none() => "the connection came over a Unix socket",
+        (ClientAddressSource::Peer, None) => "the connection came from it",
+        (ClientAddressSource::ProxyProtocol { .. }, None) => {
+            "the connection came from it, and it is no trusted proxy"
+        }
+    }
 }
 
 fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a str> {

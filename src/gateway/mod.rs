@@ -3,6 +3,7 @@
 mod answers;
 pub mod lease;
 pub mod listen;
+pub mod proxied;
 pub mod record;
 pub mod request;
 pub mod serve;

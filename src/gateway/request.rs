@@ -5,7 +5,6 @@
 //! logged and counted once, when the [`Record`] is dropped.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -13,7 +12,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -21,6 +19,7 @@ use hyper::body::{Body, Incoming};
 
 use crate::http::body;
 use crate::http::clock::Watch;
+use crate::http::coding;
 use crate::http::headers::{self, Introduction, RequestId};
 use crate::http::io::{InFlight, Line};
 use crate::http::model_name::{self, Siblings};
@@ -39,6 +38,7 @@ use crate::table::Entry;
 
 use super::answers;
 use super::lease::Lease;
+use super::proxied::Source;
 use super::record::Record;
 use super::stream::{Guard, Relay, ReplyBody};
 use super::worker::Worker;
@@ -46,8 +46,8 @@ use super::worker::Worker;
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
-    /// The socket's peer; None on a Unix socket.
-    pub peer: Option<IpAddr>,
+    /// Who it comes from.
+    pub source: Source,
     /// http or https.
     pub scheme: &'static str,
 }
@@ -86,7 +86,7 @@ pub async fn handle(
     let (parts, mut body) = request.into_parts();
     let request_id = RequestId::of(&parts.headers).unwrap_or_else(|| worker.new_request_id());
     let source = &worker.settings.client_address;
-    let client = headers::client_address(source, origin.peer, &parts.headers);
+    let client = headers::client_address(source, origin.source.address, &parts.headers);
     let id = request_id.clone();
     let mut record = Record::begin(worker, started, id, &parts.method, client);
     let (version, method) = (parts.version, parts.method.clone());
@@ -178,7 +178,10 @@ async fn admit_and_forward(
         }
         Route::Models => Ok(answers::models(worker, caller).map(ReplyBody::from)),
         Route::Model(id) => Ok(answers::one_model(worker, caller, &id)?.map(ReplyBody::from)),
-        Route::Key => Ok(answers::key(worker, caller, inbound.client).map(ReplyBody::from)),
+        Route::Key => {
+            let headers = &parts.headers;
+            Ok(answers::key(worker, caller, inbound.origin.source, headers).map(ReplyBody::from))
+        }
     }
 }
 
@@ -187,6 +190,7 @@ struct Asked {
     body: body::Spooled,
     model: Arc<str>,
     read: Instant,
+    is_decoded: bool,
 }
 
 /// Step 6: the body, whole, and the one model it names.
@@ -205,10 +209,15 @@ async fn read_model(
     }
     model_name::check_query(parts.uri.query())?;
     let format = model_name::check_headers(endpoint.body(), &parts.headers)?;
-    let limits = &worker.settings.bodies;
-    let body = body::spool(body, limits, &worker.clock, &inbound.watch).await?;
+    let coding = coding::of(&parts.headers)?;
+    let (limits, clock, watch) = (&worker.settings.bodies, &worker.clock, &inbound.watch);
+    let body = match coding {
+        None => body::spool(body, limits, clock, watch).await?,
+        // Apart, so that a decoder's state makes no other request larger.
+        Some(coding) => Box::pin(body::spool_decoded(body, coding, limits, clock, watch)).await?,
+    };
     let read = Instant::now();
-    record.body(body.bytes().len());
+    record.body(body.received());
     let is_all = caller.key().model_access().is_all();
     let siblings = if is_all {
         Siblings::Allowed
@@ -217,7 +226,12 @@ async fn read_model(
     };
     let model = Arc::from(model_name::read(&format, body.bytes(), siblings)?);
     record.model(&model);
-    Ok(Asked { body, model, read })
+    Ok(Asked {
+        body,
+        model,
+        read,
+        is_decoded: coding.is_some(),
+    })
 }
 
 /// Steps 7 and 8: whether the model may be used, and the request's way to its upstream and back.
@@ -239,7 +253,7 @@ async fn forward(
     let table = Arc::clone(&worker.table);
     let watch = Rc::clone(&inbound.watch);
     let mut lease = Lease::new(permit, entry, table, generation, watch);
-    let outbound = outbound(inbound, upstream, asked.body.bytes());
+    let outbound = outbound(inbound, upstream, &asked);
     let _share = asked.body.into_share();
     let spare = inbound.let_go();
     let mut answer = send(worker, &mut lease, upstream, outbound, spare, record).await?; // 8
@@ -284,14 +298,16 @@ async fn send(
     .await
 }
 
-fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, body: &Bytes) -> Outbound {
+fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, asked: &Asked) -> Outbound {
     let Inbound { worker, parts, .. } = inbound;
+    let body = asked.body.bytes();
     let forwarded_for = forwarded_for(inbound);
     let introduction = Introduction {
         request_id: inbound.request_id.as_str(),
         forwarded_for: &forwarded_for,
         scheme: inbound.origin.scheme,
         length: body.len(),
+        is_decoded: asked.is_decoded,
     };
     let request_line = (parts.method.as_str(), headers::target(&parts.uri));
     let write = |lines: &mut Vec<u8>| headers::write_outbound(lines, &parts.headers, &introduction);
@@ -300,7 +316,12 @@ fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, body: &Bytes) -> Outboun
 
 /// X-Forwarded-For as the upstream sees it: the peer's address, behind the list of a peer that is believed.
 fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
-    let Some(peer) = inbound.origin.peer.map(|peer| peer.to_canonical()) else {
+    let Some(peer) = inbound
+        .origin
+        .source
+        .address
+        .map(|peer| peer.to_canonical())
+    else {
         return Vec::new();
     };
     let mut list = match &inbound.worker.settings.client_address {
@@ -311,7 +332,9 @@ fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
         {
             headers::forwarded_list(&inbound.parts.headers)
         }
-        ClientAddressSource::XForwardedFor { .. } | ClientAddressSource::Peer => Vec::new(),
+        ClientAddressSource::XForwardedFor { .. }
+        | ClientAddressSource::ProxyProtocol { .. }
+        | ClientAddressSource::Peer => Vec::new(),
     };
     if !list.is_empty() {
         list.extend_from_slice(b", ");

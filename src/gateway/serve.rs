@@ -29,6 +29,7 @@ use crate::observe::log::Event;
 use crate::store::wall_clock;
 
 use super::listen::Listeners;
+use super::proxied;
 use super::request::{self, Origin};
 use super::stall::end_when_stalled;
 use super::stream::ReplyBody;
@@ -172,9 +173,10 @@ fn turn_away(worker: &Worker, stream: &Stream) {
 
 async fn serve_connection(
     worker: &Rc<Worker>,
-    stream: Stream,
+    mut stream: Stream,
     peer: Option<IpAddr>,
 ) -> io::Result<()> {
+    let source = proxied::source_of(worker, &mut stream, peer).await?;
     let (stream, opening) = match (stream, &worker.certificate) {
         (Stream::Tcp(socket), Some(certificate)) => {
             let stream = shake_hands(worker, socket, certificate).await?;
@@ -204,7 +206,7 @@ async fn serve_connection(
         Some(opening) => opening,
         None => io.opening().await?,
     };
-    let origin = Origin { peer, scheme };
+    let origin = Origin { source, scheme };
     let service = |request: Request<Incoming>| {
         let (worker, in_flight) = (Rc::clone(worker), line.begin());
         async move {

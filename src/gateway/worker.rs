@@ -21,6 +21,7 @@ use crate::http::upstream::Fleet;
 use crate::http::upstream::pool::{self, Pool};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::observe::sampler::Sampler;
 use crate::store::config::{ClientAddressSource, Config};
 use crate::store::wall_clock;
 use crate::table::Table;
@@ -134,6 +135,8 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Its deadlines.
     pub clock: Clock,
+    /// Of the lines about load balancers that do not say for whom they speak.
+    pub(super) refused_proxies: Sampler,
     id_prefix: Box<str>,
     next_id: Cell<u64>,
     open: Cell<usize>,
@@ -167,6 +170,7 @@ impl Worker {
             gateway,
             pool,
             clock,
+            refused_proxies: Sampler::default(),
             id_prefix: format!("req-{seed:016x}-").into(),
             next_id,
             open,

@@ -190,7 +190,10 @@ pub fn client_address(
     headers: &HeaderMap,
 ) -> ClientAddress {
     match source {
-        ClientAddressSource::Peer => peer.map_or(ClientAddress::Unknown, ClientAddress::of),
+        // What the PROXY protocol says, was said before the request, and stands in the peer's place.
+        ClientAddressSource::Peer | ClientAddressSource::ProxyProtocol { .. } => {
+            peer.map_or(ClientAddress::Unknown, ClientAddress::of)
+        }
         ClientAddressSource::XForwardedFor { trusted_proxies } => {
             forwarded_client(peer, headers, trusted_proxies)
         }
@@ -205,18 +208,61 @@ pub fn forwarded_client(
     headers: &HeaderMap,
     trusted: &[IpNet],
 ) -> ClientAddress {
+    match walk(peer, headers, trusted) {
+        Walk::AtPeer(address) | Walk::AtHop(address) => ClientAddress::Known(address),
+        Walk::NoPeer | Walk::NoList | Walk::Junk | Walk::Through => ClientAddress::Unknown,
+    }
+}
+
+/// How it was found, in words for the owner of a key.
+#[must_use]
+pub fn forwarded_reason(
+    peer: Option<IpAddr>,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> &'static str {
+    match walk(peer, headers, trusted) {
+        Walk::NoPeer => "the connection came over a Unix socket",
+        Walk::AtPeer(_) => "the connection came from it, and it is no trusted proxy",
+        Walk::AtHop(_) => "a trusted proxy named it in X-Forwarded-For",
+        Walk::NoList => "a trusted proxy sent no X-Forwarded-For",
+        Walk::Junk => "X-Forwarded-For holds something else where the client's address should be",
+        Walk::Through => "X-Forwarded-For names trusted proxies alone",
+    }
+}
+
+/// Where the walk over X-Forwarded-For ends.
+enum Walk {
+    /// There is no address to begin with.
+    NoPeer,
+    /// At the peer itself, which is not trusted.
+    AtPeer(IpAddr),
+    /// At the first hop that is not trusted.
+    AtHop(IpAddr),
+    /// The header is missing.
+    NoList,
+    /// At something that is no address.
+    Junk,
+    /// Every hop is trusted, or there are more than anybody sends.
+    Through,
+}
+
+fn walk(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -> Walk {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let Some(peer) = peer.map(|peer| peer.to_canonical()) else {
-        return ClientAddress::Unknown;
+        return Walk::NoPeer;
     };
     if !is_trusted(peer) {
-        return ClientAddress::Known(peer);
+        return Walk::AtPeer(peer);
     }
     let lines: Vec<&[u8]> = headers
         .get_all(X_FORWARDED_FOR)
         .iter()
         .map(HeaderValue::as_bytes)
         .collect();
+    if lines.is_empty() {
+        return Walk::NoList;
+    }
     let hops = lines
         .iter()
         .rev()
@@ -227,11 +273,11 @@ pub fn forwarded_client(
             .and_then(|hop| hop.trim_matches([' ', '\t']).parse::<IpAddr>().ok());
         match address.map(|address| address.to_canonical()) {
             Some(address) if is_trusted(address) => {}
-            Some(address) => return ClientAddress::Known(address),
-            None => return ClientAddress::Unknown,
+            Some(address) => return Walk::AtHop(address),
+            None => return Walk::Junk,
         }
     }
-    ClientAddress::Unknown
+    Walk::Through
 }
 
 /// The list that a trusted peer sent, on one line, for the upstream to see too.
@@ -258,6 +304,8 @@ pub struct Introduction<'a> {
     pub scheme: &'static str,
     /// Bytes of the body.
     pub length: usize,
+    /// Whether the client sent the body compressed.
+    pub is_decoded: bool,
 }
 
 /// Writes the header lines of a request that do not depend on its upstream: those of the client's that pass, and the
@@ -265,7 +313,11 @@ pub struct Introduction<'a> {
 pub fn write_outbound(lines: &mut Vec<u8>, headers: &HeaderMap, introduction: &Introduction<'_>) {
     let named = named_by_connection(headers);
     for (name, value) in headers {
-        if passes_to_upstream(name.as_str()) && !named.iter().any(|other| other == name) {
+        let is_wrong = introduction.is_decoded && is_about_bytes(name.as_str());
+        if passes_to_upstream(name.as_str())
+            && !is_wrong
+            && !named.iter().any(|other| other == name)
+        {
             write_line(lines, name.as_str(), value.as_bytes());
         }
     }
@@ -294,6 +346,7 @@ fn passes_to_upstream(name: &str) -> bool {
         name,
         "host"
             | "content-length"
+            | "content-encoding"
             | "x-request-id"
             | "x-forwarded-for"
             | "x-forwarded-proto"
@@ -322,6 +375,15 @@ fn passes_to_upstream(name: &str) -> bool {
         // CGI-style servers read `x_real_ip` as `x-real-ip`.
         && !name.contains('_')
         && !prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a header is about the very bytes that came, and wrong about those they unpack to (RFC 9530 and what was
+/// before it).
+fn is_about_bytes(name: &str) -> bool {
+    matches!(
+        name,
+        "content-digest" | "repr-digest" | "digest" | "content-md5"
+    )
 }
 
 /// Whether a header of an upstream's is passed on to the client. The length is not: it is written anew from what was
@@ -599,15 +661,39 @@ mod tests {
     }
 
     fn sent(lines: &[(&str, &str)]) -> String {
+        sent_with(lines, false)
+    }
+
+    fn sent_with(lines: &[(&str, &str)], is_decoded: bool) -> String {
         let introduction = Introduction {
             request_id: "r-1",
             forwarded_for: b"192.0.2.7",
             scheme: "http",
             length: 1234,
+            is_decoded,
         };
         let mut written = Vec::new();
         write_outbound(&mut written, &map(lines), &introduction);
         String::from_utf8(written).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_of_compressed_bytes_is_not_said_of_decoded_ones() {
+        let digests = ["content-digest", "repr-digest", "digest", "content-md5"];
+        for name in digests {
+            assert!(
+                sent_with(&[(name, "x")], false).contains(name),
+                "{name} is lost"
+            );
+            assert!(
+                !sent_with(&[(name, "x")], true).contains(name),
+                "{name} is wrong"
+            );
+        }
+        for is_decoded in [false, true] {
+            let text = sent_with(&[("content-encoding", "gzip")], is_decoded);
+            assert!(!text.contains("content-encoding"));
+        }
     }
 
     #[test]

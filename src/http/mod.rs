@@ -3,10 +3,12 @@
 
 pub mod body;
 pub mod clock;
+pub mod coding;
 pub mod headers;
 pub mod io;
 pub mod lifecycle;
 pub mod model_name;
+pub mod proxy_protocol;
 pub mod reply;
 pub mod tls;
 pub mod unix_socket;

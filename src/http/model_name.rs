@@ -61,8 +61,6 @@ pub enum BodyFault {
 pub enum MediaTypeFault {
     /// Content-Type is missing, sent twice, a list, or another than the route's.
     ContentType(BodyKind),
-    /// Content-Encoding is anything but one `identity`.
-    ContentEncoding,
 }
 
 impl BodyFault {
@@ -114,9 +112,6 @@ impl fmt::Display for MediaTypeFault {
             Self::ContentType(BodyKind::Multipart) => {
                 "The body has to be a form. Send exactly one header Content-Type: multipart/form-data; boundary=…"
             }
-            Self::ContentEncoding => {
-                "The body has to be sent as it is, not compressed. Send no header Content-Encoding."
-            }
         })
     }
 }
@@ -138,21 +133,14 @@ impl From<NoModel> for BodyFault {
 /// [`BodyFault::UnsupportedMediaType`], or [`BodyFault::InvalidMultipart`] where a form's boundary is unusable.
 pub fn check_headers(kind: BodyKind, headers: &HeaderMap) -> Result<BodyFormat, BodyFault> {
     let other_type = BodyFault::UnsupportedMediaType(MediaTypeFault::ContentType(kind));
-    let format = match kind {
-        BodyKind::Json if media_type::is_json(headers) => BodyFormat::Json,
-        BodyKind::Json => return Err(other_type),
+    match kind {
+        BodyKind::Json if media_type::is_json(headers) => Ok(BodyFormat::Json),
+        BodyKind::Json => Err(other_type),
         BodyKind::Multipart => match media_type::form_boundary(headers) {
-            Ok(boundary) => BodyFormat::Multipart(boundary),
-            Err(FormTypeFault::NotAForm) => return Err(other_type),
-            Err(FormTypeFault::Boundary(fault)) => return Err(BodyFault::InvalidMultipart(fault)),
+            Ok(boundary) => Ok(BodyFormat::Multipart(boundary)),
+            Err(FormTypeFault::NotAForm) => Err(other_type),
+            Err(FormTypeFault::Boundary(fault)) => Err(BodyFault::InvalidMultipart(fault)),
         },
-    };
-    if media_type::is_unencoded(headers) {
-        Ok(format)
-    } else {
-        Err(BodyFault::UnsupportedMediaType(
-            MediaTypeFault::ContentEncoding,
-        ))
     }
 }
 
@@ -189,9 +177,9 @@ pub fn read<'b>(
 mod tests {
     use super::*;
     use http::HeaderValue;
-    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+    use http::header::CONTENT_TYPE;
 
-    fn headers(content_types: &[&str], encodings: &[&str]) -> HeaderMap {
+    fn headers(content_types: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in content_types {
             headers.append(
@@ -199,17 +187,11 @@ mod tests {
                 HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
-        for value in encodings {
-            headers.append(
-                CONTENT_ENCODING,
-                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
-            );
-        }
         headers
     }
 
     fn check(kind: BodyKind, content_types: &[&str]) -> Result<BodyFormat, BodyFault> {
-        check_headers(kind, &headers(content_types, &[]))
+        check_headers(kind, &headers(content_types))
     }
 
     fn other_type(kind: BodyKind) -> Result<BodyFormat, BodyFault> {
@@ -370,40 +352,6 @@ mod tests {
         ] {
             let verdict = check(BodyKind::Multipart, &[value]);
             assert_eq!(verdict, Err(BodyFault::InvalidMultipart(fault)), "{value}");
-        }
-    }
-
-    #[test]
-    fn a_body_that_would_have_to_be_decoded_is_an_unsupported_type() {
-        let refused = Err(BodyFault::UnsupportedMediaType(
-            MediaTypeFault::ContentEncoding,
-        ));
-        for (kind, content_type) in [
-            (BodyKind::Json, "application/json"),
-            (BodyKind::Multipart, "multipart/form-data; boundary=X"),
-        ] {
-            for encodings in [
-                &["gzip"][..],
-                &["br"],
-                &["zstd"],
-                &["deflate"],
-                &["x"],
-                &[""],
-                &["identity, gzip"],
-                &["identity, identity"],
-                &["identity", "gzip"],
-                &["gzip", "identity"],
-                &["identity", "identity"],
-            ] {
-                let verdict = check_headers(kind, &headers(&[content_type], encodings));
-                assert_eq!(verdict, refused, "{encodings:?}");
-            }
-            for encodings in [&[][..], &["identity"], &["Identity"]] {
-                assert!(
-                    check_headers(kind, &headers(&[content_type], encodings)).is_ok(),
-                    "{encodings:?}"
-                );
-            }
         }
     }
 

@@ -3,13 +3,16 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::policy::denial::Denial;
 
 use super::body::SpoolFault;
+use super::coding::{self, UnknownCoding};
 use super::headers::Malformed;
 use super::model_name::BodyFault;
 use super::upstream::pool::SendFault;
@@ -23,6 +26,8 @@ pub enum Refusal {
     Denied(Denial),
     /// Its body names no one model.
     Body(BodyFault),
+    /// Its body is compressed in a way that is not taken.
+    Coding(UnknownCoding),
     /// Its body could not be read.
     Unread(SpoolFault),
     /// It expects what nobody here does (RFC 9110 10.1.1).
@@ -46,12 +51,13 @@ impl Refusal {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Malformed(_) | Self::Expectation | Self::Unread(SpoolFault::Broken) => {
-                "invalid_request"
-            }
+            Self::Malformed(_)
+            | Self::Expectation
+            | Self::Unread(SpoolFault::Broken | SpoolFault::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
             Self::Body(fault) => fault.code(),
-            Self::Unread(SpoolFault::TooLarge) => "request_too_large",
+            Self::Coding(UnknownCoding) => "unsupported_media_type",
+            Self::Unread(SpoolFault::TooLarge | SpoolFault::Inflated) => "request_too_large",
             Self::Unread(SpoolFault::Stalled) => "request_timeout",
             Self::Unread(SpoolFault::Overloaded) | Self::Overloaded => "overloaded",
             Self::Upstream(SendFault::Unavailable) => "upstream_unavailable",
@@ -70,7 +76,9 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) | Self::Unread(SpoolFault::Broken) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::Unread(SpoolFault::Broken | SpoolFault::Undecodable) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Denied(denial) => match denial {
                 Denial::MissingApiKey
                 | Denial::InvalidApiKey
@@ -86,7 +94,10 @@ impl Refusal {
                 | BodyFault::MissingModel
                 | BodyFault::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
-            Self::Unread(SpoolFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Coding(UnknownCoding) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unread(SpoolFault::TooLarge | SpoolFault::Inflated) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::Unread(SpoolFault::Stalled) => StatusCode::REQUEST_TIMEOUT,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_))
@@ -154,6 +165,10 @@ impl Refusal {
         if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        if let Self::Coding(UnknownCoding) = self {
+            // Tells clients that it was the coding, and which to use (RFC 9110 15.5.16).
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding::TAKEN));
+        }
     }
 }
 
@@ -167,7 +182,20 @@ impl fmt::Display for Refusal {
             Self::Unread(SpoolFault::TooLarge) => {
                 "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
             }
-            Self::Unread(SpoolFault::Stalled) => "The request body stopped coming. Send it again, without pauses.",
+            Self::Coding(UnknownCoding) => {
+                "The body is compressed in a way that is not taken here. Send one Content-Encoding header with one of \
+                 gzip, deflate, br and zstd, or send the body as it is, without the header."
+            }
+            Self::Unread(SpoolFault::Undecodable) => {
+                "The body is not what its Content-Encoding says: it is cut short or damaged, something follows its end, \
+                 or it needs a zstd window over 8 MiB. Send it again, or send it as it is, without the header."
+            }
+            Self::Unread(SpoolFault::Inflated) => {
+                "The body unpacks to more than a hundred times its size. Send it as it is, without Content-Encoding."
+            }
+            Self::Unread(SpoolFault::Stalled) => {
+                "The request body stopped coming, or came too slowly. Send it again, without pauses."
+            }
             Self::Unread(SpoolFault::Broken) => "The request body broke off, or its chunks are malformed.",
             Self::Unread(SpoolFault::Overloaded) | Self::Overloaded => {
                 "Too much is being sent at the moment. Try again in a second."
@@ -205,6 +233,12 @@ impl From<Malformed> for Refusal {
 impl From<BodyFault> for Refusal {
     fn from(fault: BodyFault) -> Self {
         Self::Body(fault)
+    }
+}
+
+impl From<UnknownCoding> for Refusal {
+    fn from(unknown: UnknownCoding) -> Self {
+        Self::Coding(unknown)
     }
 }
 

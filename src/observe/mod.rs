@@ -5,4 +5,5 @@ pub mod history;
 mod line;
 pub mod log;
 pub mod metrics;
+pub mod sampler;
 mod tally;

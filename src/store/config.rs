@@ -87,14 +87,22 @@ impl Config {
                 "the admin token crosses the network in clear; set admin.tls, or listen on 127.0.0.1",
             );
         }
-        if let ClientAddressSource::XForwardedFor { trusted_proxies } = &self.client_address
-            && trusted_proxies
-                .iter()
-                .any(|network| network.prefix_len() == 0)
+        if self
+            .client_address
+            .trusted_proxies()
+            .iter()
+            .any(|network| network.prefix_len() == 0)
         {
             warn(
                 "client_address.trusted_proxies".to_owned(),
                 "every client is believed, so that each can choose its address; list the load balancers alone",
+            );
+        }
+        let is_unix = |listen: &Listen| matches!(listen, Listen::Unix(_));
+        if self.client_address != ClientAddressSource::Peer && self.listen.iter().all(is_unix) {
+            warn(
+                "client_address.from".to_owned(),
+                "has no effect on a Unix socket, whose clients have no address: keys with networks are refused there",
             );
         }
         for (index, upstream) in self.upstreams.iter().enumerate() {
@@ -310,6 +318,24 @@ pub enum ClientAddressSource {
         /// Whose header is believed.
         trusted_proxies: Vec<IpNet>,
     },
+    /// What these networks' peers say by the PROXY protocol before anything else. Not empty.
+    ProxyProtocol {
+        /// Who has to say so.
+        trusted_proxies: Vec<IpNet>,
+    },
+}
+
+impl ClientAddressSource {
+    /// Who is believed.
+    #[must_use]
+    pub fn trusted_proxies(&self) -> &[IpNet] {
+        match self {
+            Self::Peer => &[],
+            Self::XForwardedFor { trusted_proxies } | Self::ProxyProtocol { trusted_proxies } => {
+                trusted_proxies
+            }
+        }
+    }
 }
 
 /// `[limits]`

@@ -567,38 +567,6 @@ fn one_content_type_is_taken_and_the_others_are_told_which() {
 }
 
 #[test]
-fn an_encoded_body_is_not_taken() {
-    let stand = Stand::new();
-    let mut cases = Cases::new();
-    for coding in [
-        "gzip",
-        "br",
-        "zstd",
-        "deflate",
-        "x-gzip",
-        "compress",
-        "unknown",
-        "identity, gzip",
-        "gzip, identity",
-        "GZIP",
-        "identity, identity",
-    ] {
-        for key in [&stand.all, &stand.only] {
-            let call = chat(key, r#"{"model":"good"}"#).header("content-encoding", coding);
-            let response = stand.gateway.ask(&call);
-            cases.check(
-                &format!("{coding} as {}", key.id),
-                is_error(&response, 415, "unsupported_media_type"),
-            );
-        }
-    }
-    cases.check("upstream", stand.up.untouched());
-    let call = chat(&stand.only, r#"{"model":"good"}"#).header("content-encoding", "identity");
-    cases.check("identity", passed(&stand.gateway.ask(&call)));
-    cases.done();
-}
-
-#[test]
 fn a_query_that_names_a_model_is_ambiguous_and_every_other_passes_unchanged() {
     let stand = Stand::new();
     let mut cases = Cases::new();

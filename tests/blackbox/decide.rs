@@ -1022,6 +1022,9 @@ fn a_client_that_a_trusted_proxy_does_not_name_is_unknown_and_restricted_keys_ar
         &["203.0.113.5:80"],
         &["203.0.113.5, 203.0.113.x"],
         &["203.0.113.5, [::1"],
+        &["203.0.113.5, [::1]"],
+        &["203.0.113.5, [2001:db8::1]:443"],
+        &["2001:db8::1, 203.0.113.5:443"],
         &["fe80::1%eth0"],
         &["203.0.113.05"],
         &["0xcb.0.113.5"],
@@ -1045,13 +1048,49 @@ fn a_client_that_a_trusted_proxy_does_not_name_is_unknown_and_restricted_keys_ar
             (open.status == 200).then_some(()).ok_or(open.text()),
         );
     }
-    let shown = stand
-        .gateway
-        .ask(&Call::get("/v1/key", &stand.all.token))
-        .json();
-    assert_eq!(shown["client_address"], json!(null));
-    cases.check("upstream saw only keys without networks", Ok(()));
     cases.done();
+}
+
+#[test]
+fn a_key_is_told_why_its_client_is_taken_to_be_there() {
+    let (stand, _) = behind_proxies();
+    let there = "203.0.113.5";
+    for (lines, client, reason) in [
+        (&[][..], None, "a trusted proxy sent no X-Forwarded-For"),
+        (
+            &[there],
+            Some(there),
+            "a trusted proxy named it in X-Forwarded-For",
+        ),
+        (
+            &["203.0.113.5, unknown"],
+            None,
+            "X-Forwarded-For holds something else where the client's address should be",
+        ),
+        (
+            &["10.0.0.1"],
+            None,
+            "X-Forwarded-For names trusted proxies alone",
+        ),
+    ] {
+        let call = forwarded(Call::get("/v1/key", &stand.all.token), lines);
+        let shown = stand.gateway.ask(&call).json();
+        assert_eq!(shown["client_address"], json!(client), "{lines:?}");
+        assert_eq!(shown["client_address_reason"], reason, "{lines:?}");
+    }
+    let outside = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    for (stand, reason) in [
+        (
+            stand,
+            "the connection came from it, and it is no trusted proxy",
+        ),
+        (Stand::new(), "the connection came from it"),
+    ] {
+        let call = Call::get("/v1/key", &stand.all.token).header("x-forwarded-for", there);
+        let shown = Client::connect_from(outside, stand.gateway.address).ask(&call);
+        assert_eq!(shown.json()["client_address"], "127.0.0.2");
+        assert_eq!(shown.json()["client_address_reason"], reason);
+    }
 }
 
 #[test]

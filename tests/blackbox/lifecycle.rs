@@ -483,10 +483,8 @@ fn a_faulty_config_starts_nothing() {
             sound().set("client_address", "from = \"x-forwarded-for\""),
         ),
         (
-            "a source that is not built",
-            sound()
-                .set("client_address", "from = \"proxy-protocol\"")
-                .set("client_address", "trusted_proxies = [\"127.0.0.1/32\"]"),
+            "a PROXY protocol without proxies",
+            sound().set("client_address", "from = \"proxy-protocol\""),
         ),
         (
             "an unknown source",

@@ -1,11 +1,17 @@
 """What passes between a client and an upstream that keeps every byte."""
 
+import functools
+import gzip
 import json
+import subprocess
 import threading
 import time
+import zlib
 
+import brotli
 import httpx
 import pytest
+import zstandard
 
 from conftest import Connection
 from processes import Gateway, Llama
@@ -27,6 +33,59 @@ def test_a_json_body_reaches_the_upstream_byte_for_byte(connection: Connection, 
     received = recorder.only()
     assert received.body == body
     assert received.target == "/v1/chat/completions?verbose=1&a=%20b"
+
+
+def bare_deflate(body: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(body) + compressor.flush()
+
+
+def zstd_stream(body: bytes) -> bytes:
+    """As a client writes it that does not know the length beforehand."""
+    compressor = zstandard.ZstdCompressor(level=19, write_checksum=True).compressobj()
+    return compressor.compress(body) + compressor.flush()
+
+
+CODINGS = [
+    ("gzip", gzip.compress),
+    ("deflate", zlib.compress),
+    ("deflate", bare_deflate),
+    ("br", functools.partial(brotli.compress, quality=5)),
+    ("zstd", zstandard.compress),
+    ("zstd", zstd_stream),
+]
+
+
+@pytest.mark.parametrize("is_length_known", [True, False])
+@pytest.mark.parametrize(("coding", "compress"), CODINGS)
+def test_a_compressed_body_reaches_the_upstream_as_it_was_before(
+    connection: Connection, recorder: Recorder, coding: str, compress, is_length_known: bool
+):
+    words = " ".join(str(number * number) for number in range(40_000))
+    body = json.dumps({"model": "recorded", "messages": [{"role": "user", "content": words}]}).encode()
+    sent = compress(body)
+    pieces = (sent[at : at + 1000] for at in range(0, len(sent), 1000))
+    key = connection.gateway.key("--model-access", "inclusive", "--model", "recorded")
+    answer = connection.http(key).post(
+        "/chat/completions",
+        content=sent if is_length_known else pieces,
+        headers={"Content-Type": "application/json", "Content-Encoding": coding},
+    )
+    assert answer.status_code == 200
+    received = recorder.only()
+    assert received.body == body
+    assert received.header("Content-Length") == [str(len(body))]
+    assert not received.header("Content-Encoding")
+
+
+def test_curl_sends_a_compressed_body(plain: Connection, recorder: Recorder):
+    body = b'{"model":"recorded","messages":[]}'
+    key = plain.gateway.key()
+    headers = [f"Authorization: Bearer {key.token}", "Content-Type: application/json", "Content-Encoding: gzip"]
+    words = ["curl", "-sS", "--fail-with-body", "--data-binary", "@-", f"{plain.base_url}/chat/completions"]
+    words += [word for header in headers for word in ("-H", header)]
+    subprocess.run(words, input=gzip.compress(body), check=True, timeout=30, stdout=subprocess.DEVNULL)
+    assert recorder.only().body == body
 
 
 def test_neither_the_token_nor_the_clients_other_secrets_reach_the_upstream(connection: Connection, recorder: Recorder):

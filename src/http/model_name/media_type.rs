@@ -1,7 +1,7 @@
-//! What the request's headers say about its body: one media type, no encoding.
+//! What the request's headers say about its body: one media type.
 
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderName};
 
 use crate::http::model_name::multipart::{Boundary, MultipartFault};
 use crate::http::model_name::parameters::{self, Parameter};
@@ -13,13 +13,6 @@ pub(crate) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
         (Some(value), None) => Some(value.as_bytes()),
         _ => None,
     }
-}
-
-/// Whether the body is sent as it is.
-pub(crate) fn is_unencoded(headers: &HeaderMap) -> bool {
-    !headers.contains_key(CONTENT_ENCODING)
-        || only(headers, &CONTENT_ENCODING)
-            .is_some_and(|value| value.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Whether the body is JSON: `application/json`, with no parameter but one `charset=utf-8`.

@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::http::body;
+
 use super::connection::Request;
 use super::{Replica, Upstream};
-
-/// Bodies up to this length stand behind their head, and leave in one write with it.
-const SMALL_BODY: usize = 16 << 10;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ impl Outbound {
         }
         write_headers(&mut room);
         room.extend_from_slice(b"\r\n");
-        let is_small = body.len() <= SMALL_BODY;
+        let is_small = body.len() <= body::SMALL;
         if is_small {
             room.extend_from_slice(body);
         }

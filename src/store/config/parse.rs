@@ -553,35 +553,40 @@ impl Reader<'_> {
     }
 }
 
+/// What `from` in `[client_address]` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Peer,
+    XForwardedFor,
+    ProxyProtocol,
+}
+
 fn client_address(mut section: Section<'_>) -> ClientAddressSource {
     let proxies = section.texts("trusted_proxies", value::network);
-    let forwarded = section.text("from", |text| match text {
-        "peer" => Ok(false),
-        "x-forwarded-for" => Ok(true),
-        "proxy-protocol" => Err(
-            "\"proxy-protocol\" is not available in this version; write \"x-forwarded-for\" or \"peer\""
-                .to_owned(),
-        ),
+    let named = section.text("from", |text| match text {
+        "peer" => Ok(Named::Peer),
+        "x-forwarded-for" => Ok(Named::XForwardedFor),
+        "proxy-protocol" => Ok(Named::ProxyProtocol),
         _ => Err(format!(
-            "{} is not a source of addresses; write \"peer\" or \"x-forwarded-for\"",
+            "{} is not a source of addresses; write \"peer\", \"x-forwarded-for\" or \"proxy-protocol\"",
             value::quoted(text)
         )),
     });
-    let forwarded = forwarded.unwrap_or(false);
-    if forwarded && (!section.has("trusted_proxies") || section.is_empty_list("trusted_proxies")) {
+    let named = named.unwrap_or(Named::Peer);
+    let is_nobody = !section.has("trusted_proxies") || section.is_empty_list("trusted_proxies");
+    if named != Named::Peer && is_nobody {
         section.fault(
             "trusted_proxies",
-            "names nobody whose X-Forwarded-For is believed; list the load balancers' networks, or write \
+            "names nobody who is believed about clients' addresses; list the load balancers' networks, or write \
              from = \"peer\"",
         );
     }
     section.finish();
-    if forwarded {
-        ClientAddressSource::XForwardedFor {
-            trusted_proxies: values(proxies),
-        }
-    } else {
-        ClientAddressSource::Peer
+    let trusted_proxies = values(proxies);
+    match named {
+        Named::Peer => ClientAddressSource::Peer,
+        Named::XForwardedFor => ClientAddressSource::XForwardedFor { trusted_proxies },
+        Named::ProxyProtocol => ClientAddressSource::ProxyProtocol { trusted_proxies },
     }
 }
 

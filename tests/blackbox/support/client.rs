@@ -296,12 +296,24 @@ impl Client {
 
     /// Connects over TLS and finishes the handshake.
     pub fn connect_tls(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Self> {
+        Self::connect_tls_after(b"", address, config)
+    }
+
+    /// The same, with these bytes before the hello and in one write with it.
+    pub fn connect_tls_after(
+        first: &[u8],
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
         let name = ServerName::try_from("localhost").expect("a name");
         let mut session = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
+        let mut bytes = first.to_vec();
+        session.write_tls(&mut bytes)?;
+        stream.write_all(&bytes)?;
         while session.is_handshaking() {
             session.complete_io(&mut stream)?;
         }

@@ -1,5 +1,6 @@
 //! What every test is built from.
 
+pub mod balancer;
 pub mod client;
 pub mod gateway;
 pub mod h2;

@@ -944,20 +944,23 @@ fn forwarded_addresses_need_somebody_to_believe() {
 }
 
 #[test]
-fn the_proxy_protocol_is_refused_by_name() {
-    let text = "[client_address]\ntrusted_proxies = [\"::1\"]\nfrom = \"proxy-protocol\"\n";
-    assert_fault(
-        text,
-        3,
-        "client_address.from",
-        "\"proxy-protocol\" is not available",
+fn the_proxy_protocol_is_a_source_like_the_header() {
+    let text = "[client_address]\ntrusted_proxies = [\"::1\"]\nfrom = \"proxy-protocol\"";
+    assert_eq!(
+        config_of(&format!("{text}{UPSTREAM}")).client_address,
+        ClientAddressSource::ProxyProtocol {
+            trusted_proxies: vec!["::1/128".parse().unwrap()]
+        }
     );
+    let field = "client_address.trusted_proxies";
+    let text = "[client_address]\nfrom = \"proxy-protocol\"\n";
+    assert_fault(text, 1, field, "list the load balancers");
     let text = "[client_address]\nfrom = \"X-Forwarded-For\"\n";
     assert_fault(
         text,
         2,
         "client_address.from",
-        "write \"peer\" or \"x-forwarded-for\"",
+        "write \"peer\", \"x-forwarded-for\" or \"proxy-protocol\"",
     );
 }
 
@@ -1253,9 +1256,33 @@ fn an_admin_listener_on_the_network_without_tls_is_a_warning() {
 
 #[test]
 fn believing_everybody_is_a_warning() {
-    let text = "[client_address]\nfrom = \"x-forwarded-for\"\ntrusted_proxies = [\"0.0.0.0/0\"]";
-    let warnings = config_of(&format!("{text}{UPSTREAM}")).warnings();
-    assert_eq!(warnings[0].field, "client_address.trusted_proxies");
+    for from in ["x-forwarded-for", "proxy-protocol"] {
+        for all in ["0.0.0.0/0", "::/0"] {
+            let text =
+                format!("[client_address]\nfrom = \"{from}\"\ntrusted_proxies = [\"{all}\"]");
+            let warnings = config_of(&format!("{text}{UPSTREAM}")).warnings();
+            assert_eq!(warnings[0].field, "client_address.trusted_proxies");
+        }
+    }
+}
+
+#[test]
+fn a_source_of_addresses_for_unix_sockets_alone_is_a_warning() {
+    for from in ["x-forwarded-for", "proxy-protocol"] {
+        let warned = |listen: &str| {
+            let section = format!("from = \"{from}\"\ntrusted_proxies = [\"10.0.0.0/8\"]");
+            let config = config_of(&format!(
+                "listen = {listen}\n[client_address]\n{section}{UPSTREAM}"
+            ));
+            config
+                .warnings()
+                .into_iter()
+                .map(|fault| fault.field)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(warned("\"unix:/run/k.sock\""), ["client_address.from"]);
+        assert!(warned("[\"unix:/run/k.sock\", \"127.0.0.1:80\"]").is_empty());
+    }
 }
 
 #[test]

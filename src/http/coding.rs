@@ -1,0 +1,144 @@
+//! Compressed request bodies (RFC 9110 8.4): which coding the headers name, and its decoder, which works in steps of
+//! bounded size and time, so that neither memory nor the other requests of a worker depend on what a body unpacks to.
+//!
+//! Invariant: a decoder takes a body to its very end. What is cut short, damaged, or goes on after its end is no body.
+
+mod brotli;
+mod gzip;
+mod inflate;
+mod zstandard;
+
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+
+use self::brotli::Brotli;
+use self::gzip::Gzip;
+use self::inflate::Deflate;
+use self::zstandard::Zstandard;
+
+/// The codings that are taken, as a header says so.
+pub const TAKEN: &str = "gzip, deflate, br, zstd";
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// RFC 1952, also called x-gzip.
+    Gzip,
+    /// RFC 1950, or what many send under that name: RFC 1951 without its wrapping.
+    Deflate,
+    /// RFC 7932.
+    Brotli,
+    /// RFC 8878, with windows of at most 8 MiB (RFC 9659).
+    Zstandard,
+}
+
+/// The headers name a coding that is not taken, several, or say it twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownCoding;
+
+/// The body is not what its coding says: cut short, damaged, or with something behind its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undecodable;
+
+/// How the body is compressed; None where it is sent as it is.
+///
+/// # Errors
+/// [`UnknownCoding`]
+pub fn of(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
+    let mut lines = headers.get_all(CONTENT_ENCODING).iter();
+    let Some(only) = lines.next() else {
+        return Ok(None);
+    };
+    if lines.next().is_some() {
+        return Err(UnknownCoding);
+    }
+    let codings: [(&[u8], Option<Coding>); 6] = [
+        (b"identity", None),
+        (b"gzip", Some(Coding::Gzip)),
+        (b"x-gzip", Some(Coding::Gzip)),
+        (b"deflate", Some(Coding::Deflate)),
+        (b"br", Some(Coding::Brotli)),
+        (b"zstd", Some(Coding::Zstandard)),
+    ];
+    codings
+        .into_iter()
+        .find(|(name, _)| only.as_bytes().eq_ignore_ascii_case(name))
+        .map(|(_, coding)| coding)
+        .ok_or(UnknownCoding)
+}
+
+/// A decoder in the middle of a body.
+pub struct Decoder(Kind);
+
+enum Kind {
+    Gzip(Box<Gzip>),
+    Deflate(Box<Deflate>),
+    Brotli(Box<Brotli>),
+    Zstandard(Zstandard),
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes taken off the input.
+    pub taken: usize,
+    /// Bytes put into the output.
+    pub made: usize,
+}
+
+impl Decoder {
+    /// A decoder before the first byte; None where there is no memory for it.
+    #[must_use]
+    pub fn new(coding: Coding) -> Option<Self> {
+        Some(Self(match coding {
+            Coding::Gzip => Kind::Gzip(Box::default()),
+            Coding::Deflate => Kind::Deflate(Box::default()),
+            Coding::Brotli => Kind::Brotli(Box::default()),
+            Coding::Zstandard => Kind::Zstandard(Zstandard::new()?),
+        }))
+    }
+
+    /// Decodes until the input is used up or the output full. A full output may mean that more is to come, for which
+    /// no further input is needed.
+    ///
+    /// # Errors
+    /// [`Undecodable`]; the decoder is of no further use then.
+    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+        match &mut self.0 {
+            Kind::Gzip(decoder) => decoder.step(input, output),
+            Kind::Deflate(decoder) => decoder.step(input, output),
+            Kind::Brotli(decoder) => decoder.step(input, output),
+            Kind::Zstandard(decoder) => decoder.step(input, output),
+        }
+    }
+
+    /// Bytes that it holds beside what it has handed over: tables, buffers, and as much of its window as it has filled.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        match &self.0 {
+            Kind::Gzip(_) | Kind::Deflate(_) => inflate::MEMORY,
+            Kind::Brotli(decoder) => decoder.memory(),
+            Kind::Zstandard(decoder) => decoder.memory(),
+        }
+    }
+
+    /// Whether the body may end here.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        match &self.0 {
+            Kind::Gzip(decoder) => decoder.is_complete(),
+            Kind::Deflate(decoder) => decoder.is_complete(),
+            Kind::Brotli(decoder) => decoder.is_complete(),
+            Kind::Zstandard(decoder) => decoder.is_complete(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Decoder")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Brotli (RFC 7932), without the large windows that are no part of it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use brotli_decompressor::{
+    Allocator, BrotliDecompressStream, BrotliResult, BrotliState, HuffmanCode, SliceWrapper,
+    StandardAlloc,
+};
+
+use super::{Step, Undecodable};
+
+/// What the decoder holds beside its window and its Huffman codes, in round numbers.
+const TABLES: usize = 128 << 10;
+
+/// A body of one stream.
+pub(super) struct Brotli {
+    state: BrotliState<StandardAlloc, StandardAlloc, Counted>,
+    codes: Rc<Cell<usize>>,
+    has_ended: bool,
+}
+
+/// Counts what Huffman codes take: a few bytes of a stream can ask for megabytes of them.
+#[derive(Default)]
+struct Counted {
+    inner: StandardAlloc,
+    held: Rc<Cell<usize>>,
+}
+
+type Codes = <StandardAlloc as Allocator<HuffmanCode>>::AllocatedMemory;
+
+impl Allocator<HuffmanCode> for Counted {
+    type AllocatedMemory = Codes;
+
+    fn alloc_cell(&mut self, length: usize) -> Codes {
+        self.held.set(self.held.get() + bytes_of(length));
+        self.inner.alloc_cell(length)
+    }
+
+    fn free_cell(&mut self, codes: Codes) {
+        let bytes = bytes_of(codes.slice().len());
+        self.held.set(self.held.get().saturating_sub(bytes));
+        Allocator::<HuffmanCode>::free_cell(&mut self.inner, codes);
+    }
+}
+
+fn bytes_of(codes: usize) -> usize {
+    codes.saturating_mul(size_of::<HuffmanCode>())
+}
+
+impl Default for Brotli {
+    fn default() -> Self {
+        let (bytes, words, codes) = <(StandardAlloc, StandardAlloc, Counted)>::default();
+        let held = Rc::clone(&codes.held);
+        Self {
+            state: BrotliState::new_strict(bytes, words, codes),
+            codes: held,
+            has_ended: false,
+        }
+    }
+}
+
+impl Brotli {
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+        let mut step = Step { taken: 0, made: 0 };
+        if !self.has_ended {
+            let (mut left, mut room, mut total) = (input.len(), output.len(), 0);
+            let result = BrotliDecompressStream(
+                &mut left,
+                &mut step.taken,
+                input,
+                &mut room,
+                &mut step.made,
+                output,
+                &mut total,
+                &mut self.state,
+            );
+            match result {
+                BrotliResult::ResultSuccess => self.has_ended = true,
+                BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
+                BrotliResult::ResultFailure => return Err(Undecodable),
+            }
+        }
+        if self.has_ended && step.taken < input.len() {
+            return Err(Undecodable);
+        }
+        Ok(step)
+    }
+
+    /// The window, of up to 16 MiB, is filled before any of it is handed over, and takes memory as it is filled.
+    pub(super) fn memory(&self) -> usize {
+        let window = usize::try_from(self.state.ringbuffer_size).unwrap_or(0);
+        let filled = usize::try_from(self.state.pos).unwrap_or(0).min(window);
+        let is_round = self.state.rb_roundtrips > 0;
+        TABLES + self.codes.get() + if is_round { window } else { filled }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.has_ended
+    }
+}

@@ -1,0 +1,119 @@
+//! Deflate: bare (RFC 1951), or in the wrapping that HTTP means by that name (RFC 1950).
+//!
+//! Many clients send it bare. The first two bytes tell: those of the wrapping have a checksum, and what they hold would
+//! be a stored block with padding that no compressor writes, were it bare.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+use super::{Step, Undecodable};
+
+/// What the decoder holds, in round numbers: a window of 32 KiB, and tables.
+pub(super) const MEMORY: usize = 64 << 10;
+
+/// One deflate stream.
+pub(super) struct Inflate {
+    decompress: Decompress,
+    has_ended: bool,
+}
+
+impl Inflate {
+    /// A bare stream.
+    pub(super) fn bare() -> Self {
+        Self::of(Decompress::new(false))
+    }
+
+    fn wrapped() -> Self {
+        Self::of(Decompress::new(true))
+    }
+
+    fn of(decompress: Decompress) -> Self {
+        Self {
+            decompress,
+            has_ended: false,
+        }
+    }
+
+    /// Decodes until the stream ends, the input is used up or the output full.
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+        let before = (self.decompress.total_in(), self.decompress.total_out());
+        let status = self
+            .decompress
+            .decompress(input, output, FlushDecompress::None)
+            .map_err(|_| Undecodable)?;
+        self.has_ended = status == Status::StreamEnd;
+        let count = |now: u64, before: u64| usize::try_from(now - before).map_err(|_| Undecodable);
+        Ok(Step {
+            taken: count(self.decompress.total_in(), before.0)?,
+            made: count(self.decompress.total_out(), before.1)?,
+        })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Begins a further bare stream.
+    pub(super) fn restart(&mut self) {
+        self.decompress.reset(false);
+        self.has_ended = false;
+    }
+}
+
+/// A body of one stream, bare or wrapped.
+#[derive(Default)]
+pub(super) enum Deflate {
+    /// Before the second byte, with the first where it has come.
+    #[default]
+    New,
+    Begun(u8),
+    Known(Inflate),
+}
+
+impl Deflate {
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+        match (&mut *self, input) {
+            (Self::Known(inflate), _) => {
+                let step = inflate.step(input, output)?;
+                if inflate.has_ended() && step.taken < input.len() {
+                    return Err(Undecodable);
+                }
+                Ok(step)
+            }
+            (Self::New | Self::Begun(_), []) => Ok(Step { taken: 0, made: 0 }),
+            (Self::New, [first]) => {
+                *self = Self::Begun(*first);
+                Ok(Step { taken: 1, made: 0 })
+            }
+            (Self::New, [first, second, ..]) => {
+                *self = Self::Known(by_head(*first, *second));
+                self.step(input, output)
+            }
+            (Self::Begun(first), [second, ..]) => {
+                let (first, mut inflate) = (*first, by_head(*first, *second));
+                // One byte makes nothing yet, in either form.
+                let begun = inflate.step(&[first], &mut [0; 1])?;
+                if begun != (Step { taken: 1, made: 0 }) {
+                    return Err(Undecodable);
+                }
+                *self = Self::Known(inflate);
+                self.step(input, output)
+            }
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self, Self::Known(inflate) if inflate.has_ended())
+    }
+}
+
+/// RFC 1950 2.2: method 8, a window of at most 32 KiB, and both bytes together a multiple of 31.
+fn by_head(first: u8, second: u8) -> Inflate {
+    let is_wrapped = first & 0x0f == 8
+        && first >> 4 <= 7
+        && u16::from_be_bytes([first, second]).is_multiple_of(31);
+    if is_wrapped {
+        Inflate::wrapped()
+    } else {
+        Inflate::bare()
+    }
+}

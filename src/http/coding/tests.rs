@@ -1,0 +1,405 @@
+//! What every decoder must do, and what is particular to each.
+
+use super::*;
+
+use std::io::Write;
+
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use flate2::{Compression, GzBuilder};
+use http::HeaderValue;
+use proptest::prelude::*;
+use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
+
+/// A way to write each coding.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    Gzip,
+    Wrapped,
+    Bare,
+    Brotli,
+    Zstandard,
+}
+
+const ALL: [Written; 5] = [
+    Written::Gzip,
+    Written::Wrapped,
+    Written::Bare,
+    Written::Brotli,
+    Written::Zstandard,
+];
+
+impl Written {
+    fn coding(self) -> Coding {
+        match self {
+            Self::Gzip => Coding::Gzip,
+            Self::Wrapped | Self::Bare => Coding::Deflate,
+            Self::Brotli => Coding::Brotli,
+            Self::Zstandard => Coding::Zstandard,
+        }
+    }
+
+    fn encode(self, data: &[u8]) -> Vec<u8> {
+        let (mut out, level) = (Vec::new(), Compression::default());
+        match self {
+            Self::Gzip => GzEncoder::new(&mut out, level).write_all(data),
+            Self::Wrapped => ZlibEncoder::new(&mut out, level).write_all(data),
+            Self::Bare => DeflateEncoder::new(&mut out, level).write_all(data),
+            Self::Brotli => ::brotli::CompressorWriter::new(&mut out, 4096, 5, 22).write_all(data),
+            Self::Zstandard => {
+                out = zstandard(data);
+                Ok(())
+            }
+        }
+        .unwrap();
+        out
+    }
+}
+
+/// One frame with a checksum, whose length is not told beforehand.
+fn zstandard(data: &[u8]) -> Vec<u8> {
+    let mut context = CCtx::create();
+    context
+        .set_parameter(CParameter::ChecksumFlag(true))
+        .unwrap();
+    let mut out = vec![0; zstd_safe::compress_bound(data.len()) + 64];
+    let mut to = OutBuffer::around(&mut out[..]);
+    let mut from = InBuffer::around(data);
+    while from.pos() < data.len() {
+        context.compress_stream(&mut to, &mut from).unwrap();
+    }
+    assert_eq!(context.end_stream(&mut to).unwrap(), 0);
+    let length = to.pos();
+    out.truncate(length);
+    out
+}
+
+/// Decodes in pieces of these sizes, each step into so much room. None where the body is cut short.
+fn decode(
+    coding: Coding,
+    bytes: &[u8],
+    piece: usize,
+    room: usize,
+) -> Result<Option<Vec<u8>>, Undecodable> {
+    let mut decoder = Decoder::new(coding).unwrap();
+    let (mut out, mut buffer) = (Vec::new(), vec![0; room]);
+    for mut rest in bytes.chunks(piece) {
+        loop {
+            let step = decoder.step(rest, &mut buffer)?;
+            out.extend_from_slice(&buffer[..step.made]);
+            rest = &rest[step.taken..];
+            if rest.is_empty() && step.made < room {
+                break;
+            }
+            assert!(step.taken + step.made > 0, "a decoder stands still");
+        }
+    }
+    Ok(decoder.is_complete().then_some(out))
+}
+
+fn whole(coding: Coding, bytes: &[u8]) -> Result<Option<Vec<u8>>, Undecodable> {
+    decode(coding, bytes, 4096, 32 << 10)
+}
+
+fn named(lines: &[&str]) -> Result<Option<Coding>, UnknownCoding> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let value = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+        headers.append(CONTENT_ENCODING, value);
+    }
+    of(&headers)
+}
+
+#[test]
+fn one_coding_is_taken_by_its_name_in_any_case() {
+    assert_eq!(named(&[]), Ok(None));
+    assert_eq!(named(&["identity"]), Ok(None));
+    assert_eq!(named(&["Identity"]), Ok(None));
+    for name in ["gzip", "GZIP", "x-gzip", "X-Gzip"] {
+        assert_eq!(named(&[name]), Ok(Some(Coding::Gzip)));
+    }
+    assert_eq!(named(&["deflate"]), Ok(Some(Coding::Deflate)));
+    assert_eq!(named(&["br"]), Ok(Some(Coding::Brotli)));
+    assert_eq!(named(&["zstd"]), Ok(Some(Coding::Zstandard)));
+}
+
+#[test]
+fn several_codings_and_unknown_ones_are_not_taken() {
+    for lines in [
+        &[""][..],
+        &["compress"],
+        &["x-deflate"],
+        &["brotli"],
+        &["gzip,"],
+        &["gzip, gzip"],
+        &["gzip, identity"],
+        &["identity, gzip"],
+        &["gzip;q=1"],
+        &["gzip", "gzip"],
+        &["identity", "identity"],
+        &["identity", "gzip"],
+        &["\u{fb01}"],
+    ] {
+        assert_eq!(named(lines), Err(UnknownCoding), "{lines:?}");
+    }
+}
+
+const TEXT: &[u8] =
+    br#"{"model":"good","messages":[{"role":"user","content":"hello hello hello hello"}]}"#;
+
+#[test]
+fn a_body_cut_off_at_any_byte_is_not_complete() {
+    for written in ALL {
+        let bytes = written.encode(TEXT);
+        assert_eq!(
+            whole(written.coding(), &bytes).unwrap().as_deref(),
+            Some(TEXT),
+            "{written:?}"
+        );
+        for end in 0..bytes.len() {
+            let cut = whole(written.coding(), &bytes[..end]);
+            assert!(!matches!(cut, Ok(Some(_))), "{written:?} cut at {end}");
+        }
+    }
+}
+
+#[test]
+fn what_follows_a_body_makes_it_undecodable() {
+    for written in ALL {
+        for after in [&b"\0"[..], b"\n", b"{", b"GET / HTTP/1.1\r\n\r\n"] {
+            let bytes = [&written.encode(TEXT), after].concat();
+            for piece in [1, 4096] {
+                let decoded = decode(written.coding(), &bytes, piece, 4096);
+                assert!(
+                    !matches!(decoded, Ok(Some(_))),
+                    "{written:?}, then {after:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn checksums_are_compared() {
+    for (written, from_end) in [
+        (Written::Gzip, 8),
+        (Written::Gzip, 4),
+        (Written::Wrapped, 4),
+        (Written::Zstandard, 4),
+    ] {
+        let mut bytes = written.encode(TEXT);
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        assert_eq!(
+            whole(written.coding(), &bytes),
+            Err(Undecodable),
+            "{written:?}"
+        );
+    }
+}
+
+#[test]
+fn members_and_frames_follow_one_another_as_their_formats_have_it() {
+    for written in [Written::Gzip, Written::Zstandard] {
+        let bytes = [
+            written.encode(&TEXT[..20]),
+            written.encode(b""),
+            written.encode(&TEXT[20..]),
+        ]
+        .concat();
+        for (piece, room) in [(1, 1), (3, 2), (4096, 4096)] {
+            let decoded = decode(written.coding(), &bytes, piece, room).unwrap();
+            assert_eq!(decoded.as_deref(), Some(TEXT), "{written:?}");
+        }
+    }
+    // A frame to be skipped (RFC 8878 3.1.2).
+    let skipped = [
+        &b"\x50\x2a\x4d\x18\x03\0\0\0abc"[..],
+        &Written::Zstandard.encode(TEXT),
+    ]
+    .concat();
+    assert_eq!(
+        whole(Coding::Zstandard, &skipped).unwrap().as_deref(),
+        Some(TEXT)
+    );
+}
+
+#[test]
+fn every_part_of_a_gzip_head_is_passed_over_and_checked() {
+    let mut out = Vec::new();
+    GzBuilder::new()
+        .extra("extra")
+        .filename("name")
+        .comment("comment")
+        .mtime(1)
+        .write(&mut out, Compression::fast())
+        .write_all(TEXT)
+        .unwrap();
+    for piece in [1, 7, 4096] {
+        let decoded = decode(Coding::Gzip, &out, piece, 4096).unwrap();
+        assert_eq!(decoded.as_deref(), Some(TEXT));
+    }
+    let plain = Written::Gzip.encode(TEXT);
+    // The same with a checksum of its head, and with an empty extra field.
+    let mut head = plain[..10].to_vec();
+    head[3] = gzip_flags::CHECKSUM | gzip_flags::EXTRA;
+    head.extend_from_slice(&[0, 0]);
+    let checksum = crc32fast::hash(&head).to_le_bytes();
+    let checked = [&head, &checksum[..2], &plain[10..]].concat();
+    assert_eq!(
+        whole(Coding::Gzip, &checked).unwrap().as_deref(),
+        Some(TEXT)
+    );
+    let wrong = [&head, &[checksum[0], !checksum[1]][..], &plain[10..]].concat();
+    assert_eq!(whole(Coding::Gzip, &wrong), Err(Undecodable));
+    for (at, byte) in [(0, 0x1e), (1, 0x8c), (2, 7), (3, 0x20), (3, 0x80)] {
+        let mut wrong = plain.clone();
+        wrong[at] = byte;
+        assert_eq!(
+            whole(Coding::Gzip, &wrong),
+            Err(Undecodable),
+            "{at}: {byte}"
+        );
+    }
+}
+
+mod gzip_flags {
+    pub(super) const CHECKSUM: u8 = 1 << 1;
+    pub(super) const EXTRA: u8 = 1 << 2;
+}
+
+#[test]
+fn a_wrapped_deflate_stream_that_needs_a_dictionary_is_undecodable() {
+    let mut bytes = Written::Wrapped.encode(TEXT);
+    // The flag, and the check bits that go with it.
+    bytes[1] = 0x20;
+    bytes[1] += u8::try_from(31 - u16::from_be_bytes([bytes[0], bytes[1]]) % 31).unwrap();
+    assert_eq!(whole(Coding::Deflate, &bytes), Err(Undecodable));
+}
+
+#[test]
+fn a_window_over_8_mib_is_refused_and_one_of_8_mib_taken() {
+    // What follows the descriptor: one raw block with the last-block bit, of length 1.
+    let frame = |descriptor: u8| {
+        let head = [0x28, 0xb5, 0x2f, 0xfd, 0x00, descriptor];
+        [&head[..], &[0x09, 0, 0, b'x']].concat()
+    };
+    let exponent = |log: u8| (log - 10) << 3;
+    let taken = whole(Coding::Zstandard, &frame(exponent(23)));
+    assert_eq!(taken, Ok(Some(b"x".to_vec())));
+    for descriptor in [exponent(23) + 1, exponent(24), exponent(27), exponent(41)] {
+        let refused = whole(Coding::Zstandard, &frame(descriptor));
+        assert_eq!(refused, Err(Undecodable), "{descriptor}");
+    }
+}
+
+#[test]
+fn brotli_with_a_large_window_is_refused() {
+    let mut parameters = ::brotli::enc::BrotliEncoderParams {
+        lgwin: 26,
+        ..Default::default()
+    };
+    let mut encode = |large| {
+        parameters.large_window = large;
+        let mut out = Vec::new();
+        ::brotli::BrotliCompress(&mut &TEXT[..], &mut out, &parameters).unwrap();
+        whole(Coding::Brotli, &out)
+    };
+    assert_eq!(encode(false).unwrap().as_deref(), Some(TEXT));
+    assert!(!matches!(encode(true), Ok(Some(_))));
+}
+
+#[test]
+fn a_body_has_no_more_members_than_anybody_writes() {
+    let members = |count| Written::Gzip.encode(b"").repeat(count);
+    assert_eq!(whole(Coding::Gzip, &members(1024)), Ok(Some(Vec::new())));
+    assert_eq!(whole(Coding::Gzip, &members(1025)), Err(Undecodable));
+}
+
+#[test]
+fn a_decoder_tells_what_it_holds() {
+    let zeros = vec![0; 4 << 20];
+    for written in ALL {
+        let bytes = written.encode(&zeros);
+        let mut decoder = Decoder::new(written.coding()).unwrap();
+        let before = decoder.memory();
+        assert!(before < 1 << 20, "{written:?}: {before}");
+        // Brotli fills its window before it hands anything over.
+        let mut buffer = vec![0; 1000];
+        decoder.step(&bytes, &mut buffer).unwrap();
+        let window = match written.coding() {
+            Coding::Brotli => 4 << 20,
+            Coding::Zstandard => 1000,
+            Coding::Gzip | Coding::Deflate => 0,
+        };
+        let grown = decoder.memory() - before;
+        assert!(
+            (window..window + (1 << 20)).contains(&grown),
+            "{written:?}: {grown}"
+        );
+    }
+}
+
+#[test]
+fn a_step_makes_no_more_than_there_is_room_for() {
+    let zeros = vec![0; 4 << 20];
+    for written in ALL {
+        let bytes = written.encode(&zeros);
+        let mut decoder = Decoder::new(written.coding()).unwrap();
+        let mut buffer = [0; 1000];
+        let step = decoder.step(&bytes, &mut buffer).unwrap();
+        assert_eq!(step.made, buffer.len(), "{written:?}");
+        assert!(!decoder.is_complete());
+        assert_eq!(
+            whole(written.coding(), &bytes).unwrap(),
+            Some(zeros.clone())
+        );
+    }
+}
+
+fn a_writing() -> impl Strategy<Value = Written> {
+    (0..ALL.len()).prop_map(|at| ALL[at])
+}
+
+proptest! {
+    #[test]
+    fn what_was_encoded_is_decoded_however_it_is_split(
+        written in a_writing(),
+        seed in prop::collection::vec(any::<u8>(), 0..300),
+        times in 1..40_usize,
+        piece in 1..200_usize,
+        room in 1..5000_usize,
+    ) {
+        let data = seed.repeat(times);
+        let bytes = written.encode(&data);
+        prop_assert_eq!(decode(written.coding(), &bytes, piece, room), Ok(Some(data)));
+    }
+
+    #[test]
+    fn damage_never_panics_stands_still_or_passes_a_checksum(
+        written in a_writing(),
+        data in prop::collection::vec(any::<u8>(), 1..2000),
+        at in any::<prop::sample::Index>(),
+        flip in 1..=255_u8,
+        piece in 1..100_usize,
+    ) {
+        let mut bytes = written.encode(&data);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let decoded = decode(written.coding(), &bytes, piece, 512);
+        // Bare deflate and Brotli have no checksum, and a damaged head of a zstd frame may say that it has none.
+        if matches!(written, Written::Wrapped | Written::Gzip) {
+            prop_assert!(!matches!(decoded, Ok(Some(other)) if other != data));
+        }
+    }
+
+    #[test]
+    fn junk_never_panics_or_stands_still(
+        written in a_writing(),
+        junk in prop::collection::vec(any::<u8>(), 0..3000),
+        keep in 0..30_usize,
+    ) {
+        let head = written.encode(TEXT);
+        let bytes = [&head[..keep.min(head.len())], &junk].concat();
+        let _ = decode(written.coding(), &bytes, 64, 300);
+    }
+}

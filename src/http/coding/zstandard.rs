@@ -1,0 +1,63 @@
+//! Zstandard (RFC 8878): one frame after another, each with a window of at most 8 MiB, as HTTP has it (RFC 9659).
+
+use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
+
+use super::{Step, Undecodable};
+
+/// The largest window, as a power of two.
+const MOST_WINDOW_LOG: u32 = 23;
+/// What the decoder holds beside its window, in round numbers: tables, a block that came, and one that was made.
+const TABLES: usize = 512 << 10;
+
+/// A body of one or more frames.
+pub(super) struct Zstandard {
+    context: DCtx<'static>,
+    made: usize,
+    is_complete: bool,
+}
+
+impl Zstandard {
+    /// None where there is no memory for it.
+    pub(super) fn new() -> Option<Self> {
+        let mut context = DCtx::try_create()?;
+        context
+            .set_parameter(DParameter::WindowLogMax(MOST_WINDOW_LOG))
+            .ok()?;
+        Some(Self {
+            context,
+            made: 0,
+            is_complete: false,
+        })
+    }
+
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+        let mut step = Step { taken: 0, made: 0 };
+        // A call takes or makes what it can up to a frame's end, and goes on behind it when called again.
+        loop {
+            let mut from = InBuffer::around(&input[step.taken..]);
+            let mut to = OutBuffer::around(&mut output[step.made..]);
+            let left = self.context.decompress_stream(&mut to, &mut from);
+            let left = left.map_err(|_| Undecodable)?;
+            let (taken, made) = (from.pos(), to.pos());
+            if taken == 0 && made == 0 {
+                return Ok(step);
+            }
+            self.is_complete = left == 0;
+            step.taken += taken;
+            step.made += made;
+            self.made = self.made.saturating_add(made);
+            if step.made == output.len() || step.taken == input.len() {
+                return Ok(step);
+            }
+        }
+    }
+
+    /// A window takes memory as it is filled.
+    pub(super) fn memory(&self) -> usize {
+        TABLES + self.made.min(1 << MOST_WINDOW_LOG)
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+}

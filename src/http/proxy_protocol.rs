@@ -1,0 +1,516 @@
+//! The PROXY protocol, versions 1 and 2: what a load balancer says of a connection before its first byte. (HAProxy's
+//! `doc/proxy-protocol.txt`; the numbers of sections below are its own.)
+//!
+//! It is read strictly, since an address is decided by it, and never a byte past its end: what follows may be TLS. Whether
+//! a peer is asked for it at all is not known here; nothing is guessed from the bytes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// What every header of version 2 begins with.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// What every header of version 1 begins with.
+const WORD: &[u8; 6] = b"PROXY ";
+/// The longest header of version 1, CRLF included (2.1).
+const MOST_LINE: usize = 107;
+/// The fixed part of version 2: signature, command, family, length.
+const FIXED: usize = 16;
+/// What may follow it. Addresses need 216 bytes at most; the rest is for extensions, such as a client's certificate.
+const MOST_REST: usize = 16 << 10;
+/// The extension that holds a checksum of the whole header (2.2.3).
+const CRC32C: u8 = 0x03;
+
+/// Whom a trusted peer speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A client at this address, in its canonical form.
+    Client(IpAddr),
+    /// Itself: a health check, say. The connection is to be taken as it is (LOCAL, and UNKNOWN in version 1).
+    Itself,
+    /// A client that has no address of the kind: on a Unix socket, or of a family that is not specified.
+    Nobody,
+}
+
+/// Why there is no header.
+#[derive(Debug)]
+pub enum Fault {
+    /// The peer left before its first byte, as a load balancer does that only looks whether the port is open.
+    Nothing,
+    /// What came is none.
+    Broken(&'static str),
+    /// The connection failed in the middle.
+    Io(io::Error),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing came"),
+            Self::Broken(what) => f.write_str(what),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Nothing | Self::Broken(_) => None,
+        }
+    }
+}
+
+/// Reads the header that a connection begins with, and nothing behind it. It waits for as long as the peer does.
+///
+/// # Errors
+/// [`Fault`]
+pub async fn read(socket: &mut TcpStream) -> Result<Told, Fault> {
+    let mut header = Vec::with_capacity(MOST_LINE);
+    loop {
+        let wanted = match next(&header).map_err(Fault::Broken)? {
+            Next::Done(told) => return Ok(told),
+            Next::Bytes(count) => count,
+            Next::Line => to_line_end(socket, MOST_LINE - header.len())
+                .await
+                .map_err(Fault::Io)?,
+        };
+        let begun = header.len();
+        header.resize(begun + wanted, 0);
+        let count = socket.read(&mut header[begun..]).await;
+        let count = count.map_err(Fault::Io)?;
+        header.truncate(begun + count);
+        match count {
+            0 if header.is_empty() => return Err(Fault::Nothing),
+            0 => return Err(Fault::Broken("the header is cut short")),
+            _ => {}
+        }
+    }
+}
+
+/// How many bytes there are to the end of the line, or of what has come of it.
+async fn to_line_end(socket: &TcpStream, most: usize) -> io::Result<usize> {
+    let mut bytes = [0; MOST_LINE];
+    let count = socket.peek(&mut bytes[..most]).await?;
+    let end = memchr::memchr(b'\n', &bytes[..count]);
+    // At the connection's end there is one byte to be missed.
+    Ok(end.map_or(count, |end| end + 1).max(1))
+}
+
+/// What is to be done with so much of a header.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// So many bytes more belong to it at least.
+    Bytes(usize),
+    /// It ends with the line, which has not ended yet.
+    Line,
+    Done(Told),
+}
+
+fn next(header: &[u8]) -> Result<Next, &'static str> {
+    let begins = |with: &[u8]| {
+        let known = header.len().min(with.len());
+        header[..known] == with[..known]
+    };
+    if header.is_empty() {
+        // No header is shorter than the signature of version 2.
+        Ok(Next::Bytes(SIGNATURE.len()))
+    } else if begins(SIGNATURE) {
+        version_2(header)
+    } else if begins(WORD) {
+        version_1(header)
+    } else {
+        Err("what came is no PROXY header")
+    }
+}
+
+/// 2.1: one line of words.
+fn version_1(header: &[u8]) -> Result<Next, &'static str> {
+    let too_long = Err("the line is longer than 107 bytes");
+    let Some(line) = header.strip_suffix(b"\n") else {
+        return match header.len() {
+            0..12 => Ok(Next::Bytes(12 - header.len())),
+            12..MOST_LINE => Ok(Next::Line),
+            _ => too_long,
+        };
+    };
+    if header.len() > MOST_LINE {
+        return too_long;
+    }
+    let line = line.strip_suffix(b"\r").ok_or("the line ends without CR")?;
+    let line = std::str::from_utf8(line).map_err(|_| "the line is not ASCII")?;
+    let mut words = line.split(' ').skip(1);
+    let is_ipv4 = match words.next() {
+        Some("TCP4") => true,
+        Some("TCP6") => false,
+        Some("UNKNOWN") => return Ok(Next::Done(Told::Itself)),
+        _ => return Err("the line names no family"),
+    };
+    let mut address = || {
+        let word = words.next().ok_or("the line ends early")?;
+        let address = if is_ipv4 {
+            word.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+        } else {
+            word.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+        };
+        address.ok_or("the line holds an address that is none")
+    };
+    let (source, _destination) = (address()?, address()?);
+    for _ in ["source", "destination"] {
+        if !words.next().is_some_and(is_port) {
+            return Err("the line holds a port that is none");
+        }
+    }
+    match words.next() {
+        Some(_) => Err("the line has a word too many"),
+        None => Ok(Next::Done(Told::Client(source.to_canonical()))),
+    }
+}
+
+/// Without leading zeros.
+fn is_port(word: &str) -> bool {
+    let is_plain = matches!(word.as_bytes(), [b'0'] | [b'1'..=b'9', ..]);
+    is_plain && word.bytes().all(|byte| byte.is_ascii_digit()) && word.parse::<u16>().is_ok()
+}
+
+/// 2.2: a fixed part, addresses, and extensions.
+fn version_2(header: &[u8]) -> Result<Next, &'static str> {
+    let Some((fixed, rest)) = header.split_first_chunk::<FIXED>() else {
+        return Ok(Next::Bytes(FIXED - header.len()));
+    };
+    let [.., command, family, high, low] = *fixed;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let is_relayed = match command {
+        0x20 => false,
+        0x21 => true,
+        _ => return Err("the header has another version or command"),
+    };
+    if length > MOST_REST {
+        return Err("the header is longer than is taken");
+    }
+    if rest.len() < length {
+        return Ok(Next::Bytes(length - rest.len()));
+    }
+    let told = if is_relayed {
+        relayed(header, family, rest)?
+    } else {
+        // LOCAL: everything else is to be passed over, the family too.
+        Told::Itself
+    };
+    Ok(Next::Done(told))
+}
+
+fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<Told, &'static str> {
+    let short = "the header has no room for its addresses";
+    let (told, extensions) = match family {
+        // Unspecified: nothing says where extensions would begin.
+        0x00 => return Ok(Told::Nobody),
+        0x11 | 0x12 => {
+            let (addresses, extensions) = rest.split_first_chunk::<12>().ok_or(short)?;
+            let [a, b, c, d, ..] = *addresses;
+            (IpAddr::from([a, b, c, d]), extensions)
+        }
+        0x21 | 0x22 => {
+            let (addresses, extensions) = rest.split_first_chunk::<36>().ok_or(short)?;
+            let source = addresses.first_chunk::<16>().ok_or(short)?;
+            (IpAddr::from(*source).to_canonical(), extensions)
+        }
+        // Unix sockets, whose clients have no address that a key could be restricted to.
+        0x31 | 0x32 => {
+            let (_, extensions) = rest.split_first_chunk::<216>().ok_or(short)?;
+            check_extensions(header, extensions)?;
+            return Ok(Told::Nobody);
+        }
+        _ => return Err("the header names no family"),
+    };
+    check_extensions(header, extensions)?;
+    // Datagrams are no connection: whoever is named is not the one that sends.
+    Ok(if family & 0x0f == 1 {
+        Told::Client(told)
+    } else {
+        Told::Nobody
+    })
+}
+
+/// 2.2: a kind, a length and so many bytes, one after another. Only the checksum says anything here.
+fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), &'static str> {
+    while !extensions.is_empty() {
+        let Some((&[kind, high, low], rest)) = extensions.split_first_chunk::<3>() else {
+            return Err("an extension is cut short");
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let Some((value, rest)) = rest.split_at_checked(length) else {
+            return Err("an extension is longer than the header");
+        };
+        if kind == CRC32C {
+            let at = header.len() - rest.len() - length;
+            let said: [u8; 4] = value
+                .try_into()
+                .map_err(|_| "the checksum has no 4 bytes")?;
+            if u32::from_be_bytes(said) != crc32c(header, at..at + 4) {
+                return Err("the checksum is another");
+            }
+        }
+        extensions = rest;
+    }
+    Ok(())
+}
+
+/// CRC-32C (RFC 9260 appendix A), with the bytes of `blank` taken for zero. Bit by bit, for at most 16 KiB a connection.
+fn crc32c(bytes: &[u8], blank: std::ops::Range<usize>) -> u32 {
+    let mut crc = !0_u32;
+    for (at, byte) in bytes.iter().enumerate() {
+        crc ^= if blank.contains(&at) {
+            0
+        } else {
+            u32::from(*byte)
+        };
+        for _ in 0..8 {
+            crc = crc >> 1 ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Hands a header over in pieces as [`read`] would ask for them; the rest must stay.
+    fn read_all(bytes: &[u8]) -> Result<(Told, usize), &'static str> {
+        let mut taken = 0;
+        loop {
+            let count = match next(&bytes[..taken])? {
+                Next::Done(told) => return Ok((told, taken)),
+                Next::Bytes(count) => count,
+                Next::Line => bytes[taken..]
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .map_or(1, |end| end + 1),
+            };
+            taken += count;
+            if taken > bytes.len() {
+                return Err("cut short");
+            }
+        }
+    }
+
+    fn told(bytes: &[u8]) -> Result<Told, &'static str> {
+        let behind = [bytes, b"GET / HTTP/1.1\r\n\r\n"].concat();
+        let (told, taken) = read_all(&behind)?;
+        assert_eq!(taken, bytes.len(), "{:?}", String::from_utf8_lossy(bytes));
+        Ok(told)
+    }
+
+    fn client(address: &str) -> Result<Told, &'static str> {
+        Ok(Told::Client(address.parse().unwrap()))
+    }
+
+    /// Version 2 with this command, family, and rest.
+    fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [&SIGNATURE[..], &[command, family], &length, rest].concat()
+    }
+
+    const FOUR: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0xc3, 0x50, 0, 80];
+
+    #[test]
+    fn a_line_names_the_client() {
+        for (line, address) in [
+            ("PROXY TCP4 192.0.2.7 10.0.0.1 50000 80", "192.0.2.7"),
+            (
+                "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535",
+                "255.255.255.255",
+            ),
+            ("PROXY TCP4 192.0.2.7 10.0.0.1 0 0", "192.0.2.7"),
+            ("PROXY TCP6 2001:DB8::7 ::1 50000 80", "2001:db8::7"),
+            ("PROXY TCP6 ::ffff:192.0.2.7 ::1 50000 80", "192.0.2.7"),
+            ("PROXY TCP6 ::ffff:c000:207 ::1 50000 80", "192.0.2.7"),
+            (
+                "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ),
+        ] {
+            assert_eq!(
+                told(format!("{line}\r\n").as_bytes()),
+                client(address),
+                "{line}"
+            );
+        }
+        let longest = format!("PROXY UNKNOWN {}\r\n", "f".repeat(107 - 16));
+        for line in [
+            "PROXY UNKNOWN\r\n",
+            "PROXY UNKNOWN 192.0.2.7 x\r\n",
+            &longest,
+        ] {
+            assert_eq!(told(line.as_bytes()), Ok(Told::Itself), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_not_exactly_one_is_broken() {
+        let long = format!("PROXY UNKNOWN {}\r\n", "f".repeat(107 - 15));
+        for line in [
+            "GET / HTTP/1.1\r\n",
+            "proxy TCP4 192.0.2.7 10.0.0.1 50000 80\r\n",
+            "PROXY  TCP4 192.0.2.7 10.0.0.1 50000 80\r\n",
+            "PROXY\tTCP4 192.0.2.7 10.0.0.1 50000 80\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 50000 80\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 50000 80 \r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 50000  80\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 50000\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 50000 80 x\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 50000 65536\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 050000 80\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 -1 80\r\n",
+            "PROXY TCP4 192.0.2.7 10.0.0.1 +1 80\r\n",
+            "PROXY TCP4 192.0.2.07 10.0.0.1 50000 80\r\n",
+            "PROXY TCP4 192.0.2 10.0.0.1 50000 80\r\n",
+            "PROXY TCP4 192.0.2.7 x 50000 80\r\n",
+            "PROXY TCP4 2001:db8::7 ::1 50000 80\r\n",
+            "PROXY TCP6 192.0.2.7 10.0.0.1 50000 80\r\n",
+            "PROXY TCP6 fe80::1%eth0 ::1 50000 80\r\n",
+            "PROXY TCP6 [::1] ::1 50000 80\r\n",
+            "PROXY UDP4 192.0.2.7 10.0.0.1 50000 80\r\n",
+            "PROXY tcp4 192.0.2.7 10.0.0.1 50000 80\r\n",
+            "PROXY TCP4\r\n",
+            "PROXY UNKNOWN\n",
+            "PROXY UNKNOWNx\r\n",
+            "PROXY \r\n\r\n\r\n\r\n",
+            &long,
+        ] {
+            assert!(told(line.as_bytes()).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn version_2_names_the_client_and_its_extensions_are_passed_over() {
+        assert_eq!(told(&header(0x21, 0x11, &FOUR)), client("192.0.2.7"));
+        let six = |address: &str| {
+            let source: Ipv6Addr = address.parse().unwrap();
+            [&source.octets()[..], &[0; 16], &[0; 4]].concat()
+        };
+        assert_eq!(
+            told(&header(0x21, 0x21, &six("2001:db8::7"))),
+            client("2001:db8::7")
+        );
+        assert_eq!(
+            told(&header(0x21, 0x21, &six("::ffff:192.0.2.7"))),
+            client("192.0.2.7")
+        );
+        let extended = [&FOUR[..], &[0x02, 0, 3, b'a', b'.', b'b'], &[0x04, 0, 0]].concat();
+        assert_eq!(told(&header(0x21, 0x11, &extended)), client("192.0.2.7"));
+        let large = [&FOUR[..], &[0x04, 0x3f, 0x00], &[0; 0x3f00]].concat();
+        assert_eq!(told(&header(0x21, 0x11, &large)), client("192.0.2.7"));
+    }
+
+    #[test]
+    fn version_2_without_a_client_says_whose_connection_it_is() {
+        for (family, rest) in [
+            (0x00, &[][..]),
+            (0x11, &FOUR),
+            (0xff, b"junk"),
+            (0x11, b"x"),
+        ] {
+            assert_eq!(told(&header(0x20, family, rest)), Ok(Told::Itself));
+        }
+        for (family, rest) in [
+            (0x00, &[][..]),
+            (0x00, b"junk"),
+            (0x12, &FOUR),
+            (0x22, &[0; 36]),
+            (0x31, &[b'/'; 216]),
+            (0x32, &[b'/'; 216]),
+        ] {
+            assert_eq!(
+                told(&header(0x21, family, rest)),
+                Ok(Told::Nobody),
+                "{family:x}"
+            );
+        }
+    }
+
+    #[test]
+    fn version_2_that_is_not_exactly_one_is_broken() {
+        let extended = |extension: &[u8]| [&FOUR[..], extension].concat();
+        for (command, family, rest) in [
+            (0x11, 0x11, FOUR.to_vec()),
+            (0x31, 0x11, FOUR.to_vec()),
+            (0x22, 0x11, FOUR.to_vec()),
+            (0x2f, 0x11, FOUR.to_vec()),
+            (0x21, 0x10, FOUR.to_vec()),
+            (0x21, 0x13, FOUR.to_vec()),
+            (0x21, 0x41, vec![0; 300]),
+            (0x21, 0x01, FOUR.to_vec()),
+            (0x21, 0x11, FOUR[..11].to_vec()),
+            (0x21, 0x11, Vec::new()),
+            (0x21, 0x21, vec![0; 35]),
+            (0x21, 0x31, vec![0; 215]),
+            (0x21, 0x11, vec![0; MOST_REST + 1]),
+            (0x20, 0x00, vec![0; MOST_REST + 1]),
+            (0x21, 0x11, extended(&[0x04])),
+            (0x21, 0x11, extended(&[0x04, 0])),
+            (0x21, 0x11, extended(&[0x04, 0, 1])),
+            (0x21, 0x11, extended(&[0x04, 0xff, 0xff, 0])),
+            (0x21, 0x11, extended(&[CRC32C, 0, 3, 0, 0, 0])),
+            (0x21, 0x11, extended(&[CRC32C, 0, 4, 0, 0, 0, 0])),
+        ] {
+            assert!(
+                told(&header(command, family, &rest)).is_err(),
+                "{command:x} {family:x} {rest:?}"
+            );
+        }
+        let mut other = header(0x21, 0x11, &FOUR);
+        other[11] = b'\r';
+        assert!(told(&other).is_err());
+    }
+
+    #[test]
+    fn a_checksum_is_compared() {
+        assert_eq!(crc32c(b"123456789", 0..0), 0xe306_9283);
+        let rest = [
+            &FOUR[..],
+            &[0x02, 0, 1, b'x', CRC32C, 0, 4, 0, 0, 0, 0, 0x04, 0, 0],
+        ]
+        .concat();
+        let mut bytes = header(0x21, 0x11, &rest);
+        let at = bytes.len() - 7;
+        let checksum = crc32c(&bytes, 0..0).to_be_bytes();
+        bytes[at..at + 4].copy_from_slice(&checksum);
+        assert_eq!(told(&bytes), client("192.0.2.7"));
+        bytes[17] ^= 1;
+        assert_eq!(told(&bytes), Err("the checksum is another"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_address_is_read_back(
+            source in any::<IpAddr>(),
+            ports in any::<(u16, u16)>(),
+            extension in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let (name, family, octets) = match source {
+                IpAddr::V4(address) => ("TCP4", 0x11, address.octets().to_vec()),
+                IpAddr::V6(address) => ("TCP6", 0x21, address.octets().to_vec()),
+            };
+            let line = format!("PROXY {name} {source} {source} {} {}\r\n", ports.0, ports.1);
+            let wanted = Ok(Told::Client(source.to_canonical()));
+            prop_assert_eq!(told(line.as_bytes()), wanted);
+            let length = u16::try_from(extension.len()).unwrap().to_be_bytes();
+            let rest = [&octets[..], &octets, &[0; 4], &[0xe0], &length, &extension].concat();
+            prop_assert_eq!(told(&header(0x21, family, &rest)), wanted);
+        }
+
+        #[test]
+        fn whatever_comes_ends(
+            head in prop::sample::select(vec![&b""[..], WORD, b"PROXY TCP4 192.0.2.7 ", SIGNATURE, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"]),
+            rest in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let _ = read_all(&[head, &rest].concat());
+        }
+    }
+}
