@@ -1,18 +1,21 @@
 //! A client connection's bytes: TCP, Unix or TLS, under one set of clocks.
 //!
 //! hyper reads and writes through [`ClientIo`] (in hyper-util's adapter); what the connection's requests and its bytes have to know of each
-//! other stands in their [`Line`]. Three things happen here because nothing else can do them: slow and idle peers are
-//! ended, an answer that came before its request was read whole is followed by a lingering close, and whoever wants
-//! to break a connection off can first wait until what came before is flushed.
+//! other stands in their [`Line`]. Four things happen here because nothing else can do them: slow and idle peers are
+//! ended, a client that leaves is noticed even where nobody reads on, an answer that came before its request was read
+//! whole is followed by a lingering close, and whoever wants to break a connection off can first wait until what came
+//! before is flushed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -25,6 +28,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How long an idle HTTP/2 connection is kept once the process drains: a client that sent a request just then is told
 /// so, and one that does not even read that it should go is not waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Due at the next tick: more than no time, and less than any tick takes.
+const NEXT_TICK: Duration = Duration::from_millis(1);
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -61,6 +66,10 @@ pub struct Line {
     in_flight: Cell<usize>,
     write_stalled: Cell<bool>,
     unread: Cell<bool>,
+    /// Whether the last reading waits for the client, who is heard the moment it leaves.
+    listening: Cell<bool>,
+    /// For a request during which nobody reads; made when there is one.
+    departure: OnceCell<Rc<Watch>>,
     flushes: Cell<u64>,
     awaiting_flush: RefCell<Vec<Waker>>,
 }
@@ -92,6 +101,8 @@ impl Line {
             in_flight: Cell::new(0),
             write_stalled: Cell::new(false),
             unread: Cell::new(false),
+            listening: Cell::new(false),
+            departure: OnceCell::new(),
             flushes: Cell::new(0),
             awaiting_flush: RefCell::new(Vec::new()),
         })
@@ -192,6 +203,29 @@ impl Line {
         for waker in self.awaiting_flush.borrow_mut().drain(..) {
             waker.wake();
         }
+    }
+
+    /// Whether it is time to look if the client is still there. While a request runs hyper reads on only until it holds
+    /// bytes of the next one: from then on nobody would hear the client leave, so each tick has a look.
+    fn must_look(&self, cx: &Context<'_>) -> bool {
+        let is_deaf = self.phase.get() == Phase::Busy
+            && !self.multiplexed.get()
+            && !self.listening.get();
+        if !is_deaf {
+            if let Some(departure) = self.departure.get() {
+                departure.clear_deadline();
+            }
+            return false;
+        }
+        let departure = self.departure.get_or_init(|| self.clock.watch());
+        let now = self.clock.now();
+        let is_due = departure.is_late(now);
+        if is_due {
+            departure.clear_deadline();
+        }
+        departure.set_deadline_once(now + NEXT_TICK);
+        departure.register(cx);
+        is_due
     }
 
     /// Whether bytes that nobody will read may still be coming in.
@@ -295,7 +329,9 @@ impl ClientIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        match self.stream.poll_read(cx, buffer) {
+        let read = self.stream.poll_read(cx, buffer);
+        self.line.listening.set(read.is_pending());
+        match read {
             Poll::Pending if self.line.is_late() => Poll::Ready(Ok(())),
             Poll::Pending => {
                 self.line.watch.register(cx);
@@ -407,6 +443,10 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes whenever it is woken, whether or not there is anything to write.
+        if this.line.must_look(cx) && this.stream.is_left() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let flushed = this.stream.poll_flush(cx);
         let flushed = this.watch_write(cx, flushed);
         if let Poll::Ready(Ok(())) = flushed {
@@ -448,6 +488,18 @@ macro_rules! on_stream {
 }
 
 impl Stream {
+    /// Whether the client has ended its side, or both. Asked of the system, since what it sent before is still unread.
+    fn is_left(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+        };
+        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+        let at_once = Timespec::default();
+        poll(&mut asked, Some(&at_once)).is_ok_and(|told| told > 0)
+    }
+
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -23,6 +23,7 @@ mod forward;
 mod framing;
 mod fuzz;
 mod harness;
+mod leaving;
 mod lifecycle;
 mod multipart;
 mod patience;
