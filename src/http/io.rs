@@ -208,9 +208,8 @@ impl Line {
     /// Whether it is time to look if the client is still there. While a request runs hyper reads on only until it holds
     /// bytes of the next one: from then on nobody would hear the client leave, so each tick has a look.
     fn must_look(&self, cx: &Context<'_>) -> bool {
-        let is_deaf = self.phase.get() == Phase::Busy
-            && !self.multiplexed.get()
-            && !self.listening.get();
+        let is_deaf =
+            self.phase.get() == Phase::Busy && !self.multiplexed.get() && !self.listening.get();
         if !is_deaf {
             if let Some(departure) = self.departure.get() {
                 departure.clear_deadline();

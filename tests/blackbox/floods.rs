@@ -3,23 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::Call;
+use crate::support::process::resident;
 use crate::support::raw_h2::{self, RawH2};
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
 use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
 
-/// The memory that the gateway's process holds, in bytes.
-fn resident(stand: &Stand) -> usize {
-    let path = format!("/proc/{}/statm", stand.gateway.process.pid());
-    let pages = std::fs::read_to_string(path).expect("memory");
-    let pages: usize = pages
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse().ok())
-        .expect("pages");
-    pages * 4096
-}
+/// INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
+const SHUT: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
 fn fields(key: &Key) -> Vec<(&'static str, String)> {
     vec![
@@ -51,7 +43,7 @@ fn withstands(stand: &Stand, mut round: impl FnMut(u32) -> Vec<u8>) {
             .status,
         200
     );
-    let before = resident(stand);
+    let before = resident(stand.gateway.process.pid());
     let mut raw = RawH2::connect(stand.gateway.address);
     let start = Instant::now();
     let mut rounds = 0;
@@ -80,7 +72,7 @@ fn withstands(stand: &Stand, mut round: impl FnMut(u32) -> Vec<u8>) {
             .status,
         200
     );
-    let grown = resident(stand).saturating_sub(before);
+    let grown = resident(stand.gateway.process.pid()).saturating_sub(before);
     assert!(grown < 60 << 20, "{grown} bytes more after {rounds} rounds");
     assert!(
         slowest < Duration::from_secs(1),
@@ -170,8 +162,7 @@ fn an_answer_that_a_client_never_takes_is_given_up_after_client_write() {
     });
     let mut raw = RawH2::connect_silently(stand.gateway.address);
     raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    // INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
-    raw.frame(raw_h2::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    raw.frame(raw_h2::SETTINGS, 0, 0, &SHUT);
     raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &block(&stand.all));
     raw.frame(raw_h2::DATA, raw_h2::END_STREAM, 1, br#"{"model":"good"}"#);
     let mut exchange = stand.up.next();
@@ -187,4 +178,40 @@ fn an_answer_that_a_client_never_takes_is_given_up_after_client_write() {
         took > Duration::from_millis(700) && took < Duration::from_secs(4),
         "{took:?}"
     );
+}
+
+#[test]
+fn answers_of_the_gateways_own_that_a_client_never_takes_keep_its_connection_no_longer_than_keep_alive()
+ {
+    let stand = Stand::with(|setup| setup.set("timeouts", "keep_alive = \"1s\""));
+    let mut raw = RawH2::connect_silently(stand.gateway.address);
+    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    raw.frame(raw_h2::SETTINGS, 0, 0, &SHUT);
+    // Nobody vouches for these: no key, a wrong one, and a right one whose answer the gateway makes itself.
+    let models = format!("Bearer {}", stand.all.token);
+    for (stream, authorization) in [(1, ""), (3, "Bearer nobody"), (5, &models)] {
+        raw.headers(
+            stream,
+            raw_h2::END_STREAM,
+            &[
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":authority", "localhost"),
+                (":path", "/v1/models"),
+                ("authorization", authorization),
+            ],
+        );
+    }
+    let asked = || {
+        stand
+            .gateway
+            .metric("keygate_requests_total{outcome=\"allowed\"}")
+    };
+    eventually("the last one is answered", DEADLINE, || {
+        (asked() == 1.0).then_some(())
+    });
+    assert!(raw.ends_within(DEADLINE), "the connection is kept");
+    eventually("it is forgotten", DEADLINE, || {
+        (stand.gateway.metric("keygate_connections") == 0.0).then_some(())
+    });
 }

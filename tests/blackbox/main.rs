@@ -28,5 +28,6 @@ mod lifecycle;
 mod multipart;
 mod patience;
 mod reload;
+mod signals;
 mod streams;
 mod tls;

@@ -4,6 +4,7 @@ pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod pem;
+pub mod process;
 pub mod raw_h2;
 pub mod recorder;
 pub mod stand;
