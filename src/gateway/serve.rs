@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -36,6 +36,8 @@ use super::worker::{Gateway, Worker};
 
 /// How long accepting rests where it fails, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a failure that goes on is told.
+const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 /// Requests that one HTTP/2 connection may have open at once.
 const HTTP2_STREAMS: u32 = 250;
 /// What an HTTP/2 client may send ahead, of one request's body and of all its requests'.
@@ -110,6 +112,7 @@ async fn tick(worker: Rc<Worker>) {
             .clock
             .tick(wall_clock::now().seconds(), worker.table.generation());
         worker.pool.tidy();
+        worker.log.tell_left_out();
     }
 }
 
@@ -118,6 +121,7 @@ async fn accept_all<A>(worker: Rc<Worker>, mut accept: A)
 where
     A: FnMut(&mut Context<'_>) -> Poll<io::Result<(Stream, Option<IpAddr>)>>,
 {
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -128,9 +132,11 @@ where
             Ok((stream, peer)) => begin(&worker, stream, peer),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                worker
-                    .log
-                    .event(Event::error("accept_failed").with("reason", error.to_string()));
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    told = Some(Instant::now());
+                    let event = Event::error("accept_failed").with("reason", error.to_string());
+                    worker.log.event(event);
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

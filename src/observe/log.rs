@@ -9,12 +9,14 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntCounter;
 use serde_json::{Map, Value};
 
 use crate::policy::network::ClientAddress;
+
+use super::refusals::Refusals;
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 16_384;
@@ -42,6 +44,7 @@ pub struct Log(Arc<Queue>);
 struct Queue {
     lines: SyncSender<Line>,
     dropped: IntCounter,
+    refusals: Refusals,
 }
 
 /// Writes what is waiting before the process ends.
@@ -84,6 +87,13 @@ pub struct Access {
     pub bytes_out: u64,
     /// How it ended.
     pub end: End,
+}
+
+impl Access {
+    /// Whether it was refused before anything of its body was read.
+    fn is_refused_early(&self) -> bool {
+        self.denial.is_some() && self.route.is_none()
+    }
 }
 
 /// How a request ended.
@@ -171,13 +181,28 @@ impl Log {
         let thread = std::thread::Builder::new()
             .name("log".into())
             .spawn(move || write_all(form, &waiting))?;
-        let log = Self(Arc::new(Queue { lines, dropped }));
+        let refusals = Refusals::new(Instant::now());
+        let log = Self(Arc::new(Queue {
+            lines,
+            dropped,
+            refusals,
+        }));
         Ok((log.clone(), Writer { log, thread }))
     }
 
-    /// Hands over a request's line.
+    /// Hands over a request's line, unless it is one too many of a flood of refused ones.
     pub fn access(&self, access: Access) {
+        if access.is_refused_early() && !self.0.refusals.has_room(Instant::now()) {
+            return;
+        }
         self.offer(Line::Access(Box::new(access)));
+    }
+
+    /// Tells how many lines of refused requests were left out, where there is something to tell. To be called often.
+    pub fn tell_left_out(&self) {
+        if let Some(count) = self.0.refusals.left_out(Instant::now()) {
+            self.event(Event::warn("refusals_left_out").with("count", count));
+        }
     }
 
     /// Hands over an event's line.
@@ -195,9 +220,9 @@ impl Log {
 impl Writer {
     /// Writes what is waiting, up to `patience`, and ends the thread.
     pub fn finish(self, patience: Duration) {
-        let end = std::time::Instant::now() + patience;
+        let end = Instant::now() + patience;
         let mut told = false;
-        while std::time::Instant::now() < end && !self.thread.is_finished() {
+        while Instant::now() < end && !self.thread.is_finished() {
             told = told || self.log.0.lines.try_send(Line::End).is_ok();
             std::thread::sleep(Duration::from_millis(2));
         }

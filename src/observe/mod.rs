@@ -4,3 +4,4 @@
 pub mod history;
 pub mod log;
 pub mod metrics;
+mod refusals;

@@ -27,6 +27,7 @@ mod leaving;
 mod lifecycle;
 mod multipart;
 mod patience;
+mod refused_floods;
 mod reload;
 mod signals;
 mod streams;
