@@ -29,6 +29,7 @@ mod multipart;
 mod patience;
 mod refused_floods;
 mod reload;
+mod shortage;
 mod signals;
 mod streams;
 mod tls;
