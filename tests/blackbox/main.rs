@@ -31,5 +31,6 @@ mod refused_floods;
 mod reload;
 mod shortage;
 mod signals;
+mod slow_peers;
 mod streams;
 mod tls;
