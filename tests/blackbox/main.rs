@@ -32,5 +32,6 @@ mod reload;
 mod shortage;
 mod signals;
 mod slow_peers;
+mod slow_tools;
 mod streams;
 mod tls;

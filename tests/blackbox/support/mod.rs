@@ -27,6 +27,23 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a tool printed, without what it tells a terminal.
+pub fn plain(printed: &[u8]) -> String {
+    let text = String::from_utf8_lossy(printed);
+    let mut plain = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\u{1b}' => {
+                // ESC [ … letter: a control sequence.
+                let _ = characters.by_ref().find(char::is_ascii_alphabetic);
+            }
+            _ => plain.push(character),
+        }
+    }
+    plain
+}
+
 /// Asks again and again until there is an answer; panics at the deadline.
 #[track_caller]
 pub fn eventually<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
