@@ -10,13 +10,13 @@ use crate::support::{DEADLINE, eventually, plain};
 /// A tool that attacks this gateway for at most so many seconds.
 fn slowhttptest(stand: &Stand, token: &str, seconds: u32, mode: &[&str]) -> Command {
     let url = format!("http://{}/v1/chat/completions", stand.gateway.address);
-    // It has no flag for a header of one's own, but takes this one as it is.
-    let accept = format!("*/*\r\nAuthorization: Bearer {token}");
+    // It has no flag for a header of one's own, but sends this one as it is.
+    let cookie = format!("a=b\r\nAuthorization: Bearer {token}");
     let mut command = Command::new("slowhttptest");
     command
         .args(mode)
         .args(["-c", "150", "-r", "150", "-i", "3", "-v", "1"])
-        .args(["-l", &seconds.to_string(), "-u", &url, "-m", &accept])
+        .args(["-l", &seconds.to_string(), "-u", &url, "-j", &cookie])
         .env("TERM", "dumb")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -86,12 +86,14 @@ fn slow_readers_are_all_given_up_and_nobody_else_notices() {
         }
     });
     let stand = impatient(up);
-    // It sends no body of its own; what stands behind this header is one.
-    let body = r#"{"model":"good"}"#;
-    let token = format!(
-        "{}\r\nContent-Type: application/json\r\nContent-Length: 16\r\nConnection: close\r\n\r\n{body}",
-        stand.all.token
+    // What it sends itself when it reads slowly is a GET; the request that matters stands behind that.
+    let call = Call::json(
+        "/v1/chat/completions",
+        &stand.all.token,
+        r#"{"model":"good"}"#,
     );
+    let call = call.header("connection", "close");
+    let token = format!("kg_nobody\r\n\r\n{}", plain(&call.bytes()));
     let mode = [
         "-X", "-t", "POST", "-w", "1", "-y", "512", "-z", "1", "-n", "3",
     ];
