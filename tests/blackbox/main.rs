@@ -16,6 +16,7 @@ mod support;
 
 mod admin;
 mod body;
+mod clock_steps;
 mod commands;
 mod decide;
 mod floods;
