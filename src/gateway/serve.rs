@@ -225,8 +225,7 @@ async fn serve_connection(
                 .header_read_timeout(None)
                 .max_buf_size(worker.settings.head)
                 .serve_connection(TokioIo::new(io), service_fn(service));
-            run(worker, connection, |connection| {
-                line.close();
+            run(worker, &line, connection, |connection| {
                 connection.graceful_shutdown();
             })
             .await
@@ -241,8 +240,7 @@ async fn serve_connection(
                 .max_send_buf_size(HTTP2_SEND_BUFFER)
                 .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
                 .serve_connection(TokioIo::new(io), service_fn(service));
-            run(worker, connection, |connection| {
-                line.close();
+            run(worker, &line, connection, |connection| {
                 connection.graceful_shutdown();
             })
             .await
@@ -263,15 +261,22 @@ async fn shake_hands(
 }
 
 /// Runs a connection to its end, and tells it once when the process drains.
-async fn run<C>(worker: &Worker, connection: C, stop: impl Fn(Pin<&mut C>)) -> io::Result<()>
+async fn run<C>(
+    worker: &Worker,
+    line: &Line,
+    connection: C,
+    stop: impl Fn(Pin<&mut C>),
+) -> io::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
     let mut told = false;
     poll_fn(|cx| {
+        line.begin_turn();
         if worker.clock.is_closing() && !told {
             told = true;
+            line.close();
             stop(connection.as_mut());
         }
         connection.as_mut().poll(cx)

@@ -7,9 +7,10 @@
 //! before is flushed.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How long an idle HTTP/2 connection is kept once the process drains: a client that sent a request just then is told
 /// so, and one that does not even read that it should go is not waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// What a connection may read before the others of its worker have their turn. Small frames cost far more than their
+/// bytes, so a peer that floods must not be read as fast as it sends.
+const TURN: usize = 32 << 10;
 /// Due at the next tick: more than no time, and less than any tick takes.
 const NEXT_TICK: Duration = Duration::from_millis(1);
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
@@ -66,6 +70,8 @@ pub struct Line {
     in_flight: Cell<usize>,
     write_stalled: Cell<bool>,
     unread: Cell<bool>,
+    /// Bytes read since the connection's task was woken.
+    read: Cell<usize>,
     /// Whether the last reading waits for the client, who is heard the moment it leaves.
     listening: Cell<bool>,
     /// For a request during which nobody reads; made when there is one.
@@ -101,6 +107,7 @@ impl Line {
             in_flight: Cell::new(0),
             write_stalled: Cell::new(false),
             unread: Cell::new(false),
+            read: Cell::new(0),
             listening: Cell::new(false),
             departure: OnceCell::new(),
             flushes: Cell::new(0),
@@ -125,6 +132,11 @@ impl Line {
         if self.phase.get() == Phase::Idle {
             self.enter(Phase::Idle);
         }
+    }
+
+    /// The connection's task is woken: it may read again.
+    pub fn begin_turn(&self) {
+        self.read.set(0);
     }
 
     /// An answer goes out before its request was read: the connection has to linger before it closes.
@@ -174,7 +186,8 @@ impl Line {
         }
     }
 
-    fn received(&self) {
+    fn received(&self, bytes: usize) {
+        self.read.set(self.read.get() + bytes);
         if self.phase.get() == Phase::Idle && !self.multiplexed.get() {
             self.enter(Phase::Head);
         }
@@ -327,6 +340,15 @@ impl ClientIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.line.read.get() >= TURN {
+            // A peer that never pauses is late like any other.
+            return if self.line.is_late() {
+                Poll::Ready(Ok(()))
+            } else {
+                // Woken again once the worker has looked after everybody else.
+                pin!(tokio::task::yield_now()).poll(cx).map(Ok)
+            };
+        }
         let before = buffer.filled().len();
         let read = self.stream.poll_read(cx, buffer);
         self.line.listening.set(read.is_pending());
@@ -337,8 +359,9 @@ impl ClientIo {
                 Poll::Pending
             }
             Poll::Ready(result) => {
-                if buffer.filled().len() > before {
-                    self.line.received();
+                let count = buffer.filled().len() - before;
+                if count > 0 {
+                    self.line.received(count);
                 }
                 Poll::Ready(result)
             }
@@ -525,5 +548,72 @@ impl Stream {
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_stream!(self, inner => inner.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        header_read: Duration::from_millis(1),
+        keep_alive: Duration::from_secs(60),
+        client_write: Duration::from_secs(60),
+    };
+
+    /// A connection on which far more waits than a turn takes.
+    async fn flooded(clock: &Clock) -> (ClientIo, UnixStream) {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let size = socket2::SockRef::from(&client).set_send_buffer_size(1 << 20);
+        size.unwrap();
+        client.write_all(&[7; 4 * TURN]).await.unwrap();
+        server.readable().await.unwrap();
+        let line = Line::new(clock, PATIENCE);
+        (ClientIo::new(Stream::Unix(server), line), client)
+    }
+
+    /// Reads until there is nothing to read at the moment, or nothing ever more.
+    async fn read(io: &mut ClientIo) -> (usize, bool) {
+        let mut all = 0;
+        poll_fn(|cx| {
+            loop {
+                let mut bytes = [0_u8; 8 << 10];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Ready((all, false)),
+                    Poll::Ready(result) if buffer.filled().is_empty() => {
+                        return Poll::Ready((all, result.is_ok()));
+                    }
+                    Poll::Ready(_) => all += buffer.filled().len(),
+                }
+            }
+        })
+        .await
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_reads_no_more_than_its_turn_until_it_is_woken_again() {
+        let clock = Clock::default();
+        let (mut io, _client) = flooded(&clock).await;
+        for _ in 0..4 {
+            assert_eq!(read(&mut io).await, (TURN, false));
+            assert_eq!(read(&mut io).await, (0, false), "its turn is over");
+            io.line.begin_turn();
+        }
+        assert_eq!(read(&mut io).await, (0, false), "nothing is left");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_peer_that_never_pauses_is_late_like_any_other() {
+        let clock = Clock::default();
+        let (mut io, _client) = flooded(&clock).await;
+        assert_eq!(read(&mut io).await, (TURN, false));
+        tokio::time::sleep(2 * PATIENCE.header_read).await;
+        clock.tick(0, 0);
+        assert_eq!(read(&mut io).await, (0, true), "its reading ends");
     }
 }

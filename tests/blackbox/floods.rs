@@ -215,3 +215,104 @@ fn answers_of_the_gateways_own_that_a_client_never_takes_keep_its_connection_no_
         (stand.gateway.metric("keygate_connections") == 0.0).then_some(())
     });
 }
+
+#[test]
+fn floods_of_frames_that_mean_little_or_nothing_are_withstood() {
+    let stand = Stand::new();
+    let one = 1_u32.to_be_bytes();
+    // PRIORITY of a stream that was never opened; a window opened by one byte; a kind that nobody knows.
+    let priority = raw_h2::frame(raw_h2::PRIORITY, 0, 1, &[0, 0, 0, 0, 16]);
+    let window = raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, 0, &one);
+    let unknown = raw_h2::frame(0xbe, 0xff, 7, &[0; 16]);
+    let padded = raw_h2::frame(raw_h2::PING, raw_h2::ACK, 0, &[7; 8]);
+    for frame in [priority, window, unknown, padded] {
+        withstands(&stand, |_| frame.repeat(2000));
+    }
+}
+
+#[test]
+fn requests_reset_as_soon_as_they_run_free_their_upstreams_and_are_withstood() {
+    let stand = Stand::held();
+    let block = block(&stand.all);
+    let pid = stand.gateway.process.pid();
+    let rounds = |count: u32| {
+        let mut raw = RawH2::connect(stand.gateway.address);
+        for round in 0..count {
+            let streams: Vec<u32> = (0..10).map(|at| 1 + 2 * (round * 10 + at)).collect();
+            for stream in &streams {
+                raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, *stream, &block);
+                raw.frame(
+                    raw_h2::DATA,
+                    raw_h2::END_STREAM,
+                    *stream,
+                    br#"{"model":"good"}"#,
+                );
+            }
+            // All of them run by the time this is answered: they are reset in the middle of their work.
+            let running: Vec<_> = streams.iter().map(|_| stand.up.next()).collect();
+            for stream in &streams {
+                raw.frame(raw_h2::RST_STREAM, 0, *stream, &8_u32.to_be_bytes());
+            }
+            for exchange in running {
+                assert!(exchange.gone_within(DEADLINE), "an upstream is kept");
+            }
+        }
+    };
+    rounds(20);
+    let before = resident(pid);
+    rounds(60);
+    let grown = resident(pid).saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    eventually("nothing is in flight", DEADLINE, || {
+        (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
+    });
+}
+
+#[test]
+fn heads_that_unpack_to_much_more_than_was_sent_hold_little() {
+    let stand = Stand::new();
+    let pid = stand.gateway.process.pid();
+    let start = block(&stand.all);
+    // `accept-encoding: gzip, deflate` of the static table in one byte, and a cookie of 3900 bytes in one of the dynamic
+    // table, which one request puts there.
+    let mut learn = start.clone();
+    learn.extend(raw_h2::learned("cookie", &"c".repeat(3900)));
+    let small = [&start[..], &[0x90; 900]].concat();
+    let large = [&start[..], &[0xbe; 14]].concat();
+    for (name, block) in [("many small fields", small), ("few large fields", large)] {
+        assert_eq!(
+            stand
+                .gateway
+                .ask(&Call::chat(&stand.all.token, "good"))
+                .status,
+            200
+        );
+        let before = resident(pid);
+        let mut sent = 0;
+        let connections: Vec<RawH2> = (0..8)
+            .map(|_| {
+                let mut raw = RawH2::connect(stand.gateway.address);
+                raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &learn);
+                sent += learn.len();
+                // Each waits for its body, and holds its head meanwhile.
+                for stream in (3..400).step_by(2) {
+                    raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, stream, &block);
+                    sent += block.len() + 9;
+                }
+                raw.frame(raw_h2::PING, 0, 0, &[1; 8]);
+                loop {
+                    let frame = raw.next(DEADLINE).expect("an answer to PING");
+                    if (frame.kind, frame.flags) == (raw_h2::PING, raw_h2::ACK) {
+                        break raw;
+                    }
+                }
+            })
+            .collect();
+        let grown = resident(pid).saturating_sub(before);
+        assert!(grown < 50 * sent, "{name}: {grown} bytes for {sent}");
+        drop(connections);
+        eventually("nothing is in flight", DEADLINE, || {
+            (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
+        });
+    }
+}

@@ -114,6 +114,13 @@ fn an_http_2_client_that_only_keeps_busy_is_closed_as_one_that_is_silent() {
     let took = repeat(&mut raw, &busy);
     cases.check("before any request", about_a_second(took));
 
+    // As fast as it can: there is never a moment in which nothing waits to be read.
+    let mut raw = RawH2::connect(address);
+    let volley = unknown.repeat(5000);
+    let start = Instant::now();
+    while raw.send_within(&volley, DEADLINE) && start.elapsed() < DEADLINE {}
+    cases.check("without a pause", about_a_second(start.elapsed()));
+
     let mut raw = RawH2::connect(address);
     raw.frame(raw_h2::HEADERS, whole, 1, &request);
     assert_eq!(raw.outcome(1), raw_h2::Outcome::Status(401));
