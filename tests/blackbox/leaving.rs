@@ -7,8 +7,10 @@ use crate::support::{Cases, DEADLINE, WITHIN_A_SECOND, eventually};
 
 use std::time::{Duration, Instant};
 
-/// How a client leaves.
-const WAYS: [(&str, fn(Client) -> Option<Client>); 3] = [
+/// How a client leaves, and what is left of it.
+type Leave = fn(Client) -> Option<Client>;
+
+const WAYS: [(&str, Leave); 3] = [
     ("by closing", |client| {
         drop(client);
         None

@@ -18,6 +18,7 @@ mod admin;
 mod body;
 mod clock_steps;
 mod commands;
+mod crowd;
 mod decide;
 mod floods;
 mod forward;

@@ -5,12 +5,12 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
 use crate::support::client::{Call, Client};
 use crate::support::gateway::{Gateway, Process, Setup};
-use crate::support::process::{descriptors, processor_time, resident};
+use crate::support::process::{descriptors, processor_time, resident, take_descriptors};
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
 use crate::support::token::Key;
@@ -124,21 +124,9 @@ fn idle_clients_in_every_place_leave_descriptors_for_upstreams_the_admin_socket_
     assert!(open < 120, "{open} descriptors");
 }
 
-/// Takes every descriptor that the system grants this process; returns how many those are.
-fn take_all_descriptors() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, all).expect("the soft limit may be raised to the hard one");
-    let most = limit.maximum.unwrap_or(1 << 20);
-    usize::try_from(most).unwrap_or(usize::MAX)
-}
-
 /// Half of the gateway's or of this process's descriptors, whichever are fewer, but no more than these.
 fn as_many_as_possible(wanted: usize) -> usize {
-    let possible = (take_all_descriptors() / 2).min(wanted);
+    let possible = (take_descriptors() / 2).min(wanted);
     if possible < wanted {
         eprintln!("the limit of open files allows {possible} connections instead of {wanted}");
     }

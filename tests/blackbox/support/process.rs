@@ -1,6 +1,8 @@
-//! What the system knows of a running process.
+//! What the system knows of a running process, and what it grants this one.
 
 use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn file(pid: u32, name: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{name}")).expect("a running process")
@@ -45,4 +47,16 @@ pub fn has_handler(pid: u32, signal: u32) -> bool {
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .expect("a mask");
     caught >> (signal - 1) & 1 == 1
+}
+
+/// Takes every descriptor that the system grants this process; returns how many those are.
+pub fn take_descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, all).expect("the soft limit may be raised to the hard one");
+    let most = limit.maximum.unwrap_or(1 << 20);
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
