@@ -213,7 +213,11 @@ async fn serve_connection(
     let origin = Origin { peer, scheme };
     let service = |request: Request<Incoming>| {
         let (worker, in_flight) = (Rc::clone(worker), line.begin());
+        let waits = line.has_more_than_its_turn();
         async move {
+            if waits {
+                tokio::task::yield_now().await;
+            }
             Ok::<Response<ReplyBody>, Infallible>(
                 request::handle(&worker, origin, in_flight, request).await,
             )

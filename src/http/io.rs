@@ -31,7 +31,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What a connection may read before the others of its worker have their turn. Small frames cost far more than their
 /// bytes, so a peer that floods must not be read as fast as it sends.
-const TURN: usize = 32 << 10;
+const TURN: usize = 64 << 10;
+const MULTIPLEXED_TURN: usize = 16 << 10;
 /// Due at the next tick: more than no time, and less than any tick takes.
 const NEXT_TICK: Duration = Duration::from_millis(1);
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
@@ -70,8 +71,9 @@ pub struct Line {
     in_flight: Cell<usize>,
     write_stalled: Cell<bool>,
     unread: Cell<bool>,
-    /// Bytes read since the connection's task was woken.
+    /// Bytes read, and requests begun, since the connection's task was woken.
     read: Cell<usize>,
+    begun: Cell<usize>,
     /// Whether the last reading waits for the client, who is heard the moment it leaves.
     listening: Cell<bool>,
     /// For a request during which nobody reads; made when there is one.
@@ -108,6 +110,7 @@ impl Line {
             write_stalled: Cell::new(false),
             unread: Cell::new(false),
             read: Cell::new(0),
+            begun: Cell::new(0),
             listening: Cell::new(false),
             departure: OnceCell::new(),
             flushes: Cell::new(0),
@@ -123,6 +126,7 @@ impl Line {
     /// A request begins; it ends when what is returned is dropped.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.begun.set(self.begun.get() + 1);
         self.enter(Phase::Busy);
         InFlight(Rc::clone(self))
     }
@@ -137,6 +141,23 @@ impl Line {
     /// The connection's task is woken: it may read again.
     pub fn begin_turn(&self) {
         self.read.set(0);
+        self.begun.set(0);
+    }
+
+    /// Whether another request began in this turn: those that a client sends behind one another without waiting take
+    /// turns with everybody else's. (Shared connections have a task for each.)
+    #[must_use]
+    pub fn has_more_than_its_turn(&self) -> bool {
+        self.begun.get() > 1 && !self.multiplexed.get()
+    }
+
+    fn is_turn_over(&self) -> bool {
+        let most = if self.multiplexed.get() {
+            MULTIPLEXED_TURN
+        } else {
+            TURN
+        };
+        self.read.get() >= most
     }
 
     /// An answer goes out before its request was read: the connection has to linger before it closes.
@@ -340,7 +361,7 @@ impl ClientIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.line.read.get() >= TURN {
+        if self.line.is_turn_over() {
             // A peer that never pauses is late like any other.
             return if self.line.is_late() {
                 Poll::Ready(Ok(()))
@@ -615,5 +636,21 @@ mod tests {
         tokio::time::sleep(2 * PATIENCE.header_read).await;
         clock.tick(0, 0);
         assert_eq!(read(&mut io).await, (0, true), "its reading ends");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_first_request_of_a_turn_is_served_at_once_and_those_behind_it_wait() {
+        let line = Line::new(&Clock::default(), PATIENCE);
+        for _ in 0..2 {
+            line.begin_turn();
+            let first = line.begin();
+            assert!(!line.has_more_than_its_turn());
+            drop(first);
+            let _second = line.begin();
+            assert!(line.has_more_than_its_turn());
+        }
+        line.set_multiplexed();
+        let _third = line.begin();
+        assert!(!line.has_more_than_its_turn(), "each has a task of its own");
     }
 }
