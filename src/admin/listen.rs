@@ -1,5 +1,6 @@
 //! The admin API's listeners: connections, bounded in number and time, and whoever is behind them.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -35,6 +36,9 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 const LAST_CALLS: Duration = Duration::from_secs(10);
 /// How long to wait where connections cannot be accepted, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a failure that goes on is told.
+const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 
 /// Serves the Unix socket until the process drains, or until dropped. Connections that were accepted by then end by
 /// themselves.
@@ -75,6 +79,7 @@ pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
 struct Door<'s> {
     seats: Arc<Semaphore>,
     log: &'s Log,
+    told: Cell<Option<Instant>>,
 }
 
 impl<'s> Door<'s> {
@@ -82,6 +87,7 @@ impl<'s> Door<'s> {
         Self {
             seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             log: &services.log,
+            told: Cell::new(None),
         }
     }
 
@@ -94,8 +100,15 @@ impl<'s> Door<'s> {
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                let event = Event::warn("admin_accept_failed");
-                self.log.event(event.with("reason", error.to_string()));
+                if self
+                    .told
+                    .get()
+                    .is_none_or(|told| told.elapsed() >= ACCEPT_TOLD)
+                {
+                    self.told.set(Some(Instant::now()));
+                    let event = Event::warn("admin_accept_failed");
+                    self.log.event(event.with("reason", error.to_string()));
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

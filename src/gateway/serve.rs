@@ -170,9 +170,9 @@ fn turn_away(worker: &Worker, stream: &Stream) {
     let answer = [head.as_bytes(), &body].concat();
     // The client may be gone already, and is told nothing then.
     let _ = match stream {
-        Stream::Tcp(socket) => socket.try_write(&answer),
+        Stream::Tcp(socket) if worker.certificate.is_none() => socket.try_write(&answer),
         Stream::Unix(socket) => socket.try_write(&answer),
-        Stream::Tls(_) => Ok(0),
+        Stream::Tcp(_) | Stream::Tls(_) => Ok(0),
     };
 }
 
