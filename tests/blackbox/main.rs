@@ -23,6 +23,7 @@ mod decide;
 mod floods;
 mod forward;
 mod framing;
+mod full_disk;
 mod fuzz;
 mod harness;
 mod leaving;
