@@ -135,11 +135,7 @@ fn a_write_past_the_limit_of_a_files_size_changes_nothing() {
 
 #[test]
 fn failing_system_calls_change_nothing_whichever_step_they_hit() {
-    let strace = Command::new("strace")
-        .args(["-qq", "-o", "/dev/null", "true"])
-        .status();
-    if !strace.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: strace is not installed, or may not trace here");
+    if !may_trace() {
         return;
     }
     for fault in [
@@ -189,6 +185,9 @@ const FILE_CALLS: [&str; 9] = [
 
 #[test]
 fn a_kill_at_each_step_of_a_write_leaves_the_old_file_or_the_new_one() {
+    if !may_trace() {
+        return;
+    }
     let (mut old, mut new) = (0, 0);
     at_every_step("signal=KILL", |folder, told| {
         let file = folder.join("keys.jsonl");
@@ -215,7 +214,10 @@ fn a_kill_at_each_step_of_a_write_leaves_the_old_file_or_the_new_one() {
 
 #[test]
 fn an_error_at_each_step_of_a_write_is_told_and_changes_nothing() {
-    for (error, least) in [("EIO", 5), ("ENOSPC", 5), ("EDQUOT", 5), ("EROFS", 5)] {
+    if !may_trace() {
+        return;
+    }
+    for error in ["EIO", "ENOSPC", "EDQUOT", "EROFS"] {
         let mut refused = 0;
         at_every_step(&format!("error={error}"), |folder, told| {
             let ids = ids_in(&folder.join("keys.jsonl"));
@@ -227,8 +229,20 @@ fn an_error_at_each_step_of_a_write_is_told_and_changes_nothing() {
                 }
             }
         });
-        assert!(refused > least, "{error} was met {refused} times");
+        assert!(refused > 5, "{error} was met {refused} times");
     }
+}
+
+/// Whether strace may do here what it is needed for; it is said where it may not.
+fn may_trace() -> bool {
+    let strace = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "true"])
+        .status();
+    let may = strace.is_ok_and(|status| status.success());
+    if !may {
+        eprintln!("skipped: strace is not installed, or may not trace here");
+    }
+    may
 }
 
 /// The key that the process says it has created.
