@@ -138,21 +138,28 @@ fn a_head_that_never_ends_is_given_up() {
 fn streams_that_make_the_gateway_reset_them_are_withstood() {
     let stand = Stand::new();
     let block = block(&stand.all);
-    withstands(&stand, |round| {
-        let mut bytes = Vec::new();
-        for at in 0..100 {
-            let stream = 1 + 2 * (round * 100 + at);
-            bytes.extend(raw_h2::frame(
-                raw_h2::HEADERS,
-                raw_h2::END_HEADERS,
-                stream,
-                &block,
-            ));
-            // A window update of nothing is a fault of the stream, which the gateway must then reset.
-            bytes.extend(raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, stream, &[0; 4]));
-        }
-        bytes
-    });
+    // Each is a fault of a stream that is open, which the gateway must then reset.
+    let offences: [fn(u32) -> Vec<u8>; 3] = [
+        |stream| raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, stream, &[0; 4]),
+        |stream| {
+            let whole = raw_h2::frame(raw_h2::DATA, raw_h2::END_STREAM, stream, b"{}");
+            [whole, raw_h2::frame(raw_h2::DATA, 0, stream, b"{}")].concat()
+        },
+        |stream| {
+            let on_itself = [&stream.to_be_bytes()[..], &[16]].concat();
+            raw_h2::frame(raw_h2::PRIORITY, 0, stream, &on_itself)
+        },
+    ];
+    for offence in offences {
+        withstands(&stand, |round| {
+            let streams = (0..100).map(|at| 1 + 2 * (round * 100 + at));
+            let frames = streams.flat_map(|stream| {
+                let head = raw_h2::frame(raw_h2::HEADERS, raw_h2::END_HEADERS, stream, &block);
+                [head, offence(stream)].concat()
+            });
+            frames.collect()
+        });
+    }
 }
 
 #[test]
