@@ -1,6 +1,5 @@
 //! The admin API's listeners: connections, bounded in number and time, and whoever is behind them.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -43,7 +42,7 @@ const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 /// Serves the Unix socket until the process drains, or until dropped. Connections that were accepted by then end by
 /// themselves.
 pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
-    let door = Door::new(&services);
+    let mut door = Door::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
@@ -61,7 +60,7 @@ pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
 
 /// Serves TCP likewise, over TLS where the config says so.
 pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
-    let door = Door::new(&services);
+    let mut door = Door::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
@@ -79,7 +78,7 @@ pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
 struct Door<'s> {
     seats: Arc<Semaphore>,
     log: &'s Log,
-    told: Cell<Option<Instant>>,
+    told: Option<Instant>,
 }
 
 impl<'s> Door<'s> {
@@ -87,12 +86,12 @@ impl<'s> Door<'s> {
         Self {
             seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             log: &services.log,
-            told: Cell::new(None),
+            told: None,
         }
     }
 
     /// None: there is nobody, or no seat. Who gets none is hung up on.
-    async fn admit<T>(&self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
+    async fn admit<T>(&mut self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
         match accepted {
             Ok(stream) => {
                 let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
@@ -100,12 +99,8 @@ impl<'s> Door<'s> {
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if self
-                    .told
-                    .get()
-                    .is_none_or(|told| told.elapsed() >= ACCEPT_TOLD)
-                {
-                    self.told.set(Some(Instant::now()));
+                if self.told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    self.told = Some(Instant::now());
                     let event = Event::warn("admin_accept_failed");
                     self.log.event(event.with("reason", error.to_string()));
                 }
