@@ -45,6 +45,7 @@ fn the_process_under_test() {
     match role.as_str() {
         "writes until killed" => write_until_killed(&file),
         "finds that nothing can be written" => assert_nothing_can_be_written(&file),
+        "creates one key" => create_one_key(&file),
         other => panic!("no role is called {other}"),
     }
 }
@@ -134,11 +135,7 @@ fn a_write_past_the_limit_of_a_files_size_changes_nothing() {
 
 #[test]
 fn failing_system_calls_change_nothing_whichever_step_they_hit() {
-    let strace = Command::new("strace")
-        .args(["-qq", "-o", "/dev/null", "true"])
-        .status();
-    if !strace.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: strace is not installed, or may not trace here");
+    if !may_trace() {
         return;
     }
     for fault in [
@@ -171,6 +168,148 @@ fn failing_system_calls_change_nothing_whichever_step_they_hit() {
         ];
         survives("finds that nothing can be written", folder.path(), &strace);
     }
+}
+
+/// The system calls by which a key file is read, written and replaced, under every name they have.
+const FILE_CALLS: [&str; 9] = [
+    "openat",
+    "unlink,unlinkat",
+    "write",
+    "fstat,newfstatat,statx",
+    "fchmod",
+    "fsync",
+    "rename,renameat,renameat2",
+    "flock",
+    "close",
+];
+
+#[test]
+fn a_kill_at_each_step_of_a_write_leaves_the_old_file_or_the_new_one() {
+    if !may_trace() {
+        return;
+    }
+    let (mut old, mut new) = (0, 0);
+    at_every_step(&FILE_CALLS, "signal=KILL", |folder, told| {
+        let file = folder.join("keys.jsonl");
+        let ids = ids_in(&file);
+        assert!((KEYS..=KEYS + 1).contains(&ids.len()), "{} keys", ids.len());
+        assert!((0..KEYS).all(|at| ids.contains(&format!("key_{at}"))));
+        match acknowledged(told) {
+            Some(id) => assert!(ids.contains(&id), "{id} was created and is lost"),
+            None if ids.len() == KEYS => old += 1,
+            None => new += 1,
+        }
+        // Whoever starts next finds everything in order, and clears up.
+        let (_, keeper) = keep(&file);
+        keeper.create(self::new(), NOW).wait().unwrap();
+        assert_eq!(ids_in(&file).len(), ids.len() + 1);
+        assert_eq!(names_in(folder), ["keys.jsonl"]);
+    });
+    // Before the new file is in its place, and after.
+    assert!(
+        old > 5 && new > 0,
+        "killed {old} times before and {new} times after"
+    );
+}
+
+#[test]
+fn an_error_at_each_step_of_a_write_is_told_and_changes_nothing() {
+    if !may_trace() {
+        return;
+    }
+    let faults: [(&str, &[&str], usize); 4] = [
+        ("EIO", &FILE_CALLS, 10),
+        ("ENOSPC", &["openat", "write", "fsync"], 4),
+        ("EDQUOT", &["openat", "write", "fsync"], 4),
+        ("EROFS", &["openat", "unlink,unlinkat"], 3),
+    ];
+    for (error, calls, least) in faults {
+        let mut refused = 0;
+        at_every_step(calls, &format!("error={error}"), |folder, told| {
+            let ids = ids_in(&folder.join("keys.jsonl"));
+            match acknowledged(told) {
+                Some(id) => assert!(ids.contains(&id), "{id} was created and is lost"),
+                None => {
+                    assert_eq!(ids.len(), KEYS, "what was not acknowledged is there");
+                    refused += 1;
+                }
+            }
+        });
+        assert!(refused >= least, "{error} was met {refused} times");
+    }
+}
+
+/// Whether strace may do here what it is needed for; it is said where it may not.
+fn may_trace() -> bool {
+    let strace = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "true"])
+        .status();
+    let may = strace.is_ok_and(|status| status.success());
+    if !may {
+        eprintln!("skipped: strace is not installed, or may not trace here");
+    }
+    may
+}
+
+/// The key that the process says it has created.
+fn acknowledged(told: &str) -> Option<String> {
+    let id = told.split_once("created ")?.1;
+    Some(id.split_whitespace().next()?.to_owned())
+}
+
+/// Creates a key once for each of these system calls on the key file, its folder and its temporary file, with this fault
+/// at that call. `check` is shown the folder, and what the process said.
+fn at_every_step(calls: &[&str], fault: &str, mut check: impl FnMut(&Path, &str)) {
+    for calls in calls {
+        let mut step = 1;
+        while let Some((folder, told)) = create_with_a_fault(calls, fault, step) {
+            check(folder.path(), &told);
+            step += 1;
+            assert!(step < 100, "there is no end of {calls}");
+        }
+        assert!(step > 1, "{calls} is never called");
+    }
+}
+
+/// None where there is no such call any more: then nothing stood in the key's way.
+fn create_with_a_fault(
+    calls: &str,
+    fault: &str,
+    step: usize,
+) -> Option<(tempfile::TempDir, String)> {
+    let folder = a_folder_with_keys();
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let output = started_again(
+        "creates one key",
+        folder.path(),
+        &[
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            &elsewhere.path().to_string_lossy(),
+            "-P",
+            &folder.path().to_string_lossy(),
+            "-P",
+            &path("keys.jsonl"),
+            "-P",
+            &path(".keys.jsonl.new"),
+            "-e",
+            &format!("trace={calls}"),
+            "-e",
+            &format!("inject={calls}:{fault}:when={step}"),
+        ],
+    )
+    .output()
+    .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let trace = fs::read_to_string(elsewhere.path()).unwrap();
+    if trace.contains("INJECTED") || trace.contains("killed by SIGKILL") {
+        return Some((folder, told));
+    }
+    assert!(acknowledged(&told).is_some(), "{trace}\n{told}");
+    None
 }
 
 #[test]
@@ -259,6 +398,13 @@ fn write_until_killed(file: &Path) {
             });
         }
     });
+}
+
+fn create_one_key(file: &Path) {
+    let (_, keeper) = keep(file);
+    if let Ok(created) = keeper.create(new(), NOW).wait() {
+        println!("created {}", created.entry.key().id());
+    }
 }
 
 fn assert_nothing_can_be_written(file: &Path) {

@@ -48,6 +48,7 @@ pub(crate) fn line(number: usize, shape: Shape) -> String {
 }
 
 /// Replaces the file by one with so many keys.
+#[allow(dead_code, reason = "each bench uses its part")]
 pub(crate) fn write(file: &Path, count: usize, shape: Shape) {
     let mut out = std::io::BufWriter::new(std::fs::File::create(file).unwrap());
     for number in 0..count {

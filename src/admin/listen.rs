@@ -36,10 +36,13 @@ const LAST_CALLS: Duration = Duration::from_secs(10);
 /// How long to wait where connections cannot be accepted, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a failure that goes on is told.
+const ACCEPT_TOLD: Duration = Duration::from_secs(10);
+
 /// Serves the Unix socket until the process drains, or until dropped. Connections that were accepted by then end by
 /// themselves.
 pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
-    let door = Door::new(&services);
+    let mut door = Door::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
@@ -57,7 +60,7 @@ pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
 
 /// Serves TCP likewise, over TLS where the config says so.
 pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
-    let door = Door::new(&services);
+    let mut door = Door::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
@@ -75,6 +78,7 @@ pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
 struct Door<'s> {
     seats: Arc<Semaphore>,
     log: &'s Log,
+    told: Option<Instant>,
 }
 
 impl<'s> Door<'s> {
@@ -82,11 +86,12 @@ impl<'s> Door<'s> {
         Self {
             seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             log: &services.log,
+            told: None,
         }
     }
 
     /// None: there is nobody, or no seat. Who gets none is hung up on.
-    async fn admit<T>(&self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
+    async fn admit<T>(&mut self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
         match accepted {
             Ok(stream) => {
                 let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
@@ -94,8 +99,11 @@ impl<'s> Door<'s> {
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                let event = Event::warn("admin_accept_failed");
-                self.log.event(event.with("reason", error.to_string()));
+                if self.told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    self.told = Some(Instant::now());
+                    let event = Event::warn("admin_accept_failed");
+                    self.log.event(event.with("reason", error.to_string()));
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -16,7 +16,7 @@ use crate::store::config::parse::{self, Overrides};
 use crate::store::record::NewKey;
 use crate::store::{key_file, wall_clock};
 
-use super::serve::serve;
+use super::serve::{Ground, serve};
 use super::stand_in;
 use super::start_fault::StartFault;
 
@@ -37,6 +37,7 @@ pub fn run() -> ExitCode {
 
 fn demo() -> Result<(), StartFault> {
     let system = |what: &'static str| move |error| StartFault::System(what.into(), error);
+    let ground = Ground::lay()?;
     let folder = tempfile::Builder::new().prefix("keygate-demo-").tempdir();
     let folder = folder.map_err(system("a temporary folder"))?;
     let upstream = stand_in::start().map_err(system("the stand-in upstream"))?;
@@ -45,7 +46,7 @@ fn demo() -> Result<(), StartFault> {
     let config = parse::load(&file, &Overrides::default()).map_err(StartFault::Files)?;
     let source = Arc::new(move || parse::read(Some(&file), &Overrides::default()));
     let mut shown = Ok(());
-    let ended = serve(config, source, async |services, admin| {
+    let ended = serve(ground, config, source, async |services, admin| {
         shown = introduce(services, admin).await
     });
     shown.map_err(system("standard output"))?;

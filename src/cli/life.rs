@@ -252,10 +252,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From here on a signal finds its handler. Within a runtime.
-    pub(super) fn new() -> io::Result<Self> {
+    /// From here on a signal finds its handler, as SIGHUP did before. Within a runtime.
+    pub(super) fn new(hangup: Signal) -> io::Result<Self> {
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
+            hangup,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             _file_too_large: signal(SignalKind::from_raw(SIGXFSZ))?,

@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin::access::{AdminToken, admin_token};
@@ -42,13 +44,46 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub fn run(args: &ServeArgs) -> ExitCode {
     let (file, overrides) = (args.config_file(), args.overrides());
     let source = move || parse::read(file.as_deref(), &overrides);
-    let config = source().config.map_err(StartFault::Files);
-    match config.and_then(|config| serve(config, Arc::new(source), async |_, _| ())) {
+    let served = Ground::lay().and_then(|ground| {
+        let config = source().config.map_err(StartFault::Files)?;
+        serve(ground, config, Arc::new(source), async |_, _| ())
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             eprintln!("{fault}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What the process stands on before it reads its first file.
+pub struct Ground {
+    runtime: Runtime,
+    hangup: Signal,
+    descriptors: Option<u64>,
+}
+
+impl Ground {
+    /// From here on SIGHUP means a reload, as soon as there is something to reload; until then it would end the process.
+    ///
+    /// # Errors
+    /// [`StartFault::System`]
+    pub fn lay() -> Result<Self, StartFault> {
+        let descriptors = harden();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system("the runtime"))?;
+        let hangup = {
+            let _inside = runtime.enter();
+            signal(SignalKind::hangup()).map_err(system("the signal handlers"))?
+        };
+        Ok(Self {
+            runtime,
+            hangup,
+            descriptors,
+        })
     }
 }
 
@@ -58,19 +93,20 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 /// # Errors
 /// [`StartFault`], before anything is accepted.
 pub fn serve(
+    ground: Ground,
     config: Config,
     config_source: ConfigSource,
     started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
 ) -> Result<(), StartFault> {
-    let descriptors = harden();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("the runtime"))?;
-    // From here on a signal finds its handler.
+    let Ground {
+        runtime,
+        hangup,
+        descriptors,
+    } = ground;
+    // From here on every signal finds its handler.
     let signals = {
         let _inside = runtime.enter();
-        Signals::new().map_err(system("the signal handlers"))?
+        Signals::new(hangup).map_err(system("the signal handlers"))?
     };
     let (parts, loaded) = Parts::prepare(config)?;
     let claimed = listen::claim(&parts.config.listen).map_err(StartFault::Listen)?;

@@ -10,3 +10,6 @@ pub mod serve;
 pub mod stall;
 pub mod stream;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -151,6 +151,8 @@ async fn admit_and_forward(
     record: &mut Record,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let (worker, parts) = (inbound.worker, &inbound.parts);
+    #[cfg(test)]
+    super::tests::panic_where_asked(parts.uri.query().unwrap_or_default().as_bytes());
     headers::check_framing(parts)?;
     if let Some(answer) = answers::without_key(worker, parts) {
         return Ok(answer.map(ReplyBody::from));

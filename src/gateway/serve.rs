@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -37,6 +37,8 @@ use super::worker::{Gateway, Worker};
 
 /// How long accepting rests where it fails, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a failure that goes on is told.
+const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 /// Requests that one HTTP/2 connection may have open at once.
 const HTTP2_STREAMS: u32 = 250;
 /// What an HTTP/2 client may send ahead, of one request's body and of all its requests'.
@@ -111,6 +113,7 @@ async fn tick(worker: Rc<Worker>) {
             .clock
             .tick(wall_clock::now().seconds(), worker.table.generation());
         worker.pool.tidy();
+        worker.log.tell_left_out();
     }
 }
 
@@ -119,6 +122,7 @@ async fn accept_all<A>(worker: Rc<Worker>, mut accept: A)
 where
     A: FnMut(&mut Context<'_>) -> Poll<io::Result<(Stream, Option<IpAddr>)>>,
 {
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -129,9 +133,11 @@ where
             Ok((stream, peer)) => begin(&worker, stream, peer),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                worker
-                    .log
-                    .event(Event::error("accept_failed").with("reason", error.to_string()));
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    told = Some(Instant::now());
+                    let event = Event::error("accept_failed").with("reason", error.to_string());
+                    worker.log.event(event);
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -165,9 +171,9 @@ fn turn_away(worker: &Worker, stream: &Stream) {
     let answer = [head.as_bytes(), &body].concat();
     // The client may be gone already, and is told nothing then.
     let _ = match stream {
-        Stream::Tcp(socket) => socket.try_write(&answer),
+        Stream::Tcp(socket) if worker.certificate.is_none() => socket.try_write(&answer),
         Stream::Unix(socket) => socket.try_write(&answer),
-        Stream::Tls(_) => Ok(0),
+        Stream::Tcp(_) | Stream::Tls(_) => Ok(0),
     };
 }
 
@@ -209,7 +215,11 @@ async fn serve_connection(
     let origin = Origin { source, scheme };
     let service = |request: Request<Incoming>| {
         let (worker, in_flight) = (Rc::clone(worker), line.begin());
+        let waits = line.has_more_than_its_turn();
         async move {
+            if waits {
+                tokio::task::yield_now().await;
+            }
             Ok::<Response<ReplyBody>, Infallible>(
                 request::handle(&worker, origin, in_flight, request).await,
             )
@@ -221,8 +231,7 @@ async fn serve_connection(
                 .header_read_timeout(None)
                 .max_buf_size(worker.settings.head)
                 .serve_connection(TokioIo::new(io), service_fn(service));
-            let running = run(worker, connection, |connection| {
-                line.close();
+            let running = run(worker, &line, connection, |connection| {
                 connection.graceful_shutdown();
             });
             let patience = worker.settings.relay.client_write;
@@ -239,8 +248,7 @@ async fn serve_connection(
                 .max_send_buf_size(HTTP2_SEND_BUFFER)
                 .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
                 .serve_connection(TokioIo::new(io), service_fn(service));
-            run(worker, connection, |connection| {
-                line.close();
+            run(worker, &line, connection, |connection| {
                 connection.graceful_shutdown();
             })
             .await
@@ -261,15 +269,22 @@ async fn shake_hands(
 }
 
 /// Runs a connection to its end, and tells it once when the process drains.
-async fn run<C>(worker: &Worker, connection: C, stop: impl Fn(Pin<&mut C>)) -> io::Result<()>
+async fn run<C>(
+    worker: &Worker,
+    line: &Line,
+    connection: C,
+    stop: impl Fn(Pin<&mut C>),
+) -> io::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
     let mut told = false;
     poll_fn(|cx| {
+        line.begin_turn();
         if worker.clock.is_closing() && !told {
             told = true;
+            line.close();
             stop(connection.as_mut());
         }
         connection.as_mut().poll(cx)

@@ -212,6 +212,8 @@ impl Relay {
         }
         match self.answer.poll_piece(cx) {
             Poll::Ready(Some(Ok(piece))) => {
+                #[cfg(test)]
+                super::tests::panic_where_asked(&piece);
                 watch.clear_deadline();
                 Poll::Ready(Next::Piece(piece))
             }

@@ -28,8 +28,8 @@ use crate::table::Table;
 
 use super::stream;
 
-/// Descriptors that are not for connections.
-const KEPT_DESCRIPTORS: usize = 256;
+/// Descriptors that are not for connections: each of the two admin listeners may take a third, files have the rest.
+const KEPT_DESCRIPTORS: usize = 768;
 
 /// What all workers have in common.
 #[derive(Clone, Debug)]

@@ -48,6 +48,10 @@ pub fn bearer(headers: &HeaderMap) -> Result<Presented<'_>, Denial> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
+/// Header fields of one request, as hyper takes them in HTTP/1. In HTTP/2 a field can be one byte on the wire and a
+/// hundred in memory.
+const MOST_FIELDS: usize = 100;
+
 /// Refuses what hyper lets through and no upstream should have to interpret.
 ///
 /// # Errors
@@ -57,6 +61,9 @@ pub fn check_framing(parts: &request::Parts) -> Result<(), Malformed> {
     let hosts = (hosts.next(), hosts.next());
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     if parts.version == Version::HTTP_2 {
+        if parts.headers.len() > MOST_FIELDS {
+            return Err(Malformed("send at most 100 header fields"));
+        }
         match (hosts, authority) {
             (_, Some(authority)) if !is_host(authority.as_bytes()) => {
                 return Err(Malformed(

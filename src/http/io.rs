@@ -1,18 +1,22 @@
 //! A client connection's bytes: TCP, Unix or TLS, under one set of clocks.
 //!
 //! hyper reads and writes through [`ClientIo`] (in hyper-util's adapter); what the connection's requests and its bytes have to know of each
-//! other stands in their [`Line`]. Three things happen here because nothing else can do them: slow and idle peers are
-//! ended, an answer that came before its request was read whole is followed by a lingering close, and whoever wants
-//! to break a connection off can first wait until what came before is flushed.
+//! other stands in their [`Line`]. Four things happen here because nothing else can do them: slow and idle peers are
+//! ended, a client that leaves is noticed even where nobody reads on, an answer that came before its request was read
+//! whole is followed by a lingering close, and whoever wants to break a connection off can first wait until what came
+//! before is flushed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -25,6 +29,12 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How long an idle HTTP/2 connection is kept once the process drains: a client that sent a request just then is told
 /// so, and one that does not even read that it should go is not waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// What a connection may read before the others of its worker have their turn. Small frames cost far more than their
+/// bytes, so a peer that floods must not be read as fast as it sends.
+const TURN: usize = 64 << 10;
+const MULTIPLEXED_TURN: usize = 16 << 10;
+/// Due at the next tick: more than no time, and less than any tick takes.
+const NEXT_TICK: Duration = Duration::from_millis(1);
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -63,6 +73,13 @@ pub struct Line {
     in_flight: Cell<usize>,
     write_stalled: Cell<bool>,
     unread: Cell<bool>,
+    /// Bytes read, and requests begun, since the connection's task was woken.
+    read: Cell<usize>,
+    begun: Cell<usize>,
+    /// Whether the last reading waits for the client, who is heard the moment it leaves.
+    listening: Cell<bool>,
+    /// For a request during which nobody reads; made when there is one.
+    departure: OnceCell<Rc<Watch>>,
     flushes: Cell<u64>,
     awaiting_flush: RefCell<Vec<Waker>>,
 }
@@ -95,6 +112,10 @@ impl Line {
             in_flight: Cell::new(0),
             write_stalled: Cell::new(false),
             unread: Cell::new(false),
+            read: Cell::new(0),
+            begun: Cell::new(0),
+            listening: Cell::new(false),
+            departure: OnceCell::new(),
             flushes: Cell::new(0),
             awaiting_flush: RefCell::new(Vec::new()),
         })
@@ -108,6 +129,7 @@ impl Line {
     /// A request begins; it ends when what is returned is dropped.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.begun.set(self.begun.get() + 1);
         self.enter(Phase::Busy);
         InFlight(Rc::clone(self))
     }
@@ -127,6 +149,28 @@ impl Line {
         if self.phase.get() == Phase::Idle {
             self.enter(Phase::Idle);
         }
+    }
+
+    /// The connection's task is woken: it may read again.
+    pub fn begin_turn(&self) {
+        self.read.set(0);
+        self.begun.set(0);
+    }
+
+    /// Whether another request began in this turn: those that a client sends behind one another without waiting take
+    /// turns with everybody else's. (Shared connections have a task for each.)
+    #[must_use]
+    pub fn has_more_than_its_turn(&self) -> bool {
+        self.begun.get() > 1 && !self.multiplexed.get()
+    }
+
+    fn is_turn_over(&self) -> bool {
+        let most = if self.multiplexed.get() {
+            MULTIPLEXED_TURN
+        } else {
+            TURN
+        };
+        self.read.get() >= most
     }
 
     /// An answer goes out before its request was read: the connection has to linger before it closes.
@@ -176,7 +220,8 @@ impl Line {
         }
     }
 
-    fn received(&self) {
+    fn received(&self, bytes: usize) {
+        self.read.set(self.read.get() + bytes);
         if self.phase.get() == Phase::Idle && !self.multiplexed.get() {
             self.enter(Phase::Head);
         }
@@ -205,6 +250,28 @@ impl Line {
         for waker in self.awaiting_flush.borrow_mut().drain(..) {
             waker.wake();
         }
+    }
+
+    /// Whether it is time to look if the client is still there. While a request runs hyper reads on only until it holds
+    /// bytes of the next one: from then on nobody would hear the client leave, so each tick has a look.
+    fn must_look(&self, cx: &Context<'_>) -> bool {
+        let is_deaf =
+            self.phase.get() == Phase::Busy && !self.multiplexed.get() && !self.listening.get();
+        if !is_deaf {
+            if let Some(departure) = self.departure.get() {
+                departure.clear_deadline();
+            }
+            return false;
+        }
+        let departure = self.departure.get_or_init(|| self.clock.watch());
+        let now = self.clock.now();
+        let is_due = departure.is_late(now);
+        if is_due {
+            departure.clear_deadline();
+        }
+        departure.set_deadline_once(now + NEXT_TICK);
+        departure.register(cx);
+        is_due
     }
 
     /// Whether bytes that nobody will read may still be coming in.
@@ -307,16 +374,28 @@ impl ClientIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.line.is_turn_over() {
+            // A peer that never pauses is late like any other.
+            return if self.line.is_late() {
+                Poll::Ready(Ok(()))
+            } else {
+                // Woken again once the worker has looked after everybody else.
+                pin!(tokio::task::yield_now()).poll(cx).map(Ok)
+            };
+        }
         let before = buffer.filled().len();
-        match self.stream.poll_read(cx, buffer) {
+        let read = self.stream.poll_read(cx, buffer);
+        self.line.listening.set(read.is_pending());
+        match read {
             Poll::Pending if self.line.is_late() => Poll::Ready(Ok(())),
             Poll::Pending => {
                 self.line.watch.register(cx);
                 Poll::Pending
             }
             Poll::Ready(result) => {
-                if buffer.filled().len() > before {
-                    self.line.received();
+                let count = buffer.filled().len() - before;
+                if count > 0 {
+                    self.line.received(count);
                 }
                 Poll::Ready(result)
             }
@@ -411,6 +490,10 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes whenever it is woken, whether or not there is anything to write.
+        if this.line.must_look(cx) && this.stream.is_left() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let flushed = this.stream.poll_flush(cx);
         let flushed = this.watch_write(cx, flushed);
         if let Poll::Ready(Ok(())) = flushed {
@@ -452,6 +535,18 @@ macro_rules! on_stream {
 }
 
 impl Stream {
+    /// Whether the client has ended its side, or both. Asked of the system, since what it sent before is still unread.
+    fn is_left(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+        };
+        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+        let at_once = Timespec::default();
+        poll(&mut asked, Some(&at_once)).is_ok_and(|told| told > 0)
+    }
+
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -470,5 +565,88 @@ impl Stream {
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_stream!(self, inner => inner.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        header_read: Duration::from_millis(1),
+        keep_alive: Duration::from_secs(60),
+        client_write: Duration::from_secs(60),
+    };
+
+    /// A connection on which far more waits than a turn takes.
+    async fn flooded(clock: &Clock) -> (ClientIo, UnixStream) {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let size = socket2::SockRef::from(&client).set_send_buffer_size(1 << 20);
+        size.unwrap();
+        client.write_all(&[7; 4 * TURN]).await.unwrap();
+        server.readable().await.unwrap();
+        let line = Line::new(clock, PATIENCE);
+        (ClientIo::new(Stream::Unix(server), line), client)
+    }
+
+    /// Reads until there is nothing to read at the moment, or nothing ever more.
+    async fn read(io: &mut ClientIo) -> (usize, bool) {
+        let mut all = 0;
+        poll_fn(|cx| {
+            loop {
+                let mut bytes = [0_u8; 8 << 10];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Ready((all, false)),
+                    Poll::Ready(result) if buffer.filled().is_empty() => {
+                        return Poll::Ready((all, result.is_ok()));
+                    }
+                    Poll::Ready(_) => all += buffer.filled().len(),
+                }
+            }
+        })
+        .await
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_reads_no_more_than_its_turn_until_it_is_woken_again() {
+        let clock = Clock::default();
+        let (mut io, _client) = flooded(&clock).await;
+        for _ in 0..4 {
+            assert_eq!(read(&mut io).await, (TURN, false));
+            assert_eq!(read(&mut io).await, (0, false), "its turn is over");
+            io.line.begin_turn();
+        }
+        assert_eq!(read(&mut io).await, (0, false), "nothing is left");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_peer_that_never_pauses_is_late_like_any_other() {
+        let clock = Clock::default();
+        let (mut io, _client) = flooded(&clock).await;
+        assert_eq!(read(&mut io).await, (TURN, false));
+        tokio::time::sleep(2 * PATIENCE.header_read).await;
+        clock.tick(0, 0);
+        assert_eq!(read(&mut io).await, (0, true), "its reading ends");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_first_request_of_a_turn_is_served_at_once_and_those_behind_it_wait() {
+        let line = Line::new(&Clock::default(), PATIENCE);
+        for _ in 0..2 {
+            line.begin_turn();
+            let first = line.begin();
+            assert!(!line.has_more_than_its_turn());
+            drop(first);
+            let _second = line.begin();
+            assert!(line.has_more_than_its_turn());
+        }
+        line.set_multiplexed();
+        let _third = line.begin();
+        assert!(!line.has_more_than_its_turn(), "each has a task of its own");
     }
 }

@@ -1,12 +1,14 @@
 //! Answers that the gateway makes itself: every refusal, in OpenAI's form, and the few things it knows.
 
 use std::fmt;
+use std::io;
 
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::policy::denial::Denial;
@@ -61,6 +63,7 @@ impl Refusal {
             Self::Unread(SpoolFault::Stalled) => "request_timeout",
             Self::Unread(SpoolFault::Overloaded) | Self::Overloaded => "overloaded",
             Self::Upstream(SendFault::Unavailable) => "upstream_unavailable",
+            Self::Upstream(SendFault::Unreachable(error)) if is_shortage(error) => "overloaded",
             Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_)) => {
                 "upstream_unreachable"
             }
@@ -100,6 +103,9 @@ impl Refusal {
             }
             Self::Unread(SpoolFault::Stalled) => StatusCode::REQUEST_TIMEOUT,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Upstream(SendFault::Unreachable(error)) if is_shortage(error) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_))
             | Self::UpstreamRejected => StatusCode::BAD_GATEWAY,
             Self::Upstream(SendFault::Silent) => StatusCode::GATEWAY_TIMEOUT,
@@ -201,6 +207,9 @@ impl fmt::Display for Refusal {
                 "Too much is being sent at the moment. Try again in a second."
             }
             Self::Expectation => "The only expectation taken is 100-continue; leave the Expect header out.",
+            Self::Upstream(SendFault::Unreachable(error)) if is_shortage(error) => {
+                "Too much is going on at the moment. Try again in a second."
+            }
             Self::Upstream(SendFault::Unavailable) => "No server for this model is up at the moment. Try again soon.",
             Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_)) => {
                 "The server for this model could not be reached or broke off. Try again; if it stays so, tell the operator."
@@ -252,6 +261,13 @@ impl From<SendFault> for Refusal {
     fn from(fault: SendFault) -> Self {
         Self::Upstream(fault)
     }
+}
+
+/// Whether it is the gateway itself that lacks what a connection takes: then the upstream is not at fault.
+fn is_shortage(error: &io::Error) -> bool {
+    let known = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let code = error.raw_os_error();
+    known.iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
 /// OpenAI's error object.
@@ -316,6 +332,8 @@ mod tests {
             "GET"
         );
         assert_eq!(headers(SpoolFault::Overloaded.into())[RETRY_AFTER], "1");
+        let out_of_descriptors = SendFault::Unreachable(Errno::MFILE.into());
+        assert_eq!(headers(out_of_descriptors.into())[RETRY_AFTER], "1");
         assert!(!headers(Refusal::ShuttingDown).contains_key(RETRY_AFTER));
     }
 }

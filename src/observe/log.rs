@@ -17,6 +17,7 @@ use crate::policy::network::ClientAddress;
 
 use super::line::Lines;
 pub use super::line::is_harmless;
+use super::refusals::Refusals;
 
 /// Bytes of lines that may wait on a page.
 const MOST_WAITING: usize = 4 << 20;
@@ -51,6 +52,7 @@ struct Press {
     form: Form,
     pages: Mutex<Vec<Arc<Page>>>,
     dropped: IntCounter,
+    refusals: Refusals,
     /// The writer found nothing to do and has to be woken.
     asleep: AtomicBool,
     writer: OnceLock<Thread>,
@@ -97,6 +99,13 @@ pub struct Access<'a> {
     pub bytes_out: u64,
     /// How it ended.
     pub end: End,
+}
+
+impl Access<'_> {
+    /// Whether it was refused before anything of its body was read.
+    fn is_refused_early(&self) -> bool {
+        self.denial.is_some() && self.route.is_none()
+    }
 }
 
 /// How a request ended.
@@ -179,6 +188,7 @@ impl Log {
             form,
             pages: Mutex::new(vec![Arc::clone(&page)]),
             dropped,
+            refusals: Refusals::new(Instant::now()),
             asleep: AtomicBool::new(false),
             writer: OnceLock::new(),
             ending: AtomicBool::new(false),
@@ -203,9 +213,19 @@ impl Log {
         Self { page, press }
     }
 
-    /// Hands over a request's line.
+    /// Hands over a request's line, unless it is one too many of a flood of refused ones.
     pub fn access(&self, access: &Access<'_>) {
+        if access.is_refused_early() && !self.press.refusals.has_room(Instant::now()) {
+            return;
+        }
         self.write(|lines| lines.access(self.press.form, access));
+    }
+
+    /// Tells how many lines of refused requests were left out, where there is something to tell. To be called often.
+    pub fn tell_left_out(&self) {
+        if let Some(count) = self.press.refusals.left_out(Instant::now()) {
+            self.event(Event::warn("refusals_left_out").with("count", count));
+        }
     }
 
     /// Hands over an event's line.

@@ -5,5 +5,6 @@ pub mod history;
 mod line;
 pub mod log;
 pub mod metrics;
+mod refusals;
 pub mod sampler;
 mod tally;

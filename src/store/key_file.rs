@@ -754,6 +754,50 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
+        let (a, b) = (line("a", "1"), line("b", "2"));
+        let both = format!("{a}\n{b}\n");
+        type Change = fn(&Path, &str);
+        let changes: [(&str, Change, bool); 4] = [
+            ("nothing", |_, _| (), true),
+            ("cut short", |file, a| fs::write(file, a).unwrap(), false),
+            (
+                "written on",
+                |file, a| {
+                    let mut file = OpenOptions::new().append(true).open(file).unwrap();
+                    file.write_all(a.as_bytes()).unwrap();
+                },
+                false,
+            ),
+            (
+                // Who replaces the file changes nothing of the one that is being read: that one is whole.
+                "replaced",
+                |file, a| {
+                    fs::write(file.with_extension("new"), a).unwrap();
+                    fs::rename(file.with_extension("new"), file).unwrap();
+                },
+                true,
+            ),
+        ];
+        for (name, change, is_whole) in changes {
+            let (_folder, file) = folder_with(both.as_bytes());
+            // From then on a change has another time, however coarse the file system's clock is.
+            std::thread::sleep(CLOCK_TICK);
+            let text = Text::open(&file).unwrap();
+            change(&file, &a);
+            let loaded = text.parse(&Table::default());
+            if is_whole {
+                assert_eq!(loaded.unwrap().entries.len(), 2, "{name}");
+            }
+            // A link more or less shows in the times of a file that was replaced; then it is read again, and that is all.
+            assert!(
+                text.is_unchanged() == is_whole || name == "replaced",
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn a_repeated_id_or_hash_names_both_lines() {
         let text = [
             line("a", "1"),

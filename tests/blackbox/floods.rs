@@ -3,23 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::Call;
+use crate::support::process::resident;
 use crate::support::raw_h2::{self, RawH2};
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
 use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
 
-/// The memory that the gateway's process holds, in bytes.
-fn resident(stand: &Stand) -> usize {
-    let path = format!("/proc/{}/statm", stand.gateway.process.pid());
-    let pages = std::fs::read_to_string(path).expect("memory");
-    let pages: usize = pages
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse().ok())
-        .expect("pages");
-    pages * 4096
-}
+/// INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
+const SHUT: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
 fn fields(key: &Key) -> Vec<(&'static str, String)> {
     vec![
@@ -51,7 +43,7 @@ fn withstands(stand: &Stand, mut round: impl FnMut(u32) -> Vec<u8>) {
             .status,
         200
     );
-    let before = resident(stand);
+    let before = resident(stand.gateway.process.pid());
     let mut raw = RawH2::connect(stand.gateway.address);
     let start = Instant::now();
     let mut rounds = 0;
@@ -80,7 +72,7 @@ fn withstands(stand: &Stand, mut round: impl FnMut(u32) -> Vec<u8>) {
             .status,
         200
     );
-    let grown = resident(stand).saturating_sub(before);
+    let grown = resident(stand.gateway.process.pid()).saturating_sub(before);
     assert!(grown < 60 << 20, "{grown} bytes more after {rounds} rounds");
     assert!(
         slowest < Duration::from_secs(1),
@@ -146,21 +138,28 @@ fn a_head_that_never_ends_is_given_up() {
 fn streams_that_make_the_gateway_reset_them_are_withstood() {
     let stand = Stand::new();
     let block = block(&stand.all);
-    withstands(&stand, |round| {
-        let mut bytes = Vec::new();
-        for at in 0..100 {
-            let stream = 1 + 2 * (round * 100 + at);
-            bytes.extend(raw_h2::frame(
-                raw_h2::HEADERS,
-                raw_h2::END_HEADERS,
-                stream,
-                &block,
-            ));
-            // A window update of nothing is a fault of the stream, which the gateway must then reset.
-            bytes.extend(raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, stream, &[0; 4]));
-        }
-        bytes
-    });
+    // Each is a fault of a stream that is open, which the gateway must then reset.
+    let offences: [fn(u32) -> Vec<u8>; 3] = [
+        |stream| raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, stream, &[0; 4]),
+        |stream| {
+            let whole = raw_h2::frame(raw_h2::DATA, raw_h2::END_STREAM, stream, b"{}");
+            [whole, raw_h2::frame(raw_h2::DATA, 0, stream, b"{}")].concat()
+        },
+        |stream| {
+            let on_itself = [&stream.to_be_bytes()[..], &[16]].concat();
+            raw_h2::frame(raw_h2::PRIORITY, 0, stream, &on_itself)
+        },
+    ];
+    for offence in offences {
+        withstands(&stand, |round| {
+            let streams = (0..100).map(|at| 1 + 2 * (round * 100 + at));
+            let frames = streams.flat_map(|stream| {
+                let head = raw_h2::frame(raw_h2::HEADERS, raw_h2::END_HEADERS, stream, &block);
+                [head, offence(stream)].concat()
+            });
+            frames.collect()
+        });
+    }
 }
 
 #[test]
@@ -170,8 +169,7 @@ fn an_answer_that_a_client_never_takes_is_given_up_after_client_write() {
     });
     let mut raw = RawH2::connect_silently(stand.gateway.address);
     raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    // INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
-    raw.frame(raw_h2::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    raw.frame(raw_h2::SETTINGS, 0, 0, &SHUT);
     raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &block(&stand.all));
     raw.frame(raw_h2::DATA, raw_h2::END_STREAM, 1, br#"{"model":"good"}"#);
     let mut exchange = stand.up.next();
@@ -187,4 +185,141 @@ fn an_answer_that_a_client_never_takes_is_given_up_after_client_write() {
         took > Duration::from_millis(700) && took < Duration::from_secs(4),
         "{took:?}"
     );
+}
+
+#[test]
+fn answers_of_the_gateways_own_that_a_client_never_takes_keep_its_connection_no_longer_than_keep_alive()
+ {
+    let stand = Stand::with(|setup| setup.set("timeouts", "keep_alive = \"1s\""));
+    let mut raw = RawH2::connect_silently(stand.gateway.address);
+    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    raw.frame(raw_h2::SETTINGS, 0, 0, &SHUT);
+    // Nobody vouches for these: no key, a wrong one, and a right one whose answer the gateway makes itself.
+    let models = format!("Bearer {}", stand.all.token);
+    for (stream, authorization) in [(1, ""), (3, "Bearer nobody"), (5, &models)] {
+        raw.headers(
+            stream,
+            raw_h2::END_STREAM,
+            &[
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":authority", "localhost"),
+                (":path", "/v1/models"),
+                ("authorization", authorization),
+            ],
+        );
+    }
+    let asked = || {
+        stand
+            .gateway
+            .metric("keygate_requests_total{outcome=\"allowed\"}")
+    };
+    eventually("the last one is answered", DEADLINE, || {
+        (asked() == 1.0).then_some(())
+    });
+    assert!(raw.ends_within(DEADLINE), "the connection is kept");
+    eventually("it is forgotten", DEADLINE, || {
+        (stand.gateway.metric("keygate_connections") == 0.0).then_some(())
+    });
+}
+
+#[test]
+fn floods_of_frames_that_mean_little_or_nothing_are_withstood() {
+    let stand = Stand::new();
+    let one = 1_u32.to_be_bytes();
+    // PRIORITY of a stream that was never opened; a window opened by one byte; a kind that nobody knows.
+    let priority = raw_h2::frame(raw_h2::PRIORITY, 0, 1, &[0, 0, 0, 0, 16]);
+    let window = raw_h2::frame(raw_h2::WINDOW_UPDATE, 0, 0, &one);
+    let unknown = raw_h2::frame(0xbe, 0xff, 7, &[0; 16]);
+    let padded = raw_h2::frame(raw_h2::PING, raw_h2::ACK, 0, &[7; 8]);
+    for frame in [priority, window, unknown, padded] {
+        withstands(&stand, |_| frame.repeat(2000));
+    }
+}
+
+#[test]
+fn requests_reset_as_soon_as_they_run_free_their_upstreams_and_are_withstood() {
+    let stand = Stand::held();
+    let block = block(&stand.all);
+    let pid = stand.gateway.process.pid();
+    let rounds = |count: u32| {
+        let mut raw = RawH2::connect(stand.gateway.address);
+        for round in 0..count {
+            let streams: Vec<u32> = (0..10).map(|at| 1 + 2 * (round * 10 + at)).collect();
+            for stream in &streams {
+                raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, *stream, &block);
+                raw.frame(
+                    raw_h2::DATA,
+                    raw_h2::END_STREAM,
+                    *stream,
+                    br#"{"model":"good"}"#,
+                );
+            }
+            // All of them run by the time this is answered: they are reset in the middle of their work.
+            let running: Vec<_> = streams.iter().map(|_| stand.up.next()).collect();
+            for stream in &streams {
+                raw.frame(raw_h2::RST_STREAM, 0, *stream, &8_u32.to_be_bytes());
+            }
+            for exchange in running {
+                assert!(exchange.gone_within(DEADLINE), "an upstream is kept");
+            }
+        }
+    };
+    rounds(20);
+    let before = resident(pid);
+    rounds(60);
+    let grown = resident(pid).saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    eventually("nothing is in flight", DEADLINE, || {
+        (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
+    });
+}
+
+#[test]
+fn heads_that_unpack_to_much_more_than_was_sent_hold_little() {
+    let stand = Stand::new();
+    let pid = stand.gateway.process.pid();
+    let start = block(&stand.all);
+    // `accept-encoding: gzip, deflate` of the static table in one byte, and a cookie of 3900 bytes in one of the dynamic
+    // table, which one request puts there.
+    let mut learn = start.clone();
+    learn.extend(raw_h2::learned("cookie", &"c".repeat(3900)));
+    let small = [&start[..], &[0x90; 900]].concat();
+    let large = [&start[..], &[0xbe; 14]].concat();
+    for (name, block) in [("many small fields", small), ("few large fields", large)] {
+        assert_eq!(
+            stand
+                .gateway
+                .ask(&Call::chat(&stand.all.token, "good"))
+                .status,
+            200
+        );
+        let before = resident(pid);
+        let mut sent = 0;
+        let connections: Vec<RawH2> = (0..8)
+            .map(|_| {
+                let mut raw = RawH2::connect(stand.gateway.address);
+                raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &learn);
+                sent += learn.len();
+                // Each waits for its body, and holds its head meanwhile.
+                for stream in (3..400).step_by(2) {
+                    raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, stream, &block);
+                    sent += block.len() + 9;
+                }
+                raw.frame(raw_h2::PING, 0, 0, &[1; 8]);
+                loop {
+                    let frame = raw.next(DEADLINE).expect("an answer to PING");
+                    if (frame.kind, frame.flags) == (raw_h2::PING, raw_h2::ACK) {
+                        break raw;
+                    }
+                }
+            })
+            .collect();
+        let grown = resident(pid).saturating_sub(before);
+        assert!(grown < 50 * sent, "{name}: {grown} bytes for {sent}");
+        drop(connections);
+        eventually("nothing is in flight", DEADLINE, || {
+            (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
+        });
+    }
 }

@@ -1169,6 +1169,11 @@ fn malformed_http_2_requests_are_refused_and_never_forwarded() {
         ("* as :path", replaced(":path", "*")),
         ("a method with a space", replaced(":method", "POST /x")),
         (":authority other than host", with("host", "evil.example")),
+        ("more than 100 fields", {
+            let mut fields = base.clone();
+            fields.resize(110, ("x-more", "1"));
+            fields
+        }),
         (
             "an authority with user",
             replaced(":authority", "u@localhost"),

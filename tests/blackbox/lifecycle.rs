@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::support::client::{Call, Client, End};
 use crate::support::gateway::{Process, Setup, keygate, serve_in};
 use crate::support::h2::{BOTH, Protocol, Stream};
+use crate::support::process::processor_time;
 use crate::support::raw_h2::RawH2;
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
@@ -1170,9 +1171,9 @@ fn running_out_of_descriptors_is_survived() {
     let held: Vec<TcpStream> = (0..200)
         .map(|_| TcpStream::connect(address).expect("queued by the kernel"))
         .collect();
-    let before = processor_time(&process);
+    let before = processor_time(process.pid());
     thread::sleep(Duration::from_secs(1));
-    let spent = processor_time(&process) - before;
+    let spent = processor_time(process.pid()) - before;
     assert!(
         spent < 30,
         "{spent} ticks of processor time in a second: it spins"
@@ -1188,19 +1189,4 @@ fn running_out_of_descriptors_is_survived() {
     assert!(process.log().len() < 400, "the shortage fills the log");
     process.terminate();
     process.exits_within(DEADLINE);
-}
-
-/// The processor time a process has used, in hundredths of a second.
-fn processor_time(process: &Process) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).expect("its times");
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .expect("fields")
-        .split_whitespace()
-        .collect();
-    [11, 12]
-        .iter()
-        .map(|at| fields[*at].parse::<u64>().expect("ticks"))
-        .sum()
 }

@@ -286,7 +286,8 @@ impl Client {
         Self::over_tcp(socket.into())
     }
 
-    fn over_tcp(stream: TcpStream) -> Self {
+    /// Over a connection that stands.
+    pub fn over_tcp(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream
             .set_write_timeout(Some(DEADLINE))

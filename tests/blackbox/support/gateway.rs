@@ -187,15 +187,8 @@ impl Setup {
     #[track_caller]
     pub fn launch(self) -> Gateway {
         self.write();
-        let mut process = Process::serve(&self);
-        let address = process.listening();
-        Gateway {
-            address,
-            process,
-            folder: Arc::new(self.folder),
-            secrets: self.secrets,
-            authority: self.authority,
-        }
+        let process = Process::serve(&self);
+        Gateway::adopt(process, self)
     }
 
     /// Starts a gateway that must not start: how it exited and what it said.
@@ -369,6 +362,19 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// The gateway that this process is, by the setup it was started with, once it listens.
+    #[track_caller]
+    pub fn adopt(mut process: Process, setup: Setup) -> Self {
+        let address = process.listening();
+        Self {
+            address,
+            process,
+            folder: Arc::new(setup.folder),
+            secrets: setup.secrets,
+            authority: setup.authority,
+        }
+    }
+
     #[track_caller]
     pub fn wait_ready(&self) {
         eventually("the gateway is ready", DEADLINE, || {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod pem;
+pub mod process;
 pub mod raw_h2;
 pub mod recorder;
 pub mod stand;
@@ -25,6 +26,23 @@ pub const WITHIN_A_SECOND: Duration = Duration::from_millis(1600);
 /// A lock that outlives a panic elsewhere: the test that panicked has failed already.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a tool printed, without what it tells a terminal.
+pub fn plain(printed: &[u8]) -> String {
+    let text = String::from_utf8_lossy(printed);
+    let mut plain = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\u{1b}' => {
+                // ESC [ … letter: a control sequence.
+                let _ = characters.by_ref().find(char::is_ascii_alphabetic);
+            }
+            _ => plain.push(character),
+        }
+    }
+    plain
 }
 
 /// Asks again and again until there is an answer; panics at the deadline.

@@ -8,6 +8,7 @@ use super::DEADLINE;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
@@ -193,6 +194,13 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
         }
     }
     block
+}
+
+/// A field that the other side is to remember: from now on the first of the dynamic table.
+pub fn learned(name: &str, value: &str) -> Vec<u8> {
+    let mut field = block(&[(name, value)]);
+    field[0] = 0x40;
+    field
 }
 
 /// A string's length in HPACK: seven bits, then groups of seven.
