@@ -245,6 +245,8 @@ impl<'b> Part<'b> {
             Naming::Model => {
                 if disposition.has_filename {
                     findings.ambiguous(Ambiguity::File);
+                } else if disposition.mentions_more_names {
+                    findings.ambiguous(Ambiguity::SeveralNames);
                 }
                 if !is_plain_text(&headers.content_types, self.content) {
                     findings.ambiguous(Ambiguity::NotPlainText);
@@ -307,6 +309,9 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartFault> {
 struct Disposition<'b> {
     name: &'b [u8],
     several_names: bool,
+    /// Whether the letters `name` stand anywhere else in it: Rust's multer takes the first that begins a word, and finds
+    /// no name at all where that is `name-of="x"`, or text in quotes.
+    mentions_more_names: bool,
     has_filename: bool,
 }
 
@@ -331,7 +336,12 @@ impl<'b> Disposition<'b> {
         }
         Ok(Self {
             name,
-            several_names: extended || seen_by_any_parser("name", value) != 1,
+            // In another case, `Name=`, it is a name to some parsers and none to others.
+            several_names: extended
+                || named.is_some_and(|parameter| parameter.name != b"name")
+                || seen_by_any_parser("name", value) != 1,
+            mentions_more_names: memmem::find_iter(&value.to_ascii_lowercase(), "name").count()
+                != 1,
             has_filename: seen_by_any_parser("filename", value) > 0,
         })
     }
@@ -692,7 +702,7 @@ mod tests {
         for disposition in [
             "form-data; name=\"model\"",
             "form-data;name=\"model\"",
-            "FORM-DATA; NAME=\"model\"",
+            "FORM-DATA; name=\"model\"",
             "form-data ;\tname=\"model\"",
             "form-data; name=model",
             " \tform-data; name=\"model\" ",
@@ -765,6 +775,32 @@ mod tests {
                 ambiguous(Ambiguity::SeveralNames),
                 "{disposition}"
             );
+        }
+    }
+
+    #[test]
+    fn the_models_name_stands_where_every_parser_finds_it() {
+        for disposition in [
+            // multer knows lower case only, and gives up at the first word that begins like a name.
+            "form-data; Name=\"model\"",
+            "form-data; nAME=model",
+            "form-data; name-of=\"x\"; name=\"model\"",
+            "form-data; nameless=1; name=\"model\"",
+            "form-data; x=\"my name\"; name=\"model\"",
+            "form-data; x=\"my Name\"; name=\"model\"",
+        ] {
+            assert_eq!(
+                alone(disposition),
+                ambiguous(Ambiguity::SeveralNames),
+                "{disposition}"
+            );
+        }
+        for disposition in [
+            "form-data; name=\"model\"",
+            "form-data; name=model",
+            "Form-Data; size=4; name=\"model\"",
+        ] {
+            assert_eq!(alone(disposition), named("good"), "{disposition}");
         }
     }
 
