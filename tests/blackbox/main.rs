@@ -12,6 +12,12 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+#[path = "../fuzz/dice.rs"]
+#[allow(
+    dead_code,
+    reason = "the fuzz targets use more of it than these tests do"
+)]
+mod dice;
 mod support;
 
 mod admin;
