@@ -33,5 +33,6 @@ mod lifecycle;
 mod multipart;
 mod patience;
 mod reload;
+mod soak;
 mod streams;
 mod tls;

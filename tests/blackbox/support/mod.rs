@@ -1,6 +1,7 @@
 //! What every test is built from.
 
 pub mod client;
+pub mod echo;
 pub mod gateway;
 pub mod h2;
 pub mod pem;
