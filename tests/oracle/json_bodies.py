@@ -1,5 +1,5 @@
-"""JSON bodies: what RFC 8259 allows beside the model and what it does not, every way to name a model twice, and mixtures
-of all of it from a seed."""
+"""JSON bodies: what RFC 8259 allows beside the model and what it does not, every way to name a model twice, and
+mixtures of all of it from a seed."""
 
 import json
 import random
@@ -14,7 +14,8 @@ PLAIN = [
     '"\\ud83d\\ude00"', '[{"role":"user","content":"bad"}]', '{"model":"bad"}', "[ 1 , 2 ]", '{ "a" : [ ] }',
     '"model\\":\\"bad"', '"{\\"model\\":\\"bad\\"}"', "123456789012", "\t[\r\n]", '{"model":{"model":"bad"}}',
 ]
-# Values that the grammar allows and some parsers refuse: beyond a number's range, half of a surrogate pair, one name twice.
+# Values that the grammar allows and some parsers refuse: beyond a number's range, half of a surrogate pair, one name
+# twice.
 ODD = [
     "1e400", "-1e400", "1e-400", "9" * 400, "0." + "0" * 400 + "1", "1e99999", "-0", "-0e-0", "9" * 5000,
     "18446744073709551616", "-9223372036854775809", '"\\ud800"', '"\\udc00"', '"\\ude00\\ud83d"', '"\\ud800\\u0041"',
@@ -284,7 +285,8 @@ def _value(dice: random.Random, odd: bool, depth: int) -> str:
 
 
 def _document(dice: random.Random, members: list[str]) -> str:
-    return f"{_white(dice)}{{{_white(dice)}{(_white(dice) + ',' + _white(dice)).join(members)}{_white(dice)}}}{_white(dice)}"
+    inside = f"{_white(dice)},{_white(dice)}".join(members)
+    return f"{_white(dice)}{{{_white(dice)}{inside}{_white(dice)}}}{_white(dice)}"
 
 
 def _broken(dice: random.Random, body: bytes) -> bytes:

@@ -43,7 +43,8 @@ template <unsigned flags> static json rapidjson_reads(const std::string &body) {
 static json simdjson_dom_reads(const std::string &body) {
   static thread_local simdjson::dom::parser parser;
   simdjson::dom::element document;
-  if (auto fault = parser.parse(simdjson::padded_string(body)).get(document)) return refused(simdjson::error_message(fault));
+  auto fault = parser.parse(simdjson::padded_string(body)).get(document);
+  if (fault) return refused(simdjson::error_message(fault));
   simdjson::dom::element model;
   if (document["model"].get(model) || model.is_null()) return nullptr;
   std::string_view text;
@@ -69,11 +70,13 @@ static json simdjson_ondemand_reads(const std::string &body) {
   }
 }
 
+constexpr unsigned STRICT = rapidjson::kParseValidateEncodingFlag | rapidjson::kParseIterativeFlag;
+
 static json read_json(const httplib::Request &request) {
   return {
       {"nlohmann", nlohmann_reads(request.body)},
       {"RapidJSON", rapidjson_reads<rapidjson::kParseDefaultFlags>(request.body)},
-      {"RapidJSON, strict", rapidjson_reads<rapidjson::kParseValidateEncodingFlag | rapidjson::kParseIterativeFlag>(request.body)},
+      {"RapidJSON, strict", rapidjson_reads<STRICT>(request.body)},
       {"simdjson, DOM", simdjson_dom_reads(request.body)},
       {"simdjson, on demand", simdjson_ondemand_reads(request.body)},
   };

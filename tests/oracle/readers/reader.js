@@ -1,5 +1,5 @@
-// What servers on Node read in a request: Express's routes and query, JSON.parse, express.json, and the forms of multer,
-// busboy, formidable and undici. Prints `listening HOST:PORT`, and answers every request with what was read in it.
+// What servers on Node read in a request: Express's routes and query, JSON.parse, express.json, and the forms of
+// multer, busboy, formidable and undici. Prints `listening HOST:PORT`, and answers every request with what was read in it.
 
 import { Readable, Writable } from "node:stream";
 import busboy from "busboy";
@@ -12,7 +12,7 @@ const JSON_ROUTES = process.argv[2].split(",");
 const FORM_ROUTES = process.argv[3].split(",");
 
 // A model as it is told: text as it is, nothing as null, anything else so that it equals no name.
-const told = (model) => (typeof model === "string" ? model : model === undefined || model === null ? null : `not text: ${JSON.stringify(model)}`);
+const told = (model) => (typeof model === "string" ? model : model == null ? null : `not text: ${JSON.stringify(model)}`);
 
 // Several fields are as wrong as another one: which counts is anybody's guess.
 const only = (models) => (models.length > 1 ? `several: ${JSON.stringify(models)}` : told(models[0]));

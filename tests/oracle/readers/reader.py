@@ -1,5 +1,5 @@
-"""What servers in Python read in a request: FastAPI's routes, query, bodies and forms (Starlette, python-multipart), and
-besides json, pydantic, orjson, msgspec, and Werkzeug's forms. Prints `listening HOST:PORT`, and answers every request
+"""What servers in Python read in a request: FastAPI's routes, query, bodies and forms (Starlette, python-multipart),
+and besides json, pydantic, orjson, msgspec, and Werkzeug's forms. Prints `listening HOST:PORT`, and answers every request
 with what was read in it."""
 
 import asyncio
