@@ -24,7 +24,9 @@ impl Target for AdminBody {
             r#"{"model_access":{"mode":"all"},"name":"n"}"#,
             r#"{"disabled":true}"#,
             r#"{"allow_from":[],"expires_at":null,"account":null,"name":"other"}"#,
+            r#"{"name":1}"#,
             "{}",
+            "{",
         ])
     }
 

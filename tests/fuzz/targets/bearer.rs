@@ -53,6 +53,7 @@ impl Target for Bearer {
             "Bearer a\nBearer b",
             "Bearer a b",
             "",
+            "\u{7f}",
         ]);
         examples.push(format!("Bearer {made}").into_bytes());
         for length in [511, 512, 513] {

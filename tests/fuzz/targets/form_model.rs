@@ -96,7 +96,9 @@ impl Target for FormModel {
             "--XyZ\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\nbad\r\n--XyZ\r\nContent-Disposition: form-data; name=\"model\"\r\nContent-Type: text/plain\r\n\r\ngood\r\n--XyZ--\r\n",
             "--XyZ\r\nContent-Disposition: form-data; name=model\r\nContent-Length: 4\r\n\r\ngood\r\n--XyZ--\r\n",
             "--XyZ\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n\r\n--XyZ--\r\n",
+            "--XyZ\r\nContent-Disposition: form-data; name=\"Model\"\r\n\r\nbad\r\n--XyZ--\r\n",
             "--XyZ--\r\n",
+            "",
         ]);
         let parts = "--XyZ\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n1\r\n".repeat(63);
         examples.push(format!("{parts}{}", String::from_utf8_lossy(&examples[1])).into_bytes());

@@ -69,6 +69,7 @@ impl Target for ForwardedFor {
             "4192.0.2.7",
             "0",
             "0unknown, 10.0.0.1",
+            "02001:db9::1, 10.0.0.1",
         ])
     }
 

@@ -101,6 +101,7 @@ impl Target for JsonModel {
             r#"{"\u006dodel":"good","a":[1,2.5e3,-0,null,true,"\ud83d\ude00"]}"#,
             r#"{"model":"org\/good\u00e4"}"#,
             r#"{"model":"","a":{}}"#,
+            r#"{"model":"good","MODEL":"bad"}"#,
             "{}",
             "[]",
         ]);

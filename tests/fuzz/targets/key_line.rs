@@ -97,7 +97,7 @@ impl Target for KeyLine {
         let least = format!(
             r#"{{"model_access":{{"mode":"all"}},"hash":"{hash}","name":"\u00e4 \ud83d\ude00","id":"k"}}"#
         );
-        bytes_of(&[&full, &least])
+        bytes_of(&[&full, &least, "{}", "{"])
     }
 
     fn check(&self, input: &[u8]) -> &'static str {
