@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::dice::{Dice, mutate, number, seed};
+use crate::lazy_form::parts_that_name_a_model;
 use crate::support::client::{Call, Client, Response};
 use crate::support::recorder::Seen;
 use crate::support::stand::Stand;
@@ -213,30 +214,6 @@ const MULTIPART: [&str; 30] = [
     "--",
     "\u{e4}",
 ];
-
-/// The contents of the parts that the laziest parser would take for the model: at a delimiter with any line ends,
-/// with a folded disposition, with any way to write the name.
-fn parts_that_name_a_model(body: &[u8]) -> Vec<String> {
-    let text = format!("\n{}", String::from_utf8_lossy(body).replace("\r\n", "\n"));
-    text.split("\n--XyZ")
-        .filter_map(|part| {
-            let (head, content) = part.split_once("\n\n")?;
-            let head = head.to_lowercase().replace("\n ", "").replace("\n\t", "");
-            let named = head.lines().any(|line| {
-                let line = line.replace(['"', '\\', ' ', '\t'], "");
-                let alone = |at: usize, name: &str| {
-                    let rest = &line[at + name.len()..];
-                    line[..at].ends_with([';', ':']) && (rest.is_empty() || rest.starts_with(';'))
-                };
-                line.starts_with("content-disposition")
-                    && line
-                        .match_indices("name=model")
-                        .any(|(at, name)| alone(at, name))
-            });
-            named.then(|| content.trim().to_owned())
-        })
-        .collect()
-}
 
 #[test]
 fn no_mutated_upload_reaches_the_upstream_with_another_model() {

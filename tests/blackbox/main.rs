@@ -18,6 +18,8 @@
     reason = "the fuzz targets use more of it than these tests do"
 )]
 mod dice;
+#[path = "../fuzz/targets/lazy_form.rs"]
+mod lazy_form;
 mod support;
 
 mod admin;

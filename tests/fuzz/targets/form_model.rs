@@ -11,6 +11,7 @@ use keygate::http::model_name::{BodyFault, BodyFormat, Siblings, check_headers, 
 use keygate::policy::route::BodyKind;
 use tokio::runtime::{Builder, Runtime};
 
+use super::lazy_form::parts_that_name_a_model;
 use super::{Target, bytes_of};
 
 /// See the module.
@@ -119,7 +120,7 @@ impl Target for FormModel {
             if let Some(found) = self.runtime.block_on(multer_reads(input)) {
                 assert_eq!(found, [&**name], "multer reads another model");
             }
-            let lazily = lazily_read(input);
+            let lazily = parts_that_name_a_model(input);
             let alone = name.replace("\r\n", "\n");
             assert_eq!(lazily, [alone.trim()], "a lazy parser reads another model");
         }
@@ -148,28 +149,4 @@ async fn multer_reads(body: &[u8]) -> Option<Vec<String>> {
         }
     }
     Some(models)
-}
-
-/// The contents of the parts that the laziest parser would take for the model: at a delimiter with any line ends,
-/// with a folded disposition, with any way to write the name.
-pub fn lazily_read(body: &[u8]) -> Vec<String> {
-    let text = format!("\n{}", String::from_utf8_lossy(body).replace("\r\n", "\n"));
-    text.split("\n--XyZ")
-        .filter_map(|part| {
-            let (head, content) = part.split_once("\n\n")?;
-            let head = head.to_lowercase().replace("\n ", "").replace("\n\t", "");
-            let named = head.lines().any(|line| {
-                let line = line.replace(['"', '\\', ' ', '\t'], "");
-                let alone = |at: usize, name: &str| {
-                    let rest = &line[at + name.len()..];
-                    line[..at].ends_with([';', ':']) && (rest.is_empty() || rest.starts_with(';'))
-                };
-                line.starts_with("content-disposition")
-                    && line
-                        .match_indices("name=model")
-                        .any(|(at, name)| alone(at, name))
-            });
-            named.then(|| content.trim().to_owned())
-        })
-        .collect()
 }

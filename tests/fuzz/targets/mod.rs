@@ -7,6 +7,7 @@ pub mod form_model;
 pub mod forwarded_for;
 pub mod json_model;
 pub mod key_line;
+pub mod lazy_form;
 
 /// Something that is fed bytes.
 pub trait Target {
