@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::http::model_name;
+use crate::store::record::shown;
 
 use super::Caller;
 use super::reply::Refusal;
@@ -174,7 +175,9 @@ impl Object {
             .enumerate()
             .find(|(at, (name, _))| fields[..*at].iter().any(|(other, _)| other == name));
         match repeated {
-            Some((_, (name, _))) => Err(Refusal::invalid(name, "comes twice; send it once")),
+            Some((_, (name, _))) => {
+                Err(Refusal::invalid(&shown(name), "comes twice; send it once"))
+            }
             None => Ok(Self(fields)),
         }
     }
@@ -207,7 +210,10 @@ impl Object {
     pub(super) fn finish(self) -> Result<(), Refusal> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, _)) => Err(Refusal::invalid(name, "is no known field; remove it")),
+            Some((name, _)) => Err(Refusal::invalid(
+                &shown(name),
+                "is no known field; remove it",
+            )),
         }
     }
 

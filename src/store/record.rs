@@ -635,7 +635,8 @@ fn whole(message: &str) -> Complaint {
 }
 
 /// A name from a document, fit to be shown: short and without control characters.
-fn shown(name: &str) -> String {
+#[must_use]
+pub fn shown(name: &str) -> String {
     let start: String = name.chars().take(40).collect();
     let rest = if start.len() < name.len() { "…" } else { "" };
     format!("{}{rest}", start.escape_debug())

@@ -6,67 +6,14 @@
 
 use serde_json::Value;
 
-use crate::support::client::{Call, Client};
+use crate::dice::{Dice, mutate, number, seed};
+use crate::lazy_form::parts_that_name_a_model;
+use crate::support::client::{Call, Client, Response};
 use crate::support::recorder::Seen;
 use crate::support::stand::Stand;
 
-/// A small generator of numbers that looks random and is the same everywhere (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % (below as u64)).expect("below a usize")
-    }
-
-    fn pick<'t, T: ?Sized>(&mut self, from: &[&'t T]) -> &'t T {
-        from[self.roll(from.len())]
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(default)
-}
-
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("random bytes");
-    number("KEYGATE_FUZZ_SEED", u64::from_le_bytes(bytes))
-}
-
 fn cases() -> u64 {
     number("KEYGATE_FUZZ_CASES", 1500)
-}
-
-/// Cuts, doubles, flips, or inserts a fragment, once or several times.
-fn mutate(dice: &mut Dice, bytes: &mut Vec<u8>, fragments: &[&str]) {
-    for _ in 0..=dice.roll(3) {
-        let at = dice.roll(bytes.len() + 1);
-        match dice.roll(6) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << dice.roll(8),
-            1 if at < bytes.len() => drop(bytes.remove(at)),
-            2 => {
-                let end = (at + dice.roll(24)).min(bytes.len());
-                let copied = bytes[at..end].to_vec();
-                bytes.splice(end..end, copied);
-            }
-            _ => {
-                let fragment = dice.pick(fragments).as_bytes().to_vec();
-                // Where structure is, mutations bite.
-                let near = bytes[at..]
-                    .iter()
-                    .position(|byte| b"{},:\"\r\n;=-".contains(byte))
-                    .map_or(at, |found| at + found);
-                bytes.splice(near..near, fragment);
-            }
-        }
-    }
 }
 
 const BODIES: [&str; 5] = [
@@ -268,30 +215,6 @@ const MULTIPART: [&str; 30] = [
     "\u{e4}",
 ];
 
-/// The contents of the parts that the laziest parser would take for the model: at a delimiter with any line ends,
-/// with a folded disposition, with any way to write the name.
-fn parts_that_name_a_model(body: &[u8]) -> Vec<String> {
-    let text = format!("\n{}", String::from_utf8_lossy(body).replace("\r\n", "\n"));
-    text.split("\n--XyZ")
-        .filter_map(|part| {
-            let (head, content) = part.split_once("\n\n")?;
-            let head = head.to_lowercase().replace("\n ", "").replace("\n\t", "");
-            let named = head.lines().any(|line| {
-                let line = line.replace(['"', '\\', ' ', '\t'], "");
-                let alone = |at: usize, name: &str| {
-                    let rest = &line[at + name.len()..];
-                    line[..at].ends_with([';', ':']) && (rest.is_empty() || rest.starts_with(';'))
-                };
-                line.starts_with("content-disposition")
-                    && line
-                        .match_indices("name=model")
-                        .any(|(at, name)| alone(at, name))
-            });
-            named.then(|| content.trim().to_owned())
-        })
-        .collect()
-}
-
 #[test]
 fn no_mutated_upload_reaches_the_upstream_with_another_model() {
     let stand = Stand::new();
@@ -442,4 +365,131 @@ fn no_mutated_head_reaches_the_upstream_but_clean_and_judged() {
         stand.up.forget();
     }
     assert_eq!(stand.gateway.ask(&good).status, 200);
+}
+
+const ADMIN_BODIES: [&str; 6] = [
+    r#"{"name":"web","model_access":{"mode":"inclusive","models":["good"]},"allow_from":["192.0.2.0/24"],"expires_at":"2999-01-31","account":"acme"}"#,
+    r#"{"model_access":{"mode":"all"},"name":"n"}"#,
+    r#"{"disabled":true}"#,
+    r#"{"allow_from":[],"expires_at":null,"account":null,"name":"other"}"#,
+    r#"{"key":"key_all","model":"good","from":"192.0.2.7","at":"2027-01-01T00:00:00Z"}"#,
+    r#"{"force":false,"dry_run":true}"#,
+];
+
+const ADMIN: [&str; 30] = [
+    r#""name":"x","#,
+    r#""disabled":false,"#,
+    r#""mode":"exclusive","#,
+    r#""models":["bad"],"#,
+    r#","models":[]"#,
+    r#""allow_from":["::1"],"#,
+    r#""expires_at":"2027-02-30","#,
+    r#""token":"kg_x","#,
+    r#""dry_run":1,"#,
+    r#""id":"key_all","#,
+    r#""hash":"blake3:00","#,
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "\\u0000",
+    "\\n",
+    "\\ud800",
+    "\u{202e}",
+    "\u{feff}",
+    "\0",
+    "null",
+    "true",
+    "0",
+    "1e999",
+    "/33",
+];
+
+const ADMIN_CALLS: [(&str, &str); 6] = [
+    ("POST", "/api/keys"),
+    ("POST", "/api/keys"),
+    ("PATCH", "/api/keys/key_all"),
+    ("POST", "/api/explain"),
+    ("POST", "/api/reload"),
+    ("POST", "/api/session"),
+];
+
+/// What must be true of an answer of the admin API to this body.
+fn admin_answer(target: &str, body: &[u8], response: &Response) -> Result<(), String> {
+    let is_json = serde_json::from_slice::<Value>(body).is_ok();
+    let fits = match response.status {
+        200 | 201 => is_json || body.is_empty(),
+        400 => !is_json,
+        422 => is_json || body.is_empty(),
+        // Signing in needs the token, and no key but key_all is asked for.
+        401 | 403 | 404 => target != "/api/keys" && (is_json || body.is_empty()),
+        409 => target == "/api/reload",
+        _ => false,
+    };
+    let told = response.status < 300
+        || response.json()["error"]["message"]
+            .as_str()
+            .is_some_and(|message| !message.chars().any(char::is_control));
+    (fits && told)
+        .then_some(())
+        .ok_or_else(|| format!("{target}: {} {}", response.status, response.text()))
+}
+
+#[test]
+fn no_mutated_body_of_the_admin_api_does_what_it_does_not_say_or_spoils_the_key_file() {
+    let stand = Stand::new();
+    let seed = seed();
+    let mut dice = Dice(seed);
+    let connect = || Client::connect_unix(&stand.gateway.socket()).expect("the admin socket");
+    let mut client = connect();
+    let mut created = 0;
+    for case in 0..cases() {
+        let (method, target) = ADMIN_CALLS[dice.roll(ADMIN_CALLS.len())];
+        let mut body = dice.pick(&ADMIN_BODIES).as_bytes().to_vec();
+        // Some go as they are: what is sound has to be done.
+        if dice.roll(5) > 0 {
+            mutate(&mut dice, &mut body, &ADMIN);
+        }
+        let response = client.ask(&Call::new(method, target).body(body.clone()));
+        let told = format!(
+            "case {case} of seed {seed}: {:?}",
+            String::from_utf8_lossy(&body)
+        );
+        admin_answer(target, &body, &response)
+            .unwrap_or_else(|failure| panic!("{told}: {failure}"));
+        if response.status == 201 {
+            created += 1;
+            let answer = response.json();
+            let id = answer["key"]["id"].as_str().expect("an id");
+            let asked: Value = serde_json::from_slice(&body).expect("JSON");
+            let kept = stand
+                .gateway
+                .admin_json("GET", &format!("/api/keys/{id}"), None);
+            assert_eq!(kept, answer["key"], "{told}");
+            assert_eq!(kept["name"], asked["name"], "{told}");
+            assert_eq!(
+                kept["model_access"]["mode"], asked["model_access"]["mode"],
+                "{told}"
+            );
+            let gone = stand
+                .gateway
+                .admin("DELETE", &format!("/api/keys/{id}"), None);
+            assert_eq!(gone.status, 204, "{told}");
+        }
+        if response
+            .header("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        {
+            client = connect();
+        }
+    }
+    assert!(created > 0, "no key was made in {} cases", cases());
+    let checked = stand
+        .gateway
+        .run(&["check", "--config", "keygate.toml"], "");
+    assert_eq!(checked.code, Some(0), "{}{}", checked.out, checked.err);
 }

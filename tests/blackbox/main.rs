@@ -12,6 +12,14 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+#[path = "../fuzz/dice.rs"]
+#[allow(
+    dead_code,
+    reason = "the fuzz targets use more of it than these tests do"
+)]
+mod dice;
+#[path = "../fuzz/targets/lazy_form.rs"]
+mod lazy_form;
 mod support;
 
 mod admin;
@@ -38,5 +46,6 @@ mod shortage;
 mod signals;
 mod slow_peers;
 mod slow_tools;
+mod soak;
 mod streams;
 mod tls;

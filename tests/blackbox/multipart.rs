@@ -254,6 +254,14 @@ fn an_upload_that_two_parsers_could_read_as_two_models_is_ambiguous() {
             form(&["Content-Disposition: form-data; name=\"model\"; name=\"x\"\r\n\r\ngood"]),
         ),
         (
+            "NAME alone",
+            form(&["Content-Disposition: form-data; NAME=\"model\"\r\n\r\ngood"]),
+        ),
+        (
+            "more beside the model's name",
+            form(&["Content-Disposition: form-data; name-of=x; name=\"model\"\r\n\r\ngood"]),
+        ),
+        (
             "NAME beside name",
             form(&[
                 &good,

@@ -245,6 +245,8 @@ impl<'b> Part<'b> {
             Naming::Model => {
                 if disposition.has_filename {
                     findings.ambiguous(Ambiguity::File);
+                } else if !disposition.is_name_alone {
+                    findings.ambiguous(Ambiguity::NotNameAlone);
                 }
                 if !is_plain_text(&headers.content_types, self.content) {
                     findings.ambiguous(Ambiguity::NotPlainText);
@@ -295,7 +297,9 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartFault> {
         && !name.starts_with(b"--");
     let sound_value = value
         .iter()
-        .all(|&byte| byte == b'\t' || !byte.is_ascii_control());
+        .all(|&byte| byte == b'\t' || !byte.is_ascii_control())
+        // Werkzeug finds no field at all in a form with one such header.
+        && simdutf8::basic::from_utf8(value).is_ok();
     if sound_name && sound_value {
         Ok((name, value.trim_ascii()))
     } else {
@@ -307,6 +311,9 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartFault> {
 struct Disposition<'b> {
     name: &'b [u8],
     several_names: bool,
+    /// Whether it is `form-data;` and the name, nothing more. Beside anything else multer, cpp-httplib and others find no
+    /// name, each beside another thing, and their servers then have a default for the model.
+    is_name_alone: bool,
     has_filename: bool,
 }
 
@@ -331,7 +338,11 @@ impl<'b> Disposition<'b> {
         }
         Ok(Self {
             name,
-            several_names: extended || seen_by_any_parser("name", value) != 1,
+            // In another case, `Name=`, it is a name to some parsers and none to others.
+            several_names: extended
+                || named.is_some_and(|parameter| parameter.name != b"name")
+                || seen_by_any_parser("name", value) != 1,
+            is_name_alone: all.len() == 1 && value[kind.len()..].starts_with(b";"),
             has_filename: seen_by_any_parser("filename", value) > 0,
         })
     }
@@ -383,7 +394,8 @@ fn holds_parts(content_type: &[u8]) -> bool {
     })
 }
 
-/// Whether every parser reads the content as the same text. A type other than text makes some take it for a file.
+/// Whether every parser reads the content as the same text. A type other than text makes some take it for a file, and
+/// aiohttp knows text by its lower-case letters.
 fn is_plain_text(content_types: &[&[u8]], content: &[u8]) -> bool {
     let value = match content_types {
         [] => return true,
@@ -397,7 +409,7 @@ fn is_plain_text(content_types: &[&[u8]], content: &[u8]) -> bool {
             || content.is_ascii() && (charset("us-ascii") || charset("iso-8859-1"));
         !parameter.extends("charset") && (!parameter.is("charset") || read_alike)
     };
-    kind.eq_ignore_ascii_case(b"text/plain")
+    kind == b"text/plain"
         && parameters::parameters(rest).all(|parameter| parameter.is_ok_and(harmless))
 }
 
@@ -692,11 +704,10 @@ mod tests {
         for disposition in [
             "form-data; name=\"model\"",
             "form-data;name=\"model\"",
-            "FORM-DATA; NAME=\"model\"",
-            "form-data ;\tname=\"model\"",
+            "FORM-DATA; name=\"model\"",
+            "form-data;\tname=\"model\"",
             "form-data; name=model",
             " \tform-data; name=\"model\" ",
-            "form-data; x=y; name=\"model\"",
         ] {
             assert_eq!(alone(disposition), named("good"), "{disposition:?}");
         }
@@ -763,6 +774,34 @@ mod tests {
             assert_eq!(
                 beside(disposition),
                 ambiguous(Ambiguity::SeveralNames),
+                "{disposition}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_models_name_is_written_as_every_parser_finds_it() {
+        // multer knows lower case only.
+        for disposition in ["form-data; Name=\"model\"", "form-data; nAME=model"] {
+            assert_eq!(
+                alone(disposition),
+                ambiguous(Ambiguity::SeveralNames),
+                "{disposition}"
+            );
+        }
+        for disposition in [
+            // multer gives up at the first word that begins like a name, cpp-httplib at any other parameter.
+            "form-data; name-of=\"x\"; name=\"model\"",
+            "form-data; nameless=1; name=\"model\"",
+            "form-data; x=\"my name\"; name=\"model\"",
+            "form-data; x=y; name=\"model\"",
+            "form-data; name=\"model\"; size=4",
+            "form-data ; name=\"model\"",
+            "form-data\t; name=\"model\"",
+        ] {
+            assert_eq!(
+                alone(disposition),
+                ambiguous(Ambiguity::NotNameAlone),
                 "{disposition}"
             );
         }
@@ -876,7 +915,6 @@ mod tests {
         };
         for value in [
             "text/plain",
-            "Text/Plain",
             "text/plain; charset=utf-8",
             "text/plain;charset=\"UTF-8\"",
             "text/plain; charset=us-ascii",
@@ -889,6 +927,7 @@ mod tests {
             "application/octet-stream",
             "application/json",
             "text/html",
+            "Text/Plain",
             "text/plain; charset=utf-16",
             "text/plain; charset=utf-7",
             "text/plain; charset*=utf-8''utf-7",
@@ -1093,6 +1132,19 @@ mod tests {
         assert!(model(bare).is_err());
         let lines = "--BX\nContent-Disposition: form-data; name=\"model\"\n\ngood\n--BX--\n";
         assert!(model(lines).is_err());
+    }
+
+    #[test]
+    fn a_header_that_is_not_utf_8_is_refused_in_any_part() {
+        for header in [
+            &b"Content-Disposition: form-data; name=\"lang\xE4age\""[..],
+            b"Content-Disposition: form-data; name=\"file\"; filename=\"\xE4.wav\"",
+            b"Content-Disposition: form-data; name=\"x\"\r\nX: \x80",
+        ] {
+            let whole = form(&[MODEL_PART]);
+            let body = [b"--BX\r\n", header, b"\r\n\r\nx\r\n", &whole[..]].concat();
+            assert_eq!(model(&body), Err(MultipartFault::Header));
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Ambiguity {
     File,
     /// A form part with two names, or with a name in parts or in an encoding (`name*`).
     SeveralNames,
+    /// The form's `model` has a Content-Disposition that says more than its name.
+    NotNameAlone,
     /// A form part with two Content-Disposition lines.
     SeveralDispositions,
     /// A form part that has to be decoded before it is read.
@@ -67,6 +69,10 @@ impl fmt::Display for Ambiguity {
             Self::SeveralNames => f.write_str(
                 "A form part's Content-Disposition has more than one name, or an extended one. \
                  Send one parameter name=\"…\" a part.",
+            ),
+            Self::NotNameAlone => f.write_str(
+                "The form's part `model` has a Content-Disposition with more in it than its name. \
+                 Send it as form-data; name=\"model\"",
             ),
             Self::SeveralDispositions => f.write_str(
                 "A form part has more than one Content-Disposition. Send one a part.",

@@ -2,6 +2,7 @@
 
 pub mod balancer;
 pub mod client;
+pub mod echo;
 pub mod gateway;
 pub mod h2;
 pub mod pem;

@@ -1,0 +1,107 @@
+//! The admin API's bodies, for a new key and for a change: not JSON exactly where serde_json says so, and what is
+//! taken becomes the key that the body says, on disk too. The running API is fed in `tests/blackbox/fuzz.rs`.
+
+use keygate::policy::key::{Key, KeyFields, KeyId};
+use keygate::policy::token::TokenHash;
+use keygate::store::record::{RequestFault, parse_new, parse_patch};
+use serde_json::Value;
+
+use super::key_line::{FRAGMENTS, assert_reads_back, assert_says};
+use super::{Target, assert_helpful, bytes_of};
+
+/// See the module.
+#[derive(Default)]
+pub struct AdminBody;
+
+impl Target for AdminBody {
+    const NAME: &'static str = "admin_body";
+    const FRAGMENTS: &'static [&'static str] = FRAGMENTS;
+    const WORDS: &'static [&'static str] = &["a key", "a change", "faulty", "not JSON"];
+
+    fn examples(&self) -> Vec<Vec<u8>> {
+        bytes_of(&[
+            r#"{"name":"web","model_access":{"mode":"inclusive","models":["good","org/name"]},"allow_from":["192.0.2.0/24"],"expires_at":"2027-01-31","account":"acme"}"#,
+            r#"{"model_access":{"mode":"all"},"name":"n"}"#,
+            r#"{"disabled":true}"#,
+            r#"{"allow_from":[],"expires_at":null,"account":null,"name":"other"}"#,
+            r#"{"name":1}"#,
+            "{}",
+            "{",
+        ])
+    }
+
+    fn check(&self, input: &[u8]) -> &'static str {
+        let value = serde_json::from_slice::<Value>(input);
+        let known_to_be_json = value.is_ok();
+        let told = |fault: RequestFault| match fault {
+            RequestFault::NotJson(complaint) => {
+                assert!(!known_to_be_json, "it is JSON: {complaint}");
+                assert_helpful(&complaint.to_string());
+            }
+            RequestFault::Faulty(complaint) => assert_helpful(&complaint.to_string()),
+        };
+        let new = parse_new(input).map_err(told);
+        let patch = parse_patch(input).map_err(told);
+        if let Ok(new) = &new {
+            let key = Key::from(KeyFields {
+                id: KeyId::parse("key_new").expect("an id"),
+                name: new.name.clone(),
+                hash: TokenHash::of(input),
+                hint: None,
+                model_access: new.model_access.clone(),
+                allow_from: new.allow_from.clone(),
+                expires_at: new.expires_at,
+                created_at: None,
+                account: new.account.clone(),
+                disabled: false,
+            });
+            assert_says(value.as_ref().expect("what is taken is JSON"), &key);
+            assert_reads_back(&key);
+        }
+        if let Ok(patch) = &patch {
+            let before = before();
+            let after = patch.applied_to(&before);
+            assert_reads_back(&after);
+            let value = value.as_ref().expect("what is taken is JSON");
+            assert_says(&merged(value), &after);
+            assert_eq!((after.id(), after.hash()), (before.id(), before.hash()));
+            for field in patch.fields() {
+                assert!(value.get(field).is_some(), "{field} was not named");
+            }
+        }
+        match (new, patch) {
+            (Ok(_), Ok(_)) => "a key",
+            (Ok(_), Err(())) => panic!("a key can be made so, but not be changed to it"),
+            (Err(()), Ok(_)) => "a change",
+            (Err(()), Err(())) if known_to_be_json => "faulty",
+            (Err(()), Err(())) => "not JSON",
+        }
+    }
+}
+
+const BEFORE: &str = r#"{"name":"before","model_access":{"mode":"exclusive","models":["bad"]},"allow_from":["198.51.100.0/24"],"expires_at":"2030-01-01T00:00:00Z","account":"acme"}"#;
+
+fn before() -> Key {
+    let new = parse_new(BEFORE.as_bytes()).expect("a key");
+    Key::from(KeyFields {
+        id: KeyId::parse("key_before").expect("an id"),
+        name: new.name,
+        hash: TokenHash::of(b"before"),
+        hint: None,
+        model_access: new.model_access,
+        allow_from: new.allow_from,
+        expires_at: new.expires_at,
+        created_at: None,
+        account: new.account,
+        disabled: false,
+    })
+}
+
+/// The key before, as JSON, with what the change names in its place.
+fn merged(change: &Value) -> Value {
+    let mut merged: Value = serde_json::from_str(BEFORE).expect("JSON");
+    for (name, value) in change.as_object().expect("an object") {
+        merged[name] = value.clone();
+    }
+    merged
+}
