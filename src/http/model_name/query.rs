@@ -2,49 +2,16 @@
 
 use crate::http::model_name::name::MODEL;
 
-/// Whether any name in the query, split at `&` and `;`, decoded and case-folded, is `model`, or begins a list or an
-/// object of that name: `model[]`, `model[0]`, `[model]`, as qs reads them. cpp-httplib also splits at a further `?`.
+/// Whether any name in the query, split at `&` and `;`, percent-decoded and case-folded, is `model` or `model[]`.
 pub(crate) fn names_model(query: &str) -> bool {
     query
         .as_bytes()
-        .split(|byte| matches!(byte, b'&' | b';' | b'?'))
+        .split(|byte| matches!(byte, b'&' | b';'))
         .filter_map(|pair| pair.split(|&byte| byte == b'=').next())
         .any(|name| {
-            let mut letters = fully_decoded(name).peekable();
-            letters.next_if_eq(&b'[');
-            let begins = MODEL.bytes().all(|letter| {
-                letters
-                    .next()
-                    .is_some_and(|it| it.eq_ignore_ascii_case(&letter))
-            });
-            begins && matches!(letters.next(), None | Some(b'[' | b']'))
+            let folded = || percent_decoded(name).map(|byte| byte.to_ascii_lowercase());
+            folded().eq(MODEL.bytes()) || folded().eq(MODEL.bytes().chain(*b"[]"))
         })
-}
-
-/// The same as [`percent_decoded`], and `%u006d` as cpp-httplib decodes it: what is not ASCII comes out as NUL.
-fn fully_decoded(name: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    let mut rest = name;
-    std::iter::from_fn(move || {
-        if let [b'%', b'u', digits @ ..] = rest
-            && let Some([high, low]) = digits.get(..4).and_then(|digits| {
-                let (high, low) = digits.split_at(2);
-                Some([hex(high)?, hex(low)?])
-            })
-        {
-            rest = &rest[6..];
-            return Some(if high == 0 && low.is_ascii() { low } else { 0 });
-        }
-        let (byte, length) = match rest {
-            [] => return None,
-            [b'%', digits @ ..] => digits
-                .get(..2)
-                .and_then(hex)
-                .map_or((b'%', 1), |byte| (byte, 3)),
-            [byte, ..] => (*byte, 1),
-        };
-        rest = &rest[length..];
-        Some(byte)
-    })
 }
 
 /// The bytes that a percent-encoded text stands for; what is no escape stands for itself.
@@ -92,16 +59,6 @@ mod tests {
             "model%5b%5d=bad",
             "model%5B]=bad",
             "Model[]",
-            "model[0]=bad",
-            "model%5b0%5d=bad",
-            "model[a][b]=bad",
-            "model[=bad",
-            "[model]=bad",
-            "[Model][]=bad",
-            "?model=bad",
-            "a=b?model=bad",
-            "%u006dodel=bad",
-            "%u006D%u006fdel",
             "model&a=b",
             "model;a",
             "model==",
@@ -120,10 +77,6 @@ mod tests {
             "models=x",
             "xmodel=1",
             "model.x=1",
-            "[models]=1",
-            "x[model]=1",
-            "%u016dodel=1",
-            "%umodel=1",
             "api-version=2024-02-01",
             "%",
             "%6",
