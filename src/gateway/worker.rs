@@ -15,7 +15,7 @@ use crate::http::clock::Clock;
 use crate::http::io as client_io;
 use crate::http::lifecycle::{Lifecycle, Phase};
 use crate::http::reply::Refusal;
-use crate::http::tls::Certificate;
+use crate::http::tls::Certificates;
 use crate::http::upstream::Fleet;
 use crate::http::upstream::pool::{self, Pool};
 use crate::observe::log::Log;
@@ -36,8 +36,8 @@ pub struct Gateway {
     pub table: Arc<Table>,
     /// The upstreams.
     pub fleet: Arc<Fleet>,
-    /// The certificate; None: plain HTTP.
-    pub certificate: Option<Certificate>,
+    /// The certificates; None: plain HTTP.
+    pub certificates: Option<Certificates>,
     /// Counters.
     pub metrics: Metrics,
     /// Log lines.

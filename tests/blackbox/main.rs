@@ -16,6 +16,7 @@ mod support;
 
 mod admin;
 mod body;
+mod certificates;
 mod commands;
 mod decide;
 mod floods;

@@ -67,15 +67,13 @@ pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
 pub(crate) fn belong_together(
     certificates: Vec<CertificateDer<'static>>,
     private_key: PrivateKeyDer<'static>,
-) -> Result<(), String> {
-    CertifiedKey::from_der(certificates, private_key, &ring::default_provider())
-        .map(drop)
-        .map_err(|error| {
-            format!(
-                "cannot be used with the certificate ({error}); name the key that the chain's first certificate was \
-                 made for"
-            )
-        })
+) -> Result<CertifiedKey, String> {
+    CertifiedKey::from_der(certificates, private_key, &ring::default_provider()).map_err(|error| {
+        format!(
+            "cannot be used with the certificate ({error}); name the key that the chain's first certificate was made \
+             for"
+        )
+    })
 }
 
 /// A PEM file with certificates that can vouch for others.

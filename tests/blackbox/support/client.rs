@@ -296,11 +296,20 @@ impl Client {
 
     /// Connects over TLS and finishes the handshake.
     pub fn connect_tls(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Self> {
+        Self::connect_tls_as("localhost", address, config)
+    }
+
+    /// The same, asking for this name; an address asks for none.
+    pub fn connect_tls_as(
+        name: &'static str,
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
-        let name = ServerName::try_from("localhost").expect("a name");
+        let name = ServerName::try_from(name).expect("a name");
         let mut session = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut stream)?;

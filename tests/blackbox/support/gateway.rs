@@ -75,6 +75,12 @@ impl Setup {
         self
     }
 
+    /// With a table behind all others, such as `[[tls.more]]`.
+    pub fn table(mut self, table: &str) -> Self {
+        self.upstreams.push(table.to_owned());
+        self
+    }
+
     pub fn keys(mut self, keys: &[&Key]) -> Self {
         let keys: Vec<Key> = keys.iter().copied().cloned().collect();
         self.secrets.extend(
