@@ -27,6 +27,7 @@ mod harness;
 mod lifecycle;
 mod multipart;
 mod patience;
+mod process;
 mod reload;
 mod streams;
 mod tls;
