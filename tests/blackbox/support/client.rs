@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::DEADLINE;
+use super::{DEADLINE, sweep};
 
 /// A request, to be sent over whichever protocol.
 #[derive(Clone, Debug)]
@@ -509,6 +509,7 @@ impl Client {
         loop {
             if let Some(end) = self.take_body(response) {
                 response.end = end;
+                sweep::answered(response, matches!(self.wire, Wire::Unix(_)));
                 return;
             }
             assert!(

@@ -7,6 +7,7 @@ pub mod pem;
 pub mod raw_h2;
 pub mod recorder;
 pub mod stand;
+pub mod sweep;
 pub mod token;
 
 use std::fmt::Write as _;

@@ -14,6 +14,8 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
+use super::sweep;
+
 /// A certificate authority of a test's own.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -186,6 +188,13 @@ impl ServerCertVerifier for Onlooker {
 
 impl Identity {
     fn of(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
+        for line in key
+            .serialize_pem()
+            .lines()
+            .filter(|line| !line.starts_with('-'))
+        {
+            sweep::secret(line);
+        }
         Self {
             certificate: certificate.pem(),
             private_key: key.serialize_pem(),
