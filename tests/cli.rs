@@ -223,6 +223,11 @@ fn what_could_drive_a_terminal_is_escaped() {
     desk.key(name);
     let output = desk.done("keys|list|--keys|k.jsonl");
     assert!(output.contains("a\\u{202e}b\\u{2028}c"), "{output}");
+    // As JSON it is the same name, written so that it drives nothing.
+    let output = desk.done("keys|list|--json|--keys|k.jsonl");
+    assert!(output.contains(r#""a\u202eb\u2028c""#), "{output}");
+    let list: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(list["keys"][0]["name"], name);
 }
 
 #[test]
