@@ -19,6 +19,7 @@ mod body;
 mod certificates;
 mod commands;
 mod decide;
+mod edges;
 mod floods;
 mod forward;
 mod framing;
