@@ -2,12 +2,14 @@
 //! roots that are always checked.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
@@ -15,8 +17,11 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 use crate::store::config::{Tls, TlsFiles, names};
 
@@ -236,14 +241,21 @@ impl Identity {
             private_key,
         } = files;
         let chain = certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_file(private_key)
-            .map_err(|cause| TlsFault::Unreadable(private_key.clone(), cause))?;
-        let key = CertifiedKey::from_der(chain, key, &provider())
-            .map_err(|cause| TlsFault::Unusable(certificate.clone(), cause))?;
-        Ok(Self {
-            files: files.clone(),
-            key: Arc::new(key),
-        })
+        let unreadable = |cause| TlsFault::Unreadable(private_key.clone(), cause);
+        let unusable = |cause| TlsFault::Unusable(certificate.clone(), cause);
+        // What is read of a private key is wiped, save what signs with it.
+        let text = fs::read(private_key).map(Zeroizing::new);
+        let text = text.map_err(|cause| unreadable(pem::Error::Io(cause)))?;
+        let key = PrivateKeyDer::from_pem_slice(&text).map_err(unreadable)?;
+        let key = any_supported_type(&Zeroizing::new(key)).map_err(unusable)?;
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self {
+                files: files.clone(),
+                key: Arc::new(key),
+            }),
+            Err(cause) => Err(unusable(cause)),
+        }
     }
 }
 
