@@ -223,6 +223,11 @@ fn what_could_drive_a_terminal_is_escaped() {
     desk.key(name);
     let output = desk.done("keys|list|--keys|k.jsonl");
     assert!(output.contains("a\\u{202e}b\\u{2028}c"), "{output}");
+    // As JSON it is the same name, written so that it drives nothing.
+    let output = desk.done("keys|list|--json|--keys|k.jsonl");
+    assert!(output.contains(r#""a\u202eb\u2028c""#), "{output}");
+    let list: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(list["keys"][0]["name"], name);
 }
 
 #[test]
@@ -509,8 +514,11 @@ fn completions_manual_and_version_are_printed() {
     let desk = Desk::new();
     assert!(desk.done("completions|bash").contains("keygate"));
     assert!(desk.done("man").contains(".SH \"KEYGATE KEYS CREATE\""));
-    assert_eq!(
-        desk.done("--version"),
-        format!("keygate {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    let version = format!("keygate {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(desk.done("-V"), format!("{version}\n"));
+    // The binary under test is built with the libraries that are locked here.
+    let lock = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let lock = blake3::hash(&lock);
+    let expected = format!("{version} (Cargo.lock blake3:{lock})\n");
+    assert_eq!(desk.done("--version"), expected);
 }

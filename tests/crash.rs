@@ -151,6 +151,8 @@ fn failing_system_calls_change_nothing_whichever_step_they_hit() {
         let folder = a_folder_with_keys();
         if fault.starts_with("unlink") {
             fs::write(folder.path().join(".keys.jsonl.new"), "left behind").unwrap();
+            // What cannot be removed stays, and the next holder takes it over.
+            fs::write(folder.path().join(".keys.jsonl.lock"), "").unwrap();
         }
         let inject = format!("inject={fault}");
         let calls = fault.split(':').next().unwrap_or_default();

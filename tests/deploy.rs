@@ -82,6 +82,9 @@ fn what_the_example_config_leaves_out_is_spelt_right() {
     // The files it names are not there, and it shows both places of a credential.
     let expected = [
         "tls.certificate",
+        "tls.client_ca",
+        "tls.more[0].certificate",
+        "tls.more[0].private_key",
         "tls.private_key",
         "upstreams[0].api_key_env",
         "upstreams[0].api_key_file",
@@ -94,7 +97,7 @@ fn what_the_example_config_leaves_out_is_spelt_right() {
 fn the_example_config_explains_every_setting() {
     let text = text("keygate.toml");
     let settings = [
-        "listen public_url workers public_health cors_origins certificate private_key file watch",
+        "listen public_url workers public_health cors_origins certificate private_key client_ca file watch",
         "max_drop_percent socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle upstream_keep_alive drain drain_delay format",

@@ -128,10 +128,10 @@ async fn tcp_connection(
         return connection(stream, caller, services, seat).await;
     }
     // The config asks for TLS: where there is no certificate, nobody is served in clear.
-    let Some(certificate) = &services.certificate else {
+    let Some(certificates) = &services.certificates else {
         return;
     };
-    let handshake = certificate.http1_acceptor().accept(stream);
+    let handshake = certificates.admin_acceptor().accept(stream);
     if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, handshake).await {
         connection(stream, caller, services, seat).await;
     }

@@ -45,7 +45,7 @@ use http_body_util::Full;
 
 use crate::http::headers;
 use crate::http::lifecycle::{Lifecycle, Phase};
-use crate::http::tls::Certificate;
+use crate::http::tls::Certificates;
 use crate::http::upstream::Fleet;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
@@ -78,8 +78,8 @@ pub struct Services {
     pub keeper: Keeper,
     /// The upstreams.
     pub fleet: Arc<Fleet>,
-    /// The certificate of the data port, and of the TCP listener where `admin.tls` is set.
-    pub certificate: Option<Certificate>,
+    /// The certificates of the data port, and of the TCP listener where `admin.tls` is set.
+    pub certificates: Option<Certificates>,
     /// What is counted.
     pub metrics: Metrics,
     /// Where change lines go.

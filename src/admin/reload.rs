@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::http::tls::{self, TlsFault};
+use crate::http::tls::{self, FieldFault, TlsFault};
 use crate::http::upstream::{Fleet, UpstreamFault};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
-use crate::store::config::{self, TlsFiles, parse::Reading};
+use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
 use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
 use crate::table::Entry;
@@ -41,7 +41,7 @@ pub enum Wish {
 pub struct Outcome {
     /// The key file.
     pub keys: Result<Reloaded, Obstacle>,
-    /// What is wrong with config, upstreams and certificate; empty: all of them were taken over.
+    /// What is wrong with config, upstreams and certificates; empty: all of them were taken over.
     pub faults: Vec<Fault>,
     /// Settings that differ and that only a restart applies.
     pub restart_needed: Vec<&'static str>,
@@ -184,7 +184,7 @@ pub async fn reload(services: &Arc<Services>, who: &str, wish: Wish) -> Outcome 
     outcome
 }
 
-/// Upstreams and certificate, and what is wrong with the config they stand in.
+/// Upstreams and certificates, and what is wrong with the config they stand in.
 fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) {
     let Reading {
         config,
@@ -207,10 +207,14 @@ fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) 
         let field = format!("upstreams.{upstream}.ca_file");
         faults.push(about_tls(services, &field, &fault));
     }
-    if let Ok(Some(files)) = tls
-        && let Err(fault) = certificate(services, wish, &files)
-    {
-        faults.push(about_tls(services, "tls", &fault));
+    if let Ok(Some(tls)) = tls {
+        let of_config = faults.iter().any(|fault| fault.section() == "tls");
+        let found = certificates(services, wish, &tls);
+        // A file's fault is mostly known by its line already.
+        if !of_config {
+            let about = |(field, fault): &FieldFault| about_tls(services, field, fault);
+            faults.extend(found.iter().map(about));
+        }
     }
     (faults, restart_needed)
 }
@@ -227,14 +231,10 @@ fn fleet(
 }
 
 /// Whether there is TLS at all is settled at start.
-fn certificate(services: &Services, wish: Wish, files: &TlsFiles) -> Result<(), TlsFault> {
-    match (wish, &services.certificate) {
-        (Wish::Reload(_), Some(certificate)) => {
-            certificate.reload(&files.certificate, &files.private_key)
-        }
-        (Wish::Rehearse(_), _) | (Wish::Reload(_), None) => {
-            tls::check(&files.certificate, &files.private_key)
-        }
+fn certificates(services: &Services, wish: Wish, tls: &Tls) -> Vec<FieldFault> {
+    match (wish, &services.certificates) {
+        (Wish::Reload(_), Some(certificates)) => certificates.reload(tls),
+        (Wish::Rehearse(_), _) | (Wish::Reload(_), None) => tls::check(tls),
     }
 }
 

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::observe::log::is_harmless;
 use crate::store::fault::Fault;
 use crate::store::keeper::{Obstacle, WriteError};
 use crate::store::record::{Complaint, RequestFault};
@@ -125,8 +126,8 @@ impl Reply {
 
     fn with_status(status: StatusCode, value: &impl Serialize) -> Self {
         // Only maps with keys that are no text fail to become JSON, and there are none here.
-        let body = serde_json::to_vec(value).unwrap_or_default().into();
-        Self::of(status, "application/json", body)
+        let body = serde_json::to_string(value).unwrap_or_default();
+        Self::of(status, "application/json", plain_json(body))
     }
 
     fn of(status: StatusCode, kind: &'static str, body: Bytes) -> Self {
@@ -277,7 +278,7 @@ impl Refusal {
 
     /// Status and body, for whoever speaks no HTTP.
     pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
-        (self.status(), self.body().to_string().into())
+        (self.status(), plain_json(self.body().to_string()))
     }
 
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
@@ -335,6 +336,26 @@ impl From<Obstacle> for Refusal {
             },
         }
     }
+}
+
+/// The same JSON with whatever could drive a terminal escaped: people read answers there too.
+fn plain_json(json: String) -> Bytes {
+    let is_plain = |character: char| character.is_ascii_graphic() || is_harmless(character);
+    if json.chars().all(is_plain) {
+        return json.into();
+    }
+    let mut plain = String::with_capacity(json.len() + 64);
+    for character in json.chars() {
+        if is_plain(character) {
+            plain.push(character);
+            continue;
+        }
+        // JSON itself is graphic ASCII, so that this stands within a string (RFC 8259 7).
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            plain.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    plain.into()
 }
 
 /// A fault as people read it, under its file's own name: where it lies is the operator's to know.

@@ -16,6 +16,7 @@ use crate::observe::history::Minute;
 use crate::policy::token::BearerToken;
 
 use crate::store::config::parse::{self, Overrides};
+use crate::store::config::{Tls, TlsFiles};
 use crate::store::key_file;
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -52,7 +53,7 @@ impl Room {
             keeper: Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
-            certificate: None,
+            certificates: None,
             metrics,
             log,
             lifecycle: Lifecycle::default(),
@@ -1349,7 +1350,17 @@ fn with_tls_the_listener_speaks_http1_under_the_certificate_and_nothing_in_clear
         fs::write(&chain, own.cert.pem()).unwrap();
         fs::write(&key, own.signing_key.serialize_pem()).unwrap();
         let services = Arc::get_mut(&mut room.services).unwrap();
-        services.certificate = Some(Certificate::load(&chain, &key).unwrap());
+        services.certificates = Some(
+            Certificates::load(&Tls {
+                first: TlsFiles {
+                    certificate: chain.clone(),
+                    private_key: key.clone(),
+                },
+                more: Vec::new(),
+                client_ca: None,
+            })
+            .unwrap(),
+        );
         let mut config = Config::clone(&services.config);
         config.admin.tls = true;
         services.config = Arc::new(config);

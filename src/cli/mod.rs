@@ -29,6 +29,7 @@ mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -39,9 +40,16 @@ use crate::store::config::parse::{self, Overrides};
 
 use arguments::{Expiry, Source};
 
+/// What `--version` says: the version, and which versions of the libraries it was built with, by the hash of Cargo.lock.
+static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
+    let lock = blake3::hash(include_bytes!("../../Cargo.lock")).to_hex();
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{version} (Cargo.lock blake3:{lock})")
+});
+
 /// An API-key gateway in front of OpenAI-compatible LLM servers.
 #[derive(Debug, Parser)]
-#[command(name = "keygate", version)]
+#[command(name = "keygate", version, long_version = BUILT_FROM.as_str())]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

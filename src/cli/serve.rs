@@ -20,7 +20,7 @@ use crate::admin::{self, ConfigSource, Services, reload};
 use crate::gateway::listen;
 use crate::gateway::worker::{Gateway, Settings};
 use crate::http::lifecycle::Lifecycle;
-use crate::http::tls::Certificate;
+use crate::http::tls::Certificates;
 use crate::http::unix_socket;
 use crate::http::upstream::{Fleet, discovery};
 use crate::observe::log::{Event, Form, Log, Writer};
@@ -125,7 +125,7 @@ pub fn serve(
         table: Arc::clone(&parts.table),
         keeper,
         fleet: Arc::clone(&parts.fleet),
-        certificate: parts.certificate.clone(),
+        certificates: parts.certificates.clone(),
         metrics: parts.metrics.clone(),
         log: parts.log.clone(),
         lifecycle: parts.lifecycle.clone(),
@@ -169,7 +169,7 @@ struct Parts {
     config: Arc<Config>,
     table: Arc<Table>,
     fleet: Arc<Fleet>,
-    certificate: Option<Certificate>,
+    certificates: Option<Certificates>,
     metrics: Metrics,
     log: Log,
     writer: Writer,
@@ -187,13 +187,8 @@ impl Parts {
         }
         let loaded = key_file::read(file, &table)
             .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
-        let certificate = match &config.tls {
-            Some(files) => Some(
-                Certificate::load(&files.certificate, &files.private_key)
-                    .map_err(StartFault::Tls)?,
-            ),
-            None => None,
-        };
+        let certificates = config.tls.as_ref().map(Certificates::load);
+        let certificates = certificates.transpose().map_err(StartFault::Tls)?;
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
         let form = match config.log_format {
             Some(LogFormat::Text) => Form::Text,
@@ -208,7 +203,7 @@ impl Parts {
             config: Arc::new(config),
             table,
             fleet: Arc::new(fleet),
-            certificate,
+            certificates,
             metrics,
             log,
             writer,
@@ -250,7 +245,7 @@ impl Parts {
         Gateway {
             table: Arc::clone(&self.table),
             fleet: Arc::clone(&self.fleet),
-            certificate: self.certificate.clone(),
+            certificates: self.certificates.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
             lifecycle: self.lifecycle.clone(),

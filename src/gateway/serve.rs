@@ -24,7 +24,7 @@ use crate::http::clock::TICK;
 use crate::http::io::{ClientIo, Line, Opening, Stream};
 use crate::http::lifecycle::Phase;
 use crate::http::reply::Refusal;
-use crate::http::tls::Certificate;
+use crate::http::tls::Certificates;
 use crate::observe::log::Event;
 use crate::store::wall_clock;
 
@@ -171,7 +171,7 @@ fn turn_away(worker: &Worker, stream: &Stream) {
     let answer = [head.as_bytes(), &body].concat();
     // The client may be gone already, and is told nothing then.
     let _ = match stream {
-        Stream::Tcp(socket) if worker.certificate.is_none() => socket.try_write(&answer),
+        Stream::Tcp(socket) if worker.certificates.is_none() => socket.try_write(&answer),
         Stream::Unix(socket) => socket.try_write(&answer),
         Stream::Tcp(_) | Stream::Tls(_) => Ok(0),
     };
@@ -183,9 +183,9 @@ async fn serve_connection(
     peer: Option<IpAddr>,
 ) -> io::Result<()> {
     let source = proxied::source_of(worker, &mut stream, peer).await?;
-    let (stream, opening) = match (stream, &worker.certificate) {
-        (Stream::Tcp(socket), Some(certificate)) => {
-            let stream = shake_hands(worker, socket, certificate).await?;
+    let (stream, opening) = match (stream, &worker.certificates) {
+        (Stream::Tcp(socket), Some(certificates)) => {
+            let stream = shake_hands(worker, socket, certificates).await?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             (
                 Stream::Tls(Box::new(stream)),
@@ -259,11 +259,11 @@ async fn serve_connection(
 async fn shake_hands(
     worker: &Worker,
     socket: TcpStream,
-    certificate: &Certificate,
+    certificates: &Certificates,
 ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
     socket.set_nodelay(true)?;
     tokio::select! {
-        shaken = timeout(worker.settings.tls_handshake, certificate.acceptor().accept(socket)) => shaken?,
+        shaken = timeout(worker.settings.tls_handshake, certificates.acceptor().accept(socket)) => shaken?,
         () = worker.lifecycle.reached(Phase::Draining) => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }

@@ -77,7 +77,7 @@ impl Stand {
         let gateway = Gateway {
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
-            certificate: None,
+            certificates: None,
             metrics: metrics.clone(),
             log,
             lifecycle: lifecycle.clone(),

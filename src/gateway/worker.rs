@@ -16,7 +16,7 @@ use crate::http::headers::RequestId;
 use crate::http::io as client_io;
 use crate::http::lifecycle::{Lifecycle, Phase};
 use crate::http::reply::Refusal;
-use crate::http::tls::Certificate;
+use crate::http::tls::Certificates;
 use crate::http::upstream::Fleet;
 use crate::http::upstream::pool::{self, Pool};
 use crate::observe::log::Log;
@@ -38,8 +38,8 @@ pub struct Gateway {
     pub table: Arc<Table>,
     /// The upstreams.
     pub fleet: Arc<Fleet>,
-    /// The certificate; None: plain HTTP.
-    pub certificate: Option<Certificate>,
+    /// The certificates; None: plain HTTP.
+    pub certificates: Option<Certificates>,
     /// Counters.
     pub metrics: Metrics,
     /// Log lines.

@@ -1,20 +1,57 @@
 //! TLS 1.2 and 1.3 toward clients and upstreams: certificates that can be replaced while connections are open, and
 //! roots that are always checked.
 
+use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
-/// The certificate in use, for connections to come. Cloning shares it.
+use crate::store::config::{Tls, TlsFiles, names};
+
+/// Both versions that are spoken, on either side.
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+
+/// The certificates in use, for connections to come. Cloning shares them.
 #[derive(Clone, Debug)]
-pub struct Certificate {
-    current: Arc<ArcSwap<ServerConfig>>,
+pub struct Certificates {
+    current: Arc<ArcSwap<InUse>>,
 }
+
+#[derive(Debug)]
+struct InUse {
+    first: Identity,
+    more: Vec<Identity>,
+    /// Who decides about clients' certificates, where they must show one.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    data: Arc<ServerConfig>,
+    admin: Arc<ServerConfig>,
+}
+
+#[derive(Clone, Debug)]
+struct Identity {
+    files: TlsFiles,
+    key: Arc<CertifiedKey>,
+}
+
+/// Something wrong with what a field of the config names.
+pub type FieldFault = (String, TlsFault);
 
 /// Why a certificate or CA cannot be used.
 #[derive(Debug)]
@@ -69,47 +106,201 @@ impl TlsFault {
     }
 }
 
-impl Certificate {
-    /// Reads a chain and its key.
+impl Certificates {
+    /// Reads every chain with its key, and the clients' CA.
     ///
     /// # Errors
-    /// [`TlsFault`]
-    pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, TlsFault> {
-        let current = Arc::new(ArcSwap::new(server_config(certificate, private_key)?));
-        Ok(Self { current })
+    /// The first fault found.
+    pub fn load(tls: &Tls) -> Result<Self, TlsFault> {
+        let (in_use, faults) = InUse::read(tls, None)?;
+        match faults.into_iter().next() {
+            Some((_, fault)) => Err(fault),
+            None => Ok(Self {
+                current: Arc::new(ArcSwap::from_pointee(in_use)),
+            }),
+        }
     }
 
-    /// Reads it again, from the same files or others. Connections to come use what was read; where it is faulty, what
-    /// was there stays.
-    ///
-    /// # Errors
-    /// [`TlsFault`]
-    pub fn reload(&self, certificate: &Path, private_key: &Path) -> Result<(), TlsFault> {
-        self.current.store(server_config(certificate, private_key)?);
-        Ok(())
-    }
-
-    /// For one connection.
+    /// Reads all again, from the same files or others, for connections to come. Each stands for itself: what is faulty
+    /// stays as it was, or is left out where it is new, and is told.
     #[must_use]
-    pub fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
-        self.current.load_full().into()
+    pub fn reload(&self, tls: &Tls) -> Vec<FieldFault> {
+        match InUse::read(tls, Some(&self.current.load())) {
+            Ok((in_use, faults)) => {
+                self.current.store(Arc::new(in_use));
+                faults
+            }
+            Err(fault) => vec![("tls".to_owned(), fault)],
+        }
     }
 
-    /// For one connection that speaks HTTP/1.1 and nothing else.
+    /// For one client's connection.
     #[must_use]
-    pub fn http1_acceptor(&self) -> tokio_rustls::TlsAcceptor {
-        let mut config = ServerConfig::clone(&self.current.load());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(config).into()
+    pub fn acceptor(&self) -> TlsAcceptor {
+        Arc::clone(&self.current.load().data).into()
+    }
+
+    /// For one connection to the admin API, which speaks HTTP/1.1 alone and asks for a token instead of a certificate.
+    #[must_use]
+    pub fn admin_acceptor(&self) -> TlsAcceptor {
+        Arc::clone(&self.current.load().admin).into()
     }
 }
 
-/// Whether a chain and its key could be used.
-///
-/// # Errors
-/// [`TlsFault`]
-pub fn check(certificate: &Path, private_key: &Path) -> Result<(), TlsFault> {
-    server_config(certificate, private_key).map(drop)
+/// What in these files could not be used.
+#[must_use]
+pub fn check(tls: &Tls) -> Vec<FieldFault> {
+    match InUse::read(tls, None) {
+        Ok((_, faults)) => faults,
+        Err(fault) => vec![("tls".to_owned(), fault)],
+    }
+}
+
+impl InUse {
+    /// What is faulty is told, and is as it was before. Fails where there is not even a first certificate.
+    fn read(tls: &Tls, before: Option<&Self>) -> Result<(Self, Vec<FieldFault>), TlsFault> {
+        let mut faults = Vec::new();
+        let first = match (Identity::read(&tls.first), before) {
+            (Ok(first), _) => first,
+            (Err(fault), None) => return Err(fault),
+            (Err(fault), Some(before)) => {
+                faults.push(("tls".to_owned(), fault));
+                before.of(&tls.first).unwrap_or(&before.first).clone()
+            }
+        };
+        let mut more = Vec::new();
+        for (index, files) in tls.more.iter().enumerate() {
+            match Identity::read(files) {
+                Ok(identity) => more.push(identity),
+                Err(fault) => {
+                    more.extend(before.and_then(|before| before.of(files)).cloned());
+                    faults.push((format!("tls.more[{index}]"), fault));
+                }
+            }
+        }
+        let clients = match tls.client_ca.as_deref().map(client_verifier) {
+            None => None,
+            Some(Ok(clients)) => Some(clients),
+            Some(Err(fault)) => {
+                faults.push(("tls.client_ca".to_owned(), fault));
+                before.and_then(|before| before.clients.clone())
+            }
+        };
+        Ok((Self::of_parts(first, more, clients)?, faults))
+    }
+
+    fn of(&self, files: &TlsFiles) -> Option<&Identity> {
+        std::iter::once(&self.first)
+            .chain(&self.more)
+            .find(|known| known.files == *files)
+    }
+
+    /// Each port has a configuration of its own, so that no session begun on the admin port, where clients show no
+    /// certificate, can be resumed on the data port, where they may have to.
+    fn of_parts(
+        first: Identity,
+        more: Vec<Identity>,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsFault> {
+        let choice = Arc::new(Choice::among(&first, &more));
+        let unusable = |cause| TlsFault::Unusable(first.files.certificate.clone(), cause);
+        let config = |clients: Option<Arc<dyn ClientCertVerifier>>| {
+            let builder = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&VERSIONS)
+                .map_err(unusable)?;
+            let builder = match clients {
+                Some(clients) => builder.with_client_cert_verifier(clients),
+                None => builder.with_no_client_auth(),
+            };
+            Ok(builder.with_cert_resolver(choice.clone()))
+        };
+        let mut data = config(clients.clone())?;
+        data.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        if clients.is_some() {
+            // A resumed session would go on past the end of the certificate that it began with.
+            data.session_storage = Arc::new(NoServerSessionStorage {});
+            data.send_tls13_tickets = 0;
+        }
+        let mut admin = config(None)?;
+        admin.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (data, admin) = (Arc::new(data), Arc::new(admin));
+        Ok(Self {
+            first,
+            more,
+            clients,
+            data,
+            admin,
+        })
+    }
+}
+
+impl Identity {
+    fn read(files: &TlsFiles) -> Result<Self, TlsFault> {
+        let TlsFiles {
+            certificate,
+            private_key,
+        } = files;
+        let chain = certificates(certificate)?;
+        let unreadable = |cause| TlsFault::Unreadable(private_key.clone(), cause);
+        let unusable = |cause| TlsFault::Unusable(certificate.clone(), cause);
+        // What is read of a private key is wiped, save what signs with it.
+        let text = fs::read(private_key).map(Zeroizing::new);
+        let text = text.map_err(|cause| unreadable(pem::Error::Io(cause)))?;
+        let key = PrivateKeyDer::from_pem_slice(&text).map_err(unreadable)?;
+        let key = any_supported_type(&Zeroizing::new(key)).map_err(unusable)?;
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self {
+                files: files.clone(),
+                key: Arc::new(key),
+            }),
+            Err(cause) => Err(unusable(cause)),
+        }
+    }
+}
+
+/// Which certificate a client gets: by the name it asks for (SNI), an exact one before one of a whole level (`*.`);
+/// among those the earliest whose kind of key it can check. Else the first.
+#[derive(Debug)]
+struct Choice {
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    first: Arc<CertifiedKey>,
+}
+
+impl Choice {
+    fn among(first: &Identity, more: &[Identity]) -> Self {
+        let mut by_name: HashMap<String, Vec<_>> = HashMap::new();
+        for Identity { key, .. } in std::iter::once(first).chain(more) {
+            for name in key.cert.first().into_iter().flat_map(names::of) {
+                by_name.entry(name).or_default().push(Arc::clone(key));
+            }
+        }
+        let first = Arc::clone(&first.key);
+        Self { by_name, first }
+    }
+}
+
+impl ResolvesServerCert for Choice {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let checkable = |known: &&Arc<CertifiedKey>| {
+            known.key.choose_scheme(hello.signature_schemes()).is_some()
+        };
+        let of = |name: &str| self.by_name.get(name)?.iter().find(checkable);
+        let named = hello.server_name().and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let level = name.split_once('.').map(|(_, level)| format!("*.{level}"));
+            of(&name).or_else(|| of(&level?))
+        });
+        Some(Arc::clone(named.unwrap_or(&self.first)))
+    }
+}
+
+/// Takes clients whose certificate this CA signed, for as long as it is valid, and nobody else.
+fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsFault> {
+    let roots = Arc::new(roots_of(ca_file)?);
+    WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|_| TlsFault::Empty(ca_file.into()))
 }
 
 /// How an upstream's certificate is checked: against the CA file, or the system's roots. There is no way not to.
@@ -117,44 +308,32 @@ pub fn check(certificate: &Path, private_key: &Path) -> Result<(), TlsFault> {
 /// # Errors
 /// [`TlsFault`]
 pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFault> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(file) => {
-            for certificate in certificates(file)? {
-                roots
-                    .add(certificate)
-                    .map_err(|cause| TlsFault::Unusable(file.into(), cause))?;
-            }
-        }
+    let roots = match ca_file {
+        Some(file) => roots_of(file)?,
         None => {
+            let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 return Err(TlsFault::NoRoots);
             }
+            roots
         }
-    }
-    let builder =
-        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    };
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS);
     let builder = builder.map_err(|cause| TlsFault::Unusable(PathBuf::new(), cause))?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn server_config(certificate: &Path, private_key: &Path) -> Result<Arc<ServerConfig>, TlsFault> {
-    let chain = certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(private_key)
-        .map_err(|cause| TlsFault::Unreadable(private_key.into(), cause))?;
-    let unusable = |cause| TlsFault::Unusable(certificate.into(), cause);
-    let builder =
-        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let mut config = builder
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(unusable)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+fn roots_of(ca_file: &Path) -> Result<RootCertStore, TlsFault> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca_file)? {
+        roots
+            .add(certificate)
+            .map_err(|cause| TlsFault::Unusable(ca_file.into(), cause))?;
+    }
+    Ok(roots)
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {

@@ -2,22 +2,24 @@
 //! another process's.
 
 use std::fmt;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::store::lock_file::LockFile;
 
 /// What `sun_path` holds, with the NUL at its end (unix(7)).
 const MAX_PATH: usize = 108;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// How long another process may take to claim a socket in the same folder.
+/// How long another process may take to claim the same socket.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The socket's file, to be removed when the socket is given up.
@@ -95,7 +97,7 @@ pub fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), Clai
     }
     let failed = |error| ClaimFault::Failed(path.into(), error);
     // Between finding a socket stale and replacing it, another process must not have claimed it.
-    let _turn = lock_folder(path).map_err(failed)?;
+    let _turn = LockFile::take(path, None, LOCK_WAIT).map_err(failed)?;
     let socket = match bind(path, mode) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             make_way(path)?;
@@ -117,7 +119,7 @@ pub fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), Clai
 impl SocketFile {
     /// Removes the file, unless another process has put its own there meanwhile.
     pub fn release(self) {
-        let _turn = lock_folder(&self.path);
+        let _turn = LockFile::take(&self.path, None, LOCK_WAIT);
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         if is_ours {
@@ -153,31 +155,6 @@ fn make_way(path: &Path) -> Result<(), ClaimFault> {
         }
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
         Ok(()) | Err(_) => Err(ClaimFault::Taken(path.into())),
-    }
-}
-
-/// Takes turns with other processes, until what is returned is dropped. A folder that may not be read is not locked.
-fn lock_folder(path: &Path) -> io::Result<Option<File>> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = match File::open(folder.unwrap_or(Path::new("."))) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
-        folder => folder?,
-    };
-    let end = Instant::now() + LOCK_WAIT;
-    loop {
-        match folder.try_lock() {
-            Ok(()) => return Ok(Some(folder)),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-            Err(fs::TryLockError::WouldBlock) if Instant::now() >= end => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "another process holds its folder",
-                ));
-            }
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
-        }
     }
 }
 

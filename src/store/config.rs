@@ -1,9 +1,10 @@
 //! The config as types that cannot be wrong. What each field means stands in `deploy/keygate.toml`.
 //!
 //! [`parse`] makes one out of a file and the command line; `value` knows the forms of single values, `tree` knows
-//! lines and collects faults, `files` looks into what the config names.
+//! lines and collects faults, `files` looks into what the config names, `names` into what certificates are for.
 
 mod files;
+pub(crate) mod names;
 pub mod parse;
 mod tree;
 mod value;
@@ -31,8 +32,8 @@ pub struct Config {
     pub public_health: bool,
     /// Browser origins that may call the gateway.
     pub cors_origins: Vec<String>,
-    /// Certificate and key of the data port; None: plain HTTP.
-    pub tls: Option<TlsFiles>,
+    /// TLS on the data port; None: plain HTTP.
+    pub tls: Option<Tls>,
     /// The key file.
     pub keys: Keys,
     /// The admin listeners.
@@ -105,6 +106,9 @@ impl Config {
                 "has no effect on a Unix socket, whose clients have no address: keys with networks are refused there",
             );
         }
+        for (field, message) in self.tls.iter().flat_map(names::never_chosen) {
+            warn(field, &message);
+        }
         for (index, upstream) in self.upstreams.iter().enumerate() {
             if upstream.ca_file.is_some() && upstream.replicas.iter().all(|url| !url.https) {
                 warn(
@@ -117,8 +121,8 @@ impl Config {
     }
 }
 
-/// The settings that differ and that a reload does not apply. It applies the upstreams, the certificate (from other
-/// files too, but not whether there is one), and what the key file holds.
+/// The settings that differ and that a reload does not apply. It applies the upstreams, the certificates (from other
+/// files too, but not whether there is one), the clients' CA, and what the key file holds.
 #[must_use]
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     // Taken apart without `..`, so that a new field cannot be forgotten here.
@@ -266,6 +270,26 @@ impl std::fmt::Display for Listen {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate that a client gets who asks for no name, or for one that no certificate holds.
+    pub first: TlsFiles,
+    /// Certificates for further names, in the file's order.
+    pub more: Vec<TlsFiles>,
+    /// Who signs the certificates that clients of the data port must show; None: clients show none.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Every certificate with its field in the config, the first one first.
+    pub fn certificates(&self) -> impl Iterator<Item = (String, &TlsFiles)> {
+        let more = self.more.iter().enumerate();
+        let more = more.map(|(index, files)| (format!("tls.more[{index}]"), files));
+        std::iter::once(("tls".to_owned(), &self.first)).chain(more)
     }
 }
 

@@ -16,6 +16,14 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// The config's section that the field stands in, or the flag.
+    #[must_use]
+    pub fn section(&self) -> &str {
+        self.field.split(['.', '[']).next().unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Fault {
     /// `FILE:LINE: field: what; remedy`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

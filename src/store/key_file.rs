@@ -2,15 +2,15 @@
 //!
 //! Reading takes many threads and little memory: the file is cut into pieces, each thread takes the next piece, and a
 //! key that the table holds already is not held twice. Replacing goes temporary file, write, fsync, rename, fsync of
-//! the folder, under a lock on the folder that keeps other keygate processes out and leaves no file behind. Knows
-//! nothing of requests and of when to read or write: that is the keeper's.
+//! the folder, under a lock file that keeps other keygate processes out. Knows nothing of requests and of when to read or
+//! write: that is the keeper's.
 //!
 //! Invariant: whoever opens the file at any instant, after a power cut too, finds the old text or the new, whole.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZero;
@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Gid, OFlags, Uid};
 
@@ -26,6 +26,7 @@ use crate::policy::key::Key;
 use crate::table::{Entry, Table};
 
 use super::fault::Fault;
+use super::lock_file::LockFile;
 use super::record::{self, Complaint, Shared};
 
 /// How many faults of one file are told; a last one tells how many more there are.
@@ -191,37 +192,24 @@ pub struct Locked {
     target: PathBuf,
     folder: File,
     temporary: PathBuf,
+    _lock: LockFile,
 }
 
 /// Waits for its turn to replace the file, up to `patience`. A symbolic link is followed: its target is what will be
 /// replaced.
 ///
 /// # Errors
-/// Where the folder cannot be opened, or another process keeps it locked ([`ErrorKind::ResourceBusy`]).
+/// Where nothing can be made in the folder, or another process holds the lock ([`ErrorKind::ResourceBusy`]).
 pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
     // A missing file is the reader's to complain of.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = File::open(folder_of(&target))?;
-    let deadline = Instant::now() + patience;
-    let exclusive = loop {
-        match folder.try_lock() {
-            Ok(()) => break true,
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::new(
-                    ErrorKind::ResourceBusy,
-                    "another process keeps the key file's folder locked",
-                ));
-            }
-            // Some network file systems know no locks on folders: then names that nobody else has must do.
-            Err(TryLockError::Error(_)) => break false,
-        }
-    };
+    let found = fs::metadata(&target).ok();
+    let lock = LockFile::take(&target, found.as_ref(), patience)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    // Under the lock one name does, and what a killed process left behind is found and replaced.
-    let ending = match exclusive {
+    // Under the lock one name does, and what a killed process left behind is found and replaced. Some network file systems
+    // know no locks: then a name that nobody else has must do.
+    let ending = match lock.is_exclusive() {
         true => String::new(),
         false => format!(".{:016x}", RandomState::new().hash_one(std::process::id())),
     };
@@ -230,6 +218,7 @@ pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
         target,
         folder,
         temporary,
+        _lock: lock,
     })
 }
 
@@ -965,6 +954,7 @@ mod tests {
             Err(io::Error::from(ErrorKind::StorageFull))
         });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::StorageFull);
+        drop(locked);
         assert_eq!(fs::read(&file).unwrap(), b"old text");
         assert_eq!(entries_of(folder.path()), 1);
     }

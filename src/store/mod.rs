@@ -5,5 +5,6 @@ pub mod config;
 pub mod fault;
 pub mod keeper;
 pub mod key_file;
+pub mod lock_file;
 pub mod record;
 pub mod wall_clock;

@@ -716,7 +716,7 @@ fn a_body_on_a_method_that_has_none_does_not_shift_the_next_request() {
     cases.done();
 }
 
-/// Attack 18: a client that is refused while it still sends reads the whole error.
+/// A client that is refused while it still sends reads the whole error (SECURITY.md, A18).
 fn reads_its_refusal(stand: &Stand) {
     let body = vec![b' '; 2 << 20];
     let mut lost = Vec::new();

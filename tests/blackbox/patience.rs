@@ -111,10 +111,10 @@ fn a_client_that_keeps_its_window_shut_does_not_keep_the_upstream_past_its_key()
 }
 
 #[test]
-fn a_delete_does_not_wait_for_whoever_holds_the_folders_lock() {
+fn a_delete_does_not_wait_for_whoever_holds_the_key_files_lock() {
     let stand = Stand::new();
-    let folder = File::open(stand.gateway.folder()).unwrap();
-    folder.lock_shared().unwrap();
+    let lock = File::create(stand.gateway.path(".keys.jsonl.lock")).unwrap();
+    lock.lock().unwrap();
     thread::scope(|scope| {
         let path = "/api/keys/key_all";
         let deleting = scope.spawn(|| stand.gateway.admin("DELETE", path, None));
@@ -124,7 +124,7 @@ fn a_delete_does_not_wait_for_whoever_holds_the_folders_lock() {
             (response.status != 200).then_some(response)
         });
         assert_error(&refused, 401, "invalid_api_key");
-        drop(folder);
+        drop(lock);
         assert_eq!(deleting.join().unwrap().status, 204);
     });
 }

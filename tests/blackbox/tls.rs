@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rcgen::ExtendedKeyUsagePurpose;
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use serde_json::json;
@@ -150,11 +151,18 @@ fn an_upstream_over_tls_is_believed_by_the_given_authority_and_for_its_name_alon
     let stranger = Authority::new();
     let elsewhere = authority.issue(&["elsewhere.example"]);
     let past = authority.issue_expired(&["localhost"]);
+    let early = authority.issue_too_early(&["localhost"]);
+    let of_itself = Identity::self_signed(&["localhost"]);
+    let of_a_client = authority.issue_for(&["localhost"], ExtendedKeyUsagePurpose::ClientAuth);
     for (name, identity, ca) in [
         ("another authority", &identity, Some(&stranger)),
         ("the system's roots", &identity, None),
         ("another name", &elsewhere, Some(&authority)),
         ("expired", &past, Some(&authority)),
+        ("not valid yet", &early, Some(&authority)),
+        ("self-signed", &of_itself, Some(&authority)),
+        ("self-signed, the system's roots", &of_itself, None),
+        ("a client's", &of_a_client, Some(&authority)),
     ] {
         let (gateway, up, key, _) = before_tls(identity, "localhost", ca);
         for _ in 0..2 {

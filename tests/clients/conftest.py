@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+import ledger
 from processes import KEYGATE, Gateway, Key
 from recorder import Recorder
 from stage import Stage, set_stage
@@ -83,9 +84,18 @@ class Connection:
     def http(self, key: Key | None = None) -> httpx.Client:
         """A client without opinions; closed when the test ends."""
         headers = {"Authorization": f"Bearer {key.token}"} if key else {}
-        client = httpx.Client(base_url=self.base_url, headers=headers, timeout=30, **self.transport)
+        client = httpx.Client(
+            base_url=self.base_url, headers=headers, timeout=30, event_hooks={"response": [keep_error]}, **self.transport
+        )
         self.clients.append(client)
         return client
+
+
+def keep_error(response: httpx.Response) -> None:
+    """What the gateway says when it refuses is searched for secrets once all tests have run."""
+    if response.status_code >= 400:
+        response.read()
+        ledger.said("errors", f"{response.status_code} {response.headers} {response.text}")
 
 
 CONNECTIONS = ["plain HTTP/1.1", "plain HTTP/2", "TLS HTTP/1.1", "TLS HTTP/2"]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import httpx
 
+import ledger
+
 HERE = pathlib.Path(__file__).resolve().parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target"))
 KEYGATE = pathlib.Path(os.environ.get("KEYGATE_BIN", TARGET / "debug" / "keygate")).resolve()
@@ -214,6 +216,8 @@ class Gateway:
         assert self.address
         created = json.loads(self.run("keys", "create", "--name", name, *options, "--json"))
         self.tokens.append(created["token"])
+        ledger.secret(created["token"])
+        ledger.said("created", json.dumps(created | {"token": ""}))
         return Key(created["key"]["id"], created["token"], created["url"])
 
     def delete(self, key: Key) -> None:
@@ -222,8 +226,16 @@ class Gateway:
     def end(self) -> None:
         """Ends it and holds it to what is true of every run: it drains with 0, and no token is in its files."""
         assert self.process.running(), f"keygate ended by itself with {self.process.child.returncode}"
+        for token in self.tokens:
+            ledger.secret(token)
+        if (self.folder / "admin.token").exists():
+            ledger.secret((self.folder / "admin.token").read_text().strip())
+        for path in ["/metrics", "/api/status", "/api/keys?limit=1000", "/api/models", "/api/overview"]:
+            ledger.said("admin", self.admin("GET", path).text)
+        ledger.said("cmdline", pathlib.Path(f"/proc/{self.process.child.pid}/cmdline").read_text().replace("\0", " "))
         status = self.process.end()
         assert status == 0, f"keygate ended with {status} on SIGTERM:\n{tail(self.process.stderr)}"
+        ledger.said("log", self.process.stderr.read_text(errors="replace") + self.process.stdout.read_text(errors="replace"))
         written = "".join(
             file.read_text(errors="replace") for file in sorted(self.folder.iterdir()) if file.is_file()
         )

@@ -2,6 +2,7 @@
 // KEYGATE_PANEL_MOCK=1, the stand-in of mock.mjs.
 
 import { spawn } from "node:child_process";
+import { appendFileSync, mkdirSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import http from "node:http";
 import net from "node:net";
@@ -42,8 +43,10 @@ url = "${upstream.url}"
   const url = `http://127.0.0.1:${admin}`;
   await answers(gateway, `${url}/readyz`);
   const token = (await readFile(path.join(folder, "admin.token"), "utf8")).trim();
+  keep("secrets", token);
   return { url, dataUrl: `http://127.0.0.1:${data}/v1`, token, keyFile, log: gateway.log, stop: async () => {
     await gateway.stop();
+    keep("said-log", gateway.log());
     await upstream.stop();
     await rm(folder, { recursive: true });
   } };
@@ -62,6 +65,14 @@ export async function startDemo() {
     if (demo.hasEnded()) throw new Error(`keygate demo ended: ${demo.log()}`);
     await pause(50);
   }
+}
+
+/** Kept for the search that follows all tests (tests/sweep): `secrets`, and what was said. */
+export function keep(kind, text) {
+  const sweep = process.env.KEYGATE_SWEEP;
+  if (!sweep) return;
+  mkdirSync(sweep, { recursive: true });
+  appendFileSync(path.join(sweep, `${kind}-${process.pid}`), `${text}\n`);
 }
 
 function run(words, folder) {

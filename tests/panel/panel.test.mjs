@@ -6,7 +6,7 @@ import http from "node:http";
 import { after, before, test } from "node:test";
 import { createRequire } from "node:module";
 import { startBrowser } from "./browser.mjs";
-import { HOSTILE, MODELS, isMock, startDemo, startGateway } from "./gateway.mjs";
+import { keep, HOSTILE, MODELS, isMock, startDemo, startGateway } from "./gateway.mjs";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const LIMIT = { timeout: 120_000 };
@@ -58,7 +58,11 @@ function api(page, method, path, body) {
   }, [method, path, body ?? null]);
 }
 
-const makeKey = async (page, fields) => (await api(page, "POST", "/api/keys", { model_access: { mode: "all" }, ...fields })).body;
+const makeKey = async (page, fields) => {
+  const { body } = await api(page, "POST", "/api/keys", { model_access: { mode: "all" }, ...fields });
+  if (body.token) keep("secrets", body.token);
+  return body;
+};
 const open = (page, hash) => page.evaluate((hash) => { location.hash = hash; }, hash);
 const row = (page, name) => page.getByRole("row").filter({ has: page.getByRole("button", { name, exact: true }) });
 const pane = (page) => page.getByRole("dialog", { name: /API Key$/ });
@@ -147,6 +151,7 @@ test("a first key is created, shown once, used, and leaves no trace of its token
 
   await created(page).waitFor();
   const [url, token] = await created(page).locator(".secret-text").allTextContents();
+  keep("secrets", token);
   assert.match(url, /^https?:\/\/.+\/v1$/);
   assert.match(token, /^kg_[0-9A-Za-z]{49}$/);
   await created(page).getByText("it is not shown again").waitFor();

@@ -22,8 +22,10 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
             path.display()
         )
     };
-    let mut bytes = Zeroizing::new(Vec::new());
     let file = File::open(path).map_err(unreadable)?;
+    // Room for all of it: what a growing vector leaves behind is not wiped.
+    let size = file.metadata().map_or(0, |found| found.len().min(MAX_FILE));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 64));
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
@@ -67,15 +69,13 @@ pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
 pub(crate) fn belong_together(
     certificates: Vec<CertificateDer<'static>>,
     private_key: PrivateKeyDer<'static>,
-) -> Result<(), String> {
-    CertifiedKey::from_der(certificates, private_key, &ring::default_provider())
-        .map(drop)
-        .map_err(|error| {
-            format!(
-                "cannot be used with the certificate ({error}); name the key that the chain's first certificate was \
-                 made for"
-            )
-        })
+) -> Result<CertifiedKey, String> {
+    CertifiedKey::from_der(certificates, private_key, &ring::default_provider()).map_err(|error| {
+        format!(
+            "cannot be used with the certificate ({error}); name the key that the chain's first certificate was made \
+             for"
+        )
+    })
 }
 
 /// A PEM file with certificates that can vouch for others.

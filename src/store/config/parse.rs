@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::store::config::tree::{Faults, Place, Placed, Section, Tree};
 use crate::store::config::{
-    Admin, ClientAddressSource, Config, Credential, Keys, Limits, Listen, LogFormat, Timeouts,
+    Admin, ClientAddressSource, Config, Credential, Keys, Limits, Listen, LogFormat, Timeouts, Tls,
     TlsFiles, Upstream, files, value,
 };
 use crate::store::fault::Fault;
@@ -48,8 +48,8 @@ pub struct Reading {
     pub config: Result<Config, Vec<Fault>>,
     /// The upstreams, or the faults that concern them.
     pub upstreams: Result<Vec<Upstream>, Vec<Fault>>,
-    /// The certificate, or the faults that concern it.
-    pub tls: Result<Option<TlsFiles>, Vec<Fault>>,
+    /// What `[tls]` names, whatever the files hold; or the faults of the section itself.
+    pub tls: Result<Option<Tls>, Vec<Fault>>,
     /// The key file, also where the config is faulty elsewhere.
     pub keys: Option<Keys>,
     /// The admin socket, also where the config is faulty elsewhere.
@@ -154,7 +154,7 @@ struct Parts {
     workers: usize,
     public_health: bool,
     cors_origins: Vec<String>,
-    tls: Option<TlsFiles>,
+    tls: Result<Option<Tls>, Vec<Fault>>,
     keys: Option<Keys>,
     admin: Option<Admin>,
     client_address: ClientAddressSource,
@@ -169,7 +169,7 @@ impl Parts {
         let socket = self.admin.as_ref().map(|admin| admin.socket.clone());
         Reading {
             upstreams: unless_faulty(faults, &["upstreams", "--upstream"], self.upstreams.clone()),
-            tls: unless_faulty(faults, &["tls"], self.tls.clone()),
+            tls: self.tls.clone(),
             keys: self.keys.clone(),
             socket,
             config: self.whole(file, faults).ok_or_else(|| faults.to_vec()),
@@ -202,7 +202,7 @@ impl Parts {
             workers,
             public_health,
             cors_origins,
-            tls,
+            tls: tls.ok()?,
             keys: keys?,
             admin: admin?,
             client_address,
@@ -216,10 +216,7 @@ impl Parts {
 
 /// The value, or the faults of the sections and flags it was read from.
 fn unless_faulty<T>(faults: &[Fault], sources: &[&str], value: T) -> Result<T, Vec<Fault>> {
-    let concerns = |fault: &&Fault| {
-        let section = fault.field.split(['.', '[']).next().unwrap_or_default();
-        sources.contains(&section)
-    };
+    let concerns = |fault: &&Fault| sources.contains(&fault.section());
     let faults: Vec<Fault> = faults.iter().filter(concerns).cloned().collect();
     if faults.is_empty() {
         Ok(value)
@@ -294,7 +291,44 @@ impl Reader<'_> {
         }
     }
 
-    fn tls(&self, mut section: Section<'_>) -> Option<TlsFiles> {
+    /// What the section names is told apart from what the files hold: a reload takes each certificate on its own.
+    fn tls(&self, mut section: Section<'_>) -> Result<Option<Tls>, Vec<Fault>> {
+        if !section.is_present() {
+            return Ok(None);
+        }
+        let first = self.tls_files(&mut section, "[tls]");
+        let client_ca = section.text("client_ca", |text| value::path(text, self.folder));
+        let client_ca_place = section.place("client_ca");
+        let mut more = Vec::new();
+        for mut section in section.sections("more").into_iter().flatten() {
+            more.push(self.tls_files(&mut section, "this [[tls.more]]"));
+            section.finish();
+        }
+        section.finish();
+        let of_section = self.faults.of_section("tls");
+        for files in first.iter().chain(more.iter().flatten()) {
+            self.check_certificate(files);
+        }
+        if let Some(file) = &client_ca {
+            let usable = files::certificate_authorities(file);
+            self.faults.take(&client_ca_place, usable);
+        }
+        let paths = |[certificate, private_key]: [Placed<PathBuf>; 2]| TlsFiles {
+            certificate: certificate.value,
+            private_key: private_key.value,
+        };
+        match first {
+            Some(first) if of_section.is_empty() => Ok(Some(Tls {
+                first: paths(first),
+                more: more.into_iter().flatten().map(paths).collect(),
+                client_ca,
+            })),
+            _ => Err(of_section),
+        }
+    }
+
+    /// Certificate and private key, as the section names them.
+    fn tls_files(&self, section: &mut Section<'_>, title: &str) -> Option<[Placed<PathBuf>; 2]> {
         if !section.is_present() {
             return None;
         }
@@ -302,30 +336,26 @@ impl Reader<'_> {
             if !section.has(name) {
                 section.fault(
                     name,
-                    format!("is missing; add {name} = \"FILE.pem\" to [tls]"),
+                    format!("is missing; add {name} = \"FILE.pem\" to {title}"),
                 );
             }
-            section.text(name, |text| value::path(text, self.folder))
+            let value = section.text(name, |text| value::path(text, self.folder))?;
+            let place = section.place(name);
+            Some(Placed { place, value })
         };
-        let files = (required("certificate"), required("private_key"));
-        let (certificate, private_key) =
-            (section.place("certificate"), section.place("private_key"));
-        section.finish();
-        let (chain_file, key_file) = (files.0?, files.1?);
-        let chain = self
-            .faults
-            .take(&certificate, files::certificates(&chain_file));
-        let key = self
-            .faults
-            .take(&private_key, files::private_key(&key_file));
+        let (certificate, private_key) = (required("certificate"), required("private_key"));
+        Some([certificate?, private_key?])
+    }
+
+    fn check_certificate(&self, [certificate, private_key]: &[Placed<PathBuf>; 2]) {
+        let chain = files::certificates(&certificate.value);
+        let key = files::private_key(&private_key.value);
+        let chain = self.faults.take(&certificate.place, chain);
+        let key = self.faults.take(&private_key.place, key);
         if let (Some(chain), Some(key)) = (chain, key) {
-            self.faults
-                .take(&private_key, files::belong_together(chain, key));
+            let fit = files::belong_together(chain, key).map(drop);
+            self.faults.take(&private_key.place, fit);
         }
-        Some(TlsFiles {
-            certificate: chain_file,
-            private_key: key_file,
-        })
     }
 
     fn keys(&self, mut section: Section<'_>) -> Option<Keys> {

@@ -72,6 +72,13 @@ impl Faults {
         read.map_err(|message| self.add(place, message)).ok()
     }
 
+    /// Those of one section so far.
+    pub(crate) fn of_section(&self, section: &str) -> Vec<Fault> {
+        let faults = self.0.borrow();
+        let concerns = |fault: &&Fault| fault.section() == section;
+        faults.iter().filter(concerns).cloned().collect()
+    }
+
     /// All of them, in the order of their lines.
     pub(crate) fn sorted(self) -> Vec<Fault> {
         let mut faults = self.0.into_inner();
@@ -313,7 +320,8 @@ impl<'a> Section<'a> {
     /// The sections of a list of them, like `[[upstreams]]`. None where the list is missing or is none.
     pub(crate) fn sections(&mut self, name: &'static str) -> Option<Vec<Section<'a>>> {
         let item = self.ask(name)?;
-        let remedy = format!("write [[{name}]] on a line of its own, and its fields below it");
+        let path = self.place(name).field;
+        let remedy = format!("write [[{path}]] on a line of its own, and its fields below it");
         let tables: Vec<(Option<&'a dyn TableLike>, _)> = match (item, item.as_array()) {
             (Item::ArrayOfTables(tables), _) => tables
                 .iter()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::DEADLINE;
+use super::{DEADLINE, sweep};
 
 /// A request, to be sent over whichever protocol.
 #[derive(Clone, Debug)]
@@ -297,7 +297,7 @@ impl Client {
 
     /// Connects over TLS and finishes the handshake.
     pub fn connect_tls(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Self> {
-        Self::connect_tls_after(b"", address, config)
+        Self::connect_tls_with(b"", "localhost", address, config)
     }
 
     /// The same, with these bytes before the hello and in one write with it.
@@ -306,11 +306,29 @@ impl Client {
         address: SocketAddr,
         config: Arc<ClientConfig>,
     ) -> std::io::Result<Self> {
+        Self::connect_tls_with(first, "localhost", address, config)
+    }
+
+    /// The same, asking for this name; an address asks for none.
+    pub fn connect_tls_as(
+        name: &'static str,
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<Self> {
+        Self::connect_tls_with(b"", name, address, config)
+    }
+
+    fn connect_tls_with(
+        first: &[u8],
+        name: &'static str,
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
-        let name = ServerName::try_from("localhost").expect("a name");
+        let name = ServerName::try_from(name).expect("a name");
         let mut session = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
         let mut bytes = first.to_vec();
         session.write_tls(&mut bytes)?;
@@ -513,6 +531,7 @@ impl Client {
         loop {
             if let Some(end) = self.take_body(response) {
                 response.end = end;
+                sweep::answered(response, matches!(self.wire, Wire::Unix(_)));
                 return;
             }
             assert!(

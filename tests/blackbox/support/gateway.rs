@@ -17,7 +17,7 @@ use super::h2::H2;
 use super::pem::Authority;
 use super::recorder::Recorder;
 use super::token::{self, Key, key_file};
-use super::{DEADLINE, eventually, lock};
+use super::{DEADLINE, eventually, lock, sweep};
 
 /// The models that [`Setup::before`]'s upstream serves.
 pub const MODELS: [&str; 3] = ["good", "bad", "org/name"];
@@ -75,6 +75,12 @@ impl Setup {
         self
     }
 
+    /// With a table behind all others, such as `[[tls.more]]`.
+    pub fn table(mut self, table: &str) -> Self {
+        self.upstreams.push(table.to_owned());
+        self
+    }
+
     pub fn keys(mut self, keys: &[&Key]) -> Self {
         let keys: Vec<Key> = keys.iter().copied().cloned().collect();
         self.secrets.extend(
@@ -86,6 +92,9 @@ impl Setup {
                 .map(|key| key.token.clone())
                 .filter(|token| token.len() > 20),
         );
+        for key in &keys {
+            sweep::secret(&key.token);
+        }
         self.keys.get_or_insert_default().extend(keys);
         self
     }
@@ -124,6 +133,7 @@ impl Setup {
     /// What must never appear in the log.
     pub fn secret(mut self, secret: &str) -> Self {
         self.secrets.push(secret.to_owned());
+        sweep::secret(secret);
         self
     }
 
@@ -223,13 +233,14 @@ impl Process {
             .spawn()
             .expect("keygate is started");
         let lines = Arc::default();
-        let streams: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stdout.take().expect("piped")),
-            Box::new(child.stderr.take().expect("piped")),
+        // The demo shows its token on standard output.
+        let streams: [(Box<dyn Read + Send>, bool); 2] = [
+            (Box::new(child.stdout.take().expect("piped")), false),
+            (Box::new(child.stderr.take().expect("piped")), true),
         ];
         let readers = streams
             .into_iter()
-            .map(|stream| {
+            .map(|(stream, is_log)| {
                 let lines: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::clone(&lines);
                 std::thread::spawn(move || {
                     let mut stream = BufReader::new(stream);
@@ -239,6 +250,9 @@ impl Process {
                         .is_ok_and(|count| count > 0)
                     {
                         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                        if is_log {
+                            sweep::said("log", &text);
+                        }
                         lock(&lines.0).push(text);
                         lines.1.notify_all();
                         line.clear();
@@ -528,6 +542,17 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if let Ok(token) = std::fs::read_to_string(self.path("admin.token")) {
+            sweep::secret(token.trim());
+        }
+        if self
+            .process
+            .child
+            .try_wait()
+            .is_ok_and(|ended| ended.is_none())
+        {
+            sweep::everything_of(self.process.pid(), &self.socket());
+        }
         self.process.kill();
         let log = self.process.log();
         if std::thread::panicking() {
@@ -615,9 +640,16 @@ pub fn run(folder: &Path, arguments: &[&str], input: &str) -> Ran {
     let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&reader.join().expect("read")).into_owned()
     };
-    Ran {
+    let ran = Ran {
         code: status.code(),
         out: text(out),
         err: text(err),
+    };
+    sweep::said("cmdline", &arguments.join(" "));
+    sweep::said("commands", &ran.err);
+    // It prints a hash, which is what it is for.
+    if !arguments.starts_with(&["keys", "hash"]) {
+        sweep::said("commands", &sweep::without_its_token(&ran.out));
     }
+    ran
 }

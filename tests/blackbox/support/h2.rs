@@ -20,9 +20,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::DEADLINE;
 use super::client::{Call, Client, End, Gone, Response, find};
 use super::gateway::Gateway;
+use super::{DEADLINE, sweep};
 
 /// The runtime that all HTTP/2 connections of all tests share.
 pub fn runtime() -> &'static Handle {
@@ -359,6 +359,7 @@ impl H2Stream {
             );
         }
         response.end = self.ended.unwrap_or(End::Cut);
+        sweep::answered(response, false);
     }
 }
 

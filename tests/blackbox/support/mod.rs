@@ -10,6 +10,7 @@ pub mod process;
 pub mod raw_h2;
 pub mod recorder;
 pub mod stand;
+pub mod sweep;
 pub mod token;
 
 use std::fmt::Write as _;

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::sweep;
+
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A token such as the gateway makes: `kg_`, 43 random base62 characters, and their checksum.
@@ -12,7 +14,10 @@ pub fn fresh() -> String {
         .iter()
         .map(|byte| char::from(BASE62[usize::from(*byte) % 62]))
         .collect();
-    with_checksum(&format!("kg_{body}"))
+    let token = with_checksum(&format!("kg_{body}"));
+    sweep::secret(&token);
+    sweep::secret(&hash(&token)["blake3:".len()..]);
+    token
 }
 
 /// The 46 characters and the base62 CRC-32 behind them.

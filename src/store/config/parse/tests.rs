@@ -141,7 +141,14 @@ fn what_the_file_leaves_out_is_at_its_default() {
 fn every_field_can_be_set() {
     let folder = Folder::new();
     folder.put("upstream.key", "sk-from-file\n");
-    let tls = certificate(&folder, "tls");
+    let tls = Tls {
+        first: certificate(&folder, "tls"),
+        more: vec![certificate(&folder, "one"), certificate(&folder, "two")],
+        client_ca: Some(folder.put(
+            "clients.pem",
+            std::fs::read(folder.0.path().join("one.crt")).unwrap(),
+        )),
+    };
     let text = r#"
         listen = ["127.0.0.1:8080", "[::1]:8080", "unix:run/http.sock"]
         public_url = "https://AI.example.com:443"
@@ -151,6 +158,13 @@ fn every_field_can_be_set() {
         [tls]
         certificate = "tls.crt"
         private_key = "tls.key"
+        client_ca = "clients.pem"
+        [[tls.more]]
+        certificate = "one.crt"
+        private_key = "one.key"
+        [[tls.more]]
+        certificate = "two.crt"
+        private_key = "two.key"
         [keys]
         file = "/srv/keys.jsonl"
         watch = true
@@ -740,6 +754,31 @@ fn tls_needs_a_certificate_and_the_private_key_that_belongs_to_it() {
             "tls.private_key",
             "cannot be used with the certificate",
         ),
+        (
+            "[tls]\ncertificate = \"one.crt\"\nprivate_key = \"one.key\"\n[[tls.more]]\nprivate_key = \"two.key\"\n",
+            4,
+            "tls.more[0].certificate",
+            "is missing; add certificate = \"FILE.pem\" to this [[tls.more]]",
+        ),
+        (
+            "[tls]\ncertificate = \"one.crt\"\nprivate_key = \"one.key\"\n\
+             [[tls.more]]\ncertificate = \"two.crt\"\nprivate_key = \"one.key\"\n",
+            6,
+            "tls.more[0].private_key",
+            "cannot be used with the certificate",
+        ),
+        (
+            "[tls]\ncertificate = \"one.crt\"\nprivate_key = \"one.key\"\nclient_ca = \"one.key\"\n",
+            4,
+            "tls.client_ca",
+            "holds no certificate",
+        ),
+        (
+            "[tls]\ncertificate = \"one.crt\"\nprivate_key = \"one.key\"\nmore = \"two.crt\"\n",
+            4,
+            "tls.more",
+            "write [[tls.more]]",
+        ),
     ] {
         let text = format!("{text}{UPSTREAM}");
         let faults = folder.read(&text, &Overrides::default()).config;
@@ -1162,13 +1201,30 @@ fn a_reload_can_take_upstreams_and_certificate_each_without_the_other() {
     let reading = folder.read(format!("{tls}{UPSTREAM}"), &Overrides::default());
     assert!(reading.config.is_err());
     assert_eq!(reading.upstreams.unwrap().len(), 1);
-    assert_eq!(reading.tls.unwrap_err().len(), 2);
+    // What a section names is known though the files hold nothing yet: each certificate is taken on its own.
+    let named = TlsFiles {
+        certificate: folder.0.path().join("none"),
+        private_key: folder.0.path().join("none"),
+    };
+    assert_eq!(reading.tls.unwrap().unwrap().first, named);
 
-    let tls = certificate(&folder, "tls");
+    let tls = Tls {
+        first: certificate(&folder, "tls"),
+        more: vec![],
+        client_ca: None,
+    };
     let text = "[tls]\ncertificate = \"tls.crt\"\nprivate_key = \"tls.key\"\n[[upstreams]]\nname = \"a\"\n";
     let reading = folder.read(text, &Overrides::default());
     assert_eq!(reading.upstreams.unwrap_err().len(), 1);
     assert_eq!(reading.tls.unwrap(), Some(tls));
+
+    let text = "[tls]\ncertificate = \"tls.crt\"\nprivate_key = \"tls.key\"\n[[tls.more]]\ncertificate = \"tls.crt\"\n";
+    let reading = folder.read(format!("{text}{UPSTREAM}"), &Overrides::default());
+    let faults = reading.tls.unwrap_err();
+    assert_eq!(
+        (faults.len(), &*faults[0].field),
+        (1, "tls.more[0].private_key")
+    );
 
     let reading = folder.read("= 1\n", &Overrides::default());
     assert!(reading.upstreams.is_err() && reading.tls.is_err());
@@ -1225,6 +1281,50 @@ fn only_what_a_reload_does_not_apply_needs_a_restart() {
         "log.format",
     ];
     assert_eq!(restart_needed(&old, &new), expected);
+}
+
+#[test]
+fn a_certificate_that_no_client_will_get_is_a_warning() {
+    let folder = Folder::new();
+    let put = |name: &str, names: &[&str], algorithm| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let certificate = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        folder.put(&format!("{name}.crt"), certificate.pem());
+        folder.put(&format!("{name}.key"), key.serialize_pem());
+    };
+    let ecdsa = &rcgen::PKCS_ECDSA_P256_SHA256;
+    put("address", &["127.0.0.1"], ecdsa);
+    put("one", &["a.example", "b.example"], ecdsa);
+    put("two", &["B.example", "*.example", "c.example"], ecdsa);
+    put("another_kind", &["a.example"], &rcgen::PKCS_ED25519);
+    let warned = |first: &str, more: &[&str]| -> Vec<String> {
+        let files =
+            |name: &str| format!("certificate = \"{name}.crt\"\nprivate_key = \"{name}.key\"\n");
+        let more: String = more
+            .iter()
+            .map(|name| format!("[[tls.more]]\n{}", files(name)))
+            .collect();
+        let text = format!("[tls]\n{}{more}{UPSTREAM}", files(first));
+        let config = folder.read(&text, &Overrides::default()).config.unwrap();
+        let shown = |fault: Fault| format!("{}: {}", fault.field, fault.message);
+        config.warnings().into_iter().map(shown).collect()
+    };
+    assert_eq!(warned("address", &["one"]), [""; 0]);
+    assert_eq!(warned("one", &["another_kind"]), [""; 0]);
+    let warnings = warned("one", &["two", "address"]);
+    let [lost, nameless] = &warnings[..] else {
+        panic!("{warnings:?}")
+    };
+    assert!(
+        lost.starts_with("tls.more[0].certificate: is for b.example like"),
+        "{lost}"
+    );
+    assert!(
+        nameless.starts_with("tls.more[1].certificate: holds no DNS name"),
+        "{nameless}"
+    );
 }
 
 #[test]
