@@ -68,11 +68,13 @@ fn thousands_of_sighups_are_few_reloads_and_take_no_memory() {
         .collect();
     let text = |more: &Key| key_file(&crowd) + &key_file(std::slice::from_ref(more));
     let gateway = Setup::before(&up).keys(&[&first]).start();
+    let reloads = || gateway.metric("keygate_reloads_total{result=\"ok\"}");
     let loaded = |key: &Key| {
+        let before = reloads();
         gateway.process.hang_up();
         eventually("the file is in force", DEADLINE, || {
             let status = gateway.ask(&Call::get("/v1/key", &key.token)).status;
-            (status == 200).then_some(())
+            (reloads() > before && status == 200).then_some(())
         });
     };
     // Two whole tables, the old one and the new, are what any reload may hold.
@@ -81,7 +83,6 @@ fn thousands_of_sighups_are_few_reloads_and_take_no_memory() {
         loaded(key);
     }
     let before = resident(gateway.process.pid());
-    let reloads = || gateway.metric("keygate_reloads_total{result=\"ok\"}");
     let so_far = reloads();
     for at in 0..5000 {
         if at == 4999 {
