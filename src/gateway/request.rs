@@ -341,6 +341,6 @@ fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
     if !list.is_empty() {
         list.extend_from_slice(b", ");
     }
-    list.extend_from_slice(peer.to_string().as_bytes());
+    headers::write_address(&mut list, peer);
     list
 }

@@ -185,7 +185,8 @@ async fn serve_connection(
     let source = proxied::source_of(worker, &mut stream, peer).await?;
     let (stream, opening) = match (stream, &worker.certificates) {
         (Stream::Tcp(socket), Some(certificates)) => {
-            let stream = shake_hands(worker, socket, certificates).await?;
+            // Boxed, as are the connections below: an idle one keeps no room for what it was or could have been.
+            let stream = Box::pin(shake_hands(worker, socket, certificates)).await?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             (
                 Stream::Tls(Box::new(stream)),
@@ -227,27 +228,31 @@ async fn serve_connection(
     };
     match opening {
         Opening::Http1 => {
-            let connection = http1::Builder::new()
-                .header_read_timeout(None)
-                .max_buf_size(worker.settings.head)
-                .serve_connection(TokioIo::new(io), service_fn(service));
+            let connection = Box::pin(
+                http1::Builder::new()
+                    .header_read_timeout(None)
+                    .max_buf_size(worker.settings.head)
+                    .serve_connection(TokioIo::new(io), service_fn(service)),
+            );
             let running = run(worker, &line, connection, |connection| {
                 connection.graceful_shutdown();
             });
             let patience = worker.settings.relay.client_write;
-            let ended = end_when_stalled(running, &worker.clock, patience).await;
+            let ended = end_when_stalled(pin!(running), &worker.clock, patience).await;
             ended.unwrap_or(Ok(()))
         }
         Opening::Http2 => {
             line.set_multiplexed();
-            let connection = http2::Builder::new(Streams(Rc::clone(worker)))
-                .max_concurrent_streams(HTTP2_STREAMS)
-                .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-                .initial_connection_window_size(HTTP2_WINDOW)
-                .max_header_list_size(u32::try_from(worker.settings.head).unwrap_or(u32::MAX))
-                .max_send_buf_size(HTTP2_SEND_BUFFER)
-                .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
-                .serve_connection(TokioIo::new(io), service_fn(service));
+            let connection = Box::pin(
+                http2::Builder::new(Streams(Rc::clone(worker)))
+                    .max_concurrent_streams(HTTP2_STREAMS)
+                    .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+                    .initial_connection_window_size(HTTP2_WINDOW)
+                    .max_header_list_size(u32::try_from(worker.settings.head).unwrap_or(u32::MAX))
+                    .max_send_buf_size(HTTP2_SEND_BUFFER)
+                    .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
+                    .serve_connection(TokioIo::new(io), service_fn(service)),
+            );
             run(worker, &line, connection, |connection| {
                 connection.graceful_shutdown();
             })
@@ -272,13 +277,12 @@ async fn shake_hands(
 async fn run<C>(
     worker: &Worker,
     line: &Line,
-    connection: C,
+    mut connection: Pin<Box<C>>,
     stop: impl Fn(Pin<&mut C>),
 ) -> io::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
     let mut told = false;
     poll_fn(|cx| {
         line.begin_turn();
@@ -303,6 +307,6 @@ where
 {
     fn execute(&self, task: F) {
         let patience = self.0.settings.relay.client_write;
-        tokio::task::spawn_local(end_when_stalled(task, &self.0.clock, patience));
+        tokio::task::spawn_local(end_when_stalled(Box::pin(task), &self.0.clock, patience));
     }
 }

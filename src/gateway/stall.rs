@@ -70,7 +70,7 @@ impl Stall {
 }
 
 /// Runs a task for as long as its client takes what there is within `patience`; None where it does not.
-pub fn end_when_stalled<F: Future>(
+pub fn end_when_stalled<F: Future + Unpin>(
     task: F,
     clock: &Clock,
     patience: Duration,
@@ -82,25 +82,19 @@ pub fn end_when_stalled<F: Future>(
         lease: RefCell::new(None),
         since: Cell::new(None),
     });
-    CURRENT.scope(
-        Rc::clone(&stall),
-        Stallable {
-            task: Box::pin(task),
-            stall,
-        },
-    )
+    CURRENT.scope(Rc::clone(&stall), Stallable { task, stall })
 }
 
 struct Stallable<F> {
-    task: Pin<Box<F>>,
+    task: F,
     stall: Rc<Stall>,
 }
 
-impl<F: Future> Future for Stallable<F> {
+impl<F: Future + Unpin> Future for Stallable<F> {
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.task.as_mut().poll(cx) {
+        match Pin::new(&mut self.task).poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if self.stall.is_over() => Poll::Ready(None),
             Poll::Pending => {

@@ -338,6 +338,21 @@ pub fn write_outbound(lines: &mut Vec<u8>, headers: &HeaderMap, introduction: &I
     write_line(lines, "content-length", length.as_bytes());
 }
 
+/// Writes an address as the library writes it, an IPv4 one without its formatting machinery.
+pub fn write_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (place, octet) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    text.push(b'.');
+                }
+                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(address) => text.extend_from_slice(address.to_string().as_bytes()),
+    }
+}
+
 /// Writes one header line.
 pub fn write_line(lines: &mut Vec<u8>, name: &str, value: &[u8]) {
     lines.extend_from_slice(name.as_bytes());
@@ -521,6 +536,15 @@ mod tests {
             .unwrap();
         *request.headers_mut() = map(lines);
         check_framing(&request.into_parts().0)
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_library_writes_them() {
+        for text in ["192.0.2.7", "0.0.0.0", "255.255.255.255", "2001:db8::1"] {
+            let mut written = Vec::new();
+            write_address(&mut written, text.parse().unwrap());
+            assert_eq!(written, text.as_bytes());
+        }
     }
 
     #[test]

@@ -365,7 +365,7 @@ fn seen_by_any_parser(parameter: &str, value: &[u8]) -> usize {
 }
 
 /// Judges a part's name as it stands in its header. What any parser could make `model` of, by unescaping, trimming,
-/// dropping quotes or cutting at a bracket, is refused; so is an encoded word, which Java's parsers decode.
+/// dropping quotes or cutting at a bracket or a semicolon, is refused; so is an encoded word, which Java's parsers decode.
 fn naming(raw: &[u8], siblings: Siblings) -> Naming {
     if raw == MODEL.as_bytes() {
         return Naming::Model;
@@ -375,7 +375,7 @@ fn naming(raw: &[u8], siblings: Siblings) -> Naming {
         return like_model;
     }
     let mut letters = String::new();
-    for byte in query::percent_decoded(raw).take_while(|&byte| byte != b'[') {
+    for byte in query::percent_decoded(raw).take_while(|&byte| !matches!(byte, b'[' | b';')) {
         if byte == b'_' || byte.is_ascii_alphanumeric() {
             letters.push(char::from(byte));
         }
@@ -661,6 +661,8 @@ mod tests {
             "\"model%5B%5D\"",
             "\"<model>\"",
             "\"model;\"",
+            "\"model; size=4\"",
+            "model%3bx",
             "\"=?utf-8?Q?model?=\"",
             "\"=?utf-8?B?bW9kZWw=?=\"",
             "\"model%00\"",
