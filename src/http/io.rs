@@ -468,6 +468,11 @@ impl AsyncRead for ClientIo {
         }
         let count = this.before.len().min(buffer.remaining());
         buffer.put_slice(&this.before.split_to(count));
+        // What follows comes with it: hyper makes room anew for every reading, and would keep twice what it needs. Whether
+        // there is nothing more, or never will be, the next reading tells.
+        if buffer.remaining() > 0 {
+            let _ = this.poll_in_time(cx, buffer);
+        }
         Poll::Ready(Ok(()))
     }
 }
