@@ -109,8 +109,10 @@ pub async fn handle(
     )))
     .await;
     // What follows a CONNECT was meant for a tunnel, and is no request.
-    let closes = matches!(result, Err(Refusal::Malformed(_) | Refusal::ShuttingDown))
-        || method == Method::CONNECT;
+    let closes = matches!(
+        result,
+        Err(Refusal::Malformed(_) | Refusal::HeadTooLarge | Refusal::ShuttingDown)
+    ) || method == Method::CONNECT;
     let mut response = result.unwrap_or_else(|refusal| {
         record.refused(&refusal);
         refusal.response().map(ReplyBody::from)
@@ -153,6 +155,7 @@ async fn admit_and_forward(
     let (worker, parts) = (inbound.worker, &inbound.parts);
     #[cfg(test)]
     super::tests::panic_where_asked(parts.uri.query().unwrap_or_default().as_bytes());
+    headers::check_size(parts, worker.settings.head)?;
     headers::check_framing(parts)?;
     if let Some(answer) = answers::without_key(worker, parts) {
         return Ok(answer.map(ReplyBody::from));

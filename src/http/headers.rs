@@ -44,6 +44,28 @@ pub fn bearer(headers: &HeaderMap) -> Result<Presented<'_>, Denial> {
     }
 }
 
+/// A head longer than one may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadTooLarge;
+
+/// Refuses a head of more than `most` bytes. hyper looks at its limit only between two readings, and so takes a longer
+/// one that comes fast enough.
+///
+/// # Errors
+/// [`HeadTooLarge`]
+pub fn check_size(parts: &request::Parts, most: usize) -> Result<(), HeadTooLarge> {
+    const AROUND_LINE: usize = ": \r\n".len();
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + AROUND_LINE)
+        .sum();
+    if fields + target(&parts.uri).len() <= most {
+        Ok(())
+    } else {
+        Err(HeadTooLarge)
+    }
+}
+
 /// A request whose framing, target or Host two servers could read differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);

@@ -15,7 +15,7 @@ use crate::policy::denial::Denial;
 
 use super::body::SpoolFault;
 use super::coding::{self, UnknownCoding};
-use super::headers::Malformed;
+use super::headers::{HeadTooLarge, Malformed};
 use super::model_name::BodyFault;
 use super::upstream::pool::SendFault;
 
@@ -24,6 +24,8 @@ use super::upstream::pool::SendFault;
 pub enum Refusal {
     /// Two servers could read the request differently.
     Malformed(Malformed),
+    /// Its head is longer than one may be.
+    HeadTooLarge,
     /// A rule refuses it.
     Denied(Denial),
     /// Its body names no one model.
@@ -54,6 +56,7 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Malformed(_)
+            | Self::HeadTooLarge
             | Self::Expectation
             | Self::Unread(SpoolFault::Broken | SpoolFault::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
@@ -82,6 +85,7 @@ impl Refusal {
             Self::Malformed(_) | Self::Unread(SpoolFault::Broken | SpoolFault::Undecodable) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Denied(denial) => match denial {
                 Denial::MissingApiKey
                 | Denial::InvalidApiKey
@@ -183,6 +187,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed(Malformed(what)) => return write!(f, "The request is malformed: {what}."),
+            Self::HeadTooLarge => {
+                "The request's headers are larger than is taken here. Send fewer or shorter ones."
+            }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
             Self::Unread(SpoolFault::TooLarge) => {
@@ -236,6 +243,12 @@ impl From<Denial> for Refusal {
 impl From<Malformed> for Refusal {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
+    }
+}
+
+impl From<HeadTooLarge> for Refusal {
+    fn from(HeadTooLarge: HeadTooLarge) -> Self {
+        Self::HeadTooLarge
     }
 }
 
