@@ -259,8 +259,8 @@ fn acknowledged(told: &str) -> Option<String> {
     Some(id.split_whitespace().next()?.to_owned())
 }
 
-/// Creates a key once for each of these system calls on the key file, its folder and its temporary file, with this fault
-/// at that call. `check` is shown the folder, and what the process said.
+/// Creates a key once for each of these system calls on the key file, its folder, its lock and its temporary file, with
+/// this fault at that call. `check` is shown the folder, and what the process said.
 fn at_every_step(calls: &[&str], fault: &str, mut check: impl FnMut(&Path, &str)) {
     for calls in calls {
         let mut step = 1;
@@ -297,6 +297,8 @@ fn create_with_a_fault(
             &path("keys.jsonl"),
             "-P",
             &path(".keys.jsonl.new"),
+            "-P",
+            &path(".keys.jsonl.lock"),
             "-e",
             &format!("trace={calls}"),
             "-e",
