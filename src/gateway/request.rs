@@ -5,6 +5,7 @@
 //! logged and counted once, when the [`Record`] is dropped.
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -29,7 +30,7 @@ use crate::http::upstream::outbound::Outbound;
 use crate::http::upstream::pool::{Answer, SendFault};
 use crate::policy::decide::{self, Caller};
 use crate::policy::denial::Denial;
-use crate::policy::network::ClientAddress;
+use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::store::config::ClientAddressSource;
@@ -306,10 +307,16 @@ async fn send(
 fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, asked: &Asked) -> Outbound {
     let Inbound { worker, parts, .. } = inbound;
     let body = asked.body.bytes();
-    let forwarded_for = forwarded_for(inbound);
+    let peer = inbound
+        .origin
+        .source
+        .address
+        .map(|peer| peer.to_canonical());
+    let peer_text = peer.map(AddressText::of);
     let introduction = Introduction {
         request_id: inbound.request_id.as_str(),
-        forwarded_for: &forwarded_for,
+        peer: peer_text.as_ref().map(AddressText::as_str),
+        came_through: &came_through(inbound, peer),
         scheme: inbound.origin.scheme,
         length: body.len(),
         is_decoded: asked.is_decoded,
@@ -319,31 +326,16 @@ fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, asked: &Asked) -> Outbou
     Outbound::new(upstream, request_line, worker.pool.room(), write, body)
 }
 
-/// X-Forwarded-For as the upstream sees it: the peer's address, behind the list of a peer that is believed.
-fn forwarded_for(inbound: &Inbound<'_>) -> Vec<u8> {
-    let Some(peer) = inbound
-        .origin
-        .source
-        .address
-        .map(|peer| peer.to_canonical())
-    else {
-        return Vec::new();
-    };
-    let mut list = match &inbound.worker.settings.client_address {
+/// The list of a peer that is believed, for X-Forwarded-For as the upstream sees it; else nothing.
+fn came_through(inbound: &Inbound<'_>, peer: Option<IpAddr>) -> Vec<u8> {
+    match &inbound.worker.settings.client_address {
         ClientAddressSource::XForwardedFor { trusted_proxies }
-            if trusted_proxies
-                .iter()
-                .any(|network| network.contains(&peer)) =>
+            if peer.is_some_and(|peer| trusted_proxies.iter().any(|net| net.contains(&peer))) =>
         {
             headers::forwarded_list(&inbound.parts.headers)
         }
         ClientAddressSource::XForwardedFor { .. }
         | ClientAddressSource::ProxyProtocol { .. }
         | ClientAddressSource::Peer => Vec::new(),
-    };
-    if !list.is_empty() {
-        list.extend_from_slice(b", ");
     }
-    headers::write_address(&mut list, peer);
-    list
 }

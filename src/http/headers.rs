@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri, Version, request};
 use ipnet::IpNet;
@@ -44,6 +45,9 @@ pub fn bearer(headers: &HeaderMap) -> Result<Presented<'_>, Denial> {
     }
 }
 
+/// What a header line is longer by than its name and its value.
+const AROUND_LINE: usize = ": \r\n".len();
+
 /// A head longer than one may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadTooLarge;
@@ -54,7 +58,6 @@ pub struct HeadTooLarge;
 /// # Errors
 /// [`HeadTooLarge`]
 pub fn check_size(parts: &request::Parts, most: usize) -> Result<(), HeadTooLarge> {
-    const AROUND_LINE: usize = ": \r\n".len();
     let fields = parts.headers.iter();
     let fields: usize = fields
         .map(|(name, value)| name.as_str().len() + value.len() + AROUND_LINE)
@@ -162,7 +165,7 @@ fn is_host(host: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
 }
 
-/// The name of a request, as its client, its upstream and the log see it.
+/// The name of a request, as its client, its upstream and the log see it. Cloning shares its text.
 #[derive(Clone, Debug)]
 pub struct RequestId(HeaderValue);
 
@@ -176,20 +179,20 @@ impl RequestId {
             |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         let is_taken = (1..=128).contains(&only.len()) && only.as_bytes().iter().all(harmless);
         // Copied: a clone would keep the whole head that it came in.
-        is_taken.then(|| Self::from_bytes(only.as_bytes()))
+        is_taken.then(|| Self::from_text(only.as_bytes().to_vec()))
     }
 
     /// One made here: `prefix`, which tells workers apart, and a number.
     #[must_use]
     pub fn numbered(prefix: &str, number: u64) -> Self {
-        let mut id = Vec::with_capacity(prefix.len() + 16);
-        id.extend_from_slice(prefix.as_bytes());
         let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
-        for place in (0..digits).rev() {
-            let digit = char::from_digit((number >> (place * 4) & 0xf) as u32, 16);
-            id.push(digit.unwrap_or('0') as u8);
-        }
-        Self::from_bytes(&id)
+        let mut id = Vec::with_capacity(prefix.len() + digits as usize);
+        id.extend_from_slice(prefix.as_bytes());
+        id.extend((0..digits).rev().map(|place| {
+            let digit = (number >> (place * 4)) & 0xf;
+            b"0123456789abcdef"[digit as usize]
+        }));
+        Self::from_text(id)
     }
 
     /// Its text.
@@ -205,9 +208,10 @@ impl RequestId {
         self.0.clone()
     }
 
-    fn from_bytes(id: &[u8]) -> Self {
+    fn from_text(id: Vec<u8>) -> Self {
         // Letters, digits and three signs are always a header's value.
-        Self(HeaderValue::from_bytes(id).unwrap_or(HeaderValue::from_static("req")))
+        let value = HeaderValue::from_maybe_shared(Bytes::from(id));
+        Self(value.unwrap_or(HeaderValue::from_static("req")))
     }
 }
 
@@ -327,8 +331,10 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub struct Introduction<'a> {
     /// The request's id.
     pub request_id: &'a str,
-    /// X-Forwarded-For as a whole; empty where nothing is known.
-    pub forwarded_for: &'a [u8],
+    /// The peer's address, with which X-Forwarded-For ends; None over a Unix socket.
+    pub peer: Option<&'a str>,
+    /// What stands before it there: the list of a peer that is believed, else nothing.
+    pub came_through: &'a [u8],
     /// How the client came: http or https.
     pub scheme: &'static str,
     /// Bytes of the body.
@@ -351,8 +357,14 @@ pub fn write_outbound(lines: &mut Vec<u8>, headers: &HeaderMap, introduction: &I
         }
     }
     write_line(lines, "x-request-id", introduction.request_id.as_bytes());
-    if !introduction.forwarded_for.is_empty() {
-        write_line(lines, "x-forwarded-for", introduction.forwarded_for);
+    if let Some(peer) = introduction.peer {
+        lines.extend_from_slice(b"x-forwarded-for: ");
+        if !introduction.came_through.is_empty() {
+            lines.extend_from_slice(introduction.came_through);
+            lines.extend_from_slice(b", ");
+        }
+        lines.extend_from_slice(peer.as_bytes());
+        lines.extend_from_slice(b"\r\n");
     }
     write_line(lines, "x-forwarded-proto", introduction.scheme.as_bytes());
     let mut digits = itoa::Buffer::new();
@@ -360,23 +372,9 @@ pub fn write_outbound(lines: &mut Vec<u8>, headers: &HeaderMap, introduction: &I
     write_line(lines, "content-length", length.as_bytes());
 }
 
-/// Writes an address as the library writes it, an IPv4 one without its formatting machinery.
-pub fn write_address(text: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => {
-            for (place, octet) in address.octets().into_iter().enumerate() {
-                if place > 0 {
-                    text.push(b'.');
-                }
-                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(address) => text.extend_from_slice(address.to_string().as_bytes()),
-    }
-}
-
 /// Writes one header line.
 pub fn write_line(lines: &mut Vec<u8>, name: &str, value: &[u8]) {
+    lines.reserve(name.len() + value.len() + AROUND_LINE);
     lines.extend_from_slice(name.as_bytes());
     lines.extend_from_slice(b": ");
     lines.extend_from_slice(value);
@@ -561,15 +559,6 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_written_as_the_library_writes_them() {
-        for text in ["192.0.2.7", "0.0.0.0", "255.255.255.255", "2001:db8::1"] {
-            let mut written = Vec::new();
-            write_address(&mut written, text.parse().unwrap());
-            assert_eq!(written, text.as_bytes());
-        }
-    }
-
-    #[test]
     fn made_ids_end_in_their_number() {
         for number in [0, 1, 15, 16, 0xabc, u64::MAX] {
             let id = RequestId::numbered("req-7-", number);
@@ -720,7 +709,8 @@ mod tests {
     fn sent_with(lines: &[(&str, &str)], is_decoded: bool) -> String {
         let introduction = Introduction {
             request_id: "r-1",
-            forwarded_for: b"192.0.2.7",
+            peer: Some("192.0.2.7"),
+            came_through: b"",
             scheme: "http",
             length: 1234,
             is_decoded,

@@ -6,18 +6,30 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::policy::network::ClientAddress;
+use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::time::UnixTime;
 
 use super::log::{Access, Event, Form};
 
 /// Text of a client's that a line holds at most, in characters.
 const MAX_TEXT: usize = 256;
+
+/// Room for most requests' lines.
+const USUAL_LENGTH: usize = 512;
+
+/// A [`Name`], put together once, by the compiler.
+macro_rules! name {
+    ($name:literal) => {
+        Name {
+            json: concat!(",\"", $name, "\":"),
+            text: concat!(" ", $name, "="),
+        }
+    };
+}
 
 /// Lines, one behind the other.
 #[derive(Debug, Default)]
@@ -53,22 +65,29 @@ impl Lines {
     /// A request's line.
     pub(super) fn access(&mut self, form: Form, access: &Access<'_>) {
         let ended = access.started + access.duration;
-        let facts: [(&str, Fact<'_>); 14] = [
-            ("request_id", Fact::Word(Some(access.request_id))),
-            ("key_id", Fact::Word(access.key_id)),
-            ("client", Fact::Address(access.client)),
-            ("method", Fact::Word(Some(access.method))),
-            ("route", Fact::Word(access.route)),
-            ("model", Fact::Text(access.model)),
-            ("upstream", Fact::Text(access.upstream)),
-            ("status", Fact::Number(access.status.map(u64::from))),
-            ("denial", Fact::Word(access.denial)),
-            ("bytes_in", Fact::Number(Some(access.bytes_in))),
-            ("bytes_out", Fact::Number(Some(access.bytes_out))),
-            ("first_byte_ms", Fact::Milliseconds(access.first_byte)),
-            ("duration_ms", Fact::Milliseconds(Some(access.duration))),
-            ("end", Fact::Word(Some(access.end.label()))),
+        let facts: [(Name, Fact<'_>); 14] = [
+            (name!("request_id"), Fact::Word(Some(access.request_id))),
+            (name!("key_id"), Fact::Word(access.key_id)),
+            (name!("client"), Fact::Address(access.client)),
+            (name!("method"), Fact::Word(Some(access.method))),
+            (name!("route"), Fact::Word(access.route)),
+            (name!("model"), Fact::Text(access.model)),
+            (name!("upstream"), Fact::Text(access.upstream)),
+            (name!("status"), Fact::Number(access.status.map(u64::from))),
+            (name!("denial"), Fact::Word(access.denial)),
+            (name!("bytes_in"), Fact::Number(Some(access.bytes_in))),
+            (name!("bytes_out"), Fact::Number(Some(access.bytes_out))),
+            (
+                name!("first_byte_ms"),
+                Fact::Milliseconds(access.first_byte),
+            ),
+            (
+                name!("duration_ms"),
+                Fact::Milliseconds(Some(access.duration)),
+            ),
+            (name!("end"), Fact::Word(Some(access.end.label()))),
         ];
+        self.text.reserve(USUAL_LENGTH);
         match form {
             Form::Json => {
                 self.text.push_str("{\"event\":\"access\",\"time\":\"");
@@ -79,9 +98,7 @@ impl Lines {
                 self.time(ended);
                 self.text.push('"');
                 for (name, fact) in facts {
-                    self.text.push_str(",\"");
-                    self.text.push_str(name);
-                    self.text.push_str("\":");
+                    self.text.push_str(name.json);
                     fact.write_json(&mut self.text);
                 }
                 self.text.push_str(",\"level\":\"info\"}\n");
@@ -91,9 +108,7 @@ impl Lines {
                 self.text.push_str(" access ended=");
                 self.time(ended);
                 for (name, fact) in facts.into_iter().filter(|(_, fact)| fact.is_known()) {
-                    self.text.push(' ');
-                    self.text.push_str(name);
-                    self.text.push('=');
+                    self.text.push_str(name.text);
                     fact.write_text(&mut self.text);
                 }
                 self.text.push('\n');
@@ -158,6 +173,12 @@ impl Lines {
         write_thousandths(&mut self.text, since.subsec_millis());
         self.text.push('Z');
     }
+}
+
+/// A fact's name with the signs that stand around it.
+struct Name {
+    json: &'static str,
+    text: &'static str,
 }
 
 enum Fact<'a> {
@@ -273,15 +294,8 @@ pub fn is_harmless(character: char) -> bool {
 
 fn write_address(text: &mut String, address: ClientAddress) {
     match address {
-        ClientAddress::Known(IpAddr::V4(address)) => {
-            for (place, octet) in address.octets().into_iter().enumerate() {
-                if place > 0 {
-                    text.push('.');
-                }
-                write_number(text, octet.into());
-            }
-        }
-        other => put(text, format_args!("{other}")),
+        ClientAddress::Known(address) => text.push_str(AddressText::of(address).as_str()),
+        ClientAddress::Unknown => text.push_str("unknown"),
     }
 }
 
@@ -385,16 +399,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_times_and_addresses_are_written_as_the_library_writes_them() {
+    fn numbers_and_times_are_written_as_the_library_writes_them() {
         for micros in [0, 1, 999, 1000, 12_345_678, u64::MAX] {
             let mut text = String::new();
             write_milliseconds(&mut text, Duration::from_micros(micros));
             assert_eq!(text, format!("{}.{:03}", micros / 1000, micros % 1000));
-        }
-        for address in ["192.0.2.7", "0.0.0.0", "255.255.255.255", "2001:db8::1"] {
-            let mut text = String::new();
-            write_address(&mut text, ClientAddress::of(address.parse().unwrap()));
-            assert_eq!(text, address);
         }
         let mut lines = Lines::default();
         for milliseconds in [999, 1000, 999, 61_001] {

@@ -1,6 +1,6 @@
 //! Where a key may be used from: IPv4 networks, the client's address, and the rule between the two.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
@@ -28,6 +28,74 @@ impl fmt::Display for ClientAddress {
             Self::Known(address) => address.fmt(f),
             Self::Unknown => f.write_str("unknown"),
         }
+    }
+}
+
+/// An address as text. Every request has its client's in a header and in a log line, so an IPv4 one, which most are, is
+/// written without the library's formatting machinery; it reads as the library would write it.
+#[derive(Clone, Copy, Debug)]
+pub struct AddressText {
+    bytes: [u8; LONGEST_ADDRESS],
+    length: usize,
+}
+
+/// Characters of an address at most: eight groups of four digits.
+const LONGEST_ADDRESS: usize = 39;
+
+impl AddressText {
+    /// The text of this address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        let mut text = Self {
+            bytes: [0; LONGEST_ADDRESS],
+            length: 0,
+        };
+        match address {
+            IpAddr::V4(address) => {
+                for (place, octet) in address.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        text.push(b'.');
+                    }
+                    text.push_octet(octet);
+                }
+            }
+            IpAddr::V6(address) => {
+                // There is room for every address.
+                let _ = write!(text, "{address}");
+            }
+        }
+        text
+    }
+
+    /// It.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Nothing but ASCII is written to it.
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+
+    fn push_octet(&mut self, octet: u8) {
+        if octet >= 100 {
+            self.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            self.push(b'0' + octet / 10 % 10);
+        }
+        self.push(b'0' + octet % 10);
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(free) = self.bytes.get_mut(self.length) {
+            *free = byte;
+            self.length += 1;
+        }
+    }
+}
+
+impl fmt::Write for AddressText {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        part.bytes().for_each(|byte| self.push(byte));
+        Ok(())
     }
 }
 
@@ -139,6 +207,21 @@ mod tests {
 
     fn client(text: &str) -> ClientAddress {
         ClientAddress::of(text.parse().unwrap())
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_library_writes_them() {
+        let octets = (0..=255).map(|octet| format!("{octet}.0.{octet}.9"));
+        let others = [
+            "255.255.255.255",
+            "2001:db8::1",
+            "::ffff:255.255.255.255",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ];
+        for text in octets.chain(others.map(str::to_owned)) {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(AddressText::of(address).as_str(), address.to_string());
+        }
     }
 
     #[test]
