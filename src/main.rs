@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The system's own keeps what a reload of many keys leaves behind, and takes a tenth of a request's steps.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     keygate::cli::run()
 }

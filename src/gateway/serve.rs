@@ -17,7 +17,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::task::LocalSet;
+use tokio::runtime::LocalOptions;
 use tokio::time::timeout;
 
 use crate::http::clock::TICK;
@@ -57,7 +57,7 @@ pub fn run_worker(gateway: Gateway, listeners: Listeners) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()?;
+        .build_local(LocalOptions::default())?;
     let lifecycle = gateway.lifecycle.clone();
     let life = async {
         tokio::select! {
@@ -65,7 +65,7 @@ pub fn run_worker(gateway: Gateway, listeners: Listeners) -> io::Result<()> {
             () = lifecycle.reached(Phase::Ending) => Ok(()),
         }
     };
-    LocalSet::new().block_on(&runtime, life)
+    runtime.block_on(life)
 }
 
 async fn live(gateway: Gateway, listeners: Listeners) -> io::Result<()> {
