@@ -20,6 +20,10 @@ use keygate::store::key_file;
 use keygate::store::record;
 use keygate::table::Table;
 
+/// The gateway's own, or its memory would not be what is measured.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() {
     let asked: Vec<usize> = std::env::args()
         .filter_map(|arg| arg.parse().ok())

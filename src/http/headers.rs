@@ -415,7 +415,7 @@ fn passes_to_upstream(name: &str) -> bool {
     !kept_back
         && !is_hop_by_hop(name)
         // CGI-style servers read `x_real_ip` as `x-real-ip`.
-        && !name.contains('_')
+        && memchr::memchr(b'_', name.as_bytes()).is_none()
         && !prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
