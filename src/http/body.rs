@@ -345,6 +345,9 @@ async fn next_piece<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    if body.is_end_stream() {
+        return Ok(None);
+    }
     watch.set_deadline(pace.deadline(clock.now()));
     poll_fn(|cx| {
         loop {

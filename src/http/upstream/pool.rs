@@ -4,7 +4,6 @@
 //! past. A request is sent again only when a kept connection turned out to be closed before any byte of an answer.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,9 +44,17 @@ pub struct Pool {
     fleet: Arc<Fleet>,
     clock: Clock,
     patience: Patience,
-    idle: RefCell<HashMap<u64, Vec<(Connection, Instant)>>>,
+    /// Searched from end to end: a gateway has few replicas, and each request asks twice.
+    idle: RefCell<Vec<Idle>>,
     random: Cell<u64>,
     rooms: Rooms,
+}
+
+/// The connections to one replica that are not in use, each with the time since when.
+#[derive(Debug)]
+struct Idle {
+    replica: u64,
+    connections: Vec<(Connection, Instant)>,
 }
 
 /// Memory that requests take turns in: to be written from, and to be read into.
@@ -212,11 +219,11 @@ impl Pool {
     /// Closes connections that were idle for too long.
     pub fn tidy(&self) {
         let now = self.clock.now();
-        self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|(_, since)| {
+        self.idle.borrow_mut().retain_mut(|idle| {
+            idle.connections.retain(|(_, since)| {
                 now.saturating_duration_since(*since) < self.patience.keep_alive
             });
-            !kept.is_empty()
+            !idle.connections.is_empty()
         });
     }
 
@@ -256,11 +263,28 @@ impl Pool {
     fn kept(&self, replica: &Replica) -> Option<Connection> {
         let now = self.clock.now();
         loop {
-            let (mut connection, since) = self.idle.borrow_mut().get_mut(&replica.id)?.pop()?;
+            let (mut connection, since) = {
+                let mut all = self.idle.borrow_mut();
+                let idle = all.iter_mut().find(|idle| idle.replica == replica.id)?;
+                idle.connections.pop()?
+            };
             let fresh = now.saturating_duration_since(since) < self.patience.keep_alive;
             if fresh && connection.is_quiet() {
                 return Some(connection);
             }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    fn shelve(&self, replica: u64, connection: Connection) {
+        let kept = (connection, self.clock.now());
+        let mut all = self.idle.borrow_mut();
+        match all.iter_mut().find(|idle| idle.replica == replica) {
+            Some(idle) => idle.connections.push(kept),
+            None => all.push(Idle {
+                replica,
+                connections: vec![kept],
+            }),
         }
     }
 }
@@ -333,10 +357,7 @@ impl Answer {
             .take()
             .and_then(|connection| connection.reusable(&self.head));
         if let Some((connection, room)) = connection {
-            let mut idle = self.pool.idle.borrow_mut();
-            idle.entry(self.replica.0.id)
-                .or_default()
-                .push((connection, self.pool.clock.now()));
+            self.pool.shelve(self.replica.0.id, connection);
             self.pool.rooms.put_incoming(room);
         }
     }
