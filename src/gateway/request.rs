@@ -108,6 +108,11 @@ pub async fn handle(
         &mut record
     )))
     .await;
+    if let Err(refusal) = &result
+        && refusal.status() == StatusCode::UNAUTHORIZED
+    {
+        worker.strangers.wait().await;
+    }
     // What follows a CONNECT was meant for a tunnel, and is no request.
     let closes = matches!(
         result,
