@@ -108,6 +108,7 @@ pub async fn handle(
         &mut record
     )))
     .await;
+    // Here and not before it is judged: a stranger is known by the credential alone.
     if let Err(refusal) = &result
         && refusal.status() == StatusCode::UNAUTHORIZED
     {
