@@ -3,7 +3,9 @@
 //! from an unknown one. `cargo bench --bench flood [-- SECONDS]`: so long for each, 20 without it.
 //!
 //! The flood, the upstream and the good client run on the same machine as the gateway: where they need more cores than
-//! there are, part of what is seen is that. At "full speed" the flood takes all it can get.
+//! there are, part of what is seen is that. So it is told apart: "own p99" is of the same times less what the good client,
+//! its upstream and, where that is one, the gateway's worker waited for a core while they could have run (the kernel
+//! counts it); and `-- apart` gives core 0 to the gateway, which makes one worker of it, and core 1 to all the others. At "full speed" the flood takes all it can get.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -13,12 +15,14 @@
 #[path = "support/keys.rs"]
 mod keys;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,15 +42,21 @@ fn main() {
     let seconds = std::env::args().find_map(|argument| argument.parse().ok());
     let each = Duration::from_secs(seconds.unwrap_or(20));
     let folder = tempfile::tempdir().unwrap();
-    let gateway = Gateway::start(folder.path());
+    let is_apart = std::env::args().any(|argument| argument == "apart");
+    let gateway = Gateway::start(folder.path(), is_apart);
     println!(
-        "the good client, {each:?} each   p50        p99        max        resident   log lines"
+        "the good client, {each:?} each   p50        p99        max        own p99    resident   log lines"
     );
     let rest = gateway.measure("at rest", each, None);
     for rate in FLOODS {
         let name = rate.map_or("full speed".into(), |rate| format!("{rate} a second"));
         let beside = gateway.measure(&name, each, Some(rate));
-        println!("{:>28} p99 {:.2} times that at rest", "", beside / rest);
+        println!(
+            "{:>28} p99 {:.2}, own p99 {:.2} times that at rest",
+            "",
+            beside.0 / rest.0,
+            beside.1 / rest.1
+        );
     }
     gateway.measure("at rest again", each, None);
     gateway.compare_refusals();
@@ -56,11 +66,20 @@ struct Gateway {
     process: Child,
     address: SocketAddr,
     log: std::path::PathBuf,
+    /// What its upstream's threads, and its one worker, waited for a core.
+    waits: Waits,
 }
 
 impl Gateway {
-    fn start(folder: &Path) -> Self {
-        let upstream = upstream();
+    fn start(folder: &Path, is_apart: bool) -> Self {
+        let program = env!("CARGO_BIN_EXE_keygate");
+        let mut command = Command::new(program);
+        if is_apart {
+            pin_to_core(1);
+            command = Command::new("taskset");
+            command.args(["-c", "0", program]);
+        }
+        let (upstream, waits) = upstream();
         let mut text = keys::line(1, keys::Shape::Plain);
         let hash = TokenHash::of(b"disabled");
         text.push_str(&format!(
@@ -77,7 +96,7 @@ impl Gateway {
         );
         std::fs::write(folder.join("keygate.toml"), config).unwrap();
         let log = folder.join("log");
-        let process = Command::new(env!("CARGO_BIN_EXE_keygate"))
+        let process = command
             .args(["serve", "--config", "keygate.toml", "--log-format", "json"])
             .current_dir(folder)
             .stdin(Stdio::null())
@@ -92,15 +111,18 @@ impl Gateway {
             );
             thread::sleep(Duration::from_millis(10));
         }
+        waits.of_the_worker(process.id());
         Self {
             process,
             address,
             log,
+            waits,
         }
     }
 
-    /// The good client's times, with a flood beside it or without; prints them and returns the 99th percentile.
-    fn measure(&self, name: &str, each: Duration, flood: Option<Option<u64>>) -> f64 {
+    /// The good client's times, with a flood beside it or without; prints them and returns the 99th percentiles, the
+    /// whole one and its own.
+    fn measure(&self, name: &str, each: Duration, flood: Option<Option<u64>>) -> (f64, f64) {
         let over = Arc::new(AtomicBool::new(false));
         let refused = Arc::new(AtomicU64::new(0));
         let flooders: Vec<_> = flood
@@ -119,12 +141,17 @@ impl Gateway {
         for _ in 0..100 {
             assert_eq!(client.ask(&good), 200);
         }
-        let mut times = Vec::new();
+        let (mut times, mut own) = (Vec::new(), Vec::new());
+        let waits = Waits::default();
+        waits.of_this_thread();
         let start = Instant::now();
         while start.elapsed() < each {
+            let waited = waits.all() + self.waits.all();
             let asked = Instant::now();
             assert_eq!(client.ask(&good), 200);
             times.push(asked.elapsed());
+            let waited = waits.all() + self.waits.all() - waited;
+            own.push(times[times.len() - 1].saturating_sub(waited));
             thread::sleep(PACE.saturating_sub(asked.elapsed()));
         }
         over.store(true, Ordering::Relaxed);
@@ -132,17 +159,22 @@ impl Gateway {
             flooder.join().unwrap();
         }
         times.sort();
-        let at = |share: usize| times[(times.len() - 1) * share / 1000].as_secs_f64() * 1e3;
+        own.sort();
+        let of = |times: &[Duration], share: usize| {
+            times[(times.len() - 1) * share / 1000].as_secs_f64() * 1e3
+        };
+        let at = |share| of(&times, share);
         println!(
-            "{name:<28} {:>7.3} ms {:>7.3} ms {:>7.3} ms {:>7.1} MB {:>8}   {} refused",
+            "{name:<28} {:>7.3} ms {:>7.3} ms {:>7.3} ms {:>7.3} ms {:>7.1} MB {:>8}   {} refused",
             at(500),
             at(990),
             at(1000),
+            of(&own, 990),
             self.resident(),
             self.lines() - lines,
             refused.load(Ordering::Relaxed),
         );
-        at(990)
+        (at(990), of(&own, 990))
     }
 
     /// Whether the time of an answer tells anything of the key: the same denial, for a key that is disabled and for none.
@@ -276,14 +308,64 @@ fn whole_answer(read: &[u8]) -> Option<(u16, usize)> {
     (read.len() >= head + length).then_some((status, head + length))
 }
 
+/// How long threads could have run and had no core, as the kernel counts it.
+#[derive(Clone, Default)]
+struct Waits(Arc<Mutex<Vec<File>>>);
+
+impl Waits {
+    fn of_this_thread(&self) {
+        let file = File::open("/proc/thread-self/schedstat").unwrap();
+        self.0.lock().unwrap().push(file);
+    }
+
+    /// Of several it is not known whose wait is the good client's.
+    fn of_the_worker(&self, process: u32) {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        let workers: Vec<_> = threads
+            .map(|thread| thread.unwrap().path())
+            .filter(|thread| {
+                let name = std::fs::read_to_string(thread.join("comm"));
+                name.unwrap().starts_with("worker")
+            })
+            .collect();
+        if let [worker] = &workers[..] {
+            let file = File::open(worker.join("schedstat")).unwrap();
+            self.0.lock().unwrap().push(file);
+        }
+    }
+
+    fn all(&self) -> Duration {
+        let files = self.0.lock().unwrap();
+        let waits = files.iter().map(|file| {
+            let mut bytes = [0_u8; 100];
+            // Nothing is left of a thread that has ended.
+            let count = file.read_at(&mut bytes, 0).unwrap_or(0);
+            let text = std::str::from_utf8(&bytes[..count]).unwrap();
+            let waited = text.split(' ').nth(1).unwrap_or("0");
+            Duration::from_nanos(waited.parse().unwrap())
+        });
+        waits.sum()
+    }
+}
+
+/// This thread, and those that it makes.
+fn pin_to_core(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).unwrap();
+}
+
 /// Answers everything at once, with the same few bytes.
-fn upstream() -> SocketAddr {
+fn upstream() -> (SocketAddr, Waits) {
+    let waits = Waits::default();
+    let counted = waits.clone();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
+            let (mut stream, waits) = (stream.unwrap(), counted.clone());
             thread::spawn(move || {
+                waits.of_this_thread();
                 let mut bytes = [0_u8; 16 << 10];
                 // The requests are small, and come in one piece.
                 while let Ok(1..) = stream.read(&mut bytes) {
@@ -295,5 +377,5 @@ fn upstream() -> SocketAddr {
             });
         }
     });
-    address
+    (address, waits)
 }

@@ -1,6 +1,7 @@
 //! Floor 4: the data path. [`serve`] accepts connections, [`request`] is a request's life from head to last byte.
 
 mod answers;
+mod back_row;
 pub mod lease;
 pub mod listen;
 pub mod proxied;

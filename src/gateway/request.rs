@@ -109,6 +109,12 @@ pub async fn handle(
         &mut record
     )))
     .await;
+    // Here and not before it is judged: a stranger is known by the credential alone.
+    if let Err(refusal) = &result
+        && refusal.status() == StatusCode::UNAUTHORIZED
+    {
+        worker.strangers.wait().await;
+    }
     // What follows a CONNECT was meant for a tunnel, and is no request.
     let closes = matches!(
         result,

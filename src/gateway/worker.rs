@@ -26,6 +26,7 @@ use crate::store::config::{ClientAddressSource, Config};
 use crate::store::wall_clock;
 use crate::table::Table;
 
+use super::back_row::BackRow;
 use super::stream;
 
 /// Descriptors that are not for connections: each of the two admin listeners may take a third, files have the rest.
@@ -137,6 +138,8 @@ pub struct Worker {
     pub clock: Clock,
     /// Of the lines about load balancers that do not say for whom they speak.
     pub(super) refused_proxies: Sampler,
+    /// Where requests without a good credential wait for their answer.
+    pub(super) strangers: BackRow,
     id_prefix: Box<str>,
     next_id: Cell<u64>,
     open: Cell<usize>,
@@ -171,6 +174,7 @@ impl Worker {
             pool,
             clock,
             refused_proxies: Sampler::default(),
+            strangers: BackRow::default(),
             id_prefix: format!("req-{seed:016x}-").into(),
             next_id,
             open,

@@ -19,6 +19,11 @@ use self::zstandard::Zstandard;
 /// The codings that are taken, as a header says so.
 pub const TAKEN: &str = "gzip, deflate, br, zstd";
 
+/// Members (gzip) or frames (zstd, skippable ones too) that a body may have. To begin one costs far more than the ten or twenty
+/// bytes that it takes. Most bodies have one; tools that compress in pieces, to do it in parallel or to seek, make one of each
+/// 64 KiB or more (bgzip; pzstd of some MiB), so that this is enough for 64 MiB even of those.
+const MOST_MEMBERS: usize = 1024;
+
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
@@ -26,7 +31,7 @@ pub enum Coding {
     Gzip,
     /// RFC 1950, or what many send under that name: RFC 1951 without its wrapping.
     Deflate,
-    /// RFC 7932.
+    /// RFC 7932, with a window of at most 4 MiB where that much is used of it.
     Brotli,
     /// RFC 8878, with windows of at most 8 MiB (RFC 9659).
     Zstandard,
@@ -36,7 +41,8 @@ pub enum Coding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownCoding;
 
-/// The body is not what its coding says: cut short, damaged, or with something behind its end.
+/// The body is not what its coding says: cut short, damaged, or with something behind its end; or it asks for more than is
+/// given, in window or in members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undecodable;
 

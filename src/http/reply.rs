@@ -201,7 +201,8 @@ impl fmt::Display for Refusal {
             }
             Self::Unread(SpoolFault::Undecodable) => {
                 "The body is not what its Content-Encoding says: it is cut short or damaged, something follows its end, \
-                 or it needs a zstd window over 8 MiB. Send it again, or send it as it is, without the header."
+                 it has over 1024 members, or it needs a window over 4 MiB (br) or 8 MiB (zstd). Send it again, compressed in \
+                 one piece by an encoder's default settings, or send it as it is, without the header."
             }
             Self::Unread(SpoolFault::Inflated) => {
                 "The body unpacks to more than a hundred times its size. Send it as it is, without Content-Encoding."

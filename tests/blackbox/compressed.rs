@@ -258,6 +258,44 @@ fn a_body_that_is_not_what_its_coding_says_is_an_invalid_request() {
     cases.done();
 }
 
+/// A window that encoders use only where they are told to, and far more members than any tool makes.
+#[test]
+fn what_a_small_body_asks_a_decoder_for_beyond_any_need_is_refused() {
+    let stand = Stand::new();
+    let mut cases = Cases::new();
+    let windowed = |window: u32| {
+        let mut encoder = brotli::CompressorWriter::new(Vec::new(), 4096, 1, window);
+        encoder
+            .write_all(&long_chat("good", 6 << 20))
+            .expect("encoded");
+        encoder.into_inner()
+    };
+    let members = |encode: Encode, count: usize| {
+        let body = encode(br#"{"model":"good"}"#);
+        [encode(b"").repeat(count - 1), body].concat()
+    };
+    for (coding, what, taken, refused) in [
+        ("br", "window", windowed(22), windowed(24)),
+        ("gzip", "members", members(gzip, 1024), members(gzip, 1025)),
+        ("zstd", "frames", members(zstd, 1024), members(zstd, 1025)),
+    ] {
+        let response = stand.gateway.ask(&chat(&stand.only, coding, taken));
+        let is_taken = response.status == 200;
+        let verdict = is_taken.then_some(()).ok_or(response.text());
+        cases.check(&format!("{coding}: {what}"), verdict);
+        let response = stand.gateway.ask(&chat(&stand.only, coding, refused));
+        let verdict = is_error(&response, 400, "invalid_request");
+        cases.check(&format!("{coding}: more {what}"), verdict);
+    }
+    cases.check(
+        "upstream",
+        (stand.up.requests().len() == 3)
+            .then_some(())
+            .ok_or("more went on".into()),
+    );
+    cases.done();
+}
+
 /// What unpacks to ten gigabytes and more: blocks that repeat, each decodable behind the others.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let mut compress = Compress::new(Compression::best(), false);
@@ -371,8 +409,10 @@ fn a_body_that_unpacks_to_more_than_the_limit_is_too_large_and_one_to_the_limit_
             .ask(&chat(&stand.only, coding, encode(&at(300_001))));
         cases.check(coding, is_error(&response, 413, "request_too_large"));
     }
-    // What comes is bounded too, though it unpacks to nothing.
-    let nothing = zstd(b"").repeat(45_000);
+    // What comes is bounded too, though it unpacks to nothing: a skippable frame of 390 000 bytes (RFC 8878 3.1.2).
+    let mut nothing = vec![0; 390_000];
+    nothing[..4].copy_from_slice(&[0x50, 0x2a, 0x4d, 0x18]);
+    nothing[4..8].copy_from_slice(&389_992_u32.to_le_bytes());
     let call = chat(&stand.only, "zstd", nothing);
     let mut client = stand.gateway.client();
     let _ = client.try_send(&call.chunked(&vec![10_000; 39]));

@@ -1,4 +1,9 @@
 //! Thousands of event streams at once, which end in every way there is: nothing of them may stay.
+//!
+//! `KEYGATE_CROWD_STREAMS` says how many at once, and `KEYGATE_CROWD_SECONDS` for how long all of them run in each round,
+//! where it should be more than in every run of the tests: `KEYGATE_CROWD_STREAMS=10000
+//! KEYGATE_CROWD_SECONDS=150 cargo test --locked --test blackbox crowd -- --nocapture` takes eleven minutes, and
+//! 23 000 descriptors for each process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,12 +21,20 @@ use crate::support::process::{descriptors, resident, take_descriptors};
 use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
 
-/// How long the streams of a round last once all of them run.
-const DURATION: Duration = Duration::from_secs(1);
-/// Between two events of a stream.
-const PACE: Duration = Duration::from_millis(500);
+/// How long the streams of a round last once all of them run, in seconds.
+const SECONDS: usize = 1;
 const STREAMS: usize = 2000;
 const ROUNDS: usize = 4;
+/// Events of all streams together, a second: more of them would only make everything slower.
+const EVENTS: usize = 4000;
+/// Streams that a descriptor allows: two of them are one's in this process, its client's and its upstream's, and two in the
+/// gateway, and a tenth of all is for other things.
+const STREAMS_OF_DESCRIPTORS: (usize, usize) = (9, 20);
+
+fn asked_for(name: &str, otherwise: usize) -> usize {
+    let asked = std::env::var(name).ok();
+    asked.map_or(otherwise, |asked| asked.parse().expect("a number"))
+}
 
 /// An upstream that streams until it is told to finish, or its client leaves.
 struct Upstream {
@@ -31,7 +44,8 @@ struct Upstream {
 }
 
 impl Upstream {
-    fn start() -> Self {
+    /// `pace`: between two events of a stream.
+    fn start(pace: Duration) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         socket2::SockRef::from(&listener)
             .listen(4096)
@@ -48,7 +62,7 @@ impl Upstream {
                 open.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     // Whichever way the other side leaves is fine here.
-                    let _ = serve(stream, finished).await;
+                    let _ = serve(stream, pace, finished).await;
                     open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -61,7 +75,11 @@ impl Upstream {
     }
 }
 
-async fn serve(mut stream: TcpStream, mut finished: watch::Receiver<bool>) -> std::io::Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    pace: Duration,
+    mut finished: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let mut bytes = [0_u8; 4096];
     loop {
         // A request here is small, and comes in one piece.
@@ -74,7 +92,7 @@ async fn serve(mut stream: TcpStream, mut finished: watch::Receiver<bool>) -> st
         while !*finished.borrow_and_update() {
             writing.write_all(b"9\r\ndata: 1\n\n\r\n").await?;
             tokio::select! {
-                _ = tokio::time::sleep(PACE) => {}
+                _ = tokio::time::sleep(pace) => {}
                 _ = finished.changed() => {}
                 left = reading.read(&mut bytes) => {
                     left?;
@@ -146,11 +164,16 @@ async fn stream(
 
 #[test]
 fn thousands_of_streams_that_end_in_every_way_leave_nothing_behind() {
-    let count = STREAMS.min(take_descriptors() / 5);
-    if count < STREAMS {
-        eprintln!("the limit of open files allows {count} streams instead of {STREAMS}");
+    let wanted = asked_for("KEYGATE_CROWD_STREAMS", STREAMS);
+    let duration = Duration::from_secs(asked_for("KEYGATE_CROWD_SECONDS", SECONDS) as u64);
+    let (of, descriptors_of) = STREAMS_OF_DESCRIPTORS;
+    let count = wanted.min(take_descriptors() / descriptors_of * of);
+    if count < wanted {
+        eprintln!("the limit of open files allows {count} streams instead of {wanted}");
     }
-    let up = Upstream::start();
+    let up = Upstream::start(
+        Duration::from_secs(1) * u32::try_from(count).expect("a few") / EVENTS as u32,
+    );
     let key = Key::all("key_all");
     let gateway = Setup::new()
         .upstream("up", &[&format!("http://{}", up.address)], &["good"])
@@ -176,7 +199,11 @@ fn thousands_of_streams_that_end_in_every_way_leave_nothing_behind() {
         });
         let gauge = in_flight();
         assert!((gauge - count as f64).abs() < 0.5, "{gauge} of {count}");
-        std::thread::sleep(DURATION);
+        std::thread::sleep(duration);
+        let gauge = in_flight();
+        assert!((gauge - count as f64).abs() < 0.5, "{gauge} of {count}");
+        let held = (descriptors(pid), resident(pid));
+        eprintln!("{count} streams: descriptors and memory {held:?}");
         leave.send_replace(true);
         up.finish.send_replace(true);
         for (number, stream) in streams.into_iter().enumerate() {
@@ -197,12 +224,13 @@ fn thousands_of_streams_that_end_in_every_way_leave_nothing_behind() {
         });
         assert!(in_flight() >= 0.0, "a gauge is negative");
         after.push((descriptors(pid), resident(pid)));
+        eprintln!("and after them: {:?}", after.last());
     }
     // The first rounds fill what the allocator keeps for the next; after that nothing grows any more.
     let (first, before, last) = (after[0], after[ROUNDS - 2], after[ROUNDS - 1]);
     assert!(last.0 <= first.0 + 4, "descriptors and memory: {after:?}");
     assert!(
-        last.1 < before.1 + (12 << 20),
+        last.1 < before.1 + (6 << 10) * count,
         "descriptors and memory: {after:?}"
     );
 }

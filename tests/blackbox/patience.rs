@@ -7,30 +7,13 @@ use std::time::Duration;
 use super::support::DEADLINE;
 use super::support::client::Call;
 use super::support::gateway::Setup;
-use super::support::raw_h2::{DATA, END_STREAM, HEADERS, Outcome, RawH2, SETTINGS};
+use super::support::raw_h2::{HEADERS, Outcome, RawH2, SETTINGS};
 use super::support::recorder::Recorder;
 use super::support::stand::Stand;
 use super::support::token::Key;
 use super::support::{assert_error, eventually};
 
 const SETTINGS_INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
-
-fn begin_chat(client: &mut RawH2, stream: u32, token: &str) {
-    let bearer = format!("Bearer {token}");
-    client.headers(
-        stream,
-        0,
-        &[
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":authority", "localhost"),
-            (":path", "/v1/chat/completions"),
-            ("authorization", &bearer),
-            ("content-type", "application/json"),
-        ],
-    );
-    client.frame(DATA, END_STREAM, stream, br#"{"model":"good"}"#);
-}
 
 #[test]
 fn a_reload_that_brings_a_silent_upstream_refuses_nobody_what_the_others_serve() {
@@ -76,7 +59,7 @@ fn an_upstream_whose_settings_change_keeps_the_models_it_named() {
 fn an_idle_http_2_client_that_does_not_answer_does_not_hold_up_the_end() {
     let mut stand = Stand::new();
     let mut client = RawH2::connect(stand.gateway.address);
-    begin_chat(&mut client, 1, &stand.all.token);
+    client.chat(1, &stand.all.token);
     assert_eq!(client.outcome(1), Outcome::Status(200));
     eventually("the answer is out", DEADLINE, || {
         (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
@@ -94,7 +77,7 @@ fn a_client_that_keeps_its_window_shut_does_not_keep_the_upstream_past_its_key()
     client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     let shut = [&SETTINGS_INITIAL_WINDOW_SIZE[..], &[0; 4]].concat();
     client.frame(SETTINGS, 0, 0, &shut);
-    begin_chat(&mut client, 1, &stand.all.token);
+    client.chat(1, &stand.all.token);
     let mut exchange = stand.up.next();
     exchange.begin_stream();
     exchange.chunk("data: 1\n\n");

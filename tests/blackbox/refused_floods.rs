@@ -162,6 +162,49 @@ fn a_flood_of_bad_tokens_harms_nobody_takes_no_memory_and_is_counted_instead_of_
     assert!((stand.gateway.metric("keygate_log_lines_dropped_total") - 0.0).abs() < 0.5);
 }
 
+/// One worker's lines stand in the order of its answers. Sixteen strangers have sent all they have before the one with a
+/// key begins, whose requests take a turn each.
+#[test]
+fn before_each_answer_to_a_key_one_stranger_is_answered_and_not_all_of_them() {
+    const STRANGERS: usize = 16;
+    const EACH: usize = 60;
+    const GOOD: usize = 40;
+    let stand = Stand::with(|setup| setup.line("workers = 1"));
+    let bad = Call::get("/v1/models", "kg_nobody").bytes().repeat(EACH);
+    let good = Call::get("/v1/models", &stand.all.token).bytes();
+    let mut strangers: Vec<_> = (0..STRANGERS).map(|_| stand.gateway.client()).collect();
+    let mut client = stand.gateway.client();
+    for stranger in &mut strangers {
+        stranger.send(&bad);
+    }
+    client.send(&good.repeat(GOOD));
+    for _ in 0..GOOD {
+        assert_eq!(client.answer().status, 200);
+    }
+    // They are answered all the same.
+    for stranger in &mut strangers {
+        for _ in 0..EACH {
+            assert_eq!(stranger.answer().status, 401);
+        }
+    }
+    let statuses: Vec<u64> = eventually("every answer is written", DEADLINE, || {
+        let lines = stand.gateway.log();
+        let lines = lines
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let statuses: Vec<u64> = lines.filter_map(|line| line["status"].as_u64()).collect();
+        (statuses.len() == STRANGERS * EACH + GOOD).then_some(statuses)
+    });
+    let first = statuses.iter().position(|status| *status == 200);
+    let last = statuses.iter().rposition(|status| *status == 200);
+    let span = last.expect("an answer") - first.expect("an answer") + 1;
+    let between = span - GOOD;
+    assert!(
+        between <= 2 * GOOD,
+        "{between} strangers between {GOOD} answers"
+    );
+}
+
 #[test]
 fn refusals_at_rest_have_their_lines_and_those_behind_a_flood_too() {
     let stand = Stand::new();

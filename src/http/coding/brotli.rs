@@ -1,4 +1,8 @@
-//! Brotli (RFC 7932), without the large windows that are no part of it.
+//! Brotli (RFC 7932), without the large windows that are no part of it, and with 4 MiB of those of up to 16 MiB that are.
+//!
+//! The decoder fills its window before it hands anything over, in one go if the stream says so in a few bytes: what a
+//! window costs in memory and time, a body of fifty bytes costs. 4 MiB is what encoders use where they are told
+//! nothing else (lgwin 22). A stream may say that its window is larger, as long as it does not get to use more than that.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,14 +14,39 @@ use brotli_decompressor::{
 
 use super::{Step, Undecodable};
 
+/// The largest window.
+const MOST_WINDOW: usize = 4 << 20;
+/// What the decoder asks for behind its window, at most.
+const SLACK: usize = 1 << 10;
 /// What the decoder holds beside its window and its Huffman codes, in round numbers.
 const TABLES: usize = 128 << 10;
 
 /// A body of one stream.
 pub(super) struct Brotli {
-    state: BrotliState<StandardAlloc, StandardAlloc, Counted>,
+    state: BrotliState<Bounded, StandardAlloc, Counted>,
     codes: Rc<Cell<usize>>,
     has_ended: bool,
+}
+
+/// Has no memory for a window over the largest, which the decoder asks for in powers of two as it comes to need it.
+#[derive(Default)]
+struct Bounded(StandardAlloc);
+
+type Bytes = <StandardAlloc as Allocator<u8>>::AllocatedMemory;
+
+impl Allocator<u8> for Bounded {
+    type AllocatedMemory = Bytes;
+
+    fn alloc_cell(&mut self, length: usize) -> Bytes {
+        if length > MOST_WINDOW + SLACK {
+            return Bytes::default();
+        }
+        self.0.alloc_cell(length)
+    }
+
+    fn free_cell(&mut self, bytes: Bytes) {
+        Allocator::<u8>::free_cell(&mut self.0, bytes);
+    }
 }
 
 /// Counts what Huffman codes take: a few bytes of a stream can ask for megabytes of them.
@@ -50,7 +79,7 @@ fn bytes_of(codes: usize) -> usize {
 
 impl Default for Brotli {
     fn default() -> Self {
-        let (bytes, words, codes) = <(StandardAlloc, StandardAlloc, Counted)>::default();
+        let (bytes, words, codes) = <(Bounded, StandardAlloc, Counted)>::default();
         let held = Rc::clone(&codes.held);
         Self {
             state: BrotliState::new_strict(bytes, words, codes),
@@ -87,7 +116,7 @@ impl Brotli {
         Ok(step)
     }
 
-    /// The window, of up to 16 MiB, is filled before any of it is handed over, and takes memory as it is filled.
+    /// The window is filled before any of it is handed over, and takes memory as it is filled.
     pub(super) fn memory(&self) -> usize {
         let window = usize::try_from(self.state.ringbuffer_size).unwrap_or(0);
         let filled = usize::try_from(self.state.pos).unwrap_or(0).min(window);

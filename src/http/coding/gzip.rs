@@ -1,10 +1,7 @@
 //! gzip (RFC 1952): one member after another, each a head, a deflate stream and a checksum.
 
 use super::inflate::Inflate;
-use super::{Step, Undecodable};
-
-/// Members that a body may have. To begin one costs far more than the twenty bytes that it takes.
-const MOST_MEMBERS: usize = 1024;
+use super::{MOST_MEMBERS, Step, Undecodable};
 
 const HAS_HEAD_CHECKSUM: u8 = 1 << 1;
 const HAS_EXTRA: u8 = 1 << 2;

@@ -292,27 +292,61 @@ fn a_window_over_8_mib_is_refused_and_one_of_8_mib_taken() {
     }
 }
 
-#[test]
-fn brotli_with_a_large_window_is_refused() {
-    let mut parameters = ::brotli::enc::BrotliEncoderParams {
-        lgwin: 26,
+/// As an encoder with a window of two to the power of `lgwin` writes it, without being told its length.
+fn brotli(data: &[u8], lgwin: i32, large_window: bool) -> Vec<u8> {
+    let parameters = ::brotli::enc::BrotliEncoderParams {
+        quality: 5,
+        lgwin,
+        large_window,
         ..Default::default()
     };
-    let mut encode = |large| {
-        parameters.large_window = large;
-        let mut out = Vec::new();
-        ::brotli::BrotliCompress(&mut &TEXT[..], &mut out, &parameters).unwrap();
-        whole(Coding::Brotli, &out)
-    };
-    assert_eq!(encode(false).unwrap().as_deref(), Some(TEXT));
-    assert!(!matches!(encode(true), Ok(Some(_))));
+    let mut out = Vec::new();
+    ::brotli::BrotliCompress(&mut &data[..], &mut out, &parameters).unwrap();
+    out
 }
 
 #[test]
-fn a_body_has_no_more_members_than_anybody_writes() {
-    let members = |count| Written::Gzip.encode(b"").repeat(count);
-    assert_eq!(whole(Coding::Gzip, &members(1024)), Ok(Some(Vec::new())));
-    assert_eq!(whole(Coding::Gzip, &members(1025)), Err(Undecodable));
+fn brotli_with_the_large_windows_that_are_no_part_of_it_is_refused() {
+    let taken = whole(Coding::Brotli, &brotli(TEXT, 24, false));
+    assert_eq!(taken.unwrap().as_deref(), Some(TEXT));
+    let refused = whole(Coding::Brotli, &brotli(TEXT, 26, true));
+    assert!(!matches!(refused, Ok(Some(_))));
+}
+
+#[test]
+fn brotli_is_refused_where_it_gets_to_use_a_window_over_4_mib_and_fills_no_more_than_that() {
+    let long = vec![b' '; 6 << 20];
+    let decoded = whole(Coding::Brotli, &brotli(&long, 22, false));
+    assert_eq!(decoded, Ok(Some(long.clone())), "encoders' default");
+    let short = &long[..3 << 20];
+    let decoded = whole(Coding::Brotli, &brotli(short, 24, false));
+    assert_eq!(decoded.unwrap().as_deref(), Some(short), "it is not used");
+    for lgwin in [23, 24] {
+        let bytes = brotli(&long, lgwin, false);
+        assert!(bytes.len() < 100, "a bomb");
+        let mut decoder = Decoder::new(Coding::Brotli).unwrap();
+        assert_eq!(decoder.step(&bytes, &mut [0; 1000]), Err(Undecodable));
+        let held = decoder.memory();
+        assert!(held < (4 << 20) + (1 << 20), "{lgwin}: {held}");
+    }
+}
+
+#[test]
+fn a_body_has_no_more_members_or_frames_than_anybody_writes() {
+    let [gzip, zstandard] = [Written::Gzip, Written::Zstandard].map(|written| written.encode(b""));
+    // RFC 8878 3.1.2, with nothing in it.
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0].to_vec();
+    for (coding, member) in [
+        (Coding::Gzip, gzip),
+        (Coding::Zstandard, zstandard),
+        (Coding::Zstandard, skippable),
+    ] {
+        for piece in [1, 4096] {
+            let members = |count| decode(coding, &member.repeat(count), piece, 512);
+            assert_eq!(members(1024), Ok(Some(Vec::new())), "{coding:?}");
+            assert_eq!(members(1025), Err(Undecodable), "{coding:?}");
+        }
+    }
 }
 
 #[test]

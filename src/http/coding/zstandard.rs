@@ -2,7 +2,7 @@
 
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::{Step, Undecodable};
+use super::{MOST_MEMBERS, Step, Undecodable};
 
 /// The largest window, as a power of two.
 const MOST_WINDOW_LOG: u32 = 23;
@@ -13,6 +13,7 @@ const TABLES: usize = 512 << 10;
 pub(super) struct Zstandard {
     context: DCtx<'static>,
     made: usize,
+    frames: usize,
     is_complete: bool,
 }
 
@@ -26,6 +27,7 @@ impl Zstandard {
         Some(Self {
             context,
             made: 0,
+            frames: 0,
             is_complete: false,
         })
     }
@@ -43,6 +45,10 @@ impl Zstandard {
                 return Ok(step);
             }
             self.is_complete = left == 0;
+            self.frames += usize::from(self.is_complete);
+            if self.frames > MOST_MEMBERS {
+                return Err(Undecodable);
+            }
             step.taken += taken;
             step.made += made;
             self.made = self.made.saturating_add(made);

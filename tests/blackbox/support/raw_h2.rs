@@ -57,6 +57,17 @@ impl RawH2 {
         raw
     }
 
+    /// Connects with windows so wide open that what is sent is up to the socket alone.
+    pub fn connect_greedily(address: SocketAddr) -> Self {
+        let mut raw = Self::connect_silently(address);
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        // INITIAL_WINDOW_SIZE (RFC 9113 6.5.2), and the same for the connection, which begins with less.
+        let most = [&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes()].concat();
+        raw.frame(SETTINGS, 0, 0, &most);
+        raw.frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+        raw
+    }
+
     /// Connects and says nothing.
     pub fn connect_silently(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connected");
@@ -88,6 +99,26 @@ impl RawH2 {
     /// HEADERS in one frame.
     pub fn headers(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
         self.frame(HEADERS, flags | END_HEADERS, stream, &block(fields));
+    }
+
+    /// The head of a chat, whose body is still to come.
+    pub fn begin_chat(&mut self, stream: u32, token: &str) {
+        let bearer = format!("Bearer {token}");
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", "/v1/chat/completions"),
+            ("authorization", &bearer),
+            ("content-type", "application/json"),
+        ];
+        self.headers(stream, 0, &fields);
+    }
+
+    /// A whole chat.
+    pub fn chat(&mut self, stream: u32, token: &str) {
+        self.begin_chat(stream, token);
+        self.frame(DATA, END_STREAM, stream, br#"{"model":"good"}"#);
     }
 
     /// The next frame; None where the connection ends first, or at the deadline.
