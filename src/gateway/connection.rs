@@ -41,55 +41,64 @@ const HTTP2_SEND_BUFFER: usize = 64 << 10;
 /// Streams of one HTTP/2 connection that may fail for reasons of its own before it is closed.
 const HTTP2_LOCAL_RESETS: usize = 1024;
 
-/// Serves a connection until either side ends it.
-///
-/// # Errors
-/// Where its end was not a good one. Its requests have told of themselves.
-pub(super) async fn serve(
-    worker: &Rc<Worker>,
+/// Serves a connection until either side ends it. Fails where its end was not a good one; its requests have told of
+/// themselves.
+pub(super) fn serve(
+    worker: Rc<Worker>,
+    stream: Stream,
+    peer: Option<IpAddr>,
+) -> impl Future<Output = io::Result<()>> {
+    // All stretches of its life are boxed, so that while it is idle it keeps no room for what it was or could have been.
+    let beginning = Box::pin(begin(worker, stream, peer));
+    async move {
+        let (opening, mut folded) = beginning.await?;
+        if opening == Opening::Http2 {
+            return Box::pin(serve_http2(*folded)).await;
+        }
+        while let Some(idle) = Box::pin(serve_http1(*folded)).await? {
+            folded = idle;
+            folded.io.unfold().await;
+        }
+        Ok(())
+    }
+}
+
+/// Finds out who is at the other end, and what is spoken.
+async fn begin(
+    worker: Rc<Worker>,
     mut stream: Stream,
     peer: Option<IpAddr>,
-) -> io::Result<()> {
-    let source = proxied::source_of(worker, &mut stream, peer).await?;
-    let (stream, opening) = match (stream, &worker.certificates) {
-        (Stream::Tcp(socket), Some(certificates)) => {
-            // Boxed, as are the connections below: an idle one keeps no room for what it was or could have been.
-            let stream = Box::pin(shake_hands(worker, socket, certificates)).await?;
-            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            (
-                Stream::Tls(Box::new(stream)),
-                Some(if is_http2 {
-                    Opening::Http2
-                } else {
-                    Opening::Http1
-                }),
-            )
-        }
-        (stream, _) => (stream, None),
-    };
-    let scheme = if matches!(stream, Stream::Tls(_)) {
-        "https"
-    } else {
-        "http"
-    };
+) -> io::Result<(Opening, Box<Folded>)> {
+    let source = proxied::source_of(&worker, &mut stream, peer).await?;
     if let Stream::Tcp(socket) = &stream {
         socket.set_nodelay(true)?;
     }
+    let stream = match (stream, &worker.certificates) {
+        (Stream::Tcp(socket), Some(certificates)) => {
+            Stream::Tls(Box::new(shake_hands(&worker, socket, certificates).await?))
+        }
+        (plain, _) => plain,
+    };
+    let (scheme, agreed) = match &stream {
+        Stream::Tls(secured) if secured.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            ("https", Some(Opening::Http2))
+        }
+        Stream::Tls(_) => ("https", Some(Opening::Http1)),
+        Stream::Tcp(_) | Stream::Unix(_) => ("http", None),
+    };
     let line = Line::new(&worker.clock, worker.settings.connection);
     let mut io = ClientIo::new(stream, Rc::clone(&line));
-    let opening = match opening {
+    let opening = match agreed {
         Some(opening) => opening,
         None => io.opening().await?,
     };
+    let origin = Origin { source, scheme };
     let served = Served {
-        worker: Rc::clone(worker),
+        worker,
         line,
-        origin: Origin { source, scheme },
+        origin,
     };
-    match opening {
-        Opening::Http1 => serve_http1(&served, io).await,
-        Opening::Http2 => Box::pin(serve_http2(&served, io)).await,
-    }
+    Ok((opening, Box::new(Folded { served, io })))
 }
 
 async fn shake_hands(
@@ -97,14 +106,19 @@ async fn shake_hands(
     socket: TcpStream,
     certificates: &Certificates,
 ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
-    socket.set_nodelay(true)?;
     tokio::select! {
         shaken = timeout(worker.settings.tls_handshake, certificates.acceptor().accept(socket)) => shaken?,
         () = worker.lifecycle.reached(Phase::Draining) => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
-/// A connection that is being served.
+/// All there is of an idle connection.
+struct Folded {
+    served: Served,
+    io: ClientIo,
+}
+
+/// What is known of a connection that is served.
 struct Served {
     worker: Rc<Worker>,
     line: Rc<Line>,
@@ -148,17 +162,8 @@ impl Served {
     }
 }
 
-async fn serve_http1(served: &Served, mut io: ClientIo) -> io::Result<()> {
-    // Only the folded connection is part of this future; hyper's, with its buffers, is gone while it waits.
-    while let Some(folded) = Box::pin(serve_until_folded(served, io)).await? {
-        io = folded;
-        io.unfold().await;
-    }
-    Ok(())
-}
-
-/// Serves until the connection ends, or is idle for long enough to be folded: then it is handed back.
-async fn serve_until_folded(served: &Served, io: ClientIo) -> io::Result<Option<ClientIo>> {
+/// Serves until the connection ends, or has been idle for long enough to be folded: then it is handed back.
+async fn serve_http1(Folded { served, io }: Folded) -> io::Result<Option<Box<Folded>>> {
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(served.worker.settings.head)
@@ -180,17 +185,17 @@ async fn serve_until_folded(served: &Served, io: ClientIo) -> io::Result<Option<
     });
     let worker = &served.worker;
     let patience = worker.settings.relay.client_write;
-    match end_when_stalled(pin!(running), &worker.clock, patience).await {
-        Some(Ok(true)) => {
-            let parts = connection.into_parts();
-            Ok(Some(parts.io.into_inner().fold(parts.read_buf)))
-        }
-        Some(Ok(false)) | None => Ok(None),
-        Some(Err(error)) => Err(error),
+    let ended = end_when_stalled(pin!(running), &worker.clock, patience).await;
+    let is_folded = ended.unwrap_or(Ok(false))?;
+    if !is_folded {
+        return Ok(None);
     }
+    let parts = connection.into_parts();
+    let io = parts.io.into_inner().fold(parts.read_buf);
+    Ok(Some(Box::new(Folded { served, io })))
 }
 
-async fn serve_http2(served: &Served, io: ClientIo) -> io::Result<()> {
+async fn serve_http2(Folded { served, io }: Folded) -> io::Result<()> {
     let worker = &served.worker;
     served.line.set_multiplexed();
     let connection = http2::Builder::new(Streams(Rc::clone(worker)))

@@ -130,10 +130,10 @@ fn begin(worker: &Rc<Worker>, stream: Stream, peer: Option<IpAddr>) {
         turn_away(worker, &stream);
         return;
     }
-    let worker = Rc::clone(worker);
+    let serving = connection::serve(Rc::clone(worker), stream, peer);
     tokio::task::spawn_local(async move {
         // How a connection ended is told by its requests' lines; a peer that never sent one is not worth one.
-        let _ = connection::serve(&worker, stream, peer).await;
+        let _ = serving.await;
         drop(open);
     });
 }
