@@ -431,8 +431,8 @@ impl ClientIo {
         self
     }
 
-    /// Waits until there is something to do on a folded connection: to read, or to end it.
-    pub async fn unfold(&mut self) {
+    /// Waits, with no room to read into, until there is something to read or the connection is to end.
+    pub async fn wait(&mut self) {
         std::future::poll_fn(|cx| {
             let line = &self.line;
             if !self.before.is_empty() || line.clock.is_closing() || line.is_late() {
@@ -553,6 +553,8 @@ impl AsyncRead for ClientIo {
         if buffer.remaining() > 0 {
             let _ = this.poll_in_time(cx, buffer);
         }
+        // Whatever that found: hyper has something to do, and may not read again before it is done.
+        this.line.listening.set(false);
         Poll::Ready(Ok(()))
     }
 }
