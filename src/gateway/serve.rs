@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -102,11 +103,12 @@ where
     A: FnMut(&mut Context<'_>) -> Poll<io::Result<(Stream, Option<IpAddr>)>>,
 {
     let mut told: Option<Instant> = None;
+    let mut draining = pin!(worker.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = poll_fn(&mut accept) => accepted,
-            () = worker.lifecycle.reached(Phase::Draining) => return,
+            () = &mut draining => return,
         };
         match accepted {
             Ok((stream, peer)) => begin(&worker, stream, peer),
