@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::http::headers::X_REQUEST_ID;
 use crate::http::io::{ClientIo, Line, Opening, Stream};
 use crate::http::lifecycle::Phase;
 use crate::http::tls::Certificates;
@@ -57,7 +58,7 @@ pub(super) fn serve(
         }
         while let Some(idle) = Box::pin(serve_http1(*folded)).await? {
             folded = idle;
-            folded.io.unfold().await;
+            folded.io.wait().await;
         }
         Ok(())
     }
@@ -70,9 +71,6 @@ async fn begin(
     peer: Option<IpAddr>,
 ) -> io::Result<(Opening, Box<Folded>)> {
     let source = proxied::source_of(&worker, &mut stream, peer).await?;
-    if let Stream::Tcp(socket) = &stream {
-        socket.set_nodelay(true)?;
-    }
     let stream = match (stream, &worker.certificates) {
         (Stream::Tcp(socket), Some(certificates)) => {
             Stream::Tls(Box::new(shake_hands(&worker, socket, certificates).await?))
@@ -138,6 +136,22 @@ impl Served {
                 tokio::task::yield_now().await;
             }
             Ok(request::handle(&worker, origin, in_flight, request).await)
+        }
+    }
+
+    /// The same where the connection remembers headers, to send them again by number (RFC 7541): not this one, which is
+    /// another in each answer and would only push out what does come again.
+    fn answer_by_http2(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + use<> {
+        let answer = self.answer(request);
+        async move {
+            let mut response = answer.await?;
+            if let Some(id) = response.headers_mut().get_mut(&X_REQUEST_ID) {
+                id.set_sensitive(true);
+            }
+            Ok(response)
         }
     }
 
@@ -207,7 +221,8 @@ async fn serve_http2(Folded { served, io }: Folded) -> io::Result<()> {
         .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS))
         .serve_connection(
             TokioIo::new(io),
-            service_fn(|request| served.answer(request)),
+            // Boxed, since hyper moves it several times on its way to a task of its own.
+            service_fn(|request| Box::pin(served.answer_by_http2(request))),
         );
     let mut connection = pin!(connection);
     let mut told = false;
@@ -225,10 +240,10 @@ struct Streams(Rc<Worker>);
 
 impl<F> hyper::rt::Executor<F> for Streams
 where
-    F: Future<Output = ()> + 'static,
+    F: Future<Output = ()> + Unpin + 'static,
 {
     fn execute(&self, task: F) {
         let patience = self.0.settings.relay.client_write;
-        tokio::task::spawn_local(end_when_stalled(Box::pin(task), &self.0.clock, patience));
+        tokio::task::spawn_local(end_when_stalled(task, &self.0.clock, patience));
     }
 }
