@@ -406,6 +406,7 @@ def case_9(bench):
         ask = {**proxy.ask, **bench.right_answer(proxy), "connections": connections, "count": connections}
         load = bench.stage.tool.start("load", bench.stage.near, stdin=subprocess.PIPE, hold="yes", **ask)
         seen = json.loads(load.popen.stdout.readline() or "{}")
+        # Whoever gives memory back once a client rests has this long to do so.
         time.sleep(1)
         after = proxy.process.resident()
         load.popen.communicate()
@@ -419,7 +420,7 @@ def case_9(bench):
         if name in bench.builds():
             bench.mark(f"9: memory a connection after its first request, {name}", kilobytes, most=12, unit="kB")
     bench.table(
-        "Each connection has asked once and waits",
+        "Each connection has asked once and waits; a second after the last answer",
         ["proxy", "connections", "memory before, MiB", "with them, MiB", "kB a connection"],
         rows,
     )

@@ -163,6 +163,8 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
+    // Every connection has it from its listener, without being asked.
+    socket.set_tcp_nodelay(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -185,6 +187,19 @@ mod tests {
         assert!(claim(&address).is_err(), "open");
         drop(workers);
         claim(&address).unwrap();
+    }
+
+    #[test]
+    fn accepted_connections_send_small_pieces_at_once() {
+        let mut claimed = claim(&[Listen::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
+        for worker in [claimed.open().unwrap(), claimed.open().unwrap()] {
+            let address = worker.tcp[0].local_addr().unwrap();
+            let _clients: Vec<_> = (0..64)
+                .map(|_| std::net::TcpStream::connect(address).unwrap())
+                .collect();
+            let (accepted, _) = worker.tcp[0].accept().unwrap();
+            assert!(accepted.nodelay().unwrap());
+        }
     }
 
     #[test]

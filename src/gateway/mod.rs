@@ -1,7 +1,9 @@
-//! Floor 4: the data path. [`serve`] accepts connections, [`request`] is a request's life from head to last byte.
+//! Floor 4: the data path. [`serve`] accepts connections, `connection` is a connection's life, [`request`] a request's
+//! from head to last byte.
 
 mod answers;
 mod back_row;
+mod connection;
 pub mod lease;
 pub mod listen;
 pub mod proxied;

@@ -43,7 +43,8 @@ pub(super) async fn source_of(
             told: None,
         });
     };
-    let told = hear(worker, socket, listed).await?;
+    // Boxed, so that a connection keeps no room for it.
+    let told = Box::pin(hear(worker, socket, listed)).await?;
     Ok(Source {
         address: match told {
             Told::Client(address) => Some(address),

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::clock::{Clock, Watch};
+use super::clock::{Clock, TICK, Watch};
 
 /// What is read and thrown away, at most, after an early answer: a client that is still sending must get to read it.
 const LINGER_BYTES: usize = 1_000_000;
@@ -33,6 +33,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// bytes, so a peer that floods must not be read as fast as it sends.
 const TURN: usize = 64 << 10;
 const MULTIPLEXED_TURN: usize = 16 << 10;
+/// How long an HTTP/1 connection is idle before it is folded: longer than a busy one ever is.
+const FOLD: Duration = TICK.saturating_mul(2);
+/// The same for the first time, at the next tick: where many clients come at once and rest after a request each, the
+/// memory that they hold together in the meantime is what the allocator keeps. A busy one pays for that once.
+const FIRST_FOLD: Duration = NEXT_TICK;
 /// Due at the next tick: more than no time, and less than any tick takes.
 const NEXT_TICK: Duration = Duration::from_millis(1);
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
@@ -71,6 +76,14 @@ pub struct Line {
     phase: Cell<Phase>,
     multiplexed: Cell<bool>,
     in_flight: Cell<usize>,
+    /// Until when the connection may stay idle; the watch may be due before, to have it folded.
+    idle_until: Cell<Instant>,
+    /// Whether the connection was folded before.
+    was_folded: Cell<bool>,
+    /// Whether the end of hyper's connection is not the client's.
+    folding: Cell<bool>,
+    /// Whether the socket is being shut down.
+    ending: Cell<bool>,
     write_stalled: Cell<bool>,
     unread: Cell<bool>,
     /// Bytes read, and requests begun, since the connection's task was woken.
@@ -110,6 +123,10 @@ impl Line {
             phase: Cell::new(Phase::Fresh),
             multiplexed: Cell::new(false),
             in_flight: Cell::new(0),
+            idle_until: Cell::new(clock.now()),
+            was_folded: Cell::new(false),
+            folding: Cell::new(false),
+            ending: Cell::new(false),
             write_stalled: Cell::new(false),
             unread: Cell::new(false),
             read: Cell::new(0),
@@ -164,6 +181,28 @@ impl Line {
         self.begun.get() > 1 && !self.multiplexed.get()
     }
 
+    /// Whether hyper's connection, of HTTP/1, is to end now and the client's is not: it has been idle for a while, with
+    /// nothing read that was not a request's and nothing unsent. Shutting it down does not reach the socket then.
+    #[must_use]
+    pub fn begin_fold(&self) -> bool {
+        let is_due = self.phase.get() == Phase::Idle
+            && !self.write_stalled.get()
+            && !self.ending.get()
+            && self.watch.is_late(self.clock.now());
+        if !is_due {
+            return false;
+        }
+        self.watch.set_deadline(self.idle_until.get());
+        let folds = self.listening.get() && !self.clock.is_closing() && !self.is_late();
+        self.folding.set(folds);
+        folds
+    }
+
+    /// From now on the end of hyper's connection is the client's again. Returns whether it was not.
+    pub fn end_fold(&self) -> bool {
+        self.folding.replace(false)
+    }
+
     fn is_turn_over(&self) -> bool {
         let most = if self.multiplexed.get() {
             MULTIPLEXED_TURN
@@ -212,7 +251,8 @@ impl Line {
                 } else {
                     keep_alive
                 };
-                self.watch.set_deadline(self.clock.now() + idle);
+                self.idle_until.set(self.clock.now() + idle);
+                self.await_fold();
             }
             Phase::Fresh | Phase::Head => self
                 .watch
@@ -228,8 +268,27 @@ impl Line {
     }
 
     fn is_late(&self) -> bool {
-        self.watch.is_late(self.clock.now())
-            || (self.clock.is_closing() && self.phase.get() == Phase::Fresh)
+        let now = self.clock.now();
+        match self.phase.get() {
+            Phase::Idle if !self.write_stalled.get() => self.idle_until.get() <= now,
+            Phase::Fresh if self.clock.is_closing() => true,
+            _ => self.watch.is_late(now),
+        }
+    }
+
+    /// Has an idle connection's task woken to fold it, or to end it, whichever comes first.
+    fn await_fold(&self) {
+        let end = self.idle_until.get();
+        let rest = if self.was_folded.get() {
+            FOLD
+        } else {
+            FIRST_FOLD
+        };
+        self.watch.set_deadline(if self.multiplexed.get() {
+            end
+        } else {
+            end.min(self.clock.now() + rest)
+        });
     }
 
     fn stall(&self) {
@@ -368,6 +427,39 @@ impl ClientIo {
         Ok(opening)
     }
 
+    /// Keeps of an idle connection no more than must be kept. What hyper had read is read again.
+    #[must_use]
+    pub fn fold(mut self, read: Bytes) -> Self {
+        if read.is_empty() {
+            drop(read);
+        } else {
+            // Some of a head that came while the last request was served.
+            self.before = read;
+            self.line.enter(Phase::Head);
+        }
+        self.line.was_folded.set(true);
+        self.line.of_request.take();
+        self.line.awaiting_flush.take();
+        self
+    }
+
+    /// Waits, with no room to read into, until there is something to read or the connection is to end.
+    pub async fn wait(&mut self) {
+        std::future::poll_fn(|cx| {
+            let line = &self.line;
+            if !self.before.is_empty() || line.clock.is_closing() || line.is_late() {
+                return Poll::Ready(());
+            }
+            line.watch.register(cx);
+            // Why a socket fails, its next reading tells.
+            self.stream.poll_read_ready(cx).map(|_| ())
+        })
+        .await;
+        if self.line.phase.get() == Phase::Idle {
+            self.line.await_fold();
+        }
+    }
+
     /// Reads, or ends the reading once the connection is late.
     fn poll_in_time(
         &mut self,
@@ -473,6 +565,8 @@ impl AsyncRead for ClientIo {
         if buffer.remaining() > 0 {
             let _ = this.poll_in_time(cx, buffer);
         }
+        // Whatever that found: hyper has something to do, and may not read again before it is done.
+        this.line.listening.set(false);
         Poll::Ready(Ok(()))
     }
 }
@@ -509,6 +603,10 @@ impl AsyncWrite for ClientIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.line.folding.get() {
+            return Poll::Ready(Ok(()));
+        }
+        this.line.ending.set(true);
         if this.lingering.is_none() {
             let shut = this.stream.poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
@@ -550,6 +648,15 @@ impl Stream {
         let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
         let at_once = Timespec::default();
         poll(&mut asked, Some(&at_once)).is_ok_and(|told| told > 0)
+    }
+
+    /// Whether there may be something to read. Asked after a reading that found nothing.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+            Self::Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+        }
     }
 
     fn poll_read(

@@ -32,6 +32,7 @@ mod crowd;
 mod decide;
 mod edges;
 mod floods;
+mod folded;
 mod forward;
 mod framing;
 mod full_disk;
