@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// The system's own keeps what a reload of many keys leaves behind, and takes a tenth of a request's steps.
+/// The system's own keeps what a reload of many keys leaves behind, and takes a twentieth of a request's steps more.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
