@@ -331,6 +331,18 @@ fn brotli_is_refused_where_it_gets_to_use_a_window_over_4_mib_and_fills_no_more_
     }
 }
 
+/// A decoder that prepares for each of them takes minutes for the most that a body may hold.
+#[test]
+fn blocks_that_hold_nothing_change_nothing() {
+    // Four blocks with the codes that every decoder knows (RFC 1951 3.2.6): not the last, and ended at once.
+    let block = 0b10_u64;
+    let four: u64 = (0..4).map(|at| block << (10 * at)).sum();
+    let blocks = four.to_le_bytes()[..5].repeat(100_000);
+    let body = [blocks, Written::Bare.encode(TEXT)].concat();
+    let decoded = whole(Coding::Deflate, &body);
+    assert_eq!(decoded.unwrap().as_deref(), Some(TEXT));
+}
+
 #[test]
 fn a_body_has_no_more_members_or_frames_than_anybody_writes() {
     let [gzip, zstandard] = [Written::Gzip, Written::Zstandard].map(|written| written.encode(b""));
