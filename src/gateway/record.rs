@@ -35,6 +35,7 @@ pub struct Record {
     upstream: Option<Arc<Upstream>>,
     status: Option<u16>,
     denial: Option<&'static str>,
+    has_body: bool,
     bytes_in: u64,
     bytes_out: u64,
     ended: Option<End>,
@@ -65,6 +66,7 @@ impl Record {
             upstream: None,
             status: None,
             denial: None,
+            has_body: false,
             bytes_in: 0,
             bytes_out: 0,
             ended: None,
@@ -81,9 +83,16 @@ impl Record {
         self.route = Some(route);
     }
 
-    /// The body it came with.
+    /// The body it came with, read to its end.
     pub fn body(&mut self, bytes: usize) {
         self.bytes_in = bytes as u64;
+        self.has_body = true;
+    }
+
+    /// Whether its body was read to its end.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        self.has_body
     }
 
     /// The model it names.

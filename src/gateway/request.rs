@@ -131,7 +131,8 @@ pub async fn handle(
         record.complete();
     }
     let headers = response.headers_mut();
-    let is_unread = !body.is_end_stream();
+    // hyper does not say of a chunked body that it has ended, even once it was read to its end.
+    let is_unread = !record.has_body() && !body.is_end_stream();
     if version != Version::HTTP_2 && (closes || is_unread) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         in_flight.line().leave_unread();

@@ -430,10 +430,8 @@ impl ClientIo {
     /// Keeps of an idle connection no more than must be kept. What hyper had read is read again.
     #[must_use]
     pub fn fold(mut self, read: Bytes) -> Self {
-        if read.is_empty() {
-            drop(read);
-        } else {
-            // Some of a head that came while the last request was served.
+        // Some of a head that came while the last request was served; line ends before one are nothing (RFC 9112 2.2).
+        if !read.iter().all(|byte| b"\r\n".contains(byte)) {
             self.before = read;
             self.line.enter(Phase::Head);
         }

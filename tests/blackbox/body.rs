@@ -422,6 +422,22 @@ fn a_model_behind_megabytes_gets_the_same_verdict_as_in_front() {
     cases.done();
 }
 
+/// Every such connection was closed: hyper does not say of a chunked body that it has ended.
+#[test]
+fn a_connection_serves_on_after_a_chunked_body_that_was_read_to_its_end() {
+    let stand = Stand::new();
+    let mut client = stand.gateway.client();
+    for model in ["good", "bad", "good"] {
+        let call = chat(&stand.only, format!(r#"{{"model":"{model}"}}"#));
+        for splits in [&[][..], &[5]] {
+            client.send(&call.chunked(splits));
+            let response = client.answer();
+            assert_eq!(response.status, if model == "good" { 200 } else { 404 });
+            assert!(response.header("connection").is_none(), "{response:?}");
+        }
+    }
+}
+
 #[test]
 fn a_chunked_body_is_judged_the_same_wherever_it_is_split() {
     let stand = Stand::new();

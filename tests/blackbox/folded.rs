@@ -110,6 +110,22 @@ fn requests_that_come_together_or_in_pieces_around_rests_lose_no_byte() {
     }
 }
 
+/// RFC 9112 2.2. They were taken for the beginning of a head, which must be whole within `header_read`.
+#[test]
+fn line_ends_behind_a_request_do_not_shorten_the_rest_after_it() {
+    for stand in plain_and_tls(&["header_read = \"500ms\""]) {
+        let call = Call::get("/v1/models", &stand.all.token);
+        let mut client = stand.gateway.client();
+        for _ in 0..2 {
+            client.send(&[&call.bytes(), &b"\r\n"[..]].concat());
+            assert_eq!(client.answer().status, 200);
+            let longer = Duration::from_millis(1200);
+            assert!(client.silent_for(longer), "the connection is closed");
+        }
+        assert_eq!(client.ask(&call).status, 200);
+    }
+}
+
 #[test]
 fn a_request_that_is_sent_the_moment_its_connection_is_folded_is_answered() {
     for stand in plain_and_tls(&[]) {
