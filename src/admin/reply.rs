@@ -231,7 +231,7 @@ impl Refusal {
                 "Pages of another origin may not call the admin API; open it under its own address.".to_owned()
             }
             Self::UnknownPath => "This path is not served here; GET /api/openapi.json lists what is.".to_owned(),
-            Self::UnknownKey => "No key has this id; GET /api/keys lists them.".to_owned(),
+            Self::UnknownKey => "No key has this id; keygate keys list, or GET /api/keys, lists them.".to_owned(),
             Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
             Self::Slow => "The body did not come in time; send it at once.".to_owned(),
             Self::TooLarge => "The body is longer than 1 MiB; send less.".to_owned(),

@@ -55,7 +55,8 @@ impl Denial {
                  shows where it may be used; ask for your network to be added."
             }
             Self::UnknownUrl => {
-                "This path is not served here. Use the OpenAI Compatible URL, ending in /v1, as your client's base URL."
+                "This path is not served here, though OpenAI's API may have it. If it should be, look at its spelling, and \
+                 at your client's base URL: that is the OpenAI Compatible URL, ending in /v1."
             }
             Self::MethodNotAllowed { .. } => {
                 "This path is served under another method; the Allow header names it."

@@ -404,7 +404,7 @@ impl fmt::Display for DropsTooMany {
         write!(
             f,
             "the key file would drop {dropped} of {of} keys, more than {max_drop_percent} percent; \
-             if that is meant, reload with force"
+             if that is meant, reload with force (keygate reload --force)"
         )
     }
 }
