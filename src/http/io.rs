@@ -22,6 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::clock::{Clock, TICK, Watch};
+use super::turn::Turn;
 
 /// What is read and thrown away, at most, after an early answer: a client that is still sending must get to read it.
 const LINGER_BYTES: usize = 1_000_000;
@@ -85,6 +86,8 @@ pub struct Line {
     /// Whether the socket is being shut down.
     ending: Cell<bool>,
     write_stalled: Cell<bool>,
+    /// Of what is to be written.
+    turn: Turn,
     unread: Cell<bool>,
     /// Bytes read, and requests begun, since the connection's task was woken.
     read: Cell<usize>,
@@ -128,6 +131,7 @@ impl Line {
             folding: Cell::new(false),
             ending: Cell::new(false),
             write_stalled: Cell::new(false),
+            turn: Turn::default(),
             unread: Cell::new(false),
             read: Cell::new(0),
             begun: Cell::new(0),
@@ -187,6 +191,7 @@ impl Line {
     pub fn begin_fold(&self) -> bool {
         let is_due = self.phase.get() == Phase::Idle
             && !self.write_stalled.get()
+            && !self.turn.is_waiting()
             && !self.ending.get()
             && self.watch.is_late(self.clock.now());
         if !is_due {
@@ -227,7 +232,8 @@ impl Line {
     /// begun before, the one after it.
     #[must_use]
     pub fn next_flush(&self) -> u64 {
-        self.flushes.get() + 1 + u64::from(self.multiplexed.get() && self.write_stalled.get())
+        let is_under_way = self.write_stalled.get() || self.turn.is_waiting();
+        self.flushes.get() + 1 + u64::from(self.multiplexed.get() && is_under_way)
     }
 
     /// Wakes this task at the next flush.
@@ -576,6 +582,7 @@ impl AsyncWrite for ClientIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.line.turn.poll_end(cx));
         let written = this.stream.poll_write(cx, bytes);
         this.watch_write(cx, written)
     }

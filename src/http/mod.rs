@@ -11,5 +11,6 @@ pub mod model_name;
 pub mod proxy_protocol;
 pub mod reply;
 pub mod tls;
+pub mod turn;
 pub mod unix_socket;
 pub mod upstream;

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::http::clock::{Clock, Watch};
+use crate::http::turn;
 use crate::policy::decide::Permit;
 
 use super::connection::{Connection, ExchangeFault, Stream};
@@ -152,6 +153,7 @@ impl Pool {
         mut spare: HeaderMap,
         watch: &Watch,
     ) -> Result<Answer, SendFault> {
+        turn::end().await;
         let mut tried = Vec::new();
         let mut refused = None;
         let mut handing = Handing::default();
