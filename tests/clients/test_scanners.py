@@ -117,15 +117,21 @@ def test_sslyze_finds_what_mozilla_recommends_for_servers_of_today(gateway: Gate
         assert "the server rejected all cipher suites" in found.split("*", 1)[0], f"{version} is spoken"
 
 
-# It takes its time, mostly asleep.
-@pytest.mark.timeout(170)
-def test_testssl_finds_no_weakness(gateway: Gateway, tmp_path: pathlib.Path):
-    report = tmp_path / "report.json"
+def scan_with_testssl(gateway: Gateway, report: pathlib.Path) -> tuple[list[dict], subprocess.CompletedProcess]:
     command = ["testssl", "--warnings", "batch", "--quiet", "--color", "0", "--add-ca", authority(gateway)]
     # Protocols, the server's defaults, its preferences, forward secrecy, and every vulnerability that has a name.
     command += ["--jsonfile", report, "-p", "-S", "-P", "-f", "-U", f"127.0.0.1:{port(gateway)}"]
-    scanned = scan(command, 160)
-    findings = json.loads(report.read_text())
+    scanned = scan(command, 80)
+    return json.loads(report.read_text()), scanned
+
+
+# It takes its time, mostly asleep.
+@pytest.mark.timeout(170)
+def test_testssl_finds_no_weakness(gateway: Gateway, tmp_path: pathlib.Path):
+    findings, scanned = scan_with_testssl(gateway, tmp_path / "report.json")
+    if any("connect problem" in finding["finding"] for finding in findings):
+        # It says that it could not look, not that it found something: on a busy machine that happens once, but not twice.
+        findings, scanned = scan_with_testssl(gateway, tmp_path / "again.json")
     assert len(findings) > 50, f"it looked at little:\n{scanned.stdout}\n{scanned.stderr}"
     offered = {finding["id"]: finding["finding"] for finding in findings}
     assert offered["TLS1_2"] == "offered" and offered["TLS1_3"].startswith("offered"), offered
