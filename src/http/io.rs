@@ -1,10 +1,11 @@
 //! A client connection's bytes: TCP, Unix or TLS, under one set of clocks.
 //!
 //! hyper reads and writes through [`ClientIo`] (in hyper-util's adapter); what the connection's requests and its bytes have to know of each
-//! other stands in their [`Line`]. Four things happen here because nothing else can do them: slow and idle peers are
+//! other stands in their [`Line`]. Six things happen here because nothing else can do them: slow and idle peers are
 //! ended, a client that leaves is noticed even where nobody reads on, an answer that came before its request was read
-//! whole is followed by a lingering close, and whoever wants to break a connection off can first wait until what came
-//! before is flushed.
+//! whole is followed by a lingering close, whoever wants to break a connection off can first wait until what came
+//! before is flushed, an idle connection is told apart from hyper's, which can be given up without it, and what is to be
+//! written waits for the end of the worker's turn.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
@@ -86,7 +87,7 @@ pub struct Line {
     /// Whether the socket is being shut down.
     ending: Cell<bool>,
     write_stalled: Cell<bool>,
-    /// Of what is to be written.
+    /// For whose end what is to be written waits.
     turn: Turn,
     unread: Cell<bool>,
     /// Bytes read, and requests begun, since the connection's task was woken.
