@@ -18,7 +18,7 @@ use keygate::policy::network::ClientAddress;
 use keygate::policy::time::UnixTime;
 use keygate::policy::token::{Presented, TokenHash};
 use keygate::store::key_file;
-use keygate::table::Table;
+use keygate::table::{Table, WITHOUT_PAUSE};
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -71,14 +71,31 @@ fn reloads(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("into an empty table", count), |bench| {
             bench.iter_with_large_drop(|| {
                 let table = Table::default();
-                table.swap(key_file::read(&file, &table).unwrap().entries);
+                table.swap(
+                    key_file::read(&file, &table, WITHOUT_PAUSE)
+                        .unwrap()
+                        .entries,
+                    WITHOUT_PAUSE,
+                );
                 table
             });
         });
         let table = Table::default();
-        table.swap(key_file::read(&file, &table).unwrap().entries);
+        table.swap(
+            key_file::read(&file, &table, WITHOUT_PAUSE)
+                .unwrap()
+                .entries,
+            WITHOUT_PAUSE,
+        );
         group.bench_function(BenchmarkId::new("unchanged", count), |bench| {
-            bench.iter(|| table.swap(key_file::read(&file, &table).unwrap().entries));
+            bench.iter(|| {
+                table.swap(
+                    key_file::read(&file, &table, WITHOUT_PAUSE)
+                        .unwrap()
+                        .entries,
+                    WITHOUT_PAUSE,
+                )
+            });
         });
     }
     group.finish();
@@ -89,7 +106,12 @@ fn loaded(count: usize) -> Arc<Table> {
     let file = folder.path().join("keys.jsonl");
     keys::write(&file, count, keys::Shape::Full);
     let table = Table::default();
-    table.swap(key_file::read(&file, &table).unwrap().entries);
+    table.swap(
+        key_file::read(&file, &table, WITHOUT_PAUSE)
+            .unwrap()
+            .entries,
+        WITHOUT_PAUSE,
+    );
     Arc::new(table)
 }
 

@@ -21,7 +21,7 @@ use keygate::store::keeper::{
 };
 use keygate::store::key_file;
 use keygate::store::record::{KeyPatch, NewKey, parse_new, parse_patch};
-use keygate::table::Table;
+use keygate::table::{Table, WITHOUT_PAUSE};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -72,7 +72,7 @@ impl Kept {
     }
 
     fn in_table(&self) -> Vec<String> {
-        let entries = self.table.in_file_order();
+        let entries = self.table.in_file_order(WITHOUT_PAUSE);
         entries
             .iter()
             .map(|entry| entry.key().id().to_owned())
@@ -100,7 +100,7 @@ fn keep(file: &Path, watch: bool) -> (Arc<Table>, Keeper, mpsc::Receiver<String>
         max_drop_percent: 50,
     };
     let table = Arc::new(Table::default());
-    let loaded = key_file::read(file, &table).unwrap();
+    let loaded = key_file::read(file, &table, WITHOUT_PAUSE).unwrap();
     let (tell, events) = mpsc::channel();
     let tell = move |event: Event<'_>| drop(tell.send(format!("{event:?}")));
     let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, tell).unwrap();
@@ -123,7 +123,7 @@ fn hash(id: &str) -> TokenHash {
 }
 
 fn ids_in(file: &Path) -> Vec<String> {
-    let loaded = key_file::read(file, &Table::default()).unwrap();
+    let loaded = key_file::read(file, &Table::default(), WITHOUT_PAUSE).unwrap();
     let ids = loaded
         .entries
         .iter()

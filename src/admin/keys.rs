@@ -11,6 +11,7 @@ use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
+use crate::store::give_way::GIVE_WAY;
 use crate::store::keeper::Keeper;
 use crate::store::record::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
@@ -121,8 +122,10 @@ impl Keyring<'_> {
         let table = Arc::clone(self.table);
         // A query looks at every key: a million take longer than a runtime's thread may be away.
         let page = move || {
-            let found =
-                table.newest_first(wanted.after, wanted.limit, |key| wanted.query.matches(key));
+            let found = table.newest_first(wanted.after, wanted.limit, |key| {
+                GIVE_WAY();
+                wanted.query.matches(key)
+            });
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
             Reply::json(&PageView {
                 keys: keys.collect(),

@@ -9,7 +9,8 @@ use crate::http::upstream::Routing;
 use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::table::Table;
+use crate::store::give_way::GIVE_WAY;
+use crate::table::{Table, each};
 
 use super::Services;
 use super::reply::{Refusal, Reply};
@@ -41,8 +42,10 @@ pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, 
 
 fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
-    let entries = table.in_file_order();
-    let counts = count(&names, entries.iter().map(|entry| entry.key()), now);
+    let entries = table.in_file_order(GIVE_WAY);
+    let keys = each(&entries, GIVE_WAY).map(|entry| entry.key());
+    let counts = count(&names, keys, now);
+    each(entries, GIVE_WAY).for_each(drop);
     let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
         let upstream: &crate::http::upstream::Upstream = upstream;
         let replicas = upstream.replicas();

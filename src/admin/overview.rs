@@ -12,7 +12,8 @@ use serde::{Serialize, Serializer};
 use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
-use crate::table::{Entry, Table};
+use crate::store::give_way::GIVE_WAY;
+use crate::table::{Entry, Table, each};
 
 use super::reply::{Refusal, Reply};
 use super::status::LastReload;
@@ -99,9 +100,10 @@ impl Census {
             expiring: Vec::new(),
         };
         let soon = now.plus(SOON_SECONDS);
-        let entries = table.in_file_order();
+        let entries = table.in_file_order(GIVE_WAY);
         let mut first = BinaryHeap::with_capacity(MOST_EXPIRING + 1);
-        for (place, key) in entries.iter().map(|entry| entry.key()).enumerate() {
+        let keys = each(&entries, GIVE_WAY).map(|entry| entry.key());
+        for (place, key) in keys.enumerate() {
             match key.state(now) {
                 KeyState::Active => census.active += 1,
                 KeyState::Disabled => {
@@ -132,6 +134,7 @@ impl Census {
         census.expiring = first
             .map(|(_, place)| Arc::clone(&entries[place]))
             .collect();
+        each(entries, GIVE_WAY).for_each(drop);
         census
     }
 

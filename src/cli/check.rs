@@ -9,7 +9,7 @@ use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, Loaded};
-use crate::table::Table;
+use crate::table::{Table, WITHOUT_PAUSE};
 
 use super::CheckArgs;
 use super::failure::Failure;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let keys = reading.keys.filter(|keys| keys.named || keys.file.exists());
     if let Some(keys) = keys {
         let file = &keys.file;
-        match key_file::read(file, &Table::default()) {
+        match key_file::read(file, &Table::default(), WITHOUT_PAUSE) {
             Ok(loaded) => {
                 warnings.extend(key_file::readable_by_others(file));
                 warnings.extend(

@@ -29,7 +29,7 @@ use crate::store::config::{Config, Listen, LogFormat, parse};
 use crate::store::keeper::Keeper;
 use crate::store::key_file::Loaded;
 use crate::store::{key_file, wall_clock};
-use crate::table::Table;
+use crate::table::{Table, WITHOUT_PAUSE};
 
 use super::ServeArgs;
 use super::harden::{harden, log_panics};
@@ -185,7 +185,7 @@ impl Parts {
         if !config.keys.named && !file.exists() {
             key_file::make(file).map_err(system(file.display().to_string()))?;
         }
-        let loaded = key_file::read(file, &table)
+        let loaded = key_file::read(file, &table, WITHOUT_PAUSE)
             .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartFault::Tls)?;

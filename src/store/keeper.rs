@@ -39,10 +39,11 @@ use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::store::wall_clock;
-use crate::table::{Difference, Entry, Table};
+use crate::table::{Difference, Entry, Table, WITHOUT_PAUSE, each};
 
 use super::config;
 use super::fault::Fault;
+use super::give_way::GIVE_WAY;
 use super::key_file::{self, Loaded, Locked, ReadError, Stamp};
 use super::record::{Complaint, KeyPatch, NewKey};
 
@@ -206,7 +207,7 @@ impl Keeper {
         loaded: Loaded,
         events: impl Fn(Event<'_>) + Send + 'static,
     ) -> io::Result<Self> {
-        table.swap(loaded.entries);
+        table.swap(loaded.entries, WITHOUT_PAUSE);
         let status = Arc::new(ArcSwap::from_pointee(Status {
             last_reload: LastReload {
                 at: wall_clock::now(),
@@ -661,8 +662,8 @@ impl Desk {
     /// Reads the file and lays on top what is unwritten.
     fn propose(&mut self) -> Result<Proposal, Obstacle> {
         let before = key_file::look(&self.file);
-        let Loaded { mut entries, stamp } =
-            key_file::read(&self.file, &self.table).map_err(|error| {
+        let Loaded { mut entries, stamp } = key_file::read(&self.file, &self.table, GIVE_WAY)
+            .map_err(|error| {
                 let obstacle = Obstacle::from(error);
                 self.refuse(before, &obstacle);
                 obstacle
@@ -670,6 +671,7 @@ impl Desk {
         let mut unwritten = HashMap::new();
         if !self.unwritten.is_empty() {
             entries.retain_mut(|entry| {
+                GIVE_WAY();
                 let id = entry.key().key_id();
                 match self.unwritten.get(&id) {
                     None => true,
@@ -687,7 +689,7 @@ impl Desk {
                 }
             });
         }
-        let difference = Arc::new(self.table.compare(&entries));
+        let difference = Arc::new(self.table.compare(&entries, GIVE_WAY));
         let (dropped, of) = (difference.removed.len(), self.table.len());
         let too_many = dropped * 100 > of * usize::from(self.max_drop_percent);
         Ok(Proposal {
@@ -708,7 +710,10 @@ impl Desk {
             self.refuse(Some(proposal.stamp), &obstacle);
             return Err(obstacle);
         }
-        self.table.swap(proposal.entries);
+        match proposal.difference.is_none {
+            true => each(proposal.entries, GIVE_WAY).for_each(drop),
+            false => self.table.swap(proposal.entries, GIVE_WAY),
+        }
         self.loaded = Some(proposal.stamp);
         self.refused = None;
         self.unwritten = proposal.unwritten;
@@ -921,9 +926,11 @@ impl Desk {
         if draft.is_empty() && self.unwritten.is_empty() {
             return Ok(());
         }
-        let entries = self.table.in_file_order();
-        let kept = entries.iter().map(|entry| draft.newest(entry.key()));
-        self.loaded = lock.replace(kept.chain(&draft.created))?;
+        let entries = self.table.in_file_order(GIVE_WAY);
+        let kept = each(&entries, GIVE_WAY).map(|entry| draft.newest(entry.key()));
+        let written = lock.replace(kept.chain(&draft.created));
+        each(entries, GIVE_WAY).for_each(drop);
+        self.loaded = written?;
         self.unwritten.clear();
         let written = self.status.load().unwritten;
         if written > 0 {

@@ -13,6 +13,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::io::{self, ErrorKind, Write};
+use std::iter;
 use std::num::NonZero;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Gid, OFlags, Uid};
 
 use crate::policy::key::Key;
-use crate::table::{Entry, Table};
+use crate::policy::token::TokenHash;
+use crate::table::{Entry, Pause, Table};
 
 use super::fault::Fault;
 use super::lock_file::LockFile;
@@ -146,13 +148,13 @@ pub fn look(path: &Path) -> Option<Stamp> {
 ///
 /// # Errors
 /// Every fault there is, up to [`MOST_FAULTS`].
-pub fn read(path: &Path, table: &Table) -> Result<Loaded, ReadError> {
+pub fn read(path: &Path, table: &Table, pause: Pause) -> Result<Loaded, ReadError> {
     for attempt in 0..READ_ATTEMPTS {
         if attempt > 0 {
             std::thread::sleep(READ_AGAIN_AFTER);
         }
         let text = Text::open(path).map_err(ReadError::Unreadable)?;
-        let loaded = text.parse(table);
+        let loaded = text.parse(table, pause);
         if text.is_unchanged() {
             return loaded;
         }
@@ -370,6 +372,7 @@ struct Piece {
 /// What the threads that read one file have in common.
 struct Work<'t> {
     table: &'t Table,
+    pause: Pause,
     next_piece: AtomicU64,
     /// All faults found, told or not.
     faults: AtomicUsize,
@@ -397,22 +400,26 @@ impl<'p> Text<'p> {
         now.is_some_and(|now| self.stamp.looks_like(&now))
     }
 
-    fn parse(&self, table: &Table) -> Result<Loaded, ReadError> {
+    fn parse(&self, table: &Table, pause: Pause) -> Result<Loaded, ReadError> {
         let work = Work {
             table,
+            pause,
             next_piece: AtomicU64::new(0),
             faults: AtomicUsize::new(0),
         };
         let pieces = self
             .parse_pieces(&work)
             .map_err(|error| ReadError::Unreadable(unreadable(self.path, &error)))?;
-        let faults = self.faults(&pieces, work.faults.into_inner());
+        let faults = self.faults(&pieces, work.faults.into_inner(), pause);
         if !faults.is_empty() {
             return Err(ReadError::Faulty(faults));
         }
         let count = pieces.iter().map(|piece| piece.entries.len()).sum();
         let mut entries = Vec::with_capacity(count);
-        entries.extend(pieces.into_iter().flat_map(|piece| piece.entries));
+        for piece in pieces {
+            pause();
+            entries.extend(piece.entries);
+        }
         Ok(Loaded {
             entries,
             stamp: self.stamp,
@@ -488,6 +495,7 @@ impl<'p> Text<'p> {
             }
         };
         while let Some(end) = memchr::memchr(b'\n', rest) {
+            (work.pause)();
             piece.take_line(&rest[..end], work, shared);
             rest = &rest[end + 1..];
         }
@@ -523,7 +531,7 @@ impl<'p> Text<'p> {
         }
     }
 
-    fn faults(&self, pieces: &[Piece], found: usize) -> Vec<Fault> {
+    fn faults(&self, pieces: &[Piece], found: usize, pause: Pause) -> Vec<Fault> {
         let fault = |line: usize, complaint: &Complaint| Fault {
             file: self.path.to_owned(),
             line,
@@ -537,7 +545,7 @@ impl<'p> Text<'p> {
             faults.extend(here.map(|(line, complaint)| fault(lines + line + 1, complaint)));
             lines += piece.lines;
         }
-        let repeated = self.repeated(pieces);
+        let repeated = self.repeated(pieces, pause);
         let found = found + repeated.len();
         faults.extend(repeated.into_iter().take(MOST_FAULTS));
         faults.sort_by_key(|fault| fault.line);
@@ -551,13 +559,14 @@ impl<'p> Text<'p> {
     }
 
     /// A fault for every key whose id or hash an earlier line has.
-    fn repeated(&self, pieces: &[Piece]) -> Vec<Fault> {
+    fn repeated(&self, pieces: &[Piece], pause: Pause) -> Vec<Fault> {
         let hasher = RandomState::new();
-        let ids = repetitions(pieces, Key::id, |id| hasher.hash_one(id));
-        let hashes = repetitions(pieces, Key::hash, |hash| {
+        let ids = repetitions(pieces, Key::id, |id| hasher.hash_one(id), pause);
+        let digest = |hash: &TokenHash| {
             let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-            u64::from_le_bytes([a, b, c, d, e, f, g, h])
-        });
+            u64::from_be_bytes([a, b, c, d, e, f, g, h])
+        };
+        let hashes = repetitions(pieces, Key::hash, digest, pause);
         let fault = |field: &str, (first, later): (usize, usize), remedy: &str| {
             let first = line_of(pieces, first);
             Fault {
@@ -612,19 +621,32 @@ fn repetitions<'k, P: Hash + Eq + ?Sized + 'k>(
     pieces: &'k [Piece],
     part: impl Fn(&'k Key) -> &'k P,
     digest: impl Fn(&P) -> u64,
+    pause: Pause,
 ) -> Vec<(usize, usize)> {
+    /// By the digest's first byte, so that one is sorted in microseconds.
+    const HEAPS: usize = 256;
     let parts = || {
         let entries = pieces.iter().flat_map(|piece| &piece.entries);
         entries.map(|entry| part(entry.key()))
     };
-    let mut digests: Vec<u64> = Vec::with_capacity(pieces.iter().map(|p| p.entries.len()).sum());
-    digests.extend(parts().map(digest));
-    digests.sort_unstable();
-    if digests.is_sorted_by(|one, next| one < next) {
+    let count: usize = pieces.iter().map(|piece| piece.entries.len()).sum();
+    let roomy = || Vec::with_capacity(count / HEAPS + count / HEAPS / 8);
+    let mut heaps: Vec<Vec<u64>> = iter::repeat_with(roomy).take(HEAPS).collect();
+    for part in parts() {
+        pause();
+        let digest = digest(part);
+        heaps[usize::from(digest.to_be_bytes()[0])].push(digest);
+    }
+    let differ = heaps.iter_mut().all(|heap| {
+        pause();
+        heap.sort_unstable();
+        heap.is_sorted_by(|one, next| one < next)
+    });
+    if differ {
         return Vec::new();
     }
     // Rare, so it may take its time.
-    drop(digests);
+    drop(heaps);
     let mut firsts = HashMap::new();
     let mut found = Vec::new();
     for (place, part) in parts().enumerate() {
@@ -668,7 +690,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::token::TokenHash;
+    use crate::table::WITHOUT_PAUSE;
 
     fn line(id: &str, token: &str) -> String {
         let hash = TokenHash::of(token.as_bytes());
@@ -685,7 +707,7 @@ mod tests {
 
     fn ids(text: &[u8]) -> Vec<String> {
         let (_folder, file) = folder_with(text);
-        let loaded = read(&file, &Table::default()).unwrap();
+        let loaded = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap();
         let ids = loaded
             .entries
             .iter()
@@ -696,7 +718,7 @@ mod tests {
     /// Line and field of each fault.
     fn faults(text: &[u8]) -> Vec<(usize, String)> {
         let (_folder, file) = folder_with(text);
-        let error = read(&file, &Table::default()).unwrap_err();
+        let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
         assert!(error.faults().iter().all(|fault| fault.file == file));
         let places = error.faults().iter();
         places
@@ -738,7 +760,10 @@ mod tests {
                 continue;
             }
             let (_folder, file) = folder_with(&text.as_bytes()[..end]);
-            assert!(read(&file, &Table::default()).is_err(), "cut at {end}");
+            assert!(
+                read(&file, &Table::default(), WITHOUT_PAUSE).is_err(),
+                "cut at {end}"
+            );
         }
     }
 
@@ -774,7 +799,7 @@ mod tests {
             std::thread::sleep(CLOCK_TICK);
             let text = Text::open(&file).unwrap();
             change(&file, &a);
-            let loaded = text.parse(&Table::default());
+            let loaded = text.parse(&Table::default(), WITHOUT_PAUSE);
             if is_whole {
                 assert_eq!(loaded.unwrap().entries.len(), 2, "{name}");
             }
@@ -797,7 +822,7 @@ mod tests {
         ]
         .join("\n");
         let (_folder, file) = folder_with(text.as_bytes());
-        let error = read(&file, &Table::default()).unwrap_err();
+        let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
         let told: Vec<_> = error.faults().iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 3);
         for (told, start, other) in [
@@ -843,7 +868,7 @@ mod tests {
             ("fifo", "not a regular file"),
             ("loop", "cannot be read"),
         ] {
-            match read(&here(name), &Table::default()) {
+            match read(&here(name), &Table::default(), WITHOUT_PAUSE) {
                 Err(ReadError::Unreadable(fault)) => {
                     assert!(fault.line == 0 && fault.message.contains(what), "{fault}");
                 }
@@ -891,7 +916,7 @@ mod tests {
             .unwrap()
             .set_len(64 << 20)
             .unwrap();
-        let error = read(&file, &Table::default()).unwrap_err();
+        let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
         assert!(
             error.to_string().contains(":1: is longer than 1 MiB"),
             "{error}"
@@ -901,7 +926,7 @@ mod tests {
     #[test]
     fn of_very_many_faults_a_thousand_are_told_and_the_rest_counted() {
         let (_folder, file) = folder_with("{}\n".repeat(200_000).as_bytes());
-        let error = read(&file, &Table::default()).unwrap_err();
+        let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
         let faults = error.faults();
         assert_eq!(faults.len(), MOST_FAULTS + 1);
         assert_eq!((faults[0].line, faults[999].line), (1, 250));
@@ -917,8 +942,11 @@ mod tests {
         let (_folder, file) =
             folder_with(format!("{}\n{}", line("a", "1"), line("b", "2")).as_bytes());
         let table = Table::default();
-        table.swap(read(&file, &table).unwrap().entries);
-        let again = read(&file, &table).unwrap();
+        table.swap(
+            read(&file, &table, WITHOUT_PAUSE).unwrap().entries,
+            WITHOUT_PAUSE,
+        );
+        let again = read(&file, &table, WITHOUT_PAUSE).unwrap();
         assert!(Arc::ptr_eq(&again.entries[0], &table.by_id("a").unwrap()));
     }
 
@@ -928,7 +956,7 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("keys.jsonl", &link).unwrap();
-        let loaded = read(&link, &Table::default()).unwrap();
+        let loaded = read(&link, &Table::default(), WITHOUT_PAUSE).unwrap();
         // What a killed process may have left.
         fs::write(folder.path().join(".keys.jsonl.new"), "half a li").unwrap();
         let stamp = lock(&link, LOCK_WAIT)
@@ -941,7 +969,13 @@ mod tests {
             0o640
         );
         assert_eq!(entries_of(folder.path()), 2);
-        assert_eq!(read(&file, &Table::default()).unwrap().entries.len(), 1);
+        assert_eq!(
+            read(&file, &Table::default(), WITHOUT_PAUSE)
+                .unwrap()
+                .entries
+                .len(),
+            1
+        );
     }
 
     #[test]
@@ -997,7 +1031,12 @@ mod tests {
             fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
             0o600
         );
-        assert!(read(&file, &Table::default()).unwrap().entries.is_empty());
+        assert!(
+            read(&file, &Table::default(), WITHOUT_PAUSE)
+                .unwrap()
+                .entries
+                .is_empty()
+        );
         assert_eq!(make(&file).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert!(readable_by_others(&file).is_none());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();

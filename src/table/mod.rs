@@ -4,7 +4,7 @@
 //! behind an `ArcSwap` of its own. A single create, change or delete copies one shard (about [`KEYS_A_SHARD`]
 //! pointers), never the table; a reload builds a new table beside the old one and swaps it in whole. Writers take
 //! turns, and a table that was swapped out is torn down by the writer, never by a reader. No I/O here, and no clock:
-//! whoever knows the time says it.
+//! whoever knows the time says it, and whoever minds how long a million keys keep a core gives a [`Pause`].
 
 mod shards;
 pub mod usage;
@@ -12,6 +12,7 @@ pub mod usage;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,19 @@ use usage::Usage;
 const WORTH_A_THREAD: usize = 10_000;
 /// How many keys a shard holds on average after a reload.
 const KEYS_A_SHARD: usize = 8;
+
+/// Called by each thread that does long work here, between steps of microseconds: the place to let other threads run.
+pub type Pause = fn();
+/// For whoever is in nobody's way.
+pub const WITHOUT_PAUSE: Pause = || ();
+
+/// The items, with a pause before each.
+pub fn each<T>(items: T, pause: Pause) -> impl Iterator<Item = T::Item>
+where
+    T: IntoIterator,
+{
+    items.into_iter().inspect(move |_| pause())
+}
 
 /// One key in the table, with the way to its live counters.
 #[derive(Debug)]
@@ -97,10 +111,12 @@ pub struct Difference {
     pub removed: Vec<Arc<Entry>>,
     /// In both; the new record.
     pub changed: Vec<Arc<Entry>>,
+    /// Nothing changes, not even an order: there is nothing to swap.
+    pub is_none: bool,
 }
 
 impl Difference {
-    /// Whether nothing changes.
+    /// Whether no key changes; their order may.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
@@ -132,7 +148,7 @@ impl Default for Table {
     /// A table without a key: everybody is refused.
     fn default() -> Self {
         Self {
-            current: ArcSwap::from_pointee(Keys::of(Vec::new())),
+            current: ArcSwap::from_pointee(Keys::of(&[], WITHOUT_PAUSE)),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
         }
@@ -181,9 +197,10 @@ impl Table {
             return Err(Taken);
         }
         if keys.by_hash.is_crowded(keys.by_id.len()) {
-            let roomier = Arc::new(Keys::of(keys.in_file_order()));
+            let entries = keys.in_file_order(WITHOUT_PAUSE);
+            let roomier = Arc::new(Keys::of(&entries, WITHOUT_PAUSE));
             drop(keys);
-            tear_down(self.current.swap(Arc::clone(&roomier)));
+            tear_down(self.current.swap(Arc::clone(&roomier)), WITHOUT_PAUSE);
             keys = roomier;
         }
         let entry = Arc::new(Entry::from(key));
@@ -239,17 +256,20 @@ impl Table {
 
     /// What [`Table::swap`] with these entries would change.
     #[must_use]
-    pub fn compare(&self, entries: &[Arc<Entry>]) -> Difference {
+    pub fn compare(&self, entries: &[Arc<Entry>], pause: Pause) -> Difference {
         /// How far ahead the entry is looked for that follows in the table, before it is searched by its id.
         const AHEAD: usize = 4;
         let current = self.current.load_full();
-        let order = current.in_file_order();
+        let order = current.in_file_order(pause);
         let mut rest = order.as_slice();
+        let mut in_place = 0;
         let mut difference = Difference::default();
         for entry in entries {
+            pause();
             let mut ahead = rest.iter().take(AHEAD);
             if let Some(at) = ahead.position(|other| Arc::ptr_eq(other, entry)) {
                 rest = &rest[at + 1..];
+                in_place += usize::from(at == 0);
                 continue;
             }
             match current.by_id.get(entry.key.id()) {
@@ -263,32 +283,30 @@ impl Table {
             }
         }
         let kept = entries.len() - difference.added.len();
-        if kept < current.by_id.len() {
-            let ids: HashSet<&str> = entries.iter().map(|entry| entry.key.id()).collect();
-            difference.removed = order;
-            difference
-                .removed
-                .retain(|entry| !ids.contains(entry.key.id()));
+        if kept < order.len() {
+            let ids: HashSet<&str> = each(entries, pause).map(|entry| entry.key.id()).collect();
+            let gone = each(&order, pause).filter(|entry| !ids.contains(entry.key.id()));
+            difference.removed = gone.cloned().collect();
         }
+        difference.is_none = in_place == entries.len() && in_place == order.len();
+        each(order, pause).for_each(drop);
         difference
     }
 
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
-    /// The caller has made sure that ids and hashes are unique. Where these are the entries in force, nothing changes.
-    pub fn swap(&self, entries: Vec<Arc<Entry>>) {
+    /// The caller has made sure that ids and hashes are unique.
+    pub fn swap(&self, entries: Vec<Arc<Entry>>, pause: Pause) {
         let _turn = lock(&self.writer);
-        if self.current.load().are_in_file_order(&entries) {
-            return;
-        }
-        let old = self.current.swap(Arc::new(Keys::of(entries)));
+        let old = self.current.swap(Arc::new(Keys::of(&entries, pause)));
         self.grow();
-        tear_down(old);
+        tear_down(old, pause);
+        each(entries, pause).for_each(drop);
     }
 
     /// The keys in the order of the key file.
     #[must_use]
-    pub fn in_file_order(&self) -> Vec<Arc<Entry>> {
-        self.current.load().in_file_order()
+    pub fn in_file_order(&self, pause: Pause) -> Vec<Arc<Entry>> {
+        self.current.load_full().in_file_order(pause)
     }
 
     /// Up to `limit` keys that `wanted` takes, newest first, older than `after`.
@@ -341,13 +359,13 @@ impl Table {
 
 impl Keys {
     /// The index by hash is laid out beside the other two, on a thread of its own.
-    fn of(entries: Vec<Arc<Entry>>) -> Self {
+    fn of(entries: &[Arc<Entry>], pause: Pause) -> Self {
         let by_id = DashMap::with_capacity(entries.len());
         let mut by_age = Vec::with_capacity(entries.len());
         let by_hash = std::thread::scope(|scope| {
-            let by_hash =
-                (entries.len() >= WORTH_A_THREAD).then(|| scope.spawn(|| Shards::of(&entries)));
-            for (entry, place) in entries.iter().zip(0..) {
+            let by_hash = (entries.len() >= WORTH_A_THREAD)
+                .then(|| scope.spawn(|| Shards::of(entries, pause)));
+            for (entry, place) in each(entries, pause).zip(0..) {
                 by_id.insert(ById(Arc::clone(entry)), place);
                 by_age.push((Age::of(&entry.key, place), Arc::clone(entry)));
             }
@@ -355,7 +373,7 @@ impl Keys {
             by_hash.and_then(|laid_out| laid_out.join().ok())
         });
         Self {
-            by_hash: by_hash.unwrap_or_else(|| Shards::of(&entries)),
+            by_hash: by_hash.unwrap_or_else(|| Shards::of(entries, pause)),
             by_id,
             by_age: Mutex::new(by_age.into_iter().collect()),
             next_place: AtomicU64::new(entries.len() as u64),
@@ -383,27 +401,30 @@ impl Keys {
         self.by_hash.put(entry);
     }
 
-    fn are_in_file_order(&self, entries: &[Arc<Entry>]) -> bool {
-        let by_age = lock(&self.by_age);
-        if by_age.keys().is_sorted_by_key(|age| age.place) {
-            return by_age.values().eq(entries);
+    /// Whoever lists keys is let in between.
+    fn in_file_order(&self, pause: Pause) -> Vec<Arc<Entry>> {
+        /// How many are copied in one go.
+        const GO: usize = 1024;
+        let mut all = Vec::with_capacity(self.by_id.len());
+        let mut after = Unbounded;
+        loop {
+            let before = all.len();
+            all.extend(
+                lock(&self.by_age)
+                    .range((after, Unbounded))
+                    .take(GO)
+                    .map(|(age, entry)| (*age, Arc::clone(entry))),
+            );
+            match all.last() {
+                Some((age, _)) if all.len() > before => after = Excluded(*age),
+                _ => break,
+            }
+            pause();
         }
-        drop(by_age);
-        self.in_file_order() == entries
-    }
-
-    fn in_file_order(&self) -> Vec<Arc<Entry>> {
-        let by_age = lock(&self.by_age);
-        if by_age.keys().is_sorted_by_key(|age| age.place) {
-            return by_age.values().cloned().collect();
+        if !all.is_sorted_by_key(|(age, _)| age.place) {
+            all.sort_unstable_by_key(|(age, _)| age.place);
         }
-        let mut all: Vec<_> = by_age
-            .iter()
-            .map(|(age, entry)| (age.place, Arc::clone(entry)))
-            .collect();
-        drop(by_age);
-        all.sort_unstable_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, entry)| entry).collect()
+        each(all, pause).map(|(_, entry)| entry).collect()
     }
 }
 
@@ -454,10 +475,18 @@ impl Borrow<str> for ById {
 
 /// Frees a table that is no longer the current one. A reader that still holds it for the length of one search must not
 /// be the one to free a million keys, so it is waited for.
-fn tear_down(old: Arc<Keys>) {
-    while Arc::strong_count(&old) > 1 {
+fn tear_down(mut old: Arc<Keys>, pause: Pause) {
+    let keys = loop {
+        match Arc::try_unwrap(old) {
+            Ok(keys) => break keys,
+            Err(held) => old = held,
+        }
         std::thread::sleep(Duration::from_micros(100));
-    }
+    };
+    each(keys.by_hash, pause).for_each(drop);
+    each(keys.by_id, pause).for_each(drop);
+    let by_age = keys.by_age.into_inner();
+    each(by_age.unwrap_or_else(PoisonError::into_inner), pause).for_each(drop);
 }
 
 /// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
@@ -491,8 +520,10 @@ mod tests {
 
     fn swap(table: &Table, keys: Vec<Key>) -> Difference {
         let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
-        let difference = table.compare(&entries);
-        table.swap(entries);
+        let difference = table.compare(&entries, WITHOUT_PAUSE);
+        if !difference.is_none {
+            table.swap(entries, WITHOUT_PAUSE);
+        }
         difference
     }
 
@@ -570,7 +601,7 @@ mod tests {
         );
         assert_eq!(second.next, None);
         assert_eq!(
-            ids(&table.in_file_order()),
+            ids(&table.in_file_order(WITHOUT_PAUSE)),
             ["key_1", "key_3", "key_4", "key_5"]
         );
     }
@@ -600,7 +631,7 @@ mod tests {
         assert!(swap(&table, vec![key(1, 1, None), key(2, 2, None)]).is_empty());
         assert_eq!(table.generation(), generation);
         assert!(swap(&table, vec![key(2, 2, None), key(1, 1, None)]).is_empty());
-        assert_eq!(ids(&table.in_file_order()), ["key_2", "key_1"]);
+        assert_eq!(ids(&table.in_file_order(WITHOUT_PAUSE)), ["key_2", "key_1"]);
         assert!(table.generation() > generation);
     }
 
@@ -633,6 +664,24 @@ mod tests {
             done.store(true, Ordering::Relaxed);
             reader.join().unwrap();
         });
+    }
+
+    #[test]
+    fn whoever_lays_out_compares_or_frees_many_keys_pauses_at_each() {
+        static PAUSES: AtomicU64 = AtomicU64::new(0);
+        let pause: Pause = || drop(PAUSES.fetch_add(1, Ordering::Relaxed));
+        let many = 20_000;
+        let all = |created_at| (0..many).map(move |id| key(id, id, Some(created_at)));
+        let table = Table::default();
+        swap(&table, all(1).collect());
+        let entries: Vec<_> = all(2).map(|key| table.adopt(key)).collect();
+        let pauses = || PAUSES.swap(0, Ordering::Relaxed) / u64::from(many);
+        assert_eq!(table.compare(&entries, pause).changed.len(), 20_000);
+        // The old order is read, compared and forgotten.
+        assert!(pauses() >= 3);
+        table.swap(entries, pause);
+        // Two rounds by hash, one by id and age, one each for what is freed of those two and of what was given.
+        assert!(pauses() >= 6);
     }
 
     #[test]

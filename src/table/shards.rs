@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::policy::token::TokenHash;
 
-use super::{Entry, KEYS_A_SHARD};
+use super::{Entry, KEYS_A_SHARD, Pause, each};
 
 const FEWEST_SHARDS: usize = 1024;
 /// Past this many keys a shard, single creates are no longer cheap and the table is laid out anew.
@@ -22,17 +22,17 @@ type Shard = Vec<(u64, Arc<Entry>)>;
 impl Shards {
     /// Every shard is allocated once, in its final size: at a million keys, whatever else was allocated on the way
     /// would stay behind as holes in the heap.
-    pub(super) fn of(entries: &[Arc<Entry>]) -> Self {
+    pub(super) fn of(entries: &[Arc<Entry>], pause: Pause) -> Self {
         let count = (entries.len() / KEYS_A_SHARD)
             .next_power_of_two()
             .max(FEWEST_SHARDS);
         let mut sizes = vec![0_u32; count];
-        for entry in entries {
+        for entry in each(entries, pause) {
             sizes[place(start_of(entry.key().hash()), count)] += 1;
         }
         let sized = |size: &u32| Shard::with_capacity(*size as usize);
-        let mut shards: Vec<Shard> = sizes.iter().map(sized).collect();
-        for entry in entries {
+        let mut shards: Vec<Shard> = each(&sizes, pause).map(sized).collect();
+        for entry in each(entries, pause) {
             let start = start_of(entry.key().hash());
             shards[place(start, count)].push((start, Arc::clone(entry)));
         }
@@ -44,7 +44,7 @@ impl Shards {
                 Arc::new(shard)
             })
         };
-        Self(shards.into_iter().map(share).collect())
+        Self(each(shards, pause).map(share).collect())
     }
 
     pub(super) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
@@ -88,6 +88,15 @@ impl Shards {
 
     fn shard(&self, start: u64) -> &ArcSwap<Shard> {
         &self.0[place(start, self.0.len())]
+    }
+}
+
+impl IntoIterator for Shards {
+    type Item = ArcSwap<Shard>;
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
