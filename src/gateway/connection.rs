@@ -32,6 +32,9 @@ use super::stall::end_when_stalled;
 use super::stream::ReplyBody;
 use super::worker::Worker;
 
+/// What hyper reads of an HTTP/1 connection at once, at most, where the head's limit is not larger: a usual body comes
+/// whole, in one piece that needs no copy. It also reads heads up to this size, of which those over the limit are refused.
+const MOST_READ: usize = 128 << 10;
 /// Requests that one HTTP/2 connection may have open at once.
 const HTTP2_STREAMS: u32 = 250;
 /// What an HTTP/2 client may send ahead, of one request's body and of all its requests'.
@@ -129,14 +132,8 @@ impl Served {
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + use<> {
-        let (worker, in_flight) = (Rc::clone(&self.worker), self.line.begin());
-        let (origin, waits) = (self.origin, self.line.has_more_than_its_turn());
-        async move {
-            if waits {
-                tokio::task::yield_now().await;
-            }
-            Ok(request::handle(&worker, origin, in_flight, request).await)
-        }
+        let worker = Rc::clone(&self.worker);
+        request::handle(worker, self.origin, self.line.begin(), request)
     }
 
     /// The same where the connection remembers headers, to send them again by number (RFC 7541): not this one, which is
@@ -180,7 +177,7 @@ impl Served {
 async fn serve_http1(Folded { served, io }: Folded) -> io::Result<Option<Box<Folded>>> {
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(served.worker.settings.head)
+        .max_buf_size(served.worker.settings.head.max(MOST_READ))
         .serve_connection(
             TokioIo::new(io),
             service_fn(|request| served.answer(request)),

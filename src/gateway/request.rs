@@ -4,6 +4,7 @@
 //! [`handle`] never fails: it reads the clock once, calls [`admit_and_forward`] once, and whatever comes of it is
 //! logged and counted once, when the [`Record`] is dropped.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -78,11 +79,15 @@ impl Inbound<'_> {
 
 /// Answers a request, whatever it is.
 pub async fn handle(
-    worker: &Rc<Worker>,
+    worker: Rc<Worker>,
     origin: Origin,
     in_flight: InFlight,
     request: Request<Incoming>,
-) -> Response<ReplyBody> {
+) -> Result<Response<ReplyBody>, Infallible> {
+    if in_flight.line().has_more_than_its_turn() {
+        tokio::task::yield_now().await;
+    }
+    let worker = &worker;
     let started = SystemTime::now();
     let (parts, mut body) = request.into_parts();
     let request_id = RequestId::of(&parts.headers).unwrap_or_else(|| worker.new_request_id());
@@ -141,18 +146,21 @@ pub async fn handle(
     if let Some(page) = page {
         answers::open_to(page, headers);
     }
-    response.map(|body| body.guarded(Guard { record, in_flight }))
+    Ok(response.map(|body| body.guarded(Guard { record, in_flight })))
 }
 
 /// A panic is one request's, and is answered.
 async fn contain<T>(
     mut request: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
 ) -> Result<T, Refusal> {
+    // Beside what is caught, so that an answer is not carried along with every poll.
+    let mut result = Err(Refusal::Internal);
     poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(cx)));
-        polled.unwrap_or(Poll::Ready(Err(Refusal::Internal)))
+        let polled = AssertUnwindSafe(|| request.as_mut().poll(cx).map(|ended| result = ended));
+        catch_unwind(polled).unwrap_or(Poll::Ready(()))
     })
-    .await
+    .await;
+    result
 }
 
 async fn admit_and_forward(

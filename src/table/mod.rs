@@ -669,7 +669,7 @@ mod tests {
     #[test]
     fn whoever_lays_out_compares_or_frees_many_keys_pauses_at_each() {
         static PAUSES: AtomicU64 = AtomicU64::new(0);
-        let pause: Pause = || drop(PAUSES.fetch_add(1, Ordering::Relaxed));
+        let pause: Pause = || _ = PAUSES.fetch_add(1, Ordering::Relaxed);
         let many = 20_000;
         let all = |created_at| (0..many).map(move |id| key(id, id, Some(created_at)));
         let table = Table::default();
