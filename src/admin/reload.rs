@@ -68,9 +68,10 @@ impl Outcome {
             [first, more @ ..] => Some(format!("{first} (and {} more)", more.len())),
         };
         match (&self.keys, config) {
-            (Ok(reloaded), None) => format!("{} keys", reloaded.keys),
+            (Ok(reloaded), None) => keeper::counted(reloaded.keys),
             (Ok(reloaded), Some(config)) => {
-                format!("{config}; the key file was loaded, {} keys", reloaded.keys)
+                let keys = keeper::counted(reloaded.keys);
+                format!("{config}; the key file was loaded, {keys}")
             }
             (Err(obstacle), None) => obstacle.to_string(),
             (Err(obstacle), Some(config)) => format!("{obstacle}; {config}"),
@@ -127,7 +128,10 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
         Ok(reloaded) if outcome.faults.is_empty() => reloaded,
         Ok(reloaded) => {
             let besides = match wish {
-                Wish::Reload(_) => format!("; the key file was loaded, {} keys", reloaded.keys),
+                Wish::Reload(_) => {
+                    let keys = keeper::counted(reloaded.keys);
+                    format!("; the key file was loaded, {keys}")
+                }
                 Wish::Rehearse(_) => String::new(),
             };
             let faults = outcome.faults;

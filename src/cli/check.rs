@@ -8,6 +8,7 @@ use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
+use crate::store::keeper;
 use crate::store::key_file::{self, Loaded};
 use crate::table::{Table, WITHOUT_PAUSE};
 
@@ -43,7 +44,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
                         .as_ref()
                         .and_then(|config| excluded(config, file, &loaded)),
                 );
-                read.push(format!("{}: {} keys", file.display(), loaded.entries.len()));
+                let keys = keeper::counted(loaded.entries.len());
+                read.push(format!("{}: {keys}", file.display()));
             }
             Err(error) => faults.extend_from_slice(error.faults()),
         }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::store::keeper;
+
 use super::ReloadArgs;
 use super::client::Client;
 use super::failure::Failure;
@@ -27,9 +29,11 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, Failure> {
 
 fn summary(answer: &Value, dry_run: bool) -> String {
     let done = if dry_run { "would have" } else { "has" };
+    let keys = answer["keys"].as_u64().unwrap_or(0);
+    let keys = keeper::counted(usize::try_from(keys).unwrap_or(usize::MAX));
     let mut text = format!(
-        "the key table {done} {} keys, generation {}: {} added, {} removed, {} changed\n",
-        answer["keys"], answer["generation"], answer["added"], answer["removed"], answer["changed"]
+        "the key table {done} {keys}, generation {}: {} added, {} removed, {} changed\n",
+        answer["generation"], answer["added"], answer["removed"], answer["changed"]
     );
     for (sign, name) in [
         ("+", "added_ids"),

@@ -25,9 +25,13 @@ impl Fault {
 }
 
 impl fmt::Display for Fault {
-    /// `FILE:LINE: field: what; remedy`
+    /// `FILE:LINE: field: what; remedy`, without what there is none of.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        write!(f, "{}:", self.file.display())?;
+        if self.line > 0 {
+            write!(f, "{}:", self.line)?;
+        }
+        f.write_str(" ")?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }

@@ -212,7 +212,7 @@ impl Keeper {
             last_reload: LastReload {
                 at: wall_clock::now(),
                 result: ReloadResult::Ok,
-                message: message_of(table.len()),
+                message: counted(table.len()),
             },
             unwritten: 0,
             obstacle: None,
@@ -649,7 +649,7 @@ impl Desk {
                 .as_ref()
                 .map_or_else(Obstacle::result, |_| ReloadResult::Ok),
             message: match &outcome {
-                Ok(reloaded) => message_of(reloaded.keys),
+                Ok(reloaded) => counted(reloaded.keys),
                 Err(obstacle) => obstacle.to_string(),
             },
         };
@@ -1062,7 +1062,9 @@ fn random_id() -> Result<String, getrandom::Error> {
     Ok(id)
 }
 
-fn message_of(keys: usize) -> String {
+/// So many keys, in words.
+#[must_use]
+pub fn counted(keys: usize) -> String {
     match keys {
         1 => "1 key".to_owned(),
         keys => format!("{keys} keys"),
