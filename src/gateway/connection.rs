@@ -32,9 +32,10 @@ use super::stall::end_when_stalled;
 use super::stream::ReplyBody;
 use super::worker::Worker;
 
-/// What hyper reads of an HTTP/1 connection at once, at most, where the head's limit is not larger: a usual body comes
-/// whole, in one piece that needs no copy. It also reads heads up to this size, of which those over the limit are refused.
-const MOST_READ: usize = 128 << 10;
+/// What hyper reads of an HTTP/1 connection at once, at most, beyond the longest head: with it a body of 64 KiB comes
+/// whole behind a usual head, in one piece that needs no copy. (A longer head is refused all the same.) More would let
+/// strangers hold more.
+const ROOM_BEHIND_HEAD: usize = 8 << 10;
 /// Requests that one HTTP/2 connection may have open at once.
 const HTTP2_STREAMS: u32 = 250;
 /// What an HTTP/2 client may send ahead, of one request's body and of all its requests'.
@@ -177,7 +178,7 @@ impl Served {
 async fn serve_http1(Folded { served, io }: Folded) -> io::Result<Option<Box<Folded>>> {
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(served.worker.settings.head.max(MOST_READ))
+        .max_buf_size(served.worker.settings.head + ROOM_BEHIND_HEAD)
         .serve_connection(
             TokioIo::new(io),
             service_fn(|request| served.answer(request)),
