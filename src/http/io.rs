@@ -10,6 +10,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -531,9 +532,9 @@ impl ClientIo {
                 until,
             }
         });
-        let mut bytes = [0_u8; 16 << 10];
+        let mut bytes = [const { MaybeUninit::uninit() }; 16 << 10];
         loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
+            let mut buffer = ReadBuf::uninit(&mut bytes);
             match self.stream.poll_read(cx, &mut buffer) {
                 Poll::Pending if lingering.until <= self.line.clock.now() => return Poll::Ready(()),
                 Poll::Pending => {
