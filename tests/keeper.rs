@@ -306,6 +306,23 @@ fn two_processes_that_write_one_file_lose_nothing() {
 }
 
 #[test]
+fn a_reload_without_a_change_keeps_the_generation_and_one_of_another_order_does_not() {
+    let kept = Kept::with(&["a", "b", "c"]);
+    let reload = |ids: &[&str]| {
+        kept.replace(&text_of(ids));
+        let reloaded = kept.keeper.reload(Drops::Guarded).wait().unwrap();
+        assert!(reloaded.difference.is_empty());
+        assert_eq!(kept.in_table(), ids);
+        reloaded.generation
+    };
+    let first = kept.table.generation();
+    assert_eq!(reload(&["a", "b", "c"]), first);
+    let reordered = reload(&["b", "c", "a"]);
+    assert!(reordered > first);
+    assert_eq!(reload(&["b", "c", "a"]), reordered);
+}
+
+#[test]
 fn a_faulty_file_changes_nothing_and_is_not_overwritten() {
     let kept = Kept::with(&["a", "b"]);
     let generation = kept.table.generation();

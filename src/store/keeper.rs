@@ -710,7 +710,7 @@ impl Desk {
             self.refuse(Some(proposal.stamp), &obstacle);
             return Err(obstacle);
         }
-        match proposal.difference.is_none {
+        match proposal.difference.changes_nothing {
             true => each(proposal.entries, GIVE_WAY).for_each(drop),
             false => self.table.swap(proposal.entries, GIVE_WAY),
         }

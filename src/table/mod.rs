@@ -111,8 +111,8 @@ pub struct Difference {
     pub removed: Vec<Arc<Entry>>,
     /// In both; the new record.
     pub changed: Vec<Arc<Entry>>,
-    /// Nothing changes, not even an order: there is nothing to swap.
-    pub is_none: bool,
+    /// No key changes, and no order: there is nothing to swap.
+    pub changes_nothing: bool,
 }
 
 impl Difference {
@@ -288,7 +288,7 @@ impl Table {
             let gone = each(&order, pause).filter(|entry| !ids.contains(entry.key.id()));
             difference.removed = gone.cloned().collect();
         }
-        difference.is_none = in_place == entries.len() && in_place == order.len();
+        difference.changes_nothing = in_place == entries.len() && in_place == order.len();
         each(order, pause).for_each(drop);
         difference
     }
@@ -521,7 +521,7 @@ mod tests {
     fn swap(table: &Table, keys: Vec<Key>) -> Difference {
         let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
         let difference = table.compare(&entries, WITHOUT_PAUSE);
-        if !difference.is_none {
+        if !difference.changes_nothing {
             table.swap(entries, WITHOUT_PAUSE);
         }
         difference
