@@ -10,7 +10,7 @@ use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::store::give_way::GIVE_WAY;
-use crate::table::{Table, each};
+use crate::table::{Table, forget, paced};
 
 use super::Services;
 use super::reply::{Refusal, Reply};
@@ -43,9 +43,9 @@ pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, 
 fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
     let entries = table.in_file_order(GIVE_WAY);
-    let keys = each(&entries, GIVE_WAY).map(|entry| entry.key());
+    let keys = paced(&entries, GIVE_WAY).map(|entry| entry.key());
     let counts = count(&names, keys, now);
-    each(entries, GIVE_WAY).for_each(drop);
+    forget(entries, GIVE_WAY);
     let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
         let upstream: &crate::http::upstream::Upstream = upstream;
         let replicas = upstream.replicas();

@@ -13,7 +13,7 @@ use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
 use crate::store::give_way::GIVE_WAY;
-use crate::table::{Entry, Table, each};
+use crate::table::{Entry, Table, forget, paced};
 
 use super::reply::{Refusal, Reply};
 use super::status::LastReload;
@@ -102,7 +102,7 @@ impl Census {
         let soon = now.plus(SOON_SECONDS);
         let entries = table.in_file_order(GIVE_WAY);
         let mut first = BinaryHeap::with_capacity(MOST_EXPIRING + 1);
-        let keys = each(&entries, GIVE_WAY).map(|entry| entry.key());
+        let keys = paced(&entries, GIVE_WAY).map(|entry| entry.key());
         for (place, key) in keys.enumerate() {
             match key.state(now) {
                 KeyState::Active => census.active += 1,
@@ -134,7 +134,7 @@ impl Census {
         census.expiring = first
             .map(|(_, place)| Arc::clone(&entries[place]))
             .collect();
-        each(entries, GIVE_WAY).for_each(drop);
+        forget(entries, GIVE_WAY);
         census
     }
 

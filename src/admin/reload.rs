@@ -17,7 +17,7 @@ use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
 use crate::store::give_way::GIVE_WAY;
 use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
-use crate::table::{Entry, each};
+use crate::table::{Entry, paced};
 
 use super::input::{Object, Query};
 use super::reply::{Refusal, Reply};
@@ -147,11 +147,11 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
     };
     let difference = &reloaded.difference;
     let ids = |entries: &[Arc<Entry>]| {
-        each(entries, GIVE_WAY)
+        paced(entries, GIVE_WAY)
             .map(|entry| entry.key().id().to_owned())
             .collect()
     };
-    let reply = Reply::json(&View {
+    Ok(Reply::json(&View {
         generation: reloaded.generation,
         keys: reloaded.keys,
         added: difference.added.len(),
@@ -163,13 +163,7 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
             removed_ids: ids(&difference.removed),
             changed_ids: ids(&difference.changed),
         }),
-    });
-    if let Some(difference) = Arc::into_inner(reloaded.difference) {
-        for entries in [difference.added, difference.removed, difference.changed] {
-            each(entries, GIVE_WAY).for_each(drop);
-        }
-    }
-    Ok(reply)
+    }))
 }
 
 /// Reloads all that can be reloaded, and logs who asked for it.

@@ -84,6 +84,7 @@ pub async fn handle(
     in_flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
+    // Who sends requests behind one another lets others have their turn in between.
     if in_flight.line().has_more_than_its_turn() {
         tokio::task::yield_now().await;
     }
@@ -153,11 +154,17 @@ pub async fn handle(
 async fn contain<T>(
     mut request: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
 ) -> Result<T, Refusal> {
-    // Beside what is caught, so that an answer is not carried along with every poll.
+    // What is left of a panic. It stands outside what is caught, so that an answer is not moved with every poll.
     let mut result = Err(Refusal::Internal);
     poll_fn(|cx| {
-        let polled = AssertUnwindSafe(|| request.as_mut().poll(cx).map(|ended| result = ended));
-        catch_unwind(polled).unwrap_or(Poll::Ready(()))
+        let poll = || match request.as_mut().poll(cx) {
+            Poll::Ready(ended) => {
+                result = ended;
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        };
+        catch_unwind(AssertUnwindSafe(poll)).unwrap_or(Poll::Ready(()))
     })
     .await;
     result

@@ -47,6 +47,8 @@ pub fn bearer(headers: &HeaderMap) -> Result<Presented<'_>, Denial> {
 
 /// What a header line is longer by than its name and its value.
 const AROUND_LINE: usize = ": \r\n".len();
+/// What a head is longer by than its header lines, its method and its target (RFC 9112 3).
+const AROUND_HEAD: usize = "  HTTP/1.1\r\n\r\n".len();
 
 /// A head longer than one may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,8 @@ pub fn check_size(parts: &request::Parts, most: usize) -> Result<(), HeadTooLarg
     let fields: usize = fields
         .map(|(name, value)| name.as_str().len() + value.len() + AROUND_LINE)
         .sum();
-    if fields + target(&parts.uri).len() <= most {
+    let request_line = parts.method.as_str().len() + target(&parts.uri).len();
+    if fields + request_line + AROUND_HEAD <= most {
         Ok(())
     } else {
         Err(HeadTooLarge)

@@ -25,7 +25,7 @@ impl Fault {
 }
 
 impl fmt::Display for Fault {
-    /// `FILE:LINE: field: what; remedy`, without what there is none of.
+    /// `FILE:LINE: field: what; remedy`; a fault of a whole file has no line, and one of a whole line no field.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.file.display())?;
         if self.line > 0 {

@@ -39,11 +39,11 @@ use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::store::wall_clock;
-use crate::table::{Difference, Entry, Table, WITHOUT_PAUSE, each};
+use crate::table::{Difference, Entry, Table, WITHOUT_PAUSE, forget, paced};
 
 use super::config;
 use super::fault::Fault;
-use super::give_way::GIVE_WAY;
+use super::give_way::{GIVE_WAY, Haste};
 use super::key_file::{self, Loaded, Locked, ReadError, Stamp};
 use super::record::{Complaint, KeyPatch, NewKey};
 
@@ -237,7 +237,7 @@ impl Keeper {
 
     /// Makes a key and its token. It becomes the file's last.
     pub fn create(&self, new: NewKey, now: UnixTime) -> Answer<Created, WriteError> {
-        self.ask(|answer| Request::Write(Write::Create { new, now, answer }))
+        self.ask(|answer| write(Write::Create { new, now, answer }))
     }
 
     /// Changes a key.
@@ -249,7 +249,7 @@ impl Keeper {
     ) -> Answer<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.ask(|answer| {
-            Request::Write(Write::Update {
+            write(Write::Update {
                 id,
                 patch,
                 now,
@@ -261,7 +261,7 @@ impl Keeper {
     /// Deletes a key; the answer is the key that was.
     pub fn delete(&self, id: &str) -> Answer<Arc<Entry>, WriteError> {
         let id = id.to_owned();
-        self.ask(|answer| Request::Write(Write::Delete { id, answer }))
+        self.ask(|answer| write(Write::Delete { id, answer }))
     }
 
     /// Takes the file over as it stands now. Reloads that wait together share one read, and a reload that is asked for
@@ -451,7 +451,8 @@ impl ReloadResult {
 type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
 enum Request {
-    Write(Write),
+    /// In haste until its turn comes: it may take access away, and must not wait for a reload that gives way.
+    Write(Write, Haste),
     Reload(Reload),
 }
 
@@ -582,16 +583,20 @@ impl Desk {
     }
 
     fn serve(&mut self, requests: impl Iterator<Item = Request>) {
-        let (mut writes, mut reloads) = (Vec::new(), Vec::new());
+        let (mut writes, mut reloads, mut in_haste) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
-                Request::Write(write) => writes.push(write),
+                Request::Write(write, haste) => {
+                    writes.push(write);
+                    in_haste.push(haste);
+                }
                 Request::Reload(reload) => reloads.push(reload),
             }
         }
         if !reloads.is_empty() {
             self.reload(reloads);
         }
+        drop(in_haste);
         if !writes.is_empty() {
             self.write(writes);
         }
@@ -710,9 +715,10 @@ impl Desk {
             self.refuse(Some(proposal.stamp), &obstacle);
             return Err(obstacle);
         }
-        match proposal.difference.changes_nothing {
-            true => each(proposal.entries, GIVE_WAY).for_each(drop),
-            false => self.table.swap(proposal.entries, GIVE_WAY),
+        if proposal.difference.changes_table() {
+            self.table.swap(proposal.entries, GIVE_WAY);
+        } else {
+            forget(proposal.entries, GIVE_WAY);
         }
         self.loaded = Some(proposal.stamp);
         self.refused = None;
@@ -927,9 +933,9 @@ impl Desk {
             return Ok(());
         }
         let entries = self.table.in_file_order(GIVE_WAY);
-        let kept = each(&entries, GIVE_WAY).map(|entry| draft.newest(entry.key()));
+        let kept = paced(&entries, GIVE_WAY).map(|entry| draft.newest(entry.key()));
         let written = lock.replace(kept.chain(&draft.created));
-        each(entries, GIVE_WAY).for_each(drop);
+        forget(entries, GIVE_WAY);
         self.loaded = written?;
         self.unwritten.clear();
         let written = self.status.load().unwritten;
@@ -1025,6 +1031,10 @@ impl Judged {
             }
         }
     }
+}
+
+fn write(write: Write) -> Request {
+    Request::Write(write, Haste::default())
 }
 
 fn refuse<T>(answer: Reply<T, WriteError>, error: WriteError) -> Option<Judged> {

@@ -28,6 +28,8 @@ use crate::policy::token::TokenHash;
 use shards::Shards;
 use usage::Usage;
 
+/// How many keys are copied while the lock of their order is held.
+const GO: usize = 1024;
 /// From this many keys on, a second thread pays.
 const WORTH_A_THREAD: usize = 10_000;
 /// How many keys a shard holds on average after a reload.
@@ -38,12 +40,14 @@ pub type Pause = fn();
 /// For whoever is in nobody's way.
 pub const WITHOUT_PAUSE: Pause = || ();
 
-/// The items, with a pause before each.
-pub fn each<T>(items: T, pause: Pause) -> impl Iterator<Item = T::Item>
-where
-    T: IntoIterator,
-{
+/// The items, with a pause at each.
+pub fn paced<T>(items: impl IntoIterator<Item = T>, pause: Pause) -> impl Iterator<Item = T> {
     items.into_iter().inspect(move |_| pause())
+}
+
+/// Drops the items, with a pause at each.
+pub fn forget<T>(items: impl IntoIterator<Item = T>, pause: Pause) {
+    paced(items, pause).for_each(drop);
 }
 
 /// One key in the table, with the way to its live counters.
@@ -102,8 +106,8 @@ pub struct Age {
     pub place: u64,
 }
 
-/// What a new table changes.
-#[derive(Clone, Debug, Default)]
+/// What a new table changes. It may hold the last of many keys, and takes its time to free them.
+#[derive(Clone, Debug)]
 pub struct Difference {
     /// In the new table only.
     pub added: Vec<Arc<Entry>>,
@@ -111,15 +115,40 @@ pub struct Difference {
     pub removed: Vec<Arc<Entry>>,
     /// In both; the new record.
     pub changed: Vec<Arc<Entry>>,
-    /// No key changes, and no order: there is nothing to swap.
-    pub changes_nothing: bool,
+    /// No key changes, but their order does.
+    pub reordered: bool,
+    pause: Pause,
 }
 
 impl Difference {
+    fn none(pause: Pause) -> Self {
+        Self {
+            added: Vec::new(),
+            removed: Vec::new(),
+            changed: Vec::new(),
+            reordered: false,
+            pause,
+        }
+    }
+
     /// Whether no key changes; their order may.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+
+    /// Whether there is something to swap for.
+    #[must_use]
+    pub fn changes_table(&self) -> bool {
+        self.reordered || !self.is_empty()
+    }
+}
+
+impl Drop for Difference {
+    fn drop(&mut self) {
+        for keys in [&mut self.added, &mut self.removed, &mut self.changed] {
+            forget(keys.drain(..), self.pause);
+        }
     }
 }
 
@@ -263,7 +292,7 @@ impl Table {
         let order = current.in_file_order(pause);
         let mut rest = order.as_slice();
         let mut in_place = 0;
-        let mut difference = Difference::default();
+        let mut difference = Difference::none(pause);
         for entry in entries {
             pause();
             let mut ahead = rest.iter().take(AHEAD);
@@ -284,23 +313,23 @@ impl Table {
         }
         let kept = entries.len() - difference.added.len();
         if kept < order.len() {
-            let ids: HashSet<&str> = each(entries, pause).map(|entry| entry.key.id()).collect();
-            let gone = each(&order, pause).filter(|entry| !ids.contains(entry.key.id()));
+            let ids: HashSet<&str> = paced(entries, pause).map(|entry| entry.key.id()).collect();
+            let gone = paced(&order, pause).filter(|entry| !ids.contains(entry.key.id()));
             difference.removed = gone.cloned().collect();
         }
-        difference.changes_nothing = in_place == entries.len() && in_place == order.len();
-        each(order, pause).for_each(drop);
+        difference.reordered = difference.is_empty() && in_place < entries.len();
+        forget(order, pause);
         difference
     }
 
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
-    /// The caller has made sure that ids and hashes are unique.
+    /// The caller has made sure that ids and hashes are unique, and that something changes: the generation grows.
     pub fn swap(&self, entries: Vec<Arc<Entry>>, pause: Pause) {
         let _turn = lock(&self.writer);
         let old = self.current.swap(Arc::new(Keys::of(&entries, pause)));
         self.grow();
         tear_down(old, pause);
-        each(entries, pause).for_each(drop);
+        forget(entries, pause);
     }
 
     /// The keys in the order of the key file.
@@ -318,25 +347,30 @@ impl Table {
         wanted: impl Fn(&Key) -> bool,
     ) -> Page {
         let keys = self.current.load_full();
-        let by_age = lock(&keys.by_age);
-        let older = match after {
-            Some(after) => by_age.range(..after),
-            None => by_age.range(..),
-        };
         let mut page = Page {
             entries: Vec::new(),
             next: None,
         };
+        let mut before = after.map_or(Unbounded, Excluded);
         let mut last = None;
-        for (age, entry) in older.rev().filter(|(_, entry)| wanted(&entry.key)) {
-            if page.entries.len() == limit {
-                page.next = last;
-                break;
+        loop {
+            let some = go(lock(&keys.by_age).range((Unbounded, before)).rev());
+            let Some((oldest, _)) = some.last() else {
+                return page;
+            };
+            before = Excluded(*oldest);
+            for (age, entry) in some {
+                if !wanted(&entry.key) {
+                    continue;
+                }
+                if page.entries.len() == limit {
+                    page.next = last;
+                    return page;
+                }
+                page.entries.push(entry);
+                last = Some(age);
             }
-            page.entries.push(Arc::clone(entry));
-            last = Some(*age);
         }
-        page
     }
 
     /// Counts a request that a key was let in with.
@@ -365,7 +399,7 @@ impl Keys {
         let by_hash = std::thread::scope(|scope| {
             let by_hash = (entries.len() >= WORTH_A_THREAD)
                 .then(|| scope.spawn(|| Shards::of(entries, pause)));
-            for (entry, place) in each(entries, pause).zip(0..) {
+            for (entry, place) in paced(entries, pause).zip(0..) {
                 by_id.insert(ById(Arc::clone(entry)), place);
                 by_age.push((Age::of(&entry.key, place), Arc::clone(entry)));
             }
@@ -401,30 +435,25 @@ impl Keys {
         self.by_hash.put(entry);
     }
 
-    /// Whoever lists keys is let in between.
     fn in_file_order(&self, pause: Pause) -> Vec<Arc<Entry>> {
-        /// How many are copied in one go.
-        const GO: usize = 1024;
         let mut all = Vec::with_capacity(self.by_id.len());
         let mut after = Unbounded;
         loop {
-            let before = all.len();
-            all.extend(
-                lock(&self.by_age)
-                    .range((after, Unbounded))
-                    .take(GO)
-                    .map(|(age, entry)| (*age, Arc::clone(entry))),
-            );
-            match all.last() {
-                Some((age, _)) if all.len() > before => after = Excluded(*age),
-                _ => break,
-            }
+            let some = go(lock(&self.by_age).range((after, Unbounded)));
+            let Some((newest, _)) = some.last() else {
+                break;
+            };
+            after = Excluded(*newest);
+            all.extend(some);
             pause();
         }
         if !all.is_sorted_by_key(|(age, _)| age.place) {
             all.sort_unstable_by_key(|(age, _)| age.place);
         }
-        each(all, pause).map(|(_, entry)| entry).collect()
+        // Not collected, which would keep the room of the ages.
+        let mut order = Vec::with_capacity(all.len());
+        order.extend(paced(all, pause).map(|(_, entry)| entry));
+        order
     }
 }
 
@@ -483,10 +512,17 @@ fn tear_down(mut old: Arc<Keys>, pause: Pause) {
         }
         std::thread::sleep(Duration::from_micros(100));
     };
-    each(keys.by_hash, pause).for_each(drop);
-    each(keys.by_id, pause).for_each(drop);
+    forget(keys.by_hash, pause);
+    forget(keys.by_id, pause);
     let by_age = keys.by_age.into_inner();
-    each(by_age.unwrap_or_else(PoisonError::into_inner), pause).for_each(drop);
+    forget(by_age.unwrap_or_else(PoisonError::into_inner), pause);
+}
+
+/// The first of these keys, as many as hold nobody up who waits for the lock. Whoever goes on from there sees what changed
+/// meanwhile among those that come, and not among those that came.
+fn go<'k>(keys: impl Iterator<Item = (&'k Age, &'k Arc<Entry>)>) -> Vec<(Age, Arc<Entry>)> {
+    let owned = keys.map(|(age, entry)| (*age, Arc::clone(entry)));
+    owned.take(GO).collect()
 }
 
 /// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
@@ -521,7 +557,7 @@ mod tests {
     fn swap(table: &Table, keys: Vec<Key>) -> Difference {
         let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
         let difference = table.compare(&entries, WITHOUT_PAUSE);
-        if !difference.changes_nothing {
+        if difference.changes_table() {
             table.swap(entries, WITHOUT_PAUSE);
         }
         difference

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::policy::token::TokenHash;
 
-use super::{Entry, KEYS_A_SHARD, Pause, each};
+use super::{Entry, KEYS_A_SHARD, Pause, paced};
 
 const FEWEST_SHARDS: usize = 1024;
 /// Past this many keys a shard, single creates are no longer cheap and the table is laid out anew.
@@ -27,12 +27,12 @@ impl Shards {
             .next_power_of_two()
             .max(FEWEST_SHARDS);
         let mut sizes = vec![0_u32; count];
-        for entry in each(entries, pause) {
+        for entry in paced(entries, pause) {
             sizes[place(start_of(entry.key().hash()), count)] += 1;
         }
         let sized = |size: &u32| Shard::with_capacity(*size as usize);
-        let mut shards: Vec<Shard> = each(&sizes, pause).map(sized).collect();
-        for entry in each(entries, pause) {
+        let mut shards: Vec<Shard> = paced(&sizes, pause).map(sized).collect();
+        for entry in paced(entries, pause) {
             let start = start_of(entry.key().hash());
             shards[place(start, count)].push((start, Arc::clone(entry)));
         }
@@ -44,7 +44,7 @@ impl Shards {
                 Arc::new(shard)
             })
         };
-        Self(each(shards, pause).map(share).collect())
+        Self(paced(shards, pause).map(share).collect())
     }
 
     pub(super) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
