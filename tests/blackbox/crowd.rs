@@ -229,8 +229,9 @@ fn thousands_of_streams_that_end_in_every_way_leave_nothing_behind() {
     // The first rounds fill what the allocator keeps for the next; after that nothing grows any more.
     let (first, before, last) = (after[0], after[ROUNDS - 2], after[ROUNDS - 1]);
     assert!(last.0 <= first.0 + 4, "descriptors and memory: {after:?}");
-    assert!(
-        last.1 < before.1 + (6 << 10) * count,
-        "descriptors and memory: {after:?}"
-    );
+    eprintln!("descriptors and memory: {after:?}");
+    // The allocator gives memory back over seconds, and not the same share of it after each round.
+    eventually("memory is as before the last round", DEADLINE * 2, || {
+        (last.1.min(resident(pid)) < before.1 + (6 << 10) * count).then_some(())
+    });
 }
