@@ -32,10 +32,10 @@ use super::stall::end_when_stalled;
 use super::stream::ReplyBody;
 use super::worker::Worker;
 
-/// What hyper holds of an HTTP/1 connection's input at most is a head as long as it may be, and this part of that: a body of
-/// 64 KiB then comes whole behind a usual head, in one piece that needs no copy. By so much a head may also be too long
-/// in what the parser drops, like spaces around a value; the rest is counted by [`crate::http::headers::check_size`].
-const ROOM_BEHIND_HEAD: usize = 8;
+/// Beside a head as long as it may be, hyper has room for this part of as much again: a body of 64 KiB then comes whole
+/// behind a usual head, in one piece that needs no copy. By about so much a head may also be too long in what the parser
+/// drops, like spaces around a value; the rest of it is counted by [`crate::http::headers::check_size`].
+const PART_BEHIND_HEAD: usize = 8;
 /// Requests that one HTTP/2 connection may have open at once.
 const HTTP2_STREAMS: u32 = 250;
 /// What an HTTP/2 client may send ahead, of one request's body and of all its requests'.
@@ -179,7 +179,7 @@ async fn serve_http1(Folded { served, io }: Folded) -> io::Result<Option<Box<Fol
     let head = served.worker.settings.head;
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_buf_size(head + head / ROOM_BEHIND_HEAD)
+        .max_buf_size(head + head / PART_BEHIND_HEAD)
         .serve_connection(
             TokioIo::new(io),
             service_fn(|request| served.answer(request)),

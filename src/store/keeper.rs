@@ -237,7 +237,7 @@ impl Keeper {
 
     /// Makes a key and its token. It becomes the file's last.
     pub fn create(&self, new: NewKey, now: UnixTime) -> Answer<Created, WriteError> {
-        self.ask(|answer| write(Write::Create { new, now, answer }))
+        self.ask(|answer| in_haste(Write::Create { new, now, answer }))
     }
 
     /// Changes a key.
@@ -249,7 +249,7 @@ impl Keeper {
     ) -> Answer<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.ask(|answer| {
-            write(Write::Update {
+            in_haste(Write::Update {
                 id,
                 patch,
                 now,
@@ -261,7 +261,7 @@ impl Keeper {
     /// Deletes a key; the answer is the key that was.
     pub fn delete(&self, id: &str) -> Answer<Arc<Entry>, WriteError> {
         let id = id.to_owned();
-        self.ask(|answer| write(Write::Delete { id, answer }))
+        self.ask(|answer| in_haste(Write::Delete { id, answer }))
     }
 
     /// Takes the file over as it stands now. Reloads that wait together share one read, and a reload that is asked for
@@ -583,12 +583,12 @@ impl Desk {
     }
 
     fn serve(&mut self, requests: impl Iterator<Item = Request>) {
-        let (mut writes, mut reloads, mut in_haste) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut writes, mut reloads, mut hastes) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
                 Request::Write(write, haste) => {
                     writes.push(write);
-                    in_haste.push(haste);
+                    hastes.push(haste);
                 }
                 Request::Reload(reload) => reloads.push(reload),
             }
@@ -596,7 +596,7 @@ impl Desk {
         if !reloads.is_empty() {
             self.reload(reloads);
         }
-        drop(in_haste);
+        drop(hastes);
         if !writes.is_empty() {
             self.write(writes);
         }
@@ -1033,7 +1033,7 @@ impl Judged {
     }
 }
 
-fn write(write: Write) -> Request {
+fn in_haste(write: Write) -> Request {
     Request::Write(write, Haste::default())
 }
 

@@ -29,7 +29,7 @@ use shards::Shards;
 use usage::Usage;
 
 /// How many keys are copied while the lock of their order is held.
-const GO: usize = 1024;
+const BATCH: usize = 1024;
 /// From this many keys on, a second thread pays.
 const WORTH_A_THREAD: usize = 10_000;
 /// How many keys a shard holds on average after a reload.
@@ -354,12 +354,12 @@ impl Table {
         let mut before = after.map_or(Unbounded, Excluded);
         let mut last = None;
         loop {
-            let some = go(lock(&keys.by_age).range((Unbounded, before)).rev());
-            let Some((oldest, _)) = some.last() else {
+            let batch = batch(lock(&keys.by_age).range((Unbounded, before)).rev());
+            let Some((oldest, _)) = batch.last() else {
                 return page;
             };
             before = Excluded(*oldest);
-            for (age, entry) in some {
+            for (age, entry) in batch {
                 if !wanted(&entry.key) {
                     continue;
                 }
@@ -439,12 +439,12 @@ impl Keys {
         let mut all = Vec::with_capacity(self.by_id.len());
         let mut after = Unbounded;
         loop {
-            let some = go(lock(&self.by_age).range((after, Unbounded)));
-            let Some((newest, _)) = some.last() else {
+            let batch = batch(lock(&self.by_age).range((after, Unbounded)));
+            let Some((newest, _)) = batch.last() else {
                 break;
             };
             after = Excluded(*newest);
-            all.extend(some);
+            all.extend(batch);
             pause();
         }
         if !all.is_sorted_by_key(|(age, _)| age.place) {
@@ -520,9 +520,9 @@ fn tear_down(mut old: Arc<Keys>, pause: Pause) {
 
 /// The first of these keys, as many as hold nobody up who waits for the lock. Whoever goes on from there sees what changed
 /// meanwhile among those that come, and not among those that came.
-fn go<'k>(keys: impl Iterator<Item = (&'k Age, &'k Arc<Entry>)>) -> Vec<(Age, Arc<Entry>)> {
+fn batch<'k>(keys: impl Iterator<Item = (&'k Age, &'k Arc<Entry>)>) -> Vec<(Age, Arc<Entry>)> {
     let owned = keys.map(|(age, entry)| (*age, Arc::clone(entry)));
-    owned.take(GO).collect()
+    owned.take(BATCH).collect()
 }
 
 /// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
