@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use keygate::http::model_name::{self, BodyFormat, Siblings};
+use keygate::request_body::model::{self, BodyFormat, Siblings};
 
 /// What a careful gateway would write with serde alone: strict on `model`, blind to the other dangers.
 #[derive(serde::Deserialize)]
@@ -51,7 +51,7 @@ fn reading(criterion: &mut Criterion) {
                 &body,
                 |bencher, body| {
                     bencher.iter(|| {
-                        model_name::read(&BodyFormat::Json, black_box(body), Siblings::Refused)
+                        model::read(&BodyFormat::Json, black_box(body), Siblings::Refused)
                             .is_ok_and(|name| !black_box(name).is_empty())
                     });
                 },

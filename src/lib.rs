@@ -8,9 +8,12 @@
 //! | 6 | [`cli`] | one file a command; [`cli::serve`] puts the floors together and ends them in good order |
 //! | 5 | [`admin`] | the admin API, on a Unix socket and over TCP, and the panel; knows nothing of the data path |
 //! | 4 | [`gateway`] | the data path: [`gateway::serve`] accepts, [`gateway::request`] is a request's life |
-//! | 3 | [`http`] | what a request passes through, without decisions: sockets, headers, bodies, upstreams, replies |
-//! | 2 | [`store`], [`observe`] | config and key file, and the keeper between file and table; metrics and log lines |
-//! | 1 | [`table`] | the key table in memory: readers never wait |
+//! | 3 | [`upstream`] | the servers behind the gateway: replicas, health, catalogue, connections, answers |
+//! | 3 | [`request_body`] | a body: collected under its limits, decoded, and read for the model that it names |
+//! | 3 | [`http`] | parts of HTTP, without decisions: heads, framing, headers |
+//! | 2 | [`net`] | sockets: listeners, TLS, Unix sockets, the PROXY protocol |
+//! | 2 | [`store`], [`observe`] | config and key file, and the key store between file and table; metrics and log lines |
+//! | 1 | [`table`], [`runtime`] | the key table in memory: readers never wait; timers, fairness, lifecycle, clock |
 //! | 0 | [`policy`] | the rules, pure: facts and the time in, a decision out |
 //!
 //! To learn the program, read [`gateway::request`] top to bottom, then [`policy::decide`], then [`table`].
@@ -19,7 +22,11 @@ pub mod admin;
 pub mod cli;
 pub mod gateway;
 pub mod http;
+pub mod net;
 pub mod observe;
 pub mod policy;
+pub mod request_body;
+pub mod runtime;
 pub mod store;
 pub mod table;
+pub mod upstream;

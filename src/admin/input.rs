@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::http::model_name;
+use crate::request_body::model;
 use crate::store::record::shown;
 
 use super::Caller;
@@ -46,7 +46,7 @@ impl<B: Body<Data = Bytes> + Unpin> Input<B> {
             .await
             .unwrap_or(Err(Refusal::Slow))?;
         match caller {
-            Caller::Network { .. } if !body.is_empty() && !model_name::is_json(headers) => {
+            Caller::Network { .. } if !body.is_empty() && !model::is_json(headers) => {
                 Err(Refusal::MediaType)
             }
             Caller::Network { .. } | Caller::Socket { .. } => Ok(body),
@@ -139,7 +139,7 @@ impl Query {
 
 fn decoded(text: &str) -> Result<String, Refusal> {
     let spaced = text.replace('+', " ");
-    let bytes = model_name::percent_decoded(spaced.as_bytes()).collect();
+    let bytes = model::percent_decoded(spaced.as_bytes()).collect();
     String::from_utf8(bytes).map_err(|_| {
         Refusal::invalid(
             "",

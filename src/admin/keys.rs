@@ -6,15 +6,15 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 
-use crate::http::upstream::Routing;
 use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::store::give_way::GIVE_WAY;
+use crate::runtime::give_way::GIVE_WAY;
 use crate::store::keeper::Keeper;
 use crate::store::record::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
+use crate::upstream::Routing;
 
 use super::input::Query;
 use super::reply::{Refusal, Reply};

@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::http::lifecycle::Phase;
 use crate::observe::log::{Event, Log};
+use crate::runtime::lifecycle::Phase;
 
 use super::{Caller, Services, handle};
 

@@ -44,16 +44,16 @@ use http_body::Body;
 use http_body_util::Full;
 
 use crate::http::headers;
-use crate::http::lifecycle::{Lifecycle, Phase};
-use crate::http::tls::Certificates;
-use crate::http::upstream::Fleet;
+use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::runtime::lifecycle::{Lifecycle, Phase};
+use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
 use crate::store::config::parse::Reading;
 use crate::store::keeper::Keeper;
-use crate::store::wall_clock::now;
 use crate::table::Table;
+use crate::upstream::Fleet;
 
 use access::{AdminToken, Pass, Throttle};
 use input::{Input, Query};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::http::upstream::Routing;
 use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::store::give_way::GIVE_WAY;
+use crate::runtime::give_way::GIVE_WAY;
 use crate::table::{Table, forget, paced};
+use crate::upstream::Routing;
 
 use super::Services;
 use super::reply::{Refusal, Reply};
@@ -47,7 +47,7 @@ fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
     let counts = count(&names, keys, now);
     forget(entries, GIVE_WAY);
     let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
-        let upstream: &crate::http::upstream::Upstream = upstream;
+        let upstream: &crate::upstream::Upstream = upstream;
         let replicas = upstream.replicas();
         Model {
             id: name.to_owned(),

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
-use crate::store::give_way::GIVE_WAY;
+use crate::runtime::give_way::GIVE_WAY;
 use crate::table::{Entry, Table, forget, paced};
 
 use super::reply::{Refusal, Reply};

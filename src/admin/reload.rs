@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::http::tls::{self, FieldFault, TlsFault};
-use crate::http::upstream::{Fleet, UpstreamFault};
+use crate::net::tls::{self, FieldFault, TlsFault};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
+use crate::runtime::give_way::GIVE_WAY;
 use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
-use crate::store::give_way::GIVE_WAY;
 use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
 use crate::table::{Entry, paced};
+use crate::upstream::{Fleet, UpstreamFault};
 
 use super::input::{Object, Query};
 use super::reply::{Refusal, Reply};

@@ -11,11 +11,12 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
-use crate::http::{headers, model_name};
+use crate::http::headers;
 use crate::observe::log::Event;
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
+use crate::request_body::model;
 
 use super::access::{self, AdminToken};
 use super::input::Object;
@@ -153,7 +154,7 @@ pub(super) fn is_asked_by_panel(method: &Method, headers: &HeaderMap) -> bool {
     }
     let mut lines = headers.get_all("x-keygate-panel").iter();
     let is_marked = lines.next().is_some_and(|value| value == "1") && lines.next().is_none();
-    is_marked && headers.contains_key(CONTENT_TYPE) && model_name::is_json(headers)
+    is_marked && headers.contains_key(CONTENT_TYPE) && model::is_json(headers)
 }
 
 #[derive(Serialize)]

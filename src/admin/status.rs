@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::http::lifecycle::Phase;
+use crate::runtime::lifecycle::Phase;
 
 use super::reply::Reply;
 use super::{Services, reload};

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::http::unix_socket;
+use crate::net::unix_socket;
 use crate::observe::history::Minute;
 use crate::policy::token::BearerToken;
 
@@ -1371,7 +1371,7 @@ fn with_tls_the_listener_speaks_http1_under_the_certificate_and_nothing_in_clear
         let connect = async || tokio::net::TcpStream::connect(address).await.unwrap();
 
         let mut client =
-            rustls::ClientConfig::clone(&crate::http::tls::client_config(Some(&chain)).unwrap());
+            rustls::ClientConfig::clone(&crate::net::tls::client_config(Some(&chain)).unwrap());
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let name = "localhost".try_into().unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));

@@ -5,7 +5,7 @@ use ipnet::Ipv4Net;
 use crate::policy::key::KeyId;
 use crate::policy::network::parse_network;
 use crate::policy::time::UnixTime;
-use crate::store::wall_clock::now;
+use crate::runtime::wall_clock::now;
 
 pub(super) fn id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).map_err(|fault| fault.to_string())

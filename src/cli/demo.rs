@@ -12,9 +12,10 @@ use crate::admin::{Services, session};
 use crate::policy::key::KeyName;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
+use crate::runtime::wall_clock;
 use crate::store::config::parse::{self, Overrides};
+use crate::store::key_file;
 use crate::store::record::NewKey;
-use crate::store::{key_file, wall_clock};
 
 use super::serve::{Ground, serve};
 use super::stand_in;

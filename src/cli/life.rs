@@ -20,12 +20,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::reload::{self, Wish};
 use crate::admin::{self, Services};
-use crate::gateway::listen::Claimed;
 use crate::gateway::serve::run_worker;
 use crate::gateway::worker::Gateway;
-use crate::http::lifecycle::Phase;
-use crate::http::unix_socket::SocketFile;
+use crate::net::listen::Claimed;
+use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
+use crate::runtime::lifecycle::Phase;
 use crate::store::keeper::Drops;
 
 use super::start_fault::{StartFault, system};

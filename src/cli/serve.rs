@@ -17,19 +17,20 @@ use tokio::task::LocalSet;
 
 use crate::admin::access::{AdminToken, admin_token};
 use crate::admin::{self, ConfigSource, Services, reload};
-use crate::gateway::listen;
 use crate::gateway::worker::{Gateway, Settings};
-use crate::http::lifecycle::Lifecycle;
-use crate::http::tls::Certificates;
-use crate::http::unix_socket;
-use crate::http::upstream::{Fleet, discovery};
+use crate::net::listen;
+use crate::net::tls::Certificates;
+use crate::net::unix_socket;
 use crate::observe::log::{Event, Form, Log, Writer};
 use crate::observe::metrics::Metrics;
+use crate::runtime::lifecycle::Lifecycle;
+use crate::runtime::wall_clock;
 use crate::store::config::{Config, Listen, LogFormat, parse};
 use crate::store::keeper::Keeper;
+use crate::store::key_file;
 use crate::store::key_file::Loaded;
-use crate::store::{key_file, wall_clock};
 use crate::table::{Table, WITHOUT_PAUSE};
+use crate::upstream::{Fleet, discovery};
 
 use super::ServeArgs;
 use super::harden::{harden, log_panics};

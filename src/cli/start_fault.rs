@@ -3,11 +3,11 @@
 use std::fmt;
 use std::io;
 
-use crate::gateway::listen::ListenFault;
-use crate::http::tls::TlsFault;
-use crate::http::unix_socket::ClaimFault;
-use crate::http::upstream::UpstreamFault;
+use crate::net::listen::ListenFault;
+use crate::net::tls::TlsFault;
+use crate::net::unix_socket::ClaimFault;
 use crate::store::fault::Fault;
+use crate::upstream::UpstreamFault;
 
 /// What keeps the process from starting, or from going on.
 #[derive(Debug)]

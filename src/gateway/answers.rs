@@ -7,16 +7,16 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use serde::Serialize;
 
+use crate::gateway::reply;
 use crate::http::headers;
-use crate::http::proxy_protocol::Told;
-use crate::http::reply;
-use crate::http::upstream::Routing;
+use crate::net::proxy_protocol::Told;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
 use crate::policy::key::Key;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::store::config::ClientAddressSource;
+use crate::upstream::Routing;
 
 use super::proxied::Source;
 use super::worker::Worker;

@@ -23,8 +23,8 @@ use tokio::time::timeout;
 
 use crate::http::headers::X_REQUEST_ID;
 use crate::http::io::{ClientIo, Line, Opening, Stream};
-use crate::http::lifecycle::Phase;
-use crate::http::tls::Certificates;
+use crate::net::tls::Certificates;
+use crate::runtime::lifecycle::Phase;
 
 use super::proxied;
 use super::request::{self, Origin};

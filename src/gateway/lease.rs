@@ -7,12 +7,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::http::clock::Watch;
 use crate::policy::decide::Permit;
 use crate::policy::denial::Denial;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
-use crate::store::wall_clock::now;
+use crate::runtime::clock::Watch;
+use crate::runtime::wall_clock::now;
 use crate::table::{Entry, Table};
 
 /// A lease that an answer shares with whoever ends it when its client takes nothing.

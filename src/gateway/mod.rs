@@ -2,12 +2,11 @@
 //! from head to last byte.
 
 mod answers;
-mod back_row;
 mod connection;
 pub mod lease;
-pub mod listen;
 pub mod proxied;
 pub mod record;
+pub mod reply;
 pub mod request;
 pub mod serve;
 pub mod stall;

@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::http::io::Stream;
-use crate::http::lifecycle::Phase;
-use crate::http::proxy_protocol::{self, Fault, Told};
+use crate::net::proxy_protocol::{self, Fault, Told};
 use crate::observe::log::Event;
+use crate::runtime::lifecycle::Phase;
 use crate::store::config::ClientAddressSource;
 
 use super::worker::Worker;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, StatusCode};
 
+use crate::gateway::reply::Refusal;
 use crate::http::headers::RequestId;
-use crate::http::reply::Refusal;
-use crate::http::upstream::Upstream;
 use crate::observe::log::{Access, End};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
 use crate::table::Entry;
+use crate::upstream::Upstream;
 
 use super::worker::Worker;
 

@@ -19,24 +19,24 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 
-use crate::http::body;
-use crate::http::clock::Watch;
-use crate::http::coding;
+use crate::gateway::reply::Refusal;
 use crate::http::headers::{self, Introduction, RequestId};
 use crate::http::io::{InFlight, Line};
-use crate::http::model_name::{self, Siblings};
-use crate::http::reply::Refusal;
-use crate::http::upstream::Upstream;
-use crate::http::upstream::outbound::Outbound;
-use crate::http::upstream::pool::{Answer, SendFault};
 use crate::policy::decide::{self, Caller};
 use crate::policy::denial::Denial;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
+use crate::request_body::coding;
+use crate::request_body::collect;
+use crate::request_body::model::{self as model_name, Siblings};
+use crate::runtime::clock::Watch;
+use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
-use crate::store::wall_clock::unix_time;
 use crate::table::Entry;
+use crate::upstream::Upstream;
+use crate::upstream::outbound::Outbound;
+use crate::upstream::pool::{Answer, SendFault};
 
 use super::answers;
 use super::lease::Lease;
@@ -215,7 +215,7 @@ async fn admit_and_forward(
 
 /// What a request asks for, once its body is read: the very bytes that were checked, and the model they name.
 struct Asked {
-    body: body::Spooled,
+    body: collect::Spooled,
     model: Arc<str>,
     read: Instant,
     is_decoded: bool,
@@ -240,9 +240,11 @@ async fn read_model(
     let coding = coding::of(&parts.headers)?;
     let (limits, clock, watch) = (&worker.settings.bodies, &worker.clock, &inbound.watch);
     let body = match coding {
-        None => body::spool(body, limits, clock, watch).await?,
+        None => collect::spool(body, limits, clock, watch).await?,
         // Apart, so that a decoder's state makes no other request larger.
-        Some(coding) => Box::pin(body::spool_decoded(body, coding, limits, clock, watch)).await?,
+        Some(coding) => {
+            Box::pin(collect::spool_decoded(body, coding, limits, clock, watch)).await?
+        }
     };
     let read = Instant::now();
     record.body(body.received());

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::LocalOptions;
 
-use crate::http::clock::TICK;
+use crate::gateway::reply::Refusal;
 use crate::http::io::Stream;
-use crate::http::lifecycle::Phase;
-use crate::http::reply::Refusal;
 use crate::observe::log::Event;
-use crate::store::wall_clock;
+use crate::runtime::clock::TICK;
+use crate::runtime::lifecycle::Phase;
+use crate::runtime::wall_clock;
 
 use super::connection;
-use super::listen::Listeners;
 use super::worker::{Gateway, Worker};
+use crate::net::listen::Listeners;
 
 /// How long accepting rests where it fails, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::http::clock::{Clock, Watch};
+use crate::runtime::clock::{Clock, Watch};
 
 use super::lease::SharedLease;
 

@@ -15,11 +15,11 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::http::clock::{Clock, Watch};
+use crate::gateway::reply::Refusal;
 use crate::http::io::{InFlight, Line};
-use crate::http::reply::Refusal;
-use crate::http::upstream::pool::Answer;
 use crate::policy::denial::Denial;
+use crate::runtime::clock::{Clock, Watch};
+use crate::upstream::pool::Answer;
 
 use super::lease::{Lease, SharedLease};
 use super::record::Record;

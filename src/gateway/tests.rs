@@ -14,18 +14,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::IntCounter;
 use tempfile::TempDir;
 
-use crate::http::lifecycle::{Lifecycle, Phase};
-use crate::http::upstream::Fleet;
 use crate::observe::log::{Form, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::token::TokenHash;
+use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 use crate::table::{Table, WITHOUT_PAUSE};
+use crate::upstream::Fleet;
 
-use super::listen;
 use super::serve::run_worker;
 use super::worker::{Gateway, Settings};
+use crate::net::listen;
 
 const PANIC: &str = "panic-here";
 const TOKEN: &str = "sk-test";

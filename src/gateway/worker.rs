@@ -10,24 +10,24 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::http::body;
-use crate::http::clock::Clock;
+use crate::gateway::reply::Refusal;
 use crate::http::headers::RequestId;
 use crate::http::io as client_io;
-use crate::http::lifecycle::{Lifecycle, Phase};
-use crate::http::reply::Refusal;
-use crate::http::tls::Certificates;
-use crate::http::upstream::Fleet;
-use crate::http::upstream::pool::{self, Pool};
+use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
+use crate::request_body::collect;
+use crate::runtime::clock::Clock;
+use crate::runtime::lifecycle::{Lifecycle, Phase};
+use crate::runtime::wall_clock;
 use crate::store::config::{ClientAddressSource, Config};
-use crate::store::wall_clock;
 use crate::table::Table;
+use crate::upstream::Fleet;
+use crate::upstream::pool::{self, Pool};
 
-use super::back_row::BackRow;
 use super::stream;
+use crate::runtime::back_row::BackRow;
 
 /// Descriptors that are not for connections: each of the two admin listeners may take a third, files have the rest.
 const KEPT_DESCRIPTORS: usize = 768;
@@ -63,7 +63,7 @@ pub struct Settings {
     /// How a client's address is found.
     pub client_address: ClientAddressSource,
     /// Under which bodies are read.
-    pub bodies: body::Limits,
+    pub bodies: collect::Limits,
     /// How long an answer's way is waited for.
     pub relay: stream::Patience,
     /// When the process started, in seconds since 1970.
@@ -82,9 +82,9 @@ impl From<&Config> for Settings {
             public_health: config.public_health,
             cors_origins: config.cors_origins.clone(),
             client_address: config.client_address.clone(),
-            bodies: body::Limits {
+            bodies: collect::Limits {
                 size: limits.request_body,
-                budget: body::Budget::new(limits.buffered_bodies),
+                budget: collect::Budget::new(limits.buffered_bodies),
                 idle: timeouts.body_idle,
             },
             relay: stream::Patience {

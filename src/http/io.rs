@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::clock::{Clock, TICK, Watch};
-use super::turn::Turn;
+use crate::runtime::clock::{Clock, TICK, Watch};
+use crate::runtime::turn::Turn;
 
 /// What is read and thrown away, at most, after an early answer: a client that is still sending must get to read it.
 const LINGER_BYTES: usize = 1_000_000;

@@ -38,14 +38,14 @@ use tokio::sync::oneshot;
 use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
-use crate::store::wall_clock;
+use crate::runtime::wall_clock;
 use crate::table::{Difference, Entry, Table, WITHOUT_PAUSE, forget, paced};
 
 use super::config;
 use super::fault::Fault;
-use super::give_way::{GIVE_WAY, Haste};
 use super::key_file::{self, Loaded, Locked, ReadError, Stamp};
 use super::record::{Complaint, KeyPatch, NewKey};
+use crate::runtime::give_way::{GIVE_WAY, Haste};
 
 /// How often an unwritten change is tried again.
 pub const RETRY_EVERY: Duration = Duration::from_secs(5);

@@ -3,9 +3,7 @@
 
 pub mod config;
 pub mod fault;
-pub mod give_way;
 pub mod keeper;
 pub mod key_file;
 pub mod lock_file;
 pub mod record;
-pub mod wall_clock;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyDataStream, Full};
-use keygate::http::model_name::{BodyFault, BodyFormat, Siblings, check_headers, read};
 use keygate::policy::route::BodyKind;
+use keygate::request_body::model::{BodyFault, BodyFormat, Siblings, check_headers, read};
 use tokio::runtime::{Builder, Runtime};
 
 use super::lazy_form::parts_that_name_a_model;

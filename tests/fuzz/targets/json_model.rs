@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use keygate::http::model_name::{BodyFault, BodyFormat, Siblings, read};
+use keygate::request_body::model::{BodyFault, BodyFormat, Siblings, read};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 

@@ -24,13 +24,13 @@ use http::HeaderMap;
 
 use crate::policy::route::BodyKind;
 
-pub use crate::http::model_name::json::JsonFault;
-use crate::http::model_name::media_type::FormTypeFault;
-pub(crate) use crate::http::model_name::media_type::is_json;
-pub use crate::http::model_name::multipart::{Boundary, MultipartFault};
-use crate::http::model_name::name::NoModel;
-pub use crate::http::model_name::name::{Ambiguity, Siblings};
-pub(crate) use crate::http::model_name::query::percent_decoded;
+pub use crate::request_body::model::json::JsonFault;
+use crate::request_body::model::media_type::FormTypeFault;
+pub(crate) use crate::request_body::model::media_type::is_json;
+pub use crate::request_body::model::multipart::{Boundary, MultipartFault};
+use crate::request_body::model::name::NoModel;
+pub use crate::request_body::model::name::{Ambiguity, Siblings};
+pub(crate) use crate::request_body::model::query::percent_decoded;
 
 /// What the headers say about how to read the body.
 #[derive(Clone, Debug, PartialEq, Eq)]

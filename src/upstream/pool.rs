@@ -16,9 +16,9 @@ use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::http::clock::{Clock, Watch};
-use crate::http::turn;
 use crate::policy::decide::Permit;
+use crate::runtime::clock::{Clock, Watch};
+use crate::runtime::turn;
 
 use super::connection::{Connection, ExchangeFault, Stream};
 use super::head::{Broken, Head};

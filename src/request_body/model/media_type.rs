@@ -3,8 +3,8 @@
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName};
 
-use crate::http::model_name::multipart::{Boundary, MultipartFault};
-use crate::http::model_name::parameters::{self, Parameter};
+use crate::request_body::model::multipart::{Boundary, MultipartFault};
+use crate::request_body::model::parameters::{self, Parameter};
 
 /// The value of a header that was sent exactly once.
 pub(crate) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {

@@ -11,11 +11,11 @@ use tokio::sync::Mutex;
 
 /// The row of one worker.
 #[derive(Debug, Default)]
-pub(super) struct BackRow(Mutex<()>);
+pub struct BackRow(Mutex<()>);
 
 impl BackRow {
     /// Returns once everybody else has had a turn, behind those who wait already.
-    pub(super) async fn wait(&self) {
+    pub async fn wait(&self) {
         // The foremost yields, which the runtime ends once it has looked after all tasks and sockets that are ready; the next
         // is the foremost from then on.
         let _foremost = self.0.lock().await;

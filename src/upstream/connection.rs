@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::http::clock::{Clock, Watch};
+use crate::runtime::clock::{Clock, Watch};
 
 use super::framing::Framing;
 use super::head::{Broken, Head};

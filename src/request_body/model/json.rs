@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::http::model_name::json_string::{self, StringFault};
-use crate::http::model_name::name::{self, Findings, Model, Naming, Siblings};
+use crate::request_body::model::json_string::{self, StringFault};
+use crate::request_body::model::name::{self, Findings, Model, Naming, Siblings};
 
 /// How deep a document may be. It is level 1 itself.
 const MAX_DEPTH: u32 = 128;
@@ -426,8 +426,8 @@ fn code_unit(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::model_name::corpus;
-    use crate::http::model_name::name::{Ambiguity, NoModel};
+    use crate::request_body::model::corpus;
+    use crate::request_body::model::name::{Ambiguity, NoModel};
     use proptest::prelude::*;
 
     /// What the document comes to; a fault as its problem alone.

@@ -9,9 +9,9 @@ use std::fmt;
 
 use memchr::memmem;
 
-use crate::http::model_name::name::{Ambiguity, Findings, MODEL, Model, Naming, Siblings};
-use crate::http::model_name::parameters::{self, Parameter};
-use crate::http::model_name::query;
+use crate::request_body::model::name::{Ambiguity, Findings, MODEL, Model, Naming, Siblings};
+use crate::request_body::model::parameters::{self, Parameter};
+use crate::request_body::model::query;
 
 /// Longest header block of one part, in bytes.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
@@ -416,7 +416,7 @@ fn is_plain_text(content_types: &[&[u8]], content: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::model_name::name::NoModel;
+    use crate::request_body::model::name::NoModel;
     use proptest::prelude::*;
 
     type Verdict = Result<Result<String, NoModel>, MultipartFault>;

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use crate::policy::denial::Denial;
 
-use super::body::SpoolFault;
-use super::coding::{self, UnknownCoding};
-use super::headers::{HeadTooLarge, Malformed};
-use super::model_name::BodyFault;
-use super::upstream::pool::SendFault;
+use crate::http::headers::{HeadTooLarge, Malformed};
+use crate::request_body::coding::{self, UnknownCoding};
+use crate::request_body::collect::SpoolFault;
+use crate::request_body::model::BodyFault;
+use crate::upstream::pool::SendFault;
 
 /// Why a request is not answered by an upstream.
 #[derive(Debug)]

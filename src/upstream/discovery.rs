@@ -14,9 +14,9 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::http::clock::Clock;
 use crate::http::headers::write_line;
 use crate::observe::log::{Event, Log};
+use crate::runtime::clock::Clock;
 
 use super::connection::{Connection, ExchangeFault, Request};
 use super::pool::connect;

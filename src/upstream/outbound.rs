@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::http::body;
+use crate::request_body::collect;
 
 use super::connection::Request;
 use super::{Replica, Upstream};
@@ -49,7 +49,7 @@ impl Outbound {
         }
         write_headers(&mut room);
         room.extend_from_slice(b"\r\n");
-        let is_small = body.len() <= body::SMALL;
+        let is_small = body.len() <= collect::SMALL;
         if is_small {
             room.extend_from_slice(body);
         }

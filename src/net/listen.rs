@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::http::unix_socket::{self, ClaimFault};
+use crate::net::unix_socket::{self, ClaimFault};
 use crate::store::config::Listen;
 
 /// Connections that may wait to be accepted.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 
-use super::clock::{Clock, Watch};
-use super::coding::{Coding, Decoder};
+use crate::request_body::coding::{Coding, Decoder};
+use crate::runtime::clock::{Clock, Watch};
 
 /// What is reserved for a body because it says that so much will come; the rest once it has come.
 const ON_TRUST: usize = 256 << 10;

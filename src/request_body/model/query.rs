@@ -1,6 +1,6 @@
 //! Whether a query names a model. It never may: some upstreams prefer the query to the body.
 
-use crate::http::model_name::name::MODEL;
+use crate::request_body::model::name::MODEL;
 
 /// Whether any name in the query, split at `&` and `;`, percent-decoded and case-folded, is `model` or `model[]`.
 pub(crate) fn names_model(query: &str) -> bool {

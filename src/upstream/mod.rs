@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use crate::http::tls::{self, TlsFault};
+use crate::net::tls::{self, TlsFault};
 use crate::observe::metrics::Metrics;
 use crate::store::config;
 
