@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 /// Every folder or file right below `src/`, and its floor; a room may also use those of its own floor that stand before it.
 const FLOORS: [(&str, u8); 14] = [
     ("policy", 0),
-    ("runtime", 1),
     ("table", 1),
+    ("runtime", 1),
     ("store", 2),
     ("observe", 2),
     ("net", 2),
