@@ -22,34 +22,97 @@ mod dice;
 mod lazy_form;
 mod support;
 
-mod admin;
-mod body;
-mod certificates;
-mod clock_steps;
-mod commands;
-mod compressed;
-mod crowd;
-mod decide;
+/// Where a client is: networks that a key may come from, proxies that name their clients, and the PROXY protocol.
+mod addresses {
+    mod proxy_protocol;
+}
+
+/// The admin API: keys, lists, explain, who may call it, and the metrics and log lines that it explains itself by.
+mod admin {
+    mod keys;
+}
+
+/// Which request bodies are taken: their size, their media type, their coding, and the pieces they come in.
+mod bodies {
+    mod compressed;
+}
+
+/// The command line: what each command prints, its exit status, and the demo.
+mod commands {
+    mod keys;
+}
+
+/// A client's connection: kept between requests however long the client is idle, and let go when the client leaves.
+mod connections {
+    mod kept;
+    mod leaving;
+}
+
+/// Clients that try to exhaust memory, descriptors or processor time harm no other client.
+mod floods {
+    mod descriptors;
+    mod http2;
+    mod refused;
+}
+
+/// What an upstream is sent, what comes back to the client, and what happens when the upstream is broken.
+mod forwarding {
+    mod answers;
+}
+
+/// A request that is not HTTP or that two servers could read in two ways is refused, or forwarded in one clean framing.
+mod framing {
+    mod heads;
+}
+
+/// Who is let in: tokens, expiry, and the order and form of refusals.
+mod keys {
+    mod tokens;
+}
+
+/// The process from start to end: what it refuses to start with, how it stops, and what it may do on its machine.
+mod lifecycle {
+    mod full_disk;
+    mod process;
+    mod start;
+}
+
+/// Many clients at once: nobody gets another's answer, and nothing of them stays behind.
+mod load {
+    mod crowd;
+    mod soak;
+}
+
+/// Which models a key may use, however a request names them.
+mod models {
+    mod json;
+    mod multipart;
+    mod mutated;
+}
+
+/// Changes of the key file and the config while the gateway runs: taken whole or not at all, and never lost.
+mod reload {
+    mod key_file;
+    mod signals;
+}
+
+/// A key that is taken back: refused from the next request on, and its running requests end within a second.
+mod revocation {
+    mod streams;
+}
+
+/// A client or an upstream that is slow or silent is given up when its time is over, and not before.
+mod timeouts {
+    mod clock_steps;
+    mod slowhttptest;
+    mod upstreams;
+}
+
+/// TLS toward clients and upstreams: versions, certificates, and certificates that change at run time.
+mod tls {
+    mod certificates;
+    mod protocols;
+}
+
 mod edges;
-mod floods;
-mod folded;
-mod forward;
-mod framing;
-mod full_disk;
-mod fuzz;
-mod harness;
-mod leaving;
-mod lifecycle;
-mod multipart;
 mod patience;
-mod process;
-mod proxies;
-mod refused_floods;
-mod reload;
-mod shortage;
-mod signals;
-mod slow_peers;
-mod slow_tools;
-mod soak;
-mod streams;
-mod tls;

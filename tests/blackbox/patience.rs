@@ -4,14 +4,14 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
-use super::support::DEADLINE;
-use super::support::client::Call;
-use super::support::gateway::Setup;
-use super::support::raw_h2::{HEADERS, Outcome, RawH2, SETTINGS};
-use super::support::recorder::Recorder;
-use super::support::stand::Stand;
-use super::support::token::Key;
-use super::support::{assert_error, eventually};
+use crate::support::DEADLINE;
+use crate::support::client::Call;
+use crate::support::gateway::Setup;
+use crate::support::raw_h2::{HEADERS, Outcome, RawH2, SETTINGS};
+use crate::support::recorder::Recorder;
+use crate::support::stand::Stand;
+use crate::support::token::Key;
+use crate::support::{assert_error, eventually};
 
 const SETTINGS_INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 

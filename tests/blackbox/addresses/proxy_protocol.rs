@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::support::balancer::Balancer;
-use super::support::client::{Call, Client};
-use super::support::gateway::{Gateway, Setup};
-use super::support::h2::H2;
-use super::support::recorder::Recorder;
-use super::support::stand::Stand;
-use super::support::token::Key;
-use super::support::{Cases, DEADLINE, assert_error, eventually, is_error};
+use crate::support::balancer::Balancer;
+use crate::support::client::{Call, Client};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::h2::H2;
+use crate::support::recorder::Recorder;
+use crate::support::stand::Stand;
+use crate::support::token::Key;
+use crate::support::{Cases, DEADLINE, assert_error, eventually, is_error};
 
 /// A load balancer's address, as the config lists it, and a client's that is not.
 const LISTED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
@@ -512,7 +512,7 @@ fn a_header_may_come_in_one_write_with_a_tls_hello() {
 #[test]
 fn haproxy_that_ends_tls_names_its_clients_with_what_it_knows_of_that() {
     let (stand, _) = told_by_protocol();
-    let authority = super::support::pem::Authority::new();
+    let authority = crate::support::pem::Authority::new();
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
     authority.issue(&["localhost"]).write(&certificate, &key);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::client::{Call, Client, End, Gone};
-use crate::support::recorder::{Recorder, Reserved};
-use crate::support::{DEADLINE, WITHIN_A_SECOND};
+use super::client::{Call, Client, End, Gone};
+use super::recorder::{Recorder, Reserved};
+use super::{DEADLINE, WITHIN_A_SECOND};
 
 #[test]
 fn the_upstream_records_requests_byte_for_byte_and_by_connection() {

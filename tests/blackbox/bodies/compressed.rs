@@ -9,12 +9,12 @@ use std::time::Duration;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use flate2::{Compress, Compression, FlushCompress};
 
-use super::support::client::{Call, End, Response};
-use super::support::h2::{Protocol, ask};
-use super::support::recorder::Exchange;
-use super::support::stand::Stand;
-use super::support::token::Key;
-use super::support::{Cases, DEADLINE, assert_error, eventually, is_error};
+use crate::support::client::{Call, End, Response};
+use crate::support::h2::{Protocol, ask};
+use crate::support::recorder::Exchange;
+use crate::support::stand::Stand;
+use crate::support::token::Key;
+use crate::support::{Cases, DEADLINE, assert_error, eventually, is_error};
 
 type Encode = fn(&[u8]) -> Vec<u8>;
 
