@@ -18,7 +18,7 @@ use crate::support::raw_h2::RawH2;
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
 use crate::support::token::Key;
-use crate::support::{Cases, DEADLINE, WITHIN_A_SECOND, assert_error, eventually};
+use crate::support::{Cases, DEADLINE, WITHIN_A_SECOND, about_a_second, assert_error, eventually};
 
 /// A setup that would start.
 fn sound() -> Setup {
@@ -871,12 +871,6 @@ fn ends_after(client: &mut Client) -> Duration {
         "the connection stays open"
     );
     start.elapsed()
-}
-
-fn about_a_second(took: Duration) -> Result<(), String> {
-    (took > Duration::from_millis(700) && took < Duration::from_millis(3500))
-        .then_some(())
-        .ok_or(format!("after {took:?}"))
 }
 
 #[test]

@@ -26,6 +26,13 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 /// Contract 4: what reaches streams and upstreams "within 1 s", with room for a busy machine.
 pub const WITHIN_A_SECOND: Duration = Duration::from_millis(1600);
 
+/// Fails unless this was about a second, within what a busy machine may add.
+pub fn about_a_second(took: Duration) -> Result<(), String> {
+    (took > Duration::from_millis(700) && took < Duration::from_secs(4))
+        .then_some(())
+        .ok_or(format!("after {took:?}"))
+}
+
 /// A lock that outlives a panic elsewhere: the test that panicked has failed already.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

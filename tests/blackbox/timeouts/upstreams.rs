@@ -13,14 +13,7 @@ use crate::support::raw_h2::{self, RawH2};
 use crate::support::recorder::{Exchange, Recorder};
 use crate::support::stand::Stand;
 use crate::support::token::Key;
-use crate::support::{Cases, DEADLINE, assert_error, eventually};
-
-/// A limit of a second is over after about that; a busy machine may take its time.
-fn about_a_second(took: Duration) -> Result<(), String> {
-    (took > Duration::from_millis(700) && took < Duration::from_secs(4))
-        .then_some(())
-        .ok_or(format!("after {took:?}"))
-}
+use crate::support::{Cases, DEADLINE, about_a_second, assert_error, eventually};
 
 /// Sends a byte each 100 ms until the other side ends the connection; returns how long that took.
 fn trickle(client: &mut Client, bytes: &[u8]) -> Duration {
