@@ -46,6 +46,7 @@ mod commands {
 mod connections {
     mod kept;
     mod leaving;
+    mod pipelining;
 }
 
 /// Clients that try to exhaust memory, descriptors or processor time harm no other client.
@@ -62,7 +63,13 @@ mod forwarding {
 
 /// A request that is not HTTP or that two servers could read in two ways is refused, or forwarded in one clean framing.
 mod framing {
+    mod bodies;
+    mod expect;
     mod heads;
+    pub mod http2;
+    mod refused_uploads;
+    mod targets;
+    pub mod verdict;
 }
 
 /// Who is let in: tokens, expiry, and the order and form of refusals.
@@ -114,5 +121,4 @@ mod tls {
     mod protocols;
 }
 
-mod edges;
 mod patience;

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::framing::http2::h2_fields;
+use crate::framing::verdict::attempt;
 use crate::support::client::Call;
 use crate::support::process::resident;
-use crate::support::raw_h2::{self, RawH2};
+use crate::support::raw_h2::{self, Outcome, RawH2};
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
 use crate::support::token::Key;
@@ -322,4 +324,112 @@ fn heads_that_unpack_to_much_more_than_was_sent_hold_little() {
             (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
         });
     }
+}
+
+#[test]
+fn a_flood_of_resets_is_answered_with_goaway_and_harms_nobody_else() {
+    let stand = Stand::new();
+    let mut raw = RawH2::connect(stand.gateway.address);
+    let fields = h2_fields(&stand.all);
+    let mut bytes = Vec::new();
+    for stream in (1..6000).step_by(2) {
+        bytes.extend(raw_h2::frame(
+            raw_h2::HEADERS,
+            raw_h2::END_HEADERS,
+            stream,
+            &raw_h2::block(&fields),
+        ));
+        bytes.extend(raw_h2::frame(
+            raw_h2::RST_STREAM,
+            0,
+            stream,
+            &8_u32.to_be_bytes(),
+        ));
+    }
+    raw.send(&bytes);
+    let start = Instant::now();
+    assert_eq!(
+        stand
+            .gateway
+            .ask(&Call::chat(&stand.all.token, "good"))
+            .status,
+        200
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    let outcome = attempt(|| raw.outcome(100_001));
+    assert!(
+        matches!(outcome, Ok(Outcome::Goaway | Outcome::Closed)),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_small_head_that_unpacks_to_megabytes_is_refused() {
+    let stand = Stand::new();
+    let resident = || {
+        let path = format!("/proc/{}/statm", stand.gateway.process.pid());
+        let pages = std::fs::read_to_string(path).expect("memory");
+        let pages = pages
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse::<usize>().ok());
+        pages.expect("pages") * 4096
+    };
+    let call = Call::chat(&stand.all.token, "good");
+    assert_eq!(stand.gateway.ask(&call).status, 200);
+    let before = resident();
+    let bearer = format!("Bearer {}", stand.all.token);
+    let mut block = raw_h2::block(&[
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "localhost"),
+        (":path", "/v1/chat/completions"),
+        ("authorization", &bearer),
+        ("content-type", "application/json"),
+    ]);
+    // A field of nearly 4 KiB that the table keeps (RFC 7541 6.2.1), and then one byte for each time it is named again.
+    block.extend([0x40, 3, b'x', b'-', b'b', 0x7f]);
+    let mut length = 3900 - 0x7f;
+    while length >= 0x80 {
+        block.push(u8::try_from(length % 0x80).expect("seven bits") | 0x80);
+        length /= 0x80;
+    }
+    block.push(u8::try_from(length).expect("seven bits"));
+    block.extend([b'v'; 3900]);
+    let ask = |times: usize| {
+        let block = [&block[..], &vec![0x80 | 62; times]].concat();
+        let mut raw = RawH2::connect(stand.gateway.address);
+        let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
+        for (at, piece) in pieces.iter().enumerate() {
+            let is_last = at + 1 == pieces.len();
+            let ends = if is_last { raw_h2::END_HEADERS } else { 0 };
+            match at {
+                0 => raw.frame(raw_h2::HEADERS, raw_h2::END_STREAM | ends, 1, piece),
+                _ => raw.frame(raw_h2::CONTINUATION, ends, 1, piece),
+            }
+        }
+        raw.outcome(1)
+    };
+    // A few are a request like any other, whose body is missing.
+    assert_eq!(ask(3), Outcome::Status(400));
+    let outcome = ask(20_000);
+    let is_refused = matches!(
+        outcome,
+        Outcome::Status(431) | Outcome::Reset | Outcome::Goaway
+    );
+    assert!(is_refused, "{outcome:?}");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 24 << 20, "80 MB unpacked took {grown} bytes");
+    stand
+        .up
+        .requests()
+        .iter()
+        .for_each(|seen| assert!(seen.header("x-b").is_none()));
+    eventually("nothing is in flight", DEADLINE, || {
+        (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
+    });
 }

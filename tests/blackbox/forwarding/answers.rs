@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Call, Client, End};
+use crate::support::client::{Call, Client, End, Response};
 use crate::support::gateway::{MODELS, Setup};
 use crate::support::h2::{self, BOTH, Stream};
 use crate::support::recorder::{Exchange, Recorder, Reserved};
@@ -1227,4 +1227,23 @@ fn an_upstream_that_refuses_or_answers_nonsense_at_start_contributes_nothing() {
     let list = gateway.ask(&Call::get("/v1/models", &key.token)).json();
     assert_eq!(list["data"].as_array().map(Vec::len), Some(1));
     assert_eq!(gateway.ask(&Call::chat(&key.token, "good")).status, 200);
+}
+
+#[test]
+fn an_answer_that_comes_before_the_upstream_read_the_body_reaches_the_client_and_poisons_nothing() {
+    let stand = Stand::new();
+    let body = format!(r#"{{"model":"good","x":"{}"}}"#, "a".repeat(8 << 20));
+    let call = Call::json("/v1/chat/completions", &stand.all.token, body);
+    stand.up.script(|mut exchange| {
+        exchange.send("HTTP/1.1 429 Too Many Requests\r\ncontent-length: 4\r\n\r\nbusy");
+    });
+    let response = stand.gateway.ask(&call);
+    let answered =
+        response.status == 429 && response.text() == "busy" && response.end == End::Whole;
+    assert!(answered || response.status == 502, "{response:?}");
+    stand.up.script(|exchange| exchange.complete());
+    for _ in 0..5 {
+        let response: Response = stand.gateway.ask(&Call::chat(&stand.all.token, "good"));
+        assert_eq!(response.status, 200, "{}", response.text());
+    }
 }
