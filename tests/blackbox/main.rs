@@ -29,7 +29,14 @@ mod addresses {
 
 /// The admin API: keys, lists, explain, who may call it, and the metrics and log lines that it explains itself by.
 mod admin {
+    mod calls;
+    mod explain;
     mod keys;
+    mod lists;
+    mod metrics_and_log;
+    mod mutated;
+    mod over_tcp;
+    mod unknown_calls;
 }
 
 /// Which request bodies are taken: their size, their media type, their coding, and the pieces they come in.
@@ -39,7 +46,12 @@ mod bodies {
 
 /// The command line: what each command prints, its exit status, and the demo.
 mod commands {
+    mod demo;
     mod keys;
+    mod ran;
+    mod running_gateway;
+    mod terminal;
+    mod without_gateway;
 }
 
 /// A client's connection: kept between requests however long the client is idle, and let go when the client leaves.
@@ -94,7 +106,7 @@ mod load {
 mod models {
     mod json;
     mod multipart;
-    mod mutated;
+    pub mod mutated;
 }
 
 /// Changes of the key file and the config while the gateway runs: taken whole or not at all, and never lost.
