@@ -24,12 +24,14 @@ mod support;
 
 /// Where a client is: networks that a key may come from, proxies that name their clients, and the PROXY protocol.
 mod addresses {
+    mod networks;
     mod proxy_protocol;
+    mod x_forwarded_for;
 }
 
 /// The admin API: keys, lists, explain, who may call it, and the metrics and log lines that it explains itself by.
 mod admin {
-    mod calls;
+    pub mod calls;
     mod explain;
     mod keys;
     mod lists;
@@ -42,6 +44,9 @@ mod admin {
 /// Which request bodies are taken: their size, their media type, their coding, and the pieces they come in.
 mod bodies {
     mod compressed;
+    mod limits;
+    mod media_type;
+    mod pieces;
 }
 
 /// The command line: what each command prints, its exit status, and the demo.
@@ -71,6 +76,7 @@ mod floods {
 /// What an upstream is sent, what comes back to the client, and what happens when the upstream is broken.
 mod forwarding {
     mod answers;
+    mod catalogue;
 }
 
 /// A request that is not HTTP or that two servers could read in two ways is refused, or forwarded in one clean framing.
@@ -86,11 +92,14 @@ mod framing {
 
 /// Who is let in: tokens, expiry, and the order and form of refusals.
 mod keys {
+    mod expiry;
+    mod refusals;
     mod tokens;
 }
 
 /// The process from start to end: what it refuses to start with, how it stops, and what it may do on its machine.
 mod lifecycle {
+    mod end;
     mod full_disk;
     mod process;
     mod start;
@@ -104,9 +113,11 @@ mod load {
 
 /// Which models a key may use, however a request names them.
 mod models {
+    mod access;
     mod json;
     mod multipart;
     pub mod mutated;
+    mod query;
 }
 
 /// Changes of the key file and the config while the gateway runs: taken whole or not at all, and never lost.
@@ -117,11 +128,19 @@ mod reload {
 
 /// A key that is taken back: refused from the next request on, and its running requests end within a second.
 mod revocation {
+    mod new_requests;
     mod streams;
+}
+
+/// Which paths and methods are served, and what a browser on another origin may ask.
+mod routes {
+    mod browsers;
+    mod paths;
 }
 
 /// A client or an upstream that is slow or silent is given up when its time is over, and not before.
 mod timeouts {
+    mod bodies;
     mod clock_steps;
     mod slowhttptest;
     mod upstreams;
@@ -132,5 +151,3 @@ mod tls {
     mod certificates;
     mod protocols;
 }
-
-mod patience;

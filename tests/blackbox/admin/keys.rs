@@ -416,36 +416,6 @@ fn a_patch_that_breaks_a_rule_changes_nothing() {
 }
 
 #[test]
-fn a_deleted_key_is_gone_at_the_answer() {
-    let stand = Stand::new();
-    assert_eq!(
-        stand
-            .gateway
-            .ask(&Call::chat(&stand.all.token, "good"))
-            .status,
-        200
-    );
-    let response = stand.gateway.admin("DELETE", "/api/keys/key_all", None);
-    assert_eq!((response.status, response.body.len()), (204, 0));
-    assert_error(
-        &stand.gateway.ask(&Call::chat(&stand.all.token, "good")),
-        401,
-        "invalid_api_key",
-    );
-    assert!(!stand.gateway.key_file().contains("key_all\""));
-    for method in ["GET", "DELETE"] {
-        let again = stand.gateway.admin(method, "/api/keys/key_all", None);
-        is_fault(&again, 404, None).expect("not found");
-    }
-    let patched = stand.gateway.admin(
-        "PATCH",
-        "/api/keys/key_all",
-        Some(&json!({"disabled": true})),
-    );
-    is_fault(&patched, 404, None).expect("not found");
-}
-
-#[test]
 fn a_key_counts_the_requests_that_were_its_own() {
     let far = Key::all("key_far").only_from(&["192.0.2.0/24"]);
     let stand = Stand::with(|setup| setup.keys(&[&far]));

@@ -24,7 +24,7 @@ const BODIES: [&str; 5] = [
     r#"{"\u006dodel":"good","a":[1,2.5e3,-0,null,true,"\ud83d\ude00"]}"#,
 ];
 
-pub const JSON: [&str; 40] = [
+const JSON: [&str; 40] = [
     r#""model":"bad""#,
     r#""model":"bad","#,
     r#","model":"bad""#,

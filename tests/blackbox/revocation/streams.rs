@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::client::{Call, End, Response};
 use crate::support::gateway::Gateway;
 use crate::support::h2::{self, BOTH, Protocol, Stream};
-use crate::support::raw_h2::RawH2;
+use crate::support::raw_h2::{HEADERS, RawH2, SETTINGS};
 use crate::support::recorder::Exchange;
 use crate::support::stand::Stand;
 use crate::support::token::{Key, key_file, seconds_from_now};
@@ -911,4 +911,29 @@ fn the_log_tells_how_each_request_ended() {
     ] {
         assert!(line.contains(fact), "{fact} is not in {line}");
     }
+}
+
+const SETTINGS_INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+
+#[test]
+fn a_client_that_keeps_its_window_shut_does_not_keep_the_upstream_past_its_key() {
+    let stand = Stand::held();
+    let mut client = RawH2::connect_silently(stand.gateway.address);
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let shut = [&SETTINGS_INITIAL_WINDOW_SIZE[..], &[0; 4]].concat();
+    client.frame(SETTINGS, 0, 0, &shut);
+    client.chat(1, &stand.all.token);
+    let mut exchange = stand.up.next();
+    exchange.begin_stream();
+    exchange.chunk("data: 1\n\n");
+    let head = loop {
+        let frame = client.next(DEADLINE).expect("a head");
+        if frame.kind == HEADERS {
+            break frame;
+        }
+    };
+    assert_eq!(head.stream, 1);
+    let path = "/api/keys/key_all";
+    assert_eq!(stand.gateway.admin("DELETE", path, None).status, 204);
+    assert!(exchange.gone_within(Duration::from_secs(2)));
 }

@@ -1,6 +1,7 @@
 //! What every test is built from.
 
 pub mod balancer;
+pub mod chat;
 pub mod client;
 pub mod echo;
 pub mod gateway;
