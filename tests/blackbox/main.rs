@@ -24,6 +24,7 @@ mod support;
 
 /// Where a client is: networks that a key may come from, proxies that name their clients, and the PROXY protocol.
 mod addresses {
+    mod load_balancers;
     mod networks;
     mod proxy_protocol;
     mod x_forwarded_for;
@@ -71,12 +72,17 @@ mod floods {
     mod descriptors;
     mod http2;
     mod refused;
+    mod unread;
 }
 
 /// What an upstream is sent, what comes back to the client, and what happens when the upstream is broken.
 mod forwarding {
     mod answers;
+    mod broken_answers;
     mod catalogue;
+    mod replicas;
+    mod request_headers;
+    mod upstream_connections;
 }
 
 /// A request that is not HTTP or that two servers could read in two ways is refused, or forwarded in one clean framing.
@@ -142,6 +148,8 @@ mod routes {
 mod timeouts {
     mod bodies;
     mod clock_steps;
+    mod handshakes;
+    mod idle;
     mod slowhttptest;
     mod upstreams;
 }
@@ -149,5 +157,7 @@ mod timeouts {
 /// TLS toward clients and upstreams: versions, certificates, and certificates that change at run time.
 mod tls {
     mod certificates;
+    mod client_certificates;
     mod protocols;
+    mod upstreams;
 }
