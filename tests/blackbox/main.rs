@@ -69,8 +69,9 @@ mod connections {
 
 /// Clients that try to exhaust memory, descriptors or processor time harm no other client.
 mod floods {
+    mod connections;
     mod descriptors;
-    mod http2;
+    pub mod http2;
     mod refused;
     mod unread;
 }
@@ -107,6 +108,8 @@ mod keys {
 mod lifecycle {
     mod end;
     mod full_disk;
+    mod key_file_at_start;
+    mod log;
     mod process;
     mod start;
 }
@@ -114,6 +117,7 @@ mod lifecycle {
 /// Many clients at once: nobody gets another's answer, and nothing of them stays behind.
 mod load {
     mod crowd;
+    mod idle;
     mod soak;
 }
 
@@ -128,14 +132,18 @@ mod models {
 
 /// Changes of the key file and the config while the gateway runs: taken whole or not at all, and never lost.
 mod reload {
+    mod config;
     mod key_file;
     mod signals;
+    mod under_load;
+    mod writes;
 }
 
 /// A key that is taken back: refused from the next request on, and its running requests end within a second.
 mod revocation {
+    mod expiry;
     mod new_requests;
-    mod streams;
+    pub mod streams;
 }
 
 /// Which paths and methods are served, and what a browser on another origin may ask.
@@ -144,13 +152,20 @@ mod routes {
     mod paths;
 }
 
+/// An answer reaches the client chunk by chunk, at the speed at which the client reads.
+mod streaming {
+    mod streams;
+}
+
 /// A client or an upstream that is slow or silent is given up when its time is over, and not before.
 mod timeouts {
     mod bodies;
     mod clock_steps;
     mod handshakes;
+    mod heads;
     mod idle;
     mod slowhttptest;
+    mod unread_answers;
     mod upstreams;
 }
 

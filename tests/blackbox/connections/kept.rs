@@ -217,3 +217,12 @@ fn a_resting_client_that_leaves_is_forgotten() {
         assert_eq!(ended.ends_within(DEADLINE), Some(Gone::Fin));
     }
 }
+
+#[test]
+fn a_client_that_says_close_is_answered_and_closed() {
+    let stand = Stand::new();
+    let mut client = stand.gateway.client();
+    let response = client.ask(&Call::chat(&stand.all.token, "good").header("connection", "close"));
+    assert_eq!(response.status, 200);
+    client.assert_closed();
+}

@@ -1,4 +1,4 @@
-//! HTTP/2 clients that would exhaust the gateway: each costs it little, is let go, and harms nobody else.
+//! HTTP/2 frames and heads that would exhaust the gateway: each flood costs it little and harms nobody else.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,9 @@ use crate::framing::verdict::attempt;
 use crate::support::client::Call;
 use crate::support::process::resident;
 use crate::support::raw_h2::{self, Outcome, RawH2};
-use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
 use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
-
-/// INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
-const SHUT: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
 fn fields(key: &Key) -> Vec<(&'static str, String)> {
     vec![
@@ -26,7 +22,7 @@ fn fields(key: &Key) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn block(key: &Key) -> Vec<u8> {
+pub fn block(key: &Key) -> Vec<u8> {
     let fields = fields(key);
     let fields: Vec<(&str, &str)> = fields
         .iter()
@@ -162,67 +158,6 @@ fn streams_that_make_the_gateway_reset_them_are_withstood() {
             frames.collect()
         });
     }
-}
-
-#[test]
-fn an_answer_that_a_client_never_takes_is_given_up_after_client_write() {
-    let stand = Stand::before(Recorder::held(), |setup| {
-        setup.set("timeouts", "client_write = \"1s\"")
-    });
-    let mut raw = RawH2::connect_silently(stand.gateway.address);
-    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    raw.frame(raw_h2::SETTINGS, 0, 0, &SHUT);
-    raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &block(&stand.all));
-    raw.frame(raw_h2::DATA, raw_h2::END_STREAM, 1, br#"{"model":"good"}"#);
-    let mut exchange = stand.up.next();
-    exchange.begin_stream();
-    exchange.chunk("data: one\n\n");
-    let start = Instant::now();
-    assert!(
-        exchange.gone_within(DEADLINE),
-        "the upstream is held for a window that never opens"
-    );
-    let took = start.elapsed();
-    assert!(
-        took > Duration::from_millis(700) && took < Duration::from_secs(4),
-        "{took:?}"
-    );
-}
-
-#[test]
-fn answers_of_the_gateways_own_that_a_client_never_takes_keep_its_connection_no_longer_than_keep_alive()
- {
-    let stand = Stand::with(|setup| setup.set("timeouts", "keep_alive = \"1s\""));
-    let mut raw = RawH2::connect_silently(stand.gateway.address);
-    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    raw.frame(raw_h2::SETTINGS, 0, 0, &SHUT);
-    // Nobody vouches for these: no key, a wrong one, and a right one whose answer the gateway makes itself.
-    let models = format!("Bearer {}", stand.all.token);
-    for (stream, authorization) in [(1, ""), (3, "Bearer nobody"), (5, &models)] {
-        raw.headers(
-            stream,
-            raw_h2::END_STREAM,
-            &[
-                (":method", "GET"),
-                (":scheme", "http"),
-                (":authority", "localhost"),
-                (":path", "/v1/models"),
-                ("authorization", authorization),
-            ],
-        );
-    }
-    let asked = || {
-        stand
-            .gateway
-            .metric("keygate_requests_total{outcome=\"allowed\"}")
-    };
-    eventually("the last one is answered", DEADLINE, || {
-        (asked() == 1.0).then_some(())
-    });
-    assert!(raw.ends_within(DEADLINE), "the connection is kept");
-    eventually("it is forgotten", DEADLINE, || {
-        (stand.gateway.metric("keygate_connections") == 0.0).then_some(())
-    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The process among others on its machine: who may look into it, what it writes, and who can stand in its way.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -261,4 +262,16 @@ fn a_lock_that_is_kept_is_told_and_leaves_everything_as_it_was() {
     let made = stand.gateway.admin("POST", "/api/keys", Some(&all("made")));
     assert_eq!(made.status, 201, "{}", made.text());
     assert!(!stand.gateway.path(".keys.jsonl.lock").exists());
+}
+
+#[test]
+fn the_process_leaves_no_core_that_could_hold_a_token() {
+    let stand = Stand::new();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", stand.gateway.process.pid()))
+        .expect("limits");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .expect("the limit");
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
 }

@@ -11,6 +11,7 @@ pub mod process;
 pub mod raw_h2;
 pub mod recorder;
 pub mod stand;
+pub mod streams;
 pub mod sweep;
 mod tests;
 pub mod token;

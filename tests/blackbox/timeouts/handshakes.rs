@@ -1,5 +1,7 @@
 //! A TLS handshake that does not end is given up and keeps nobody else waiting.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Call, Client};
@@ -96,4 +98,27 @@ fn a_tls_handshake_and_the_head_behind_it_have_their_time_however_they_trickle_i
         );
     }
     cases.done();
+}
+
+#[test]
+fn silent_tls_peers_are_closed() {
+    let stand = Stand::with(|setup| setup.tls().set("timeouts", "tls_handshake = \"1s\""));
+    let mut silent: Vec<TcpStream> = (0..200)
+        .map(|_| TcpStream::connect(stand.gateway.address).expect("connected"))
+        .collect();
+    for stream in &mut silent[..100] {
+        // A hello that never goes on.
+        stream
+            .write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc])
+            .expect("sent");
+    }
+    for mut stream in silent {
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        assert!(
+            !ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "a silent peer is kept"
+        );
+    }
 }

@@ -13,7 +13,7 @@ use crate::support::token::Key;
 use crate::support::{Cases, DEADLINE, about_a_second, assert_error, eventually};
 
 /// A gateway before one upstream at this URL, with the limits of a second that are asked for.
-pub fn before(url: &str, timeout: &str, key: &Key) -> Gateway {
+fn before(url: &str, timeout: &str, key: &Key) -> Gateway {
     Setup::new()
         .upstream("up", &[url], &["good"])
         .set("timeouts", &format!("{timeout} = \"1s\""))

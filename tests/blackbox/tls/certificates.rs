@@ -27,14 +27,14 @@ fn put(setup: &Setup, name: &str, identity: &Identity) {
 }
 
 /// A further certificate of the config, NAME.crt and NAME.key.
-pub fn more(setup: Setup, name: &str) -> Setup {
+fn more(setup: Setup, name: &str) -> Setup {
     setup.table(&format!(
         "[[tls.more]]\ncertificate = \"{name}.crt\"\nprivate_key = \"{name}.key\"\n"
     ))
 }
 
 /// The certificate that a client is shown.
-pub fn shown(address: SocketAddr, name: &'static str, config: &Arc<ClientConfig>) -> Vec<u8> {
+fn shown(address: SocketAddr, name: &'static str, config: &Arc<ClientConfig>) -> Vec<u8> {
     let client = Client::connect_tls_as(name, address, Arc::clone(config)).expect("connected");
     let chain = client.session().peer_certificates().expect("a certificate");
     chain[0].as_ref().to_vec()
