@@ -1,4 +1,5 @@
-//! Connections that are idle between requests: the gateway gives up all but the socket then, which nobody may notice.
+//! A kept connection: however long its client is idle between requests, the next request is answered on it, no byte of it
+//! is lost, and its timeouts are those of the config.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::support::stand::Stand;
 use crate::support::token::Key;
 use crate::support::{DEADLINE, assert_error, eventually};
 
-/// Idle for several times as long as the gateway waits before it folds a connection.
+/// Several times as long as the gateway waits before it releases the buffers of an idle connection.
 const IDLE: Duration = Duration::from_millis(450);
 
 /// A plain gateway and one with TLS, with these lines of `[timeouts]`.
@@ -23,29 +24,29 @@ fn plain_and_tls(timeouts: &[&str]) -> [Stand; 2] {
 }
 
 #[track_caller]
-fn rest(client: &mut Client) {
+fn stay_idle(client: &mut Client) {
     assert!(client.silent_for(IDLE), "an idle client hears something");
 }
 
 /// A client that had an answer and has been idle since.
 #[track_caller]
-fn rested(stand: &Stand) -> Client {
+fn idle_client(stand: &Stand) -> Client {
     let mut client = stand.gateway.client();
     let call = Call::chat(&stand.all.token, "good");
     assert_eq!(client.ask(&call).status, 200);
-    rest(&mut client);
+    stay_idle(&mut client);
     client
 }
 
 #[track_caller]
-fn served_after_each_of_several_rests(gateway: &Gateway, client: &mut Client, key: &Key) {
+fn served_after_each_idle_time(gateway: &Gateway, client: &mut Client, key: &Key) {
     let chat = Call::chat(&key.token, "good");
     for _ in 0..3 {
         assert_eq!(client.ask(&chat).status, 200);
-        rest(client);
+        stay_idle(client);
         let refused = client.ask(&Call::get("/v1/models", "kg_wrong"));
         assert_error(&refused, 401, "invalid_api_key");
-        rest(client);
+        stay_idle(client);
         assert_eq!(client.ask(&Call::get("/v1/models", &key.token)).status, 200);
         let one = gateway.metric("keygate_connections");
         assert!(one <= 2.0, "{one} connections of one client and the admin");
@@ -53,15 +54,15 @@ fn served_after_each_of_several_rests(gateway: &Gateway, client: &mut Client, ke
 }
 
 #[test]
-fn a_client_that_rests_between_its_requests_is_served_on_the_same_connection() {
+fn a_client_that_is_idle_between_its_requests_is_served_on_the_same_connection() {
     for stand in plain_and_tls(&[]) {
         let mut client = stand.gateway.client();
-        served_after_each_of_several_rests(&stand.gateway, &mut client, &stand.all);
+        served_after_each_idle_time(&stand.gateway, &mut client, &stand.all);
     }
 }
 
 #[test]
-fn a_client_of_a_unix_socket_that_rests_is_served_on_the_same_connection() {
+fn a_client_of_a_unix_socket_that_is_idle_is_served_on_the_same_connection() {
     let (up, key) = (Recorder::answering(), Key::all("key_all"));
     let setup = Setup::before(&up).keys(&[&key]);
     setup.write();
@@ -72,37 +73,37 @@ fn a_client_of_a_unix_socket_that_rests_is_served_on_the_same_connection() {
     let gateway = Gateway::adopt(Process::spawn(serve_in(&setup.path(""))), setup);
     gateway.wait_ready();
     let mut client = Client::connect_unix(&path).expect("connected");
-    served_after_each_of_several_rests(&gateway, &mut client, &key);
+    served_after_each_idle_time(&gateway, &mut client, &key);
 }
 
 #[test]
-fn requests_that_come_together_or_in_pieces_around_rests_lose_no_byte() {
+fn requests_that_come_together_or_in_pieces_around_idle_times_lose_no_byte() {
     for stand in plain_and_tls(&[]) {
         let call = Call::chat(&stand.all.token, "good");
         let bytes = call.bytes();
         let head = call.head().len();
-        let mut client = rested(&stand);
+        let mut client = idle_client(&stand);
         client.send(&bytes.repeat(3));
         for _ in 0..3 {
             assert_eq!(client.answer_to("POST").status, 200);
         }
-        rest(&mut client);
+        stay_idle(&mut client);
         // Cut in the method, in the head, behind the head, and in the body.
         for cut in [1, head / 2, head, head + 3] {
             client.send(&bytes[..cut]);
-            rest(&mut client);
+            stay_idle(&mut client);
             client.send(&bytes[cut..]);
             assert_eq!(client.answer_to("POST").status, 200, "cut at {cut}");
-            rest(&mut client);
+            stay_idle(&mut client);
         }
         // Some of the next request comes with the one before it.
         for cut in [1, head / 2, head - 1] {
             client.send(&[&bytes, &bytes[..cut]].concat());
             assert_eq!(client.answer_to("POST").status, 200);
-            rest(&mut client);
+            stay_idle(&mut client);
             client.send(&bytes[cut..]);
             assert_eq!(client.answer_to("POST").status, 200, "{cut} bytes ahead");
-            rest(&mut client);
+            stay_idle(&mut client);
         }
         let seen = stand.up.requests_for("/v1/chat/completions");
         assert_eq!(seen.len(), 1 + 3 + 4 + 2 * 3);
@@ -112,7 +113,7 @@ fn requests_that_come_together_or_in_pieces_around_rests_lose_no_byte() {
 
 /// RFC 9112 2.2. They were taken for the beginning of a head, which must be whole within `header_read`.
 #[test]
-fn line_ends_behind_a_request_do_not_shorten_the_rest_after_it() {
+fn line_ends_behind_a_request_do_not_shorten_the_idle_time_after_it() {
     for stand in plain_and_tls(&["header_read = \"500ms\""]) {
         let call = Call::get("/v1/models", &stand.all.token);
         let mut client = stand.gateway.client();
@@ -127,7 +128,7 @@ fn line_ends_behind_a_request_do_not_shorten_the_rest_after_it() {
 }
 
 #[test]
-fn a_request_that_is_sent_the_moment_its_connection_is_folded_is_answered() {
+fn a_request_is_answered_however_long_its_client_was_idle_before() {
     for stand in plain_and_tls(&[]) {
         let call = Call::get("/v1/models", &stand.all.token);
         let mut client = stand.gateway.client();
@@ -140,21 +141,21 @@ fn a_request_that_is_sent_the_moment_its_connection_is_folded_is_answered() {
 }
 
 #[test]
-fn a_client_that_says_close_or_speaks_http_1_0_is_closed_as_it_asks_after_a_rest() {
+fn a_client_that_says_close_or_speaks_http_1_0_is_closed_as_it_asks_after_idle_time() {
     for stand in plain_and_tls(&[]) {
         let call = Call::get("/v1/models", &stand.all.token);
-        let mut client = rested(&stand);
+        let mut client = idle_client(&stand);
         let last = client.ask(&call.clone().header("connection", "close"));
         assert_eq!(last.status, 200);
         client.assert_closed();
         let old = String::from_utf8(call.bytes()).expect("text");
         let old = old.replace(" HTTP/1.1\r\n", " HTTP/1.0\r\n");
         let kept = old.replace("\r\n\r\n", "\r\nconnection: keep-alive\r\n\r\n");
-        let mut client = rested(&stand);
+        let mut client = idle_client(&stand);
         for _ in 0..2 {
             client.send(kept.as_bytes());
             assert_eq!(client.answer().status, 200);
-            rest(&mut client);
+            stay_idle(&mut client);
         }
         client.send(old.as_bytes());
         assert_eq!(client.answer().status, 200);
@@ -163,35 +164,35 @@ fn a_client_that_says_close_or_speaks_http_1_0_is_closed_as_it_asks_after_a_rest
 }
 
 #[test]
-fn half_a_head_after_a_rest_or_behind_the_last_request_ends_after_header_read() {
+fn half_a_head_after_idle_time_or_behind_the_last_request_ends_after_header_read() {
     for stand in plain_and_tls(&["header_read = \"1s\""]) {
         let bytes = Call::get("/v1/models", &stand.all.token).bytes();
-        let mut after = rested(&stand);
+        let mut after = idle_client(&stand);
         after.send(&bytes[..20]);
-        let mut behind = rested(&stand);
+        let mut behind = idle_client(&stand);
         behind.send(&[&bytes, &bytes[..20]].concat());
         assert_eq!(behind.answer().status, 200);
         for client in [&mut after, &mut behind] {
             // As opposed to keep_alive, which is a minute and more.
             client.assert_closed();
         }
-        rested(&stand);
+        idle_client(&stand);
     }
 }
 
 #[test]
-fn a_rest_of_keep_alive_ends_in_good_order() {
+fn an_idle_connection_ends_in_good_order_after_keep_alive() {
     for stand in plain_and_tls(&["keep_alive = \"2s\""]) {
-        let mut client = rested(&stand);
+        let mut client = idle_client(&stand);
         assert!(client.silent_for(Duration::from_millis(600)));
         assert_eq!(client.ends_within(DEADLINE), Some(Gone::Fin));
     }
 }
 
 #[test]
-fn the_end_of_the_gateway_ends_resting_clients_at_once_and_in_good_order() {
+fn the_end_of_the_gateway_ends_idle_connections_at_once_and_in_good_order() {
     for mut stand in plain_and_tls(&[]) {
-        let mut clients = [rested(&stand), rested(&stand)];
+        let mut clients = [idle_client(&stand), idle_client(&stand)];
         stand.gateway.process.terminate();
         for client in &mut clients {
             assert_eq!(client.ends_within(DEADLINE), Some(Gone::Fin));
@@ -204,9 +205,13 @@ fn the_end_of_the_gateway_ends_resting_clients_at_once_and_in_good_order() {
 }
 
 #[test]
-fn a_resting_client_that_leaves_is_forgotten() {
+fn an_idle_client_that_leaves_is_forgotten() {
     for stand in plain_and_tls(&[]) {
-        let (closed, reset, mut ended) = (rested(&stand), rested(&stand), rested(&stand));
+        let (closed, reset, mut ended) = (
+            idle_client(&stand),
+            idle_client(&stand),
+            idle_client(&stand),
+        );
         assert!(stand.gateway.metric("keygate_connections") >= 3.0);
         drop(closed);
         reset.reset();
