@@ -1,5 +1,8 @@
 //! Black-box tests: the running binary over its sockets, against what its contract promises and nothing else.
 //!
+//! A folder for each kind of promise, so that the test of a rule is found by the rule; the lines below say which. What
+//! several folders need is in `support`.
+//!
 //! Every test starts its own gateway on a port of its own (`support::gateway`), in front of an upstream that writes
 //! down each byte it sees (`support::recorder`). Whatever waits has a deadline; nothing sleeps to hope.
 

@@ -1,4 +1,4 @@
-//! Compressed request bodies: decoded under the limits, judged by what they hold, forwarded as they are without it.
+//! Compressed request bodies are decoded within the limits, judged by their contents, and forwarded decoded.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};

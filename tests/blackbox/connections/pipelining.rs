@@ -1,4 +1,4 @@
-//! Requests that a client sends before the answer to the one before has come.
+//! Pipelined requests are each judged by their own key and answered in their order.
 
 use crate::support::assert_error;
 use crate::support::client::{Call, Client};

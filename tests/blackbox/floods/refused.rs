@@ -1,5 +1,5 @@
-//! Floods of requests that no key vouches for: whoever has a key is served meanwhile, and neither memory nor log grow
-//! with what strangers send. (How much slower the others get is measured by `cargo bench --bench flood`.)
+//! Floods of requests without a valid key: clients with a key are served meanwhile, and neither memory nor the log grow
+//! with the number of requests. (`cargo bench --bench flood` measures how much slower the clients with a key get.)
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

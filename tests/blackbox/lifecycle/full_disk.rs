@@ -1,4 +1,4 @@
-//! A disk that is full under the key file, and under the log.
+//! On a full disk, a key that is taken back is still refused at once, and a log that cannot be written stops no request.
 
 use std::fs::{self, File};
 use std::io::Write;

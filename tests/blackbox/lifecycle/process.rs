@@ -1,4 +1,4 @@
-//! The process among others on its machine: who may look into it, what it writes, and who can stand in its way.
+//! Other users of the machine can neither look into the process nor hinder it, and it writes only its own files.
 
 use std::fs;
 use std::fs::File;

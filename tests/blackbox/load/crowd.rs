@@ -1,4 +1,4 @@
-//! Thousands of event streams at once, which end in every way there is: nothing of them may stay.
+//! Thousands of event streams run at once and end in every way there is; nothing of them stays behind.
 //!
 //! `KEYGATE_CROWD_STREAMS` says how many at once, and `KEYGATE_CROWD_SECONDS` for how long all of them run in each round,
 //! where it should be more than in every run of the tests: `KEYGATE_CROWD_STREAMS=10000

@@ -1,5 +1,5 @@
-//! Many clients at once, over HTTP/1.1 and HTTP/2, who leave when they please: nobody ever sees another's answer, and
-//! nothing is left of them. And an upstream that closes its idle connections at the worst moment.
+//! Many clients at once, over HTTP/1.1 and HTTP/2, leave at any moment: nobody gets another's answer, and nothing of them
+//! stays behind. An upstream that closes its idle connections at the worst moment costs no request.
 //!
 //! `KEYGATE_SOAK_REQUESTS` and `KEYGATE_SOAK_SECONDS` make it longer; it goes on until both are reached. Ten minutes:
 //! `KEYGATE_SOAK_REQUESTS=100000 KEYGATE_SOAK_SECONDS=600 cargo test --release --locked --test blackbox soak::`

@@ -1,4 +1,4 @@
-//! Contract 4, step 6, for multipart/form-data: one part names the model, and no parser can see another.
+//! The model of a multipart/form-data body: one part names it, and no parser can read another (contract 4, step 6).
 
 use crate::support::client::{Call, Response};
 use crate::support::h2::{self, BOTH};

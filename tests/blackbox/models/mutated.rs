@@ -1,8 +1,8 @@
-//! Mutated requests of a key that may use one model alone. Whatever comes of them, what reaches the upstream names
-//! that model to every parser there is, in one clean framing, and the gateway lives.
+//! Mutated requests with a key that may use only one model: whatever reaches the upstream names that model to every
+//! parser, in one clean framing, and the gateway keeps running.
 //!
-//! The mutations follow a seed that is printed where a case fails, so that it can be run again by
-//! `KEYGATE_FUZZ_SEED`; `KEYGATE_FUZZ_CASES` runs more of them.
+//! A case that fails prints the seed of its mutations; `KEYGATE_FUZZ_SEED` runs it again, and `KEYGATE_FUZZ_CASES` runs
+//! more cases.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Signals at the worst moments: before there is anything to reload, and a thousand at once.
+//! SIGHUP before there is anything to reload, and thousands of them at once, neither end the gateway nor pile up.
 
 use std::fs::OpenOptions;
 use std::io::Write;

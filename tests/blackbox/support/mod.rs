@@ -1,4 +1,4 @@
-//! What every test is built from.
+//! The tools of the tests: clients, upstreams, gateways and keys.
 
 pub mod balancer;
 pub mod chat;

@@ -1,4 +1,5 @@
-//! The tools themselves: a test that can't see a fault proves nothing. Here the client speaks to the upstream.
+//! Tests of the tools themselves, since a test that can't see a fault proves nothing. The client speaks to the upstream
+//! directly.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The wall clock stepped by an hour and by ten years, back and forth, under a running gateway (libfaketime). What is
-//! dated follows the clock; what lasts does not notice.
+//! The wall clock is stepped by an hour and by ten years, back and forth, under a running gateway (libfaketime): expiry
+//! dates follow the clock, and timeouts do not notice.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! slowhttptest's attacks, as published: slow heads, slow bodies, slow reading. Each is bounded to seconds.
+//! The attacks of slowhttptest, with slow heads, slow bodies and slow readers, are all given up within seconds.
 
 use std::process::{Command, Stdio};
 
