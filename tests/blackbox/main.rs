@@ -33,7 +33,7 @@ mod addresses {
     mod x_forwarded_for;
 }
 
-/// The admin API: keys, lists, explain, who may call it, and the metrics and log lines that it explains itself by.
+/// The admin API: keys, lists and explain, who may call it, and what the metrics and the log say of what happened.
 mod admin {
     pub mod calls;
     mod explain;

@@ -1,7 +1,6 @@
 //! Other users of the machine can neither look into the process nor hinder it, and it writes only its own files.
 
-use std::fs;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
