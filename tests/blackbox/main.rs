@@ -30,6 +30,7 @@ mod commands;
 mod compressed;
 mod crowd;
 mod decide;
+mod early_answers;
 mod edges;
 mod floods;
 mod folded;
