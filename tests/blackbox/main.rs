@@ -26,6 +26,7 @@ mod admin;
 mod body;
 mod certificates;
 mod clock_steps;
+mod closing;
 mod commands;
 mod compressed;
 mod crowd;

@@ -150,7 +150,9 @@ pub fn serves_next(client: &mut Client, key: &Key) -> Result<(), String> {
     match (sent, next) {
         (_, Some(next)) if next.status == 200 && next.json()["id"] == key.id.as_str() => Ok(()),
         (_, Some(next)) => Err(format!("then {} {}", next.status, next.text())),
-        (sent, None) => Err(format!("the connection is closed; the next request: {sent:?}")),
+        (sent, None) => Err(format!(
+            "the connection is closed; the next request: {sent:?}"
+        )),
     }
 }
 
