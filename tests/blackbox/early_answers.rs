@@ -317,9 +317,14 @@ fn with_a_limit_of_a_megabyte() -> Stand {
 fn past_its_limit_a_refused_upload_is_no_longer_read_and_its_connection_ends_after_ten_seconds() {
     let stand = with_a_limit_of_a_megabyte();
     let mut client = past_the_limit(&stand);
-    let (gone, took) = timed(|| client.ends_within(LINGER + DEADLINE));
-    assert!(gone.is_some(), "it stays open");
-    assert!(took > Duration::from_secs(7), "closed after {took:?}");
+    // Its own direction may be shut long before; what counts is whether it still takes what comes, or answers by RST.
+    let ((), took) = timed(|| {
+        while client.try_send(b" ").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let bounds = Duration::from_secs(7)..LINGER + Duration::from_secs(4);
+    assert!(bounds.contains(&took), "closed after {took:?}");
     let connections = || (stand.gateway.metric("keygate_connections") == 0.0).then_some(());
     eventually("the connection is forgotten", DEADLINE, connections);
 }
