@@ -65,6 +65,7 @@ mod commands {
 
 /// A client's connection: kept between requests however long the client is idle, and let go when the client leaves.
 mod connections {
+    mod closing;
     mod kept;
     mod leaving;
     mod pipelining;
@@ -76,6 +77,7 @@ mod floods {
     mod descriptors;
     pub mod http2;
     mod refused;
+    mod stalled_clients;
     mod unread;
 }
 
@@ -86,12 +88,16 @@ mod forwarding {
     mod catalogue;
     mod replicas;
     mod request_headers;
+    mod reuse;
     mod upstream_connections;
 }
 
 /// A request that is not HTTP or that two servers could read in two ways is refused, or forwarded in one clean framing.
 mod framing {
     mod bodies;
+    mod codec;
+    mod connection_header;
+    mod early_answers;
     mod expect;
     mod heads;
     pub mod http2;

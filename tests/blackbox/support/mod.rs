@@ -6,6 +6,7 @@ pub mod client;
 pub mod echo;
 pub mod gateway;
 pub mod h2;
+pub mod http1;
 pub mod pem;
 pub mod process;
 pub mod raw_h2;
