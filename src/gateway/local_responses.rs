@@ -166,7 +166,7 @@ pub(super) fn without_key(
 }
 
 fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
-    if !worker.settings.public_health || head.method() != "GET" {
+    if !worker.settings.public_health || !matches!(head.method(), "GET" | "HEAD") {
         return None;
     }
     let (status, text) = match head.path() {

@@ -79,18 +79,26 @@ pub fn of(method: &str, path: &str) -> Result<Route, Denial> {
         return under(method, "POST").map(|()| Route::Forward(*endpoint));
     }
     match path {
-        "/v1/models" => under(method, "GET").map(|()| Route::Models),
-        "/v1/key" => under(method, "GET").map(|()| Route::Key),
+        "/v1/models" => get(method).map(|()| Route::Models),
+        "/v1/key" => get(method).map(|()| Route::Key),
         _ => {
             let id = path
                 .strip_prefix("/v1/models/")
                 .filter(|id| !id.is_empty())
                 .ok_or(Denial::UnknownUrl)?;
-            under(method, "GET")?;
+            get(method)?;
             percent_decode(id)
                 .map(Route::Model)
                 .ok_or(Denial::ModelNotFound)
         }
+    }
+}
+
+/// HEAD is served wherever GET is (RFC 9110 9.1).
+fn get(method: &str) -> Result<(), Denial> {
+    match method {
+        "GET" | "HEAD" => Ok(()),
+        _ => Err(Denial::MethodNotAllowed { allow: "GET, HEAD" }),
     }
 }
 
@@ -184,15 +192,16 @@ mod tests {
             );
         }
         for (method, path) in [
-            ("HEAD", "/v1/models"),
+            ("PUT", "/v1/models"),
             ("POST", "/v1/key"),
             ("DELETE", "/v1/models/m"),
         ] {
             assert_eq!(
                 of(method, path),
-                Err(Denial::MethodNotAllowed { allow: "GET" })
+                Err(Denial::MethodNotAllowed { allow: "GET, HEAD" })
             );
         }
+        assert_eq!(of("HEAD", "/v1/models"), Ok(Route::Models));
     }
 
     #[test]
