@@ -18,13 +18,13 @@ use http::{HeaderMap, request};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::admin::reply::Refusal;
+use crate::admin::{Caller, Route, Services, session};
 use crate::http::headers;
 use crate::observe::log::Event;
 use crate::policy::denial::Denial;
 use crate::policy::token::{BearerToken, MAX_LENGTH, Presented};
-
-use super::reply::Refusal;
-use super::{Caller, Route, Services, now, session};
+use crate::runtime::wall_clock::now;
 
 /// How late a wrong token is answered.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(200);

@@ -4,15 +4,14 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::admin::Services;
+use crate::admin::input::Object;
+use crate::admin::reply::{Refusal, Reply};
 use crate::policy::denial::Denial;
 use crate::policy::explain::{Question, Subject, explain};
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::Presented;
-
-use super::Services;
-use super::input::Object;
-use super::reply::{Refusal, Reply};
 
 #[derive(Serialize)]
 struct View {

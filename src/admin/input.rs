@@ -11,11 +11,10 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::admin::Caller;
+use crate::admin::reply::Refusal;
 use crate::request_body::model;
 use crate::store::record::shown;
-
-use super::Caller;
-use super::reply::Refusal;
 
 /// Longest body, in bytes.
 const MAX_BODY: usize = 1 << 20;

@@ -6,19 +6,19 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 
+use crate::admin::Route;
+use crate::admin::input::Query;
+use crate::admin::reply::{Refusal, Reply};
 use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::wall_clock::now;
 use crate::store::keeper::Keeper;
 use crate::store::record::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
 use crate::upstream::Routing;
-
-use super::input::Query;
-use super::reply::{Refusal, Reply};
-use super::{Route, now};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;

@@ -16,10 +16,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use crate::admin::{Caller, Services, handle};
 use crate::observe::log::{Event, Log};
 use crate::runtime::lifecycle::Phase;
-
-use super::{Caller, Services, handle};
 
 /// Connections that one listener serves at once; further ones are closed.
 const MAX_CONNECTIONS: usize = 256;

@@ -43,6 +43,15 @@ use http::{Request, Response, request};
 use http_body::Body;
 use http_body_util::Full;
 
+use crate::admin::access::{AdminToken, Pass, Throttle};
+use crate::admin::input::{Input, Query};
+use crate::admin::keys::Keyring;
+pub use crate::admin::listen::{serve_tcp, serve_unix};
+use crate::admin::overview::Overview;
+pub use crate::admin::overview::keep_the_hour;
+use crate::admin::reload::{LastOutcome, Turn};
+use crate::admin::reply::{Refusal, Reply};
+use crate::admin::session::Sessions;
 use crate::http::headers;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
@@ -54,16 +63,6 @@ use crate::store::config::parse::Reading;
 use crate::store::keeper::Keeper;
 use crate::table::Table;
 use crate::upstream::Fleet;
-
-use access::{AdminToken, Pass, Throttle};
-use input::{Input, Query};
-use keys::Keyring;
-pub use listen::{serve_tcp, serve_unix};
-use overview::Overview;
-pub use overview::keep_the_hour;
-use reload::{LastOutcome, Turn};
-use reply::{Refusal, Reply};
-use session::Sessions;
 
 /// Reads the config again, for a reload.
 pub type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::admin::Services;
+use crate::admin::reply::{Refusal, Reply};
 use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
 use crate::table::{Table, forget, paced};
 use crate::upstream::Routing;
-
-use super::Services;
-use super::reply::{Refusal, Reply};
 
 #[derive(Serialize)]
 struct View {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 
-use super::reply::Reply;
+use crate::admin::reply::Reply;
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let text = include_str!("openapi.json");

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::admin::Services;
+use crate::admin::reply::{Refusal, Reply};
+use crate::admin::status::LastReload;
 use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::wall_clock::now;
 use crate::table::{Entry, Table, forget, paced};
-
-use super::reply::{Refusal, Reply};
-use super::status::LastReload;
-use super::{Services, now};
 
 /// How often the counters are read.
 const SAMPLED: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{HeaderMap, StatusCode};
 
-use super::reply::{Refusal, Reply};
+use crate::admin::reply::{Refusal, Reply};
 
 /// A file of the panel.
 #[derive(PartialEq, Eq)]

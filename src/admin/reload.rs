@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::admin::Services;
+use crate::admin::input::{Object, Query};
+use crate::admin::reply::{Refusal, Reply};
 use crate::net::tls::{self, FieldFault, TlsFault};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::wall_clock::now;
 use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
 use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
 use crate::table::{Entry, paced};
 use crate::upstream::{Fleet, UpstreamFault};
-
-use super::input::{Object, Query};
-use super::reply::{Refusal, Reply};
-use super::{Services, now};
 
 /// One reload at a time.
 pub(super) type Turn = tokio::sync::Mutex<()>;

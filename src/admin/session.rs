@@ -11,17 +11,16 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
+use crate::admin::access::{self, AdminToken};
+use crate::admin::input::Object;
+use crate::admin::reply::{Refusal, Reply};
+use crate::admin::{Caller, Services};
 use crate::http::headers;
 use crate::observe::log::Event;
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
-
-use super::access::{self, AdminToken};
-use super::input::Object;
-use super::reply::{Refusal, Reply};
-use super::{Caller, Services};
 
 /// How long a session lives without a call.
 const IDLE_SECONDS: i64 = 12 * 60 * 60;

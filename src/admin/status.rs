@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
+use crate::admin::reply::Reply;
+use crate::admin::{Services, reload};
 use crate::runtime::lifecycle::Phase;
-
-use super::reply::Reply;
-use super::{Services, reload};
 
 #[derive(Serialize)]
 struct View {

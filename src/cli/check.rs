@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::cli::CheckArgs;
+use crate::cli::failure::Failure;
+use crate::cli::output::{escaped, print};
 use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
@@ -11,10 +14,6 @@ use crate::store::fault::Fault;
 use crate::store::keeper;
 use crate::store::key_file::{self, Loaded};
 use crate::table::{Table, WITHOUT_PAUSE};
-
-use super::CheckArgs;
-use super::failure::Failure;
-use super::output::{escaped, print};
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let reading = parse::read(args.config.find().as_deref(), &Overrides::default());

@@ -16,15 +16,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::admin::keys::Keyring;
+use crate::cli::failure::Failure;
+use crate::cli::output;
+use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::keeper::Keeper;
 use crate::store::key_file;
 use crate::table::{Table, WITHOUT_PAUSE};
-
-use super::failure::Failure;
-use super::output;
-use super::{ConfigArgs, GatewayArgs, KeysPlace};
 
 /// How long a gateway may take: a reload of a million keys on a slow disk is well within.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use super::failure::Failure;
-use super::output::print;
-use super::{Cli, CompletionsArgs};
+use crate::cli::failure::Failure;
+use crate::cli::output::print;
+use crate::cli::{Cli, CompletionsArgs};
 
 pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();

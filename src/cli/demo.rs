@@ -9,6 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::admin::{Services, session};
+use crate::cli::serve::{Ground, serve};
+use crate::cli::stand_in;
+use crate::cli::start_fault::StartFault;
 use crate::policy::key::KeyName;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
@@ -16,10 +19,6 @@ use crate::runtime::wall_clock;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 use crate::store::record::NewKey;
-
-use super::serve::{Ground, serve};
-use super::stand_in;
-use super::start_fault::StartFault;
 
 const DATA_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9180;

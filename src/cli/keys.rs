@@ -6,16 +6,15 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::policy::key::KeyId;
-use crate::policy::token::Presented;
-
-use super::arguments::{Expiry, Source};
-use super::client::{Answer, Client, Missing};
-use super::failure::Failure;
-use super::output::{self, escaped, print, print_line};
-use super::{
+use crate::cli::arguments::{Expiry, Source};
+use crate::cli::client::{Answer, Client, Missing};
+use crate::cli::failure::Failure;
+use crate::cli::output::{self, escaped, print, print_line};
+use crate::cli::{
     AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RuleArgs, UpdateArgs,
 };
+use crate::policy::key::KeyId;
+use crate::policy::token::Presented;
 
 /// Keys that one call asks for.
 const PAGE: usize = 1000;

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::reload::{self, Wish};
 use crate::admin::{self, Services};
+use crate::cli::start_fault::{StartFault, system};
 use crate::gateway::serve::run_worker;
 use crate::gateway::worker::Gateway;
 use crate::net::listen::Claimed;
@@ -27,8 +28,6 @@ use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
 use crate::runtime::lifecycle::Phase;
 use crate::store::keeper::Drops;
-
-use super::start_fault::{StartFault, system};
 
 /// setrlimit(2), RLIMIT_FSIZE; the same number on every Linux that Rust knows but MIPS and PA-RISC.
 const SIGXFSZ: i32 = 25;

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::Cli;
-use super::failure::Failure;
-use super::output::print;
+use crate::cli::Cli;
+use crate::cli::failure::Failure;
+use crate::cli::output::print;
 
 pub(super) fn run() -> Result<ExitCode, Failure> {
     let page = page().map_err(|error| Failure::System("the manual page".to_owned(), error))?;

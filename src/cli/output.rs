@@ -3,9 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use crate::cli::failure::Failure;
 use crate::observe::log::is_harmless;
-
-use super::failure::Failure;
 
 /// Longest cell of a table on a terminal, in characters.
 const MAX_CELL: usize = 32;

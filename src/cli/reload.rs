@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::cli::ReloadArgs;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{escaped, print};
 use crate::store::keeper;
-
-use super::ReloadArgs;
-use super::client::Client;
-use super::failure::Failure;
-use super::output::{escaped, print};
 
 pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, Failure> {
     let client = Client::of_gateway(&args.gateway)?;

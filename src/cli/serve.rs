@@ -1,4 +1,4 @@
-//! `keygate serve`: puts the floors together and starts them. The running and ending is [`super::life`]'s.
+//! `keygate serve`: puts the floors together and starts them. The running and ending is [`crate::cli::life`]'s.
 //!
 //! The order of the start is a promise: nothing is accepted before config and key file are whole, the addresses are
 //! free, and the admin socket is this process's own.
@@ -17,6 +17,10 @@ use tokio::task::LocalSet;
 
 use crate::admin::access::{AdminToken, admin_token};
 use crate::admin::{self, ConfigSource, Services, reload};
+use crate::cli::ServeArgs;
+use crate::cli::harden::{harden, log_panics};
+use crate::cli::life::{Admin, Life, Signals, Workers, tell_systemd};
+use crate::cli::start_fault::{StartFault, system};
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
@@ -31,11 +35,6 @@ use crate::store::key_file;
 use crate::store::key_file::Loaded;
 use crate::table::{Table, WITHOUT_PAUSE};
 use crate::upstream::{Fleet, discovery};
-
-use super::ServeArgs;
-use super::harden::{harden, log_panics};
-use super::life::{Admin, Life, Signals, Workers, tell_systemd};
-use super::start_fault::{StartFault, system};
 
 /// How long the last log lines may take to leave.
 const LAST_LINES: Duration = Duration::from_secs(1);

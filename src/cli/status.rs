@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::Value;
 
-use super::StatusArgs;
-use super::client::Client;
-use super::failure::Failure;
-use super::output::{escaped, print};
+use crate::cli::StatusArgs;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{escaped, print};
 
 pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let client = Client::of_gateway(&args.gateway)?;

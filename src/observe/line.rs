@@ -10,10 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::observe::log::{Access, Event, Form};
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::time::UnixTime;
-
-use super::log::{Access, Event, Form};
 
 /// Text of a client's that a line holds at most, in characters.
 const MAX_TEXT: usize = 256;

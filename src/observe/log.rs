@@ -13,11 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use prometheus::IntCounter;
 use serde_json::{Map, Value};
 
+use crate::observe::line::Lines;
+pub use crate::observe::line::is_harmless;
+use crate::observe::refusals::Refusals;
 use crate::policy::network::ClientAddress;
-
-use super::line::Lines;
-pub use super::line::is_harmless;
-use super::refusals::Refusals;
 
 /// Bytes of lines that may wait on a page.
 const MOST_WAITING: usize = 4 << 20;

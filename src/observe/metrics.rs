@@ -12,7 +12,7 @@ use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::tally::{Tallies, Tally, lock};
+use crate::observe::tally::{Tallies, Tally, lock};
 
 /// All metrics of one process. Cloning shares them, and the tally that is counted on.
 #[derive(Clone, Debug)]

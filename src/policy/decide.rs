@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use super::denial::Denial;
-use super::key::Key;
-use super::network::ClientAddress;
-use super::time::UnixTime;
+use crate::policy::denial::Denial;
+use crate::policy::key::Key;
+use crate::policy::network::ClientAddress;
+use crate::policy::time::UnixTime;
 
 /// Proof that a key may be used, now and from this address.
 #[must_use]

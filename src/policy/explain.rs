@@ -1,15 +1,15 @@
-//! A decision in words: what [`super::decide`] says about a request, and the rule that said so.
+//! A decision in words: what [`crate::policy::decide`] says about a request, and the rule that said so.
 //!
 //! Invariant: the verdict is `decide`'s own; only the sentence is made here.
 
 use std::net::IpAddr;
 
-use super::decide;
-use super::denial::Denial;
-use super::key::Key;
-use super::model_access::ModelAccess;
-use super::network::{AllowFrom, ClientAddress};
-use super::time::UnixTime;
+use crate::policy::decide;
+use crate::policy::denial::Denial;
+use crate::policy::key::Key;
+use crate::policy::model_access::ModelAccess;
+use crate::policy::network::{AllowFrom, ClientAddress};
+use crate::policy::time::UnixTime;
 
 /// Whose request is asked about.
 #[derive(Clone, Copy, Debug)]

@@ -6,10 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::model_access::ModelAccess;
-use super::network::AllowFrom;
-use super::time::UnixTime;
-use super::token::TokenHash;
+use crate::policy::model_access::ModelAccess;
+use crate::policy::network::AllowFrom;
+use crate::policy::time::UnixTime;
+use crate::policy::token::TokenHash;
 
 /// Longest id, in bytes.
 pub const MAX_ID: usize = 64;

@@ -1,7 +1,7 @@
 //! Which paths are served: a closed list, byte for byte. Nothing is decoded or folded, so no two parsers can
 //! disagree about what was asked for; the one exception is the model id at the end of `/v1/models/`.
 
-use super::denial::Denial;
+use crate::policy::denial::Denial;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
