@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::observe::log::{Access, Event, Form};
+use crate::observe::event::{Access, Event, Form};
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::time::UnixTime;
 
@@ -326,7 +326,7 @@ fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::log::End;
+    use crate::observe::event::End;
 
     fn access(model: &str) -> Access<'_> {
         Access {
