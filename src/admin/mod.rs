@@ -21,7 +21,7 @@
 //! needs the admin token, or the panel's session. Invariant: what took long is done off the runtime's thread, and no
 //! answer but that to POST /api/keys holds a token.
 
-pub mod access;
+mod access;
 mod explain;
 mod input;
 pub mod keys;
@@ -34,6 +34,8 @@ pub mod reload;
 mod reply;
 pub mod session;
 mod status;
+mod throttle;
+pub mod token;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -43,7 +45,7 @@ use http::{Request, Response, request};
 use http_body::Body;
 use http_body_util::Full;
 
-use crate::admin::access::{AdminToken, Pass, Throttle};
+use crate::admin::access::Pass;
 use crate::admin::input::{Input, Query};
 use crate::admin::keys::Keyring;
 pub use crate::admin::listen::{serve_tcp, serve_unix};
@@ -52,6 +54,8 @@ pub use crate::admin::overview::keep_the_hour;
 use crate::admin::reload::{LastOutcome, Turn};
 use crate::admin::reply::{Refusal, Reply};
 use crate::admin::session::Sessions;
+use crate::admin::throttle::Throttle;
+use crate::admin::token::AdminToken;
 use crate::http::headers;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;

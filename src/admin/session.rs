@@ -11,9 +11,10 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
-use crate::admin::access::{self, AdminToken};
 use crate::admin::input::Object;
 use crate::admin::reply::{Refusal, Reply};
+use crate::admin::throttle::slow_down;
+use crate::admin::token::AdminToken;
 use crate::admin::{Caller, Services};
 use crate::http::headers;
 use crate::observe::log::Event;
@@ -199,7 +200,7 @@ pub(super) async fn sign_in(
     };
     let Some(token) = services.token.filter(|_| is_right) else {
         let refused = |count| line(Event::warn("change"), refusal.label()).with("count", count);
-        access::slow_down(services, refused).await;
+        slow_down(services, refused).await;
         return Err(refusal);
     };
     let id = services.memory.sessions.begin(token, now);

@@ -60,7 +60,7 @@ impl Room {
             lifecycle: Lifecycle::default(),
             url: "http://localhost:8080/v1".to_owned(),
             config_source: Arc::new(move || parse::read(Some(&file), &Overrides::default())),
-            token: Some(access::admin_token(&config.admin.token_file).unwrap()),
+            token: Some(token::admin_token(&config.admin.token_file).unwrap()),
             memory: Memory::default(),
             config: Arc::new(config),
         };

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
-use crate::admin::access::{AdminToken, admin_token};
+use crate::admin::token::{AdminToken, admin_token};
 use crate::admin::{self, ConfigSource, Services, reload};
 use crate::cli::ServeArgs;
 use crate::cli::harden::{harden, log_panics};
