@@ -44,7 +44,7 @@ impl Overview {
     ) -> T {
         let sample = Sample::of(&services.metrics);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.note(now, sample);
+        history.record(now, sample);
         read(&history)
     }
 

@@ -49,7 +49,7 @@ impl Room {
             key_file::read(&config.keys.file, &table, crate::table::WITHOUT_PAUSE).unwrap();
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let (log, _writer) = Log::start(crate::observe::log::Form::Json, dropped).unwrap();
+        let (log, _writer) = Log::start(crate::store::config::LogFormat::Json, dropped).unwrap();
         let services = Services {
             keeper: Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
             table,

@@ -25,7 +25,7 @@ use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
 use crate::net::unix_socket;
-use crate::observe::log::{Event, Form, Log, Writer};
+use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
@@ -160,7 +160,7 @@ pub fn serve(
         .await
     });
     // Log lines of a start that failed are still written.
-    parts.writer.finish(LAST_LINES);
+    parts.log_writer.finish(LAST_LINES);
     ended
 }
 
@@ -172,7 +172,7 @@ struct Parts {
     certificates: Option<Certificates>,
     metrics: Metrics,
     log: Log,
-    writer: Writer,
+    log_writer: LogWriterHandle,
     lifecycle: Lifecycle,
 }
 
@@ -190,13 +190,13 @@ impl Parts {
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartFault::Tls)?;
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
-        let form = match config.log_format {
-            Some(LogFormat::Text) => Form::Text,
-            Some(LogFormat::Json) => Form::Json,
-            None if io::stderr().is_terminal() => Form::Text,
-            None => Form::Json,
-        };
-        let (log, writer) = Log::start(form, metrics.log_lines_dropped().clone())
+        let format = config
+            .log_format
+            .unwrap_or(match io::stderr().is_terminal() {
+                true => LogFormat::Text,
+                false => LogFormat::Json,
+            });
+        let (log, log_writer) = Log::start(format, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
         let parts = Self {
@@ -206,7 +206,7 @@ impl Parts {
             certificates,
             metrics,
             log,
-            writer,
+            log_writer,
             lifecycle: Lifecycle::default(),
         };
         Ok((parts, loaded))

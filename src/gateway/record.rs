@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 
 use crate::gateway::reply::Refusal;
 use crate::http::headers::RequestId;
-use crate::observe::log::{Access, End};
+use crate::observe::log::{AccessEntry, RequestEnd};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
 use crate::table::Entry;
@@ -38,7 +38,7 @@ pub struct Record {
     has_body: bool,
     bytes_in: u64,
     bytes_out: u64,
-    ended: Option<End>,
+    ended: Option<RequestEnd>,
 }
 
 impl Record {
@@ -120,19 +120,19 @@ impl Record {
     pub fn refused(&mut self, refusal: &Refusal) {
         self.denial = Some(refusal.code());
         if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
-            self.ended = Some(End::UpstreamFailed);
+            self.ended = Some(RequestEnd::UpstreamFailed);
         }
     }
 
     /// What was permitted is so no longer.
     pub fn revoked(&mut self, denial: Denial) {
         self.denial = Some(denial.label());
-        self.ended = Some(End::Revoked);
+        self.ended = Some(RequestEnd::Revoked);
     }
 
     /// The upstream broke off or fell silent in the middle of its answer.
     pub fn upstream_failed(&mut self) {
-        self.ended = Some(End::UpstreamFailed);
+        self.ended = Some(RequestEnd::UpstreamFailed);
     }
 
     /// The status of its answer.
@@ -147,7 +147,7 @@ impl Record {
 
     /// Its answer went out whole.
     pub fn complete(&mut self) {
-        self.ended.get_or_insert(End::Complete);
+        self.ended.get_or_insert(RequestEnd::Complete);
     }
 }
 
@@ -156,7 +156,7 @@ impl Drop for Record {
         let duration = self.began.elapsed();
         let outcome = self.denial.unwrap_or("allowed");
         self.worker.metrics.end(outcome, duration.as_secs_f64());
-        self.worker.log.access(&Access {
+        self.worker.log.access(&AccessEntry {
             started: self.started,
             duration,
             first_byte: self.first_byte,
@@ -171,7 +171,7 @@ impl Drop for Record {
             denial: self.denial,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            end: self.ended.unwrap_or(End::ClientLeft),
+            end: self.ended.unwrap_or(RequestEnd::ClientLeft),
         });
     }
 }

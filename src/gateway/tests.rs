@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::IntCounter;
 use tempfile::TempDir;
 
-use crate::observe::log::{Form, Log};
+use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::policy::token::TokenHash;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
@@ -69,7 +69,7 @@ impl Stand {
         table.swap(loaded.entries, WITHOUT_PAUSE);
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let (log, _writer) = Log::start(Form::Json, dropped).unwrap();
+        let (log, _writer) = Log::start(crate::store::config::LogFormat::Json, dropped).unwrap();
         let lifecycle = Lifecycle::default();
         let mut claimed = listen::claim(&config.listen).unwrap();
         let addresses = claimed.addresses();

@@ -1,4 +1,4 @@
-//! What a log line says: the facts of a request that ended, or of any other event.
+//! The content of a log line: a request that ended, or any other event.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,52 +6,43 @@ use serde_json::{Map, Value};
 
 use crate::policy::network::ClientAddress;
 
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What there is to say of one request, taken when it ended.
+/// The access line of one request, made when the request ends.
 #[derive(Clone, Copy, Debug)]
-pub struct Access<'a> {
-    /// When its head was read.
+pub struct AccessEntry<'a> {
+    /// When the request's head was read.
     pub started: SystemTime,
-    /// From its head to its end.
+    /// From the request's head to its end.
     pub duration: Duration,
-    /// From its head to the head of its answer, where there was one.
+    /// From the request's head to the head of the upstream's response; None without one.
     pub first_byte: Option<Duration>,
-    /// Its x-request-id.
+    /// The `x-request-id`.
     pub request_id: &'a str,
-    /// The key it was judged by.
+    /// The id of the key that the token belongs to.
     pub key_id: Option<&'a str>,
-    /// Where it was judged to come from.
+    /// The client's address as the rules see it.
     pub client: ClientAddress,
-    /// Its method, where it is one that HTTP knows.
+    /// The method; "other" if HTTP does not define it.
     pub method: &'static str,
-    /// Its route, where one is served.
+    /// The route; None if the path is not served.
     pub route: Option<&'static str>,
-    /// The model it named, once it was read.
+    /// The model that the request names; None if it was not read.
     pub model: Option<&'a str>,
-    /// The upstream it was sent to.
+    /// The upstream's name; None if the request was not sent.
     pub upstream: Option<&'a str>,
-    /// The status of its answer; None where there was none.
+    /// The response's status; None without a response.
     pub status: Option<u16>,
-    /// Why it was refused or failed.
+    /// The error code; None if the request was allowed.
     pub denial: Option<&'static str>,
-    /// Bytes of its body.
+    /// Bytes of the request body.
     pub bytes_in: u64,
-    /// Bytes of its answer's body.
+    /// Bytes of the response body.
     pub bytes_out: u64,
-    /// How it ended.
-    pub end: End,
+    /// How the request ended.
+    pub end: RequestEnd,
 }
 
-impl Access<'_> {
-    /// Whether it was refused before anything of its body was read.
+impl AccessEntry<'_> {
+    /// Whether the request was refused before its body was read.
     pub(super) fn is_refused_early(&self) -> bool {
         self.denial.is_some() && self.route.is_none()
     }
@@ -59,18 +50,18 @@ impl Access<'_> {
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Its answer was given whole.
+pub enum RequestEnd {
+    /// The whole response was sent.
     Complete,
-    /// The client left before that.
+    /// The client closed the connection first.
     ClientLeft,
-    /// Its key or access was taken away meanwhile.
+    /// The key no longer allows the request.
     Revoked,
-    /// The upstream broke off or fell silent.
+    /// The upstream closed the connection or timed out.
     UpstreamFailed,
 }
 
-impl End {
+impl RequestEnd {
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -81,38 +72,38 @@ impl End {
     }
 }
 
-/// Anything else worth a line: a change, a warning, a start.
+/// Any other log line: a change, a warning, a start.
 #[derive(Debug)]
 pub struct Event {
     pub(super) at: SystemTime,
     pub(super) level: &'static str,
     pub(super) name: &'static str,
-    pub(super) facts: Map<String, Value>,
+    pub(super) fields: Map<String, Value>,
 }
 
 impl Event {
-    /// Something that happened as intended.
+    /// An event that is no problem.
     #[must_use]
     pub fn info(name: &'static str) -> Self {
         Self::new("info", name)
     }
 
-    /// Something an operator should look at.
+    /// An event that an operator should look at.
     #[must_use]
     pub fn warn(name: &'static str) -> Self {
         Self::new("warn", name)
     }
 
-    /// Something that failed.
+    /// A failure.
     #[must_use]
     pub fn error(name: &'static str) -> Self {
         Self::new("error", name)
     }
 
-    /// Adds a fact.
+    /// Adds a field.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        self.facts.insert(name.to_owned(), value.into());
+        self.fields.insert(name.to_owned(), value.into());
         self
     }
 
@@ -121,7 +112,7 @@ impl Event {
             at: SystemTime::now(),
             level,
             name,
-            facts: Map::new(),
+            fields: Map::new(),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Floor 2: what the gateway tells its operators. Neither part decides anything, and neither ever holds a token, a
-//! prompt or a completion.
+//! Floor 2: metrics and log lines. Nothing here decides anything, and nothing here ever holds a token, a prompt or a
+//! completion.
 
+mod counters;
 mod event;
 pub mod history;
 mod line;
+mod lock;
 pub mod log;
 pub mod metrics;
-mod refusals;
+mod refusal_limit;
 pub mod sampler;
-mod tally;
