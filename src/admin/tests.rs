@@ -61,7 +61,7 @@ impl Room {
             url: "http://localhost:8080/v1".to_owned(),
             config_source: Arc::new(move || parse::read(Some(&file), &Overrides::default())),
             token: Some(token::admin_token(&config.admin.token_file).unwrap()),
-            memory: Memory::default(),
+            state: AdminState::default(),
             config: Arc::new(config),
         };
         Self {
@@ -75,8 +75,8 @@ impl Room {
         self.folder.path().join("keys.jsonl")
     }
 
-    async fn send(&self, caller: Caller, request: Request<Full<Bytes>>) -> Answer {
-        let response = handle(&self.services, caller, request).await;
+    async fn send(&self, peer: Peer, request: Request<Full<Bytes>>) -> Answer {
+        let response = handle(&self.services, peer, request).await;
         let (parts, body) = response.into_parts();
         Answer {
             status: parts.status,
@@ -93,7 +93,7 @@ impl Room {
             .header("host", "localhost")
             .body(Full::new(Bytes::from(body.to_owned())))
             .unwrap();
-        self.send(Caller::Socket { uid: Some(7) }, request).await
+        self.send(Peer::Socket { uid: Some(7) }, request).await
     }
 
     /// Over TCP, with these headers.
@@ -112,8 +112,14 @@ impl Room {
             .body(Full::new(Bytes::from(body.to_owned())))
             .unwrap();
         let peer = ([198, 51, 100, 9], 5000).into();
-        self.send(Caller::Network { peer, local: LOCAL }, request)
-            .await
+        self.send(
+            Peer::Network {
+                address: peer,
+                local: LOCAL,
+            },
+            request,
+        )
+        .await
     }
 
     /// Signs in over TCP, with these headers besides; gives the cookie.
@@ -849,7 +855,7 @@ fn the_openapi_document_lists_what_is_served_and_nothing_else() {
             {
                 let path = path.replace("{id}", "key_1");
                 assert!(
-                    Route::of(&method.to_uppercase(), &path).is_some(),
+                    Operation::of(&method.to_uppercase(), &path).is_some(),
                     "{method} {path}"
                 );
                 described += 1;
@@ -857,7 +863,7 @@ fn the_openapi_document_lists_what_is_served_and_nothing_else() {
         }
         let served = CALLS
             .iter()
-            .filter(|(method, path, _)| Route::of(method, path).is_some())
+            .filter(|(method, path, _)| Operation::of(method, path).is_some())
             .count();
         assert_eq!(
             described,
@@ -1018,7 +1024,7 @@ fn guessing_keeps_neither_a_right_sign_in_nor_the_socket_waiting() {
             };
             guesses.spawn(guess);
         }
-        // Those that find no seat to wait in are answered at once.
+        // Those that find no permit to wait in are answered at once.
         let mut answered = 0;
         while answered < 36 {
             tokio::task::yield_now().await;
@@ -1238,7 +1244,7 @@ fn the_hour_is_kept_though_nobody_looks() {
         room.services.metrics.begin();
         room.services.metrics.end("allowed", 0.1);
         let began = now();
-        let kept = keep_the_hour(Arc::clone(&room.services));
+        let kept = record_history(Arc::clone(&room.services));
         let short = std::time::Duration::from_millis(10);
         assert!(
             tokio::time::timeout(short, kept).await.is_err(),
@@ -1247,8 +1253,8 @@ fn the_hour_is_kept_though_nobody_looks() {
         // What was noted then stays there when somebody looks, nearly an hour later.
         room.services.metrics.begin();
         room.services.metrics.end("allowed", 0.1);
-        let overview = &room.services.memory.overview;
-        let minutes = overview.hour(&room.services, began.plus(59 * 60), |history| {
+        let overview = &room.services.state.overview;
+        let minutes = overview.update_history(&room.services, began.plus(59 * 60), |history| {
             history.minutes(began.plus(59 * 60))
         });
         // By then a minute may have begun.

@@ -1,4 +1,4 @@
-//! Slows down whoever guesses tokens and sign-in links.
+//! Slows down clients that guess tokens or sign-in links.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,25 +8,26 @@ use tokio::sync::Semaphore;
 use crate::admin::Services;
 use crate::observe::log::Event;
 
-/// How late a wrong token is answered.
+/// The delay of the response to a wrong token.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(200);
-/// How many wrong tokens may wait for their answer; further ones are answered at once.
+/// The most responses that are delayed at once; further ones are sent immediately.
 const MOST_DELAYED: usize = 64;
-/// How often wrong tokens are worth a log line.
-const WRONG_TOKEN_LOGGED: Duration = Duration::from_secs(10);
+/// The time between two log lines about wrong tokens.
+const WRONG_TOKEN_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets whoever showed a wrong secret wait. `line`, with the count of such since the last, is logged now and then.
-pub(super) async fn slow_down(services: &Services, line: impl FnOnce(u64) -> Event) {
-    let throttle = &services.memory.throttle;
+/// Delays the response to a wrong token or link. Logs `line` from time to time; its argument is the number of wrong ones
+/// since the last line.
+pub(super) async fn delay_response(services: &Services, line: impl FnOnce(u64) -> Event) {
+    let throttle = &services.state.throttle;
     if let Some(count) = throttle.count() {
         services.log.event(line(count));
     }
     throttle.delay().await;
 }
 
-/// Slows down whoever guesses.
+/// Limits and counts the delayed responses.
 pub(super) struct Throttle {
-    seats: Semaphore,
+    permits: Semaphore,
     /// Wrong tokens since the last log line, and when that was.
     wrong: Mutex<(u64, Option<Instant>)>,
 }
@@ -34,7 +35,7 @@ pub(super) struct Throttle {
 impl Default for Throttle {
     fn default() -> Self {
         Self {
-            seats: Semaphore::new(MOST_DELAYED),
+            permits: Semaphore::new(MOST_DELAYED),
             wrong: Mutex::default(),
         }
     }
@@ -42,18 +43,18 @@ impl Default for Throttle {
 
 impl Throttle {
     async fn delay(&self) {
-        if let Ok(_seat) = self.seats.try_acquire() {
+        if let Ok(_permit) = self.permits.try_acquire() {
             tokio::time::sleep(WRONG_TOKEN_DELAY).await;
         }
     }
 
-    /// Counts a wrong token. Some: that many deserve a log line now.
+    /// Counts a wrong token. Some: a log line is due, with this count.
     fn count(&self) -> Option<u64> {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.0 += 1;
         if wrong
             .1
-            .is_some_and(|last| last.elapsed() < WRONG_TOKEN_LOGGED)
+            .is_some_and(|last| last.elapsed() < WRONG_TOKEN_LOG_INTERVAL)
         {
             return None;
         }

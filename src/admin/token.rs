@@ -1,4 +1,4 @@
-//! The admin token: read from its file, or made there, and compared.
+//! The admin token: reads or creates its file, and compares tokens.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::policy::token::{BearerToken, MAX_LENGTH, Presented};
 
-/// The TCP listener's token, as its hash.
+/// The hash of the TCP listener's token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AdminToken(blake3::Hash);
 
@@ -25,21 +25,21 @@ impl AdminToken {
         Some(Self(blake3::Hash::from_bytes(*usable.hash().as_bytes())))
     }
 
-    /// Compares the hashes, which takes the same time whatever they are.
+    /// Compares the hashes in constant time.
     pub(super) fn is(&self, token: Presented<'_>) -> bool {
         self.0 == blake3::Hash::from_bytes(*token.hash().as_bytes())
     }
 
-    /// The same for a text of any form.
+    /// Whether a text is the token.
     pub(super) fn admits(&self, text: &str) -> bool {
         Presented::parse(text.as_bytes()).is_some_and(|token| self.is(token))
     }
 }
 
-/// Reads the token file, or makes it, 0600, with a token of the form that keys have.
+/// Reads the token file. If it is missing, creates it with mode 0600 and a new token in the form of a bearer token.
 ///
 /// # Errors
-/// Where the file can neither be read nor made, or holds no usable token.
+/// The file cannot be read or created, or holds no usable token.
 pub fn admin_token(path: &Path) -> io::Result<AdminToken> {
     let text = match read_token(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_token(path)?,
@@ -54,7 +54,7 @@ pub fn admin_token(path: &Path) -> io::Result<AdminToken> {
 }
 
 fn read_token(path: &Path) -> io::Result<Zeroizing<String>> {
-    // Opening a pipe must not wait for its writer.
+    // Without this, opening a named pipe would wait for a writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new()
         .read(true)
@@ -66,7 +66,7 @@ fn read_token(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// The file appears whole, or not at all; one that appeared meanwhile is the one to read.
+/// Creates the file atomically. If another process created it first, reads that one.
 fn make_token(path: &Path) -> io::Result<Zeroizing<String>> {
     let token = BearerToken::make(getrandom::fill).map_err(io::Error::other)?;
     let folder = path

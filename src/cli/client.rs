@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::admin::keys::Keyring;
+use crate::admin::keys::KeyApi;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
@@ -113,9 +113,9 @@ impl Client {
                 self.runtime.block_on(answer)?
             }
             Answers::File(file) => {
-                let keyring = file.keyring();
-                let answer = keyring.answer(method, target, body.as_bytes());
-                self.runtime.block_on(answer).into_parts()
+                let api = file.key_api();
+                let answer = api.call(method, target, body.as_bytes());
+                self.runtime.block_on(answer)
             }
         };
         if status.is_success() {
@@ -213,8 +213,8 @@ impl KeyFile {
         })
     }
 
-    fn keyring(&self) -> Keyring<'_> {
-        Keyring {
+    fn key_api(&self) -> KeyApi<'_> {
+        KeyApi {
             table: &self.table,
             keeper: &self.keeper,
             routing: None,

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
-use crate::admin::reload::{self, Wish};
+use crate::admin::reload::{self, ReloadMode};
 use crate::admin::{self, Services};
 use crate::cli::start_fault::{StartFault, system};
 use crate::gateway::serve::run_worker;
@@ -230,7 +230,7 @@ async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
                 .chain(since)
                 .collect::<Vec<_>>(),
         );
-        reload::reload(&services, "SIGHUP", Wish::Reload(Drops::Guarded)).await;
+        reload::reload(&services, "SIGHUP", ReloadMode::Apply(Drops::Guarded)).await;
         tell_systemd(&[NotifyState::Ready]);
     }
 }

@@ -132,7 +132,7 @@ pub fn serve(
         url,
         config_source,
         token,
-        memory: admin::Memory::default(),
+        state: admin::AdminState::default(),
     });
 
     let ended = LocalSet::new().block_on(&runtime, async {
@@ -146,7 +146,7 @@ pub fn serve(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));
-        tokio::task::spawn_local(admin::keep_the_hour(Arc::clone(&services)));
+        tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services, admin.address).await;
@@ -219,7 +219,7 @@ impl Parts {
             Arc::clone(&self.table),
             loaded,
             move |event| {
-                reload::note(&log, &metrics, wall_clock::now(), &event);
+                reload::record_event(&log, &metrics, wall_clock::now(), &event);
             },
         );
         let keeper = keeper.map_err(system("the keeper's thread"))?;

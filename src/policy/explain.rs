@@ -21,7 +21,7 @@ pub enum Subject<'k> {
     /// No key has the token.
     NoSuchToken,
     /// The text is not of a form that tokens have.
-    NoToken,
+    MalformedToken,
 }
 
 /// The facts of a request.
@@ -55,7 +55,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         Subject::Key(key) => (Some(key), ""),
         Subject::NoSuchId => (None, "no key has this id"),
         Subject::NoSuchToken => (None, "no key has this token"),
-        Subject::NoToken => (None, "this is no bearer token, or not the whole of one"),
+        Subject::MalformedToken => (None, "this is no bearer token, or not the whole of one"),
     };
     let decision = decide::caller(key, question.address, question.at)
         .and_then(|caller| caller.for_model(question.model, question.served));
@@ -221,7 +221,7 @@ mod tests {
                 "no key has this token",
             ),
             (
-                Subject::NoToken,
+                Subject::MalformedToken,
                 "good",
                 "::1",
                 "invalid_api_key",
