@@ -109,7 +109,7 @@ impl Workers {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let listeners = claimed.open().map_err(StartFault::Listen)?;
-            let (gateway, end) = (gateway.clone(), End(end.clone()));
+            let (gateway, end) = (gateway.clone(), EndNotice(end.clone()));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             let thread = thread.spawn(move || {
                 let _end = end;
@@ -137,9 +137,9 @@ impl Workers {
 }
 
 /// Tells of a worker's end, even where it panics.
-struct End(UnboundedSender<()>);
+struct EndNotice(UnboundedSender<()>);
 
-impl Drop for End {
+impl Drop for EndNotice {
     fn drop(&mut self) {
         // Nobody listens any more where the process itself ends.
         let _ = self.0.send(());
