@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cli::CheckArgs;
-use crate::cli::failure::Failure;
+use crate::cli::command_error::CommandError;
 use crate::cli::output::{escaped, print};
 use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
@@ -15,7 +15,7 @@ use crate::store::keeper;
 use crate::store::key_file::{self, Loaded};
 use crate::table::{Table, WITHOUT_PAUSE};
 
-pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let reading = parse::read(args.config.find().as_deref(), &Overrides::default());
     let (config, mut faults) = match reading.config {
         Ok(config) => (Some(config), Vec::new()),

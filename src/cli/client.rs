@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::admin::keys::KeyApi;
-use crate::cli::failure::Failure;
+use crate::cli::command_error::CommandError;
 use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
 use crate::store::config::parse::{self, Overrides};
@@ -26,7 +26,7 @@ use crate::store::key_file;
 use crate::table::{Table, WITHOUT_PAUSE};
 
 /// How long a gateway may take: a reload of a million keys on a slow disk is well within.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_SOCKET: &str = "keygate.sock";
 /// Where users find a gateway that nobody configured.
 const DEFAULT_URL: &str = "http://localhost:8080/v1";
@@ -34,11 +34,11 @@ const DEFAULT_URL: &str = "http://localhost:8080/v1";
 /// Who answers a command's calls.
 pub(super) struct Client {
     runtime: Runtime,
-    answers: Answers,
+    answers: Backend,
     json: bool,
 }
 
-enum Answers {
+enum Backend {
     Gateway(PathBuf),
     File(Box<KeyFile>),
 }
@@ -52,41 +52,41 @@ struct KeyFile {
 }
 
 /// What was answered: JSON, or nothing.
-pub(super) struct Answer {
+pub(super) struct ClientResponse {
     bytes: Bytes,
     json: bool,
 }
 
 /// Whether a key file that is not there is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    Refused,
-    Made,
+pub(super) enum IfMissing {
+    Fail,
+    Create,
 }
 
 impl Client {
     /// The gateway that the arguments name.
-    pub(super) fn of_gateway(args: &GatewayArgs) -> Result<Self, Failure> {
+    pub(super) fn of_gateway(args: &GatewayArgs) -> Result<Self, CommandError> {
         let socket = socket_of(args)?;
-        Self::new(Answers::Gateway(socket), args.json)
+        Self::new(Backend::Gateway(socket), args.json)
     }
 
     /// The gateway, or the key file alone where one is named.
-    pub(super) fn of_keys(place: &KeysPlace, missing: Missing) -> Result<Self, Failure> {
+    pub(super) fn of_keys(place: &KeysPlace, missing: IfMissing) -> Result<Self, CommandError> {
         match &place.keys {
             None => Self::of_gateway(&place.gateway),
             Some(path) => {
                 let file = KeyFile::open(path, missing, &place.gateway.config)?;
-                Self::new(Answers::File(Box::new(file)), place.gateway.json)
+                Self::new(Backend::File(Box::new(file)), place.gateway.json)
             }
         }
     }
 
-    fn new(answers: Answers, json: bool) -> Result<Self, Failure> {
+    fn new(answers: Backend, json: bool) -> Result<Self, CommandError> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Failure::System("the runtime".to_owned(), error))?;
+            .map_err(|error| CommandError::System("the runtime".to_owned(), error))?;
         Ok(Self {
             runtime,
             answers,
@@ -105,14 +105,14 @@ impl Client {
         method: &Method,
         target: &str,
         body: Option<&Value>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ClientResponse, CommandError> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let (status, bytes) = match &self.answers {
-            Answers::Gateway(socket) => {
+            Backend::Gateway(socket) => {
                 let answer = ask(socket, method, target, body);
                 self.runtime.block_on(answer)?
             }
-            Answers::File(file) => {
+            Backend::File(file) => {
                 let api = file.key_api();
                 let answer = api.call(method, target, body.as_bytes());
                 self.runtime.block_on(answer)
@@ -120,7 +120,7 @@ impl Client {
         };
         if status.is_success() {
             let json = self.json;
-            if let Answers::File(file) = &self.answers
+            if let Backend::File(file) = &self.answers
                 && *method != Method::GET
             {
                 let path = file.path.display();
@@ -128,7 +128,7 @@ impl Client {
                     "written to {path}; a gateway that runs on it takes it over with 'keygate reload'"
                 );
             }
-            return Ok(Answer { bytes, json });
+            return Ok(ClientResponse { bytes, json });
         }
         if self.json && !bytes.is_empty() {
             output::print_line(&bytes)?;
@@ -136,8 +136,8 @@ impl Client {
         Err(self.refused(status, &bytes))
     }
 
-    fn refused(&self, status: StatusCode, bytes: &[u8]) -> Failure {
-        if let Answers::File(file) = &self.answers
+    fn refused(&self, status: StatusCode, bytes: &[u8]) -> CommandError {
+        if let Backend::File(file) = &self.answers
             && status == StatusCode::INSUFFICIENT_STORAGE
         {
             // Whatever is in force in this process ends with it.
@@ -148,7 +148,7 @@ impl Client {
                 .as_ref()
                 .map(ToString::to_string);
             let obstacle = obstacle.unwrap_or_else(|| "the key file cannot be written".to_owned());
-            return Failure::Refused(format!(
+            return CommandError::Refused(format!(
                 "{}: nothing was changed: {obstacle}",
                 file.path.display()
             ));
@@ -157,18 +157,18 @@ impl Client {
         let error = &answer["error"];
         if let Some(faults) = error["faults"].as_array().filter(|faults| faults.len() > 1) {
             let lines: Vec<String> = faults.iter().map(fault_line).collect();
-            return Failure::Refused(lines.join("\n"));
+            return CommandError::Refused(lines.join("\n"));
         }
-        Failure::Refused(match error["message"].as_str() {
+        CommandError::Refused(match error["message"].as_str() {
             Some(message) => output::escaped(message),
             None => format!("the gateway answers {status}"),
         })
     }
 }
 
-impl Answer {
+impl ClientResponse {
     /// Where JSON is wanted, prints it as it came, and says so.
-    pub(super) fn print_json(&self) -> Result<bool, Failure> {
+    pub(super) fn print_json(&self) -> Result<bool, CommandError> {
         if self.json && !self.bytes.is_empty() {
             output::print_line(&self.bytes)?;
         }
@@ -181,21 +181,21 @@ impl Answer {
     }
 
     /// The JSON.
-    pub(super) fn value(&self) -> Result<Value, Failure> {
+    pub(super) fn value(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.bytes)
-            .map_err(|error| Failure::Refused(format!("the answer is no JSON: {error}")))
+            .map_err(|error| CommandError::Refused(format!("the answer is no JSON: {error}")))
     }
 }
 
 impl KeyFile {
-    fn open(path: &Path, missing: Missing, config: &ConfigArgs) -> Result<Self, Failure> {
-        let system = |error| Failure::System(path.display().to_string(), error);
-        if missing == Missing::Made && !path.exists() {
+    fn open(path: &Path, missing: IfMissing, config: &ConfigArgs) -> Result<Self, CommandError> {
+        let system = |error| CommandError::System(path.display().to_string(), error);
+        if missing == IfMissing::Create && !path.exists() {
             key_file::make(path).map_err(system)?;
         }
         let table = Arc::new(Table::default());
         let loaded = key_file::read(path, &table, WITHOUT_PAUSE)
-            .map_err(|error| Failure::Faulty(error.faults().to_vec()))?;
+            .map_err(|error| CommandError::Faulty(error.faults().to_vec()))?;
         let settings = config::Keys {
             file: path.into(),
             named: true,
@@ -230,7 +230,7 @@ fn configured_url(config: &ConfigArgs) -> Option<String> {
 }
 
 /// --socket, else $KEYGATE_SOCKET, else the config's, else ./keygate.sock.
-fn socket_of(args: &GatewayArgs) -> Result<PathBuf, Failure> {
+fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
     let environment = std::env::var_os("KEYGATE_SOCKET").filter(|path| !path.is_empty());
     if let Some(socket) = args.socket.clone().or(environment.map(PathBuf::from)) {
         return Ok(socket);
@@ -241,7 +241,7 @@ fn socket_of(args: &GatewayArgs) -> Result<PathBuf, Failure> {
     let reading = parse::read(Some(&file), &Overrides::default());
     match (reading.socket, reading.config) {
         (Some(socket), _) => Ok(socket),
-        (None, Err(faults)) => Err(Failure::Faulty(faults)),
+        (None, Err(faults)) => Err(CommandError::Faulty(faults)),
         (None, Ok(config)) => Ok(config.admin.socket),
     }
 }
@@ -251,11 +251,11 @@ async fn ask(
     method: &Method,
     target: &str,
     body: String,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<(StatusCode, Bytes), CommandError> {
     let stream = UnixStream::connect(socket)
         .await
-        .map_err(|error| Failure::NoGateway(socket.into(), error))?;
-    let no_answer = |what: String| Failure::NoAnswer(socket.into(), what);
+        .map_err(|error| CommandError::NoGateway(socket.into(), error))?;
+    let no_answer = |what: String| CommandError::NoAnswer(socket.into(), what);
     let broken = |error: hyper::Error| no_answer(error.to_string());
     let request = Request::builder()
         .method(method)
@@ -264,7 +264,7 @@ async fn ask(
         .header("content-type", "application/json")
         .header("connection", "close")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| Failure::Input(error.to_string()))?;
+        .map_err(|error| CommandError::Input(error.to_string()))?;
     let exchange = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -276,7 +276,7 @@ async fn ask(
         connection.abort();
         Ok((status, body.to_bytes()))
     };
-    timeout(PATIENCE, exchange)
+    timeout(RESPONSE_TIMEOUT, exchange)
         .await
         .unwrap_or_else(|_| Err(no_answer("none came in two minutes".to_owned())))
 }

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::admin::{Services, session};
-use crate::cli::serve::{Ground, serve};
-use crate::cli::stand_in;
-use crate::cli::start_fault::StartFault;
+use crate::cli::mock_upstream;
+use crate::cli::serve::{Bootstrap, serve};
+use crate::cli::start_error::StartError;
 use crate::policy::key::KeyName;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
@@ -35,18 +35,18 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn demo() -> Result<(), StartFault> {
-    let system = |what: &'static str| move |error| StartFault::System(what.into(), error);
-    let ground = Ground::lay()?;
+fn demo() -> Result<(), StartError> {
+    let system = |what: &'static str| move |error| StartError::System(what.into(), error);
+    let bootstrap = Bootstrap::new()?;
     let folder = tempfile::Builder::new().prefix("keygate-demo-").tempdir();
     let folder = folder.map_err(system("a temporary folder"))?;
-    let upstream = stand_in::start().map_err(system("the stand-in upstream"))?;
+    let upstream = mock_upstream::start().map_err(system("the stand-in upstream"))?;
     let file = folder.path().join("keygate.toml");
     write_config(&file, upstream).map_err(system("the demo's config"))?;
-    let config = parse::load(&file, &Overrides::default()).map_err(StartFault::Files)?;
+    let config = parse::load(&file, &Overrides::default()).map_err(StartError::Files)?;
     let source = Arc::new(move || parse::read(Some(&file), &Overrides::default()));
     let mut shown = Ok(());
-    let ended = serve(ground, config, source, async |services, admin| {
+    let ended = serve(bootstrap, config, source, async |services, admin| {
         shown = introduce(services, admin).await
     });
     shown.map_err(system("standard output"))?;
@@ -64,7 +64,7 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
              [log]\nformat = \"text\"\n\
              [timeouts]\ndrain = \"2s\"\n\
              [[upstreams]]\nname = \"stand-in\"\nurl = \"http://{upstream}\"\nmodels = {models:?}\n",
-            models = stand_in::MODELS,
+            models = mock_upstream::MODELS,
         ),
     )?;
     key_file::make(&file.with_file_name("keys.jsonl"))
@@ -120,7 +120,7 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
 fn curl(url: &str, token: &str) -> String {
     let body = format!(
         r#"{{"model":"{}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}"#,
-        stand_in::MODELS[0]
+        mock_upstream::MODELS[0]
     );
     format!(
         "curl -N {url}/chat/completions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{body}'"

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::cli::ExplainArgs;
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
+use crate::cli::command_error::CommandError;
 use crate::cli::keys::token_on_stdin;
 use crate::cli::output::{escaped, print_line};
 
-pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let mut question = json!({
         "model": args.model,

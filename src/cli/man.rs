@@ -7,11 +7,11 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use crate::cli::Cli;
-use crate::cli::failure::Failure;
+use crate::cli::command_error::CommandError;
 use crate::cli::output::print;
 
-pub(super) fn run() -> Result<ExitCode, Failure> {
-    let page = page().map_err(|error| Failure::System("the manual page".to_owned(), error))?;
+pub(super) fn run() -> Result<ExitCode, CommandError> {
+    let page = page().map_err(|error| CommandError::System("the manual page".to_owned(), error))?;
     print(page)?;
     Ok(ExitCode::SUCCESS)
 }

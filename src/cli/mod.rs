@@ -12,20 +12,20 @@
 mod arguments;
 mod check;
 mod client;
+mod command_error;
 mod completions;
 pub mod demo;
 mod explain;
-mod failure;
-mod harden;
 mod keys;
-mod life;
 mod man;
+mod mock_upstream;
 mod output;
+mod process_limits;
 mod reload;
 pub mod serve;
-mod stand_in;
-mod start_fault;
+mod start_error;
 mod status;
+mod supervisor;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +38,7 @@ use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 
-use arguments::{Expiry, Source};
+use arguments::{AllowFromArg, ExpiryArg};
 
 /// What `--version` says: the version, and which versions of the libraries it was built with, by the hash of Cargo.lock.
 static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
@@ -101,7 +101,7 @@ pub struct ServeArgs {
     socket: Option<PathBuf>,
     /// The form of log lines. In place of the config's.
     #[arg(long, value_name = "FORM")]
-    log_format: Option<LogForm>,
+    log_format: Option<LogFormatArg>,
 }
 
 impl ServeArgs {
@@ -119,20 +119,20 @@ impl ServeArgs {
             upstreams: self.upstreams.clone(),
             keys: self.keys.clone(),
             socket: self.socket.clone(),
-            log_format: self.log_format.map(LogForm::format),
+            log_format: self.log_format.map(LogFormatArg::format),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogForm {
+enum LogFormatArg {
     /// For people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-impl LogForm {
+impl LogFormatArg {
     fn format(self) -> LogFormat {
         match self {
             Self::Text => LogFormat::Text,
@@ -240,10 +240,10 @@ struct RuleArgs {
     models: Vec<String>,
     /// An IPv4 network or address it may be used from; may be repeated. 'any' for every address.
     #[arg(long, value_name = "NET", value_parser = arguments::source)]
-    allow_from: Vec<Source>,
+    allow_from: Vec<AllowFromArg>,
     /// When it ends: 2027-01-31 (through that day, UTC), an RFC 3339 time, 30d, 12h. 'never' for no end.
     #[arg(long, value_name = "WHEN", value_parser = arguments::expiry)]
-    expires: Option<Expiry>,
+    expires: Option<ExpiryArg>,
     /// Whom it belongs to. Empty for nobody.
     #[arg(long)]
     account: Option<String>,
@@ -346,5 +346,5 @@ pub fn run() -> ExitCode {
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };
-    done.unwrap_or_else(|failure| failure.report())
+    done.unwrap_or_else(|error| error.report())
 }

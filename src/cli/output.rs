@@ -3,23 +3,23 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use crate::cli::failure::Failure;
+use crate::cli::command_error::CommandError;
 use crate::observe::log::is_harmless;
 
 /// Longest cell of a table on a terminal, in characters.
 const MAX_CELL: usize = 32;
 
 /// Writes to standard output.
-pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), CommandError> {
     let mut output = io::stdout().lock();
     output
         .write_all(text.as_ref())
         .and_then(|()| output.flush())
-        .map_err(Failure::Output)
+        .map_err(CommandError::Output)
 }
 
 /// Writes one line to standard output.
-pub(super) fn print_line(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+pub(super) fn print_line(text: impl AsRef<[u8]>) -> Result<(), CommandError> {
     print([text.as_ref(), b"\n"].concat())
 }
 

@@ -18,9 +18,9 @@ use tokio::task::LocalSet;
 use crate::admin::token::{AdminToken, admin_token};
 use crate::admin::{self, ConfigSource, Services, reload};
 use crate::cli::ServeArgs;
-use crate::cli::harden::{harden, log_panics};
-use crate::cli::life::{Admin, Life, Signals, Workers, tell_systemd};
-use crate::cli::start_fault::{StartFault, system};
+use crate::cli::process_limits::{log_panics, set_process_limits};
+use crate::cli::start_error::{StartError, system};
+use crate::cli::supervisor::{AdminListeners, Signals, Supervisor, Workers, tell_systemd};
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
@@ -44,9 +44,9 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub fn run(args: &ServeArgs) -> ExitCode {
     let (file, overrides) = (args.config_file(), args.overrides());
     let source = move || parse::read(file.as_deref(), &overrides);
-    let served = Ground::lay().and_then(|ground| {
-        let config = source().config.map_err(StartFault::Files)?;
-        serve(ground, config, Arc::new(source), async |_, _| ())
+    let served = Bootstrap::new().and_then(|bootstrap| {
+        let config = source().config.map_err(StartError::Files)?;
+        serve(bootstrap, config, Arc::new(source), async |_, _| ())
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,19 +58,19 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 /// What the process stands on before it reads its first file.
-pub struct Ground {
+pub struct Bootstrap {
     runtime: Runtime,
     hangup: Signal,
     descriptors: Option<u64>,
 }
 
-impl Ground {
+impl Bootstrap {
     /// From here on SIGHUP means a reload, as soon as there is something to reload; until then it would end the process.
     ///
     /// # Errors
-    /// [`StartFault::System`]
-    pub fn lay() -> Result<Self, StartFault> {
-        let descriptors = harden();
+    /// [`StartError::System`]
+    pub fn new() -> Result<Self, StartError> {
+        let descriptors = set_process_limits();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -91,44 +91,44 @@ impl Ground {
 /// admin API where it has one.
 ///
 /// # Errors
-/// [`StartFault`], before anything is accepted.
+/// [`StartError`], before anything is accepted.
 pub fn serve(
-    ground: Ground,
+    bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,
     started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
-) -> Result<(), StartFault> {
-    let Ground {
+) -> Result<(), StartError> {
+    let Bootstrap {
         runtime,
         hangup,
         descriptors,
-    } = ground;
+    } = bootstrap;
     // From here on every signal finds its handler.
     let signals = {
         let _inside = runtime.enter();
         Signals::new(hangup).map_err(system("the signal handlers"))?
     };
-    let (parts, loaded) = Parts::prepare(config)?;
-    let claimed = listen::claim(&parts.config.listen).map_err(StartFault::Listen)?;
+    let (components, loaded) = Components::prepare(config)?;
+    let claimed = listen::claim(&components.config.listen).map_err(StartError::Listen)?;
     let (socket, socket_file) =
-        unix_socket::claim(&parts.config.admin.socket, unix_socket::PRIVATE)
-            .map_err(StartFault::Socket)?;
-    let keeper = parts.start_keeper(loaded)?;
+        unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
+            .map_err(StartError::Socket)?;
+    let keeper = components.start_keeper(loaded)?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
-        .map(|first| parts.config.url(first) + "/v1")
+        .map(|first| components.config.url(first) + "/v1")
         .unwrap_or_default();
-    let token = parts.admin_token()?;
+    let token = components.admin_token()?;
     let services = Arc::new(Services {
-        config: Arc::clone(&parts.config),
-        table: Arc::clone(&parts.table),
+        config: Arc::clone(&components.config),
+        table: Arc::clone(&components.table),
         keeper,
-        fleet: Arc::clone(&parts.fleet),
-        certificates: parts.certificates.clone(),
-        metrics: parts.metrics.clone(),
-        log: parts.log.clone(),
-        lifecycle: parts.lifecycle.clone(),
+        fleet: Arc::clone(&components.fleet),
+        certificates: components.certificates.clone(),
+        metrics: components.metrics.clone(),
+        log: components.log.clone(),
+        lifecycle: components.lifecycle.clone(),
         url,
         config_source,
         token,
@@ -136,9 +136,9 @@ pub fn serve(
     });
 
     let ended = LocalSet::new().block_on(&runtime, async {
-        let admin = Admin::open(&services, socket, socket_file).await?;
+        let admin = AdminListeners::open(&services, socket, socket_file).await?;
         let workers = Workers::start(
-            &parts.gateway(descriptors),
+            &components.gateway(descriptors),
             claimed,
             services.config.workers,
         )?;
@@ -150,7 +150,7 @@ pub fn serve(
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services, admin.address).await;
-        Life {
+        Supervisor {
             services,
             signals,
             admin,
@@ -160,12 +160,12 @@ pub fn serve(
         .await
     });
     // Log lines of a start that failed are still written.
-    parts.log_writer.finish(LAST_LINES);
+    components.log_writer.finish(LAST_LINES);
     ended
 }
 
 /// What is made before anything listens.
-struct Parts {
+struct Components {
     config: Arc<Config>,
     table: Arc<Table>,
     fleet: Arc<Fleet>,
@@ -176,20 +176,20 @@ struct Parts {
     lifecycle: Lifecycle,
 }
 
-impl Parts {
-    fn prepare(config: Config) -> Result<(Self, Loaded), StartFault> {
+impl Components {
+    fn prepare(config: Config) -> Result<(Self, Loaded), StartError> {
         let metrics = Metrics::new()
-            .map_err(|error| StartFault::System("metrics".into(), io::Error::other(error)))?;
+            .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
         let file = &config.keys.file;
         if !config.keys.named && !file.exists() {
             key_file::make(file).map_err(system(file.display().to_string()))?;
         }
         let loaded = key_file::read(file, &table, WITHOUT_PAUSE)
-            .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
+            .map_err(|error| StartError::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
-        let certificates = certificates.transpose().map_err(StartFault::Tls)?;
-        let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
+        let certificates = certificates.transpose().map_err(StartError::Tls)?;
+        let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartError::Upstream)?;
         let format = config
             .log_format
             .unwrap_or(match io::stderr().is_terminal() {
@@ -199,7 +199,7 @@ impl Parts {
         let (log, log_writer) = Log::start(format, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
-        let parts = Self {
+        let components = Self {
             config: Arc::new(config),
             table,
             fleet: Arc::new(fleet),
@@ -209,10 +209,10 @@ impl Parts {
             log_writer,
             lifecycle: Lifecycle::default(),
         };
-        Ok((parts, loaded))
+        Ok((components, loaded))
     }
 
-    fn start_keeper(&self, loaded: Loaded) -> Result<Keeper, StartFault> {
+    fn start_keeper(&self, loaded: Loaded) -> Result<Keeper, StartError> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
         let keeper = Keeper::start(
             &self.config.keys,
@@ -254,7 +254,7 @@ impl Parts {
         }
     }
 
-    fn admin_token(&self) -> Result<Option<AdminToken>, StartFault> {
+    fn admin_token(&self) -> Result<Option<AdminToken>, StartError> {
         let file = &self.config.admin.token_file;
         match self.config.admin.listen {
             Some(_) => admin_token(file)

@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::cli::StatusArgs;
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
+use crate::cli::command_error::CommandError;
 use crate::cli::output::{escaped, print};
 
-pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let answer = client.call(&Method::GET, "/api/status", None)?;
     if !answer.print_json()? {

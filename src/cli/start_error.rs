@@ -11,7 +11,7 @@ use crate::upstream::UpstreamFault;
 
 /// What keeps the process from starting, or from going on.
 #[derive(Debug)]
-pub enum StartFault {
+pub enum StartError {
     /// Something in the config or the key file.
     Files(Vec<Fault>),
     /// An address of the data port.
@@ -26,7 +26,7 @@ pub enum StartFault {
     System(String, io::Error),
 }
 
-impl fmt::Display for StartFault {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Files(faults) => {
@@ -45,9 +45,9 @@ impl fmt::Display for StartFault {
     }
 }
 
-impl std::error::Error for StartFault {}
+impl std::error::Error for StartError {}
 
 /// For errors of the system: `what` says of which part.
-pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartFault {
-    |error| StartFault::System(what.into(), error)
+pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    |error| StartError::System(what.into(), error)
 }

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::reload::{self, ReloadMode};
 use crate::admin::{self, Services};
-use crate::cli::start_fault::{StartFault, system};
+use crate::cli::start_error::{StartError, system};
 use crate::gateway::serve::run_worker;
 use crate::gateway::worker::Gateway;
 use crate::net::listen::Claimed;
@@ -32,23 +32,23 @@ use crate::store::keeper::Drops;
 /// setrlimit(2), RLIMIT_FSIZE; the same number on every Linux that Rust knows but MIPS and PA-RISC.
 const SIGXFSZ: i32 = 25;
 /// How long running requests may take to notice that the process ends at once.
-const LAST_BREATH: Duration = Duration::from_millis(500);
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// The admin API's listeners.
-pub(super) struct Admin {
+pub(super) struct AdminListeners {
     tasks: Vec<Task<()>>,
     /// Where it listens over TCP.
     pub(super) address: Option<SocketAddr>,
     socket_file: Option<SocketFile>,
 }
 
-impl Admin {
+impl AdminListeners {
     /// Opens both listeners.
     pub(super) async fn open(
         services: &Arc<Services>,
         socket: std::os::unix::net::UnixListener,
         socket_file: SocketFile,
-    ) -> Result<Self, StartFault> {
+    ) -> Result<Self, StartError> {
         let listener = socket
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(socket));
@@ -100,7 +100,7 @@ impl Workers {
         gateway: &Gateway,
         mut claimed: Claimed,
         count: usize,
-    ) -> Result<Self, StartFault> {
+    ) -> Result<Self, StartError> {
         let count = match count {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
@@ -108,7 +108,7 @@ impl Workers {
         let (end, ends) = unbounded_channel();
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
-            let listeners = claimed.open().map_err(StartFault::Listen)?;
+            let listeners = claimed.open().map_err(StartError::Listen)?;
             let (gateway, end) = (gateway.clone(), EndNotice(end.clone()));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             let thread = thread.spawn(move || {
@@ -147,19 +147,19 @@ impl Drop for EndNotice {
 }
 
 /// The running process, up to its end.
-pub(super) struct Life {
+pub(super) struct Supervisor {
     pub(super) services: Arc<Services>,
     pub(super) signals: Signals,
-    pub(super) admin: Admin,
+    pub(super) admin: AdminListeners,
     pub(super) workers: Workers,
 }
 
-impl Life {
+impl Supervisor {
     /// Runs until a signal ends the process, and then ends it in order.
     ///
     /// # Errors
     /// Where a worker ended by itself: what is left drains, and a supervisor should start the process anew.
-    pub(super) async fn run(mut self) -> Result<(), StartFault> {
+    pub(super) async fn run(mut self) -> Result<(), StartError> {
         // Holds one wish at most: signals that come while a reload runs share the next one.
         let wish = Rc::new(Notify::new());
         tokio::task::spawn_local(reload_when_told(
@@ -169,12 +169,12 @@ impl Life {
         let ended = loop {
             tokio::select! {
                 told = self.signals.next() => match told {
-                    Told::Reload => wish.notify_one(),
-                    Told::End => break Ok(()),
+                    SignalAction::Reload => wish.notify_one(),
+                    SignalAction::Shutdown => break Ok(()),
                 },
                 () = self.workers.one_ended() => {
                     let cause = io::Error::other("ended before it was told to");
-                    break Err(StartFault::System("a worker".into(), cause));
+                    break Err(StartError::System("a worker".into(), cause));
                 }
             }
         };
@@ -215,7 +215,7 @@ impl Life {
         }
         lifecycle.advance(Phase::Ending);
         // A worker that does not even notice this is ended with the process.
-        let _ = timeout(LAST_BREATH, self.workers.all_ended()).await;
+        let _ = timeout(SHUTDOWN_GRACE, self.workers.all_ended()).await;
     }
 }
 
@@ -236,9 +236,9 @@ async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
 }
 
 /// What a signal says.
-enum Told {
+enum SignalAction {
     Reload,
-    End,
+    Shutdown,
 }
 
 /// The signals that mean something here.
@@ -261,16 +261,16 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.terminate.recv() => SignalAction::Shutdown,
+            _ = self.interrupt.recv() => SignalAction::Shutdown,
         }
     }
 
     async fn told_to_end(&mut self) {
-        while let Told::Reload = self.next().await {}
+        while let SignalAction::Reload = self.next().await {}
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn start() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Words>, Infallible> {
+async fn answer(request: Request<Incoming>) -> Result<Response<MockBody>, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let body = Limited::new(request.into_body(), MOST_BODY)
         .collect()
@@ -132,7 +132,7 @@ fn embeddings(asked: &Value) -> Value {
     })
 }
 
-fn streamed(asked: &Value) -> Response<Words> {
+fn streamed(asked: &Value) -> Response<MockBody> {
     let chunk = |delta: Value, finish: Value| {
         let chunk = json!({
             "id": "chatcmpl-stand-in", "object": "chat.completion.chunk", "created": 0, "model": asked["model"],
@@ -152,15 +152,15 @@ fn streamed(asked: &Value) -> Response<Words> {
     let chunks: Vec<Bytes> = std::iter::once(first).chain(words).chain(last).collect();
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut response = Response::new(Words::Paced(chunks.into_iter(), pace));
+    let mut response = Response::new(MockBody::Paced(chunks.into_iter(), pace));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
 }
 
-fn whole(status: StatusCode, body: &Value) -> Response<Words> {
-    let mut response = Response::new(Words::Whole(body.to_string().into()));
+fn whole(status: StatusCode, body: &Value) -> Response<MockBody> {
+    let mut response = Response::new(MockBody::Whole(body.to_string().into()));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -169,12 +169,12 @@ fn whole(status: StatusCode, body: &Value) -> Response<Words> {
 }
 
 /// A body that comes at once, or at the pace of speech.
-enum Words {
+enum MockBody {
     Whole(Full<Bytes>),
     Paced(std::vec::IntoIter<Bytes>, Interval),
 }
 
-impl Body for Words {
+impl Body for MockBody {
     type Data = Bytes;
     type Error = Infallible;
 

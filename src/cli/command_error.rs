@@ -9,7 +9,7 @@ use crate::store::fault::Fault;
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CommandError {
     /// The arguments make no sense together.
     Usage(String),
     /// Nobody answers on the socket.
@@ -28,7 +28,7 @@ pub(super) enum Failure {
     Output(io::Error),
 }
 
-impl Failure {
+impl CommandError {
     /// Says what went wrong. Nothing is said of a reader that left: it knows.
     pub(super) fn report(self) -> ExitCode {
         if !matches!(&self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
@@ -47,7 +47,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(what) | Self::Refused(what) | Self::Input(what) => f.write_str(what),
@@ -83,7 +83,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {
+impl std::error::Error for CommandError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoGateway(_, error) | Self::System(_, error) | Self::Output(error) => Some(error),

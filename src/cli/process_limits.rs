@@ -3,7 +3,7 @@
 use crate::observe::log::{Event, Log};
 
 /// No core dump may hold a token; every descriptor the system grants is for connections. Returns how many it grants.
-pub(super) fn harden() -> Option<u64> {
+pub(super) fn set_process_limits() -> Option<u64> {
     use rustix::process::{
         DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
     };
