@@ -1,4 +1,4 @@
-//! Arguments that are more than text: networks and times.
+//! Parses arguments: key ids, networks and times.
 
 use ipnet::Ipv4Net;
 
@@ -11,7 +11,7 @@ pub(super) fn id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).map_err(|fault| fault.to_string())
 }
 
-/// Where a key may be used from, one argument of several.
+/// One `--allow-from` argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AllowFromArg {
     /// Any address.
@@ -29,12 +29,12 @@ pub(super) fn source(text: &str) -> Result<AllowFromArg, String> {
     }
 }
 
-/// When a key ends.
+/// When a key expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpiryArg {
-    /// Not at all.
+    /// Never.
     Never,
-    /// From this instant on.
+    /// At this time.
     At(UnixTime),
 }
 
@@ -64,7 +64,7 @@ fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
     let end = seconds
         .and_then(|count| count.checked_mul(unit))
         .map(|span| now.plus(span));
-    // What lies past the year 9999 cannot be written.
+    // Times after the year 9999 have no RFC 3339 form.
     end.filter(|end| *end > now && UnixTime::parse(&end.to_string()) == Ok(*end))
         .map(ExpiryArg::At)
         .ok_or_else(|| "write a span like 30d or 12h".to_owned())

@@ -1,5 +1,5 @@
-//! Whom a command speaks to: a running gateway, through its admin socket, or a key file alone. Both answer the same
-//! calls with the same JSON.
+//! Sends the calls of commands to a running gateway, through its admin socket, or applies them to a key file. Both
+//! return the same JSON.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use crate::store::keeper::Keeper;
 use crate::store::key_file;
 use crate::table::{Table, WITHOUT_PAUSE};
 
-/// How long a gateway may take: a reload of a million keys on a slow disk is well within.
+/// The longest time for a response. A reload of a million keys on a slow disk takes less.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_SOCKET: &str = "keygate.sock";
-/// Where users find a gateway that nobody configured.
+/// The URL of a gateway without a config.
 const DEFAULT_URL: &str = "http://localhost:8080/v1";
 
-/// Who answers a command's calls.
+/// Sends a command's calls.
 pub(super) struct Client {
     runtime: Runtime,
-    answers: Backend,
+    backend: Backend,
     json: bool,
 }
 
@@ -51,13 +51,13 @@ struct KeyFile {
     url: String,
 }
 
-/// What was answered: JSON, or nothing.
+/// A successful response: JSON, or nothing.
 pub(super) struct ClientResponse {
     bytes: Bytes,
     json: bool,
 }
 
-/// Whether a key file that is not there is made.
+/// What happens when the key file is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfMissing {
     Fail,
@@ -65,13 +65,13 @@ pub(super) enum IfMissing {
 }
 
 impl Client {
-    /// The gateway that the arguments name.
+    /// A client for the gateway that the arguments name.
     pub(super) fn of_gateway(args: &GatewayArgs) -> Result<Self, CommandError> {
         let socket = socket_of(args)?;
         Self::new(Backend::Gateway(socket), args.json)
     }
 
-    /// The gateway, or the key file alone where one is named.
+    /// A client for the key file if the arguments name one, else for the gateway.
     pub(super) fn of_keys(place: &KeysPlace, missing: IfMissing) -> Result<Self, CommandError> {
         match &place.keys {
             None => Self::of_gateway(&place.gateway),
@@ -82,24 +82,24 @@ impl Client {
         }
     }
 
-    fn new(answers: Backend, json: bool) -> Result<Self, CommandError> {
+    fn new(backend: Backend, json: bool) -> Result<Self, CommandError> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| CommandError::System("the runtime".to_owned(), error))?;
         Ok(Self {
             runtime,
-            answers,
+            backend,
             json,
         })
     }
 
-    /// Whether the answers' JSON is to be printed.
+    /// Whether to print the JSON of responses.
     pub(super) fn wants_json(&self) -> bool {
         self.json
     }
 
-    /// One call of the admin API. What is refused is a failure; its JSON is printed where JSON is wanted.
+    /// Makes one call. If it is refused, prints the JSON if `--json` is set, and returns an error.
     pub(super) fn call(
         &self,
         method: &Method,
@@ -107,20 +107,20 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<ClientResponse, CommandError> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (status, bytes) = match &self.answers {
+        let (status, bytes) = match &self.backend {
             Backend::Gateway(socket) => {
-                let answer = ask(socket, method, target, body);
-                self.runtime.block_on(answer)?
+                let response = send(socket, method, target, body);
+                self.runtime.block_on(response)?
             }
             Backend::File(file) => {
                 let api = file.key_api();
-                let answer = api.call(method, target, body.as_bytes());
-                self.runtime.block_on(answer)
+                self.runtime
+                    .block_on(api.call(method, target, body.as_bytes()))
             }
         };
         if status.is_success() {
             let json = self.json;
-            if let Backend::File(file) = &self.answers
+            if let Backend::File(file) = &self.backend
                 && *method != Method::GET
             {
                 let path = file.path.display();
@@ -137,10 +137,10 @@ impl Client {
     }
 
     fn refused(&self, status: StatusCode, bytes: &[u8]) -> CommandError {
-        if let Backend::File(file) = &self.answers
+        if let Backend::File(file) = &self.backend
             && status == StatusCode::INSUFFICIENT_STORAGE
         {
-            // Whatever is in force in this process ends with it.
+            // Changes that are in force only in memory are lost when this process ends.
             let obstacle = file
                 .keeper
                 .status()
@@ -167,7 +167,7 @@ impl Client {
 }
 
 impl ClientResponse {
-    /// Where JSON is wanted, prints it as it came, and says so.
+    /// Prints the JSON if `--json` is set. Returns whether it is.
     pub(super) fn print_json(&self) -> Result<bool, CommandError> {
         if self.json && !self.bytes.is_empty() {
             output::print_line(&self.bytes)?;
@@ -175,12 +175,12 @@ impl ClientResponse {
         Ok(self.json)
     }
 
-    /// The JSON's bytes.
+    /// The JSON as bytes.
     pub(super) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The JSON.
+    /// The JSON, parsed.
     pub(super) fn value(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.bytes)
             .map_err(|error| CommandError::Refused(format!("the answer is no JSON: {error}")))
@@ -200,7 +200,7 @@ impl KeyFile {
             file: path.into(),
             named: true,
             watch: false,
-            // What others write meanwhile counts: nobody serves by what was read first.
+            // Accept whatever another process wrote meanwhile: no gateway uses what was read here.
             max_drop_percent: 100,
         };
         let keeper =
@@ -229,7 +229,7 @@ fn configured_url(config: &ConfigArgs) -> Option<String> {
     Some(config.url(first) + "/v1")
 }
 
-/// --socket, else $KEYGATE_SOCKET, else the config's, else ./keygate.sock.
+/// The socket: --socket, else $KEYGATE_SOCKET, else the config's, else ./keygate.sock.
 fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
     let environment = std::env::var_os("KEYGATE_SOCKET").filter(|path| !path.is_empty());
     if let Some(socket) = args.socket.clone().or(environment.map(PathBuf::from)) {
@@ -246,7 +246,7 @@ fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
     }
 }
 
-async fn ask(
+async fn send(
     socket: &Path,
     method: &Method,
     target: &str,

@@ -1,5 +1,5 @@
-//! `keygate demo`: the whole thing on one machine, with nothing but the binary. A stand-in upstream, one key, and a
-//! gateway between them, whose files live in a temporary folder that goes when it ends.
+//! `keygate demo`: a gateway with one key in front of a mock upstream. It needs nothing but the binary. Its files are in a
+//! temporary folder, which is deleted at the end.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -70,14 +70,14 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
     key_file::make(&file.with_file_name("keys.jsonl"))
 }
 
-/// This port where it is free, else any.
+/// This port if it is free, else any free port.
 fn free_port(wanted: u16) -> io::Result<u16> {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted));
     let listener = taken.or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     Ok(listener.local_addr()?.port())
 }
 
-/// Makes the key and says how to use it.
+/// Creates the key and prints how to use it.
 async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result<()> {
     let name = KeyName::parse("demo").map_err(io::Error::other)?;
     let (model_access, allow_from) = (ModelAccess::All, AllowFrom::Anywhere);
@@ -116,7 +116,7 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
     out.flush()
 }
 
-/// One line that works when pasted into any shell.
+/// A command that works in any shell.
 fn curl(url: &str, token: &str) -> String {
     let body = format!(
         r#"{{"model":"{}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}"#,

@@ -16,7 +16,7 @@ use crate::cli::{
 use crate::policy::key::KeyId;
 use crate::policy::token::Presented;
 
-/// Keys that one call asks for.
+/// Keys per call.
 const PAGE: usize = 1000;
 
 pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, CommandError> {
@@ -83,7 +83,7 @@ fn list(args: &ListArgs) -> Result<(), CommandError> {
     print(output::table(headings, rows))
 }
 
-/// All pages as one answer. The keys' own text is passed on, so that a million need not be held at once.
+/// Prints all pages as one JSON object. Copies the text of each page, so memory stays small with a million keys.
 fn list_json(client: &Client) -> Result<(), CommandError> {
     let mut target = format!("/api/keys?limit={PAGE}");
     let mut separator = "{\"keys\":[";
@@ -102,7 +102,7 @@ fn list_json(client: &Client) -> Result<(), CommandError> {
     }
 }
 
-/// The text between the brackets of `{"keys":[…],"next":…}`, and where the next page begins.
+/// The text between the brackets of `{"keys":[…],"next":…}`, and the cursor of the next page.
 fn parts_of_page(answer: &ClientResponse) -> Option<(&str, Option<&str>)> {
     let page = std::str::from_utf8(answer.bytes()).ok()?;
     let (keys, next) = page
@@ -133,7 +133,7 @@ fn update(args: &UpdateArgs) -> Result<(), CommandError> {
     }
     let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     let mode = match args.rules.model_access {
-        // Other models alone: how they are meant stays as it is.
+        // Only the models change; the mode stays.
         None if !args.rules.models.is_empty() => {
             let key = client.call(&Method::GET, &path, None)?.value()?;
             Some(mode_of(&key))
@@ -208,7 +208,7 @@ fn hash() -> Result<(), CommandError> {
     }
 }
 
-/// A token, on standard input so that it stands in no process list and no shell history.
+/// Reads a token from standard input, so that it appears in no process list and no shell history.
 pub(super) fn token_on_stdin() -> Result<zeroize::Zeroizing<String>, CommandError> {
     if io::stdin().is_terminal() {
         eprint!("Bearer token: ");
@@ -239,7 +239,7 @@ impl RuleArgs {
             && account.is_none()
     }
 
-    /// The rules as the API takes them; those that are not named are left out, those that are cleared are null.
+    /// The rules as the API expects them: an absent argument is left out, a cleared rule is null.
     fn fields(&self, mode: Option<AccessMode>) -> Result<Map<String, Value>, CommandError> {
         let mut fields = Map::new();
         if let Some(mode) = mode {

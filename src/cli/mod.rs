@@ -1,12 +1,12 @@
-//! Floor 6: the command line. The definition is here; each command is one file, thin: it speaks to the admin API and
-//! prints.
+//! Floor 6: the command line. The arguments are defined here. Each command has a file, which calls the admin API and
+//! prints the result.
 //!
 //! Exit status: 0 done, 1 refused or failed, 2 wrong usage.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "commands speak to whoever typed them"
+    reason = "commands print to the terminal"
 )]
 
 mod arguments;
@@ -40,7 +40,7 @@ use crate::store::config::parse::{self, Overrides};
 
 use arguments::{AllowFromArg, ExpiryArg};
 
-/// What `--version` says: the version, and which versions of the libraries it was built with, by the hash of Cargo.lock.
+/// The text of `--version`: the version, and the hash of Cargo.lock, which identifies the versions of all libraries.
 static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
     let lock = blake3::hash(include_bytes!("../../Cargo.lock")).to_hex();
     let version = env!("CARGO_PKG_VERSION");
@@ -105,13 +105,13 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// The config file to use, if any: the one named, else the first of the usual places that holds one.
+    /// The config file, if any: the named one, else the first that exists in the usual places.
     #[must_use]
     pub fn config_file(&self) -> Option<PathBuf> {
         self.config.find()
     }
 
-    /// What the command line says in place of the config file.
+    /// The settings that replace those of the config file.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
         Overrides {
@@ -161,7 +161,7 @@ struct CheckArgs {
     config: ConfigArgs,
 }
 
-/// Which gateway is spoken to.
+/// Which gateway to call.
 #[derive(Clone, Debug, Args)]
 struct GatewayArgs {
     /// The admin socket; else $KEYGATE_SOCKET, the config's, ./keygate.sock.
@@ -328,7 +328,7 @@ struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
-/// Runs the command that the process's arguments name.
+/// Runs the command that the arguments of the process name.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {

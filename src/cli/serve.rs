@@ -1,7 +1,7 @@
-//! `keygate serve`: puts the floors together and starts them. The running and ending is [`crate::cli::life`]'s.
+//! `keygate serve`: creates all parts of the gateway and starts them. [`crate::cli::supervisor`] runs and ends them.
 //!
-//! The order of the start is a promise: nothing is accepted before config and key file are whole, the addresses are
-//! free, and the admin socket is this process's own.
+//! The order of the start is a guarantee: no connection is accepted before config and key file are valid, the addresses
+//! are free, and this process owns the admin socket.
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -36,10 +36,10 @@ use crate::store::key_file::Loaded;
 use crate::table::{Table, WITHOUT_PAUSE};
 use crate::upstream::{Fleet, discovery};
 
-/// How long the last log lines may take to leave.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// The longest time to write the last log lines.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs the gateway as the command line says.
+/// Runs the gateway as the arguments say.
 #[must_use]
 pub fn run(args: &ServeArgs) -> ExitCode {
     let (file, overrides) = (args.config_file(), args.overrides());
@@ -57,7 +57,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-/// What the process stands on before it reads its first file.
+/// What the process needs before it reads its first file.
 pub struct Bootstrap {
     runtime: Runtime,
     hangup: Signal,
@@ -65,7 +65,7 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// From here on SIGHUP means a reload, as soon as there is something to reload; until then it would end the process.
+    /// Creates the runtime and handles SIGHUP: it means a reload from now on. Without a handler it would end the process.
     ///
     /// # Errors
     /// [`StartError::System`]
@@ -87,11 +87,11 @@ impl Bootstrap {
     }
 }
 
-/// Runs the gateway until it is told to end. `started` is called once everything listens, with the address of the
-/// admin API where it has one.
+/// Runs the gateway until a signal ends it. Calls `started` when everything listens, with the TCP address of the admin
+/// API if it has one.
 ///
 /// # Errors
-/// [`StartError`], before anything is accepted.
+/// The gateway cannot start; no connection was accepted yet. Or a worker failed later.
 pub fn serve(
     bootstrap: Bootstrap,
     config: Config,
@@ -103,7 +103,7 @@ pub fn serve(
         hangup,
         descriptors,
     } = bootstrap;
-    // From here on every signal finds its handler.
+    // From now on every signal has a handler.
     let signals = {
         let _inside = runtime.enter();
         Signals::new(hangup).map_err(system("the signal handlers"))?
@@ -159,12 +159,12 @@ pub fn serve(
         .run()
         .await
     });
-    // Log lines of a start that failed are still written.
-    components.log_writer.finish(LAST_LINES);
+    // This also writes the log lines of a failed start.
+    components.log_writer.finish(LOG_FLUSH_TIMEOUT);
     ended
 }
 
-/// What is made before anything listens.
+/// What is created before anything listens.
 struct Components {
     config: Arc<Config>,
     table: Arc<Table>,
@@ -265,7 +265,7 @@ impl Components {
     }
 }
 
-/// Says where the process listens, and what an operator should know of its files.
+/// Logs the addresses, and warnings about the config and the key file.
 fn announce(services: &Services, addresses: &[Listen], admin: Option<SocketAddr>) {
     let say = |event: Event, name, value: String| services.log.event(event.with(name, value));
     for warning in services.config.warnings() {

@@ -9,20 +9,20 @@ use crate::net::unix_socket::ClaimFault;
 use crate::store::fault::Fault;
 use crate::upstream::UpstreamFault;
 
-/// What keeps the process from starting, or from going on.
+/// Why the process cannot start or go on.
 #[derive(Debug)]
 pub enum StartError {
-    /// Something in the config or the key file.
+    /// The config or the key file has faults.
     Files(Vec<Fault>),
-    /// An address of the data port.
+    /// An address of the data port cannot be used.
     Listen(ListenFault),
-    /// The admin socket.
+    /// The admin socket cannot be used.
     Socket(ClaimFault),
-    /// The certificate.
+    /// A certificate cannot be used.
     Tls(TlsFault),
-    /// An upstream's CA.
+    /// The CA of an upstream cannot be used.
     Upstream(UpstreamFault),
-    /// The system: for what, and why not.
+    /// A system call failed: the part of the program, and the error.
     System(String, io::Error),
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// For errors of the system: `what` says of which part.
+/// Turns an I/O error into a [`StartError`]; `what` names the part of the program.
 pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
     |error| StartError::System(what.into(), error)
 }
