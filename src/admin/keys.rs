@@ -12,6 +12,7 @@ use crate::admin::operation::Operation;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
+use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
@@ -46,15 +47,9 @@ pub(super) struct KeyChange {
     fields: Vec<&'static str>,
 }
 
-/// A key as answers show it.
+/// What the admin API shows of a key besides its rules.
 #[derive(Debug, Serialize)]
-struct KeyView<'k> {
-    id: &'k str,
-    name: &'k str,
-    hint: Option<&'k str>,
-    model_access: AccessView<'k>,
-    allow_from: Vec<String>,
-    expires_at: Option<String>,
+struct KeyDetails<'k> {
     created_at: Option<String>,
     account: Option<&'k str>,
     disabled: bool,
@@ -63,22 +58,15 @@ struct KeyView<'k> {
     requests: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct AccessView<'k> {
-    mode: &'static str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    models: &'k [Box<str>],
-}
-
 #[derive(Serialize)]
 struct PageView<'k> {
-    keys: Vec<KeyView<'k>>,
+    keys: Vec<KeyView<'k, KeyDetails<'k>>>,
     next: Option<String>,
 }
 
 #[derive(Serialize)]
 struct CreatedView<'k> {
-    key: KeyView<'k>,
+    key: KeyView<'k, KeyDetails<'k>>,
     token: &'k str,
     url: &'k str,
     warnings: Vec<String>,
@@ -256,31 +244,18 @@ fn fields_of(new: &NewKey) -> Vec<&'static str> {
     named.map(|(_, name)| name).collect()
 }
 
-fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k> {
+fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDetails<'k>> {
     let (key, usage) = (entry.key(), table.usage(entry));
     let text = |time: UnixTime| time.to_string();
-    KeyView {
-        id: key.id(),
-        name: key.name(),
-        hint: key.hint(),
-        model_access: AccessView {
-            mode: key.model_access().mode(),
-            models: key.model_access().models(),
-        },
-        allow_from: key
-            .allow_from()
-            .networks()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        expires_at: key.expires_at().map(text),
+    let details = KeyDetails {
         created_at: key.created_at().map(text),
         account: key.account(),
         disabled: key.disabled(),
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),
         requests: usage.requests,
-    }
+    };
+    KeyView::for_operator(key, details)
 }
 
 /// The parameters of a list.

@@ -13,6 +13,7 @@ use crate::net::proxy_protocol::Told;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
 use crate::policy::key::Key;
+use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::store::config::ClientAddressSource;
@@ -37,24 +38,11 @@ struct ModelList<'a> {
     data: Vec<Model<'a>>,
 }
 
-/// What `GET /v1/key` tells a key's owner.
+/// What `GET /v1/key` shows besides the key.
 #[derive(Serialize)]
-struct KeyView<'a> {
-    id: &'a str,
-    name: &'a str,
-    model_access: ModelAccessView<'a>,
-    models: Vec<&'a str>,
-    allow_from: Vec<String>,
-    expires_at: Option<String>,
+struct ClientDetails {
     client_address: Option<String>,
     client_address_reason: &'static str,
-}
-
-#[derive(Serialize)]
-struct ModelAccessView<'a> {
-    mode: &'static str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    models: &'a [Box<str>],
 }
 
 /// The catalogue, as far as the key may use it.
@@ -93,28 +81,15 @@ pub(super) fn key(
     let (key, routing) = (caller.key(), worker.fleet.routing());
     let believed = &worker.settings.client_address;
     let client = headers::client_address(believed, source.address, headers);
-    let access = key.model_access();
-    reply::ok(&KeyView {
-        id: key.id(),
-        name: key.name(),
-        model_access: ModelAccessView {
-            mode: access.mode(),
-            models: access.models(),
-        },
-        models: usable(&routing, key).collect(),
-        allow_from: key
-            .allow_from()
-            .networks()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        expires_at: key.expires_at().map(|time| time.to_string()),
+    let details = ClientDetails {
         client_address: match client {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
         client_address_reason: reason(believed, source, headers),
-    })
+    };
+    let models = usable(&routing, key).collect();
+    reply::ok(&KeyView::for_owner(key, models, details))
 }
 
 /// Why the client's address is taken to be what it is. No other address is told: a proxy's is the operator's business.

@@ -8,6 +8,7 @@ pub mod decide;
 pub mod denial;
 pub mod explain;
 pub mod key;
+pub mod key_view;
 pub mod model_access;
 pub mod network;
 pub mod route;
