@@ -27,15 +27,15 @@ const MAX_LIMIT: usize = 1000;
 
 /// What the calls on keys need.
 #[derive(Clone)]
-pub struct KeyApi<'s> {
+pub(crate) struct KeyApi<'s> {
     /// The key table.
-    pub table: &'s Arc<Table>,
+    pub(crate) table: &'s Arc<Table>,
     /// Changes the table and the key file.
-    pub keeper: &'s Keeper,
+    pub(crate) keeper: &'s Keeper,
     /// The models that upstreams serve; None without a gateway.
-    pub routing: Option<Arc<Routing>>,
+    pub(crate) routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.
-    pub url: &'s str,
+    pub(crate) url: &'s str,
 }
 
 /// The result of a change, with what is logged about it.
@@ -74,7 +74,12 @@ struct CreatedView<'k> {
 
 impl KeyApi<'_> {
     /// Handles a call on keys without a listener. Returns status and JSON.
-    pub async fn call(&self, method: &Method, target: &str, body: &[u8]) -> (StatusCode, Bytes) {
+    pub(crate) async fn call(
+        &self,
+        method: &Method,
+        target: &str,
+        body: &[u8],
+    ) -> (StatusCode, Bytes) {
         let result = self.dispatch(method, target, body).await;
         result.map_or_else(ApiError::into_parts, ApiResponse::into_parts)
     }

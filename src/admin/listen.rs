@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves the Unix socket until the process drains, or until the future is dropped. Accepted connections go on without it.
-pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
+pub(crate) async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
     let mut acceptor = Acceptor::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
@@ -57,7 +57,7 @@ pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
 }
 
 /// Serves TCP in the same way, with TLS if the config says so.
-pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
+pub(crate) async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
     let mut acceptor = Acceptor::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {

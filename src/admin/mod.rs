@@ -25,19 +25,19 @@ mod access;
 mod error;
 mod explain;
 mod input;
-pub mod keys;
+pub(crate) mod keys;
 mod listen;
 mod models;
 mod openapi;
 mod operation;
 mod overview;
 mod panel;
-pub mod reload;
+pub(crate) mod reload;
 mod response;
-pub mod session;
+pub(crate) mod session;
 mod status;
 mod throttle;
-pub mod token;
+pub(crate) mod token;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -51,10 +51,10 @@ use crate::admin::access::AuthMethod;
 use crate::admin::error::ApiError;
 use crate::admin::input::{BodyReader, Query};
 use crate::admin::keys::KeyApi;
-pub use crate::admin::listen::{serve_tcp, serve_unix};
+pub(crate) use crate::admin::listen::{serve_tcp, serve_unix};
 use crate::admin::operation::Operation;
 use crate::admin::overview::Overview;
-pub use crate::admin::overview::record_history;
+pub(crate) use crate::admin::overview::record_history;
 use crate::admin::response::ApiResponse;
 use crate::admin::session::Sessions;
 use crate::admin::throttle::Throttle;
@@ -72,39 +72,39 @@ use crate::table::Table;
 use crate::upstream::Fleet;
 
 /// Reads the config again, for a reload.
-pub type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;
+pub(crate) type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;
 
 /// Everything that the admin API shows and changes.
-pub struct Services {
+pub(crate) struct Services {
     /// The config that the process started with.
-    pub config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     /// The key table.
-    pub table: Arc<Table>,
+    pub(crate) table: Arc<Table>,
     /// Changes the key table and the key file.
-    pub keeper: Keeper,
+    pub(crate) keeper: Keeper,
     /// The upstreams.
-    pub fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<Fleet>,
     /// The certificates of the data port, and of the TCP listener if `admin.tls` is set.
-    pub certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Certificates>,
     /// The metrics.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// The log; every change is logged.
-    pub log: Log,
+    pub(crate) log: Log,
     /// The phase of the process.
-    pub lifecycle: Lifecycle,
+    pub(crate) lifecycle: Lifecycle,
     /// The OpenAI Compatible URL, ending in `/v1`.
-    pub url: String,
+    pub(crate) url: String,
     /// Reads the config again.
-    pub config_source: ConfigSource,
+    pub(crate) config_source: ConfigSource,
     /// The token of the TCP listener. Without one, TCP refuses everything that needs a token.
-    pub token: Option<AdminToken>,
+    pub(crate) token: Option<AdminToken>,
     /// What the admin API keeps between calls; empty at start.
-    pub state: AdminState,
+    pub(crate) state: AdminState,
 }
 
 /// What the admin API keeps between calls.
 #[derive(Default)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     /// Held during a reload.
     reload_lock: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
@@ -115,7 +115,7 @@ pub struct AdminState {
 
 /// The client of the admin API, as known from its connection.
 #[derive(Clone, Copy, Debug)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// A process that may open the Unix socket.
     Socket {
         /// The process's user id.
@@ -144,7 +144,7 @@ impl std::fmt::Display for Peer {
 }
 
 /// Handles one call. It never fails: errors become responses too.
-pub async fn handle<B>(
+pub(crate) async fn handle<B>(
     services: &Arc<Services>,
     peer: Peer,
     request: Request<B>,

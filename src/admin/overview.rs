@@ -70,7 +70,7 @@ impl Overview {
 }
 
 /// Records the counters regularly. Never ends.
-pub async fn record_history(services: Arc<Services>) {
+pub(crate) async fn record_history(services: Arc<Services>) {
     loop {
         services
             .state

@@ -25,7 +25,7 @@ use crate::upstream::{Fleet, UpstreamFault};
 
 /// Whether to reload or only to report what a reload would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReloadMode {
+pub(crate) enum ReloadMode {
     /// Reload.
     Apply(Drops),
     /// Report what a reload would do.
@@ -34,19 +34,19 @@ pub enum ReloadMode {
 
 /// What a reload did, or would do.
 #[derive(Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The result for the key file.
-    pub keys: Result<Reloaded, Obstacle>,
+    pub(crate) keys: Result<Reloaded, Obstacle>,
     /// The faults of config, upstreams and certificates; empty if all of them were reloaded.
-    pub faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
     /// Changed settings that only a restart applies.
-    pub restart_needed: Vec<&'static str>,
+    pub(crate) restart_needed: Vec<&'static str>,
 }
 
 impl Outcome {
     /// The result as one word.
     #[must_use]
-    pub fn result(&self) -> ReloadResult {
+    pub(crate) fn result(&self) -> ReloadResult {
         match &self.keys {
             Err(obstacle) => obstacle.result(),
             Ok(_) if self.faults.is_empty() => ReloadResult::Ok,
@@ -56,7 +56,7 @@ impl Outcome {
 
     /// The result as a sentence.
     #[must_use]
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let config = match self.faults.as_slice() {
             [] => None,
             [only] => Some(only.to_string()),
@@ -166,7 +166,7 @@ fn build_response(
 }
 
 /// Reloads everything that can be reloaded, and logs `who` started it.
-pub async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode) -> Outcome {
+pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode) -> Outcome {
     let _guard = services.state.reload_lock.lock().await;
     let keys = match mode {
         ReloadMode::Apply(drops) => services.keeper.reload(drops).await,
@@ -302,7 +302,7 @@ pub(super) fn last(services: &Services) -> LastReload {
 }
 
 /// Logs and counts the events of the key store: the callback for [`keeper::Keeper::start`].
-pub fn record_event(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'_>) {
+pub(crate) fn record_event(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'_>) {
     let loaded = |name, reloaded: &Reloaded| {
         Event::info(name)
             .with("keys", reloaded.keys)

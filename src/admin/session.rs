@@ -131,7 +131,7 @@ impl Session {
 ///
 /// # Errors
 /// The system provides no random bytes.
-pub fn one_time_link(services: &Services, now: UnixTime) -> Result<Code, getrandom::Error> {
+pub(crate) fn one_time_link(services: &Services, now: UnixTime) -> Result<Code, getrandom::Error> {
     services.state.sessions.make_link(now)
 }
 

@@ -11,7 +11,7 @@ use crate::policy::token::{BearerToken, MAX_LENGTH, Presented};
 
 /// The hash of the TCP listener's token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct AdminToken(blake3::Hash);
+pub(crate) struct AdminToken(blake3::Hash);
 
 impl std::fmt::Debug for AdminToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -40,7 +40,7 @@ impl AdminToken {
 ///
 /// # Errors
 /// The file cannot be read or created, or holds no usable token.
-pub fn admin_token(path: &Path) -> io::Result<AdminToken> {
+pub(crate) fn admin_token(path: &Path) -> io::Result<AdminToken> {
     let text = match read_token(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_token(path)?,
         text => text?,

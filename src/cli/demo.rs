@@ -25,7 +25,7 @@ const ADMIN_PORT: u16 = 9180;
 
 /// Runs the demo until Ctrl-C or SIGTERM.
 #[must_use]
-pub fn run() -> ExitCode {
+pub(super) fn run() -> ExitCode {
     match demo() {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {

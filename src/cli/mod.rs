@@ -14,7 +14,7 @@ mod check;
 mod client;
 mod command_error;
 mod completions;
-pub mod demo;
+mod demo;
 mod explain;
 mod keys;
 mod man;
@@ -22,7 +22,7 @@ mod mock_upstream;
 mod output;
 mod process_limits;
 mod reload;
-pub mod serve;
+mod serve;
 mod start_error;
 mod status;
 mod supervisor;
@@ -50,7 +50,7 @@ static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
 /// An API-key gateway in front of OpenAI-compatible LLM servers.
 #[derive(Debug, Parser)]
 #[command(name = "keygate", version, long_version = BUILT_FROM.as_str())]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -80,11 +80,11 @@ enum Command {
 
 /// Arguments of `keygate demo`.
 #[derive(Debug, Args)]
-pub struct DemoArgs {}
+struct DemoArgs {}
 
 /// Arguments of `keygate serve`.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. In place of the config's.
@@ -107,13 +107,13 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// The config file, if any: the named one, else the first that exists in the usual places.
     #[must_use]
-    pub fn config_file(&self) -> Option<PathBuf> {
+    fn config_file(&self) -> Option<PathBuf> {
         self.config.find()
     }
 
     /// The settings that replace those of the config file.
     #[must_use]
-    pub fn overrides(&self) -> Overrides {
+    fn overrides(&self) -> Overrides {
         Overrides {
             listen: self.listen.clone(),
             upstreams: self.upstreams.clone(),

@@ -41,7 +41,7 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the gateway as the arguments say.
 #[must_use]
-pub fn run(args: &ServeArgs) -> ExitCode {
+pub(super) fn run(args: &ServeArgs) -> ExitCode {
     let (file, overrides) = (args.config_file(), args.overrides());
     let source = move || parse::read(file.as_deref(), &overrides);
     let served = Bootstrap::new().and_then(|bootstrap| {
@@ -58,7 +58,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 /// What the process needs before it reads its first file.
-pub struct Bootstrap {
+pub(super) struct Bootstrap {
     runtime: Runtime,
     hangup: Signal,
     descriptors: Option<u64>,
@@ -69,7 +69,7 @@ impl Bootstrap {
     ///
     /// # Errors
     /// [`StartError::System`]
-    pub fn new() -> Result<Self, StartError> {
+    pub(super) fn new() -> Result<Self, StartError> {
         let descriptors = set_process_limits();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -92,7 +92,7 @@ impl Bootstrap {
 ///
 /// # Errors
 /// The gateway cannot start; no connection was accepted yet. Or a worker failed later.
-pub fn serve(
+pub(super) fn serve(
     bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,

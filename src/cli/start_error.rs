@@ -11,7 +11,7 @@ use crate::upstream::UpstreamFault;
 
 /// Why the process cannot start or go on.
 #[derive(Debug)]
-pub enum StartError {
+pub(super) enum StartError {
     /// The config or the key file has faults.
     Files(Vec<Fault>),
     /// An address of the data port cannot be used.

@@ -43,6 +43,7 @@ pub struct Guard {
     /// What is known of the request.
     pub record: Record,
     /// Its place on the connection.
+    #[expect(dead_code, reason = "held for its Drop")]
     pub in_flight: InFlight,
 }
 

@@ -8,37 +8,37 @@ use crate::policy::network::ClientAddress;
 
 /// The access line of one request, made when the request ends.
 #[derive(Clone, Copy, Debug)]
-pub struct AccessEntry<'a> {
+pub(crate) struct AccessEntry<'a> {
     /// When the request's head was read.
-    pub started: SystemTime,
+    pub(crate) started: SystemTime,
     /// From the request's head to its end.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// From the request's head to the head of the upstream's response; None without one.
-    pub first_byte: Option<Duration>,
+    pub(crate) first_byte: Option<Duration>,
     /// The `x-request-id`.
-    pub request_id: &'a str,
+    pub(crate) request_id: &'a str,
     /// The id of the key that the token belongs to.
-    pub key_id: Option<&'a str>,
+    pub(crate) key_id: Option<&'a str>,
     /// The client's address as the rules see it.
-    pub client: ClientAddress,
+    pub(crate) client: ClientAddress,
     /// The method; "other" if HTTP does not define it.
-    pub method: &'static str,
+    pub(crate) method: &'static str,
     /// The route; None if the path is not served.
-    pub route: Option<&'static str>,
+    pub(crate) route: Option<&'static str>,
     /// The model that the request names; None if it was not read.
-    pub model: Option<&'a str>,
+    pub(crate) model: Option<&'a str>,
     /// The upstream's name; None if the request was not sent.
-    pub upstream: Option<&'a str>,
+    pub(crate) upstream: Option<&'a str>,
     /// The response's status; None without a response.
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
     /// The error code; None if the request was allowed.
-    pub denial: Option<&'static str>,
+    pub(crate) denial: Option<&'static str>,
     /// Bytes of the request body.
-    pub bytes_in: u64,
+    pub(crate) bytes_in: u64,
     /// Bytes of the response body.
-    pub bytes_out: u64,
+    pub(crate) bytes_out: u64,
     /// How the request ended.
-    pub end: RequestEnd,
+    pub(crate) end: RequestEnd,
 }
 
 impl AccessEntry<'_> {
@@ -50,7 +50,7 @@ impl AccessEntry<'_> {
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestEnd {
+pub(crate) enum RequestEnd {
     /// The whole response was sent.
     Complete,
     /// The client closed the connection first.
@@ -74,7 +74,7 @@ impl RequestEnd {
 
 /// Any other log line: a change, a warning, a start.
 #[derive(Debug)]
-pub struct Event {
+pub(crate) struct Event {
     pub(super) at: SystemTime,
     pub(super) level: &'static str,
     pub(super) name: &'static str,
@@ -84,25 +84,25 @@ pub struct Event {
 impl Event {
     /// An event that is no problem.
     #[must_use]
-    pub fn info(name: &'static str) -> Self {
+    pub(crate) fn info(name: &'static str) -> Self {
         Self::new("info", name)
     }
 
     /// An event that an operator should look at.
     #[must_use]
-    pub fn warn(name: &'static str) -> Self {
+    pub(crate) fn warn(name: &'static str) -> Self {
         Self::new("warn", name)
     }
 
     /// A failure.
     #[must_use]
-    pub fn error(name: &'static str) -> Self {
+    pub(crate) fn error(name: &'static str) -> Self {
         Self::new("error", name)
     }
 
     /// Adds a field.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.fields.insert(name.to_owned(), value.into());
         self
     }

@@ -12,7 +12,7 @@ const MINUTES: i64 = 60;
 
 /// The counters at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Requests by outcome.
     outcomes: BTreeMap<String, u64>,
     /// The gateway's own time on a request: bucket bounds in seconds with their cumulative counts.
@@ -22,7 +22,7 @@ pub struct Sample {
 impl Sample {
     /// The current counters.
     #[must_use]
-    pub fn of(metrics: &Metrics) -> Self {
+    pub(crate) fn of(metrics: &Metrics) -> Self {
         Self {
             outcomes: metrics.outcomes(),
             overhead: metrics.overhead_buckets(),
@@ -51,7 +51,7 @@ impl Sample {
 
 /// The last hour. Counters start at zero.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     last: Sample,
     /// The key is minutes since 1970.
     minutes: BTreeMap<i64, Sample>,
@@ -59,16 +59,16 @@ pub struct History {
 
 /// One minute of the last hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Minute {
+pub(crate) struct Minute {
     /// When the minute began.
-    pub at: UnixTime,
+    pub(crate) at: UnixTime,
     /// Requests that ended in this minute, by outcome; outcomes without requests are left out.
-    pub outcomes: BTreeMap<String, u64>,
+    pub(crate) outcomes: BTreeMap<String, u64>,
 }
 
 impl History {
     /// Records the counters. Their growth is added to the minute of `now`, so call this several times a minute.
-    pub fn record(&mut self, now: UnixTime, sample: Sample) {
+    pub(crate) fn record(&mut self, now: UnixTime, sample: Sample) {
         let minute = minute_of(now);
         // After the clock was set back, later minutes lie in the future.
         self.minutes
@@ -82,7 +82,7 @@ impl History {
 
     /// The minutes of the last hour, oldest first, including the current one.
     #[must_use]
-    pub fn minutes(&self, now: UnixTime) -> Vec<Minute> {
+    pub(crate) fn minutes(&self, now: UnixTime) -> Vec<Minute> {
         let current = minute_of(now);
         (current - MINUTES + 1..=current)
             .map(|minute| Minute {
@@ -98,7 +98,7 @@ impl History {
 
     /// A quantile of the gateway's own time on a request over the last hour, in seconds; None without requests.
     #[must_use]
-    pub fn overhead(&self, now: UnixTime, share: f64) -> Option<f64> {
+    pub(crate) fn overhead(&self, now: UnixTime, share: f64) -> Option<f64> {
         let current = minute_of(now);
         let mut hour = Sample::default();
         for (_, minute) in self.minutes.range(current - MINUTES + 1..=current) {

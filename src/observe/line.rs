@@ -294,7 +294,7 @@ fn write_json_character(text: &mut String, character: char) {
 
 /// Whether a character is safe on a terminal: it neither controls it nor changes the direction or the lines of text.
 #[must_use]
-pub fn is_harmless(character: char) -> bool {
+pub(crate) fn is_harmless(character: char) -> bool {
     !character.is_control()
         && !matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

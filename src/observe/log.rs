@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-pub use crate::observe::event::{AccessEntry, Event, RequestEnd};
+pub(crate) use crate::observe::event::{AccessEntry, Event, RequestEnd};
 use crate::observe::line::LogLines;
-pub use crate::observe::line::is_harmless;
+pub(crate) use crate::observe::line::is_harmless;
 use crate::observe::lock::lock;
 use crate::observe::refusal_limit::RefusalLineLimit;
 use crate::store::config::LogFormat;
@@ -29,7 +29,7 @@ const KEPT_CAPACITY: usize = 256 << 10;
 
 /// Where log lines go. A clone writes to the same buffer.
 #[derive(Clone, Debug)]
-pub struct Log {
+pub(crate) struct Log {
     buffer: Arc<LogBuffer>,
     writer: Arc<LogWriter>,
 }
@@ -53,7 +53,7 @@ struct LogWriter {
 
 /// The writer's thread. [`LogWriterHandle::finish`] writes what is buffered before the process ends.
 #[derive(Debug)]
-pub struct LogWriterHandle {
+pub(crate) struct LogWriterHandle {
     writer: Arc<LogWriter>,
     thread: JoinHandle<()>,
 }
@@ -63,7 +63,7 @@ impl Log {
     ///
     /// # Errors
     /// The system cannot start a thread.
-    pub fn start(
+    pub(crate) fn start(
         format: LogFormat,
         dropped: IntCounter,
     ) -> std::io::Result<(Self, LogWriterHandle)> {
@@ -90,7 +90,7 @@ impl Log {
 
     /// The same log with its own buffer, for a thread that writes many lines.
     #[must_use]
-    pub fn with_own_buffer(&self) -> Self {
+    pub(crate) fn with_own_buffer(&self) -> Self {
         let buffer = Arc::new(LogBuffer::default());
         lock(&self.writer.buffers).push(Arc::clone(&buffer));
         let writer = Arc::clone(&self.writer);
@@ -98,7 +98,7 @@ impl Log {
     }
 
     /// Logs a request, unless too many refused ones were logged within this second.
-    pub fn access(&self, access: &AccessEntry<'_>) {
+    pub(crate) fn access(&self, access: &AccessEntry<'_>) {
         if access.is_refused_early() && !self.writer.refusals.may_write(Instant::now()) {
             return;
         }
@@ -106,14 +106,14 @@ impl Log {
     }
 
     /// Logs how many lines of refused requests were left out, if there were any. The caller does this often.
-    pub fn tell_left_out(&self) {
+    pub(crate) fn tell_left_out(&self) {
         if let Some(count) = self.writer.refusals.take_left_out(Instant::now()) {
             self.event(Event::warn("refusals_left_out").with("count", count));
         }
     }
 
     /// Logs an event.
-    pub fn event(&self, event: Event) {
+    pub(crate) fn event(&self, event: Event) {
         // Formatted before the lock is taken: a panic while formatting logs a line too, and would wait for the lock.
         let mut line = LogLines::default();
         line.event(self.writer.format, &event);
@@ -183,7 +183,7 @@ impl LogWriter {
 
 impl LogWriterHandle {
     /// Writes what is buffered and ends the thread. Waits for at most `timeout`.
-    pub fn finish(self, timeout: Duration) {
+    pub(crate) fn finish(self, timeout: Duration) {
         let end = Instant::now() + timeout;
         self.writer.ending.store(true, Ordering::SeqCst);
         self.thread.thread().unpark();

@@ -17,7 +17,7 @@ use crate::observe::lock::lock;
 
 /// All metrics of the process. A clone shares them, and counts on the same counters.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     families: Arc<MetricFamilies>,
     counters: Arc<Mutex<Counters>>,
 }
@@ -39,7 +39,7 @@ struct MetricFamilies {
 impl Metrics {
     /// # Errors
     /// Two metrics have the same name: a mistake in this file.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let families = MetricFamilies {
             registry: Registry::new(),
             workers: WorkerCounters::new()?,
@@ -114,7 +114,7 @@ impl Metrics {
 
     /// The same metrics with their own counters, for a thread that counts often.
     #[must_use]
-    pub fn with_own_counters(&self) -> Self {
+    pub(crate) fn with_own_counters(&self) -> Self {
         Self {
             families: Arc::clone(&self.families),
             counters: self.families.workers.add(),
@@ -122,12 +122,12 @@ impl Metrics {
     }
 
     /// Counts a request that begins.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         lock(&self.counters).in_flight += 1;
     }
 
     /// Counts a request that ends.
-    pub fn end(&self, outcome: &'static str, seconds: f64) {
+    pub(crate) fn end(&self, outcome: &'static str, seconds: f64) {
         let mut counters = lock(&self.counters);
         counters.in_flight -= 1;
         counters.request(outcome, seconds);
@@ -135,7 +135,13 @@ impl Metrics {
 
     /// Counts the head of an upstream's response. `first_byte` is the time since the request's head, `overhead` the
     /// gateway's own part of it.
-    pub fn response(&self, upstream: &str, status: u16, first_byte: Duration, overhead: Duration) {
+    pub(crate) fn response(
+        &self,
+        upstream: &str,
+        status: u16,
+        first_byte: Duration,
+        overhead: Duration,
+    ) {
         let mut counters = lock(&self.counters);
         counters.response(upstream, status, first_byte.as_secs_f64());
         counters.overhead_seconds.observe(overhead.as_secs_f64());
@@ -143,7 +149,7 @@ impl Metrics {
 
     /// Requests that ended, by outcome.
     #[must_use]
-    pub fn outcomes(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn outcomes(&self) -> BTreeMap<String, u64> {
         let outcomes = self.families.workers.sum().outcomes.into_iter();
         outcomes
             .map(|(outcome, count)| (outcome.to_owned(), count))
@@ -152,24 +158,24 @@ impl Metrics {
 
     /// The gateway's own time on requests: bucket bounds in seconds with cumulative counts. The last bound is infinite.
     #[must_use]
-    pub fn overhead_buckets(&self) -> Vec<(f64, u64)> {
+    pub(crate) fn overhead_buckets(&self) -> Vec<(f64, u64)> {
         self.families.workers.sum().overhead_seconds.cumulative()
     }
 
     /// Requests in flight.
     #[must_use]
-    pub fn in_flight(&self) -> i64 {
+    pub(crate) fn in_flight(&self) -> i64 {
         self.families.workers.sum().in_flight
     }
 
     /// Open client connections.
     #[must_use]
-    pub fn connections(&self) -> &IntGauge {
+    pub(crate) fn connections(&self) -> &IntGauge {
         &self.families.connections
     }
 
     /// Sets the size and the generation of the key table.
-    pub fn table(&self, keys: usize, generation: u64) {
+    pub(crate) fn table(&self, keys: usize, generation: u64) {
         self.families
             .keys
             .set(i64::try_from(keys).unwrap_or(i64::MAX));
@@ -179,17 +185,17 @@ impl Metrics {
     }
 
     /// Counts a reload by its result: ok, faulty, dropped or failed.
-    pub fn reload(&self, result: &'static str) {
+    pub(crate) fn reload(&self, result: &'static str) {
         self.families.reloads.with_label_values(&[result]).inc();
     }
 
     /// Sets when the table was last loaded, in seconds since 1970.
-    pub fn last_reload(&self, at: i64) {
+    pub(crate) fn last_reload(&self, at: i64) {
         self.families.last_reload.set(at);
     }
 
     /// Sets whether a replica takes requests.
-    pub fn upstream_up(&self, upstream: &str, replica: &str, up: bool) {
+    pub(crate) fn upstream_up(&self, upstream: &str, replica: &str, up: bool) {
         self.families
             .upstream_up
             .with_label_values(&[upstream, replica])
@@ -197,7 +203,7 @@ impl Metrics {
     }
 
     /// Removes a replica that is no longer in the config.
-    pub fn forget_replica(&self, upstream: &str, replica: &str) {
+    pub(crate) fn forget_replica(&self, upstream: &str, replica: &str) {
         // An error means that the replica was never checked and has no value yet.
         drop(
             self.families
@@ -207,7 +213,7 @@ impl Metrics {
     }
 
     /// Sets how many deletes and disables the key file does not hold yet.
-    pub fn unwritten_changes(&self, count: usize) {
+    pub(crate) fn unwritten_changes(&self, count: usize) {
         self.families
             .unwritten_changes
             .set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -215,13 +221,13 @@ impl Metrics {
 
     /// Counts dropped log lines.
     #[must_use]
-    pub fn log_lines_dropped(&self) -> &IntCounter {
+    pub(crate) fn log_lines_dropped(&self) -> &IntCounter {
         &self.families.log_lines_dropped
     }
 
     /// All metrics in the Prometheus text format.
     #[must_use]
-    pub fn render(&self) -> Vec<u8> {
+    pub(crate) fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
         // Writing to memory cannot fail. The encoder refuses only empty metric families, which are left out.
         drop(TextEncoder::new().encode(&self.families.registry.gather(), &mut text));

@@ -3,10 +3,10 @@
 
 mod counters;
 mod event;
-pub mod history;
+pub(crate) mod history;
 mod line;
 mod lock;
-pub mod log;
-pub mod metrics;
+pub(crate) mod log;
+pub(crate) mod metrics;
 mod refusal_limit;
-pub mod sampler;
+pub(crate) mod sampler;

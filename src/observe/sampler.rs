@@ -8,14 +8,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Decides which of many similar lines are written.
 #[derive(Debug, Default)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     last: Cell<Option<Instant>>,
     left_out: Cell<u64>,
 }
 
 impl Sampler {
     /// Some if a line is due now: the count of lines left out since the last one.
-    pub fn due(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn due(&self, now: Instant) -> Option<u64> {
         let is_early = |last: Instant| now.saturating_duration_since(last) < INTERVAL;
         if self.last.get().is_some_and(is_early) {
             self.left_out.set(self.left_out.get() + 1);
