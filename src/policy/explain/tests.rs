@@ -57,6 +57,16 @@ fn an_allowed_request_names_every_rule_that_let_it_pass() {
     assert!(reason.contains("any address") && reason.contains("every model"));
 }
 
+#[track_caller]
+fn refused(subject: Subject<'_>, model: &str, from: &str, denial: &str, reason: &str) {
+    let (found, sentence) = ask(subject, model, from);
+    assert_eq!(found, Some(denial), "{sentence}");
+    assert!(
+        sentence.starts_with("denied: ") && sentence.contains(reason),
+        "{sentence}"
+    );
+}
+
 #[test]
 fn a_refused_request_names_the_rule_that_refused_it() {
     let networks = AllowFrom::from_networks(vec![parse_network("192.0.2.0/24").unwrap()]);
@@ -65,83 +75,30 @@ fn a_refused_request_names_the_rule_that_refused_it() {
     let expired = key(|fields| fields.expires_at = Some(UnixTime::from_seconds(1_000)));
     let only = key(|fields| fields.model_access = ModelAccess::Inclusive(list(&["good"])));
     let but = key(|fields| fields.model_access = ModelAccess::Exclusive(list(&["bad"])));
-    for (subject, model, from, denial, reason) in [
-        (
-            Subject::NoSuchId,
-            "good",
-            "::1",
-            "invalid_api_key",
-            "no key has this id",
-        ),
-        (
-            Subject::NoSuchToken,
-            "good",
-            "::1",
-            "invalid_api_key",
-            "no key has this token",
-        ),
-        (
-            Subject::MalformedToken,
-            "good",
-            "::1",
-            "invalid_api_key",
-            "no bearer token",
-        ),
-        (
-            Subject::Key(&disabled),
-            "good",
-            "::1",
-            "invalid_api_key",
-            "is disabled",
-        ),
-        (
-            Subject::Key(&expired),
-            "good",
-            "::1",
-            "expired_api_key",
-            "expired at 1970-01-01T00:16:40Z",
-        ),
-        (
-            Subject::Key(&here),
-            "good",
-            "198.51.100.1",
-            "ip_not_authorized",
-            "198.51.100.1 is in none",
-        ),
-        (
-            Subject::Key(&here),
-            "good",
-            "::1",
-            "ip_not_authorized",
-            "is IPv6",
-        ),
-        (
-            Subject::Key(&only),
-            "unserved",
-            "::1",
-            "model_not_found",
-            "no upstream serves",
-        ),
-        (
-            Subject::Key(&only),
-            "bad",
-            "::1",
-            "model_not_found",
-            "not in the key's inclusive list",
-        ),
-        (
-            Subject::Key(&but),
-            "bad",
-            "::1",
-            "model_not_found",
-            "in the key's exclusive list",
-        ),
+    let key_or_none = [
+        (Subject::NoSuchId, "no key has this id"),
+        (Subject::NoSuchToken, "no key has this token"),
+        (Subject::MalformedToken, "no bearer token"),
+        (Subject::Key(&disabled), "is disabled"),
+    ];
+    for (subject, reason) in key_or_none {
+        refused(subject, "good", "::1", "invalid_api_key", reason);
+    }
+    let expired = Subject::Key(&expired);
+    let end = "expired at 1970-01-01T00:16:40Z";
+    refused(expired, "good", "::1", "expired_api_key", end);
+    for (from, reason) in [
+        ("198.51.100.1", "198.51.100.1 is in none"),
+        ("::1", "is IPv6"),
     ] {
-        let (found, sentence) = ask(subject, model, from);
-        assert_eq!(found, Some(denial), "{sentence}");
-        assert!(
-            sentence.starts_with("denied: ") && sentence.contains(reason),
-            "{sentence}"
-        );
+        let subject = Subject::Key(&here);
+        refused(subject, "good", from, "ip_not_authorized", reason);
+    }
+    for (key, model, reason) in [
+        (&only, "unserved", "no upstream serves"),
+        (&only, "bad", "not in the key's inclusive list"),
+        (&but, "bad", "in the key's exclusive list"),
+    ] {
+        refused(Subject::Key(key), model, "::1", "model_not_found", reason);
     }
 }
