@@ -47,7 +47,7 @@ pub(super) struct KeyChange {
     fields: Vec<&'static str>,
 }
 
-/// What the admin API shows of a key besides its rules.
+/// What the admin API shows of a key in addition to its rules.
 #[derive(Debug, Serialize)]
 struct KeyDetails<'k> {
     created_at: Option<String>,

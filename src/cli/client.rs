@@ -200,7 +200,7 @@ impl KeyFile {
             file: path.into(),
             named: true,
             watch: false,
-            // Accept whatever another process wrote meanwhile: no gateway uses what was read here.
+            // Accept every change that another process wrote meanwhile: no gateway uses the keys read here.
             max_drop_percent: 100,
         };
         let keeper =

@@ -57,7 +57,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine: a built-in stand-in upstream, one key, and the gateway before it.
+    /// Run a demo on this machine: a built-in mock upstream, one key, and a gateway in front of it.
     Demo(DemoArgs),
     /// Run the gateway.
     Serve(ServeArgs),
@@ -68,7 +68,7 @@ enum Command {
     Keys(KeysCommand),
     /// Have the gateway read key file, upstreams and certificates again.
     Reload(ReloadArgs),
-    /// Show how the gateway stands: keys, last reload, upstreams and their health.
+    /// Show the gateway's state: keys, last reload, upstreams and their health.
     Status(StatusArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
@@ -87,19 +87,19 @@ struct DemoArgs {}
 struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. In place of the config's.
+    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. Replaces the config's.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. In place of the config's.
+    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. Replaces the config's.
     #[arg(long = "upstream", value_name = "URL")]
     upstreams: Vec<String>,
-    /// The key file. In place of the config's.
+    /// The key file. Replaces the config's.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// The admin socket. In place of the config's.
+    /// The admin socket. Replaces the config's.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The form of log lines. In place of the config's.
+    /// The form of log lines. Replaces the config's.
     #[arg(long, value_name = "FORM")]
     log_format: Option<LogFormatArg>,
 }
@@ -186,7 +186,7 @@ struct KeysPlace {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Make a key; its bearer token is shown this once.
+    /// Make a key; its bearer token is shown only once.
     Create(CreateArgs),
     /// List all keys, newest first.
     List(ListArgs),
@@ -194,9 +194,9 @@ enum KeysCommand {
     Show(KeyArgs),
     /// Change a key.
     Update(UpdateArgs),
-    /// Refuse a key until it is enabled again.
+    /// Disable a key until it is enabled again.
     Disable(KeyArgs),
-    /// Take a key again that was disabled.
+    /// Enable a disabled key.
     Enable(KeyArgs),
     /// Delete a key.
     Delete(DeleteArgs),
@@ -206,7 +206,7 @@ enum KeysCommand {
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// What people call the key.
+    /// A name for people.
     #[arg(long)]
     name: String,
     #[command(flatten)]
@@ -220,7 +220,7 @@ struct UpdateArgs {
     /// The key's id.
     #[arg(value_parser = arguments::id)]
     id: KeyId,
-    /// Another name.
+    /// The new name.
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -241,10 +241,10 @@ struct RuleArgs {
     /// An IPv4 network or address it may be used from; may be repeated. 'any' for every address.
     #[arg(long, value_name = "NET", value_parser = arguments::source)]
     allow_from: Vec<AllowFromArg>,
-    /// When it ends: 2027-01-31 (through that day, UTC), an RFC 3339 time, 30d, 12h. 'never' for no end.
+    /// When it expires: 2027-01-31 (at the end of that day, UTC), an RFC 3339 time, 30d, 12h, or 'never'.
     #[arg(long, value_name = "WHEN", value_parser = arguments::expiry)]
     expires: Option<ExpiryArg>,
-    /// Whom it belongs to. Empty for nobody.
+    /// The account that owns the key. Empty for none.
     #[arg(long)]
     account: Option<String>,
 }
@@ -288,7 +288,7 @@ struct DeleteArgs {
 
 #[derive(Debug, Args)]
 struct ReloadArgs {
-    /// Even where the key file drops more keys than keys.max_drop_percent.
+    /// Reload even if the key file drops more keys than keys.max_drop_percent allows.
     #[arg(long)]
     force: bool,
     /// Say what would change, and change nothing.
@@ -315,7 +315,7 @@ struct ExplainArgs {
     /// The key's id; without it, a bearer token is read from standard input.
     #[arg(long, value_name = "ID")]
     key: Option<String>,
-    /// When, as an RFC 3339 time; else now.
+    /// The time of the request, in RFC 3339. Default: now.
     #[arg(long, value_name = "TIME", value_parser = arguments::time)]
     at: Option<UnixTime>,
     #[command(flatten)]
