@@ -17,7 +17,7 @@ use keygate::policy::time::UnixTime;
 use keygate::store::config;
 use keygate::store::keeper::{Drops, Keeper};
 use keygate::store::key_file;
-use keygate::store::record;
+use keygate::store::patch;
 use keygate::table::{Table, WITHOUT_PAUSE};
 
 /// The gateway's own, or its memory would not be what is measured.
@@ -93,7 +93,7 @@ fn measure(count: usize, shape: keys::Shape) {
     reload("unchanged");
     reload("unchanged");
     for _ in 0..3 {
-        let new = record::parse_new(br#"{"name":"new","model_access":{"mode":"all"}}"#).unwrap();
+        let new = patch::parse_new(br#"{"name":"new","model_access":{"mode":"all"}}"#).unwrap();
         let begin = Instant::now();
         keeper
             .create(new, UnixTime::from_seconds(0))

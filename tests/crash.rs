@@ -23,7 +23,7 @@ use keygate::policy::time::UnixTime;
 use keygate::store::config;
 use keygate::store::keeper::{Keeper, Obstacle, WriteError};
 use keygate::store::key_file;
-use keygate::store::record::{NewKey, parse_new, parse_patch};
+use keygate::store::patch::{NewKey, parse_new, parse_patch};
 use keygate::table::{Table, WITHOUT_PAUSE};
 
 const ROLE: &str = "KEYGATE_CRASH_ROLE";

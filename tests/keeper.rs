@@ -20,7 +20,7 @@ use keygate::store::keeper::{
     Drops, Event, Keeper, Obstacle, RETRY_EVERY, ReloadResult, WriteError,
 };
 use keygate::store::key_file;
-use keygate::store::record::{KeyPatch, NewKey, parse_new, parse_patch};
+use keygate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
 use keygate::table::{Table, WITHOUT_PAUSE};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::request_body::model;
-use crate::store::record::shown;
+use crate::store::strict_json::shown;
 
 use super::Caller;
 use super::reply::Refusal;

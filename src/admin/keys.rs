@@ -12,7 +12,7 @@ use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
 use crate::store::keeper::Keeper;
-use crate::store::record::{NewKey, parse_new, parse_patch};
+use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
 use crate::upstream::Routing;
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::observe::log::is_harmless;
 use crate::store::fault::Fault;
 use crate::store::keeper::{Obstacle, WriteError};
-use crate::store::record::{Complaint, RequestFault};
+use crate::store::strict_json::{Complaint, RequestFault};
 
 /// What was done.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::policy::network::AllowFrom;
 use crate::runtime::wall_clock;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
-use crate::store::record::NewKey;
+use crate::store::patch::NewKey;
 
 use super::serve::{Ground, serve};
 use super::stand_in;

@@ -44,7 +44,8 @@ use crate::table::{Difference, Entry, Table, WITHOUT_PAUSE, forget, paced};
 use super::config;
 use super::fault::Fault;
 use super::key_file::{self, Loaded, Locked, ReadError, Stamp};
-use super::record::{Complaint, KeyPatch, NewKey};
+use super::patch::{KeyPatch, NewKey};
+use super::strict_json::Complaint;
 use crate::runtime::give_way::{GIVE_WAY, Haste};
 
 /// How often an unwritten change is tried again.

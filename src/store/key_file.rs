@@ -28,8 +28,9 @@ use crate::policy::token::TokenHash;
 use crate::table::{Entry, Pause, Table};
 
 use super::fault::Fault;
+use super::key_json::{self, Shared};
 use super::lock_file::LockFile;
-use super::record::{self, Complaint, Shared};
+use super::strict_json::Complaint;
 
 /// How many faults of one file are told; a last one tells how many more there are.
 pub const MOST_FAULTS: usize = 1000;
@@ -278,7 +279,7 @@ fn write_all<'k>(keys: impl Iterator<Item = &'k Key>, file: &mut File) -> io::Re
     const ENOUGH: usize = 256 << 10;
     let mut text = Vec::with_capacity(ENOUGH + LONGEST_LINE / 64);
     for key in keys {
-        record::write_line(key, &mut text);
+        key_json::write_line(key, &mut text);
         if text.len() >= ENOUGH {
             file.write_all(&text)?;
             text.clear();
@@ -594,7 +595,7 @@ impl Piece {
             let what = "is longer than 1 MiB; no key is, so look for a missing line end";
             self.complain(work, vec![whole_line(what)]);
         } else if !line.trim_ascii().is_empty() {
-            match record::parse_line(line, shared) {
+            match key_json::parse_line(line, shared) {
                 Ok(key) => self.entries.push(work.table.adopt(key)),
                 Err(complaints) => self.complain(work, complaints),
             }

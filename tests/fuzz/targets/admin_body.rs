@@ -3,7 +3,8 @@
 
 use keygate::policy::key::{Key, KeyFields, KeyId};
 use keygate::policy::token::TokenHash;
-use keygate::store::record::{RequestFault, parse_new, parse_patch};
+use keygate::store::patch::{parse_new, parse_patch};
+use keygate::store::strict_json::RequestFault;
 use serde_json::Value;
 
 use super::key_line::{FRAGMENTS, assert_reads_back, assert_says};

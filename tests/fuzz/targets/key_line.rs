@@ -4,7 +4,7 @@
 use ipnet::Ipv4Net;
 use keygate::policy::key::Key;
 use keygate::policy::time::UnixTime;
-use keygate::store::record::{Shared, parse_line, write_line};
+use keygate::store::key_json::{Shared, parse_line, write_line};
 use serde_json::Value;
 
 use super::{Target, assert_helpful, bytes_of};
