@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use keygate::policy::time::UnixTime;
 use keygate::store::config;
-use keygate::store::keeper::{Drops, Keeper};
 use keygate::store::key_file;
+use keygate::store::key_store::{Drops, Keeper};
 use keygate::store::patch;
 use keygate::table::{Table, WITHOUT_PAUSE};
 

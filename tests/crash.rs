@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use keygate::policy::time::UnixTime;
 use keygate::store::config;
-use keygate::store::keeper::{Keeper, Obstacle, WriteError};
 use keygate::store::key_file;
+use keygate::store::key_store::{Keeper, Obstacle, WriteError};
 use keygate::store::patch::{NewKey, parse_new, parse_patch};
 use keygate::table::{Table, WITHOUT_PAUSE};
 

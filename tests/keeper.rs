@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use keygate::policy::time::UnixTime;
 use keygate::policy::token::TokenHash;
 use keygate::store::config;
-use keygate::store::keeper::{
+use keygate::store::key_file;
+use keygate::store::key_store::{
     Drops, Event, Keeper, Obstacle, RETRY_EVERY, ReloadResult, WriteError,
 };
-use keygate::store::key_file;
 use keygate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
 use keygate::table::{Table, WITHOUT_PAUSE};
 
@@ -489,7 +489,7 @@ fn a_rehearsal_tells_the_difference_and_changes_nothing() {
     assert_eq!((told.keys, told.generation), (3, generation));
     assert_eq!(kept.in_table(), ["a", "b"]);
     let done = kept.keeper.reload(Drops::Guarded).wait().unwrap();
-    let counts = |of: &keygate::store::keeper::Reloaded| {
+    let counts = |of: &keygate::store::key_store::Reloaded| {
         let difference = &of.difference;
         (
             difference.added.len(),

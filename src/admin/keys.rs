@@ -11,7 +11,7 @@ use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
-use crate::store::keeper::Keeper;
+use crate::store::key_store::Keeper;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
 use crate::upstream::Routing;

@@ -51,7 +51,7 @@ use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
 use crate::store::config::parse::Reading;
-use crate::store::keeper::Keeper;
+use crate::store::key_store::Keeper;
 use crate::table::Table;
 use crate::upstream::Fleet;
 

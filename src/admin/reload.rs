@@ -15,7 +15,7 @@ use crate::policy::time::UnixTime;
 use crate::runtime::give_way::GIVE_WAY;
 use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
-use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
+use crate::store::key_store::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
 use crate::table::{Entry, paced};
 use crate::upstream::{Fleet, UpstreamFault};
 
@@ -68,9 +68,9 @@ impl Outcome {
             [first, more @ ..] => Some(format!("{first} (and {} more)", more.len())),
         };
         match (&self.keys, config) {
-            (Ok(reloaded), None) => keeper::counted(reloaded.keys),
+            (Ok(reloaded), None) => key_store::counted(reloaded.keys),
             (Ok(reloaded), Some(config)) => {
-                let keys = keeper::counted(reloaded.keys);
+                let keys = key_store::counted(reloaded.keys);
                 format!("{config}; the key file was loaded, {keys}")
             }
             (Err(obstacle), None) => obstacle.to_string(),
@@ -129,7 +129,7 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
         Ok(reloaded) => {
             let besides = match wish {
                 Wish::Reload(_) => {
-                    let keys = keeper::counted(reloaded.keys);
+                    let keys = key_store::counted(reloaded.keys);
                     format!("; the key file was loaded, {keys}")
                 }
                 Wish::Rehearse(_) => String::new(),
@@ -302,8 +302,8 @@ pub(super) fn last(services: &Services) -> LastReload {
     }
 }
 
-/// Logs and counts what the keeper did: for [`keeper::Keeper::start`].
-pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'_>) {
+/// Logs and counts what the keeper did: for [`key_store::Keeper::start`].
+pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &key_store::Event<'_>) {
     let loaded = |name, reloaded: &Reloaded| {
         Event::info(name)
             .with("keys", reloaded.keys)
@@ -313,19 +313,19 @@ pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'
             .with("changed", reloaded.difference.changed.len())
     };
     log.event(match event {
-        keeper::Event::Reloaded(reloaded) => {
+        key_store::Event::Reloaded(reloaded) => {
             metrics.reload(ReloadResult::Ok.label());
             metrics.last_reload(now.seconds());
             loaded("key_file_loaded", reloaded)
         }
-        keeper::Event::ReloadFailed(obstacle) => {
+        key_store::Event::ReloadFailed(obstacle) => {
             metrics.reload(obstacle.result().label());
             Event::error("key_file_refused")
                 .with("result", obstacle.result().label())
                 .with("reason", obstacle.to_string())
         }
-        keeper::Event::Merged(reloaded) => loaded("key_file_merged", reloaded),
-        keeper::Event::WriteFailed {
+        key_store::Event::Merged(reloaded) => loaded("key_file_merged", reloaded),
+        key_store::Event::WriteFailed {
             obstacle,
             unwritten,
         } => {
@@ -334,7 +334,7 @@ pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'
                 .with("reason", obstacle.to_string())
                 .with("unwritten", *unwritten)
         }
-        keeper::Event::CaughtUp { written } => {
+        key_store::Event::CaughtUp { written } => {
             metrics.unwritten_changes(0);
             Event::info("key_file_caught_up").with("written", *written)
         }

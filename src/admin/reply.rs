@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::observe::log::is_harmless;
 use crate::store::fault::Fault;
-use crate::store::keeper::{Obstacle, WriteError};
+use crate::store::key_store::{Obstacle, WriteError};
 use crate::store::strict_json::{Complaint, RequestFault};
 
 /// What was done.

@@ -8,8 +8,8 @@ use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
-use crate::store::keeper;
 use crate::store::key_file::{self, Loaded};
+use crate::store::key_store;
 use crate::table::{Table, WITHOUT_PAUSE};
 
 use super::CheckArgs;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
                         .as_ref()
                         .and_then(|config| excluded(config, file, &loaded)),
                 );
-                let keys = keeper::counted(loaded.entries.len());
+                let keys = key_store::counted(loaded.entries.len());
                 read.push(format!("{}: {keys}", file.display()));
             }
             Err(error) => faults.extend_from_slice(error.faults()),

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use crate::admin::keys::Keyring;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
-use crate::store::keeper::Keeper;
 use crate::store::key_file;
+use crate::store::key_store::Keeper;
 use crate::table::{Table, WITHOUT_PAUSE};
 
 use super::failure::Failure;

@@ -26,7 +26,7 @@ use crate::net::listen::Claimed;
 use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
 use crate::runtime::lifecycle::Phase;
-use crate::store::keeper::Drops;
+use crate::store::key_store::Drops;
 
 use super::start_fault::{StartFault, system};
 

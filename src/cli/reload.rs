@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::store::keeper;
+use crate::store::key_store;
 
 use super::ReloadArgs;
 use super::client::Client;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, Failure> {
 fn summary(answer: &Value, dry_run: bool) -> String {
     let done = if dry_run { "would have" } else { "has" };
     let keys = answer["keys"].as_u64().unwrap_or(0);
-    let keys = keeper::counted(usize::try_from(keys).unwrap_or(usize::MAX));
+    let keys = key_store::counted(usize::try_from(keys).unwrap_or(usize::MAX));
     let mut text = format!(
         "the key table {done} {keys}, generation {}: {} added, {} removed, {} changed\n",
         answer["generation"], answer["added"], answer["removed"], answer["changed"]

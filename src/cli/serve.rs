@@ -26,9 +26,9 @@ use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
 use crate::store::config::{Config, Listen, LogFormat, parse};
-use crate::store::keeper::Keeper;
 use crate::store::key_file;
 use crate::store::key_file::Loaded;
+use crate::store::key_store::Keeper;
 use crate::table::{Table, WITHOUT_PAUSE};
 use crate::upstream::{Fleet, discovery};
 
