@@ -200,7 +200,7 @@ fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) 
     let mut restart_needed = Vec::new();
     let mut faults = match config {
         Ok(config) => {
-            restart_needed = config::restart_needed(&services.config, &config);
+            restart_needed = config::restart::restart_needed(&services.config, &config);
             Vec::new()
         }
         Err(faults) => faults,
