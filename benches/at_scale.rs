@@ -18,7 +18,7 @@ use keygate::store::config;
 use keygate::store::key_file;
 use keygate::store::key_store::{Drops, Keeper};
 use keygate::store::patch;
-use keygate::table::{Table, WITHOUT_PAUSE};
+use keygate::table::{NO_YIELD, Table};
 
 /// The gateway's own, or its memory would not be what is measured.
 #[global_allocator]
@@ -65,7 +65,7 @@ fn measure(count: usize, shape: keys::Shape) {
     let empty = resident();
     let table = Arc::new(Table::default());
     let begin = Instant::now();
-    let loaded = key_file::read(&file, &table, WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(&file, &table, NO_YIELD).unwrap();
     let parsed = begin.elapsed();
     let settings = config::Keys {
         file: file.clone(),
@@ -110,7 +110,7 @@ fn measure(count: usize, shape: keys::Shape) {
     reload("all changed");
     keys::write(&file, count, shape);
     reload("all changed");
-    for entry in table.in_file_order(WITHOUT_PAUSE) {
+    for entry in table.in_file_order(NO_YIELD) {
         table.count(&entry, UnixTime::from_seconds(1));
     }
     println!("  every key once used   {} bytes a key", a_key(resident()));

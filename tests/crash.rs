@@ -24,7 +24,7 @@ use keygate::store::config;
 use keygate::store::key_file;
 use keygate::store::key_store::{Keeper, Obstacle, WriteError};
 use keygate::store::patch::{NewKey, parse_new, parse_patch};
-use keygate::table::{Table, WITHOUT_PAUSE};
+use keygate::table::{NO_YIELD, Table};
 
 const ROLE: &str = "KEYGATE_CRASH_ROLE";
 const FOLDER: &str = "KEYGATE_CRASH_FOLDER";
@@ -487,7 +487,7 @@ fn keep(file: &Path) -> (Arc<Table>, Keeper) {
         max_drop_percent: 50,
     };
     let table = Arc::new(Table::default());
-    let loaded = key_file::read(file, &table, WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(file, &table, NO_YIELD).unwrap();
     let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
     (table, keeper)
 }
@@ -514,7 +514,7 @@ fn lines(count: usize) -> String {
 }
 
 fn ids_in(file: &Path) -> Vec<String> {
-    let loaded = key_file::read(file, &Table::default(), WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(file, &Table::default(), NO_YIELD).unwrap();
     let ids = loaded
         .entries
         .iter()

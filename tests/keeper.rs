@@ -21,7 +21,7 @@ use keygate::store::key_store::{
     Drops, Event, Keeper, Obstacle, RETRY_EVERY, ReloadResult, WriteError,
 };
 use keygate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
-use keygate::table::{Table, WITHOUT_PAUSE};
+use keygate::table::{NO_YIELD, Table};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -72,7 +72,7 @@ impl Kept {
     }
 
     fn in_table(&self) -> Vec<String> {
-        let entries = self.table.in_file_order(WITHOUT_PAUSE);
+        let entries = self.table.in_file_order(NO_YIELD);
         entries
             .iter()
             .map(|entry| entry.key().id().to_owned())
@@ -100,7 +100,7 @@ fn keep(file: &Path, watch: bool) -> (Arc<Table>, Keeper, mpsc::Receiver<String>
         max_drop_percent: 50,
     };
     let table = Arc::new(Table::default());
-    let loaded = key_file::read(file, &table, WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(file, &table, NO_YIELD).unwrap();
     let (tell, events) = mpsc::channel();
     let tell = move |event: Event<'_>| drop(tell.send(format!("{event:?}")));
     let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, tell).unwrap();
@@ -123,7 +123,7 @@ fn hash(id: &str) -> TokenHash {
 }
 
 fn ids_in(file: &Path) -> Vec<String> {
-    let loaded = key_file::read(file, &Table::default(), WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(file, &Table::default(), NO_YIELD).unwrap();
     let ids = loaded
         .entries
         .iter()

@@ -10,7 +10,7 @@ use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::key_store::Keeper;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
@@ -123,7 +123,7 @@ impl Keyring<'_> {
         // A query looks at every key: a million take longer than a runtime's thread may be away.
         let page = move || {
             let found = table.newest_first(wanted.after, wanted.limit, |key| {
-                GIVE_WAY();
+                yield_if_due();
                 wanted.query.matches(key)
             });
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));

@@ -12,8 +12,8 @@ use serde::{Serialize, Serializer};
 use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
-use crate::table::{Entry, Table, forget, paced};
+use crate::runtime::cooperative_yield::yield_if_due;
+use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
 use super::reply::{Refusal, Reply};
 use super::status::LastReload;
@@ -100,9 +100,9 @@ impl Census {
             expiring: Vec::new(),
         };
         let soon = now.plus(SOON_SECONDS);
-        let entries = table.in_file_order(GIVE_WAY);
+        let entries = table.in_file_order(yield_if_due);
         let mut first = BinaryHeap::with_capacity(MOST_EXPIRING + 1);
-        let keys = paced(&entries, GIVE_WAY).map(|entry| entry.key());
+        let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
         for (place, key) in keys.enumerate() {
             match key.state(now) {
                 KeyState::Active => census.active += 1,
@@ -134,7 +134,7 @@ impl Census {
         census.expiring = first
             .map(|(_, place)| Arc::clone(&entries[place]))
             .collect();
-        forget(entries, GIVE_WAY);
+        drop_incrementally(entries, yield_if_due);
         census
     }
 

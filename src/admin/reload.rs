@@ -12,11 +12,11 @@ use crate::net::tls::{self, FieldFault, TlsFault};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
-use crate::table::{Entry, paced};
+use crate::table::{Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamFault};
 
 use super::input::{Object, Query};
@@ -147,7 +147,7 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
     };
     let difference = &reloaded.difference;
     let ids = |entries: &[Arc<Entry>]| {
-        paced(entries, GIVE_WAY)
+        yield_every(entries, yield_if_due)
             .map(|entry| entry.key().id().to_owned())
             .collect()
     };

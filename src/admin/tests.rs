@@ -45,8 +45,7 @@ impl Room {
         let token = BearerToken::make(getrandom::fill).unwrap();
         fs::write(&config.admin.token_file, token.reveal()).unwrap();
         let table = Arc::new(Table::default());
-        let loaded =
-            key_file::read(&config.keys.file, &table, crate::table::WITHOUT_PAUSE).unwrap();
+        let loaded = key_file::read(&config.keys.file, &table, crate::table::NO_YIELD).unwrap();
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let (log, _writer) = Log::start(crate::observe::log::Form::Json, dropped).unwrap();

@@ -10,7 +10,7 @@ use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, Loaded};
 use crate::store::key_store;
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::table::{NO_YIELD, Table};
 
 use super::CheckArgs;
 use super::failure::Failure;
@@ -36,7 +36,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let keys = reading.keys.filter(|keys| keys.named || keys.file.exists());
     if let Some(keys) = keys {
         let file = &keys.file;
-        match key_file::read(file, &Table::default(), WITHOUT_PAUSE) {
+        match key_file::read(file, &Table::default(), NO_YIELD) {
             Ok(loaded) => {
                 warnings.extend(key_file::readable_by_others(file));
                 warnings.extend(

@@ -20,7 +20,7 @@ use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::key_file;
 use crate::store::key_store::Keeper;
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::table::{NO_YIELD, Table};
 
 use super::failure::Failure;
 use super::output;
@@ -195,7 +195,7 @@ impl KeyFile {
             key_file::make(path).map_err(system)?;
         }
         let table = Arc::new(Table::default());
-        let loaded = key_file::read(path, &table, WITHOUT_PAUSE)
+        let loaded = key_file::read(path, &table, NO_YIELD)
             .map_err(|error| Failure::Faulty(error.faults().to_vec()))?;
         let settings = config::Keys {
             file: path.into(),

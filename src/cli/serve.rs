@@ -29,7 +29,7 @@ use crate::store::config::{Config, Listen, LogFormat, parse};
 use crate::store::key_file;
 use crate::store::key_file::Loaded;
 use crate::store::key_store::Keeper;
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
 use super::ServeArgs;
@@ -186,7 +186,7 @@ impl Parts {
         if !config.keys.named && !file.exists() {
             key_file::make(file).map_err(system(file.display().to_string()))?;
         }
-        let loaded = key_file::read(file, &table, WITHOUT_PAUSE)
+        let loaded = key_file::read(file, &table, NO_YIELD)
             .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartFault::Tls)?;

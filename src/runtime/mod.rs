@@ -3,7 +3,7 @@
 
 pub mod back_row;
 pub mod clock;
-pub mod give_way;
+pub(crate) mod cooperative_yield;
 pub mod lifecycle;
 pub mod turn;
-pub mod wall_clock;
+pub(crate) mod wall_clock;

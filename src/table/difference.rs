@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::table::entry::Entry;
-use crate::table::incremental::{Pause, forget};
+use crate::table::incremental::{YieldPoint, drop_incrementally};
 
 /// What a new table changes. It may hold the last of many keys, and takes its time to free them.
 #[derive(Clone, Debug)]
@@ -16,17 +16,17 @@ pub struct Difference {
     pub changed: Vec<Arc<Entry>>,
     /// No key changes, but their order does.
     pub reordered: bool,
-    pause: Pause,
+    yield_point: YieldPoint,
 }
 
 impl Difference {
-    pub(crate) fn none(pause: Pause) -> Self {
+    pub(crate) fn none(yield_point: YieldPoint) -> Self {
         Self {
             added: Vec::new(),
             removed: Vec::new(),
             changed: Vec::new(),
             reordered: false,
-            pause,
+            yield_point,
         }
     }
 
@@ -46,7 +46,7 @@ impl Difference {
 impl Drop for Difference {
     fn drop(&mut self) {
         for keys in [&mut self.added, &mut self.removed, &mut self.changed] {
-            forget(keys.drain(..), self.pause);
+            drop_incrementally(keys.drain(..), self.yield_point);
         }
     }
 }

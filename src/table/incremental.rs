@@ -1,17 +1,21 @@
-//! Long work in steps.
+//! Long work over many keys, in steps. After each step it calls a [`YieldPoint`], by which the caller decides whether the
+//! thread yields its core. This module knows neither the clock nor the scheduler.
 
-/// Called by each thread that does long work here, between steps of microseconds: the place to let other threads run.
-pub type Pause = fn();
+/// Called between two steps of microseconds each, on every thread that takes part in the work.
+pub type YieldPoint = fn();
 
-/// For whoever is in nobody's way.
-pub const WITHOUT_PAUSE: Pause = || ();
+/// For work that holds up no other thread.
+pub const NO_YIELD: YieldPoint = || ();
 
-/// The items, with a pause at each.
-pub fn paced<T>(items: impl IntoIterator<Item = T>, pause: Pause) -> impl Iterator<Item = T> {
-    items.into_iter().inspect(move |_| pause())
+/// The items, with a yield point at each.
+pub fn yield_every<T>(
+    items: impl IntoIterator<Item = T>,
+    yield_point: YieldPoint,
+) -> impl Iterator<Item = T> {
+    items.into_iter().inspect(move |_| yield_point())
 }
 
-/// Drops the items, with a pause at each.
-pub fn forget<T>(items: impl IntoIterator<Item = T>, pause: Pause) {
-    paced(items, pause).for_each(drop);
+/// Drops the items one by one, with a yield point at each.
+pub fn drop_incrementally<T>(items: impl IntoIterator<Item = T>, yield_point: YieldPoint) {
+    yield_every(items, yield_point).for_each(drop);
 }

@@ -14,7 +14,7 @@ use dashmap::Entry::{Occupied, Vacant};
 use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
 use crate::table::entry::Entry;
-use crate::table::incremental::{Pause, forget, paced};
+use crate::table::incremental::{YieldPoint, drop_incrementally, yield_every};
 use crate::table::shards::Shards;
 
 /// How many keys are copied while the lock of their order is held.
@@ -48,13 +48,13 @@ pub struct Age {
 
 impl Keys {
     /// The index by hash is laid out beside the other two, on a thread of its own.
-    pub(crate) fn of(entries: &[Arc<Entry>], pause: Pause) -> Self {
+    pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
         let by_id = DashMap::with_capacity(entries.len());
         let mut by_age = Vec::with_capacity(entries.len());
         let by_hash = std::thread::scope(|scope| {
             let by_hash = (entries.len() >= WORTH_A_THREAD)
-                .then(|| scope.spawn(|| Shards::of(entries, pause)));
-            for (entry, place) in paced(entries, pause).zip(0..) {
+                .then(|| scope.spawn(|| Shards::of(entries, yield_point)));
+            for (entry, place) in yield_every(entries, yield_point).zip(0..) {
                 by_id.insert(ById(Arc::clone(entry)), place);
                 by_age.push((Age::of(entry.key(), place), Arc::clone(entry)));
             }
@@ -62,7 +62,7 @@ impl Keys {
             by_hash.and_then(|laid_out| laid_out.join().ok())
         });
         Self {
-            by_hash: by_hash.unwrap_or_else(|| Shards::of(entries, pause)),
+            by_hash: by_hash.unwrap_or_else(|| Shards::of(entries, yield_point)),
             by_id,
             by_age: Mutex::new(by_age.into_iter().collect()),
             next_place: AtomicU64::new(entries.len() as u64),
@@ -90,7 +90,7 @@ impl Keys {
         self.by_hash.put(entry);
     }
 
-    pub(crate) fn in_file_order(&self, pause: Pause) -> Vec<Arc<Entry>> {
+    pub(crate) fn in_file_order(&self, yield_point: YieldPoint) -> Vec<Arc<Entry>> {
         let mut all = Vec::with_capacity(self.by_id.len());
         let mut after = Unbounded;
         loop {
@@ -100,14 +100,14 @@ impl Keys {
             };
             after = Excluded(*newest);
             all.extend(batch);
-            pause();
+            yield_point();
         }
         if !all.is_sorted_by_key(|(age, _)| age.place) {
             all.sort_unstable_by_key(|(age, _)| age.place);
         }
         // Not collected, which would keep the room of the ages.
         let mut order = Vec::with_capacity(all.len());
-        order.extend(paced(all, pause).map(|(_, entry)| entry));
+        order.extend(yield_every(all, yield_point).map(|(_, entry)| entry));
         order
     }
 }
@@ -143,7 +143,7 @@ impl Borrow<str> for ById {
 
 /// Frees a table that is no longer the current one. A reader that still holds it for the length of one search must not
 /// be the one to free a million keys, so it is waited for.
-pub(crate) fn tear_down(mut old: Arc<Keys>, pause: Pause) {
+pub(crate) fn tear_down(mut old: Arc<Keys>, yield_point: YieldPoint) {
     let keys = loop {
         match Arc::try_unwrap(old) {
             Ok(keys) => break keys,
@@ -151,10 +151,10 @@ pub(crate) fn tear_down(mut old: Arc<Keys>, pause: Pause) {
         }
         std::thread::sleep(Duration::from_micros(100));
     };
-    forget(keys.by_hash, pause);
-    forget(keys.by_id, pause);
+    drop_incrementally(keys.by_hash, yield_point);
+    drop_incrementally(keys.by_id, yield_point);
     let by_age = keys.by_age.into_inner();
-    forget(by_age.unwrap_or_else(PoisonError::into_inner), pause);
+    drop_incrementally(by_age.unwrap_or_else(PoisonError::into_inner), yield_point);
 }
 
 /// The first of these keys, as many as hold nobody up who waits for the lock. Whoever goes on from there sees what changed

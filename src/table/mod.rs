@@ -4,7 +4,7 @@
 //! behind an `ArcSwap` of its own. A single create, change or delete copies one shard (about [`KEYS_A_SHARD`]
 //! pointers), never the table; a reload builds a new table beside the old one and swaps it in whole. Writers take
 //! turns, and a table that was swapped out is torn down by the writer, never by a reader. No I/O here, and no clock:
-//! whoever knows the time says it, and whoever minds how long a million keys keep a core gives a [`Pause`].
+//! whoever knows the time says it, and whoever minds how long a million keys keep a core gives a [`YieldPoint`].
 
 mod difference;
 mod entry;
@@ -27,7 +27,7 @@ use crate::table::indexes::{Keys, batch, lock, tear_down};
 
 pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
-pub use crate::table::incremental::{Pause, WITHOUT_PAUSE, forget, paced};
+pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
 pub use crate::table::indexes::Age;
 
 /// All keys. See the module's page for how it is kept.
@@ -63,7 +63,7 @@ impl Default for Table {
     /// A table without a key: everybody is refused.
     fn default() -> Self {
         Self {
-            current: ArcSwap::from_pointee(Keys::of(&[], WITHOUT_PAUSE)),
+            current: ArcSwap::from_pointee(Keys::of(&[], NO_YIELD)),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
         }
@@ -112,10 +112,10 @@ impl Table {
             return Err(Taken);
         }
         if keys.by_hash.is_crowded(keys.by_id.len()) {
-            let entries = keys.in_file_order(WITHOUT_PAUSE);
-            let roomier = Arc::new(Keys::of(&entries, WITHOUT_PAUSE));
+            let entries = keys.in_file_order(NO_YIELD);
+            let roomier = Arc::new(Keys::of(&entries, NO_YIELD));
             drop(keys);
-            tear_down(self.current.swap(Arc::clone(&roomier)), WITHOUT_PAUSE);
+            tear_down(self.current.swap(Arc::clone(&roomier)), NO_YIELD);
             keys = roomier;
         }
         let entry = Arc::new(Entry::from(key));
@@ -171,16 +171,16 @@ impl Table {
 
     /// What [`Table::swap`] with these entries would change.
     #[must_use]
-    pub fn compare(&self, entries: &[Arc<Entry>], pause: Pause) -> Difference {
+    pub fn compare(&self, entries: &[Arc<Entry>], yield_point: YieldPoint) -> Difference {
         /// How far ahead the entry is looked for that follows in the table, before it is searched by its id.
         const AHEAD: usize = 4;
         let current = self.current.load_full();
-        let order = current.in_file_order(pause);
+        let order = current.in_file_order(yield_point);
         let mut rest = order.as_slice();
         let mut in_place = 0;
-        let mut difference = Difference::none(pause);
+        let mut difference = Difference::none(yield_point);
         for entry in entries {
-            pause();
+            yield_point();
             let mut ahead = rest.iter().take(AHEAD);
             if let Some(at) = ahead.position(|other| Arc::ptr_eq(other, entry)) {
                 rest = &rest[at + 1..];
@@ -199,31 +199,32 @@ impl Table {
         }
         let kept = entries.len() - difference.added.len();
         if kept < order.len() {
-            let ids: HashSet<&str> = paced(entries, pause)
+            let ids: HashSet<&str> = yield_every(entries, yield_point)
                 .map(|entry| entry.key().id())
                 .collect();
-            let gone = paced(&order, pause).filter(|entry| !ids.contains(entry.key().id()));
+            let gone =
+                yield_every(&order, yield_point).filter(|entry| !ids.contains(entry.key().id()));
             difference.removed = gone.cloned().collect();
         }
         difference.reordered = difference.is_empty() && in_place < entries.len();
-        forget(order, pause);
+        drop_incrementally(order, yield_point);
         difference
     }
 
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
     /// The caller has made sure that ids and hashes are unique, and that something changes: the generation grows.
-    pub fn swap(&self, entries: Vec<Arc<Entry>>, pause: Pause) {
+    pub fn swap(&self, entries: Vec<Arc<Entry>>, yield_point: YieldPoint) {
         let _turn = lock(&self.writer);
-        let old = self.current.swap(Arc::new(Keys::of(&entries, pause)));
+        let old = self.current.swap(Arc::new(Keys::of(&entries, yield_point)));
         self.grow();
-        tear_down(old, pause);
-        forget(entries, pause);
+        tear_down(old, yield_point);
+        drop_incrementally(entries, yield_point);
     }
 
     /// The keys in the order of the key file.
     #[must_use]
-    pub fn in_file_order(&self, pause: Pause) -> Vec<Arc<Entry>> {
-        self.current.load_full().in_file_order(pause)
+    pub fn in_file_order(&self, yield_point: YieldPoint) -> Vec<Arc<Entry>> {
+        self.current.load_full().in_file_order(yield_point)
     }
 
     /// Up to `limit` keys that `wanted` takes, newest first, older than `after`.

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::policy::token::TokenHash;
 use crate::table::entry::Entry;
-use crate::table::incremental::{Pause, paced};
+use crate::table::incremental::{YieldPoint, yield_every};
 
 /// How many keys a shard holds on average after a reload.
 const KEYS_A_SHARD: usize = 8;
@@ -24,17 +24,17 @@ type Shard = Vec<(u64, Arc<Entry>)>;
 impl Shards {
     /// Every shard is allocated once, in its final size: at a million keys, whatever else was allocated on the way
     /// would stay behind as holes in the heap.
-    pub(crate) fn of(entries: &[Arc<Entry>], pause: Pause) -> Self {
+    pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
         let count = (entries.len() / KEYS_A_SHARD)
             .next_power_of_two()
             .max(FEWEST_SHARDS);
         let mut sizes = vec![0_u32; count];
-        for entry in paced(entries, pause) {
+        for entry in yield_every(entries, yield_point) {
             sizes[place(start_of(entry.key().hash()), count)] += 1;
         }
         let sized = |size: &u32| Shard::with_capacity(*size as usize);
-        let mut shards: Vec<Shard> = paced(&sizes, pause).map(sized).collect();
-        for entry in paced(entries, pause) {
+        let mut shards: Vec<Shard> = yield_every(&sizes, yield_point).map(sized).collect();
+        for entry in yield_every(entries, yield_point) {
             let start = start_of(entry.key().hash());
             shards[place(start, count)].push((start, Arc::clone(entry)));
         }
@@ -46,7 +46,7 @@ impl Shards {
                 Arc::new(shard)
             })
         };
-        Self(paced(shards, pause).map(share).collect())
+        Self(yield_every(shards, yield_point).map(share).collect())
     }
 
     pub(crate) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {

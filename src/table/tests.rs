@@ -22,9 +22,9 @@ fn key(id: u32, token: u32, created_at: Option<i64>) -> Key {
 
 fn swap(table: &Table, keys: Vec<Key>) -> Difference {
     let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
-    let difference = table.compare(&entries, WITHOUT_PAUSE);
+    let difference = table.compare(&entries, NO_YIELD);
     if difference.changes_table() {
-        table.swap(entries, WITHOUT_PAUSE);
+        table.swap(entries, NO_YIELD);
     }
     difference
 }
@@ -101,7 +101,7 @@ fn the_newest_key_comes_first_and_those_without_a_date_last() {
     );
     assert_eq!(second.next, None);
     assert_eq!(
-        ids(&table.in_file_order(WITHOUT_PAUSE)),
+        ids(&table.in_file_order(NO_YIELD)),
         ["key_1", "key_3", "key_4", "key_5"]
     );
 }
@@ -131,7 +131,7 @@ fn a_swap_with_the_same_keys_changes_nothing_but_another_order_does() {
     assert!(swap(&table, vec![key(1, 1, None), key(2, 2, None)]).is_empty());
     assert_eq!(table.generation(), generation);
     assert!(swap(&table, vec![key(2, 2, None), key(1, 1, None)]).is_empty());
-    assert_eq!(ids(&table.in_file_order(WITHOUT_PAUSE)), ["key_2", "key_1"]);
+    assert_eq!(ids(&table.in_file_order(NO_YIELD)), ["key_2", "key_1"]);
     assert!(table.generation() > generation);
 }
 
@@ -168,20 +168,20 @@ fn readers_find_every_kept_key_while_tables_are_swapped() {
 
 #[test]
 fn whoever_lays_out_compares_or_frees_many_keys_pauses_at_each() {
-    static PAUSES: AtomicU64 = AtomicU64::new(0);
-    let pause: Pause = || _ = PAUSES.fetch_add(1, Ordering::Relaxed);
+    static YIELDS: AtomicU64 = AtomicU64::new(0);
+    let yield_point: YieldPoint = || _ = YIELDS.fetch_add(1, Ordering::Relaxed);
     let many = 20_000;
     let all = |created_at| (0..many).map(move |id| key(id, id, Some(created_at)));
     let table = Table::default();
     swap(&table, all(1).collect());
     let entries: Vec<_> = all(2).map(|key| table.adopt(key)).collect();
-    let pauses = || PAUSES.swap(0, Ordering::Relaxed) / u64::from(many);
-    assert_eq!(table.compare(&entries, pause).changed.len(), 20_000);
+    let yields = || YIELDS.swap(0, Ordering::Relaxed) / u64::from(many);
+    assert_eq!(table.compare(&entries, yield_point).changed.len(), 20_000);
     // The old order is read, compared and forgotten.
-    assert!(pauses() >= 3);
-    table.swap(entries, pause);
+    assert!(yields() >= 3);
+    table.swap(entries, yield_point);
     // Two rounds by hash, one by id and age, one each for what is freed of those two and of what was given.
-    assert!(pauses() >= 6);
+    assert!(yields() >= 6);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::store::key_file::open::{about, open_regular};
 use crate::store::key_file::stamp::Stamp;
 use crate::store::key_json::{self, Shared};
 use crate::store::strict_json::Complaint;
-use crate::table::{Entry, Pause, Table};
+use crate::table::{Entry, Table, YieldPoint};
 
 /// How many faults of one file are told; a last one tells how many more there are.
 pub const MOST_FAULTS: usize = 1000;
@@ -85,13 +85,13 @@ impl std::error::Error for ReadError {}
 ///
 /// # Errors
 /// Every fault there is, up to [`MOST_FAULTS`].
-pub fn read(path: &Path, table: &Table, pause: Pause) -> Result<Loaded, ReadError> {
+pub fn read(path: &Path, table: &Table, yield_point: YieldPoint) -> Result<Loaded, ReadError> {
     for attempt in 0..READ_ATTEMPTS {
         if attempt > 0 {
             std::thread::sleep(READ_AGAIN_AFTER);
         }
         let text = Text::open(path).map_err(ReadError::Unreadable)?;
-        let loaded = text.parse(table, pause);
+        let loaded = text.parse(table, yield_point);
         if text.is_unchanged() {
             return loaded;
         }
@@ -137,7 +137,7 @@ struct Piece {
 /// What the threads that read one file have in common.
 struct Work<'t> {
     table: &'t Table,
-    pause: Pause,
+    yield_point: YieldPoint,
     next_piece: AtomicU64,
     /// All faults found, told or not.
     faults: AtomicUsize,
@@ -165,24 +165,24 @@ impl<'p> Text<'p> {
         now.is_some_and(|now| self.stamp.looks_like(&now))
     }
 
-    fn parse(&self, table: &Table, pause: Pause) -> Result<Loaded, ReadError> {
+    fn parse(&self, table: &Table, yield_point: YieldPoint) -> Result<Loaded, ReadError> {
         let work = Work {
             table,
-            pause,
+            yield_point,
             next_piece: AtomicU64::new(0),
             faults: AtomicUsize::new(0),
         };
         let pieces = self
             .parse_pieces(&work)
             .map_err(|error| ReadError::Unreadable(unreadable(self.path, &error)))?;
-        let faults = self.faults(&pieces, work.faults.into_inner(), pause);
+        let faults = self.faults(&pieces, work.faults.into_inner(), yield_point);
         if !faults.is_empty() {
             return Err(ReadError::Faulty(faults));
         }
         let count = pieces.iter().map(|piece| piece.entries.len()).sum();
         let mut entries = Vec::with_capacity(count);
         for piece in pieces {
-            pause();
+            yield_point();
             entries.extend(piece.entries);
         }
         Ok(Loaded {
@@ -260,7 +260,7 @@ impl<'p> Text<'p> {
             }
         };
         while let Some(end) = memchr::memchr(b'\n', rest) {
-            (work.pause)();
+            (work.yield_point)();
             piece.take_line(&rest[..end], work, shared);
             rest = &rest[end + 1..];
         }
@@ -296,7 +296,7 @@ impl<'p> Text<'p> {
         }
     }
 
-    fn faults(&self, pieces: &[Piece], found: usize, pause: Pause) -> Vec<Fault> {
+    fn faults(&self, pieces: &[Piece], found: usize, yield_point: YieldPoint) -> Vec<Fault> {
         let fault = |line: usize, complaint: &Complaint| Fault {
             file: self.path.to_owned(),
             line,
@@ -310,7 +310,7 @@ impl<'p> Text<'p> {
             faults.extend(here.map(|(line, complaint)| fault(lines + line + 1, complaint)));
             lines += piece.lines;
         }
-        let repeated = self.repeated(pieces, pause);
+        let repeated = self.repeated(pieces, yield_point);
         let found = found + repeated.len();
         faults.extend(repeated.into_iter().take(MOST_FAULTS));
         faults.sort_by_key(|fault| fault.line);
@@ -324,14 +324,14 @@ impl<'p> Text<'p> {
     }
 
     /// A fault for every key whose id or hash an earlier line has.
-    fn repeated(&self, pieces: &[Piece], pause: Pause) -> Vec<Fault> {
+    fn repeated(&self, pieces: &[Piece], yield_point: YieldPoint) -> Vec<Fault> {
         let hasher = RandomState::new();
-        let ids = repetitions(pieces, Key::id, |id| hasher.hash_one(id), pause);
+        let ids = repetitions(pieces, Key::id, |id| hasher.hash_one(id), yield_point);
         let digest = |hash: &TokenHash| {
             let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
             u64::from_le_bytes([a, b, c, d, e, f, g, h])
         };
-        let hashes = repetitions(pieces, Key::hash, digest, pause);
+        let hashes = repetitions(pieces, Key::hash, digest, yield_point);
         let fault = |field: &str, (first, later): (usize, usize), remedy: &str| {
             let first = line_of(pieces, first);
             Fault {
@@ -400,7 +400,7 @@ fn repetitions<'k, P: Hash + Eq + ?Sized + 'k>(
     pieces: &'k [Piece],
     part: impl Fn(&'k Key) -> &'k P,
     digest: impl Fn(&P) -> u64,
-    pause: Pause,
+    yield_point: YieldPoint,
 ) -> Vec<(usize, usize)> {
     /// One for each first byte of a digest: each is sorted in a fraction of a millisecond.
     const HEAPS: usize = 256;
@@ -413,12 +413,12 @@ fn repetitions<'k, P: Hash + Eq + ?Sized + 'k>(
     let roomy = || Vec::with_capacity(count / HEAPS + count / HEAPS / 8);
     let mut heaps: Vec<Vec<u64>> = iter::repeat_with(roomy).take(HEAPS).collect();
     for part in parts() {
-        pause();
+        yield_point();
         let digest = digest(part);
         heaps[(digest >> (u64::BITS - HEAPS.ilog2())) as usize].push(digest);
     }
     let differ = heaps.iter_mut().all(|heap| {
-        pause();
+        yield_point();
         heap.sort_unstable();
         heap.is_sorted_by(|one, next| one < next)
     });

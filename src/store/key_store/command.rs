@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
-use crate::runtime::give_way::Haste;
+use crate::runtime::cooperative_yield::PriorityGuard;
 use crate::store::key_store::error::{Obstacle, WriteError};
 use crate::store::key_store::event::Reloaded;
 use crate::store::patch::{KeyPatch, NewKey};
@@ -15,8 +15,8 @@ use crate::table::Entry;
 pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
 pub(crate) enum Request {
-    /// In haste until its turn comes: it may take access away, and must not wait for a reload that gives way.
-    Write(Write, Haste),
+    /// In guard until its turn comes: it may take access away, and must not wait for a reload that gives way.
+    Write(Write, PriorityGuard),
     Reload(Reload),
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::key_file::{self, Locked};
 use crate::store::key_store::command::{Created, Reply, Write};
 use crate::store::key_store::error::{Obstacle, WriteError};
@@ -16,7 +16,7 @@ use crate::store::key_store::event::Event;
 use crate::store::key_store::state::{Desk, Unwritten, disabled};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::store::strict_json::Complaint;
-use crate::table::{Entry, Table, forget, paced};
+use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
 /// What a batch will change once it is on disk.
 #[derive(Default)]
@@ -217,10 +217,10 @@ impl Desk {
         if draft.is_empty() && self.unwritten.is_empty() {
             return Ok(());
         }
-        let entries = self.table.in_file_order(GIVE_WAY);
-        let kept = paced(&entries, GIVE_WAY).map(|entry| draft.newest(entry.key()));
+        let entries = self.table.in_file_order(yield_if_due);
+        let kept = yield_every(&entries, yield_if_due).map(|entry| draft.newest(entry.key()));
         let written = lock.replace(kept.chain(&draft.created));
-        forget(entries, GIVE_WAY);
+        drop_incrementally(entries, yield_if_due);
         self.loaded = written?;
         self.unwritten.clear();
         let written = self.status.load().unwritten;

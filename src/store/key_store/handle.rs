@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::Haste;
+use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::config;
 use crate::store::key_file::Loaded;
@@ -21,7 +21,7 @@ use crate::store::key_store::error::{Gone, Obstacle, ReloadResult, WriteError};
 use crate::store::key_store::event::{Event, LastReload, Reloaded, Status, counted};
 use crate::store::key_store::state::Desk;
 use crate::store::patch::{KeyPatch, NewKey};
-use crate::table::{Entry, Table, WITHOUT_PAUSE};
+use crate::table::{Entry, NO_YIELD, Table};
 
 /// A handle to the keeper; clones speak to the same one. When the last is dropped the keeper tries once more to write
 /// what is unwritten, and ends.
@@ -48,7 +48,7 @@ impl Keeper {
         loaded: Loaded,
         events: impl Fn(Event<'_>) + Send + 'static,
     ) -> io::Result<Self> {
-        table.swap(loaded.entries, WITHOUT_PAUSE);
+        table.swap(loaded.entries, NO_YIELD);
         let status = Arc::new(ArcSwap::from_pointee(Status {
             last_reload: LastReload {
                 at: wall_clock::now(),
@@ -78,7 +78,7 @@ impl Keeper {
 
     /// Makes a key and its token. It becomes the file's last.
     pub fn create(&self, new: NewKey, now: UnixTime) -> Answer<Created, WriteError> {
-        self.ask(|answer| in_haste(Write::Create { new, now, answer }))
+        self.ask(|answer| with_priority(Write::Create { new, now, answer }))
     }
 
     /// Changes a key.
@@ -90,7 +90,7 @@ impl Keeper {
     ) -> Answer<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.ask(|answer| {
-            in_haste(Write::Update {
+            with_priority(Write::Update {
                 id,
                 patch,
                 now,
@@ -102,7 +102,7 @@ impl Keeper {
     /// Deletes a key; the answer is the key that was.
     pub fn delete(&self, id: &str) -> Answer<Arc<Entry>, WriteError> {
         let id = id.to_owned();
-        self.ask(|answer| in_haste(Write::Delete { id, answer }))
+        self.ask(|answer| with_priority(Write::Delete { id, answer }))
     }
 
     /// Takes the file over as it stands now. Reloads that wait together share one read, and a reload that is asked for
@@ -161,6 +161,6 @@ impl<T, E: From<Gone>> Future for Answer<T, E> {
     }
 }
 
-fn in_haste(write: Write) -> Request {
-    Request::Write(write, Haste::default())
+fn with_priority(write: Write) -> Request {
+    Request::Write(write, priority())
 }

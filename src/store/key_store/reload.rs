@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::policy::key::KeyId;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::key_file::{self, Loaded, Stamp};
 use crate::store::key_store::command::{Drops, Reload};
 use crate::store::key_store::error::{DropsTooMany, Obstacle, ReloadResult};
 use crate::store::key_store::event::{Event, LastReload, Reloaded, counted};
 use crate::store::key_store::state::{Desk, Unwritten, disabled};
-use crate::table::{Difference, Entry, forget};
+use crate::table::{Difference, Entry, drop_incrementally};
 
 /// A file's content with what is unwritten on top.
 struct Proposal {
@@ -72,16 +72,16 @@ impl Desk {
     /// Reads the file and lays on top what is unwritten.
     fn propose(&mut self) -> Result<Proposal, Obstacle> {
         let before = key_file::look(&self.file);
-        let Loaded { mut entries, stamp } = key_file::read(&self.file, &self.table, GIVE_WAY)
+        let Loaded { mut entries, stamp } = key_file::read(&self.file, &self.table, yield_if_due)
             .map_err(|error| {
-                let obstacle = Obstacle::from(error);
-                self.refuse(before, &obstacle);
-                obstacle
-            })?;
+            let obstacle = Obstacle::from(error);
+            self.refuse(before, &obstacle);
+            obstacle
+        })?;
         let mut unwritten = HashMap::new();
         if !self.unwritten.is_empty() {
             entries.retain_mut(|entry| {
-                GIVE_WAY();
+                yield_if_due();
                 let id = entry.key().key_id();
                 match self.unwritten.get(&id) {
                     None => true,
@@ -99,7 +99,7 @@ impl Desk {
                 }
             });
         }
-        let difference = Arc::new(self.table.compare(&entries, GIVE_WAY));
+        let difference = Arc::new(self.table.compare(&entries, yield_if_due));
         let (dropped, of) = (difference.removed.len(), self.table.len());
         let too_many = dropped * 100 > of * usize::from(self.max_drop_percent);
         Ok(Proposal {
@@ -121,9 +121,9 @@ impl Desk {
             return Err(obstacle);
         }
         if proposal.difference.changes_table() {
-            self.table.swap(proposal.entries, GIVE_WAY);
+            self.table.swap(proposal.entries, yield_if_due);
         } else {
-            forget(proposal.entries, GIVE_WAY);
+            drop_incrementally(proposal.entries, yield_if_due);
         }
         self.loaded = Some(proposal.stamp);
         self.refused = None;

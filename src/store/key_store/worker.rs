@@ -57,12 +57,12 @@ impl Desk {
     }
 
     fn serve(&mut self, requests: impl Iterator<Item = Request>) {
-        let (mut writes, mut reloads, mut hastes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut writes, mut reloads, mut guards) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
-                Request::Write(write, haste) => {
+                Request::Write(write, guard) => {
                     writes.push(write);
-                    hastes.push(haste);
+                    guards.push(guard);
                 }
                 Request::Reload(reload) => reloads.push(reload),
             }
@@ -70,7 +70,7 @@ impl Desk {
         if !reloads.is_empty() {
             self.reload(reloads);
         }
-        drop(hastes);
+        drop(guards);
         if !writes.is_empty() {
             self.write(writes);
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::store::key_file::stamp::CLOCK_TICK;
-use crate::table::WITHOUT_PAUSE;
+use crate::table::NO_YIELD;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ fn folder_with(text: &[u8]) -> (tempfile::TempDir, PathBuf) {
 
 fn ids(text: &[u8]) -> Vec<String> {
     let (_folder, file) = folder_with(text);
-    let loaded = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap();
+    let loaded = read(&file, &Table::default(), NO_YIELD).unwrap();
     let ids = loaded
         .entries
         .iter()
@@ -31,7 +31,7 @@ fn ids(text: &[u8]) -> Vec<String> {
 /// Line and field of each fault.
 fn faults(text: &[u8]) -> Vec<(usize, String)> {
     let (_folder, file) = folder_with(text);
-    let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
+    let error = read(&file, &Table::default(), NO_YIELD).unwrap_err();
     assert!(error.faults().iter().all(|fault| fault.file == file));
     let places = error.faults().iter();
     places
@@ -70,7 +70,7 @@ fn a_file_that_is_cut_off_within_its_last_line_is_not_loaded() {
         }
         let (_folder, file) = folder_with(&text.as_bytes()[..end]);
         assert!(
-            read(&file, &Table::default(), WITHOUT_PAUSE).is_err(),
+            read(&file, &Table::default(), NO_YIELD).is_err(),
             "cut at {end}"
         );
     }
@@ -108,7 +108,7 @@ fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
         std::thread::sleep(CLOCK_TICK);
         let text = Text::open(&file).unwrap();
         change(&file, &a);
-        let loaded = text.parse(&Table::default(), WITHOUT_PAUSE);
+        let loaded = text.parse(&Table::default(), NO_YIELD);
         if is_whole {
             assert_eq!(loaded.unwrap().entries.len(), 2, "{name}");
         }
@@ -131,7 +131,7 @@ fn a_repeated_id_or_hash_names_both_lines() {
     ]
     .join("\n");
     let (_folder, file) = folder_with(text.as_bytes());
-    let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
+    let error = read(&file, &Table::default(), NO_YIELD).unwrap_err();
     let told: Vec<_> = error.faults().iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 3);
     for (told, start, other) in [
@@ -177,7 +177,7 @@ fn what_is_no_file_is_a_fault_and_never_waited_for() {
         ("fifo", "not a regular file"),
         ("loop", "cannot be read"),
     ] {
-        match read(&here(name), &Table::default(), WITHOUT_PAUSE) {
+        match read(&here(name), &Table::default(), NO_YIELD) {
             Err(ReadError::Unreadable(fault)) => {
                 assert!(fault.line == 0 && fault.message.contains(what), "{fault}");
             }
@@ -225,7 +225,7 @@ fn a_line_without_end_is_refused_without_reading_it_whole() {
         .unwrap()
         .set_len(64 << 20)
         .unwrap();
-    let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
+    let error = read(&file, &Table::default(), NO_YIELD).unwrap_err();
     assert!(
         error.to_string().contains(":1: is longer than 1 MiB"),
         "{error}"
@@ -235,7 +235,7 @@ fn a_line_without_end_is_refused_without_reading_it_whole() {
 #[test]
 fn of_very_many_faults_a_thousand_are_told_and_the_rest_counted() {
     let (_folder, file) = folder_with("{}\n".repeat(200_000).as_bytes());
-    let error = read(&file, &Table::default(), WITHOUT_PAUSE).unwrap_err();
+    let error = read(&file, &Table::default(), NO_YIELD).unwrap_err();
     let faults = error.faults();
     assert_eq!(faults.len(), MOST_FAULTS + 1);
     assert_eq!((faults[0].line, faults[999].line), (1, 250));
@@ -250,10 +250,7 @@ fn of_very_many_faults_a_thousand_are_told_and_the_rest_counted() {
 fn a_record_that_is_in_the_table_is_not_held_twice() {
     let (_folder, file) = folder_with(format!("{}\n{}", line("a", "1"), line("b", "2")).as_bytes());
     let table = Table::default();
-    table.swap(
-        read(&file, &table, WITHOUT_PAUSE).unwrap().entries,
-        WITHOUT_PAUSE,
-    );
-    let again = read(&file, &table, WITHOUT_PAUSE).unwrap();
+    table.swap(read(&file, &table, NO_YIELD).unwrap().entries, NO_YIELD);
+    let again = read(&file, &table, NO_YIELD).unwrap();
     assert!(Arc::ptr_eq(&again.entries[0], &table.by_id("a").unwrap()));
 }

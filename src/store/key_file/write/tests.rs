@@ -1,7 +1,7 @@
 use super::*;
 use crate::policy::token::TokenHash;
 use crate::store::key_file::{look, read, readable_by_others};
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::table::{NO_YIELD, Table};
 use std::os::unix::fs::PermissionsExt;
 
 fn line(id: &str, token: &str) -> String {
@@ -27,7 +27,7 @@ fn a_replaced_file_keeps_its_mode_and_its_link_and_leaves_nothing_beside_it() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let link = folder.path().join("link");
     std::os::unix::fs::symlink("keys.jsonl", &link).unwrap();
-    let loaded = read(&link, &Table::default(), WITHOUT_PAUSE).unwrap();
+    let loaded = read(&link, &Table::default(), NO_YIELD).unwrap();
     // What a killed process may have left.
     fs::write(folder.path().join(".keys.jsonl.new"), "half a li").unwrap();
     let stamp = lock(&link, LOCK_WAIT)
@@ -41,7 +41,7 @@ fn a_replaced_file_keeps_its_mode_and_its_link_and_leaves_nothing_beside_it() {
     );
     assert_eq!(entries_of(folder.path()), 2);
     assert_eq!(
-        read(&file, &Table::default(), WITHOUT_PAUSE)
+        read(&file, &Table::default(), NO_YIELD)
             .unwrap()
             .entries
             .len(),
@@ -88,7 +88,7 @@ fn a_made_file_is_its_owners_alone_and_never_takes_anothers_place() {
         0o600
     );
     assert!(
-        read(&file, &Table::default(), WITHOUT_PAUSE)
+        read(&file, &Table::default(), NO_YIELD)
             .unwrap()
             .entries
             .is_empty()
