@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::request_body::model;
-use crate::store::strict_json::shown;
+use crate::store::strict_json::printable;
 
 use super::Caller;
 use super::reply::Refusal;
@@ -175,9 +175,10 @@ impl Object {
             .enumerate()
             .find(|(at, (name, _))| fields[..*at].iter().any(|(other, _)| other == name));
         match repeated {
-            Some((_, (name, _))) => {
-                Err(Refusal::invalid(&shown(name), "comes twice; send it once"))
-            }
+            Some((_, (name, _))) => Err(Refusal::invalid(
+                &printable(name),
+                "comes twice; send it once",
+            )),
             None => Ok(Self(fields)),
         }
     }
@@ -211,7 +212,7 @@ impl Object {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(Refusal::invalid(
-                &shown(name),
+                &printable(name),
                 "is no known field; remove it",
             )),
         }

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use crate::observe::log::is_harmless;
 use crate::store::fault::Fault;
+use crate::store::key_json::KeyJsonError;
 use crate::store::key_store::{Obstacle, WriteError};
-use crate::store::strict_json::{Complaint, RequestFault};
+use crate::store::strict_json::FieldError;
 
 /// What was done.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(super) enum Refusal {
     /// The Host is not one of this listener's.
     Misdirected,
     /// A field or parameter is wrong.
-    Invalid(Complaint),
+    Invalid(FieldError),
     /// Files are faulty.
     Faulty {
         /// What is wrong with them; at least one.
@@ -169,7 +170,7 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 impl Refusal {
     /// A field or parameter is wrong.
     pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
-        Self::Invalid(Complaint {
+        Self::Invalid(FieldError {
             field: field.to_owned(),
             message: message.into(),
         })
@@ -296,13 +297,13 @@ impl Refusal {
     }
 }
 
-impl From<RequestFault> for Refusal {
-    fn from(fault: RequestFault) -> Self {
+impl From<KeyJsonError> for Refusal {
+    fn from(fault: KeyJsonError) -> Self {
         match fault {
-            RequestFault::NotJson(complaint) => {
+            KeyJsonError::NotJson(complaint) => {
                 Self::Malformed(format!("The body {}", complaint.message))
             }
-            RequestFault::Faulty(complaint) => Self::Invalid(complaint),
+            KeyJsonError::Invalid(complaint) => Self::Invalid(complaint),
         }
     }
 }

@@ -17,13 +17,32 @@ use crate::policy::network::{AllowFrom, parse_network};
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 use crate::store::strict_json::{
-    Complaint, RequestFault, Text, Value, Wrong, shown, text, whole, write_list, write_shown,
-    write_text,
+    FieldError, JsonString, JsonValue, ValueError, document_error, printable, string,
+    write_display, write_list, write_text,
 };
+
+/// Why a request's body is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyJsonError {
+    /// It is no JSON at all.
+    NotJson(FieldError),
+    /// It is JSON, but not what was asked for.
+    Invalid(FieldError),
+}
+
+impl fmt::Display for KeyJsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson(error) | Self::Invalid(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for KeyJsonError {}
 
 /// Equal model lists and accounts of many keys, to be held in memory once.
 #[derive(Default)]
-pub struct Shared {
+pub struct Interner {
     hasher: RandomState,
     lists: HashMap<u64, ModelList>,
     /// The one that was asked for last: neighbours in a file are often alike.
@@ -32,28 +51,28 @@ pub struct Shared {
 }
 
 /// Past this many different ones, sharing costs more than it saves.
-const MOST_SHARED: usize = 10_000;
+const MAX_INTERNED: usize = 10_000;
 
 /// Reads one line of the key file, without its line end.
 ///
 /// # Errors
 /// Every fault of the line.
-pub fn parse_line(line: &[u8], shared: &mut Shared) -> Result<Key, Vec<Complaint>> {
-    let mut fields = Fields::read(line, &Field::ALL).map_err(|fault| match fault {
-        RequestFault::NotJson(complaint) | RequestFault::Faulty(complaint) => vec![complaint],
+pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<FieldError>> {
+    let mut fields = KeyDocument::read(line, &KeyField::ALL).map_err(|fault| match fault {
+        KeyJsonError::NotJson(error) | KeyJsonError::Invalid(error) => vec![error],
     })?;
-    let id = fields.required(Field::Id, text(KeyId::parse));
-    let name = fields.required(Field::Name, text(KeyName::parse));
-    let hash = fields.required(Field::Hash, text(parse_hash));
-    let hint = fields.optional(Field::Hint, text(Hint::parse));
-    let access = fields.required(Field::ModelAccess, |value| model_access(value, shared));
-    let allow_from = fields.optional(Field::AllowFrom, networks);
-    let expires_at = fields.optional(Field::ExpiresAt, text(UnixTime::parse));
-    let created_at = fields.optional(Field::CreatedAt, text(UnixTime::parse));
-    let account = fields.optional(Field::Account, text(|text| shared.account(text)));
-    let disabled = fields.switch(Field::Disabled);
+    let id = fields.required(KeyField::Id, string(KeyId::parse));
+    let name = fields.required(KeyField::Name, string(KeyName::parse));
+    let hash = fields.required(KeyField::Hash, string(parse_hash));
+    let hint = fields.optional(KeyField::Hint, string(Hint::parse));
+    let access = fields.required(KeyField::ModelAccess, |value| model_access(value, interner));
+    let allow_from = fields.optional(KeyField::AllowFrom, networks);
+    let expires_at = fields.optional(KeyField::ExpiresAt, string(UnixTime::parse));
+    let created_at = fields.optional(KeyField::CreatedAt, string(UnixTime::parse));
+    let account = fields.optional(KeyField::Account, string(|text| interner.account(text)));
+    let disabled = fields.boolean(KeyField::Disabled);
     match (id, name, hash, access) {
-        (Some(id), Some(name), Some(hash), Some(model_access)) if fields.complaints.is_empty() => {
+        (Some(id), Some(name), Some(hash), Some(model_access)) if fields.errors.is_empty() => {
             Ok(Key::from(KeyFields {
                 id,
                 name,
@@ -67,7 +86,7 @@ pub fn parse_line(line: &[u8], shared: &mut Shared) -> Result<Key, Vec<Complaint
                 disabled: disabled.unwrap_or(false),
             }))
         }
-        _ => Err(fields.complaints),
+        _ => Err(fields.errors),
     }
 }
 
@@ -78,7 +97,7 @@ pub fn write_line(key: &Key, out: &mut Vec<u8>) {
     write_text(key.id(), out);
     out.extend_from_slice(b",\"name\":");
     write_text(key.name(), out);
-    write_shown(",\"hash\":", key.hash(), out);
+    write_display(",\"hash\":", key.hash(), out);
     if let Some(hint) = key.hint() {
         out.extend_from_slice(b",\"hint\":");
         write_text(hint, out);
@@ -93,13 +112,13 @@ pub fn write_line(key: &Key, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b"},\"allow_from\":");
     write_list(key.allow_from().networks(), out, |network, out| {
-        write_shown("", network, out);
+        write_display("", network, out);
     });
     if let Some(end) = key.expires_at() {
-        write_shown(",\"expires_at\":", &end, out);
+        write_display(",\"expires_at\":", &end, out);
     }
     if let Some(begin) = key.created_at() {
-        write_shown(",\"created_at\":", &begin, out);
+        write_display(",\"created_at\":", &begin, out);
     }
     if let Some(account) = key.account() {
         out.extend_from_slice(b",\"account\":");
@@ -111,7 +130,7 @@ pub fn write_line(key: &Key, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-impl Shared {
+impl Interner {
     fn list(&mut self, names: &[Cow<'_, str>]) -> Option<ModelList> {
         let same = |list: &&ModelList| list.names().iter().map(|name| &**name).eq(names);
         if let Some(list) = self.last_list.as_ref().filter(same) {
@@ -123,7 +142,7 @@ impl Shared {
             return Some(list.clone());
         }
         let list = ModelList::new(names.iter().map(|name| name.clone().into_owned()).collect())?;
-        if self.lists.len() < MOST_SHARED {
+        if self.lists.len() < MAX_INTERNED {
             self.lists.insert(slot, list.clone());
         }
         Some(list)
@@ -134,7 +153,7 @@ impl Shared {
             return Ok(account.clone());
         }
         let account = Account::parse(text)?;
-        if self.accounts.len() < MOST_SHARED {
+        if self.accounts.len() < MAX_INTERNED {
             self.accounts.insert(text.into(), account.clone());
         }
         Ok(account)
@@ -143,7 +162,7 @@ impl Shared {
 
 /// The fields a key can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field {
+pub(crate) enum KeyField {
     Id,
     Name,
     Hash,
@@ -156,7 +175,7 @@ pub(crate) enum Field {
     Disabled,
 }
 
-impl Field {
+impl KeyField {
     const ALL: [Self; 10] = [
         Self::Id,
         Self::Name,
@@ -187,36 +206,36 @@ impl Field {
 }
 
 /// A document's fields as they came, and what was found wrong so far.
-pub(crate) struct Fields<'a> {
-    values: [Option<Value<'a>>; Field::ALL.len()],
-    complaints: Vec<Complaint>,
+pub(crate) struct KeyDocument<'a> {
+    values: [Option<JsonValue<'a>>; KeyField::ALL.len()],
+    errors: Vec<FieldError>,
 }
 
-impl<'a> Fields<'a> {
-    pub(crate) fn read(document: &'a [u8], known: &[Field]) -> Result<Self, RequestFault> {
+impl<'a> KeyDocument<'a> {
+    pub(crate) fn read(document: &'a [u8], known: &[KeyField]) -> Result<Self, KeyJsonError> {
         let not_json = |what: &dyn fmt::Display| {
-            RequestFault::NotJson(whole(&format!(
+            KeyJsonError::NotJson(document_error(&format!(
                 "is not one whole JSON object: {what}; complete it or remove it"
             )))
         };
         let Ok(document) = simdutf8::basic::from_utf8(document) else {
-            return Err(RequestFault::NotJson(whole(
+            return Err(KeyJsonError::NotJson(document_error(
                 "is not UTF-8; write it anew as UTF-8",
             )));
         };
         let mut fields = Self {
-            values: [const { None }; Field::ALL.len()],
-            complaints: Vec::new(),
+            values: [const { None }; KeyField::ALL.len()],
+            errors: Vec::new(),
         };
         let mut reader = serde_json::Deserializer::from_str(document);
-        let into = FieldsOf {
+        let into = KeyDocumentSeed {
             known,
             fields: &mut fields,
         };
         match into.deserialize(&mut reader).and_then(|()| reader.end()) {
             Ok(()) => Ok(fields),
-            Err(error) => match serde_json::from_str::<Value<'_>>(document) {
-                Ok(other) => Err(RequestFault::Faulty(whole(&format!(
+            Err(error) => match serde_json::from_str::<JsonValue<'_>>(document) {
+                Ok(other) => Err(KeyJsonError::Invalid(document_error(&format!(
                     "must be a JSON object, not {}; write it like {{\"name\":\"…\"}}",
                     other.kind()
                 )))),
@@ -225,20 +244,20 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn take(&mut self, field: Field) -> Option<Value<'a>> {
+    fn take(&mut self, field: KeyField) -> Option<JsonValue<'a>> {
         self.values[field as usize].take()
     }
 
     /// A field that must be there.
     pub(crate) fn required<T>(
         &mut self,
-        field: Field,
-        read: impl FnOnce(Value<'a>) -> Result<T, Wrong>,
+        field: KeyField,
+        read: impl FnOnce(JsonValue<'a>) -> Result<T, ValueError>,
     ) -> Option<T> {
         match self.take(field) {
-            Some(value) => self.keep(field, read(value)),
+            Some(value) => self.record(field, read(value)),
             None => {
-                self.complain(field, ("", "is missing; add it".to_owned()));
+                self.add_error(field, ("", "is missing; add it".to_owned()));
                 None
             }
         }
@@ -247,8 +266,8 @@ impl<'a> Fields<'a> {
     /// A field that may be missing or null.
     pub(crate) fn optional<T>(
         &mut self,
-        field: Field,
-        read: impl FnOnce(Value<'a>) -> Result<T, Wrong>,
+        field: KeyField,
+        read: impl FnOnce(JsonValue<'a>) -> Result<T, ValueError>,
     ) -> Option<T> {
         self.clearable(field, read).flatten()
     }
@@ -256,28 +275,28 @@ impl<'a> Fields<'a> {
     /// A field that stays where it is missing.
     pub(crate) fn change<T>(
         &mut self,
-        field: Field,
-        read: impl FnOnce(Value<'a>) -> Result<T, Wrong>,
+        field: KeyField,
+        read: impl FnOnce(JsonValue<'a>) -> Result<T, ValueError>,
     ) -> Option<T> {
         let value = self.take(field)?;
-        self.keep(field, read(value))
+        self.record(field, read(value))
     }
 
     /// A field that stays where it is missing, and is cleared by null.
     pub(crate) fn clearable<T>(
         &mut self,
-        field: Field,
-        read: impl FnOnce(Value<'a>) -> Result<T, Wrong>,
+        field: KeyField,
+        read: impl FnOnce(JsonValue<'a>) -> Result<T, ValueError>,
     ) -> Option<Option<T>> {
         match self.take(field)? {
-            Value::Null => Some(None),
-            value => self.keep(field, read(value)).map(Some),
+            JsonValue::Null => Some(None),
+            value => self.record(field, read(value)).map(Some),
         }
     }
 
-    pub(crate) fn switch(&mut self, field: Field) -> Option<bool> {
+    pub(crate) fn boolean(&mut self, field: KeyField) -> Option<bool> {
         self.change(field, |value| match value {
-            Value::Bool(on) => Ok(on),
+            JsonValue::Bool(on) => Ok(on),
             other => Err((
                 "",
                 format!("must be true or false, not {}; write it so", other.kind()),
@@ -285,22 +304,22 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn keep<T>(&mut self, field: Field, read: Result<T, Wrong>) -> Option<T> {
-        read.map_err(|wrong| self.complain(field, wrong)).ok()
+    fn record<T>(&mut self, field: KeyField, read: Result<T, ValueError>) -> Option<T> {
+        read.map_err(|wrong| self.add_error(field, wrong)).ok()
     }
 
-    fn complain(&mut self, field: Field, (within, message): Wrong) {
+    fn add_error(&mut self, field: KeyField, (within, message): ValueError) {
         let field = match within {
             "" => field.name().to_owned(),
             within => format!("{}.{within}", field.name()),
         };
-        self.complaints.push(Complaint { field, message });
+        self.errors.push(FieldError { field, message });
     }
 
-    pub(crate) fn first_complaint(&mut self) -> Result<(), RequestFault> {
-        match self.complaints.is_empty() {
+    pub(crate) fn first_error(&mut self) -> Result<(), KeyJsonError> {
+        match self.errors.is_empty() {
             true => Ok(()),
-            false => Err(RequestFault::Faulty(self.complaints.swap_remove(0))),
+            false => Err(KeyJsonError::Invalid(self.errors.swap_remove(0))),
         }
     }
 }
@@ -310,8 +329,8 @@ fn parse_hash(text: &str) -> Result<TokenHash, &'static str> {
         .ok_or("must be blake3: and 64 hexadecimal digits; `keygate keys hash` makes it of a token")
 }
 
-pub(crate) fn networks(value: Value<'_>) -> Result<AllowFrom, Wrong> {
-    let Value::List(entries) = value else {
+pub(crate) fn networks(value: JsonValue<'_>) -> Result<AllowFrom, ValueError> {
+    let JsonValue::List(entries) = value else {
         return Err((
             "",
             format!(
@@ -324,10 +343,10 @@ pub(crate) fn networks(value: Value<'_>) -> Result<AllowFrom, Wrong> {
         .iter()
         .map(|entry| match entry {
             // The longest network in any spelling has fewer; a longer text is not worth repeating.
-            Value::Text(text) if text.len() <= 64 => {
+            JsonValue::Text(text) if text.len() <= 64 => {
                 parse_network(text).map_err(|fault| fault.to_string())
             }
-            Value::Text(_) => Err(
+            JsonValue::Text(_) => Err(
                 "holds an entry that is too long for an IPv4 network; write it like 192.0.2.0/24"
                     .to_owned(),
             ),
@@ -342,8 +361,11 @@ pub(crate) fn networks(value: Value<'_>) -> Result<AllowFrom, Wrong> {
         .map_err(|message| ("", message))
 }
 
-pub(crate) fn model_access(value: Value<'_>, shared: &mut Shared) -> Result<ModelAccess, Wrong> {
-    let Value::Object(entries) = value else {
+pub(crate) fn model_access(
+    value: JsonValue<'_>,
+    interner: &mut Interner,
+) -> Result<ModelAccess, ValueError> {
+    let JsonValue::Object(entries) = value else {
         return Err((
             "",
             format!(
@@ -357,42 +379,45 @@ pub(crate) fn model_access(value: Value<'_>, shared: &mut Shared) -> Result<Mode
         let place = match &*name {
             "mode" => &mut mode,
             "models" => &mut models,
-            other => return Err(("", unknown_within(other))),
+            other => return Err(("", unknown_field_error(other))),
         };
         if place.replace(value).is_some() {
             return Err(("", format!("names {name} twice; keep one")));
         }
     }
-    let Some(Value::Text(mode)) = mode else {
-        return Err(("mode", wrong_mode()));
+    let Some(JsonValue::Text(mode)) = mode else {
+        return Err(("mode", mode_error()));
     };
     match &*mode {
         "all" => match models {
-            None | Some(Value::Null) => Ok(ModelAccess::All),
+            None | Some(JsonValue::Null) => Ok(ModelAccess::All),
             Some(_) => Err((
                 "models",
                 "must be absent where mode is all; remove it, or set mode to inclusive or exclusive"
                     .to_owned(),
             )),
         },
-        "inclusive" => model_list(models, shared).map(ModelAccess::Inclusive),
-        "exclusive" => model_list(models, shared).map(ModelAccess::Exclusive),
-        _ => Err(("mode", wrong_mode())),
+        "inclusive" => model_list(models, interner).map(ModelAccess::Inclusive),
+        "exclusive" => model_list(models, interner).map(ModelAccess::Exclusive),
+        _ => Err(("mode", mode_error())),
     }
 }
 
-fn model_list(models: Option<Value<'_>>, shared: &mut Shared) -> Result<ModelList, Wrong> {
+fn model_list(
+    models: Option<JsonValue<'_>>,
+    interner: &mut Interner,
+) -> Result<ModelList, ValueError> {
     let names = match models {
-        Some(Value::List(entries)) => entries
+        Some(JsonValue::List(entries)) => entries
             .into_iter()
             .map(|entry| match entry {
-                Value::Text(name) if !name.is_empty() => Some(name),
+                JsonValue::Text(name) if !name.is_empty() => Some(name),
                 _ => None,
             })
             .collect::<Option<Vec<_>>>(),
         _ => None,
     };
-    names.and_then(|names| shared.list(&names)).ok_or_else(|| {
+    names.and_then(|names| interner.list(&names)).ok_or_else(|| {
         (
             "models",
             "must be a list of at least one model name, each a string that is not empty; name the models, or set mode to all"
@@ -401,24 +426,24 @@ fn model_list(models: Option<Value<'_>>, shared: &mut Shared) -> Result<ModelLis
     })
 }
 
-fn wrong_mode() -> String {
+fn mode_error() -> String {
     "must be \"all\", \"inclusive\" or \"exclusive\"; write which".to_owned()
 }
 
-fn unknown_within(name: &str) -> String {
+fn unknown_field_error(name: &str) -> String {
     format!(
         "holds {}, which is unknown; only mode and models belong there, remove it",
-        shown(name)
+        printable(name)
     )
 }
 
 /// Reads an object whose fields are among the known; of the others it complains.
-struct FieldsOf<'k, 'f, 'a> {
-    known: &'k [Field],
-    fields: &'f mut Fields<'a>,
+struct KeyDocumentSeed<'k, 'f, 'a> {
+    known: &'k [KeyField],
+    fields: &'f mut KeyDocument<'a>,
 }
 
-impl<'de> DeserializeSeed<'de> for FieldsOf<'_, '_, 'de> {
+impl<'de> DeserializeSeed<'de> for KeyDocumentSeed<'_, '_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -426,7 +451,7 @@ impl<'de> DeserializeSeed<'de> for FieldsOf<'_, '_, 'de> {
     }
 }
 
-impl<'de> Visitor<'de> for FieldsOf<'_, '_, 'de> {
+impl<'de> Visitor<'de> for KeyDocumentSeed<'_, '_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -434,20 +459,20 @@ impl<'de> Visitor<'de> for FieldsOf<'_, '_, 'de> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        let Fields { values, complaints } = self.fields;
-        let mut complain = |name: &str, message: &str| {
-            complaints.push(Complaint {
-                field: shown(name),
+        let KeyDocument { values, errors } = self.fields;
+        let mut add_error = |name: &str, message: &str| {
+            errors.push(FieldError {
+                field: printable(name),
                 message: message.to_owned(),
             });
         };
-        while let Some(Text(name)) = map.next_key()? {
+        while let Some(JsonString(name)) = map.next_key()? {
             let value = map.next_value()?;
             match self.known.iter().find(|field| field.name() == name) {
-                None => complain(&name, "is not a field that can stand here; remove it"),
+                None => add_error(&name, "is not a field that can stand here; remove it"),
                 Some(field) => {
                     if values[*field as usize].replace(value).is_some() {
-                        complain(&name, "stands here more than once; keep one");
+                        add_error(&name, "stands here more than once; keep one");
                     }
                 }
             }

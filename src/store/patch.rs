@@ -4,8 +4,10 @@ use crate::policy::key::{Account, Key, KeyName};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
 use crate::policy::time::UnixTime;
-use crate::store::key_json::{Field, Fields, Shared, model_access, networks};
-use crate::store::strict_json::{RequestFault, text, whole};
+use crate::store::key_json::{
+    Interner, KeyDocument, KeyField, KeyJsonError, model_access, networks,
+};
+use crate::store::strict_json::{document_error, string};
 
 /// What a new key is to be; the rest is the keeper's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +54,12 @@ impl KeyPatch {
             disabled,
         } = self;
         let set = [
-            (name.is_some(), Field::Name),
-            (model_access.is_some(), Field::ModelAccess),
-            (allow_from.is_some(), Field::AllowFrom),
-            (expires_at.is_some(), Field::ExpiresAt),
-            (account.is_some(), Field::Account),
-            (disabled.is_some(), Field::Disabled),
+            (name.is_some(), KeyField::Name),
+            (model_access.is_some(), KeyField::ModelAccess),
+            (allow_from.is_some(), KeyField::AllowFrom),
+            (expires_at.is_some(), KeyField::ExpiresAt),
+            (account.is_some(), KeyField::Account),
+            (disabled.is_some(), KeyField::Disabled),
         ];
         let named = set.into_iter().filter(|(is_set, _)| *is_set);
         named.map(|(_, field)| field.name()).collect()
@@ -87,24 +89,24 @@ impl KeyPatch {
 /// Reads what a new key is to be.
 ///
 /// # Errors
-/// [`RequestFault`] says whether it is no JSON, or which field is wrong.
-pub fn parse_new(body: &[u8]) -> Result<NewKey, RequestFault> {
+/// [`KeyJsonError`] says whether it is no JSON, or which field is wrong.
+pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
     let known = [
-        Field::Name,
-        Field::ModelAccess,
-        Field::AllowFrom,
-        Field::ExpiresAt,
-        Field::Account,
+        KeyField::Name,
+        KeyField::ModelAccess,
+        KeyField::AllowFrom,
+        KeyField::ExpiresAt,
+        KeyField::Account,
     ];
-    let mut fields = Fields::read(body, &known)?;
-    let name = fields.required(Field::Name, text(KeyName::parse));
-    let access = fields.required(Field::ModelAccess, |value| {
-        model_access(value, &mut Shared::default())
+    let mut fields = KeyDocument::read(body, &known)?;
+    let name = fields.required(KeyField::Name, string(KeyName::parse));
+    let access = fields.required(KeyField::ModelAccess, |value| {
+        model_access(value, &mut Interner::default())
     });
-    let allow_from = fields.optional(Field::AllowFrom, networks);
-    let expires_at = fields.optional(Field::ExpiresAt, text(UnixTime::parse_expiry));
-    let account = fields.optional(Field::Account, text(Account::parse));
-    fields.first_complaint()?;
+    let allow_from = fields.optional(KeyField::AllowFrom, networks);
+    let expires_at = fields.optional(KeyField::ExpiresAt, string(UnixTime::parse_expiry));
+    let account = fields.optional(KeyField::Account, string(Account::parse));
+    fields.first_error()?;
     match (name, access) {
         (Some(name), Some(model_access)) => Ok(NewKey {
             name,
@@ -113,37 +115,37 @@ pub fn parse_new(body: &[u8]) -> Result<NewKey, RequestFault> {
             expires_at,
             account,
         }),
-        _ => Err(RequestFault::Faulty(whole("is not a key"))),
+        _ => Err(KeyJsonError::Invalid(document_error("is not a key"))),
     }
 }
 
 /// Reads what is to change about a key: what is not named stays, null or an empty list clears.
 ///
 /// # Errors
-/// [`RequestFault`] says whether it is no JSON, or which field is wrong.
-pub fn parse_patch(body: &[u8]) -> Result<KeyPatch, RequestFault> {
+/// [`KeyJsonError`] says whether it is no JSON, or which field is wrong.
+pub fn parse_patch(body: &[u8]) -> Result<KeyPatch, KeyJsonError> {
     let known = [
-        Field::Name,
-        Field::ModelAccess,
-        Field::AllowFrom,
-        Field::ExpiresAt,
-        Field::Account,
-        Field::Disabled,
+        KeyField::Name,
+        KeyField::ModelAccess,
+        KeyField::AllowFrom,
+        KeyField::ExpiresAt,
+        KeyField::Account,
+        KeyField::Disabled,
     ];
-    let mut fields = Fields::read(body, &known)?;
+    let mut fields = KeyDocument::read(body, &known)?;
     let patch = KeyPatch {
-        name: fields.change(Field::Name, text(KeyName::parse)),
-        model_access: fields.change(Field::ModelAccess, |value| {
-            model_access(value, &mut Shared::default())
+        name: fields.change(KeyField::Name, string(KeyName::parse)),
+        model_access: fields.change(KeyField::ModelAccess, |value| {
+            model_access(value, &mut Interner::default())
         }),
         allow_from: fields
-            .clearable(Field::AllowFrom, networks)
+            .clearable(KeyField::AllowFrom, networks)
             .map(|networks| networks.unwrap_or(AllowFrom::Anywhere)),
-        expires_at: fields.clearable(Field::ExpiresAt, text(UnixTime::parse_expiry)),
-        account: fields.clearable(Field::Account, text(Account::parse)),
-        disabled: fields.switch(Field::Disabled),
+        expires_at: fields.clearable(KeyField::ExpiresAt, string(UnixTime::parse_expiry)),
+        account: fields.clearable(KeyField::Account, string(Account::parse)),
+        disabled: fields.boolean(KeyField::Disabled),
     };
-    fields.first_complaint()?;
+    fields.first_error()?;
     Ok(patch)
 }
 

@@ -8,14 +8,14 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
+pub struct FieldError {
     /// The field's path, like `model_access.models`; empty where the whole is meant.
     pub field: String,
     /// `what; remedy`
     pub message: String,
 }
 
-impl fmt::Display for Complaint {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
@@ -24,41 +24,22 @@ impl fmt::Display for Complaint {
     }
 }
 
-impl std::error::Error for Complaint {}
-
-/// Why a request's body is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestFault {
-    /// It is no JSON at all.
-    NotJson(Complaint),
-    /// It is JSON, but not what was asked for.
-    Faulty(Complaint),
-}
-
-impl fmt::Display for RequestFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotJson(complaint) | Self::Faulty(complaint) => complaint.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for RequestFault {}
+impl std::error::Error for FieldError {}
 
 /// Any JSON, borrowed from the text where it needs no decoding.
-pub(crate) enum Value<'a> {
+pub(crate) enum JsonValue<'a> {
     Null,
     Bool(bool),
     Number,
     Text(Cow<'a, str>),
-    List(Vec<Value<'a>>),
-    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    List(Vec<JsonValue<'a>>),
+    Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
 }
 
 /// What is wrong with a value: (a field within it, `what; remedy`).
-pub(crate) type Wrong = (&'static str, String);
+pub(crate) type ValueError = (&'static str, String);
 
-impl Value<'_> {
+impl JsonValue<'_> {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -71,11 +52,11 @@ impl Value<'_> {
     }
 }
 
-pub(crate) fn text<'a, T, E: fmt::Display>(
+pub(crate) fn string<'a, T, E: fmt::Display>(
     parse: impl FnOnce(&str) -> Result<T, E>,
-) -> impl FnOnce(Value<'a>) -> Result<T, Wrong> {
+) -> impl FnOnce(JsonValue<'a>) -> Result<T, ValueError> {
     |value| match value {
-        Value::Text(text) => parse(&text).map_err(|fault| ("", fault.to_string())),
+        JsonValue::Text(text) => parse(&text).map_err(|fault| ("", fault.to_string())),
         other => Err((
             "",
             format!("must be a string, not {}; write it in quotes", other.kind()),
@@ -83,8 +64,8 @@ pub(crate) fn text<'a, T, E: fmt::Display>(
     }
 }
 
-pub(crate) fn whole(message: &str) -> Complaint {
-    Complaint {
+pub(crate) fn document_error(message: &str) -> FieldError {
+    FieldError {
         field: String::new(),
         message: message.to_owned(),
     }
@@ -92,7 +73,7 @@ pub(crate) fn whole(message: &str) -> Complaint {
 
 /// A name from a document, fit to be shown: short and without control characters.
 #[must_use]
-pub fn shown(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     let start: String = name.chars().take(40).collect();
     let rest = if start.len() < name.len() { "…" } else { "" };
     format!("{}{rest}", start.escape_debug())
@@ -111,7 +92,7 @@ pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Something whose text form needs no escapes.
-pub(crate) fn write_shown(before: &str, value: &dyn fmt::Display, out: &mut Vec<u8>) {
+pub(crate) fn write_display(before: &str, value: &dyn fmt::Display, out: &mut Vec<u8>) {
     // Writing into memory does not fail.
     let _ = write!(out, "{before}\"{value}\"");
 }
@@ -128,18 +109,18 @@ pub(crate) fn write_list<T>(items: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &
 }
 
 /// A string, borrowed where it has no escapes.
-pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
+pub(crate) struct JsonString<'a>(pub(crate) Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonString<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        match Value::deserialize(from)? {
-            Value::Text(text) => Ok(Self(text)),
+        match JsonValue::deserialize(from)? {
+            JsonValue::Text(text) => Ok(Self(text)),
             _ => Err(serde::de::Error::custom("a field's name must be a string")),
         }
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonValue<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(AnyValue)
     }
@@ -148,53 +129,53 @@ impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
-    type Value = Value<'de>;
+    type Value = JsonValue<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Null)
     }
 
-    fn visit_bool<E>(self, on: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Bool(on))
+    fn visit_bool<E>(self, on: bool) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Bool(on))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Number)
+    fn visit_i64<E>(self, _: i64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Value<'de>, E> {
-        Ok(Value::Number)
+    fn visit_u64<E>(self, _: u64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value<'de>, E> {
-        Ok(Value::Number)
+    fn visit_f64<E>(self, _: f64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number)
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Borrowed(text)))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Text(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Owned(text.to_owned())))
+    fn visit_str<E>(self, text: &str) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<Value<'de>, S::Error> {
+    fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<JsonValue<'de>, S::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Value::List(list))
+        Ok(JsonValue::List(list))
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value<'de>, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<JsonValue<'de>, M::Error> {
         let mut object = Vec::new();
-        while let Some((Text(name), value)) = map.next_entry()? {
+        while let Some((JsonString(name), value)) = map.next_entry()? {
             object.push((name, value));
         }
-        Ok(Value::Object(object))
+        Ok(JsonValue::Object(object))
     }
 }

@@ -19,8 +19,8 @@ use crate::policy::token::TokenHash;
 use crate::store::fault::Fault;
 use crate::store::key_file::open::{about, open_regular};
 use crate::store::key_file::stamp::Stamp;
-use crate::store::key_json::{self, Shared};
-use crate::store::strict_json::Complaint;
+use crate::store::key_json::{self, Interner};
+use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, YieldPoint};
 
 /// How many faults of one file are told; a last one tells how many more there are.
@@ -131,7 +131,7 @@ struct Piece {
     /// The lines without one, counted from the piece's first.
     skipped: Vec<usize>,
     /// With the line, counted likewise.
-    faults: Vec<(usize, Complaint)>,
+    faults: Vec<(usize, FieldError)>,
 }
 
 /// What the threads that read one file have in common.
@@ -215,7 +215,7 @@ impl<'p> Text<'p> {
     }
 
     fn parse_in_turn(&self, work: &Work<'_>) -> io::Result<Vec<Piece>> {
-        let mut shared = Shared::default();
+        let mut interner = Interner::default();
         let mut buffer = Vec::new();
         let mut pieces = Vec::new();
         loop {
@@ -223,7 +223,7 @@ impl<'p> Text<'p> {
             if number * PIECE >= self.stamp.size {
                 return Ok(pieces);
             }
-            pieces.push(self.parse_piece(number, work, &mut buffer, &mut shared)?);
+            pieces.push(self.parse_piece(number, work, &mut buffer, &mut interner)?);
         }
     }
 
@@ -232,7 +232,7 @@ impl<'p> Text<'p> {
         number: u64,
         work: &Work<'_>,
         buffer: &mut Vec<u8>,
-        shared: &mut Shared,
+        interner: &mut Interner,
     ) -> io::Result<Piece> {
         let mut piece = Piece {
             number,
@@ -261,7 +261,7 @@ impl<'p> Text<'p> {
         };
         while let Some(end) = memchr::memchr(b'\n', rest) {
             (work.yield_point)();
-            piece.take_line(&rest[..end], work, shared);
+            piece.take_line(&rest[..end], work, interner);
             rest = &rest[end + 1..];
         }
         if rest.is_empty() {
@@ -281,7 +281,7 @@ impl<'p> Text<'p> {
                 None => line.extend_from_slice(&more),
             }
         }
-        piece.take_line(&line, work, shared);
+        piece.take_line(&line, work, interner);
         Ok(piece)
     }
 
@@ -297,7 +297,7 @@ impl<'p> Text<'p> {
     }
 
     fn faults(&self, pieces: &[Piece], found: usize, yield_point: YieldPoint) -> Vec<Fault> {
-        let fault = |line: usize, complaint: &Complaint| Fault {
+        let fault = |line: usize, complaint: &FieldError| Fault {
             file: self.path.to_owned(),
             line,
             field: complaint.field.clone(),
@@ -352,14 +352,14 @@ impl<'p> Text<'p> {
 }
 
 impl Piece {
-    fn take_line(&mut self, line: &[u8], work: &Work<'_>, shared: &mut Shared) {
+    fn take_line(&mut self, line: &[u8], work: &Work<'_>, interner: &mut Interner) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let entries = self.entries.len();
         if line.len() > LONGEST_LINE {
             let what = "is longer than 1 MiB; no key is, so look for a missing line end";
             self.complain(work, vec![whole_line(what)]);
         } else if !line.trim_ascii().is_empty() {
-            match key_json::parse_line(line, shared) {
+            match key_json::parse_line(line, interner) {
                 Ok(key) => self.entries.push(work.table.adopt(key)),
                 Err(complaints) => self.complain(work, complaints),
             }
@@ -370,7 +370,7 @@ impl Piece {
         self.lines += 1;
     }
 
-    fn complain(&mut self, work: &Work<'_>, complaints: Vec<Complaint>) {
+    fn complain(&mut self, work: &Work<'_>, complaints: Vec<FieldError>) {
         let before = work.faults.fetch_add(complaints.len(), Ordering::Relaxed);
         // Pieces are taken in the order of the file but not finished so: some more than are told are kept.
         if before < 8 * MOST_FAULTS {
@@ -381,8 +381,8 @@ impl Piece {
     }
 }
 
-fn whole_line(message: &str) -> Complaint {
-    Complaint {
+fn whole_line(message: &str) -> FieldError {
+    FieldError {
         field: String::new(),
         message: message.to_owned(),
     }

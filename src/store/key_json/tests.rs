@@ -20,15 +20,15 @@ fn line(field: &str, value: &str) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-fn parse(line: &str) -> Result<Key, Vec<Complaint>> {
-    parse_line(line.as_bytes(), &mut Shared::default())
+fn parse(line: &str) -> Result<Key, Vec<FieldError>> {
+    parse_line(line.as_bytes(), &mut Interner::default())
 }
 
-/// The only complaint about a line.
-fn complaint(line: &str) -> Complaint {
-    let mut complaints = parse(line).unwrap_err();
-    assert_eq!(complaints.len(), 1, "{line}: {complaints:?}");
-    complaints.remove(0)
+/// The only error about a line.
+fn error(line: &str) -> FieldError {
+    let mut errors = parse(line).unwrap_err();
+    assert_eq!(errors.len(), 1, "{line}: {errors:?}");
+    errors.remove(0)
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn null_is_absent_where_absence_is_allowed() {
         assert!(parse(&line(field, "null")).is_ok(), "{field}");
     }
     for field in ["id", "name", "hash", "model_access", "disabled"] {
-        assert_eq!(complaint(&line(field, "null")).field, field);
+        assert_eq!(error(&line(field, "null")).field, field);
     }
 }
 
@@ -110,9 +110,9 @@ fn a_field_of_another_type_says_what_it_must_be() {
         ("model_access", "\"all\"", "must be an object, not a string"),
         ("disabled", "0", "must be true or false, not a number"),
     ] {
-        let complaint = complaint(&line(field, value));
-        assert_eq!(complaint.field, field);
-        assert!(complaint.message.starts_with(what), "{complaint}");
+        let error = error(&line(field, value));
+        assert_eq!(error.field, field);
+        assert!(error.message.starts_with(what), "{error}");
     }
 }
 
@@ -146,7 +146,7 @@ fn modes_take_models_as_their_meaning_asks() {
         (r#"{"mode":"all","deny":[]}"#, "model_access"),
     ] {
         assert_eq!(
-            complaint(&line("model_access", access)).field,
+            error(&line("model_access", access)).field,
             field,
             "{access}"
         );
@@ -162,12 +162,12 @@ fn modes_take_models_as_their_meaning_asks() {
 #[test]
 fn an_ipv6_entry_says_that_it_is_not_possible() {
     for entry in ["::1", "::ffff:192.0.2.7", "2001:db8::/32"] {
-        let complaint = complaint(&line("allow_from", &format!("[\"{entry}\"]")));
+        let error = error(&line("allow_from", &format!("[\"{entry}\"]")));
         assert!(
-            complaint
+            error
                 .message
                 .contains("restricting a key to IPv6 networks is not possible"),
-            "{complaint}"
+            "{error}"
         );
     }
     assert!(
@@ -184,7 +184,7 @@ fn the_file_takes_a_past_expiry_but_no_bare_date() {
     assert!(parse(&line("expires_at", "\"1999-01-01T00:00:00Z\"")).is_ok());
     for bad in ["2027-01-31", "2027-01-31T00:00:00", "9999999999", ""] {
         let text = line("expires_at", &format!("\"{bad}\""));
-        assert_eq!(complaint(&text).field, "expires_at");
+        assert_eq!(error(&text).field, "expires_at");
     }
 }
 
@@ -206,7 +206,7 @@ fn what_is_not_one_whole_object_is_a_fault() {
     ] {
         assert!(parse(&bad).is_err());
     }
-    assert!(parse_line(b"{\"id\":\"\xff\"}", &mut Shared::default()).is_err());
+    assert!(parse_line(b"{\"id\":\"\xff\"}", &mut Interner::default()).is_err());
 }
 
 #[test]
@@ -231,16 +231,16 @@ fn no_complaint_repeats_a_value_that_may_be_a_token() {
 #[test]
 fn field_names_are_shown_short_and_without_control_characters() {
     let name = format!("\\u001b[31m{}", "x".repeat(100));
-    let complaint = complaint(&line(&name, "1"));
-    assert!(complaint.field.starts_with("\\u{1b}[31mxxx") && complaint.field.len() < 60);
+    let error = error(&line(&name, "1"));
+    assert!(error.field.starts_with("\\u{1b}[31mxxx") && error.field.len() < 60);
 }
 
 #[test]
 fn keys_with_equal_lists_and_accounts_share_their_memory() {
-    let mut shared = Shared::default();
+    let mut interner = Interner::default();
     let mut read = |models: &str| {
         let access = format!(r#"{{"mode":"inclusive","models":{models}}},"account":"acme""#);
-        parse_line(line("model_access", &access).as_bytes(), &mut shared).unwrap()
+        parse_line(line("model_access", &access).as_bytes(), &mut interner).unwrap()
     };
     let (one, other, same) = (
         read(r#"["a","b"]"#),
@@ -281,12 +281,12 @@ proptest! {
         let mut text = Vec::new();
         write_line(&key, &mut text);
         prop_assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1);
-        prop_assert_eq!(parse_line(&text, &mut Shared::default()), Ok(key));
+        prop_assert_eq!(parse_line(&text, &mut Interner::default()), Ok(key));
     }
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse_line(&bytes, &mut Shared::default());
+        let _ = parse_line(&bytes, &mut Interner::default());
     }
 
     #[test]
@@ -294,6 +294,6 @@ proptest! {
         let mut bytes = line("allow_from", r#"["10.0.0.0/8"]"#).into_bytes();
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
-        let _ = parse_line(&bytes, &mut Shared::default());
+        let _ = parse_line(&bytes, &mut Interner::default());
     }
 }

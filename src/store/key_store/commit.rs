@@ -15,7 +15,7 @@ use crate::store::key_store::error::{Obstacle, WriteError};
 use crate::store::key_store::event::Event;
 use crate::store::key_store::state::{Desk, Unwritten, disabled};
 use crate::store::patch::{KeyPatch, NewKey};
-use crate::store::strict_json::Complaint;
+use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
 /// What a batch will change once it is on disk.
@@ -293,7 +293,7 @@ fn refuse<T>(answer: Reply<T, WriteError>, error: WriteError) -> Option<Judged> 
 
 fn check_expiry(end: Option<UnixTime>, now: UnixTime) -> Result<(), WriteError> {
     match end {
-        Some(end) if end <= now => Err(WriteError::Refused(Complaint {
+        Some(end) if end <= now => Err(WriteError::Refused(FieldError {
             field: "expires_at".to_owned(),
             message: format!("{end} has passed already; name a time to come"),
         })),

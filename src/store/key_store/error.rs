@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
-use crate::store::strict_json::Complaint;
+use crate::store::strict_json::FieldError;
 
 /// Why a file is not taken over, or not written.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub enum WriteError {
     /// No key has this id.
     NotFound,
     /// A field's value is fine in itself, but not now.
-    Refused(Complaint),
+    Refused(FieldError),
     /// It is not on disk.
     NotWritten {
         /// A delete or disable is in force nevertheless; anything else changed nothing.

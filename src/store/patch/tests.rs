@@ -28,7 +28,7 @@ fn a_new_key_needs_a_name_and_its_models_and_takes_no_more_than_it_may() {
         (r#""name""#, ""),
     ] {
         match parse_new(body.as_bytes()) {
-            Err(RequestFault::Faulty(complaint)) => assert_eq!(complaint.field, field),
+            Err(KeyJsonError::Invalid(error)) => assert_eq!(error.field, field),
             other => panic!("{body}: {other:?}"),
         }
     }
@@ -42,7 +42,7 @@ fn a_new_key_needs_a_name_and_its_models_and_takes_no_more_than_it_may() {
         b"{\"a\":\"\xff\"}",
     ] {
         assert!(
-            matches!(parse_new(body), Err(RequestFault::NotJson(_))),
+            matches!(parse_new(body), Err(KeyJsonError::NotJson(_))),
             "{body:?}"
         );
     }
@@ -52,7 +52,7 @@ fn a_new_key_needs_a_name_and_its_models_and_takes_no_more_than_it_may() {
 fn a_change_keeps_what_it_does_not_name_and_clears_what_is_null_or_empty() {
     let key = parse_line(
         br#"{"id":"key_1","name":"web site","hash":"blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262","model_access":{"mode":"all"},"allow_from":["10.0.0.0/8"],"expires_at":"2027-01-31T00:00:00Z","account":"acme"}"#,
-        &mut Shared::default(),
+        &mut Interner::default(),
     )
     .unwrap();
     let changed = |body: &str| parse_patch(body.as_bytes()).unwrap().applied_to(&key);
@@ -76,7 +76,7 @@ fn a_change_keeps_what_it_does_not_name_and_clears_what_is_null_or_empty() {
         r#"{"created_at":null}"#,
     ] {
         assert!(
-            matches!(parse_patch(body.as_bytes()), Err(RequestFault::Faulty(_))),
+            matches!(parse_patch(body.as_bytes()), Err(KeyJsonError::Invalid(_))),
             "{body}"
         );
     }
