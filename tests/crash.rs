@@ -54,7 +54,7 @@ fn the_process_under_test() {
 fn a_thousand_writes_killed_at_random_moments_lose_nothing_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.jsonl");
-    key_file::make(&file).unwrap();
+    key_file::create(&file).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut random = Random(std::process::id().into());
     let (mut there, mut gone) = (HashSet::new(), HashSet::new());
@@ -356,7 +356,7 @@ fn no_file_the_keeper_makes_is_ever_wider_than_the_key_file() {
     let folder = tempfile::tempdir().unwrap();
     let script = "umask 000; exec \"$@\"";
     let file = folder.path().join("keys.jsonl");
-    key_file::make(&file).unwrap();
+    key_file::create(&file).unwrap();
     let mut child = started_again(
         "writes until killed",
         folder.path(),

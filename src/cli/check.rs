@@ -8,7 +8,7 @@ use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
-use crate::store::key_file::{self, Loaded};
+use crate::store::key_file::{self, LoadedKeys};
 use crate::store::key_store;
 use crate::table::{NO_YIELD, Table};
 
@@ -69,7 +69,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
 
 /// Models that keys exclude and that no upstream serves: perhaps a slip, and then one that lets too much pass. Unknown
 /// where an upstream is yet to be asked what it serves.
-fn excluded(config: &Config, file: &Path, loaded: &Loaded) -> Option<Fault> {
+fn excluded(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> {
     let mut served = HashSet::new();
     for upstream in &config.upstreams {
         served.extend(upstream.models.as_ref()?.iter().map(String::as_str));

@@ -192,7 +192,7 @@ impl KeyFile {
     fn open(path: &Path, missing: Missing, config: &ConfigArgs) -> Result<Self, Failure> {
         let system = |error| Failure::System(path.display().to_string(), error);
         if missing == Missing::Made && !path.exists() {
-            key_file::make(path).map_err(system)?;
+            key_file::create(path).map_err(system)?;
         }
         let table = Arc::new(Table::default());
         let loaded = key_file::read(path, &table, NO_YIELD)

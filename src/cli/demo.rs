@@ -68,7 +68,7 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
             models = stand_in::MODELS,
         ),
     )?;
-    key_file::make(&file.with_file_name("keys.jsonl"))
+    key_file::create(&file.with_file_name("keys.jsonl"))
 }
 
 /// This port where it is free, else any.

@@ -27,7 +27,7 @@ use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
 use crate::store::config::{Config, Listen, LogFormat, parse};
 use crate::store::key_file;
-use crate::store::key_file::Loaded;
+use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::Keeper;
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
@@ -178,13 +178,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn prepare(config: Config) -> Result<(Self, Loaded), StartFault> {
+    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartFault> {
         let metrics = Metrics::new()
             .map_err(|error| StartFault::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
         let file = &config.keys.file;
         if !config.keys.named && !file.exists() {
-            key_file::make(file).map_err(system(file.display().to_string()))?;
+            key_file::create(file).map_err(system(file.display().to_string()))?;
         }
         let loaded = key_file::read(file, &table, NO_YIELD)
             .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
@@ -213,7 +213,7 @@ impl Parts {
         Ok((parts, loaded))
     }
 
-    fn start_keeper(&self, loaded: Loaded) -> Result<Keeper, StartFault> {
+    fn start_keeper(&self, loaded: LoadedKeys) -> Result<Keeper, StartFault> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
         let keeper = Keeper::start(
             &self.config.keys,

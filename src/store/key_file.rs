@@ -1,6 +1,6 @@
 //! The key file: read as a whole or not at all, replaced as a whole or not at all.
 //!
-//! Reading takes many threads and little memory: the file is cut into pieces, each thread takes the next piece, and a
+//! Reading takes many threads and little memory: the file is cut into chunks, each thread takes the next chunk, and a
 //! key that the table holds already is not held twice. Replacing goes temporary file, write, fsync, rename, fsync of
 //! the folder, under a lock file that keeps other keygate processes out. Knows nothing of requests and of when to read or
 //! write: that is the keeper's.
@@ -12,6 +12,8 @@ mod read;
 mod stamp;
 mod write;
 
-pub use crate::store::key_file::read::{Loaded, MOST_FAULTS, ReadError, read, readable_by_others};
-pub use crate::store::key_file::stamp::{Stamp, look};
-pub use crate::store::key_file::write::{LOCK_WAIT, Locked, lock, make};
+pub use crate::store::key_file::read::{
+    LoadedKeys, MAX_FAULTS, ReadError, read, readable_by_others,
+};
+pub use crate::store::key_file::stamp::{Stamp, stamp_of};
+pub use crate::store::key_file::write::{LOCK_WAIT, LockedKeyFile, create, lock};

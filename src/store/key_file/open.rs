@@ -47,7 +47,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     Err(io::Error::new(ErrorKind::InvalidInput, what))
 }
 
-pub(crate) fn about(path: &Path, message: &str) -> Fault {
+pub(crate) fn file_fault(path: &Path, message: &str) -> Fault {
     Fault {
         file: path.to_owned(),
         line: 0,

@@ -17,14 +17,14 @@ pub struct Stamp {
     modified: (i64, i64),
     changed: (i64, i64),
     /// Whether every later change must show in the times; else it has to be read again to be sure.
-    settled: bool,
+    reliable: bool,
 }
 
 impl Stamp {
     /// Whether the file is certainly the same, and unchanged.
     #[must_use]
-    pub fn holds(&self, now: Option<Self>) -> bool {
-        self.settled && now.is_some_and(|now| self.looks_like(&now))
+    pub fn is_unchanged(&self, now: Option<Self>) -> bool {
+        self.reliable && now.is_some_and(|now| self.same_metadata(&now))
     }
 
     pub(crate) fn of(metadata: &fs::Metadata) -> Self {
@@ -42,19 +42,19 @@ impl Stamp {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed,
-            settled: age > CLOCK_TICK,
+            reliable: age > CLOCK_TICK,
         }
     }
 
     /// Of a file that nobody else has opened yet, so that its times can be relied on.
-    pub(crate) fn of_new(metadata: &fs::Metadata) -> Self {
+    pub(crate) fn of_new_file(metadata: &fs::Metadata) -> Self {
         Self {
-            settled: true,
+            reliable: true,
             ..Self::of(metadata)
         }
     }
 
-    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+    pub(crate) fn same_metadata(&self, other: &Self) -> bool {
         let parts = |stamp: &Self| {
             (
                 (stamp.device, stamp.inode, stamp.size),
@@ -67,7 +67,7 @@ impl Stamp {
 
 /// The file as it stands now, links followed; None where there is none.
 #[must_use]
-pub fn look(path: &Path) -> Option<Stamp> {
+pub fn stamp_of(path: &Path) -> Option<Stamp> {
     fs::metadata(path).ok().map(|found| Stamp::of(&found))
 }
 
@@ -80,15 +80,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.jsonl");
         fs::write(&file, "").unwrap();
-        let fresh = look(&file).unwrap();
-        assert!(!fresh.holds(look(&file)));
-        let settled = Stamp {
-            settled: true,
+        let fresh = stamp_of(&file).unwrap();
+        assert!(!fresh.is_unchanged(stamp_of(&file)));
+        let reliable = Stamp {
+            reliable: true,
             ..fresh
         };
-        assert!(settled.holds(look(&file)));
-        assert!(!settled.holds(None));
+        assert!(reliable.is_unchanged(stamp_of(&file)));
+        assert!(!reliable.is_unchanged(None));
         fs::write(&file, b"x").unwrap();
-        assert!(!settled.holds(look(&file)));
+        assert!(!reliable.is_unchanged(stamp_of(&file)));
     }
 }

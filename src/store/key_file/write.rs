@@ -22,7 +22,7 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Where there is such a file already, or it cannot be made.
-pub fn make(path: &Path) -> io::Result<()> {
+pub fn create(path: &Path) -> io::Result<()> {
     let file = create_private(path)?;
     file.sync_all()?;
     File::open(folder_of(path))?.sync_all()
@@ -30,24 +30,24 @@ pub fn make(path: &Path) -> io::Result<()> {
 
 /// The right to replace the file, until dropped: other keygate processes wait for it.
 #[derive(Debug)]
-pub struct Locked {
+pub struct LockedKeyFile {
     target: PathBuf,
     folder: File,
     temporary: PathBuf,
     _lock: LockFile,
 }
 
-/// Waits for its turn to replace the file, up to `patience`. A symbolic link is followed: its target is what will be
+/// Waits for its turn to replace the file, up to `timeout`. A symbolic link is followed: its target is what will be
 /// replaced.
 ///
 /// # Errors
 /// Where nothing can be made in the folder, or another process holds the lock ([`ErrorKind::ResourceBusy`]).
-pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
+pub fn lock(path: &Path, timeout: Duration) -> io::Result<LockedKeyFile> {
     // A missing file is the reader's to complain of.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = File::open(folder_of(&target))?;
     let found = fs::metadata(&target).ok();
-    let lock = LockFile::take(&target, found.as_ref(), patience)?;
+    let lock = LockFile::take(&target, found.as_ref(), timeout)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     // Under the lock one name does, and what a killed process left behind is found and replaced. Some network file systems
     // know no locks: then a name that nobody else has must do.
@@ -56,7 +56,7 @@ pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
         false => format!(".{:016x}", RandomState::new().hash_one(std::process::id())),
     };
     let temporary = folder_of(&target).join(format!(".{name}.new{ending}"));
-    Ok(Locked {
+    Ok(LockedKeyFile {
         target,
         folder,
         temporary,
@@ -64,7 +64,7 @@ pub fn lock(path: &Path, patience: Duration) -> io::Result<Locked> {
     })
 }
 
-impl Locked {
+impl LockedKeyFile {
     /// Replaces the file with these keys. When this returns the new text is on disk, or the old one still is.
     ///
     /// # Errors
@@ -72,20 +72,20 @@ impl Locked {
     /// old text is put back.
     pub fn replace<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> io::Result<Option<Stamp>> {
         let old = open_regular(&self.target)?;
-        let new = self.put(&old, |out| write_all(keys, out))?;
+        let new = self.replace_with(&old, |out| write_keys(keys, out))?;
         if let Err(error) = self.folder.sync_all() {
             // Nothing more can be done where this fails too; the next write reads what is there and goes on from it.
-            let undone = self.put(&old, |out| io::copy(&mut &old, out).map(drop));
+            let undone = self.replace_with(&old, |out| io::copy(&mut &old, out).map(drop));
             let _ = undone.and_then(|_| self.folder.sync_all());
             return Err(error);
         }
         // Nobody else has opened this file yet, so its times can be relied on.
-        let stamp = new.metadata().ok().map(|found| Stamp::of_new(&found));
+        let stamp = new.metadata().ok().map(|found| Stamp::of_new_file(&found));
         Ok(stamp)
     }
 
     /// Brings a new text to disk beside the file, with the file's owner and mode, and moves it into its place.
-    fn put(
+    fn replace_with(
         &self,
         like: &File,
         write: impl FnOnce(&mut File) -> io::Result<()>,
@@ -111,7 +111,7 @@ impl Locked {
     }
 }
 
-fn write_all<'k>(keys: impl Iterator<Item = &'k Key>, file: &mut File) -> io::Result<()> {
+fn write_keys<'k>(keys: impl Iterator<Item = &'k Key>, file: &mut File) -> io::Result<()> {
     const ENOUGH: usize = 256 << 10;
     let mut text = Vec::with_capacity(ENOUGH + (16 << 10));
     for key in keys {

@@ -9,7 +9,7 @@ use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::yield_if_due;
-use crate::store::key_file::{self, Locked};
+use crate::store::key_file::{self, LockedKeyFile};
 use crate::store::key_store::command::{Created, Reply, Write};
 use crate::store::key_store::error::{Obstacle, WriteError};
 use crate::store::key_store::event::Event;
@@ -213,7 +213,7 @@ impl Desk {
     }
 
     /// Writes the table with the draft on top, where that is not what the file holds already.
-    fn bring_to_disk(&mut self, lock: &Locked, draft: &Draft) -> Result<(), Obstacle> {
+    fn bring_to_disk(&mut self, lock: &LockedKeyFile, draft: &Draft) -> Result<(), Obstacle> {
         if draft.is_empty() && self.unwritten.is_empty() {
             return Ok(());
         }

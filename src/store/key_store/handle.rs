@@ -15,7 +15,7 @@ use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::config;
-use crate::store::key_file::Loaded;
+use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::command::{Created, Drops, Reload, Reply, Request, Write};
 use crate::store::key_store::error::{Gone, Obstacle, ReloadResult, WriteError};
 use crate::store::key_store::event::{Event, LastReload, Reloaded, Status, counted};
@@ -45,7 +45,7 @@ impl Keeper {
     pub fn start(
         settings: &config::Keys,
         table: Arc<Table>,
-        loaded: Loaded,
+        loaded: LoadedKeys,
         events: impl Fn(Event<'_>) + Send + 'static,
     ) -> io::Result<Self> {
         table.swap(loaded.entries, NO_YIELD);

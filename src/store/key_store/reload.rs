@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::policy::key::KeyId;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
-use crate::store::key_file::{self, Loaded, Stamp};
+use crate::store::key_file::{self, LoadedKeys, Stamp};
 use crate::store::key_store::command::{Drops, Reload};
 use crate::store::key_store::error::{DropsTooMany, Obstacle, ReloadResult};
 use crate::store::key_store::event::{Event, LastReload, Reloaded, counted};
@@ -71,13 +71,13 @@ impl Desk {
 
     /// Reads the file and lays on top what is unwritten.
     fn propose(&mut self) -> Result<Proposal, Obstacle> {
-        let before = key_file::look(&self.file);
-        let Loaded { mut entries, stamp } = key_file::read(&self.file, &self.table, yield_if_due)
-            .map_err(|error| {
-            let obstacle = Obstacle::from(error);
-            self.refuse(before, &obstacle);
-            obstacle
-        })?;
+        let before = key_file::stamp_of(&self.file);
+        let LoadedKeys { mut entries, stamp } =
+            key_file::read(&self.file, &self.table, yield_if_due).map_err(|error| {
+                let obstacle = Obstacle::from(error);
+                self.refuse(before, &obstacle);
+                obstacle
+            })?;
         let mut unwritten = HashMap::new();
         if !self.unwritten.is_empty() {
             entries.retain_mut(|entry| {
@@ -142,8 +142,8 @@ impl Desk {
 
     /// Brings what others wrote into the table, where the file is not the one the table reflects.
     pub(crate) fn merge(&mut self) -> Result<(), Obstacle> {
-        let now = key_file::look(&self.file);
-        if self.loaded.is_some_and(|stamp| stamp.holds(now)) {
+        let now = key_file::stamp_of(&self.file);
+        if self.loaded.is_some_and(|stamp| stamp.is_unchanged(now)) {
             return Ok(());
         }
         if let Some(refused) = self.refused.as_ref().filter(|refused| refused.is(now)) {

@@ -61,7 +61,7 @@ impl Desk {
 impl Refused {
     pub(crate) fn is(&self, now: Option<Stamp>) -> bool {
         match self.stamp {
-            Some(stamp) => stamp.holds(now),
+            Some(stamp) => stamp.is_unchanged(now),
             None => now.is_none(),
         }
     }

@@ -78,9 +78,9 @@ impl Desk {
 
     /// Reloads where the file is neither the one in force nor the one that was refused last.
     fn look(&mut self) {
-        let now = key_file::look(&self.file);
+        let now = key_file::stamp_of(&self.file);
         let refused = self.refused.as_ref();
-        if self.loaded.is_some_and(|stamp| stamp.holds(now))
+        if self.loaded.is_some_and(|stamp| stamp.is_unchanged(now))
             || refused.is_some_and(|refused| refused.is(now))
         {
             return;

@@ -106,7 +106,7 @@ fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
         let (_folder, file) = folder_with(both.as_bytes());
         // From then on a change has another time, however coarse the file system's clock is.
         std::thread::sleep(CLOCK_TICK);
-        let text = Text::open(&file).unwrap();
+        let text = KeyFileReader::open(&file).unwrap();
         change(&file, &a);
         let loaded = text.parse(&Table::default(), NO_YIELD);
         if is_whole {
@@ -197,7 +197,7 @@ fn lines_keep_their_numbers_wherever_the_pieces_are_cut() {
         lines.collect()
     };
     let text = text_of(|number| number % 5000 == 4999);
-    assert!(text.len() as u64 > 2 * PIECE);
+    assert!(text.len() as u64 > 2 * CHUNK_SIZE);
     let expected = [5000, 10_000, 15_000, 20_000].map(|line| (line, "id".to_owned()));
     assert_eq!(faults(text.as_bytes()), expected);
     let read = ids(text_of(|_| false).as_bytes());
@@ -208,11 +208,11 @@ fn lines_keep_their_numbers_wherever_the_pieces_are_cut() {
 fn a_piece_that_ends_with_a_line_loses_and_repeats_nothing() {
     let line = |number: usize| {
         let text = line(&format!("key_{number:08}"), &number.to_string());
-        // 256 bytes, so that every piece ends with a line.
+        // 256 bytes, so that every chunk ends with a line.
         format!("{text}{}\n", " ".repeat(255 - text.len()))
     };
     let text: String = (0..10_000).map(line).collect();
-    assert_eq!(PIECE % 256, 0);
+    assert_eq!(CHUNK_SIZE % 256, 0);
     assert_eq!(ids(text.as_bytes()).len(), 10_000);
 }
 
@@ -237,7 +237,7 @@ fn of_very_many_faults_a_thousand_are_told_and_the_rest_counted() {
     let (_folder, file) = folder_with("{}\n".repeat(200_000).as_bytes());
     let error = read(&file, &Table::default(), NO_YIELD).unwrap_err();
     let faults = error.faults();
-    assert_eq!(faults.len(), MOST_FAULTS + 1);
+    assert_eq!(faults.len(), MAX_FAULTS + 1);
     assert_eq!((faults[0].line, faults[999].line), (1, 250));
     assert!(
         faults[1000].message.contains("799000 more faults"),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::policy::token::TokenHash;
-use crate::store::key_file::{look, read, readable_by_others};
+use crate::store::key_file::{read, readable_by_others, stamp_of};
 use crate::table::{NO_YIELD, Table};
 use std::os::unix::fs::PermissionsExt;
 
@@ -33,7 +33,7 @@ fn a_replaced_file_keeps_its_mode_and_its_link_and_leaves_nothing_beside_it() {
     let stamp = lock(&link, LOCK_WAIT)
         .unwrap()
         .replace(loaded.entries.iter().map(|entry| entry.key()));
-    assert!(stamp.unwrap().unwrap().holds(look(&link)));
+    assert!(stamp.unwrap().unwrap().is_unchanged(stamp_of(&link)));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(
         fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
@@ -54,7 +54,7 @@ fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
     let (folder, file) = folder_with(b"old text");
     let locked = lock(&file, LOCK_WAIT).unwrap();
     let old = File::open(&file).unwrap();
-    let failed = locked.put(&old, |out| {
+    let failed = locked.replace_with(&old, |out| {
         out.write_all(b"new te")?;
         Err(io::Error::from(ErrorKind::StorageFull))
     });
@@ -82,7 +82,7 @@ fn a_second_writer_waits_for_the_first() {
 fn a_made_file_is_its_owners_alone_and_never_takes_anothers_place() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.jsonl");
-    make(&file).unwrap();
+    create(&file).unwrap();
     assert_eq!(
         fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
         0o600
@@ -93,7 +93,7 @@ fn a_made_file_is_its_owners_alone_and_never_takes_anothers_place() {
             .entries
             .is_empty()
     );
-    assert_eq!(make(&file).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(create(&file).unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert!(readable_by_others(&file).is_none());
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(readable_by_others(&file).is_some());
