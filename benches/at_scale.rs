@@ -16,7 +16,7 @@ use std::time::Instant;
 use keygate::policy::time::UnixTime;
 use keygate::store::config;
 use keygate::store::key_file;
-use keygate::store::key_store::{Drops, Keeper};
+use keygate::store::key_store::{DropLimit, KeyStore};
 use keygate::store::patch;
 use keygate::table::{NO_YIELD, Table};
 
@@ -73,7 +73,7 @@ fn measure(count: usize, shape: keys::Shape) {
         watch: false,
         max_drop_percent: 50,
     };
-    let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
+    let keeper = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
     println!(
         "  load at start         {:?}, of it parsing {parsed:?}",
         begin.elapsed()
@@ -83,7 +83,7 @@ fn measure(count: usize, shape: keys::Shape) {
 
     let reload = |what: &str| {
         let begin = Instant::now();
-        keeper.reload(Drops::Guarded).wait().unwrap();
+        keeper.reload(DropLimit::Enforce).wait().unwrap();
         let took = begin.elapsed();
         println!(
             "  reload, {what:<13} {took:?}, then {} bytes a key",

@@ -1,4 +1,4 @@
-//! The keeper as its callers see it: what an answer means for the file and for the table, whatever others do to the file
+//! The keys as its callers see it: what an answer means for the file and for the table, whatever others do to the file
 //! meanwhile.
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use keygate::policy::token::TokenHash;
 use keygate::store::config;
 use keygate::store::key_file;
 use keygate::store::key_store::{
-    Drops, Event, Keeper, Obstacle, RETRY_EVERY, ReloadResult, WriteError,
+    DropLimit, KeyStore, KeyStoreEvent, RETRY_INTERVAL, ReloadResult, StoreError, WriteError,
 };
 use keygate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
 use keygate::table::{NO_YIELD, Table};
@@ -26,15 +26,15 @@ use keygate::table::{NO_YIELD, Table};
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A keeper with a file of its own.
-struct Kept {
+/// A keys with a file of its own.
+struct TestStore {
     folder: tempfile::TempDir,
     table: Arc<Table>,
-    keeper: Keeper,
+    keys: KeyStore,
     events: mpsc::Receiver<String>,
 }
 
-impl Kept {
+impl TestStore {
     fn with(ids: &[&str]) -> Self {
         Self::start(ids, false)
     }
@@ -43,11 +43,11 @@ impl Kept {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.jsonl");
         fs::write(&file, text_of(ids)).unwrap();
-        let (table, keeper, events) = keep(&file, watch);
+        let (table, keys, events) = open(&file, watch);
         Self {
             folder,
             table,
-            keeper,
+            keys,
             events,
         }
     }
@@ -92,7 +92,7 @@ impl Kept {
     }
 }
 
-fn keep(file: &Path, watch: bool) -> (Arc<Table>, Keeper, mpsc::Receiver<String>) {
+fn open(file: &Path, watch: bool) -> (Arc<Table>, KeyStore, mpsc::Receiver<String>) {
     let settings = config::Keys {
         file: file.to_owned(),
         named: true,
@@ -102,9 +102,9 @@ fn keep(file: &Path, watch: bool) -> (Arc<Table>, Keeper, mpsc::Receiver<String>
     let table = Arc::new(Table::default());
     let loaded = key_file::read(file, &table, NO_YIELD).unwrap();
     let (tell, events) = mpsc::channel();
-    let tell = move |event: Event<'_>| drop(tell.send(format!("{event:?}")));
-    let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, tell).unwrap();
-    (table, keeper, events)
+    let tell = move |event: KeyStoreEvent<'_>| drop(tell.send(format!("{event:?}")));
+    let keys = KeyStore::start(&settings, Arc::clone(&table), loaded, tell).unwrap();
+    (table, keys, events)
 }
 
 fn line(id: &str) -> String {
@@ -140,79 +140,76 @@ fn patch(body: &str) -> KeyPatch {
 }
 
 /// What a write that did not reach the disk says.
-fn not_written<T: std::fmt::Debug>(answer: Result<T, WriteError>) -> (bool, Obstacle) {
+fn not_written<T: std::fmt::Debug>(answer: Result<T, WriteError>) -> (bool, StoreError) {
     match answer {
-        Err(WriteError::NotWritten { in_force, obstacle }) => (in_force, obstacle),
+        Err(WriteError::NotWritten { in_force, error }) => (in_force, error),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn a_created_key_is_last_in_the_file_and_in_force_when_it_is_answered() {
-    let kept = Kept::with(&["a"]);
-    let created = kept.keeper.create(new(), NOW).wait().unwrap();
+    let store = TestStore::with(&["a"]);
+    let created = store.keys.create(new(), NOW).wait().unwrap();
     let key = created.entry.key();
-    assert_eq!(kept.on_disk(), ["a", key.id()]);
-    assert_eq!(kept.in_table(), ["a", key.id()]);
-    let found = kept.table.find(&created.token.hash()).unwrap();
+    assert_eq!(store.on_disk(), ["a", key.id()]);
+    assert_eq!(store.in_table(), ["a", key.id()]);
+    let found = store.table.find(&created.token.hash()).unwrap();
     assert!(Arc::ptr_eq(&found, &created.entry));
     assert!(key.id().starts_with("key_") && key.id().len() == 26);
     assert_eq!(key.hint(), Some(created.token.hint()));
     assert_eq!(key.created_at(), Some(NOW));
-    let text = fs::read_to_string(kept.file()).unwrap();
+    let text = fs::read_to_string(store.file()).unwrap();
     assert!(!text.contains(created.token.reveal()));
 }
 
 #[test]
 fn a_change_and_a_deletion_are_on_disk_and_in_force_when_they_are_answered() {
-    let kept = Kept::with(&["a", "b"]);
+    let store = TestStore::with(&["a", "b"]);
     let changed = patch(r#"{"name":"other","disabled":true}"#);
-    let entry = kept.keeper.update("a", changed, NOW).wait().unwrap();
+    let entry = store.keys.update("a", changed, NOW).wait().unwrap();
     assert!(entry.key().name() == "other" && entry.key().disabled());
-    assert!(Arc::ptr_eq(&entry, &kept.table.by_id("a").unwrap()));
-    let gone = kept.keeper.delete("b").wait().unwrap();
+    assert!(Arc::ptr_eq(&entry, &store.table.by_id("a").unwrap()));
+    let gone = store.keys.delete("b").wait().unwrap();
     assert_eq!(gone.key().id(), "b");
-    assert!(kept.table.find(&hash("b")).is_none());
-    let (again, _, _) = keep(&kept.file(), false);
+    assert!(store.table.find(&hash("b")).is_none());
+    let (again, _, _) = open(&store.file(), false);
     let a = again.by_id("a").unwrap();
     assert!(again.len() == 1 && a.key().name() == "other" && a.key().disabled());
 }
 
 #[test]
 fn what_does_not_exist_is_not_found_and_what_changes_nothing_is_not_written() {
-    let kept = Kept::with(&["a"]);
-    let before = fs::read(kept.file()).unwrap();
-    let same = kept
-        .keeper
-        .update("a", patch(r#"{"name":"n"}"#), NOW)
-        .wait();
+    let store = TestStore::with(&["a"]);
+    let before = fs::read(store.file()).unwrap();
+    let same = store.keys.update("a", patch(r#"{"name":"n"}"#), NOW).wait();
     assert!(same.is_ok());
-    assert_eq!(fs::read(kept.file()).unwrap(), before);
-    let unknown = kept.keeper.update("b", patch("{}"), NOW).wait();
+    assert_eq!(fs::read(store.file()).unwrap(), before);
+    let unknown = store.keys.update("b", patch("{}"), NOW).wait();
     assert!(matches!(unknown, Err(WriteError::NotFound)));
     for id in ["b", "", "../a", "ä"] {
         assert!(matches!(
-            kept.keeper.delete(id).wait(),
+            store.keys.delete(id).wait(),
             Err(WriteError::NotFound)
         ));
     }
-    assert_eq!(fs::read(kept.file()).unwrap(), before);
+    assert_eq!(fs::read(store.file()).unwrap(), before);
 }
 
 #[test]
 fn an_expiry_that_has_passed_is_refused_on_create_and_change_alone() {
-    let kept = Kept::with(&["a"]);
+    let store = TestStore::with(&["a"]);
     let mut late = new();
     for seconds in [0, -1, -1_000_000] {
         late.expires_at = Some(NOW.plus(seconds));
-        match kept.keeper.create(late.clone(), NOW).wait() {
-            Err(WriteError::Refused(complaint)) => assert_eq!(complaint.field, "expires_at"),
+        match store.keys.create(late.clone(), NOW).wait() {
+            Err(WriteError::Invalid(error)) => assert_eq!(error.field, "expires_at"),
             other => panic!("{other:?}"),
         }
     }
     late.expires_at = Some(NOW.plus(1));
-    let id = kept
-        .keeper
+    let id = store
+        .keys
         .create(late, NOW)
         .wait()
         .unwrap()
@@ -222,31 +219,32 @@ fn an_expiry_that_has_passed_is_refused_on_create_and_change_alone() {
     let later = NOW.plus(60);
     let renamed = patch(r#"{"name":"still can be renamed"}"#);
     assert!(
-        kept.keeper
+        store
+            .keys
             .update(id.as_str(), renamed, later)
             .wait()
             .is_ok()
     );
     let end = patch(r#"{"expires_at":"2020-01-01"}"#);
-    let refused = kept.keeper.update(id.as_str(), end, later).wait();
-    assert!(matches!(refused, Err(WriteError::Refused(_))));
+    let refused = store.keys.update(id.as_str(), end, later).wait();
+    assert!(matches!(refused, Err(WriteError::Invalid(_))));
 }
 
 #[test]
 fn requests_that_wait_together_are_judged_in_their_order_each_on_its_own() {
-    let kept = Kept::with(&["a", "b", "c"]);
+    let store = TestStore::with(&["a", "b", "c"]);
     // While the folder is locked everything waits, so that one batch is made of what is asked for here.
-    let others = key_file::lock(&kept.file(), key_file::LOCK_WAIT).unwrap();
-    let first = kept.keeper.create(new(), NOW);
-    let off = kept.keeper.update("a", patch(r#"{"disabled":true}"#), NOW);
-    let on = kept.keeper.update("a", patch(r#"{"disabled":false}"#), NOW);
-    let renamed = kept.keeper.update("b", patch(r#"{"name":"x"}"#), NOW);
-    let also_off = kept.keeper.update("b", patch(r#"{"disabled":true}"#), NOW);
-    let changed = kept.keeper.update("c", patch(r#"{"name":"x"}"#), NOW);
-    let deleted = kept.keeper.delete("c");
-    let twice = kept.keeper.delete("c");
-    let too_late = kept.keeper.update("c", patch("{}"), NOW);
-    let creates: Vec<_> = (0..50).map(|_| kept.keeper.create(new(), NOW)).collect();
+    let others = key_file::lock(&store.file(), key_file::LOCK_WAIT).unwrap();
+    let first = store.keys.create(new(), NOW);
+    let off = store.keys.update("a", patch(r#"{"disabled":true}"#), NOW);
+    let on = store.keys.update("a", patch(r#"{"disabled":false}"#), NOW);
+    let renamed = store.keys.update("b", patch(r#"{"name":"x"}"#), NOW);
+    let also_off = store.keys.update("b", patch(r#"{"disabled":true}"#), NOW);
+    let changed = store.keys.update("c", patch(r#"{"name":"x"}"#), NOW);
+    let deleted = store.keys.delete("c");
+    let twice = store.keys.delete("c");
+    let too_late = store.keys.update("c", patch("{}"), NOW);
+    let creates: Vec<_> = (0..50).map(|_| store.keys.create(new(), NOW)).collect();
     drop(others);
     for answer in [off, on, renamed, also_off, changed, deleted] {
         answer.wait().unwrap();
@@ -256,38 +254,38 @@ fn requests_that_wait_together_are_judged_in_their_order_each_on_its_own() {
     // Gone, and by then on disk too: a second deletion is as good as the first, or too late.
     assert!(matches!(twice.wait(), Ok(_) | Err(WriteError::NotFound)));
     assert!(creates.into_iter().all(|create| create.wait().is_ok()));
-    let (again, _, _) = keep(&kept.file(), false);
+    let (again, _, _) = open(&store.file(), false);
     assert_eq!(again.len(), 53);
     assert!(again.by_id("c").is_none() && !again.by_id("a").unwrap().key().disabled());
     let b = again.by_id("b").unwrap();
     assert!(b.key().disabled() && b.key().name() == "x");
-    assert_eq!(kept.in_table(), kept.on_disk());
+    assert_eq!(store.in_table(), store.on_disk());
 }
 
 #[test]
 fn what_others_wrote_is_merged_before_a_write_and_not_lost() {
-    let kept = Kept::with(&["a", "b", "c"]);
-    kept.overwrite(&text_of(&["c", "b", "d"]));
-    let created = kept.keeper.create(new(), NOW).wait().unwrap();
+    let store = TestStore::with(&["a", "b", "c"]);
+    store.overwrite(&text_of(&["c", "b", "d"]));
+    let created = store.keys.create(new(), NOW).wait().unwrap();
     let expected = ["c", "b", "d", created.entry.key().id()];
-    assert_eq!(kept.on_disk(), expected);
-    assert_eq!(kept.in_table(), expected);
-    kept.event("Merged");
-    kept.replace(&text_of(&["c", "b", "d", "e"]));
-    kept.keeper.delete("e").wait().unwrap();
-    assert_eq!(kept.on_disk(), ["c", "b", "d"]);
+    assert_eq!(store.on_disk(), expected);
+    assert_eq!(store.in_table(), expected);
+    store.event("Merged");
+    store.replace(&text_of(&["c", "b", "d", "e"]));
+    store.keys.delete("e").wait().unwrap();
+    assert_eq!(store.on_disk(), ["c", "b", "d"]);
 }
 
 #[test]
 fn two_processes_that_write_one_file_lose_nothing() {
-    let kept = Kept::with(&["a"]);
-    let (_, other, _) = keep(&kept.file(), false);
+    let store = TestStore::with(&["a"]);
+    let (_, other, _) = open(&store.file(), false);
     let created: Vec<String> = std::thread::scope(|scope| {
-        let writers: Vec<_> = [&kept.keeper, &other, &kept.keeper, &other]
+        let writers: Vec<_> = [&store.keys, &other, &store.keys, &other]
             .into_iter()
-            .map(|keeper| {
+            .map(|keys| {
                 scope.spawn(|| {
-                    let create = |_| keeper.create(new(), NOW).wait().unwrap();
+                    let create = |_| keys.create(new(), NOW).wait().unwrap();
                     let created = (0..25).map(create);
                     created
                         .map(|made| made.entry.key().id().to_owned())
@@ -298,24 +296,24 @@ fn two_processes_that_write_one_file_lose_nothing() {
         let created = writers.into_iter().map(|writer| writer.join().unwrap());
         created.flat_map(|ids: Vec<String>| ids).collect()
     });
-    let on_disk = kept.on_disk();
+    let on_disk = store.on_disk();
     assert_eq!(on_disk.len(), 101);
     assert!(created.iter().all(|id| on_disk.contains(id)));
-    kept.keeper.reload(Drops::Guarded).wait().unwrap();
-    assert_eq!(kept.in_table(), on_disk);
+    store.keys.reload(DropLimit::Enforce).wait().unwrap();
+    assert_eq!(store.in_table(), on_disk);
 }
 
 #[test]
 fn a_reload_without_a_change_keeps_the_generation_and_one_of_another_order_does_not() {
-    let kept = Kept::with(&["a", "b", "c"]);
+    let store = TestStore::with(&["a", "b", "c"]);
     let reload = |ids: &[&str]| {
-        kept.replace(&text_of(ids));
-        let reloaded = kept.keeper.reload(Drops::Guarded).wait().unwrap();
+        store.replace(&text_of(ids));
+        let reloaded = store.keys.reload(DropLimit::Enforce).wait().unwrap();
         assert!(reloaded.difference.is_empty());
-        assert_eq!(kept.in_table(), ids);
+        assert_eq!(store.in_table(), ids);
         reloaded.generation
     };
-    let first = kept.table.generation();
+    let first = store.table.generation();
     assert_eq!(reload(&["a", "b", "c"]), first);
     let reordered = reload(&["b", "c", "a"]);
     assert!(reordered > first);
@@ -324,138 +322,138 @@ fn a_reload_without_a_change_keeps_the_generation_and_one_of_another_order_does_
 
 #[test]
 fn a_faulty_file_changes_nothing_and_is_not_overwritten() {
-    let kept = Kept::with(&["a", "b"]);
-    let generation = kept.table.generation();
+    let store = TestStore::with(&["a", "b"]);
+    let generation = store.table.generation();
     let broken = format!("{}{{\"id\":\"x\"", line("a"));
-    kept.overwrite(&broken);
-    let error = kept.keeper.reload(Drops::Forced).wait().unwrap_err();
+    store.overwrite(&broken);
+    let error = store.keys.reload(DropLimit::Ignore).wait().unwrap_err();
     assert_eq!(error.faults()[0].line, 2);
     assert!(error.to_string().contains("keys.jsonl:2: "), "{error}");
-    let status = kept.keeper.status();
+    let status = store.keys.status();
     assert_eq!(status.last_reload.result, ReloadResult::Faulty);
     assert_eq!(status.last_reload.message, error.to_string());
-    let (in_force, obstacle) = not_written(kept.keeper.create(new(), NOW).wait());
-    assert!(!in_force && obstacle.faults().len() == 1);
+    let (in_force, error) = not_written(store.keys.create(new(), NOW).wait());
+    assert!(!in_force && error.faults().len() == 1);
     let rename = patch(r#"{"name":"x"}"#);
-    let (in_force, _) = not_written(kept.keeper.update("a", rename, NOW).wait());
+    let (in_force, _) = not_written(store.keys.update("a", rename, NOW).wait());
     assert!(!in_force);
-    assert_eq!(kept.table.generation(), generation);
-    assert_eq!(fs::read_to_string(kept.file()).unwrap(), broken);
+    assert_eq!(store.table.generation(), generation);
+    assert_eq!(fs::read_to_string(store.file()).unwrap(), broken);
 }
 
 #[test]
 fn a_missing_file_is_a_failed_reload_and_no_write_brings_it_back() {
-    let kept = Kept::with(&["a"]);
-    fs::remove_file(kept.file()).unwrap();
-    let error = kept.keeper.reload(Drops::Guarded).wait().unwrap_err();
+    let store = TestStore::with(&["a"]);
+    fs::remove_file(store.file()).unwrap();
+    let error = store.keys.reload(DropLimit::Enforce).wait().unwrap_err();
     assert_eq!(
         (error.faults().len(), error.result()),
         (1, ReloadResult::Failed)
     );
-    let (in_force, obstacle) = not_written(kept.keeper.create(new(), NOW).wait());
-    assert!(!in_force && !obstacle.faults().is_empty());
-    assert!(not_written(kept.keeper.delete("a").wait()).0);
-    assert!(kept.table.is_empty() && !kept.file().exists());
+    let (in_force, error) = not_written(store.keys.create(new(), NOW).wait());
+    assert!(!in_force && !error.faults().is_empty());
+    assert!(not_written(store.keys.delete("a").wait()).0);
+    assert!(store.table.is_empty() && !store.file().exists());
 }
 
 #[test]
 fn a_delete_and_a_disable_are_in_force_though_the_file_is_faulty_and_stay_so() {
-    let kept = Kept::with(&["a", "b", "c", "d"]);
-    let good = fs::read_to_string(kept.file()).unwrap();
-    kept.overwrite(&(good.clone() + "torn"));
-    let (in_force, obstacle) = not_written(kept.keeper.delete("a").wait());
-    assert!(in_force && !obstacle.faults().is_empty());
+    let store = TestStore::with(&["a", "b", "c", "d"]);
+    let good = fs::read_to_string(store.file()).unwrap();
+    store.overwrite(&(good.clone() + "torn"));
+    let (in_force, error) = not_written(store.keys.delete("a").wait());
+    assert!(in_force && !error.faults().is_empty());
     let both = patch(r#"{"disabled":true,"name":"other"}"#);
-    assert!(not_written(kept.keeper.update("b", both, NOW).wait()).0);
-    let b = kept.table.by_id("b").unwrap();
+    assert!(not_written(store.keys.update("b", both, NOW).wait()).0);
+    let b = store.table.by_id("b").unwrap();
     assert!(b.key().disabled() && b.key().name() == "n");
-    assert!(kept.table.find(&hash("a")).is_none());
-    assert_eq!(kept.keeper.status().unwritten, 2);
-    assert!(kept.keeper.status().obstacle.is_some());
+    assert!(store.table.find(&hash("a")).is_none());
+    assert_eq!(store.keys.status().pending, 2);
+    assert!(store.keys.status().pending_error.is_some());
     // Asked again, it is tried again.
-    assert!(not_written(kept.keeper.delete("a").wait()).0);
+    assert!(not_written(store.keys.delete("a").wait()).0);
     // What can't be written can't be undone either, and is not.
     let enable = patch(r#"{"disabled":false}"#);
-    assert!(!not_written(kept.keeper.update("b", enable, NOW).wait()).0);
-    assert!(kept.table.by_id("b").unwrap().key().disabled());
+    assert!(!not_written(store.keys.update("b", enable, NOW).wait()).0);
+    assert!(store.table.by_id("b").unwrap().key().disabled());
 
     // The file is mended by someone who knows nothing of this.
-    kept.replace(&good);
-    for drops in [Drops::Guarded, Drops::Forced] {
-        kept.keeper.reload(drops).wait().unwrap();
-        assert!(kept.table.by_id("a").is_none());
-        assert!(kept.table.by_id("b").unwrap().key().disabled());
-        assert_eq!(kept.keeper.status().unwritten, 2);
+    store.replace(&good);
+    for drop_limit in [DropLimit::Enforce, DropLimit::Ignore] {
+        store.keys.reload(drop_limit).wait().unwrap();
+        assert!(store.table.by_id("a").is_none());
+        assert!(store.table.by_id("b").unwrap().key().disabled());
+        assert_eq!(store.keys.status().pending, 2);
     }
-    kept.keeper.create(new(), NOW).wait().unwrap();
-    let status = kept.keeper.status();
-    assert!(status.unwritten == 0 && status.obstacle.is_none());
-    let (again, _, _) = keep(&kept.file(), false);
+    store.keys.create(new(), NOW).wait().unwrap();
+    let status = store.keys.status();
+    assert!(status.pending == 0 && status.pending_error.is_none());
+    let (again, _, _) = open(&store.file(), false);
     assert!(again.by_id("a").is_none() && again.by_id("b").unwrap().key().disabled());
     assert_eq!(again.len(), 4);
 }
 
 #[test]
-fn an_unwritten_change_is_written_without_being_asked_again() {
-    let kept = Kept::with(&["a", "b", "c"]);
-    let good = fs::read_to_string(kept.file()).unwrap();
-    kept.overwrite("torn");
-    assert!(not_written(kept.keeper.delete("a").wait()).0);
-    kept.replace(&good);
+fn a_pending_change_is_written_without_being_asked_again() {
+    let store = TestStore::with(&["a", "b", "c"]);
+    let good = fs::read_to_string(store.file()).unwrap();
+    store.overwrite("torn");
+    assert!(not_written(store.keys.delete("a").wait()).0);
+    store.replace(&good);
     let begin = Instant::now();
-    kept.event("CaughtUp");
-    assert!(begin.elapsed() < RETRY_EVERY + Duration::from_secs(5));
-    assert_eq!(kept.on_disk(), ["b", "c"]);
-    assert_eq!(kept.keeper.status().unwritten, 0);
+    store.event("PendingWritten");
+    assert!(begin.elapsed() < RETRY_INTERVAL + Duration::from_secs(5));
+    assert_eq!(store.on_disk(), ["b", "c"]);
+    assert_eq!(store.keys.status().pending, 0);
 }
 
 #[test]
-fn an_unwritten_change_is_tried_once_more_when_the_last_handle_goes() {
-    let kept = Kept::with(&["a", "b", "c"]);
-    let good = fs::read_to_string(kept.file()).unwrap();
-    kept.overwrite("torn");
-    assert!(not_written(kept.keeper.delete("a").wait()).0);
-    kept.replace(&good);
-    let Kept {
+fn a_pending_change_is_tried_once_more_when_the_last_handle_goes() {
+    let store = TestStore::with(&["a", "b", "c"]);
+    let good = fs::read_to_string(store.file()).unwrap();
+    store.overwrite("torn");
+    assert!(not_written(store.keys.delete("a").wait()).0);
+    store.replace(&good);
+    let TestStore {
         folder,
-        keeper,
+        keys,
         events,
         ..
-    } = kept;
-    drop(keeper);
+    } = store;
+    drop(keys);
     let last = events.iter().last().unwrap();
-    assert!(last.starts_with("CaughtUp"), "{last}");
+    assert!(last.starts_with("PendingWritten"), "{last}");
     assert_eq!(ids_in(&folder.path().join("keys.jsonl")), ["b", "c"]);
 }
 
 #[test]
-fn an_unwritten_change_that_others_wrote_is_forgotten() {
-    let kept = Kept::with(&["a", "b", "c"]);
-    kept.overwrite("torn");
-    assert!(not_written(kept.keeper.delete("a").wait()).0);
+fn a_pending_change_that_others_wrote_is_forgotten() {
+    let store = TestStore::with(&["a", "b", "c"]);
+    store.overwrite("torn");
+    assert!(not_written(store.keys.delete("a").wait()).0);
     let disable = patch(r#"{"disabled":true}"#);
-    assert!(not_written(kept.keeper.update("b", disable, NOW).wait()).0);
+    assert!(not_written(store.keys.update("b", disable, NOW).wait()).0);
     let disabled = line("b").replace("}}", "},\"disabled\":true}");
-    kept.replace(&(disabled + &line("c")));
-    kept.keeper.reload(Drops::Guarded).wait().unwrap();
-    assert_eq!(kept.keeper.status().unwritten, 0);
+    store.replace(&(disabled + &line("c")));
+    store.keys.reload(DropLimit::Enforce).wait().unwrap();
+    assert_eq!(store.keys.status().pending, 0);
     // From now on the key is the file's again.
-    kept.replace(&text_of(&["a", "b", "c"]));
-    kept.keeper.reload(Drops::Guarded).wait().unwrap();
-    assert!(!kept.table.by_id("b").unwrap().key().disabled());
-    assert!(kept.table.by_id("a").is_some());
+    store.replace(&text_of(&["a", "b", "c"]));
+    store.keys.reload(DropLimit::Enforce).wait().unwrap();
+    assert!(!store.table.by_id("b").unwrap().key().disabled());
+    assert!(store.table.by_id("a").is_some());
 }
 
 #[test]
 fn a_file_that_drops_too_many_keys_is_refused_unless_forced() {
-    let kept = Kept::with(&["a", "b", "c", "d"]);
-    kept.replace(&text_of(&["a"]));
+    let store = TestStore::with(&["a", "b", "c", "d"]);
+    store.replace(&text_of(&["a"]));
     for answer in [
-        kept.keeper.rehearse(Drops::Guarded),
-        kept.keeper.reload(Drops::Guarded),
+        store.keys.dry_run(DropLimit::Enforce),
+        store.keys.reload(DropLimit::Enforce),
     ] {
         match answer.wait() {
-            Err(Obstacle::DropsTooMany(drops)) => {
+            Err(StoreError::DropLimit(drops)) => {
                 assert_eq!(
                     (drops.dropped, drops.of, drops.max_drop_percent),
                     (3, 4, 50)
@@ -464,31 +462,35 @@ fn a_file_that_drops_too_many_keys_is_refused_unless_forced() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(kept.keeper.status().last_reload.result.label(), "dropped");
-    let (in_force, obstacle) = not_written(kept.keeper.create(new(), NOW).wait());
-    assert!(!in_force && matches!(obstacle, Obstacle::DropsTooMany(_)));
-    assert!(not_written(kept.keeper.delete("b").wait()).0);
-    assert_eq!(kept.in_table(), ["a", "c", "d"]);
-    assert_eq!(kept.on_disk(), ["a"], "what was refused is not overwritten");
-    let forced = kept.keeper.reload(Drops::Forced).wait().unwrap();
+    assert_eq!(store.keys.status().last_reload.result.label(), "dropped");
+    let (in_force, error) = not_written(store.keys.create(new(), NOW).wait());
+    assert!(!in_force && matches!(error, StoreError::DropLimit(_)));
+    assert!(not_written(store.keys.delete("b").wait()).0);
+    assert_eq!(store.in_table(), ["a", "c", "d"]);
+    assert_eq!(
+        store.on_disk(),
+        ["a"],
+        "what was refused is not overwritten"
+    );
+    let forced = store.keys.reload(DropLimit::Ignore).wait().unwrap();
     assert_eq!((forced.keys, forced.difference.removed.len()), (1, 2));
-    assert_eq!(kept.keeper.status().unwritten, 0);
-    kept.keeper.create(new(), NOW).wait().unwrap();
+    assert_eq!(store.keys.status().pending, 0);
+    store.keys.create(new(), NOW).wait().unwrap();
     // Exactly the allowed part may go.
-    kept.replace(&text_of(&["a"]));
-    assert!(kept.keeper.reload(Drops::Guarded).wait().is_ok());
+    store.replace(&text_of(&["a"]));
+    assert!(store.keys.reload(DropLimit::Enforce).wait().is_ok());
 }
 
 #[test]
-fn a_rehearsal_tells_the_difference_and_changes_nothing() {
-    let kept = Kept::with(&["a", "b"]);
-    let generation = kept.table.generation();
+fn a_dry_run_tells_the_difference_and_changes_nothing() {
+    let store = TestStore::with(&["a", "b"]);
+    let generation = store.table.generation();
     let changed = line("b").replace("\"n\"", "\"other\"");
-    kept.replace(&(line("a") + &changed + &line("c")));
-    let told = kept.keeper.rehearse(Drops::Guarded).wait().unwrap();
+    store.replace(&(line("a") + &changed + &line("c")));
+    let told = store.keys.dry_run(DropLimit::Enforce).wait().unwrap();
     assert_eq!((told.keys, told.generation), (3, generation));
-    assert_eq!(kept.in_table(), ["a", "b"]);
-    let done = kept.keeper.reload(Drops::Guarded).wait().unwrap();
+    assert_eq!(store.in_table(), ["a", "b"]);
+    let done = store.keys.reload(DropLimit::Enforce).wait().unwrap();
     let counts = |of: &keygate::store::key_store::Reloaded| {
         let difference = &of.difference;
         (
@@ -499,76 +501,76 @@ fn a_rehearsal_tells_the_difference_and_changes_nothing() {
     };
     assert_eq!((counts(&told), counts(&done)), ((1, 0, 1), (1, 0, 1)));
     assert!(done.generation > generation);
-    assert_eq!(kept.table.by_id("b").unwrap().key().name(), "other");
+    assert_eq!(store.table.by_id("b").unwrap().key().name(), "other");
 }
 
 #[test]
 fn a_thousand_reloads_at_once_are_few_reads_and_the_last_content_wins() {
-    let kept = Kept::with(&["a"]);
+    let store = TestStore::with(&["a"]);
     let mut answers = Vec::new();
     for round in 0..100 {
-        kept.replace(&text_of(&["a", &format!("key_{round}")]));
-        answers.extend((0..10).map(|_| kept.keeper.reload(Drops::Guarded)));
+        store.replace(&text_of(&["a", &format!("key_{round}")]));
+        answers.extend((0..10).map(|_| store.keys.reload(DropLimit::Enforce)));
     }
     let mut last = None;
     for answer in answers {
         last = Some(answer.wait().unwrap());
     }
-    assert_eq!(kept.in_table(), ["a", "key_99"]);
+    assert_eq!(store.in_table(), ["a", "key_99"]);
     assert_eq!(last.unwrap().keys, 2);
-    let reads = kept.events.try_iter().count();
+    let reads = store.events.try_iter().count();
     assert!((1..=110).contains(&reads), "{reads}");
 }
 
 #[test]
 fn a_create_beside_reloads_is_never_lost() {
-    let kept = Kept::with(&["a"]);
+    let store = TestStore::with(&["a"]);
     let created: Vec<_> = (0..50)
         .map(|_| {
-            let reload = kept.keeper.reload(Drops::Guarded);
-            let created = kept.keeper.create(new(), NOW);
-            let again = kept.keeper.reload(Drops::Guarded);
+            let reload = store.keys.reload(DropLimit::Enforce);
+            let created = store.keys.create(new(), NOW);
+            let again = store.keys.reload(DropLimit::Enforce);
             reload.wait().unwrap();
             again.wait().unwrap();
             created.wait().unwrap().entry.key().id().to_owned()
         })
         .collect();
-    assert_eq!(kept.in_table()[1..], created);
-    assert_eq!(kept.on_disk()[1..], created);
+    assert_eq!(store.in_table()[1..], created);
+    assert_eq!(store.on_disk()[1..], created);
 }
 
 #[test]
 fn a_watched_file_is_reloaded_when_it_changes_even_by_a_swapped_link() {
-    let kept = Kept::start(&["a"], true);
-    kept.replace(&text_of(&["a", "b"]));
-    while kept.in_table() != ["a", "b"] {
-        kept.event("Reloaded");
+    let store = TestStore::start(&["a"], true);
+    store.replace(&text_of(&["a", "b"]));
+    while store.in_table() != ["a", "b"] {
+        store.event("Reloaded");
     }
-    kept.replace("torn");
-    kept.event("ReloadFailed");
-    assert_eq!(kept.in_table(), ["a", "b"]);
+    store.replace("torn");
+    store.event("ReloadFailed");
+    assert_eq!(store.in_table(), ["a", "b"]);
     // As Kubernetes swaps a mounted secret: a link to a folder that is replaced as a whole.
-    let here = |name: &str| kept.folder.path().join(name);
+    let here = |name: &str| store.folder.path().join(name);
     fs::create_dir(here("one")).unwrap();
     fs::write(here("one/keys.jsonl"), text_of(&["a", "b", "c"])).unwrap();
     std::os::unix::fs::symlink("one/keys.jsonl", here("link")).unwrap();
-    fs::rename(here("link"), kept.file()).unwrap();
-    while kept.in_table() != ["a", "b", "c"] {
-        kept.event("Reloaded");
+    fs::rename(here("link"), store.file()).unwrap();
+    while store.in_table() != ["a", "b", "c"] {
+        store.event("Reloaded");
     }
 }
 
 #[test]
 fn answers_can_be_awaited() {
-    let kept = Kept::with(&["a"]);
+    let store = TestStore::with(&["a"]);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let created = kept.keeper.create(new(), NOW).await.unwrap();
+        let created = store.keys.create(new(), NOW).await.unwrap();
         let id = created.entry.key().id();
-        kept.keeper.delete(id).await.unwrap();
-        kept.keeper.reload(Drops::Guarded).await.unwrap();
+        store.keys.delete(id).await.unwrap();
+        store.keys.reload(DropLimit::Enforce).await.unwrap();
     });
-    assert_eq!(kept.on_disk(), ["a"]);
+    assert_eq!(store.on_disk(), ["a"]);
 }

@@ -11,7 +11,7 @@ use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
-use crate::store::key_store::Keeper;
+use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
 use crate::upstream::Routing;
@@ -29,7 +29,7 @@ pub struct Keyring<'s> {
     /// The key table.
     pub table: &'s Arc<Table>,
     /// Who changes it.
-    pub keeper: &'s Keeper,
+    pub keeper: &'s KeyStore,
     /// The catalogue, where it is known.
     pub routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.

@@ -51,7 +51,7 @@ use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
 use crate::store::config::parse::Reading;
-use crate::store::key_store::Keeper;
+use crate::store::key_store::KeyStore;
 use crate::table::Table;
 use crate::upstream::Fleet;
 
@@ -75,7 +75,7 @@ pub struct Services {
     /// The key table.
     pub table: Arc<Table>,
     /// Who changes table and key file.
-    pub keeper: Keeper,
+    pub keeper: KeyStore,
     /// The upstreams.
     pub fleet: Arc<Fleet>,
     /// The certificates of the data port, and of the TCP listener where `admin.tls` is set.

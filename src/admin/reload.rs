@@ -15,7 +15,7 @@ use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
-use crate::store::key_store::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
+use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
 use crate::table::{Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamFault};
 
@@ -32,16 +32,16 @@ pub(super) type LastOutcome = Mutex<Option<LastReload>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// To reload.
-    Reload(Drops),
+    Reload(DropLimit),
     /// To say what a reload would do.
-    Rehearse(Drops),
+    Rehearse(DropLimit),
 }
 
 /// What a reload did, or would do.
 #[derive(Debug)]
 pub struct Outcome {
     /// The key file.
-    pub keys: Result<Reloaded, Obstacle>,
+    pub keys: Result<Reloaded, StoreError>,
     /// What is wrong with config, upstreams and certificates; empty: all of them were taken over.
     pub faults: Vec<Fault>,
     /// Settings that differ and that only a restart applies.
@@ -68,9 +68,9 @@ impl Outcome {
             [first, more @ ..] => Some(format!("{first} (and {} more)", more.len())),
         };
         match (&self.keys, config) {
-            (Ok(reloaded), None) => key_store::counted(reloaded.keys),
+            (Ok(reloaded), None) => key_store::format_key_count(reloaded.keys),
             (Ok(reloaded), Some(config)) => {
-                let keys = key_store::counted(reloaded.keys);
+                let keys = key_store::format_key_count(reloaded.keys);
                 format!("{config}; the key file was loaded, {keys}")
             }
             (Err(obstacle), None) => obstacle.to_string(),
@@ -107,8 +107,8 @@ pub(super) async fn answer(
 ) -> Result<Reply, Refusal> {
     let mut wishes = Object::of(body)?;
     let drops = match wishes.switch("force")? {
-        true => Drops::Forced,
-        false => Drops::Guarded,
+        true => DropLimit::Ignore,
+        false => DropLimit::Enforce,
     };
     let wish = match wishes.switch("dry_run")? {
         true => Wish::Rehearse(drops),
@@ -129,7 +129,7 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
         Ok(reloaded) => {
             let besides = match wish {
                 Wish::Reload(_) => {
-                    let keys = key_store::counted(reloaded.keys);
+                    let keys = key_store::format_key_count(reloaded.keys);
                     format!("; the key file was loaded, {keys}")
                 }
                 Wish::Rehearse(_) => String::new(),
@@ -137,7 +137,7 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
             let faults = outcome.faults;
             return Err(Refusal::Faulty { faults, besides });
         }
-        Err(Obstacle::Faulty(error)) => {
+        Err(StoreError::Faulty(error)) => {
             let mut faults = error.faults().to_vec();
             faults.extend(outcome.faults);
             let besides = String::new();
@@ -171,7 +171,7 @@ pub async fn reload(services: &Arc<Services>, who: &str, wish: Wish) -> Outcome 
     let _turn = services.memory.reloading.lock().await;
     let keys = match wish {
         Wish::Reload(drops) => services.keeper.reload(drops).await,
-        Wish::Rehearse(drops) => services.keeper.rehearse(drops).await,
+        Wish::Rehearse(drops) => services.keeper.dry_run(drops).await,
     };
     let services_again = Arc::clone(services);
     let rest = tokio::task::spawn_blocking(move || settings(&services_again, wish)).await;
@@ -302,8 +302,8 @@ pub(super) fn last(services: &Services) -> LastReload {
     }
 }
 
-/// Logs and counts what the keeper did: for [`key_store::Keeper::start`].
-pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &key_store::Event<'_>) {
+/// Logs and counts what the keeper did: for [`key_store::KeyStore::start`].
+pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &key_store::KeyStoreEvent<'_>) {
     let loaded = |name, reloaded: &Reloaded| {
         Event::info(name)
             .with("keys", reloaded.keys)
@@ -313,28 +313,25 @@ pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &key_store::Even
             .with("changed", reloaded.difference.changed.len())
     };
     log.event(match event {
-        key_store::Event::Reloaded(reloaded) => {
+        key_store::KeyStoreEvent::Reloaded(reloaded) => {
             metrics.reload(ReloadResult::Ok.label());
             metrics.last_reload(now.seconds());
             loaded("key_file_loaded", reloaded)
         }
-        key_store::Event::ReloadFailed(obstacle) => {
+        key_store::KeyStoreEvent::ReloadFailed(obstacle) => {
             metrics.reload(obstacle.result().label());
             Event::error("key_file_refused")
                 .with("result", obstacle.result().label())
                 .with("reason", obstacle.to_string())
         }
-        key_store::Event::Merged(reloaded) => loaded("key_file_merged", reloaded),
-        key_store::Event::WriteFailed {
-            obstacle,
-            unwritten,
-        } => {
-            metrics.unwritten_changes(*unwritten);
+        key_store::KeyStoreEvent::Merged(reloaded) => loaded("key_file_merged", reloaded),
+        key_store::KeyStoreEvent::WriteFailed { error, pending } => {
+            metrics.unwritten_changes(*pending);
             Event::error("key_file_not_written")
-                .with("reason", obstacle.to_string())
-                .with("unwritten", *unwritten)
+                .with("reason", error.to_string())
+                .with("unwritten", *pending)
         }
-        key_store::Event::CaughtUp { written } => {
+        key_store::KeyStoreEvent::PendingWritten { written } => {
             metrics.unwritten_changes(0);
             Event::info("key_file_caught_up").with("written", *written)
         }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::observe::log::is_harmless;
 use crate::store::fault::Fault;
 use crate::store::key_json::KeyJsonError;
-use crate::store::key_store::{Obstacle, WriteError};
+use crate::store::key_store::{StoreError, WriteError};
 use crate::store::strict_json::FieldError;
 
 /// What was done.
@@ -313,25 +313,25 @@ impl From<WriteError> for Refusal {
         let message = error.to_string();
         match error {
             WriteError::NotFound => Self::UnknownKey,
-            WriteError::Refused(complaint) => Self::Invalid(complaint),
+            WriteError::Invalid(complaint) => Self::Invalid(complaint),
             WriteError::NotWritten {
                 in_force: false,
-                obstacle: obstacle @ (Obstacle::Faulty(_) | Obstacle::DropsTooMany(_)),
+                error: obstacle @ (StoreError::Faulty(_) | StoreError::DropLimit(_)),
             } => obstacle.into(),
             WriteError::NotWritten { in_force, .. } => Self::NotWritten { in_force, message },
         }
     }
 }
 
-impl From<Obstacle> for Refusal {
-    fn from(obstacle: Obstacle) -> Self {
+impl From<StoreError> for Refusal {
+    fn from(obstacle: StoreError) -> Self {
         match &obstacle {
-            Obstacle::Faulty(error) => Self::Faulty {
+            StoreError::Faulty(error) => Self::Faulty {
                 faults: error.faults().to_vec(),
                 besides: String::new(),
             },
-            Obstacle::DropsTooMany(_) => Self::Conflict(obstacle.to_string()),
-            Obstacle::Io(_) => Self::NotWritten {
+            StoreError::DropLimit(_) => Self::Conflict(obstacle.to_string()),
+            StoreError::Io(_) => Self::NotWritten {
                 in_force: false,
                 message: obstacle.to_string(),
             },

@@ -74,8 +74,8 @@ pub(super) fn status(services: &Services) -> Reply {
         generation: services.table.generation(),
         keys: services.table.len(),
         last_reload: LastReload::of(services),
-        unwritten_changes: keeper.unwritten,
-        unwritten_reason: keeper.obstacle.as_ref().map(ToString::to_string),
+        unwritten_changes: keeper.pending,
+        unwritten_reason: keeper.pending_error.as_ref().map(ToString::to_string),
         upstreams: upstreams.collect(),
         in_flight: services.metrics.in_flight(),
         draining: services.lifecycle.phase() != Phase::Running,
@@ -86,6 +86,6 @@ pub(super) fn status(services: &Services) -> Reply {
 pub(super) fn metrics(services: &Services) -> Reply {
     let metrics = &services.metrics;
     metrics.table(services.table.len(), services.table.generation());
-    metrics.unwritten_changes(services.keeper.status().unwritten);
+    metrics.unwritten_changes(services.keeper.status().pending);
     Reply::metrics(metrics.render())
 }

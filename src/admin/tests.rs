@@ -50,7 +50,7 @@ impl Room {
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let (log, _writer) = Log::start(crate::observe::log::Form::Json, dropped).unwrap();
         let services = Services {
-            keeper: Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
+            keeper: KeyStore::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
             certificates: None,

@@ -44,7 +44,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
                         .as_ref()
                         .and_then(|config| excluded(config, file, &loaded)),
                 );
-                let keys = key_store::counted(loaded.entries.len());
+                let keys = key_store::format_key_count(loaded.entries.len());
                 read.push(format!("{}: {keys}", file.display()));
             }
             Err(error) => faults.extend_from_slice(error.faults()),

@@ -19,7 +19,7 @@ use crate::admin::keys::Keyring;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::key_file;
-use crate::store::key_store::Keeper;
+use crate::store::key_store::KeyStore;
 use crate::table::{NO_YIELD, Table};
 
 use super::failure::Failure;
@@ -48,7 +48,7 @@ enum Answers {
 struct KeyFile {
     path: PathBuf,
     table: Arc<Table>,
-    keeper: Keeper,
+    keeper: KeyStore,
     url: String,
 }
 
@@ -145,7 +145,7 @@ impl Client {
             let obstacle = file
                 .keeper
                 .status()
-                .obstacle
+                .pending_error
                 .as_ref()
                 .map(ToString::to_string);
             let obstacle = obstacle.unwrap_or_else(|| "the key file cannot be written".to_owned());
@@ -205,7 +205,7 @@ impl KeyFile {
             max_drop_percent: 100,
         };
         let keeper =
-            Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;
+            KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;
         Ok(Self {
             path: path.into(),
             table,

@@ -26,7 +26,7 @@ use crate::net::listen::Claimed;
 use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
 use crate::runtime::lifecycle::Phase;
-use crate::store::key_store::Drops;
+use crate::store::key_store::DropLimit;
 
 use super::start_fault::{StartFault, system};
 
@@ -231,7 +231,7 @@ async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
                 .chain(since)
                 .collect::<Vec<_>>(),
         );
-        reload::reload(&services, "SIGHUP", Wish::Reload(Drops::Guarded)).await;
+        reload::reload(&services, "SIGHUP", Wish::Reload(DropLimit::Enforce)).await;
         tell_systemd(&[NotifyState::Ready]);
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, Failure> {
 fn summary(answer: &Value, dry_run: bool) -> String {
     let done = if dry_run { "would have" } else { "has" };
     let keys = answer["keys"].as_u64().unwrap_or(0);
-    let keys = key_store::counted(usize::try_from(keys).unwrap_or(usize::MAX));
+    let keys = key_store::format_key_count(usize::try_from(keys).unwrap_or(usize::MAX));
     let mut text = format!(
         "the key table {done} {keys}, generation {}: {} added, {} removed, {} changed\n",
         answer["generation"], answer["added"], answer["removed"], answer["changed"]

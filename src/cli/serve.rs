@@ -28,7 +28,7 @@ use crate::runtime::wall_clock;
 use crate::store::config::{Config, Listen, LogFormat, parse};
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
-use crate::store::key_store::Keeper;
+use crate::store::key_store::KeyStore;
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
@@ -213,9 +213,9 @@ impl Parts {
         Ok((parts, loaded))
     }
 
-    fn start_keeper(&self, loaded: LoadedKeys) -> Result<Keeper, StartFault> {
+    fn start_keeper(&self, loaded: LoadedKeys) -> Result<KeyStore, StartFault> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let keeper = Keeper::start(
+        let keeper = KeyStore::start(
             &self.config.keys,
             Arc::clone(&self.table),
             loaded,

@@ -7,46 +7,46 @@ use tokio::sync::oneshot;
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::PriorityGuard;
-use crate::store::key_store::error::{Obstacle, WriteError};
+use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::Reloaded;
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::Entry;
 
-pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+pub(crate) type ReplySender<T, E> = oneshot::Sender<Result<T, E>>;
 
-pub(crate) enum Request {
+pub(crate) enum StoreCommand {
     /// In guard until its turn comes: it may take access away, and must not wait for a reload that gives way.
-    Write(Write, PriorityGuard),
-    Reload(Reload),
+    Write(WriteCommand, PriorityGuard),
+    Reload(ReloadCommand),
 }
 
-pub(crate) enum Write {
+pub(crate) enum WriteCommand {
     Create {
         new: NewKey,
         now: UnixTime,
-        answer: Reply<Created, WriteError>,
+        reply: ReplySender<CreatedKey, WriteError>,
     },
     Update {
         id: String,
         patch: KeyPatch,
         now: UnixTime,
-        answer: Reply<Arc<Entry>, WriteError>,
+        reply: ReplySender<Arc<Entry>, WriteError>,
     },
     Delete {
         id: String,
-        answer: Reply<Arc<Entry>, WriteError>,
+        reply: ReplySender<Arc<Entry>, WriteError>,
     },
 }
 
-pub(crate) struct Reload {
-    pub(crate) drops: Drops,
-    pub(crate) rehearsal: bool,
-    pub(crate) answer: Reply<Reloaded, Obstacle>,
+pub(crate) struct ReloadCommand {
+    pub(crate) drop_limit: DropLimit,
+    pub(crate) dry_run: bool,
+    pub(crate) reply: ReplySender<Reloaded, StoreError>,
 }
 
 /// A key that was made, with its token, to be shown once.
 #[derive(Debug)]
-pub struct Created {
+pub struct CreatedKey {
     /// The key.
     pub entry: Arc<Entry>,
     /// Its token, which is kept nowhere.
@@ -55,9 +55,9 @@ pub struct Created {
 
 /// Whether a reload may drop more keys than `max_drop_percent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drops {
-    /// Then it is refused.
-    Guarded,
+pub enum DropLimit {
+    /// Then it is rejected.
+    Enforce,
     /// It may.
-    Forced,
+    Ignore,
 }

@@ -10,46 +10,46 @@ use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::key_file::{self, LockedKeyFile};
-use crate::store::key_store::command::{Created, Reply, Write};
-use crate::store::key_store::error::{Obstacle, WriteError};
-use crate::store::key_store::event::Event;
-use crate::store::key_store::state::{Desk, Unwritten, disabled};
+use crate::store::key_store::command::{CreatedKey, ReplySender, WriteCommand};
+use crate::store::key_store::error::{StoreError, WriteError};
+use crate::store::key_store::event::KeyStoreEvent;
+use crate::store::key_store::state::{KeyStoreState, PendingChange, disabled};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
 /// What a batch will change once it is on disk.
 #[derive(Default)]
-struct Draft {
+struct BatchChanges {
     replaced: HashMap<KeyId, Key>,
     created: Vec<Key>,
 }
 
-/// A request that was judged and waits for the disk.
-enum Judged {
+/// A request that was prepared and waits for the disk.
+enum PreparedWrite {
     Created {
         key: Key,
         token: BearerToken,
-        answer: Reply<Created, WriteError>,
+        reply: ReplySender<CreatedKey, WriteError>,
     },
     Updated {
         key: Key,
         in_force: bool,
-        answer: Reply<Arc<Entry>, WriteError>,
+        reply: ReplySender<Arc<Entry>, WriteError>,
     },
     Deleted {
         entry: Arc<Entry>,
-        answer: Reply<Arc<Entry>, WriteError>,
+        reply: ReplySender<Arc<Entry>, WriteError>,
     },
 }
 
-impl Desk {
+impl KeyStoreState {
     /// One batch: merge, judge each request, write once, change the table, answer. Without a request: only what is
-    /// unwritten.
-    pub(crate) fn write(&mut self, requests: Vec<Write>) {
+    /// pending.
+    pub(crate) fn write(&mut self, requests: Vec<WriteCommand>) {
         let locked = match key_file::lock(&self.file, Duration::ZERO) {
             Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
-                self.take_access_away(&requests);
+                self.revoke_without_lock(&requests);
                 key_file::lock(&self.file, key_file::LOCK_WAIT)
             }
             lock => lock,
@@ -59,75 +59,76 @@ impl Desk {
             // What is wrong with the file itself says more than that it can't be locked.
             Err(error) => self.merge().and(Err(error.into())),
         };
-        let mut draft = Draft::default();
-        let judged: Vec<Judged> = requests
+        let mut changes = BatchChanges::default();
+        let prepared: Vec<PreparedWrite> = requests
             .into_iter()
-            .filter_map(|request| self.judge(request, &mut draft))
+            .filter_map(|request| self.prepare(request, &mut changes))
             .collect();
-        let written = locked.and_then(|lock| self.bring_to_disk(&lock, &draft));
+        let written = locked.and_then(|lock| self.write_file(&lock, &changes));
         match &written {
-            Ok(()) => draft.apply_to(&self.table),
-            Err(obstacle) => {
-                let unwritten = self.unwritten.len();
-                self.report(|status| {
-                    status.unwritten = unwritten;
-                    status.obstacle = Some(obstacle.clone()).filter(|_| unwritten > 0);
+            Ok(()) => changes.apply_to(&self.table),
+            Err(error) => {
+                let pending = self.pending.len();
+                self.update_status(|status| {
+                    status.pending = pending;
+                    status.pending_error = Some(error.clone()).filter(|_| pending > 0);
                 });
-                (self.events)(Event::WriteFailed {
-                    obstacle,
-                    unwritten,
-                });
+                (self.events)(KeyStoreEvent::WriteFailed { error, pending });
             }
         }
-        for request in judged {
-            request.answer(&self.table, &written);
+        for request in prepared {
+            request.reply(&self.table, &written);
         }
     }
 
     /// Whoever else holds the lock may hold it for long, and anybody who may read the folder can take it: what takes
     /// access away does not wait for that.
-    fn take_access_away(&mut self, requests: &[Write]) {
-        let mut unused = Draft::default();
+    fn revoke_without_lock(&mut self, requests: &[WriteCommand]) {
+        let mut unused = BatchChanges::default();
         for request in requests {
             match request {
-                Write::Delete { id, .. } => {
+                WriteCommand::Delete { id, .. } => {
                     self.delete(id, &mut unused);
                 }
-                Write::Update { id, patch, now, .. } if patch.disables() => {
-                    // A fault of it is answered when it is judged.
+                WriteCommand::Update { id, patch, now, .. } if patch.disables() => {
+                    // A fault of it is answered when it is prepared.
                     let _ = self.update(id, patch, *now, &mut unused);
                 }
-                Write::Update { .. } | Write::Create { .. } => {}
+                WriteCommand::Update { .. } | WriteCommand::Create { .. } => {}
             }
         }
     }
 
-    /// Puts into the draft what a request changes, and into force what takes access away. What is refused is answered.
-    fn judge(&mut self, request: Write, draft: &mut Draft) -> Option<Judged> {
+    /// Puts into the changes what a request changes, and into force what takes access away. What is rejected is answered.
+    fn prepare(
+        &mut self,
+        request: WriteCommand,
+        changes: &mut BatchChanges,
+    ) -> Option<PreparedWrite> {
         match request {
-            Write::Create { new, now, answer } => match self.new_key(new, now) {
+            WriteCommand::Create { new, now, reply } => match self.new_key(new, now) {
                 Ok((key, token)) => {
-                    draft.created.push(key.clone());
-                    Some(Judged::Created { key, token, answer })
+                    changes.created.push(key.clone());
+                    Some(PreparedWrite::Created { key, token, reply })
                 }
-                Err(error) => refuse(answer, error),
+                Err(error) => reject(reply, error),
             },
-            Write::Update {
+            WriteCommand::Update {
                 id,
                 patch,
                 now,
-                answer,
-            } => match self.update(&id, &patch, now, draft) {
-                Ok(key) => Some(Judged::Updated {
+                reply,
+            } => match self.update(&id, &patch, now, changes) {
+                Ok(key) => Some(PreparedWrite::Updated {
                     key,
                     in_force: patch.disables(),
-                    answer,
+                    reply,
                 }),
-                Err(error) => refuse(answer, error),
+                Err(error) => reject(reply, error),
             },
-            Write::Delete { id, answer } => match self.delete(&id, draft) {
-                Some(entry) => Some(Judged::Deleted { entry, answer }),
-                None => refuse(answer, WriteError::NotFound),
+            WriteCommand::Delete { id, reply } => match self.delete(&id, changes) {
+                Some(entry) => Some(PreparedWrite::Deleted { entry, reply }),
+                None => reject(reply, WriteError::NotFound),
             },
         }
     }
@@ -136,7 +137,7 @@ impl Desk {
         check_expiry(new.expires_at, now)?;
         let not_random = |error: getrandom::Error| WriteError::NotWritten {
             in_force: false,
-            obstacle: io::Error::other(error).into(),
+            error: io::Error::other(error).into(),
         };
         let NewKey {
             name,
@@ -152,7 +153,7 @@ impl Desk {
             };
             let taken = self.table.by_id(id.as_str()).is_some()
                 || self.table.find(&token.hash()).is_some()
-                || self.unwritten.contains_key(&id);
+                || self.pending.contains_key(&id);
             if taken {
                 continue;
             }
@@ -177,74 +178,78 @@ impl Desk {
         id: &str,
         patch: &KeyPatch,
         now: UnixTime,
-        draft: &mut Draft,
+        changes: &mut BatchChanges,
     ) -> Result<Key, WriteError> {
         let entry = self.table.by_id(id).ok_or(WriteError::NotFound)?;
         check_expiry(patch.expires_at.flatten(), now)?;
         let id = entry.key().key_id();
-        let wanted = patch.applied_to(draft.replaced.get(&id).unwrap_or(entry.key()));
+        let wanted = patch.applied_to(changes.replaced.get(&id).unwrap_or(entry.key()));
         let mut in_table = entry;
         if patch.disables() && !in_table.key().disabled() {
             if let Ok(changed) = self.table.replace(disabled(in_table.key())) {
                 in_table = changed;
             }
-            self.unwritten.insert(id.clone(), Unwritten::Disabled);
+            self.pending.insert(id.clone(), PendingChange::Disabled);
         }
         if wanted == *in_table.key() {
-            draft.replaced.remove(&id);
+            changes.replaced.remove(&id);
         } else {
-            draft.replaced.insert(id, wanted.clone());
+            changes.replaced.insert(id, wanted.clone());
         }
         Ok(wanted)
     }
 
-    fn delete(&mut self, id: &str, draft: &mut Draft) -> Option<Arc<Entry>> {
+    fn delete(&mut self, id: &str, changes: &mut BatchChanges) -> Option<Arc<Entry>> {
         let id = KeyId::parse(id).ok()?;
         if let Some(entry) = self.table.remove(id.as_str()) {
-            draft.replaced.remove(&id);
-            let deleted = Unwritten::Deleted(Arc::clone(&entry));
-            self.unwritten.insert(id, deleted);
+            changes.replaced.remove(&id);
+            let deleted = PendingChange::Deleted(Arc::clone(&entry));
+            self.pending.insert(id, deleted);
             return Some(entry);
         }
-        match self.unwritten.get(&id)? {
-            Unwritten::Deleted(entry) => Some(Arc::clone(entry)),
-            Unwritten::Disabled => None,
+        match self.pending.get(&id)? {
+            PendingChange::Deleted(entry) => Some(Arc::clone(entry)),
+            PendingChange::Disabled => None,
         }
     }
 
-    /// Writes the table with the draft on top, where that is not what the file holds already.
-    fn bring_to_disk(&mut self, lock: &LockedKeyFile, draft: &Draft) -> Result<(), Obstacle> {
-        if draft.is_empty() && self.unwritten.is_empty() {
+    /// Writes the table with the changes on top, where that is not what the file holds already.
+    fn write_file(
+        &mut self,
+        lock: &LockedKeyFile,
+        changes: &BatchChanges,
+    ) -> Result<(), StoreError> {
+        if changes.is_empty() && self.pending.is_empty() {
             return Ok(());
         }
         let entries = self.table.in_file_order(yield_if_due);
-        let kept = yield_every(&entries, yield_if_due).map(|entry| draft.newest(entry.key()));
-        let written = lock.replace(kept.chain(&draft.created));
+        let kept = yield_every(&entries, yield_if_due).map(|entry| changes.current(entry.key()));
+        let written = lock.replace(kept.chain(&changes.created));
         drop_incrementally(entries, yield_if_due);
         self.loaded = written?;
-        self.unwritten.clear();
-        let written = self.status.load().unwritten;
+        self.pending.clear();
+        let written = self.status.load().pending;
         if written > 0 {
-            self.report(|status| (status.unwritten, status.obstacle) = (0, None));
-            (self.events)(Event::CaughtUp { written });
+            self.update_status(|status| (status.pending, status.pending_error) = (0, None));
+            (self.events)(KeyStoreEvent::PendingWritten { written });
         }
         Ok(())
     }
 }
 
-impl Draft {
+impl BatchChanges {
     fn is_empty(&self) -> bool {
         self.replaced.is_empty() && self.created.is_empty()
     }
 
-    fn newest<'k>(&'k self, key: &'k Key) -> &'k Key {
+    fn current<'k>(&'k self, key: &'k Key) -> &'k Key {
         match self.replaced.is_empty() {
             true => key,
             false => self.replaced.get(&key.key_id()).unwrap_or(key),
         }
     }
 
-    /// Ids and hashes were found free when the draft was made, and only the keeper changes the table.
+    /// Ids and hashes were found free when the changes was made, and only the keeper changes the table.
     fn apply_to(self, table: &Table) {
         for key in self.replaced.into_values() {
             let _ = table.replace(key);
@@ -255,45 +260,45 @@ impl Draft {
     }
 }
 
-impl Judged {
-    fn answer(self, table: &Table, written: &Result<(), Obstacle>) {
+impl PreparedWrite {
+    fn reply(self, table: &Table, written: &Result<(), StoreError>) {
         let entry_of = |key: Key| table.by_id(key.id()).unwrap_or_else(|| table.adopt(key));
         let failed = |in_force| {
             written
                 .clone()
-                .map_err(|obstacle| WriteError::NotWritten { in_force, obstacle })
+                .map_err(|error| WriteError::NotWritten { in_force, error })
         };
         // Whoever does not wait for the answer any more does not get one.
         match self {
-            Self::Created { key, token, answer } => {
-                let created = || Created {
+            Self::Created { key, token, reply } => {
+                let created = || CreatedKey {
                     entry: entry_of(key),
                     token,
                 };
-                let _ = answer.send(failed(false).map(|()| created()));
+                let _ = reply.send(failed(false).map(|()| created()));
             }
             Self::Updated {
                 key,
                 in_force,
-                answer,
+                reply,
             } => {
-                let _ = answer.send(failed(in_force).map(|()| entry_of(key)));
+                let _ = reply.send(failed(in_force).map(|()| entry_of(key)));
             }
-            Self::Deleted { entry, answer } => {
-                let _ = answer.send(failed(true).map(|()| entry));
+            Self::Deleted { entry, reply } => {
+                let _ = reply.send(failed(true).map(|()| entry));
             }
         }
     }
 }
 
-fn refuse<T>(answer: Reply<T, WriteError>, error: WriteError) -> Option<Judged> {
-    let _ = answer.send(Err(error));
+fn reject<T>(reply: ReplySender<T, WriteError>, error: WriteError) -> Option<PreparedWrite> {
+    let _ = reply.send(Err(error));
     None
 }
 
 fn check_expiry(end: Option<UnixTime>, now: UnixTime) -> Result<(), WriteError> {
     match end {
-        Some(end) if end <= now => Err(WriteError::Refused(FieldError {
+        Some(end) if end <= now => Err(WriteError::Invalid(FieldError {
             field: "expires_at".to_owned(),
             message: format!("{end} has passed already; name a time to come"),
         })),

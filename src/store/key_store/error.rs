@@ -10,18 +10,18 @@ use crate::store::strict_json::FieldError;
 
 /// Why a file is not taken over, or not written.
 #[derive(Clone, Debug)]
-pub enum Obstacle {
+pub enum StoreError {
     /// What is on disk can't be loaded, so it must not be overwritten either.
     Faulty(Arc<ReadError>),
     /// What is on disk lacks too many of the keys in force.
-    DropsTooMany(DropsTooMany),
+    DropLimit(DropLimitError),
     /// Reading was fine, or not needed; writing failed.
     Io(Arc<io::Error>),
 }
 
 /// How many keys a file would drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropsTooMany {
+pub struct DropLimitError {
     /// So many would go,
     pub dropped: usize,
     /// of so many in force,
@@ -36,13 +36,13 @@ pub enum WriteError {
     /// No key has this id.
     NotFound,
     /// A field's value is fine in itself, but not now.
-    Refused(FieldError),
+    Invalid(FieldError),
     /// It is not on disk.
     NotWritten {
         /// A delete or disable is in force nevertheless; anything else changed nothing.
         in_force: bool,
         /// What was in the way.
-        obstacle: Obstacle,
+        error: StoreError,
     },
 }
 
@@ -61,42 +61,42 @@ pub enum ReloadResult {
 
 /// The keeper ended before it answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Gone;
+pub struct WorkerStoppedError;
 
-impl From<Gone> for Obstacle {
-    fn from(_: Gone) -> Self {
-        io::Error::new(io::ErrorKind::BrokenPipe, "the keeper has ended").into()
+impl From<WorkerStoppedError> for StoreError {
+    fn from(_: WorkerStoppedError) -> Self {
+        io::Error::new(io::ErrorKind::BrokenPipe, "the key store has stopped").into()
     }
 }
 
-impl From<Gone> for WriteError {
-    fn from(gone: Gone) -> Self {
+impl From<WorkerStoppedError> for WriteError {
+    fn from(gone: WorkerStoppedError) -> Self {
         Self::NotWritten {
             in_force: false,
-            obstacle: gone.into(),
+            error: gone.into(),
         }
     }
 }
 
-impl From<io::Error> for Obstacle {
+impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
         Self::Io(Arc::new(error))
     }
 }
 
-impl From<ReadError> for Obstacle {
+impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         Self::Faulty(Arc::new(error))
     }
 }
 
-impl Obstacle {
+impl StoreError {
     /// The file's faults, where those are what is in the way.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
         match self {
             Self::Faulty(error) => error.faults(),
-            Self::DropsTooMany(_) | Self::Io(_) => &[],
+            Self::DropLimit(_) | Self::Io(_) => &[],
         }
     }
 
@@ -108,33 +108,33 @@ impl Obstacle {
                 ReadError::Faulty(_) => ReloadResult::Faulty,
                 ReadError::Unreadable(_) => ReloadResult::Failed,
             },
-            Self::DropsTooMany(_) => ReloadResult::Dropped,
+            Self::DropLimit(_) => ReloadResult::Dropped,
             Self::Io(_) => ReloadResult::Failed,
         }
     }
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Faulty(error) => error.fmt(f),
-            Self::DropsTooMany(drops) => drops.fmt(f),
+            Self::DropLimit(drop_limit) => drop_limit.fmt(f),
             Self::Io(error) => write!(f, "the key file cannot be written: {error}"),
         }
     }
 }
 
-impl std::error::Error for Obstacle {
+impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Faulty(error) => Some(&**error),
-            Self::DropsTooMany(_) => None,
+            Self::DropLimit(_) => None,
             Self::Io(error) => Some(&**error),
         }
     }
 }
 
-impl fmt::Display for DropsTooMany {
+impl fmt::Display for DropLimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             dropped,
@@ -153,13 +153,13 @@ impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("no key has this id"),
-            Self::Refused(complaint) => complaint.fmt(f),
-            Self::NotWritten { in_force, obstacle } => {
+            Self::Invalid(complaint) => complaint.fmt(f),
+            Self::NotWritten { in_force, error } => {
                 let state = match in_force {
                     true => "in force, but not yet on disk, and tried again until it is",
                     false => "nothing was changed",
                 };
-                write!(f, "{obstacle} ({state})")
+                write!(f, "{error} ({state})")
             }
         }
     }
@@ -168,8 +168,8 @@ impl fmt::Display for WriteError {
 impl std::error::Error for WriteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::Refused(_) => None,
-            Self::NotWritten { obstacle, .. } => Some(obstacle),
+            Self::NotFound | Self::Invalid(_) => None,
+            Self::NotWritten { error, .. } => Some(error),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::policy::time::UnixTime;
-use crate::store::key_store::error::{Obstacle, ReloadResult};
+use crate::store::key_store::error::{ReloadResult, StoreError};
 use crate::table::Difference;
 
 /// What a reload did, or would do.
@@ -13,19 +13,19 @@ pub struct Reloaded {
     pub difference: Arc<Difference>,
     /// The table's generation now.
     pub generation: u64,
-    /// How many keys there are now; after a rehearsal: would be.
+    /// How many keys there are now; after a dry_run: would be.
     pub keys: usize,
 }
 
 /// How the key file and the key table stand, for status and metrics.
 #[derive(Clone, Debug)]
-pub struct Status {
-    /// The last load of the whole file, at start or later; rehearsals and merges do not count.
+pub struct KeyStoreStatus {
+    /// The last load of the whole file, at start or later; dry_runs and merges do not count.
     pub last_reload: LastReload,
     /// How many deletes and disables are in force but not on disk.
-    pub unwritten: usize,
+    pub pending: usize,
     /// Why they are not.
-    pub obstacle: Option<Obstacle>,
+    pub pending_error: Option<StoreError>,
 }
 
 /// How a load of the file went.
@@ -41,22 +41,22 @@ pub struct LastReload {
 
 /// What the keeper did, for whoever logs and counts.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum KeyStoreEvent<'a> {
     /// A reload took the file over, changed or not.
     Reloaded(&'a Reloaded),
     /// A reload did not.
-    ReloadFailed(&'a Obstacle),
+    ReloadFailed(&'a StoreError),
     /// A change that others made to the file was merged in before a write.
     Merged(&'a Reloaded),
     /// The file could not be written.
     WriteFailed {
         /// What was in the way.
-        obstacle: &'a Obstacle,
+        error: &'a StoreError,
         /// How many deletes and disables are in force but not on disk.
-        unwritten: usize,
+        pending: usize,
     },
     /// Deletes and disables that were in force but not on disk now are.
-    CaughtUp {
+    PendingWritten {
         /// How many.
         written: usize,
     },
@@ -64,7 +64,7 @@ pub enum Event<'a> {
 
 /// So many keys, in words.
 #[must_use]
-pub fn counted(keys: usize) -> String {
+pub fn format_key_count(keys: usize) -> String {
     match keys {
         1 => "1 key".to_owned(),
         keys => format!("{keys} keys"),

@@ -16,27 +16,31 @@ use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::config;
 use crate::store::key_file::LoadedKeys;
-use crate::store::key_store::command::{Created, Drops, Reload, Reply, Request, Write};
-use crate::store::key_store::error::{Gone, Obstacle, ReloadResult, WriteError};
-use crate::store::key_store::event::{Event, LastReload, Reloaded, Status, counted};
-use crate::store::key_store::state::Desk;
+use crate::store::key_store::command::{
+    CreatedKey, DropLimit, ReloadCommand, ReplySender, StoreCommand, WriteCommand,
+};
+use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedError, WriteError};
+use crate::store::key_store::event::{
+    KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
+};
+use crate::store::key_store::state::KeyStoreState;
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
 /// A handle to the keeper; clones speak to the same one. When the last is dropped the keeper tries once more to write
-/// what is unwritten, and ends.
+/// what is pending, and ends.
 #[derive(Clone, Debug)]
-pub struct Keeper {
-    requests: Sender<Request>,
-    status: Arc<ArcSwap<Status>>,
+pub struct KeyStore {
+    requests: Sender<StoreCommand>,
+    status: Arc<ArcSwap<KeyStoreStatus>>,
 }
 
 /// An answer on its way: to be awaited, or waited for. Dropping it does not call the request back.
 #[derive(Debug)]
 #[must_use]
-pub struct Answer<T, E>(oneshot::Receiver<Result<T, E>>);
+pub struct ReplyFuture<T, E>(oneshot::Receiver<Result<T, E>>);
 
-impl Keeper {
+impl KeyStore {
     /// Puts what was loaded into the table and starts the thread that keeps both from now on. `events` is called on
     /// that thread, before the answers it tells of.
     ///
@@ -46,39 +50,39 @@ impl Keeper {
         settings: &config::Keys,
         table: Arc<Table>,
         loaded: LoadedKeys,
-        events: impl Fn(Event<'_>) + Send + 'static,
+        events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
     ) -> io::Result<Self> {
         table.swap(loaded.entries, NO_YIELD);
-        let status = Arc::new(ArcSwap::from_pointee(Status {
+        let status = Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
             last_reload: LastReload {
                 at: wall_clock::now(),
                 result: ReloadResult::Ok,
-                message: counted(table.len()),
+                message: format_key_count(table.len()),
             },
-            unwritten: 0,
-            obstacle: None,
+            pending: 0,
+            pending_error: None,
         }));
         let (requests, waiting) = mpsc::channel();
-        let desk = Desk {
+        let state = KeyStoreState {
             file: settings.file.clone(),
             max_drop_percent: settings.max_drop_percent,
             watch: settings.watch,
             table,
             loaded: Some(loaded.stamp),
-            refused: None,
-            unwritten: HashMap::new(),
+            rejected: None,
+            pending: HashMap::new(),
             status: Arc::clone(&status),
             events: Box::new(events),
         };
         std::thread::Builder::new()
-            .name("keeper".to_owned())
-            .spawn(move || desk.run(&waiting))?;
+            .name("key-store".to_owned())
+            .spawn(move || state.run(&waiting))?;
         Ok(Self { requests, status })
     }
 
     /// Makes a key and its token. It becomes the file's last.
-    pub fn create(&self, new: NewKey, now: UnixTime) -> Answer<Created, WriteError> {
-        self.ask(|answer| with_priority(Write::Create { new, now, answer }))
+    pub fn create(&self, new: NewKey, now: UnixTime) -> ReplyFuture<CreatedKey, WriteError> {
+        self.send(|reply| write_command(WriteCommand::Create { new, now, reply }))
     }
 
     /// Changes a key.
@@ -87,80 +91,85 @@ impl Keeper {
         id: &str,
         patch: KeyPatch,
         now: UnixTime,
-    ) -> Answer<Arc<Entry>, WriteError> {
+    ) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
-        self.ask(|answer| {
-            with_priority(Write::Update {
+        self.send(|reply| {
+            write_command(WriteCommand::Update {
                 id,
                 patch,
                 now,
-                answer,
+                reply,
             })
         })
     }
 
     /// Deletes a key; the answer is the key that was.
-    pub fn delete(&self, id: &str) -> Answer<Arc<Entry>, WriteError> {
+    pub fn delete(&self, id: &str) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
-        self.ask(|answer| with_priority(Write::Delete { id, answer }))
+        self.send(|reply| write_command(WriteCommand::Delete { id, reply }))
     }
 
     /// Takes the file over as it stands now. Reloads that wait together share one read, and a reload that is asked for
     /// after a read began gets a read of its own.
-    pub fn reload(&self, drops: Drops) -> Answer<Reloaded, Obstacle> {
-        self.ask(|answer| {
-            Request::Reload(Reload {
-                drops,
-                rehearsal: false,
-                answer,
+    pub fn reload(&self, drop_limit: DropLimit) -> ReplyFuture<Reloaded, StoreError> {
+        self.send(|reply| {
+            StoreCommand::Reload(ReloadCommand {
+                drop_limit,
+                dry_run: false,
+                reply,
             })
         })
     }
 
-    /// What [`Keeper::reload`] would answer, without doing it.
-    pub fn rehearse(&self, drops: Drops) -> Answer<Reloaded, Obstacle> {
-        self.ask(|answer| {
-            Request::Reload(Reload {
-                drops,
-                rehearsal: true,
-                answer,
+    /// What [`KeyStore::reload`] would reply, without doing it.
+    pub fn dry_run(&self, drop_limit: DropLimit) -> ReplyFuture<Reloaded, StoreError> {
+        self.send(|reply| {
+            StoreCommand::Reload(ReloadCommand {
+                drop_limit,
+                dry_run: true,
+                reply,
             })
         })
     }
 
     /// How file and table stand.
     #[must_use]
-    pub fn status(&self) -> Arc<Status> {
+    pub fn status(&self) -> Arc<KeyStoreStatus> {
         self.status.load_full()
     }
 
-    fn ask<T, E>(&self, request: impl FnOnce(Reply<T, E>) -> Request) -> Answer<T, E> {
-        let (answer, waiting) = oneshot::channel();
+    fn send<T, E>(
+        &self,
+        request: impl FnOnce(ReplySender<T, E>) -> StoreCommand,
+    ) -> ReplyFuture<T, E> {
+        let (reply, waiting) = oneshot::channel();
         // Where the keeper is gone, the request takes the answer's sender with it, and the answer says so.
-        let _ = self.requests.send(request(answer));
-        Answer(waiting)
+        let _ = self.requests.send(request(reply));
+        ReplyFuture(waiting)
     }
 }
 
-impl<T, E: From<Gone>> Answer<T, E> {
+impl<T, E: From<WorkerStoppedError>> ReplyFuture<T, E> {
     /// Waits for the answer. Not for use within a runtime: await it there.
     ///
     /// # Errors
     /// As the request says.
     pub fn wait(self) -> Result<T, E> {
-        self.0.blocking_recv().unwrap_or_else(|_| Err(Gone.into()))
+        self.0
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(WorkerStoppedError.into()))
     }
 }
 
-impl<T, E: From<Gone>> Future for Answer<T, E> {
+impl<T, E: From<WorkerStoppedError>> Future for ReplyFuture<T, E> {
     type Output = Result<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = Pin::new(&mut self.0).poll(context);
-        answer.map(|answer| answer.unwrap_or_else(|_| Err(Gone.into())))
+        let reply = Pin::new(&mut self.0).poll(context);
+        reply.map(|reply| reply.unwrap_or_else(|_| Err(WorkerStoppedError.into())))
     }
 }
 
-fn with_priority(write: Write) -> Request {
-    Request::Write(write, priority())
+fn write_command(write: WriteCommand) -> StoreCommand {
+    StoreCommand::Write(write, priority())
 }

@@ -7,92 +7,95 @@ use crate::policy::key::KeyId;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::key_file::{self, LoadedKeys, Stamp};
-use crate::store::key_store::command::{Drops, Reload};
-use crate::store::key_store::error::{DropsTooMany, Obstacle, ReloadResult};
-use crate::store::key_store::event::{Event, LastReload, Reloaded, counted};
-use crate::store::key_store::state::{Desk, Unwritten, disabled};
+use crate::store::key_store::command::{DropLimit, ReloadCommand};
+use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
+use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
+use crate::store::key_store::state::{KeyStoreState, PendingChange, disabled};
 use crate::table::{Difference, Entry, drop_incrementally};
 
-/// A file's content with what is unwritten on top.
-struct Proposal {
+/// A file's content with what is pending on top.
+struct ReloadPlan {
     entries: Vec<Arc<Entry>>,
     stamp: Stamp,
     /// What the file lacks of it.
-    unwritten: HashMap<KeyId, Unwritten>,
+    pending: HashMap<KeyId, PendingChange>,
     difference: Arc<Difference>,
-    drops_too_many: Option<DropsTooMany>,
+    drop_limit_error: Option<DropLimitError>,
 }
 
-impl Desk {
-    pub(crate) fn reload(&mut self, asked: Vec<Reload>) {
-        let (rehearsals, reloads): (Vec<_>, Vec<_>) =
-            asked.into_iter().partition(|reload| reload.rehearsal);
-        let proposal = self.propose();
-        for rehearsal in rehearsals {
-            let _ = rehearsal.answer.send(match &proposal {
-                Err(obstacle) => Err(obstacle.clone()),
-                Ok(proposal) => proposal.judged(rehearsal.drops).map(|()| Reloaded {
-                    difference: Arc::clone(&proposal.difference),
-                    generation: self.table.generation(),
-                    keys: proposal.entries.len(),
-                }),
+impl KeyStoreState {
+    pub(crate) fn reload(&mut self, asked: Vec<ReloadCommand>) {
+        let (dry_runs, reloads): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|reload| reload.dry_run);
+        let plan = self.plan_reload();
+        for dry_run in dry_runs {
+            let _ = dry_run.reply.send(match &plan {
+                Err(error) => Err(error.clone()),
+                Ok(plan) => plan
+                    .check_drop_limit(dry_run.drop_limit)
+                    .map(|()| Reloaded {
+                        difference: Arc::clone(&plan.difference),
+                        generation: self.table.generation(),
+                        keys: plan.entries.len(),
+                    }),
             });
         }
-        let Some(drops) = reloads
-            .iter()
-            .map(|reload| reload.drops)
-            .max_by_key(|drops| {
-                // One that is forced takes the others along.
-                *drops == Drops::Forced
-            })
+        let Some(drop_limit) =
+            reloads
+                .iter()
+                .map(|reload| reload.drop_limit)
+                .max_by_key(|drop_limit| {
+                    // One that is forced takes the others along.
+                    *drop_limit == DropLimit::Ignore
+                })
         else {
             return;
         };
-        let outcome = proposal.and_then(|proposal| self.take_over(proposal, drops));
+        let outcome = plan.and_then(|plan| self.apply_plan(plan, drop_limit));
         match &outcome {
-            Ok(reloaded) => (self.events)(Event::Reloaded(reloaded)),
-            Err(obstacle) => (self.events)(Event::ReloadFailed(obstacle)),
+            Ok(reloaded) => (self.events)(KeyStoreEvent::Reloaded(reloaded)),
+            Err(error) => (self.events)(KeyStoreEvent::ReloadFailed(error)),
         }
         let last_reload = LastReload {
             at: wall_clock::now(),
             result: outcome
                 .as_ref()
-                .map_or_else(Obstacle::result, |_| ReloadResult::Ok),
+                .map_or_else(StoreError::result, |_| ReloadResult::Ok),
             message: match &outcome {
-                Ok(reloaded) => counted(reloaded.keys),
-                Err(obstacle) => obstacle.to_string(),
+                Ok(reloaded) => format_key_count(reloaded.keys),
+                Err(error) => error.to_string(),
             },
         };
-        self.report(|status| status.last_reload = last_reload);
+        self.update_status(|status| status.last_reload = last_reload);
         for reload in reloads {
-            let _ = reload.answer.send(outcome.clone());
+            let _ = reload.reply.send(outcome.clone());
         }
     }
 
-    /// Reads the file and lays on top what is unwritten.
-    fn propose(&mut self) -> Result<Proposal, Obstacle> {
+    /// Reads the file and lays on top what is pending.
+    fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
         let before = key_file::stamp_of(&self.file);
         let LoadedKeys { mut entries, stamp } =
             key_file::read(&self.file, &self.table, yield_if_due).map_err(|error| {
-                let obstacle = Obstacle::from(error);
-                self.refuse(before, &obstacle);
-                obstacle
+                let error = StoreError::from(error);
+                self.remember_rejected(before, &error);
+                error
             })?;
-        let mut unwritten = HashMap::new();
-        if !self.unwritten.is_empty() {
+        let mut pending = HashMap::new();
+        if !self.pending.is_empty() {
             entries.retain_mut(|entry| {
                 yield_if_due();
                 let id = entry.key().key_id();
-                match self.unwritten.get(&id) {
+                match self.pending.get(&id) {
                     None => true,
-                    Some(deleted @ Unwritten::Deleted(_)) => {
-                        unwritten.insert(id, deleted.clone());
+                    Some(deleted @ PendingChange::Deleted(_)) => {
+                        pending.insert(id, deleted.clone());
                         false
                     }
-                    Some(Unwritten::Disabled) => {
+                    Some(PendingChange::Disabled) => {
                         if !entry.key().disabled() {
                             *entry = self.table.adopt(disabled(entry.key()));
-                            unwritten.insert(id, Unwritten::Disabled);
+                            pending.insert(id, PendingChange::Disabled);
                         }
                         true
                     }
@@ -102,12 +105,12 @@ impl Desk {
         let difference = Arc::new(self.table.compare(&entries, yield_if_due));
         let (dropped, of) = (difference.removed.len(), self.table.len());
         let too_many = dropped * 100 > of * usize::from(self.max_drop_percent);
-        Ok(Proposal {
+        Ok(ReloadPlan {
             entries,
             stamp,
-            unwritten,
+            pending,
             difference,
-            drops_too_many: too_many.then_some(DropsTooMany {
+            drop_limit_error: too_many.then_some(DropLimitError {
                 dropped,
                 of,
                 max_drop_percent: self.max_drop_percent,
@@ -115,61 +118,65 @@ impl Desk {
         })
     }
 
-    fn take_over(&mut self, proposal: Proposal, drops: Drops) -> Result<Reloaded, Obstacle> {
-        if let Err(obstacle) = proposal.judged(drops) {
-            self.refuse(Some(proposal.stamp), &obstacle);
-            return Err(obstacle);
+    fn apply_plan(
+        &mut self,
+        plan: ReloadPlan,
+        drop_limit: DropLimit,
+    ) -> Result<Reloaded, StoreError> {
+        if let Err(error) = plan.check_drop_limit(drop_limit) {
+            self.remember_rejected(Some(plan.stamp), &error);
+            return Err(error);
         }
-        if proposal.difference.changes_table() {
-            self.table.swap(proposal.entries, yield_if_due);
+        if plan.difference.changes_table() {
+            self.table.swap(plan.entries, yield_if_due);
         } else {
-            drop_incrementally(proposal.entries, yield_if_due);
+            drop_incrementally(plan.entries, yield_if_due);
         }
-        self.loaded = Some(proposal.stamp);
-        self.refused = None;
-        self.unwritten = proposal.unwritten;
-        let unwritten = self.unwritten.len();
-        self.report(|status| {
-            status.unwritten = unwritten;
-            status.obstacle = status.obstacle.take().filter(|_| unwritten > 0);
+        self.loaded = Some(plan.stamp);
+        self.rejected = None;
+        self.pending = plan.pending;
+        let pending = self.pending.len();
+        self.update_status(|status| {
+            status.pending = pending;
+            status.pending_error = status.pending_error.take().filter(|_| pending > 0);
         });
         Ok(Reloaded {
-            difference: proposal.difference,
+            difference: plan.difference,
             generation: self.table.generation(),
             keys: self.table.len(),
         })
     }
 
     /// Brings what others wrote into the table, where the file is not the one the table reflects.
-    pub(crate) fn merge(&mut self) -> Result<(), Obstacle> {
+    pub(crate) fn merge(&mut self) -> Result<(), StoreError> {
         let now = key_file::stamp_of(&self.file);
         if self.loaded.is_some_and(|stamp| stamp.is_unchanged(now)) {
             return Ok(());
         }
-        if let Some(refused) = self.refused.as_ref().filter(|refused| refused.is(now)) {
-            let still = match refused.obstacle {
-                Obstacle::Faulty(_) => true,
-                Obstacle::DropsTooMany(_) => refused.generation == self.table.generation(),
-                Obstacle::Io(_) => false,
+        if let Some(rejected) = self.rejected.as_ref().filter(|rejected| rejected.is(now)) {
+            let still = match rejected.error {
+                StoreError::Faulty(_) => true,
+                StoreError::DropLimit(_) => rejected.generation == self.table.generation(),
+                StoreError::Io(_) => false,
             };
             if still {
-                return Err(refused.obstacle.clone());
+                return Err(rejected.error.clone());
             }
         }
-        let proposal = self.propose()?;
-        let merged = self.take_over(proposal, Drops::Guarded)?;
+        let plan = self.plan_reload()?;
+        let merged = self.apply_plan(plan, DropLimit::Enforce)?;
         if !merged.difference.is_empty() {
-            (self.events)(Event::Merged(&merged));
+            (self.events)(KeyStoreEvent::Merged(&merged));
         }
         Ok(())
     }
 }
 
-impl Proposal {
-    fn judged(&self, drops: Drops) -> Result<(), Obstacle> {
-        match (drops, self.drops_too_many) {
-            (Drops::Guarded, Some(too_many)) => Err(Obstacle::DropsTooMany(too_many)),
-            (Drops::Guarded, None) | (Drops::Forced, _) => Ok(()),
+impl ReloadPlan {
+    fn check_drop_limit(&self, drop_limit: DropLimit) -> Result<(), StoreError> {
+        match (drop_limit, self.drop_limit_error) {
+            (DropLimit::Enforce, Some(too_many)) => Err(StoreError::DropLimit(too_many)),
+            (DropLimit::Enforce, None) | (DropLimit::Ignore, _) => Ok(()),
         }
     }
 }
