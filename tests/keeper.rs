@@ -455,7 +455,7 @@ fn a_file_that_drops_too_many_keys_is_refused_unless_forced() {
         match answer.wait() {
             Err(StoreError::DropLimit(drops)) => {
                 assert_eq!(
-                    (drops.dropped, drops.of, drops.max_drop_percent),
+                    (drops.dropped, drops.total, drops.max_drop_percent),
                     (3, 4, 50)
                 );
             }

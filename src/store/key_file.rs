@@ -9,11 +9,13 @@
 
 mod open;
 mod read;
+mod source;
 mod stamp;
 mod write;
 
 pub use crate::store::key_file::read::{
     LoadedKeys, MAX_FAULTS, ReadError, read, readable_by_others,
 };
+pub(crate) use crate::store::key_file::source::{KeyFileSource, Revision};
 pub use crate::store::key_file::stamp::{Stamp, stamp_of};
 pub use crate::store::key_file::write::{LOCK_WAIT, LockedKeyFile, create, lock};

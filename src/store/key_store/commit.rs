@@ -1,4 +1,4 @@
-//! Changing the table and the file together.
+//! Changing the source and the table together: creates, changes and deletes, in batches.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,7 +9,7 @@ use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::yield_if_due;
-use crate::store::key_file::{self, LockedKeyFile};
+use crate::store::key_file::{self, KeyFileSource, LockedKeyFile};
 use crate::store::key_store::command::{CreatedKey, ReplySender, WriteCommand};
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::KeyStoreEvent;
@@ -18,14 +18,14 @@ use crate::store::patch::{KeyPatch, NewKey};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
-/// What a batch will change once it is on disk.
+/// What a batch changes in the table once it is committed.
 #[derive(Default)]
 struct BatchChanges {
     replaced: HashMap<KeyId, Key>,
     created: Vec<Key>,
 }
 
-/// A request that was prepared and waits for the disk.
+/// A write that is valid and waits for the commit.
 enum PreparedWrite {
     Created {
         key: Key,
@@ -44,28 +44,28 @@ enum PreparedWrite {
 }
 
 impl KeyStoreState {
-    /// One batch: merge, judge each request, write once, change the table, answer. Without a request: only what is
-    /// pending.
-    pub(crate) fn write(&mut self, requests: Vec<WriteCommand>) {
-        let locked = match key_file::lock(&self.file, Duration::ZERO) {
+    /// Runs one batch: load what others wrote, prepare each write, commit all of them at once, change the table, reply.
+    /// Without writes it commits the pending changes alone.
+    pub(crate) fn commit(&mut self, writes: Vec<WriteCommand>) {
+        let locked = match self.source.lock(Duration::ZERO) {
             Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
-                self.revoke_without_lock(&requests);
-                key_file::lock(&self.file, key_file::LOCK_WAIT)
+                self.revoke_without_lock(&writes);
+                self.source.lock(key_file::LOCK_WAIT)
             }
             lock => lock,
         };
         let locked = match locked {
             Ok(lock) => self.merge().map(|()| lock),
-            // What is wrong with the file itself says more than that it can't be locked.
+            // An error of the content says more than the error that the file cannot be locked.
             Err(error) => self.merge().and(Err(error.into())),
         };
         let mut changes = BatchChanges::default();
-        let prepared: Vec<PreparedWrite> = requests
+        let prepared: Vec<PreparedWrite> = writes
             .into_iter()
-            .filter_map(|request| self.prepare(request, &mut changes))
+            .filter_map(|write| self.prepare(write, &mut changes))
             .collect();
-        let written = locked.and_then(|lock| self.write_file(&lock, &changes));
-        match &written {
+        let committed = locked.and_then(|lock| self.commit_changes(&lock, &changes));
+        match &committed {
             Ok(()) => changes.apply_to(&self.table),
             Err(error) => {
                 let pending = self.pending.len();
@@ -76,22 +76,22 @@ impl KeyStoreState {
                 (self.events)(KeyStoreEvent::WriteFailed { error, pending });
             }
         }
-        for request in prepared {
-            request.reply(&self.table, &written);
+        for write in prepared {
+            write.reply(&self.table, &committed);
         }
     }
 
-    /// Whoever else holds the lock may hold it for long, and anybody who may read the folder can take it: what takes
-    /// access away does not wait for that.
-    fn revoke_without_lock(&mut self, requests: &[WriteCommand]) {
+    /// Puts deletes and disables into force before the lock is taken. Another process may hold the lock for long, and a
+    /// revoked key must not wait for it.
+    fn revoke_without_lock(&mut self, writes: &[WriteCommand]) {
         let mut unused = BatchChanges::default();
-        for request in requests {
-            match request {
+        for write in writes {
+            match write {
                 WriteCommand::Delete { id, .. } => {
                     self.delete(id, &mut unused);
                 }
                 WriteCommand::Update { id, patch, now, .. } if patch.disables() => {
-                    // A fault of it is answered when it is prepared.
+                    // An error is found again, and sent, when the write is prepared.
                     let _ = self.update(id, patch, *now, &mut unused);
                 }
                 WriteCommand::Update { .. } | WriteCommand::Create { .. } => {}
@@ -99,13 +99,14 @@ impl KeyStoreState {
         }
     }
 
-    /// Puts into the changes what a request changes, and into force what takes access away. What is rejected is answered.
+    /// Adds what a write changes to `changes`, and puts a delete or disable into force. A write that fails gets its reply
+    /// here.
     fn prepare(
         &mut self,
-        request: WriteCommand,
+        write: WriteCommand,
         changes: &mut BatchChanges,
     ) -> Option<PreparedWrite> {
-        match request {
+        match write {
             WriteCommand::Create { new, now, reply } => match self.new_key(new, now) {
                 Ok((key, token)) => {
                     changes.created.push(key.clone());
@@ -135,7 +136,7 @@ impl KeyStoreState {
 
     fn new_key(&self, new: NewKey, now: UnixTime) -> Result<(Key, BearerToken), WriteError> {
         check_expiry(new.expires_at, now)?;
-        let not_random = |error: getrandom::Error| WriteError::NotWritten {
+        let no_random_bytes = |error: getrandom::Error| WriteError::NotWritten {
             in_force: false,
             error: io::Error::other(error).into(),
         };
@@ -147,8 +148,8 @@ impl KeyStoreState {
             account,
         } = new;
         loop {
-            let token = BearerToken::make(getrandom::fill).map_err(not_random)?;
-            let Ok(id) = KeyId::parse(&random_id().map_err(not_random)?) else {
+            let token = BearerToken::make(getrandom::fill).map_err(no_random_bytes)?;
+            let Ok(id) = KeyId::parse(&random_id().map_err(no_random_bytes)?) else {
                 continue;
             };
             let taken = self.table.by_id(id.as_str()).is_some()
@@ -213,8 +214,8 @@ impl KeyStoreState {
         }
     }
 
-    /// Writes the table with the changes on top, where that is not what the file holds already.
-    fn write_file(
+    /// Commits the table's keys with `changes` applied, unless the source holds exactly that already.
+    fn commit_changes(
         &mut self,
         lock: &LockedKeyFile,
         changes: &BatchChanges,
@@ -224,9 +225,9 @@ impl KeyStoreState {
         }
         let entries = self.table.in_file_order(yield_if_due);
         let kept = yield_every(&entries, yield_if_due).map(|entry| changes.current(entry.key()));
-        let written = lock.replace(kept.chain(&changes.created));
+        let committed = KeyFileSource::commit(lock, kept.chain(&changes.created));
         drop_incrementally(entries, yield_if_due);
-        self.loaded = written?;
+        self.loaded = committed?;
         self.pending.clear();
         let written = self.status.load().pending;
         if written > 0 {
@@ -242,6 +243,7 @@ impl BatchChanges {
         self.replaced.is_empty() && self.created.is_empty()
     }
 
+    /// The key as it is after the batch.
     fn current<'k>(&'k self, key: &'k Key) -> &'k Key {
         match self.replaced.is_empty() {
             true => key,
@@ -249,7 +251,8 @@ impl BatchChanges {
         }
     }
 
-    /// Ids and hashes were found free when the changes was made, and only the keeper changes the table.
+    /// Errors are ignored, since there are none: `prepare` found the ids and hashes unused, and only this thread changes
+    /// the table.
     fn apply_to(self, table: &Table) {
         for key in self.replaced.into_values() {
             let _ = table.replace(key);
@@ -261,31 +264,31 @@ impl BatchChanges {
 }
 
 impl PreparedWrite {
-    fn reply(self, table: &Table, written: &Result<(), StoreError>) {
+    fn reply(self, table: &Table, committed: &Result<(), StoreError>) {
         let entry_of = |key: Key| table.by_id(key.id()).unwrap_or_else(|| table.adopt(key));
-        let failed = |in_force| {
-            written
+        let outcome = |in_force| {
+            committed
                 .clone()
                 .map_err(|error| WriteError::NotWritten { in_force, error })
         };
-        // Whoever does not wait for the answer any more does not get one.
+        // Sending fails only where the caller stopped waiting.
         match self {
             Self::Created { key, token, reply } => {
                 let created = || CreatedKey {
                     entry: entry_of(key),
                     token,
                 };
-                let _ = reply.send(failed(false).map(|()| created()));
+                let _ = reply.send(outcome(false).map(|()| created()));
             }
             Self::Updated {
                 key,
                 in_force,
                 reply,
             } => {
-                let _ = reply.send(failed(in_force).map(|()| entry_of(key)));
+                let _ = reply.send(outcome(in_force).map(|()| entry_of(key)));
             }
             Self::Deleted { entry, reply } => {
-                let _ = reply.send(failed(true).map(|()| entry));
+                let _ = reply.send(outcome(true).map(|()| entry));
             }
         }
     }
@@ -306,14 +309,14 @@ fn check_expiry(end: Option<UnixTime>, now: UnixTime) -> Result<(), WriteError> 
     }
 }
 
-/// `key_` and 22 base62 characters: 130 bits, so that no two are ever alike.
+/// `key_` and 22 base62 characters: 130 random bits, so that two ids are never equal.
 fn random_id() -> Result<String, getrandom::Error> {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut id = "key_".to_owned();
     let mut bytes = [0; 32];
     while id.len() < 26 {
         getrandom::fill(&mut bytes)?;
-        // 248 is the largest multiple of 62 that fits a byte.
+        // 248 is the largest multiple of 62 in a byte: beyond it, the remainder would not be uniform.
         let digits = bytes.iter().filter(|&&byte| byte < 248).take(26 - id.len());
         id.extend(digits.map(|byte| char::from(DIGITS[usize::from(byte % 62)])));
     }

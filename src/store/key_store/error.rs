@@ -25,7 +25,7 @@ pub struct DropLimitError {
     /// So many would go,
     pub dropped: usize,
     /// of so many in force,
-    pub of: usize,
+    pub total: usize,
     /// where at most so many percent may.
     pub max_drop_percent: u8,
 }
@@ -138,12 +138,12 @@ impl fmt::Display for DropLimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             dropped,
-            of,
+            total,
             max_drop_percent,
         } = self;
         write!(
             f,
-            "the key file would drop {dropped} of {of} keys, more than {max_drop_percent} percent; \
+            "the key file would drop {dropped} of {total} keys, more than {max_drop_percent} percent; \
              if that is meant, reload with force (keygate reload --force)"
         )
     }

@@ -15,7 +15,7 @@ use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::config;
-use crate::store::key_file::LoadedKeys;
+use crate::store::key_file::{KeyFileSource, LoadedKeys, Revision};
 use crate::store::key_store::command::{
     CreatedKey, DropLimit, ReloadCommand, ReplySender, StoreCommand, WriteCommand,
 };
@@ -64,11 +64,11 @@ impl KeyStore {
         }));
         let (requests, waiting) = mpsc::channel();
         let state = KeyStoreState {
-            file: settings.file.clone(),
+            source: KeyFileSource::new(settings.file.clone()),
             max_drop_percent: settings.max_drop_percent,
             watch: settings.watch,
             table,
-            loaded: Some(loaded.stamp),
+            loaded: Revision::File(loaded.stamp),
             rejected: None,
             pending: HashMap::new(),
             status: Arc::clone(&status),
