@@ -73,7 +73,7 @@ fn measure(count: usize, shape: keys::Shape) {
         watch: false,
         max_drop_percent: 50,
     };
-    let keeper = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
+    let store = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
     println!(
         "  load at start         {:?}, of it parsing {parsed:?}",
         begin.elapsed()
@@ -83,7 +83,7 @@ fn measure(count: usize, shape: keys::Shape) {
 
     let reload = |what: &str| {
         let begin = Instant::now();
-        keeper.reload(DropLimit::Enforce).wait().unwrap();
+        store.reload(DropLimit::Enforce).wait().unwrap();
         let took = begin.elapsed();
         println!(
             "  reload, {what:<13} {took:?}, then {} bytes a key",
@@ -95,10 +95,7 @@ fn measure(count: usize, shape: keys::Shape) {
     for _ in 0..3 {
         let new = patch::parse_new(br#"{"name":"new","model_access":{"mode":"all"}}"#).unwrap();
         let begin = Instant::now();
-        keeper
-            .create(new, UnixTime::from_seconds(0))
-            .wait()
-            .unwrap();
+        store.create(new, UnixTime::from_seconds(0)).wait().unwrap();
         println!("  create, answered in   {:?}", begin.elapsed());
     }
     println!("  resident              {} bytes a key", a_key(resident()));

@@ -85,7 +85,7 @@ fn reloads(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// As the keeper does it.
+/// As the key-store worker does it.
 fn load(table: &Table, file: &Path) {
     let loaded = key_file::read(file, table, NO_YIELD).unwrap();
     if table.compare(&loaded.entries, NO_YIELD).changes_table() {

@@ -352,7 +352,7 @@ fn a_full_and_a_read_only_disk_change_nothing_and_are_caught_up_with() {
 }
 
 #[test]
-fn no_file_the_keeper_makes_is_ever_wider_than_the_key_file() {
+fn no_file_the_key_store_makes_is_ever_wider_than_the_key_file() {
     let folder = tempfile::tempdir().unwrap();
     let script = "umask 000; exec \"$@\"";
     let file = folder.path().join("keys.jsonl");

@@ -1,25 +1,27 @@
-//! The keeper: the one thread that changes the key table and the key file, so that they cannot drift apart.
+//! The key store: one worker thread changes the key table and the key file, so that the two always agree.
 //!
-//! Requests that wait together are taken as one batch: one read answers all reloads, one rewrite of the file all
-//! creates, changes and deletes, each prepared on its own. An order is never given up: text, fsync, rename, fsync of
-//! the folder, then the table, then the answer. Only what takes access away comes to the table first: a delete or a
-//! disable is in force before the disk is asked, remembered as *pending*, and laid on top of whatever is loaded
-//! until a write has brought it to disk.
+//! Commands that wait together run as one batch: one read answers all reloads; one rewrite of the file commits all
+//! creates, changes and deletes, each validated on its own. The order of steps is fixed: write, fsync, rename, fsync of
+//! the folder, then the table, then the reply. The one exception revokes access: a delete or a disable changes the table
+//! first. Until a write has brought it to disk it is *pending*, and every load applies it again.
 //!
 //! | the file | create, other changes | delete, disable | reload |
 //! | --- | --- | --- | --- |
-//! | as the keeper left it | written, then in the table, then answered | in the table, written, answered | nothing changes |
-//! | changed by others | merged into the table (a reload of its own), then as above | likewise | loaded |
-//! | faulty or missing | [`StoreError::Faulty`], nothing changes | in force, [`WriteError::NotWritten`] | [`StoreError::Faulty`], the table stays |
-//! | would drop too many keys | [`StoreError::DropLimit`], nothing changes | in force, not written | rejected unless forced |
-//! | full, read-only, a failing disk | [`StoreError::Io`], file and table as before | in force, not written | loaded, where it can be read |
-//! | pending changes exist | the next write writes them too | likewise; deleting such a key again tries again | loaded, with them on top |
-//! | a reload finds an pending change done | it is forgotten | | |
+//! | unchanged since the last load or write | write, table, reply | table, write, reply | changes nothing |
+//! | changed by others | load the file first, then as above | likewise | loads it |
+//! | faulty or missing | [`StoreError::Faulty`], changes nothing | in force, [`WriteError::NotWritten`] | [`StoreError::Faulty`], the table stays |
+//! | would drop too many keys | [`StoreError::DropLimit`], changes nothing | in force, not written | refused unless forced |
+//! | cannot be written | [`StoreError::Io`], file and table stay | in force, not written | loads it if it can be read |
+//! | pending changes exist | the write includes them | likewise; deleting such a key again writes again | loads it and applies them |
+//! | a reload finds a pending change in the file | it is no longer pending | | |
 //!
-//! A change that both disables a key and changes more of it is taken apart where it can't be written: the disabling
-//! is in force, the rest is not. Two changes of one key in a batch are prepared in the order they came.
+//! If a change that disables a key also changes other fields and cannot be written, only the disable is in force. Two
+//! changes of one key in a batch apply in the order in which they came.
 //!
-//! Pending changes are tried again with every write, and every [`RETRY_INTERVAL`].
+//! Pending changes are written with the next write, and at the latest after [`RETRY_INTERVAL`].
+//!
+//! The files here use each other in one direction: handle, worker, commit and reload, state. The source of the keys is
+//! known by its operations alone: load, revision, lock, commit.
 
 mod command;
 mod commit;

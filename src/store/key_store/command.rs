@@ -1,4 +1,4 @@
-//! What the keeper's thread can be asked for.
+//! The commands that the handle sends to the worker.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::table::Entry;
 pub(crate) type ReplySender<T, E> = oneshot::Sender<Result<T, E>>;
 
 pub(crate) enum StoreCommand {
-    /// In guard until its turn comes: it may take access away, and must not wait for a reload that gives way.
+    /// The guard lives until the write runs: it may revoke access, so a running reload must not yield meanwhile.
     Write(WriteCommand, PriorityGuard),
     Reload(ReloadCommand),
 }
@@ -44,20 +44,20 @@ pub(crate) struct ReloadCommand {
     pub(crate) reply: ReplySender<Reloaded, StoreError>,
 }
 
-/// A key that was made, with its token, to be shown once.
+/// A new key with its token. The token is stored nowhere, so it is shown this once.
 #[derive(Debug)]
 pub struct CreatedKey {
     /// The key.
     pub entry: Arc<Entry>,
-    /// Its token, which is kept nowhere.
+    /// Its token.
     pub token: BearerToken,
 }
 
-/// Whether a reload may drop more keys than `max_drop_percent`.
+/// Whether a reload must keep to `max_drop_percent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropLimit {
-    /// Then it is rejected.
+    /// A reload that drops more is rejected.
     Enforce,
-    /// It may.
+    /// Any number may be dropped.
     Ignore,
 }

@@ -1,4 +1,4 @@
-//! Why a file is not taken over, or a change not written.
+//! Why the key file is not loaded, or a change not written.
 
 use std::fmt;
 use std::io;
@@ -8,25 +8,25 @@ use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
 use crate::store::strict_json::FieldError;
 
-/// Why a file is not taken over, or not written.
+/// Why the key file is not loaded or not written.
 #[derive(Clone, Debug)]
 pub enum StoreError {
-    /// What is on disk can't be loaded, so it must not be overwritten either.
+    /// The file on disk cannot be loaded, so it must not be overwritten either.
     Faulty(Arc<ReadError>),
-    /// What is on disk lacks too many of the keys in force.
+    /// The file on disk lacks too many of the keys in the table.
     DropLimit(DropLimitError),
-    /// Reading was fine, or not needed; writing failed.
+    /// Writing failed.
     Io(Arc<io::Error>),
 }
 
-/// How many keys a file would drop.
+/// A file would drop more keys than `max_drop_percent` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropLimitError {
-    /// So many would go,
+    /// Keys of the table that the file does not hold.
     pub dropped: usize,
-    /// of so many in force,
+    /// Keys in the table.
     pub total: usize,
-    /// where at most so many percent may.
+    /// The limit.
     pub max_drop_percent: u8,
 }
 
@@ -35,13 +35,13 @@ pub struct DropLimitError {
 pub enum WriteError {
     /// No key has this id.
     NotFound,
-    /// A field's value is fine in itself, but not now.
+    /// A field's value is well-formed but not possible now.
     Invalid(FieldError),
-    /// It is not on disk.
+    /// The change is not on disk.
     NotWritten {
-        /// A delete or disable is in force nevertheless; anything else changed nothing.
+        /// Whether it is in force in the table nevertheless: deletes and disables are, other changes are not.
         in_force: bool,
-        /// What was in the way.
+        /// Why it is not on disk.
         error: StoreError,
     },
 }
@@ -49,17 +49,17 @@ pub enum WriteError {
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadResult {
-    /// The file is in force.
+    /// The file's keys are in force.
     Ok,
-    /// Something in the file is wrong; what was in force still is.
+    /// The file has faults; the table is as before.
     Faulty,
-    /// It would have dropped too many keys; what was in force still is.
+    /// It would have dropped too many keys; the table is as before.
     Dropped,
-    /// The file could not be read; what was in force still is.
+    /// The file could not be read; the table is as before.
     Failed,
 }
 
-/// The keeper ended before it answered.
+/// The worker stopped before it replied.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerStoppedError;
 
@@ -70,10 +70,10 @@ impl From<WorkerStoppedError> for StoreError {
 }
 
 impl From<WorkerStoppedError> for WriteError {
-    fn from(gone: WorkerStoppedError) -> Self {
+    fn from(error: WorkerStoppedError) -> Self {
         Self::NotWritten {
             in_force: false,
-            error: gone.into(),
+            error: error.into(),
         }
     }
 }
@@ -91,7 +91,7 @@ impl From<ReadError> for StoreError {
 }
 
 impl StoreError {
-    /// The file's faults, where those are what is in the way.
+    /// The file's faults; empty if the error is of another kind.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
         match self {
@@ -100,7 +100,7 @@ impl StoreError {
         }
     }
 
-    /// How a reload that met it ended.
+    /// The result of a reload that failed with this error.
     #[must_use]
     pub fn result(&self) -> ReloadResult {
         match self {
@@ -118,7 +118,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Faulty(error) => error.fmt(f),
-            Self::DropLimit(drop_limit) => drop_limit.fmt(f),
+            Self::DropLimit(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the key file cannot be written: {error}"),
         }
     }
@@ -153,7 +153,7 @@ impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("no key has this id"),
-            Self::Invalid(complaint) => complaint.fmt(f),
+            Self::Invalid(error) => error.fmt(f),
             Self::NotWritten { in_force, error } => {
                 let state = match in_force {
                     true => "in force, but not yet on disk, and tried again until it is",
@@ -175,7 +175,7 @@ impl std::error::Error for WriteError {
 }
 
 impl ReloadResult {
-    /// The word that metrics and status use.
+    /// As metrics and status show it.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What the keeper did, and how file and table stand.
+//! What the key store reports: the result of a reload, its status, and events for the log and the metrics.
 
 use std::sync::Arc;
 
@@ -6,63 +6,63 @@ use crate::policy::time::UnixTime;
 use crate::store::key_store::error::{ReloadResult, StoreError};
 use crate::table::Difference;
 
-/// What a reload did, or would do.
+/// The result of a reload or of a dry run.
 #[derive(Clone, Debug)]
 pub struct Reloaded {
-    /// What it changed.
+    /// What it changed, or would change.
     pub difference: Arc<Difference>,
     /// The table's generation now.
     pub generation: u64,
-    /// How many keys there are now; after a dry_run: would be.
+    /// How many keys the table holds after it, or would hold.
     pub keys: usize,
 }
 
-/// How the key file and the key table stand, for status and metrics.
+/// The state of key file and key table, for status and metrics.
 #[derive(Clone, Debug)]
 pub struct KeyStoreStatus {
-    /// The last load of the whole file, at start or later; dry_runs and merges do not count.
+    /// The last load of the whole file, at start or later. Dry runs and merges are not counted.
     pub last_reload: LastReload,
     /// How many deletes and disables are in force but not on disk.
     pub pending: usize,
-    /// Why they are not.
+    /// Why they are not on disk.
     pub pending_error: Option<StoreError>,
 }
 
-/// How a load of the file went.
+/// How the last load of the file ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastReload {
-    /// When.
+    /// When it ended.
     pub at: UnixTime,
-    /// How it ended.
+    /// Its result, for metrics.
     pub result: ReloadResult,
-    /// The same in a sentence.
+    /// Its result in a sentence.
     pub message: String,
 }
 
-/// What the keeper did, for whoever logs and counts.
+/// What the worker did. The receiver logs and counts it.
 #[derive(Debug)]
 pub enum KeyStoreEvent<'a> {
-    /// A reload took the file over, changed or not.
+    /// A reload loaded the file, changed or not.
     Reloaded(&'a Reloaded),
-    /// A reload did not.
+    /// A reload failed; the table is as before.
     ReloadFailed(&'a StoreError),
-    /// A change that others made to the file was merged in before a write.
+    /// A change that others made to the file was loaded before a write.
     Merged(&'a Reloaded),
     /// The file could not be written.
     WriteFailed {
-        /// What was in the way.
+        /// Why.
         error: &'a StoreError,
         /// How many deletes and disables are in force but not on disk.
         pending: usize,
     },
-    /// Deletes and disables that were in force but not on disk now are.
+    /// Deletes and disables that were in force but not on disk are now on disk.
     PendingWritten {
         /// How many.
         written: usize,
     },
 }
 
-/// So many keys, in words.
+/// `1 key`, `2 keys`
 #[must_use]
 pub fn format_key_count(keys: usize) -> String {
     match keys {

@@ -1,4 +1,4 @@
-//! The handle by which the keeper's thread is asked.
+//! The handle of the key store: it sends commands to the worker's thread.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -27,25 +27,25 @@ use crate::store::key_store::state::KeyStoreState;
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
-/// A handle to the keeper; clones speak to the same one. When the last is dropped the keeper tries once more to write
-/// what is pending, and ends.
+/// A handle to the key store. Clones share one worker. When the last handle is dropped, the worker tries once more to
+/// write the pending changes, then stops.
 #[derive(Clone, Debug)]
 pub struct KeyStore {
-    requests: Sender<StoreCommand>,
+    commands: Sender<StoreCommand>,
     status: Arc<ArcSwap<KeyStoreStatus>>,
 }
 
-/// An answer on its way: to be awaited, or waited for. Dropping it does not call the request back.
+/// The reply to a command: await it, or call [`wait`](Self::wait). Dropping it does not cancel the command.
 #[derive(Debug)]
 #[must_use]
 pub struct ReplyFuture<T, E>(oneshot::Receiver<Result<T, E>>);
 
 impl KeyStore {
-    /// Puts what was loaded into the table and starts the thread that keeps both from now on. `events` is called on
-    /// that thread, before the answers it tells of.
+    /// Puts the loaded keys into the table and starts the worker. `events` is called on the worker's thread, before the
+    /// reply to the same command is sent.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// If no thread can be started.
     pub fn start(
         settings: &config::Keys,
         table: Arc<Table>,
@@ -62,7 +62,7 @@ impl KeyStore {
             pending: 0,
             pending_error: None,
         }));
-        let (requests, waiting) = mpsc::channel();
+        let (commands, receiver) = mpsc::channel();
         let state = KeyStoreState {
             source: KeyFileSource::new(settings.file.clone()),
             max_drop_percent: settings.max_drop_percent,
@@ -76,16 +76,16 @@ impl KeyStore {
         };
         std::thread::Builder::new()
             .name("key-store".to_owned())
-            .spawn(move || state.run(&waiting))?;
-        Ok(Self { requests, status })
+            .spawn(move || state.run(&receiver))?;
+        Ok(Self { commands, status })
     }
 
-    /// Makes a key and its token. It becomes the file's last.
+    /// Makes a key and its token. The key becomes the last of the file.
     pub fn create(&self, new: NewKey, now: UnixTime) -> ReplyFuture<CreatedKey, WriteError> {
         self.send(|reply| write_command(WriteCommand::Create { new, now, reply }))
     }
 
-    /// Changes a key.
+    /// Changes the fields of a key that the patch sets.
     pub fn update(
         &self,
         id: &str,
@@ -103,14 +103,14 @@ impl KeyStore {
         })
     }
 
-    /// Deletes a key; the answer is the key that was.
+    /// Deletes a key. The reply is the deleted key.
     pub fn delete(&self, id: &str) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.send(|reply| write_command(WriteCommand::Delete { id, reply }))
     }
 
-    /// Takes the file over as it stands now. Reloads that wait together share one read, and a reload that is asked for
-    /// after a read began gets a read of its own.
+    /// Loads the key file as it is now. Reloads that wait together share one read; a reload that is sent after that read
+    /// began gets its own.
     pub fn reload(&self, drop_limit: DropLimit) -> ReplyFuture<Reloaded, StoreError> {
         self.send(|reply| {
             StoreCommand::Reload(ReloadCommand {
@@ -121,7 +121,7 @@ impl KeyStore {
         })
     }
 
-    /// What [`KeyStore::reload`] would reply, without doing it.
+    /// What [`KeyStore::reload`] would reply, without changing anything.
     pub fn dry_run(&self, drop_limit: DropLimit) -> ReplyFuture<Reloaded, StoreError> {
         self.send(|reply| {
             StoreCommand::Reload(ReloadCommand {
@@ -132,7 +132,7 @@ impl KeyStore {
         })
     }
 
-    /// How file and table stand.
+    /// The state of file and table, for status and metrics.
     #[must_use]
     pub fn status(&self) -> Arc<KeyStoreStatus> {
         self.status.load_full()
@@ -140,20 +140,20 @@ impl KeyStore {
 
     fn send<T, E>(
         &self,
-        request: impl FnOnce(ReplySender<T, E>) -> StoreCommand,
+        command: impl FnOnce(ReplySender<T, E>) -> StoreCommand,
     ) -> ReplyFuture<T, E> {
-        let (reply, waiting) = oneshot::channel();
-        // Where the keeper is gone, the request takes the answer's sender with it, and the answer says so.
-        let _ = self.requests.send(request(reply));
-        ReplyFuture(waiting)
+        let (reply, receiver) = oneshot::channel();
+        // If the worker has stopped, the reply's sender is dropped here, and the future returns WorkerStoppedError.
+        let _ = self.commands.send(command(reply));
+        ReplyFuture(receiver)
     }
 }
 
 impl<T, E: From<WorkerStoppedError>> ReplyFuture<T, E> {
-    /// Waits for the answer. Not for use within a runtime: await it there.
+    /// Blocks until the reply is there. Inside a runtime, await the future instead.
     ///
     /// # Errors
-    /// As the request says.
+    /// Those of the command.
     pub fn wait(self) -> Result<T, E> {
         self.0
             .blocking_recv()
