@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use keygate::policy::time::UnixTime;
 use keygate::store::config;
-use keygate::store::keeper::{Drops, Keeper};
 use keygate::store::key_file;
-use keygate::store::record;
-use keygate::table::{Table, WITHOUT_PAUSE};
+use keygate::store::key_store::{DropLimit, KeyStore};
+use keygate::store::patch;
+use keygate::table::{NO_YIELD, Table};
 
 /// The gateway's own, or its memory would not be what is measured.
 #[global_allocator]
@@ -65,7 +65,7 @@ fn measure(count: usize, shape: keys::Shape) {
     let empty = resident();
     let table = Arc::new(Table::default());
     let begin = Instant::now();
-    let loaded = key_file::read(&file, &table, WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(&file, &table, NO_YIELD).unwrap();
     let parsed = begin.elapsed();
     let settings = config::Keys {
         file: file.clone(),
@@ -73,7 +73,7 @@ fn measure(count: usize, shape: keys::Shape) {
         watch: false,
         max_drop_percent: 50,
     };
-    let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
+    let store = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
     println!(
         "  load at start         {:?}, of it parsing {parsed:?}",
         begin.elapsed()
@@ -83,7 +83,7 @@ fn measure(count: usize, shape: keys::Shape) {
 
     let reload = |what: &str| {
         let begin = Instant::now();
-        keeper.reload(Drops::Guarded).wait().unwrap();
+        store.reload(DropLimit::Enforce).wait().unwrap();
         let took = begin.elapsed();
         println!(
             "  reload, {what:<13} {took:?}, then {} bytes a key",
@@ -93,12 +93,9 @@ fn measure(count: usize, shape: keys::Shape) {
     reload("unchanged");
     reload("unchanged");
     for _ in 0..3 {
-        let new = record::parse_new(br#"{"name":"new","model_access":{"mode":"all"}}"#).unwrap();
+        let new = patch::parse_new(br#"{"name":"new","model_access":{"mode":"all"}}"#).unwrap();
         let begin = Instant::now();
-        keeper
-            .create(new, UnixTime::from_seconds(0))
-            .wait()
-            .unwrap();
+        store.create(new, UnixTime::from_seconds(0)).wait().unwrap();
         println!("  create, answered in   {:?}", begin.elapsed());
     }
     println!("  resident              {} bytes a key", a_key(resident()));
@@ -110,7 +107,7 @@ fn measure(count: usize, shape: keys::Shape) {
     reload("all changed");
     keys::write(&file, count, shape);
     reload("all changed");
-    for entry in table.in_file_order(WITHOUT_PAUSE) {
+    for entry in table.in_file_order(NO_YIELD) {
         table.count(&entry, UnixTime::from_seconds(1));
     }
     println!("  every key once used   {} bytes a key", a_key(resident()));

@@ -19,7 +19,7 @@ use keygate::policy::network::ClientAddress;
 use keygate::policy::time::UnixTime;
 use keygate::policy::token::{Presented, TokenHash};
 use keygate::store::key_file;
-use keygate::table::{Table, WITHOUT_PAUSE};
+use keygate::table::{NO_YIELD, Table};
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -85,14 +85,11 @@ fn reloads(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// As the keeper does it.
+/// As the key-store worker does it.
 fn load(table: &Table, file: &Path) {
-    let loaded = key_file::read(file, table, WITHOUT_PAUSE).unwrap();
-    if table
-        .compare(&loaded.entries, WITHOUT_PAUSE)
-        .changes_table()
-    {
-        table.swap(loaded.entries, WITHOUT_PAUSE);
+    let loaded = key_file::read(file, table, NO_YIELD).unwrap();
+    if table.compare(&loaded.entries, NO_YIELD).changes_table() {
+        table.swap(loaded.entries, NO_YIELD);
     }
 }
 

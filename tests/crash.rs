@@ -1,6 +1,6 @@
-//! What an acknowledgement is worth: the keeper is killed at random moments, and its disk fails at every step.
+//! What an acknowledgement is worth: the store is killed at random moments, and its disk fails at every step.
 //!
-//! The keeper under test runs in a process of its own: this test binary, started again with [`ROLE`] and [`FOLDER`] set,
+//! The store under test runs in a process of its own: this test binary, started again with [`ROLE`] and [`FOLDER`] set,
 //! runs the one test [`the_process_under_test`], which does what its role says.
 #![allow(
     clippy::unwrap_used,
@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 
 use keygate::policy::time::UnixTime;
 use keygate::store::config;
-use keygate::store::keeper::{Keeper, Obstacle, WriteError};
 use keygate::store::key_file;
-use keygate::store::record::{NewKey, parse_new, parse_patch};
-use keygate::table::{Table, WITHOUT_PAUSE};
+use keygate::store::key_store::{KeyStore, StoreError, WriteError};
+use keygate::store::patch::{NewKey, parse_new, parse_patch};
+use keygate::table::{NO_YIELD, Table};
 
 const ROLE: &str = "KEYGATE_CRASH_ROLE";
 const FOLDER: &str = "KEYGATE_CRASH_FOLDER";
@@ -54,7 +54,7 @@ fn the_process_under_test() {
 fn a_thousand_writes_killed_at_random_moments_lose_nothing_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.jsonl");
-    key_file::make(&file).unwrap();
+    key_file::create(&file).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut random = Random(std::process::id().into());
     let (mut there, mut gone) = (HashSet::new(), HashSet::new());
@@ -116,8 +116,8 @@ fn a_thousand_writes_killed_at_random_moments_lose_nothing_acknowledged() {
         there = on_disk;
     }
     // Whatever the killed left beside the file, the next write takes away.
-    let (_, keeper) = keep(&file);
-    keeper.create(new(), NOW).wait().unwrap();
+    let (_, store) = open(&file);
+    store.create(new(), NOW).wait().unwrap();
     assert_eq!(names_in(folder.path()), ["keys.jsonl"]);
 }
 
@@ -202,8 +202,8 @@ fn a_kill_at_each_step_of_a_write_leaves_the_old_file_or_the_new_one() {
             None => new += 1,
         }
         // Whoever starts next finds everything in order, and clears up.
-        let (_, keeper) = keep(&file);
-        keeper.create(self::new(), NOW).wait().unwrap();
+        let (_, store) = open(&file);
+        store.create(self::new(), NOW).wait().unwrap();
         assert_eq!(ids_in(&file).len(), ids.len() + 1);
         assert_eq!(names_in(folder), ["keys.jsonl"]);
     });
@@ -329,34 +329,34 @@ fn a_full_and_a_read_only_disk_change_nothing_and_are_caught_up_with() {
     while size > 0 && fs::write(&filler, vec![b'x'; size]).is_err() {
         size -= 4096;
     }
-    let (table, keeper) = keep(&file);
+    let (table, store) = open(&file);
     let before = fs::read(&file).unwrap();
-    let full = not_written(keeper.create(new(), NOW).wait(), false);
+    let full = not_written(store.create(new(), NOW).wait(), false);
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    not_written(keeper.delete("key_1").wait(), true);
+    not_written(store.delete("key_1").wait(), true);
     assert_eq!(fs::read(&file).unwrap(), before);
     assert_eq!(names_in(disk.path()), ["filler", "keys.jsonl"]);
     fs::remove_file(&filler).unwrap();
 
     assert!(disk.remount("ro"));
-    let read_only = not_written(keeper.create(new(), NOW).wait(), false);
+    let read_only = not_written(store.create(new(), NOW).wait(), false);
     assert_eq!(read_only.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-    not_written(keeper.delete("key_2").wait(), true);
-    assert!(keeper.status().unwritten == 2 && table.len() == KEYS - 2);
+    not_written(store.delete("key_2").wait(), true);
+    assert!(store.status().pending == 2 && table.len() == KEYS - 2);
     assert!(disk.remount("rw"));
 
-    keeper.create(new(), NOW).wait().unwrap();
+    store.create(new(), NOW).wait().unwrap();
     let on_disk = ids_in(&file);
     assert!(on_disk.len() == KEYS - 1 && !on_disk.iter().any(|id| id == "key_1" || id == "key_2"));
-    assert_eq!(keeper.status().unwritten, 0);
+    assert_eq!(store.status().pending, 0);
 }
 
 #[test]
-fn no_file_the_keeper_makes_is_ever_wider_than_the_key_file() {
+fn no_file_the_key_store_makes_is_ever_wider_than_the_key_file() {
     let folder = tempfile::tempdir().unwrap();
     let script = "umask 000; exec \"$@\"";
     let file = folder.path().join("keys.jsonl");
-    key_file::make(&file).unwrap();
+    key_file::create(&file).unwrap();
     let mut child = started_again(
         "writes until killed",
         folder.path(),
@@ -380,14 +380,14 @@ fn no_file_the_keeper_makes_is_ever_wider_than_the_key_file() {
 
 /// Four callers at once create keys and delete every third one, and say so as soon as they know it.
 fn write_until_killed(file: &Path) {
-    let (_, keeper) = keep(file);
+    let (_, store) = open(file);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 loop {
                     let ids: Vec<String> = (0..3)
                         .map(|_| {
-                            let created = keeper.create(new(), NOW).wait().unwrap();
+                            let created = store.create(new(), NOW).wait().unwrap();
                             let id = created.entry.key().id().to_owned();
                             println!("created {id}");
                             id
@@ -395,7 +395,7 @@ fn write_until_killed(file: &Path) {
                         .collect();
                     for id in &ids[..2] {
                         println!("deleting {id}");
-                        keeper.delete(id).wait().unwrap();
+                        store.delete(id).wait().unwrap();
                         println!("deleted {id}");
                     }
                 }
@@ -405,8 +405,8 @@ fn write_until_killed(file: &Path) {
 }
 
 fn create_one_key(file: &Path) {
-    let (_, keeper) = keep(file);
-    if let Ok(created) = keeper.create(new(), NOW).wait() {
+    let (_, store) = open(file);
+    if let Ok(created) = store.create(new(), NOW).wait() {
         println!("created {}", created.entry.key().id());
     }
 }
@@ -418,26 +418,26 @@ fn assert_nothing_can_be_written(file: &Path) {
         assert_eq!(fs::read(file).unwrap(), before);
         assert_eq!(names_in(file.parent().unwrap()), names);
     };
-    let (table, keeper) = keep(file);
+    let (table, store) = open(file);
     let generation = table.generation();
-    not_written(keeper.create(new(), NOW).wait(), false);
+    not_written(store.create(new(), NOW).wait(), false);
     untouched();
     assert_eq!(table.generation(), generation);
     if std::env::var_os(ONCE).is_some() {
         // The fault is over: what failed once is done anew, not believed to be done.
-        keeper.create(new(), NOW).wait().unwrap();
+        store.create(new(), NOW).wait().unwrap();
         assert_eq!(ids_in(file).len(), KEYS + 1);
         fs::write(file, before).unwrap();
         return;
     }
     let rename = parse_patch(br#"{"name":"other"}"#).unwrap();
-    not_written(keeper.update("key_3", rename, NOW).wait(), false);
+    not_written(store.update("key_3", rename, NOW).wait(), false);
     assert_eq!(table.generation(), generation);
-    not_written(keeper.delete("key_4").wait(), true);
+    not_written(store.delete("key_4").wait(), true);
     let disable = parse_patch(br#"{"disabled":true}"#).unwrap();
-    not_written(keeper.update("key_5", disable, NOW).wait(), true);
+    not_written(store.update("key_5", disable, NOW).wait(), true);
     assert!(table.by_id("key_4").is_none() && table.by_id("key_5").unwrap().key().disabled());
-    assert_eq!(keeper.status().unwritten, 2);
+    assert_eq!(store.status().pending, 2);
     untouched();
 }
 
@@ -479,7 +479,7 @@ fn started_again(role: &str, folder: &Path, under: &[&str]) -> Command {
     command
 }
 
-fn keep(file: &Path) -> (Arc<Table>, Keeper) {
+fn open(file: &Path) -> (Arc<Table>, KeyStore) {
     let settings = config::Keys {
         file: file.to_owned(),
         named: true,
@@ -487,9 +487,9 @@ fn keep(file: &Path) -> (Arc<Table>, Keeper) {
         max_drop_percent: 50,
     };
     let table = Arc::new(Table::default());
-    let loaded = key_file::read(file, &table, WITHOUT_PAUSE).unwrap();
-    let keeper = Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
-    (table, keeper)
+    let loaded = key_file::read(file, &table, NO_YIELD).unwrap();
+    let store = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
+    (table, store)
 }
 
 fn new() -> NewKey {
@@ -514,7 +514,7 @@ fn lines(count: usize) -> String {
 }
 
 fn ids_in(file: &Path) -> Vec<String> {
-    let loaded = key_file::read(file, &Table::default(), WITHOUT_PAUSE).unwrap();
+    let loaded = key_file::read(file, &Table::default(), NO_YIELD).unwrap();
     let ids = loaded
         .entries
         .iter()
@@ -538,7 +538,7 @@ fn not_written<T: std::fmt::Debug>(
     match answer {
         Err(WriteError::NotWritten {
             in_force,
-            obstacle: Obstacle::Io(error),
+            error: StoreError::Io(error),
         }) if in_force == still_in_force => error,
         other => panic!("{other:?}"),
     }

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::admin::response::{ApiResponse, plain_json};
 use crate::store::fault::Fault;
-use crate::store::keeper::{Obstacle, WriteError};
-use crate::store::record::{Complaint, RequestFault};
+use crate::store::key_json::KeyJsonError;
+use crate::store::key_store::{StoreError, WriteError};
+use crate::store::strict_json::FieldError;
 
 /// Why a call fails.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(super) enum ApiError {
     /// The Host header names another server.
     Misdirected,
     /// A field or parameter is wrong.
-    Invalid(Complaint),
+    Invalid(FieldError),
     /// Files have faults.
     Faulty {
         /// The faults; at least one.
@@ -69,7 +70,7 @@ pub(super) enum ApiError {
 impl ApiError {
     /// A field or parameter is wrong.
     pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
-        Self::Invalid(Complaint {
+        Self::Invalid(FieldError {
             field: field.to_owned(),
             message: message.into(),
         })
@@ -196,13 +197,13 @@ impl ApiError {
     }
 }
 
-impl From<RequestFault> for ApiError {
-    fn from(fault: RequestFault) -> Self {
+impl From<KeyJsonError> for ApiError {
+    fn from(fault: KeyJsonError) -> Self {
         match fault {
-            RequestFault::NotJson(complaint) => {
+            KeyJsonError::NotJson(complaint) => {
                 Self::Malformed(format!("The body {}", complaint.message))
             }
-            RequestFault::Faulty(complaint) => Self::Invalid(complaint),
+            KeyJsonError::Invalid(complaint) => Self::Invalid(complaint),
         }
     }
 }
@@ -212,25 +213,25 @@ impl From<WriteError> for ApiError {
         let message = error.to_string();
         match error {
             WriteError::NotFound => Self::UnknownKey,
-            WriteError::Refused(complaint) => Self::Invalid(complaint),
+            WriteError::Invalid(complaint) => Self::Invalid(complaint),
             WriteError::NotWritten {
                 in_force: false,
-                obstacle: obstacle @ (Obstacle::Faulty(_) | Obstacle::DropsTooMany(_)),
+                error: obstacle @ (StoreError::Faulty(_) | StoreError::DropLimit(_)),
             } => obstacle.into(),
             WriteError::NotWritten { in_force, .. } => Self::NotWritten { in_force, message },
         }
     }
 }
 
-impl From<Obstacle> for ApiError {
-    fn from(obstacle: Obstacle) -> Self {
+impl From<StoreError> for ApiError {
+    fn from(obstacle: StoreError) -> Self {
         match &obstacle {
-            Obstacle::Faulty(error) => Self::Faulty {
+            StoreError::Faulty(error) => Self::Faulty {
                 faults: error.faults().to_vec(),
                 suffix: String::new(),
             },
-            Obstacle::DropsTooMany(_) => Self::Conflict(obstacle.to_string()),
-            Obstacle::Io(_) => Self::NotWritten {
+            StoreError::DropLimit(_) => Self::Conflict(obstacle.to_string()),
+            StoreError::Io(_) => Self::NotWritten {
                 in_force: false,
                 message: obstacle.to_string(),
             },

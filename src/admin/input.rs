@@ -15,7 +15,7 @@ use crate::admin::Peer;
 use crate::admin::error::ApiError;
 use crate::admin::request_head;
 use crate::request_body::model;
-use crate::store::record::shown;
+use crate::store::strict_json::printable;
 
 /// Longest body, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -178,9 +178,10 @@ impl JsonObject {
             .enumerate()
             .find(|(at, (name, _))| fields[..*at].iter().any(|(other, _)| other == name));
         match repeated {
-            Some((_, (name, _))) => {
-                Err(ApiError::invalid(&shown(name), "comes twice; send it once"))
-            }
+            Some((_, (name, _))) => Err(ApiError::invalid(
+                &printable(name),
+                "comes twice; send it once",
+            )),
             None => Ok(Self(fields)),
         }
     }
@@ -214,7 +215,7 @@ impl JsonObject {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(ApiError::invalid(
-                &shown(name),
+                &printable(name),
                 "is no known field; remove it",
             )),
         }

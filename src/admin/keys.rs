@@ -15,10 +15,10 @@ use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
-use crate::store::keeper::Keeper;
-use crate::store::record::{NewKey, parse_new, parse_patch};
+use crate::store::key_store::KeyStore;
+use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Age, Entry, Table};
 use crate::upstream::Routing;
 
@@ -31,7 +31,7 @@ pub(crate) struct KeyApi<'s> {
     /// The key table.
     pub(crate) table: &'s Arc<Table>,
     /// Changes the table and the key file.
-    pub(crate) keeper: &'s Keeper,
+    pub(crate) key_store: &'s KeyStore,
     /// The models that upstreams serve; None without a gateway.
     pub(crate) routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.
@@ -109,7 +109,7 @@ impl KeyApi<'_> {
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
             let found = table.newest_first(wanted.after, wanted.limit, |key| {
-                GIVE_WAY();
+                yield_if_due();
                 wanted.search.matches(key)
             });
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
@@ -136,7 +136,7 @@ impl KeyApi<'_> {
             Err(fault) => return KeyChange::refused(fault.into()),
         };
         let (fields, warnings) = (fields_of(&new), self.warnings(&new.model_access));
-        match self.keeper.create(new, now).await {
+        match self.key_store.create(new, now).await {
             Ok(created) => KeyChange {
                 outcome: Ok(ApiResponse::created(&CreatedView {
                     key: view(self.table, &created.entry, now),
@@ -162,7 +162,7 @@ impl KeyApi<'_> {
             Err(fault) => return KeyChange::refused(fault.into()),
         };
         let fields = patch.fields();
-        let changed = self.keeper.update(id, patch, now).await;
+        let changed = self.key_store.update(id, patch, now).await;
         KeyChange {
             outcome: changed
                 .map(|entry| ApiResponse::json(&view(self.table, &entry, now)))
@@ -174,7 +174,7 @@ impl KeyApi<'_> {
 
     /// Deletes a key.
     pub(super) async fn delete(&self, id: &str) -> KeyChange {
-        let deleted = self.keeper.delete(id).await;
+        let deleted = self.key_store.delete(id).await;
         KeyChange {
             outcome: deleted.map(|_| ApiResponse::done()).map_err(ApiError::from),
             key_id: Some(id.to_owned()),

@@ -67,7 +67,7 @@ use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
 use crate::store::config::parse::Reading;
-use crate::store::keeper::{Keeper, LastReload};
+use crate::store::key_store::{KeyStore, LastReload};
 use crate::table::Table;
 use crate::upstream::Fleet;
 
@@ -81,7 +81,7 @@ pub(crate) struct Services {
     /// The key table.
     pub(crate) table: Arc<Table>,
     /// Changes the key table and the key file.
-    pub(crate) keeper: Keeper,
+    pub(crate) key_store: KeyStore,
     /// The upstreams.
     pub(crate) fleet: Arc<Fleet>,
     /// The certificates of the data port, and of the TCP listener if `admin.tls` is set.
@@ -177,7 +177,7 @@ where
     let query = Query::of(&parts.uri);
     let key_api = KeyApi {
         table: &services.table,
-        keeper: &services.keeper,
+        key_store: &services.key_store,
         routing: Some(services.fleet.routing()),
         url: &services.url,
     };

@@ -11,8 +11,8 @@ use crate::admin::response::ApiResponse;
 use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
-use crate::table::{Table, forget, paced};
+use crate::runtime::cooperative_yield::yield_if_due;
+use crate::table::{Table, drop_incrementally, yield_every};
 use crate::upstream::Routing;
 
 #[derive(Serialize)]
@@ -42,10 +42,10 @@ pub(super) async fn respond(services: &Services, now: UnixTime) -> Result<ApiRes
 
 fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<ModelView> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
-    let entries = table.in_file_order(GIVE_WAY);
-    let keys = paced(&entries, GIVE_WAY).map(|entry| entry.key());
+    let entries = table.in_file_order(yield_if_due);
+    let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
     let counts = count(&names, keys, now);
-    forget(entries, GIVE_WAY);
+    drop_incrementally(entries, yield_if_due);
     let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
         let upstream: &crate::upstream::Upstream = upstream;
         let replicas = upstream.replicas();

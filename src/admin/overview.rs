@@ -16,9 +16,9 @@ use crate::admin::status::LastReloadView;
 use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
-use crate::table::{Entry, Table, forget, paced};
+use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
 /// The time between two reads of the counters.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
@@ -108,9 +108,9 @@ impl KeySummary {
             expiring: Vec::new(),
         };
         let soon = now.plus(SOON_SECONDS);
-        let entries = table.in_file_order(GIVE_WAY);
+        let entries = table.in_file_order(yield_if_due);
         let mut first = BinaryHeap::with_capacity(MOST_EXPIRING + 1);
-        let keys = paced(&entries, GIVE_WAY).map(|entry| entry.key());
+        let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
         for (place, key) in keys.enumerate() {
             match key.state(now) {
                 KeyState::Active => summary.active += 1,
@@ -142,7 +142,7 @@ impl KeySummary {
         summary.expiring = first
             .map(|(_, place)| Arc::clone(&entries[place]))
             .collect();
-        forget(entries, GIVE_WAY);
+        drop_incrementally(entries, yield_if_due);
         summary
     }
 

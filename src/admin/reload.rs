@@ -15,28 +15,28 @@ use crate::net::tls::{self, FieldFault, TlsFault};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
-use crate::runtime::give_way::GIVE_WAY;
+use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
 use crate::store::config::{self, Tls, parse::Reading};
 use crate::store::fault::Fault;
-use crate::store::keeper::{self, Drops, LastReload, Obstacle, ReloadResult, Reloaded};
-use crate::table::{Entry, paced};
+use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
+use crate::table::{Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamFault};
 
 /// Whether to reload or only to report what a reload would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReloadMode {
     /// Reload.
-    Apply(Drops),
+    Apply(DropLimit),
     /// Report what a reload would do.
-    DryRun(Drops),
+    DryRun(DropLimit),
 }
 
 /// What a reload did, or would do.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The result for the key file.
-    pub(crate) keys: Result<Reloaded, Obstacle>,
+    pub(crate) keys: Result<Reloaded, StoreError>,
     /// The faults of config, upstreams and certificates; empty if all of them were reloaded.
     pub(crate) faults: Vec<Fault>,
     /// Changed settings that only a restart applies.
@@ -63,9 +63,9 @@ impl Outcome {
             [first, more @ ..] => Some(format!("{first} (and {} more)", more.len())),
         };
         match (&self.keys, config) {
-            (Ok(reloaded), None) => keeper::counted(reloaded.keys),
+            (Ok(reloaded), None) => key_store::format_key_count(reloaded.keys),
             (Ok(reloaded), Some(config)) => {
-                let keys = keeper::counted(reloaded.keys);
+                let keys = key_store::format_key_count(reloaded.keys);
                 format!("{config}; the key file was loaded, {keys}")
             }
             (Err(obstacle), None) => obstacle.to_string(),
@@ -102,8 +102,8 @@ pub(super) async fn respond(
 ) -> Result<ApiResponse, ApiError> {
     let mut fields = JsonObject::of(body)?;
     let drops = match fields.switch("force")? {
-        true => Drops::Forced,
-        false => Drops::Guarded,
+        true => DropLimit::Ignore,
+        false => DropLimit::Enforce,
     };
     let mode = match fields.switch("dry_run")? {
         true => ReloadMode::DryRun(drops),
@@ -128,7 +128,7 @@ fn build_response(
         Ok(reloaded) => {
             let suffix = match mode {
                 ReloadMode::Apply(_) => {
-                    let keys = keeper::counted(reloaded.keys);
+                    let keys = key_store::format_key_count(reloaded.keys);
                     format!("; the key file was loaded, {keys}")
                 }
                 ReloadMode::DryRun(_) => String::new(),
@@ -136,7 +136,7 @@ fn build_response(
             let faults = outcome.faults;
             return Err(ApiError::Faulty { faults, suffix });
         }
-        Err(Obstacle::Faulty(error)) => {
+        Err(StoreError::Faulty(error)) => {
             let mut faults = error.faults().to_vec();
             faults.extend(outcome.faults);
             let suffix = String::new();
@@ -146,7 +146,7 @@ fn build_response(
     };
     let difference = &reloaded.difference;
     let ids = |entries: &[Arc<Entry>]| {
-        paced(entries, GIVE_WAY)
+        yield_every(entries, yield_if_due)
             .map(|entry| entry.key().id().to_owned())
             .collect()
     };
@@ -169,8 +169,8 @@ fn build_response(
 pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode) -> Outcome {
     let _guard = services.state.reload_lock.lock().await;
     let keys = match mode {
-        ReloadMode::Apply(drops) => services.keeper.reload(drops).await,
-        ReloadMode::DryRun(drops) => services.keeper.rehearse(drops).await,
+        ReloadMode::Apply(drops) => services.key_store.reload(drops).await,
+        ReloadMode::DryRun(drops) => services.key_store.dry_run(drops).await,
     };
     let services_again = Arc::clone(services);
     let rest = tokio::task::spawn_blocking(move || settings(&services_again, mode)).await;
@@ -199,7 +199,7 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
     let mut restart_needed = Vec::new();
     let mut faults = match config {
         Ok(config) => {
-            restart_needed = config::restart_needed(&services.config, &config);
+            restart_needed = config::restart::restart_needed(&services.config, &config);
             Vec::new()
         }
         Err(faults) => faults,
@@ -288,7 +288,7 @@ fn record_outcome(services: &Services, who: &str, mode: ReloadMode, outcome: &Ou
 
 /// The last reload: a whole one, or one of the key file alone, at start or after the file changed.
 pub(super) fn last(services: &Services) -> LastReload {
-    let of_keys = services.keeper.status().last_reload.clone();
+    let of_keys = services.key_store.status().last_reload.clone();
     let whole = services
         .state
         .last_reload
@@ -301,8 +301,13 @@ pub(super) fn last(services: &Services) -> LastReload {
     }
 }
 
-/// Logs and counts the events of the key store: the callback for [`keeper::Keeper::start`].
-pub(crate) fn record_event(log: &Log, metrics: &Metrics, now: UnixTime, event: &keeper::Event<'_>) {
+/// Logs and counts the events of the key store: the callback for [`key_store::KeyStore::start`].
+pub(crate) fn record_event(
+    log: &Log,
+    metrics: &Metrics,
+    now: UnixTime,
+    event: &key_store::KeyStoreEvent<'_>,
+) {
     let loaded = |name, reloaded: &Reloaded| {
         Event::info(name)
             .with("keys", reloaded.keys)
@@ -312,28 +317,25 @@ pub(crate) fn record_event(log: &Log, metrics: &Metrics, now: UnixTime, event: &
             .with("changed", reloaded.difference.changed.len())
     };
     log.event(match event {
-        keeper::Event::Reloaded(reloaded) => {
+        key_store::KeyStoreEvent::Reloaded(reloaded) => {
             metrics.reload(ReloadResult::Ok.label());
             metrics.last_reload(now.seconds());
             loaded("key_file_loaded", reloaded)
         }
-        keeper::Event::ReloadFailed(obstacle) => {
+        key_store::KeyStoreEvent::ReloadFailed(obstacle) => {
             metrics.reload(obstacle.result().label());
             Event::error("key_file_refused")
                 .with("result", obstacle.result().label())
                 .with("reason", obstacle.to_string())
         }
-        keeper::Event::Merged(reloaded) => loaded("key_file_merged", reloaded),
-        keeper::Event::WriteFailed {
-            obstacle,
-            unwritten,
-        } => {
-            metrics.unwritten_changes(*unwritten);
+        key_store::KeyStoreEvent::Merged(reloaded) => loaded("key_file_merged", reloaded),
+        key_store::KeyStoreEvent::WriteFailed { error, pending } => {
+            metrics.unwritten_changes(*pending);
             Event::error("key_file_not_written")
-                .with("reason", obstacle.to_string())
-                .with("unwritten", *unwritten)
+                .with("reason", error.to_string())
+                .with("unwritten", *pending)
         }
-        keeper::Event::CaughtUp { written } => {
+        key_store::KeyStoreEvent::PendingWritten { written } => {
             metrics.unwritten_changes(0);
             Event::info("key_file_caught_up").with("written", *written)
         }

@@ -54,7 +54,7 @@ struct ReplicaView {
 
 /// GET /api/status
 pub(super) fn status(services: &Services) -> ApiResponse {
-    let keeper = services.keeper.status();
+    let key_store = services.key_store.status();
     let routing = services.fleet.routing();
     let upstreams = routing.upstreams().iter().map(|upstream| UpstreamView {
         name: upstream.name().to_owned(),
@@ -73,8 +73,8 @@ pub(super) fn status(services: &Services) -> ApiResponse {
         generation: services.table.generation(),
         keys: services.table.len(),
         last_reload: LastReloadView::of(services),
-        unwritten_changes: keeper.unwritten,
-        unwritten_reason: keeper.obstacle.as_ref().map(ToString::to_string),
+        unwritten_changes: key_store.pending,
+        unwritten_reason: key_store.pending_error.as_ref().map(ToString::to_string),
         upstreams: upstreams.collect(),
         in_flight: services.metrics.in_flight(),
         draining: services.lifecycle.phase() != Phase::Running,
@@ -85,6 +85,6 @@ pub(super) fn status(services: &Services) -> ApiResponse {
 pub(super) fn metrics(services: &Services) -> ApiResponse {
     let metrics = &services.metrics;
     metrics.table(services.table.len(), services.table.generation());
-    metrics.unwritten_changes(services.keeper.status().unwritten);
+    metrics.unwritten_changes(services.key_store.status().pending);
     ApiResponse::metrics(metrics.render())
 }

@@ -54,13 +54,12 @@ impl TestApi {
         let token = BearerToken::make(getrandom::fill).unwrap();
         fs::write(&config.admin.token_file, token.reveal()).unwrap();
         let table = Arc::new(Table::default());
-        let loaded =
-            key_file::read(&config.keys.file, &table, crate::table::WITHOUT_PAUSE).unwrap();
+        let loaded = key_file::read(&config.keys.file, &table, crate::table::NO_YIELD).unwrap();
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let (log, _writer) = Log::start(crate::store::config::LogFormat::Json, dropped).unwrap();
         let services = Services {
-            keeper: Keeper::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
+            key_store: KeyStore::start(&config.keys, Arc::clone(&table), loaded, |_| ()).unwrap(),
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
             certificates: None,

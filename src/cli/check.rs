@@ -11,9 +11,9 @@ use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
-use crate::store::keeper;
-use crate::store::key_file::{self, Loaded};
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::store::key_file::{self, LoadedKeys};
+use crate::store::key_store;
+use crate::table::{NO_YIELD, Table};
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let reading = parse::read(args.config.find().as_deref(), &Overrides::default());
@@ -35,7 +35,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let keys = reading.keys.filter(|keys| keys.named || keys.file.exists());
     if let Some(keys) = keys {
         let file = &keys.file;
-        match key_file::read(file, &Table::default(), WITHOUT_PAUSE) {
+        match key_file::read(file, &Table::default(), NO_YIELD) {
             Ok(loaded) => {
                 warnings.extend(key_file::readable_by_others(file));
                 warnings.extend(
@@ -43,7 +43,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
                         .as_ref()
                         .and_then(|config| excluded(config, file, &loaded)),
                 );
-                let keys = keeper::counted(loaded.entries.len());
+                let keys = key_store::format_key_count(loaded.entries.len());
                 read.push(format!("{}: {keys}", file.display()));
             }
             Err(error) => faults.extend_from_slice(error.faults()),
@@ -68,7 +68,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
 
 /// A warning about models that keys exclude but no upstream serves. A misspelt name excludes nothing, so the key may use
 /// more than intended. None if the config does not list the models of an upstream.
-fn excluded(config: &Config, file: &Path, loaded: &Loaded) -> Option<Fault> {
+fn excluded(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> {
     let mut served = HashSet::new();
     for upstream in &config.upstreams {
         served.extend(upstream.models.as_ref()?.iter().map(String::as_str));

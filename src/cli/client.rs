@@ -21,9 +21,9 @@ use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
-use crate::store::keeper::Keeper;
 use crate::store::key_file;
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::store::key_store::KeyStore;
+use crate::table::{NO_YIELD, Table};
 
 /// The longest time for a response. A reload of a million keys on a slow disk takes less.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -47,7 +47,7 @@ enum Backend {
 struct KeyFile {
     path: PathBuf,
     table: Arc<Table>,
-    keeper: Keeper,
+    key_store: KeyStore,
     url: String,
 }
 
@@ -142,9 +142,9 @@ impl Client {
         {
             // Changes that are in force only in memory are lost when this process ends.
             let obstacle = file
-                .keeper
+                .key_store
                 .status()
-                .obstacle
+                .pending_error
                 .as_ref()
                 .map(ToString::to_string);
             let obstacle = obstacle.unwrap_or_else(|| "the key file cannot be written".to_owned());
@@ -191,10 +191,10 @@ impl KeyFile {
     fn open(path: &Path, missing: IfMissing, config: &ConfigArgs) -> Result<Self, CommandError> {
         let system = |error| CommandError::System(path.display().to_string(), error);
         if missing == IfMissing::Create && !path.exists() {
-            key_file::make(path).map_err(system)?;
+            key_file::create(path).map_err(system)?;
         }
         let table = Arc::new(Table::default());
-        let loaded = key_file::read(path, &table, WITHOUT_PAUSE)
+        let loaded = key_file::read(path, &table, NO_YIELD)
             .map_err(|error| CommandError::Faulty(error.faults().to_vec()))?;
         let settings = config::Keys {
             file: path.into(),
@@ -203,12 +203,12 @@ impl KeyFile {
             // Accept every change that another process wrote meanwhile: no gateway uses the keys read here.
             max_drop_percent: 100,
         };
-        let keeper =
-            Keeper::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;
+        let key_store =
+            KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;
         Ok(Self {
             path: path.into(),
             table,
-            keeper,
+            key_store,
             url: configured_url(config).unwrap_or_else(|| DEFAULT_URL.to_owned()),
         })
     }
@@ -216,7 +216,7 @@ impl KeyFile {
     fn key_api(&self) -> KeyApi<'_> {
         KeyApi {
             table: &self.table,
-            keeper: &self.keeper,
+            key_store: &self.key_store,
             routing: None,
             url: &self.url,
         }

@@ -18,7 +18,7 @@ use crate::policy::network::AllowFrom;
 use crate::runtime::wall_clock;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
-use crate::store::record::NewKey;
+use crate::store::patch::NewKey;
 
 const DATA_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9180;
@@ -67,7 +67,7 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
             models = mock_upstream::MODELS,
         ),
     )?;
-    key_file::make(&file.with_file_name("keys.jsonl"))
+    key_file::create(&file.with_file_name("keys.jsonl"))
 }
 
 /// This port if it is free, else any free port.
@@ -89,7 +89,7 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
         account: None,
     };
     let created = services
-        .keeper
+        .key_store
         .create(new, wall_clock::now())
         .await
         .map_err(io::Error::other)?;

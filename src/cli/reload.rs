@@ -9,7 +9,7 @@ use crate::cli::ReloadArgs;
 use crate::cli::client::Client;
 use crate::cli::command_error::CommandError;
 use crate::cli::output::{escaped, print};
-use crate::store::keeper;
+use crate::store::key_store;
 
 pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
@@ -29,7 +29,7 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, CommandError> {
 fn summary(answer: &Value, dry_run: bool) -> String {
     let done = if dry_run { "would have" } else { "has" };
     let keys = answer["keys"].as_u64().unwrap_or(0);
-    let keys = keeper::counted(usize::try_from(keys).unwrap_or(usize::MAX));
+    let keys = key_store::format_key_count(usize::try_from(keys).unwrap_or(usize::MAX));
     let mut text = format!(
         "the key table {done} {keys}, generation {}: {} added, {} removed, {} changed\n",
         answer["generation"], answer["added"], answer["removed"], answer["changed"]

@@ -30,10 +30,10 @@ use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
 use crate::store::config::{Config, Listen, LogFormat, parse};
-use crate::store::keeper::Keeper;
 use crate::store::key_file;
-use crate::store::key_file::Loaded;
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::store::key_file::LoadedKeys;
+use crate::store::key_store::KeyStore;
+use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
 /// The longest time to write the last log lines.
@@ -113,7 +113,7 @@ pub(super) fn serve(
     let (socket, socket_file) =
         unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
             .map_err(StartError::Socket)?;
-    let keeper = components.start_keeper(loaded)?;
+    let key_store = components.start_key_store(loaded)?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
@@ -123,7 +123,7 @@ pub(super) fn serve(
     let services = Arc::new(Services {
         config: Arc::clone(&components.config),
         table: Arc::clone(&components.table),
-        keeper,
+        key_store,
         fleet: Arc::clone(&components.fleet),
         certificates: components.certificates.clone(),
         metrics: components.metrics.clone(),
@@ -177,15 +177,15 @@ struct Components {
 }
 
 impl Components {
-    fn prepare(config: Config) -> Result<(Self, Loaded), StartError> {
+    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartError> {
         let metrics = Metrics::new()
             .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
         let file = &config.keys.file;
         if !config.keys.named && !file.exists() {
-            key_file::make(file).map_err(system(file.display().to_string()))?;
+            key_file::create(file).map_err(system(file.display().to_string()))?;
         }
-        let loaded = key_file::read(file, &table, WITHOUT_PAUSE)
+        let loaded = key_file::read(file, &table, NO_YIELD)
             .map_err(|error| StartError::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartError::Tls)?;
@@ -212,9 +212,9 @@ impl Components {
         Ok((components, loaded))
     }
 
-    fn start_keeper(&self, loaded: Loaded) -> Result<Keeper, StartError> {
+    fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let keeper = Keeper::start(
+        let key_store = KeyStore::start(
             &self.config.keys,
             Arc::clone(&self.table),
             loaded,
@@ -222,10 +222,10 @@ impl Components {
                 reload::record_event(&log, &metrics, wall_clock::now(), &event);
             },
         );
-        let keeper = keeper.map_err(system("the keeper's thread"))?;
+        let key_store = key_store.map_err(system("the key_store's thread"))?;
         self.metrics
-            .last_reload(keeper.status().last_reload.at.seconds());
-        Ok(keeper)
+            .last_reload(key_store.status().last_reload.at.seconds());
+        Ok(key_store)
     }
 
     fn gateway(&self, descriptors: Option<u64>) -> Gateway {

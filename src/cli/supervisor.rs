@@ -27,7 +27,7 @@ use crate::net::listen::Claimed;
 use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
 use crate::runtime::lifecycle::Phase;
-use crate::store::keeper::Drops;
+use crate::store::key_store::DropLimit;
 
 /// The signal of RLIMIT_FSIZE, see setrlimit(2). The number is the same on all Linux targets except MIPS and PA-RISC.
 const SIGXFSZ: i32 = 25;
@@ -231,7 +231,7 @@ async fn reload_on_signal(services: Arc<Services>, reload: Rc<Notify>) {
                 .chain(since)
                 .collect::<Vec<_>>(),
         );
-        reload::reload(&services, "SIGHUP", ReloadMode::Apply(Drops::Guarded)).await;
+        reload::reload(&services, "SIGHUP", ReloadMode::Apply(DropLimit::Enforce)).await;
         tell_systemd(&[NotifyState::Ready]);
     }
 }

@@ -33,7 +33,7 @@ use crate::runtime::timers::TimerEntry;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
-use crate::table::{Table, WITHOUT_PAUSE};
+use crate::table::{NO_YIELD, Table};
 use crate::upstream::Fleet;
 
 const TOKEN: &str = "sk-test";
@@ -184,8 +184,8 @@ impl Stand {
         );
         std::fs::write(&keys, key).unwrap();
         let table = Arc::new(Table::default());
-        let loaded = key_file::read(&keys, &table, WITHOUT_PAUSE).unwrap();
-        table.swap(loaded.entries, WITHOUT_PAUSE);
+        let loaded = key_file::read(&keys, &table, NO_YIELD).unwrap();
+        table.swap(loaded.entries, NO_YIELD);
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let (log, _writer) = Log::start(LogFormat::Json, dropped).unwrap();

@@ -1,18 +1,15 @@
-//! The system's clock, by which keys expire. Lower floors never ask it: they are told the time.
+//! The system's clock. Keys expire by it. The lower floors never read it: their callers pass the time in.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::policy::time::UnixTime;
 
-/// The time now.
-#[must_use]
-pub fn now() -> UnixTime {
+pub(crate) fn now() -> UnixTime {
     unix_time(SystemTime::now())
 }
 
-/// A time in whole seconds; times before 1970 are rounded down too.
-#[must_use]
-pub fn unix_time(time: SystemTime) -> UnixTime {
+/// A time in whole seconds, rounded down also before 1970.
+pub(crate) fn unix_time(time: SystemTime) -> UnixTime {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(before) => {

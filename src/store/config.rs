@@ -5,17 +5,20 @@
 
 mod files;
 pub(crate) mod names;
+mod overrides;
 pub mod parse;
+pub mod restart;
+mod sections;
 mod tree;
+mod upstreams;
 mod value;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-
-use crate::store::fault::Fault;
 
 /// The whole config, after the file, the environment and the command line were put together. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,190 +71,6 @@ impl Config {
         };
         ReplicaUrl { https, host, port }.to_string()
     }
-
-    /// What is allowed but deserves a second look.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<Fault> {
-        let mut warnings = Vec::new();
-        let mut warn = |field: String, message: &str| {
-            warnings.push(Fault {
-                file: self.file.clone().unwrap_or("command line".into()),
-                line: 0,
-                field,
-                message: message.to_owned(),
-            });
-        };
-        let exposed = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
-        if self.admin.listen.is_some_and(exposed) && !self.admin.tls {
-            warn(
-                "admin.listen".to_owned(),
-                "the admin token crosses the network in clear; set admin.tls, or listen on 127.0.0.1",
-            );
-        }
-        if self
-            .client_address
-            .trusted_proxies()
-            .iter()
-            .any(|network| network.prefix_len() == 0)
-        {
-            warn(
-                "client_address.trusted_proxies".to_owned(),
-                "every client is believed, so that each can choose its address; list the load balancers alone",
-            );
-        }
-        let is_unix = |listen: &Listen| matches!(listen, Listen::Unix(_));
-        if self.client_address != ClientAddressSource::Peer && self.listen.iter().all(is_unix) {
-            warn(
-                "client_address.from".to_owned(),
-                "has no effect on a Unix socket, whose clients have no address: keys with networks are refused there",
-            );
-        }
-        for (field, message) in self.tls.iter().flat_map(names::never_chosen) {
-            warn(field, &message);
-        }
-        for (index, upstream) in self.upstreams.iter().enumerate() {
-            if upstream.ca_file.is_some() && upstream.replicas.iter().all(|url| !url.https) {
-                warn(
-                    format!("upstreams[{index}].ca_file"),
-                    "is not used, since no url of this upstream is https; write https://, or remove it",
-                );
-            }
-        }
-        warnings
-    }
-}
-
-/// The settings that differ and that a reload does not apply. It applies the upstreams, the certificates (from other
-/// files too, but not whether there is one), the clients' CA, and what the key file holds.
-#[must_use]
-pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Taken apart without `..`, so that a new field cannot be forgotten here.
-    let Config {
-        file: _,
-        listen,
-        public_url,
-        workers,
-        public_health,
-        cors_origins,
-        tls,
-        keys,
-        admin,
-        client_address,
-        limits,
-        timeouts,
-        log_format,
-        upstreams: _,
-    } = old;
-    let Keys {
-        file,
-        named: _,
-        watch,
-        max_drop_percent,
-    } = keys;
-    let Admin {
-        socket,
-        listen: admin_listen,
-        token_file,
-        hosts,
-        tls: admin_tls,
-        open_metrics,
-    } = admin;
-    let Limits {
-        request_body,
-        buffered_bodies,
-        headers,
-        connections,
-    } = limits;
-    let Timeouts {
-        header_read,
-        body_idle,
-        tls_handshake,
-        keep_alive,
-        client_write,
-        upstream_connect,
-        upstream_first_byte,
-        stream_idle,
-        upstream_keep_alive,
-        drain,
-        drain_delay,
-    } = timeouts;
-    let differs = [
-        ("listen", *listen != new.listen),
-        ("public_url", *public_url != new.public_url),
-        ("workers", *workers != new.workers),
-        ("public_health", *public_health != new.public_health),
-        ("cors_origins", *cors_origins != new.cors_origins),
-        ("tls", tls.is_some() != new.tls.is_some()),
-        ("keys.file", *file != new.keys.file),
-        ("keys.watch", *watch != new.keys.watch),
-        (
-            "keys.max_drop_percent",
-            *max_drop_percent != new.keys.max_drop_percent,
-        ),
-        ("admin.socket", *socket != new.admin.socket),
-        ("admin.listen", *admin_listen != new.admin.listen),
-        ("admin.token_file", *token_file != new.admin.token_file),
-        ("admin.hosts", *hosts != new.admin.hosts),
-        ("admin.tls", *admin_tls != new.admin.tls),
-        (
-            "admin.open_metrics",
-            *open_metrics != new.admin.open_metrics,
-        ),
-        ("client_address", *client_address != new.client_address),
-        (
-            "limits.request_body",
-            *request_body != new.limits.request_body,
-        ),
-        (
-            "limits.buffered_bodies",
-            *buffered_bodies != new.limits.buffered_bodies,
-        ),
-        ("limits.headers", *headers != new.limits.headers),
-        ("limits.connections", *connections != new.limits.connections),
-        (
-            "timeouts.header_read",
-            *header_read != new.timeouts.header_read,
-        ),
-        ("timeouts.body_idle", *body_idle != new.timeouts.body_idle),
-        (
-            "timeouts.tls_handshake",
-            *tls_handshake != new.timeouts.tls_handshake,
-        ),
-        (
-            "timeouts.keep_alive",
-            *keep_alive != new.timeouts.keep_alive,
-        ),
-        (
-            "timeouts.client_write",
-            *client_write != new.timeouts.client_write,
-        ),
-        (
-            "timeouts.upstream_connect",
-            *upstream_connect != new.timeouts.upstream_connect,
-        ),
-        (
-            "timeouts.upstream_first_byte",
-            *upstream_first_byte != new.timeouts.upstream_first_byte,
-        ),
-        (
-            "timeouts.stream_idle",
-            *stream_idle != new.timeouts.stream_idle,
-        ),
-        (
-            "timeouts.upstream_keep_alive",
-            *upstream_keep_alive != new.timeouts.upstream_keep_alive,
-        ),
-        ("timeouts.drain", *drain != new.timeouts.drain),
-        (
-            "timeouts.drain_delay",
-            *drain_delay != new.timeouts.drain_delay,
-        ),
-        ("log.format", *log_format != new.log_format),
-    ];
-    differs
-        .into_iter()
-        .filter_map(|(name, differs)| differs.then_some(name))
-        .collect()
 }
 
 /// A listen address.

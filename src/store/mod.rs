@@ -3,7 +3,10 @@
 
 pub mod config;
 pub mod fault;
-pub mod keeper;
+
 pub mod key_file;
+pub mod key_json;
+pub mod key_store;
 pub mod lock_file;
-pub mod record;
+pub mod patch;
+pub mod strict_json;

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::policy::token::TokenHash;
+use crate::table::entry::Entry;
+use crate::table::incremental::{YieldPoint, yield_every};
 
-use super::{Entry, KEYS_A_SHARD, Pause, paced};
-
+/// How many keys a shard holds on average after a reload.
+const KEYS_A_SHARD: usize = 8;
 const FEWEST_SHARDS: usize = 1024;
 /// Past this many keys a shard, single creates are no longer cheap and the table is laid out anew.
 const CROWDED: usize = 4 * KEYS_A_SHARD;
 
 #[derive(Debug)]
-pub(super) struct Shards(Box<[ArcSwap<Shard>]>);
+pub(crate) struct Shards(Box<[ArcSwap<Shard>]>);
 
 /// The hash's first bytes stand beside each entry, so that a search touches no entry but the one it finds.
 type Shard = Vec<(u64, Arc<Entry>)>;
@@ -22,17 +24,17 @@ type Shard = Vec<(u64, Arc<Entry>)>;
 impl Shards {
     /// Every shard is allocated once, in its final size: at a million keys, whatever else was allocated on the way
     /// would stay behind as holes in the heap.
-    pub(super) fn of(entries: &[Arc<Entry>], pause: Pause) -> Self {
+    pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
         let count = (entries.len() / KEYS_A_SHARD)
             .next_power_of_two()
             .max(FEWEST_SHARDS);
         let mut sizes = vec![0_u32; count];
-        for entry in paced(entries, pause) {
+        for entry in yield_every(entries, yield_point) {
             sizes[place(start_of(entry.key().hash()), count)] += 1;
         }
         let sized = |size: &u32| Shard::with_capacity(*size as usize);
-        let mut shards: Vec<Shard> = paced(&sizes, pause).map(sized).collect();
-        for entry in paced(entries, pause) {
+        let mut shards: Vec<Shard> = yield_every(&sizes, yield_point).map(sized).collect();
+        for entry in yield_every(entries, yield_point) {
             let start = start_of(entry.key().hash());
             shards[place(start, count)].push((start, Arc::clone(entry)));
         }
@@ -44,10 +46,10 @@ impl Shards {
                 Arc::new(shard)
             })
         };
-        Self(paced(shards, pause).map(share).collect())
+        Self(yield_every(shards, yield_point).map(share).collect())
     }
 
-    pub(super) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
         let start = start_of(hash);
         let shard = self.shard(start).load();
         let found = shard
@@ -57,7 +59,7 @@ impl Shards {
     }
 
     /// Adds the entry, or puts it in the place of the one with the same hash. The caller is the only writer.
-    pub(super) fn put(&self, entry: Arc<Entry>) {
+    pub(crate) fn put(&self, entry: Arc<Entry>) {
         let start = start_of(entry.key().hash());
         let mut changed = self.without(entry.key().hash(), 1);
         changed.push((start, entry));
@@ -65,12 +67,12 @@ impl Shards {
     }
 
     /// The caller is the only writer.
-    pub(super) fn remove(&self, hash: &TokenHash) {
+    pub(crate) fn remove(&self, hash: &TokenHash) {
         self.shard(start_of(hash))
             .store(Arc::new(self.without(hash, 0)));
     }
 
-    pub(super) fn is_crowded(&self, keys: usize) -> bool {
+    pub(crate) fn is_crowded(&self, keys: usize) -> bool {
         keys / self.0.len() >= CROWDED
     }
 

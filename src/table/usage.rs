@@ -30,7 +30,7 @@ impl Default for Usage {
 }
 
 impl Usage {
-    pub(super) fn count(&self, now: UnixTime) {
+    pub(crate) fn count(&self, now: UnixTime) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         // Most requests come in a second that is noted already: a load is cheaper than a contended store.
         if self.last_used_at.load(Ordering::Relaxed) < now.seconds() {
@@ -39,7 +39,7 @@ impl Usage {
         }
     }
 
-    pub(super) fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> Reading {
         let last = self.last_used_at.load(Ordering::Relaxed);
         Reading {
             requests: self.requests.load(Ordering::Relaxed),

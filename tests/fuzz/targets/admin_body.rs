@@ -3,7 +3,8 @@
 
 use keygate::policy::key::{Key, KeyFields, KeyId};
 use keygate::policy::token::TokenHash;
-use keygate::store::record::{RequestFault, parse_new, parse_patch};
+use keygate::store::key_json::KeyJsonError;
+use keygate::store::patch::{parse_new, parse_patch};
 use serde_json::Value;
 
 use super::key_line::{FRAGMENTS, assert_reads_back, assert_says};
@@ -33,12 +34,12 @@ impl Target for AdminBody {
     fn check(&self, input: &[u8]) -> &'static str {
         let value = serde_json::from_slice::<Value>(input);
         let known_to_be_json = value.is_ok();
-        let told = |fault: RequestFault| match fault {
-            RequestFault::NotJson(complaint) => {
+        let told = |fault: KeyJsonError| match fault {
+            KeyJsonError::NotJson(complaint) => {
                 assert!(!known_to_be_json, "it is JSON: {complaint}");
                 assert_helpful(&complaint.to_string());
             }
-            RequestFault::Faulty(complaint) => assert_helpful(&complaint.to_string()),
+            KeyJsonError::Invalid(complaint) => assert_helpful(&complaint.to_string()),
         };
         let new = parse_new(input).map_err(told);
         let patch = parse_patch(input).map_err(told);

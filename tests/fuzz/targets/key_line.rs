@@ -4,7 +4,7 @@
 use ipnet::Ipv4Net;
 use keygate::policy::key::Key;
 use keygate::policy::time::UnixTime;
-use keygate::store::record::{Shared, parse_line, write_line};
+use keygate::store::key_json::{Interner, parse_line, write_line};
 use serde_json::Value;
 
 use super::{Target, assert_helpful, bytes_of};
@@ -102,7 +102,7 @@ impl Target for KeyLine {
 
     fn check(&self, input: &[u8]) -> &'static str {
         let value = serde_json::from_slice::<Value>(input);
-        match parse_line(input, &mut Shared::default()) {
+        match parse_line(input, &mut Interner::default()) {
             Ok(key) => {
                 let value = value.expect("what is taken is JSON");
                 assert_says(&value, &key);
@@ -163,7 +163,7 @@ pub fn assert_reads_back(key: &Key) {
     let ends = line.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!((ends, line.last()), (1, Some(&b'\n')), "not one line");
     assert_eq!(
-        parse_line(&line, &mut Shared::default()).as_ref(),
+        parse_line(&line, &mut Interner::default()).as_ref(),
         Ok(key),
         "read back otherwise: {}",
         line.escape_ascii()

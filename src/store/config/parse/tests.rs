@@ -5,7 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::config::{ReplicaUrl, restart_needed, tree};
+use crate::store::config::restart::restart_needed;
+use crate::store::config::{ReplicaUrl, TlsFiles, tree};
 
 /// Appended where a test is about something else; behind it nothing is at the root any more.
 const UPSTREAM: &str = "\n[[upstreams]]\nname = \"llama\"\nurl = \"http://127.0.0.1:8000\"\n";

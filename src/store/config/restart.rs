@@ -1,0 +1,140 @@
+//! The settings that only a restart applies.
+//!
+//! Every config struct is destructured without `..`, so that the compiler refuses a new field that is not listed here.
+
+use crate::store::config::{Admin, Config, Keys, Limits, Timeouts};
+
+/// A setting's name in the config file, and whether its value differs.
+type Setting = (&'static str, bool);
+
+/// The settings that differ and that a reload does not apply. A reload applies the upstreams, the certificates (also
+/// from other files, but not whether TLS is on), the clients' CA, and the content of the key file.
+#[must_use]
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let Config {
+        file: _,
+        listen,
+        public_url,
+        workers,
+        public_health,
+        cors_origins,
+        tls,
+        keys,
+        admin,
+        client_address,
+        limits,
+        timeouts,
+        log_format,
+        upstreams: _,
+    } = old;
+    let mut settings = vec![
+        ("listen", *listen != new.listen),
+        ("public_url", *public_url != new.public_url),
+        ("workers", *workers != new.workers),
+        ("public_health", *public_health != new.public_health),
+        ("cors_origins", *cors_origins != new.cors_origins),
+        ("tls", tls.is_some() != new.tls.is_some()),
+    ];
+    settings.extend(compare_keys(keys, &new.keys));
+    settings.extend(compare_admin(admin, &new.admin));
+    settings.push(("client_address", *client_address != new.client_address));
+    settings.extend(compare_limits(limits, &new.limits));
+    settings.extend(compare_timeouts(timeouts, &new.timeouts));
+    settings.push(("log.format", *log_format != new.log_format));
+    settings
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+}
+
+fn compare_keys(old: &Keys, new: &Keys) -> [Setting; 3] {
+    let Keys {
+        file,
+        named: _,
+        watch,
+        max_drop_percent,
+    } = old;
+    [
+        ("keys.file", *file != new.file),
+        ("keys.watch", *watch != new.watch),
+        (
+            "keys.max_drop_percent",
+            *max_drop_percent != new.max_drop_percent,
+        ),
+    ]
+}
+
+fn compare_admin(old: &Admin, new: &Admin) -> [Setting; 6] {
+    let Admin {
+        socket,
+        listen,
+        token_file,
+        hosts,
+        tls,
+        open_metrics,
+    } = old;
+    [
+        ("admin.socket", *socket != new.socket),
+        ("admin.listen", *listen != new.listen),
+        ("admin.token_file", *token_file != new.token_file),
+        ("admin.hosts", *hosts != new.hosts),
+        ("admin.tls", *tls != new.tls),
+        ("admin.open_metrics", *open_metrics != new.open_metrics),
+    ]
+}
+
+fn compare_limits(old: &Limits, new: &Limits) -> [Setting; 4] {
+    let Limits {
+        request_body,
+        buffered_bodies,
+        headers,
+        connections,
+    } = old;
+    [
+        ("limits.request_body", *request_body != new.request_body),
+        (
+            "limits.buffered_bodies",
+            *buffered_bodies != new.buffered_bodies,
+        ),
+        ("limits.headers", *headers != new.headers),
+        ("limits.connections", *connections != new.connections),
+    ]
+}
+
+fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
+    let Timeouts {
+        header_read,
+        body_idle,
+        tls_handshake,
+        keep_alive,
+        client_write,
+        upstream_connect,
+        upstream_first_byte,
+        stream_idle,
+        upstream_keep_alive,
+        drain,
+        drain_delay,
+    } = *old;
+    [
+        ("timeouts.header_read", header_read != new.header_read),
+        ("timeouts.body_idle", body_idle != new.body_idle),
+        ("timeouts.tls_handshake", tls_handshake != new.tls_handshake),
+        ("timeouts.keep_alive", keep_alive != new.keep_alive),
+        ("timeouts.client_write", client_write != new.client_write),
+        (
+            "timeouts.upstream_connect",
+            upstream_connect != new.upstream_connect,
+        ),
+        (
+            "timeouts.upstream_first_byte",
+            upstream_first_byte != new.upstream_first_byte,
+        ),
+        ("timeouts.stream_idle", stream_idle != new.stream_idle),
+        (
+            "timeouts.upstream_keep_alive",
+            upstream_keep_alive != new.upstream_keep_alive,
+        ),
+        ("timeouts.drain", drain != new.drain),
+        ("timeouts.drain_delay", drain_delay != new.drain_delay),
+    ]
+}

@@ -1,0 +1,346 @@
+//! The config's sections, each from TOML to its type, save for the upstreams.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::store::config::overrides::Overrides;
+use crate::store::config::tree::{Faults, Place, Placed, Section};
+use crate::store::config::{
+    Admin, ClientAddressSource, Keys, Limits, Listen, LogFormat, Timeouts, Tls, TlsFiles, files,
+    value,
+};
+use crate::store::fault::Fault;
+
+const DEFAULT_LISTEN: &str = "[::]:8080";
+const MAX_CONNECTIONS: usize = 16 << 20;
+const HEADERS: std::ops::RangeInclusive<usize> = 8 << 10..=1 << 20;
+const MIN_REQUEST_BODY: usize = 1 << 10;
+pub(crate) const MAX_DROP_PERCENT: u8 = 50;
+
+/// Reads each part with what they all need.
+pub(crate) struct Reader<'a> {
+    pub(crate) faults: &'a Faults,
+    /// Relative paths of the file start here.
+    pub(crate) folder: &'a Path,
+    pub(crate) environment: &'a dyn Fn(&str) -> Option<OsString>,
+    pub(crate) overrides: &'a Overrides,
+}
+
+impl Reader<'_> {
+    /// At least one address, no two of which ask for the same port.
+    pub(crate) fn listen(&self, root: &mut Section<'_>) -> Vec<Listen> {
+        let mut listen = root
+            .text_or_texts("listen", |text| value::listen(text, self.folder))
+            .unwrap_or_default();
+        if !self.overrides.listen.is_empty() {
+            let read = |text: &str| value::listen(text, Path::new(""));
+            listen = self.flags("--listen", &self.overrides.listen, read);
+        } else if !root.has("listen") {
+            listen.extend(
+                value::listen(DEFAULT_LISTEN, self.folder).map(|value| Placed {
+                    place: root.place("listen"),
+                    value,
+                }),
+            );
+        }
+        for (index, Placed { place, value }) in listen.iter().enumerate() {
+            let others = values(Some(listen[..index].to_vec()));
+            self.refuse_taken(place, value, &others);
+        }
+        values(Some(listen))
+    }
+
+    fn refuse_taken(&self, place: &Place, address: &Listen, others: &[Listen]) {
+        if let Some(other) = others.iter().find(|other| collide(address, other)) {
+            self.faults.add(
+                place,
+                format!("{address} takes the place of {other}; choose another address or port"),
+            );
+        }
+    }
+
+    /// What the section names is told apart from what the files hold: a reload takes each certificate on its own.
+    pub(crate) fn tls(&self, mut section: Section<'_>) -> Result<Option<Tls>, Vec<Fault>> {
+        if !section.is_present() {
+            return Ok(None);
+        }
+        let first = self.tls_files(&mut section, "[tls]");
+        let client_ca = section.text("client_ca", |text| value::path(text, self.folder));
+        let client_ca_place = section.place("client_ca");
+        let mut more = Vec::new();
+        for mut section in section.sections("more").into_iter().flatten() {
+            more.push(self.tls_files(&mut section, "this [[tls.more]]"));
+            section.finish();
+        }
+        section.finish();
+        let of_section = self.faults.of_section("tls");
+        for files in first.iter().chain(more.iter().flatten()) {
+            self.check_certificate(files);
+        }
+        if let Some(file) = &client_ca {
+            let usable = files::certificate_authorities(file);
+            self.faults.take(&client_ca_place, usable);
+        }
+        let paths = |[certificate, private_key]: [Placed<PathBuf>; 2]| TlsFiles {
+            certificate: certificate.value,
+            private_key: private_key.value,
+        };
+        match first {
+            Some(first) if of_section.is_empty() => Ok(Some(Tls {
+                first: paths(first),
+                more: more.into_iter().flatten().map(paths).collect(),
+                client_ca,
+            })),
+            _ => Err(of_section),
+        }
+    }
+
+    /// Certificate and private key, as the section names them.
+    fn tls_files(&self, section: &mut Section<'_>, title: &str) -> Option<[Placed<PathBuf>; 2]> {
+        if !section.is_present() {
+            return None;
+        }
+        let mut required = |name| {
+            if !section.has(name) {
+                section.fault(
+                    name,
+                    format!("is missing; add {name} = \"FILE.pem\" to {title}"),
+                );
+            }
+            let value = section.text(name, |text| value::path(text, self.folder))?;
+            let place = section.place(name);
+            Some(Placed { place, value })
+        };
+        let (certificate, private_key) = (required("certificate"), required("private_key"));
+        Some([certificate?, private_key?])
+    }
+
+    fn check_certificate(&self, [certificate, private_key]: &[Placed<PathBuf>; 2]) {
+        let chain = files::certificates(&certificate.value);
+        let key = files::private_key(&private_key.value);
+        let chain = self.faults.take(&certificate.place, chain);
+        let key = self.faults.take(&private_key.place, key);
+        if let (Some(chain), Some(key)) = (chain, key) {
+            let fit = files::belong_together(chain, key).map(drop);
+            self.faults.take(&private_key.place, fit);
+        }
+    }
+
+    pub(crate) fn keys(&self, mut section: Section<'_>) -> Option<Keys> {
+        let named = self.overrides.keys.is_some() || section.has("file");
+        let written = section.text("file", |text| value::path(text, self.folder));
+        let file = match &self.overrides.keys {
+            Some(file) => Some(file.clone()),
+            None if named => written,
+            None => Some(self.folder.join("keys.jsonl")),
+        };
+        let watch = section.switch("watch").unwrap_or(false);
+        let percent = section
+            .number("max_drop_percent", 0, 100)
+            .and_then(|percent| u8::try_from(percent).ok());
+        section.finish();
+        Some(Keys {
+            file: file?,
+            named,
+            watch,
+            max_drop_percent: percent.unwrap_or(MAX_DROP_PERCENT),
+        })
+    }
+
+    pub(crate) fn admin(
+        &self,
+        mut section: Section<'_>,
+        listen: &[Listen],
+        has_tls: bool,
+    ) -> Option<Admin> {
+        let socket = self.socket(&mut section);
+        let address = section.text("listen", |text| match text {
+            "" => Ok(None),
+            text => value::socket_address(text).map(Some),
+        });
+        let token_file = section.text("token_file", |text| value::path(text, self.folder));
+        let admin = Admin {
+            listen: address.flatten(),
+            token_file: token_file.unwrap_or_else(|| self.folder.join("admin.token")),
+            hosts: values(section.texts("hosts", value::host)),
+            tls: section.switch("tls").unwrap_or(false),
+            open_metrics: section.switch("open_metrics").unwrap_or(false),
+            socket: socket.clone().unwrap_or_default(),
+        };
+        if admin.tls && !has_tls {
+            section.fault(
+                "tls",
+                "needs a certificate; add the section [tls], or write false",
+            );
+        }
+        if let Some(address) = admin.listen {
+            self.refuse_taken(&section.place("listen"), &Listen::Tcp(address), listen);
+        }
+        if let Some(socket) = &socket {
+            let place = section.place("socket");
+            self.refuse_taken(&place, &Listen::Unix(socket.clone()), listen);
+        }
+        section.finish();
+        socket.map(|socket| Admin { socket, ..admin })
+    }
+
+    fn socket(&self, section: &mut Section<'_>) -> Option<PathBuf> {
+        let written = section.text("socket", |text| value::socket_path(text, self.folder));
+        if let Some(socket) = &self.overrides.socket {
+            let fits = value::short_enough(socket.clone());
+            return self.faults.take(&Place::flag("--socket"), fits);
+        }
+        if section.has("socket") {
+            return written;
+        }
+        let fits = value::socket_path("keygate.sock", self.folder);
+        self.faults.take(&section.place("socket"), fits)
+    }
+
+    pub(crate) fn log_format(&self, mut section: Section<'_>) -> Option<LogFormat> {
+        let written = section.text("format", value::log_format);
+        section.finish();
+        self.overrides.log_format.or(written)
+    }
+
+    pub(crate) fn flags<T>(
+        &self,
+        flag: &'static str,
+        texts: &[String],
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<Placed<T>> {
+        let place = Place::flag(flag);
+        let placed = |value| Placed {
+            place: place.clone(),
+            value,
+        };
+        texts
+            .iter()
+            .filter_map(|text| self.faults.take(&place, read(text)))
+            .map(placed)
+            .collect()
+    }
+}
+
+/// What `from` in `[client_address]` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Peer,
+    XForwardedFor,
+    ProxyProtocol,
+}
+
+pub(crate) fn client_address(mut section: Section<'_>) -> ClientAddressSource {
+    let proxies = section.texts("trusted_proxies", value::network);
+    let named = section.text("from", |text| match text {
+        "peer" => Ok(Named::Peer),
+        "x-forwarded-for" => Ok(Named::XForwardedFor),
+        "proxy-protocol" => Ok(Named::ProxyProtocol),
+        _ => Err(format!(
+            "{} is not a source of addresses; write \"peer\", \"x-forwarded-for\" or \"proxy-protocol\"",
+            value::quoted(text)
+        )),
+    });
+    let named = named.unwrap_or(Named::Peer);
+    let is_nobody = !section.has("trusted_proxies") || section.is_empty_list("trusted_proxies");
+    if named != Named::Peer && is_nobody {
+        section.fault(
+            "trusted_proxies",
+            "names nobody who is believed about clients' addresses; list the load balancers' networks, or write \
+             from = \"peer\"",
+        );
+    }
+    section.finish();
+    let trusted_proxies = values(proxies);
+    match named {
+        Named::Peer => ClientAddressSource::Peer,
+        Named::XForwardedFor => ClientAddressSource::XForwardedFor { trusted_proxies },
+        Named::ProxyProtocol => ClientAddressSource::ProxyProtocol { trusted_proxies },
+    }
+}
+
+pub(crate) fn limits(mut section: Section<'_>) -> Limits {
+    let default = Limits::default();
+    let mut size = |name, default| section.text_or_number(name, value::size).unwrap_or(default);
+    let limits = Limits {
+        request_body: size("request_body", default.request_body),
+        buffered_bodies: size("buffered_bodies", default.buffered_bodies),
+        headers: size("headers", default.headers),
+        connections: section
+            .number("connections", 1, MAX_CONNECTIONS)
+            .unwrap_or(default.connections),
+    };
+    if !HEADERS.contains(&limits.headers) {
+        section.fault("headers", "is out of bounds; write \"8KiB\" to \"1MiB\"");
+    }
+    if limits.request_body < MIN_REQUEST_BODY {
+        section.fault("request_body", "is too small; write \"1KiB\" or more");
+    }
+    if limits.request_body > limits.buffered_bodies {
+        let name = if section.has("buffered_bodies") {
+            "buffered_bodies"
+        } else {
+            "request_body"
+        };
+        section.fault(
+            name,
+            "leaves no room for one request body; buffered_bodies must be at least request_body",
+        );
+    }
+    section.finish();
+    limits
+}
+
+pub(crate) fn timeouts(mut section: Section<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let mut positive = |name, default| {
+        section
+            .text(name, value::positive_duration)
+            .unwrap_or(default)
+    };
+    let timeouts = Timeouts {
+        header_read: positive("header_read", default.header_read),
+        body_idle: positive("body_idle", default.body_idle),
+        tls_handshake: positive("tls_handshake", default.tls_handshake),
+        keep_alive: positive("keep_alive", default.keep_alive),
+        client_write: positive("client_write", default.client_write),
+        upstream_connect: positive("upstream_connect", default.upstream_connect),
+        upstream_first_byte: positive("upstream_first_byte", default.upstream_first_byte),
+        stream_idle: positive("stream_idle", default.stream_idle),
+        upstream_keep_alive: positive("upstream_keep_alive", default.upstream_keep_alive),
+        drain: section
+            .text("drain", value::duration)
+            .unwrap_or(default.drain),
+        drain_delay: section
+            .text("drain_delay", value::duration)
+            .unwrap_or(default.drain_delay),
+    };
+    section.finish();
+    timeouts
+}
+
+/// Whether one address cannot be used while the other is. `[::]` takes IPv4 connections too.
+fn collide(one: &Listen, other: &Listen) -> bool {
+    let covers = |wide: &SocketAddr, narrow: &SocketAddr| {
+        wide.ip() == narrow.ip()
+            || (wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4()))
+    };
+    match (one, other) {
+        (Listen::Unix(one), Listen::Unix(other)) => one == other,
+        (Listen::Tcp(one), Listen::Tcp(other)) => {
+            one.port() == other.port()
+                && one.port() != 0
+                && (covers(one, other) || covers(other, one))
+        }
+        (Listen::Unix(_), Listen::Tcp(_)) | (Listen::Tcp(_), Listen::Unix(_)) => false,
+    }
+}
+
+pub(crate) fn values<T>(placed: Option<Vec<Placed<T>>>) -> Vec<T> {
+    placed
+        .into_iter()
+        .flatten()
+        .map(|Placed { value, .. }| value)
+        .collect()
+}

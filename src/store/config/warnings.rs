@@ -1,0 +1,60 @@
+//! What a config may say but should not.
+
+use std::net::SocketAddr;
+
+use crate::store::config::names;
+use crate::store::config::{ClientAddressSource, Config, Listen};
+use crate::store::fault::Fault;
+
+impl Config {
+    /// What is allowed but deserves a second look.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Fault> {
+        let mut warnings = Vec::new();
+        let mut warn = |field: String, message: &str| {
+            warnings.push(Fault {
+                file: self.file.clone().unwrap_or("command line".into()),
+                line: 0,
+                field,
+                message: message.to_owned(),
+            });
+        };
+        let exposed = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+        if self.admin.listen.is_some_and(exposed) && !self.admin.tls {
+            warn(
+                "admin.listen".to_owned(),
+                "the admin token crosses the network in clear; set admin.tls, or listen on 127.0.0.1",
+            );
+        }
+        if self
+            .client_address
+            .trusted_proxies()
+            .iter()
+            .any(|network| network.prefix_len() == 0)
+        {
+            warn(
+                "client_address.trusted_proxies".to_owned(),
+                "every client is believed, so that each can choose its address; list the load balancers alone",
+            );
+        }
+        let is_unix = |listen: &Listen| matches!(listen, Listen::Unix(_));
+        if self.client_address != ClientAddressSource::Peer && self.listen.iter().all(is_unix) {
+            warn(
+                "client_address.from".to_owned(),
+                "has no effect on a Unix socket, whose clients have no address: keys with networks are refused there",
+            );
+        }
+        for (field, message) in self.tls.iter().flat_map(names::never_chosen) {
+            warn(field, &message);
+        }
+        for (index, upstream) in self.upstreams.iter().enumerate() {
+            if upstream.ca_file.is_some() && upstream.replicas.iter().all(|url| !url.https) {
+                warn(
+                    format!("upstreams[{index}].ca_file"),
+                    "is not used, since no url of this upstream is https; write https://, or remove it",
+                );
+            }
+        }
+        warnings
+    }
+}

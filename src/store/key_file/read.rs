@@ -1,0 +1,457 @@
+//! Reading the key file, on many threads, with every fault named.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::fmt;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::io::{self, ErrorKind};
+use std::iter;
+use std::num::NonZero;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::policy::key::Key;
+use crate::policy::token::TokenHash;
+use crate::store::fault::Fault;
+use crate::store::key_file::open::{file_fault, open_regular};
+use crate::store::key_file::stamp::Stamp;
+use crate::store::key_json::{self, Interner};
+use crate::store::strict_json::FieldError;
+use crate::table::{Entry, Table, YieldPoint};
+
+/// How many faults of one file are told; a last one tells how many more there are.
+pub const MAX_FAULTS: usize = 1000;
+
+/// Longest line, in bytes.
+const MAX_LINE: usize = 1 << 20;
+
+/// What one thread reads at once, in bytes.
+const CHUNK_SIZE: u64 = 1 << 20;
+
+/// How often a file that changes under the reader's eyes is tried.
+const READ_ATTEMPTS: u32 = 5;
+
+const READ_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// What a key file holds.
+#[derive(Debug)]
+pub struct LoadedKeys {
+    /// Its keys, in its order.
+    pub entries: Vec<Arc<Entry>>,
+    /// Which file that was.
+    pub stamp: Stamp,
+}
+
+/// Why a key file is not loaded.
+#[derive(Clone, Debug)]
+pub enum ReadError {
+    /// It was read, and these things in it are wrong. Not empty.
+    Faulty(Vec<Fault>),
+    /// It could not be read, or is no regular file.
+    Unreadable(Fault),
+}
+
+impl ReadError {
+    /// What is wrong, in the order of the file; at least one.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        match self {
+            Self::Faulty(faults) => faults,
+            Self::Unreadable(fault) => std::slice::from_ref(fault),
+        }
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = self.faults();
+        if let Some(first) = faults.first() {
+            first.fmt(f)?;
+        }
+        match faults.len() {
+            0 | 1 => Ok(()),
+            count => write!(f, " (and {} more)", count - 1),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+/// Reads the whole file. Keys that `table` holds already are the table's own entries.
+///
+/// # Errors
+/// Every fault there is, up to [`MAX_FAULTS`].
+pub fn read(path: &Path, table: &Table, yield_point: YieldPoint) -> Result<LoadedKeys, ReadError> {
+    for attempt in 0..READ_ATTEMPTS {
+        if attempt > 0 {
+            std::thread::sleep(READ_RETRY_DELAY);
+        }
+        let text = KeyFileReader::open(path).map_err(ReadError::Unreadable)?;
+        let loaded = text.parse(table, yield_point);
+        if text.is_unchanged() {
+            return loaded;
+        }
+    }
+    Err(ReadError::Unreadable(file_fault(
+        path,
+        "changes while it is read; try again once it is whole, and replace it by renaming",
+    )))
+}
+
+/// A warning where everybody on the machine may read the file.
+#[must_use]
+pub fn readable_by_others(path: &Path) -> Option<Fault> {
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    let open = mode & 0o004 != 0;
+    open.then(|| {
+        file_fault(
+            path,
+            "is readable by everybody on this machine; chmod o-rwx it",
+        )
+    })
+}
+
+/// A file that is being read.
+struct KeyFileReader<'p> {
+    path: &'p Path,
+    file: File,
+    stamp: Stamp,
+}
+
+/// The lines that begin within one chunk of the file.
+#[derive(Default)]
+struct Chunk {
+    number: u64,
+    lines: usize,
+    entries: Vec<Arc<Entry>>,
+    /// The lines without one, counted from the chunk's first.
+    skipped: Vec<usize>,
+    /// With the line, counted likewise.
+    faults: Vec<(usize, FieldError)>,
+}
+
+/// What the threads that read one file have in common.
+struct ParseJob<'t> {
+    table: &'t Table,
+    yield_point: YieldPoint,
+    next_chunk: AtomicU64,
+    /// All faults found, told or not.
+    faults: AtomicUsize,
+}
+
+impl<'p> KeyFileReader<'p> {
+    fn open(path: &'p Path) -> Result<Self, Fault> {
+        let opened = open_regular(path).and_then(|file| file.metadata().map(|found| (file, found)));
+        match opened {
+            Ok((file, found)) => Ok(Self {
+                path,
+                file,
+                stamp: Stamp::of(&found),
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(file_fault(
+                path,
+                "does not exist; create it, or name the right file",
+            )),
+            Err(error) => Err(unreadable(path, &error)),
+        }
+    }
+
+    fn is_unchanged(&self) -> bool {
+        let now = self.file.metadata().ok().map(|found| Stamp::of(&found));
+        now.is_some_and(|now| self.stamp.same_metadata(&now))
+    }
+
+    fn parse(&self, table: &Table, yield_point: YieldPoint) -> Result<LoadedKeys, ReadError> {
+        let job = ParseJob {
+            table,
+            yield_point,
+            next_chunk: AtomicU64::new(0),
+            faults: AtomicUsize::new(0),
+        };
+        let chunks = self
+            .parse_on_all_cores(&job)
+            .map_err(|error| ReadError::Unreadable(unreadable(self.path, &error)))?;
+        let faults = self.faults(&chunks, job.faults.into_inner(), yield_point);
+        if !faults.is_empty() {
+            return Err(ReadError::Faulty(faults));
+        }
+        let count = chunks.iter().map(|chunk| chunk.entries.len()).sum();
+        let mut entries = Vec::with_capacity(count);
+        for chunk in chunks {
+            yield_point();
+            entries.extend(chunk.entries);
+        }
+        Ok(LoadedKeys {
+            entries,
+            stamp: self.stamp,
+        })
+    }
+
+    fn parse_on_all_cores(&self, job: &ParseJob<'_>) -> io::Result<Vec<Chunk>> {
+        let count = self.stamp.size.div_ceil(CHUNK_SIZE);
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = threads.min(usize::try_from(count).unwrap_or(usize::MAX));
+        let mut chunks = if threads < 2 {
+            self.parse_next_chunks(job)?
+        } else {
+            std::thread::scope(|scope| {
+                let running: Vec<_> = (0..threads)
+                    .map(|_| scope.spawn(|| self.parse_next_chunks(job)))
+                    .collect();
+                let mut all = Vec::new();
+                for thread in running {
+                    let lost = |_| Err(io::Error::other("a reading thread ended early"));
+                    all.extend(thread.join().unwrap_or_else(lost)?);
+                }
+                io::Result::Ok(all)
+            })?
+        };
+        chunks.sort_unstable_by_key(|chunk| chunk.number);
+        Ok(chunks)
+    }
+
+    fn parse_next_chunks(&self, job: &ParseJob<'_>) -> io::Result<Vec<Chunk>> {
+        let mut interner = Interner::default();
+        let mut buffer = Vec::new();
+        let mut chunks = Vec::new();
+        loop {
+            let number = job.next_chunk.fetch_add(1, Ordering::Relaxed);
+            if number * CHUNK_SIZE >= self.stamp.size {
+                return Ok(chunks);
+            }
+            chunks.push(self.parse_chunk(number, job, &mut buffer, &mut interner)?);
+        }
+    }
+
+    fn parse_chunk(
+        &self,
+        number: u64,
+        job: &ParseJob<'_>,
+        buffer: &mut Vec<u8>,
+        interner: &mut Interner,
+    ) -> io::Result<Chunk> {
+        let mut chunk = Chunk {
+            number,
+            ..Chunk::default()
+        };
+        let mut rest = match number {
+            0 => {
+                self.read_at(buffer, 0, CHUNK_SIZE)?;
+                match buffer.strip_prefix(b"\xef\xbb\xbf") {
+                    Some(rest) => {
+                        let what = "begins with a byte-order mark; save it without one";
+                        chunk.add_errors(job, vec![line_error(what)]);
+                        rest
+                    }
+                    None => buffer,
+                }
+            }
+            // The byte before tells whether a line begins with the chunk's first.
+            _ => {
+                self.read_at(buffer, number * CHUNK_SIZE - 1, CHUNK_SIZE + 1)?;
+                match memchr::memchr(b'\n', buffer) {
+                    Some(end) => &buffer[end + 1..],
+                    None => return Ok(chunk),
+                }
+            }
+        };
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            (job.yield_point)();
+            chunk.parse_line(&rest[..end], job, interner);
+            rest = &rest[end + 1..];
+        }
+        if rest.is_empty() {
+            return Ok(chunk);
+        }
+        let mut line = rest.to_vec();
+        let mut more = Vec::new();
+        let mut at = (number + 1) * CHUNK_SIZE;
+        while line.len() <= MAX_LINE && at < self.stamp.size {
+            self.read_at(&mut more, at, CHUNK_SIZE / 64)?;
+            at += CHUNK_SIZE / 64;
+            match memchr::memchr(b'\n', &more) {
+                Some(end) => {
+                    line.extend_from_slice(&more[..end]);
+                    break;
+                }
+                None => line.extend_from_slice(&more),
+            }
+        }
+        chunk.parse_line(&line, job, interner);
+        Ok(chunk)
+    }
+
+    /// Reads up to `length` bytes at `at`; fewer only at the end of the file as it was when opened.
+    fn read_at(&self, buffer: &mut Vec<u8>, at: u64, length: u64) -> io::Result<()> {
+        let length = length.min(self.stamp.size.saturating_sub(at));
+        buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+        match self.file.read_exact_at(buffer, at) {
+            // Cut short meanwhile: what was read is thrown away, see `is_unchanged`.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
+            done => done,
+        }
+    }
+
+    fn faults(&self, chunks: &[Chunk], found: usize, yield_point: YieldPoint) -> Vec<Fault> {
+        let fault = |line: usize, error: &FieldError| Fault {
+            file: self.path.to_owned(),
+            line,
+            field: error.field.clone(),
+            message: error.message.clone(),
+        };
+        let mut faults = Vec::new();
+        let mut lines = 0;
+        for chunk in chunks {
+            let here = chunk.faults.iter();
+            faults.extend(here.map(|(line, error)| fault(lines + line + 1, error)));
+            lines += chunk.lines;
+        }
+        let duplicate_faults = self.duplicate_faults(chunks, yield_point);
+        let found = found + duplicate_faults.len();
+        faults.extend(duplicate_faults.into_iter().take(MAX_FAULTS));
+        faults.sort_by_key(|fault| fault.line);
+        faults.truncate(MAX_FAULTS);
+        if found > faults.len() {
+            let more = found - faults.len();
+            let what = format!("has {more} more faults, not listed here; mend these first");
+            faults.push(file_fault(self.path, &what));
+        }
+        faults
+    }
+
+    /// A fault for every key whose id or hash an earlier line has.
+    fn duplicate_faults(&self, chunks: &[Chunk], yield_point: YieldPoint) -> Vec<Fault> {
+        let hasher = RandomState::new();
+        let ids = duplicates(chunks, Key::id, |id| hasher.hash_one(id), yield_point);
+        let digest = |hash: &TokenHash| {
+            let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        };
+        let hashes = duplicates(chunks, Key::hash, digest, yield_point);
+        let fault = |field: &str, (first, later): (usize, usize), remedy: &str| {
+            let first = line_of(chunks, first);
+            Fault {
+                file: self.path.to_owned(),
+                line: line_of(chunks, later),
+                field: field.to_owned(),
+                message: format!("is that of the key in line {first} too; {remedy}"),
+            }
+        };
+        let ids = ids
+            .into_iter()
+            .map(|pair| fault("id", pair, "give each key an id of its own"));
+        let hashes = hashes
+            .into_iter()
+            .map(|pair| fault("hash", pair, "give each key a token of its own"));
+        ids.chain(hashes).collect()
+    }
+}
+
+impl Chunk {
+    fn parse_line(&mut self, line: &[u8], job: &ParseJob<'_>, interner: &mut Interner) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let entries = self.entries.len();
+        if line.len() > MAX_LINE {
+            let what = "is longer than 1 MiB; no key is, so look for a missing line end";
+            self.add_errors(job, vec![line_error(what)]);
+        } else if !line.trim_ascii().is_empty() {
+            match key_json::parse_line(line, interner) {
+                Ok(key) => self.entries.push(job.table.adopt(key)),
+                Err(errors) => self.add_errors(job, errors),
+            }
+        }
+        if self.entries.len() == entries {
+            self.skipped.push(self.lines);
+        }
+        self.lines += 1;
+    }
+
+    fn add_errors(&mut self, job: &ParseJob<'_>, errors: Vec<FieldError>) {
+        let before = job.faults.fetch_add(errors.len(), Ordering::Relaxed);
+        // Pieces are taken in the order of the file but not finished so: some more than are told are kept.
+        if before < 8 * MAX_FAULTS {
+            let line = self.lines;
+            let told = errors.into_iter().map(|error| (line, error));
+            self.faults.extend(told);
+        }
+    }
+}
+
+fn line_error(message: &str) -> FieldError {
+    FieldError {
+        field: String::new(),
+        message: message.to_owned(),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Fault {
+    file_fault(
+        path,
+        &format!("cannot be read: {error}; name a file that the gateway may read"),
+    )
+}
+
+/// Pairs of keys with the same part, by their places among all: the first that has it, and a later one.
+fn duplicates<'k, P: Hash + Eq + ?Sized + 'k>(
+    chunks: &'k [Chunk],
+    part: impl Fn(&'k Key) -> &'k P,
+    digest: impl Fn(&P) -> u64,
+    yield_point: YieldPoint,
+) -> Vec<(usize, usize)> {
+    /// One for each first byte of a digest: each is sorted in a fraction of a millisecond.
+    const BUCKETS: usize = 256;
+    let parts = || {
+        let entries = chunks.iter().flat_map(|chunk| &chunk.entries);
+        entries.map(|entry| part(entry.key()))
+    };
+    let count: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
+    // They differ a little.
+    let bucket_with_room = || Vec::with_capacity(count / BUCKETS + count / BUCKETS / 8);
+    let mut buckets: Vec<Vec<u64>> = iter::repeat_with(bucket_with_room).take(BUCKETS).collect();
+    for part in parts() {
+        yield_point();
+        let digest = digest(part);
+        buckets[(digest >> (u64::BITS - BUCKETS.ilog2())) as usize].push(digest);
+    }
+    let differ = buckets.iter_mut().all(|bucket| {
+        yield_point();
+        bucket.sort_unstable();
+        bucket.is_sorted_by(|one, next| one < next)
+    });
+    if differ {
+        return Vec::new();
+    }
+    // Rare, so it may take its time.
+    drop(buckets);
+    let mut firsts = HashMap::new();
+    let mut found = Vec::new();
+    for (place, part) in parts().enumerate() {
+        match firsts.entry(part) {
+            Occupied(first) => found.push((*first.get(), place)),
+            Vacant(free) => drop(free.insert(place)),
+        }
+    }
+    found
+}
+
+/// The line of the key at this place among all.
+fn line_of(chunks: &[Chunk], mut place: usize) -> usize {
+    let mut before = 0;
+    for chunk in chunks {
+        if place < chunk.entries.len() {
+            let skipped = chunk.skipped.iter();
+            let line = skipped.fold(place, |line, skipped| line + usize::from(*skipped <= line));
+            return before + line + 1;
+        }
+        place -= chunk.entries.len();
+        before += chunk.lines;
+    }
+    before
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! The key file as the key store's source: load it, see whether it changed, commit a new content.
+//!
+//! The key store knows a [`Revision`] and nothing of what it is made of. A second kind of source would stand beside this
+//! one, with these four operations.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::key::Key;
+use crate::runtime::cooperative_yield::yield_if_due;
+use crate::store::key_file::read::{LoadedKeys, ReadError, read};
+use crate::store::key_file::stamp::{Stamp, stamp_of};
+use crate::store::key_file::write::{LockedKeyFile, lock};
+use crate::table::{Entry, Table};
+
+#[derive(Debug)]
+pub(crate) struct KeyFileSource {
+    path: PathBuf,
+}
+
+/// A content of the source that was seen at some time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Revision {
+    /// It could not be determined, so it differs from every other one.
+    Unknown,
+    /// There was no file.
+    Absent,
+    File(Stamp),
+}
+
+impl Revision {
+    /// Whether the source certainly still has this content, where `now` is its revision now.
+    pub(crate) fn is_current(self, now: Self) -> bool {
+        match (self, now) {
+            (Self::File(seen), Self::File(now)) => seen.is_unchanged(Some(now)),
+            (Self::Absent, Self::Absent) => true,
+            _ => false,
+        }
+    }
+}
+
+impl KeyFileSource {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The revision now, without reading the content.
+    pub(crate) fn revision(&self) -> Revision {
+        stamp_of(&self.path).map_or(Revision::Absent, Revision::File)
+    }
+
+    /// All keys. Keys that `table` holds already are the table's own entries.
+    pub(crate) fn load(&self, table: &Table) -> Result<(Vec<Arc<Entry>>, Revision), ReadError> {
+        let LoadedKeys { entries, stamp } = read(&self.path, table, yield_if_due)?;
+        Ok((entries, Revision::File(stamp)))
+    }
+
+    /// Waits for the right to write, up to `timeout`; other keygate processes wait until it is dropped.
+    pub(crate) fn lock(&self, timeout: Duration) -> io::Result<LockedKeyFile> {
+        lock(&self.path, timeout)
+    }
+
+    /// Replaces the content. When this returns, the new content is on disk, or the old one still is.
+    pub(crate) fn commit<'k>(
+        locked: &LockedKeyFile,
+        keys: impl Iterator<Item = &'k Key>,
+    ) -> io::Result<Revision> {
+        let stamp = locked.replace(keys)?;
+        Ok(stamp.map_or(Revision::Unknown, Revision::File))
+    }
+}

@@ -1,0 +1,43 @@
+//! The key store: one worker thread changes the key table and the key file, so that the two always agree.
+//!
+//! Commands that wait together run as one batch: one read answers all reloads; one rewrite of the file commits all
+//! creates, changes and deletes, each validated on its own. The order of steps is fixed: write, fsync, rename, fsync of
+//! the folder, then the table, then the reply. The one exception revokes access: a delete or a disable changes the table
+//! first. Until a write has brought it to disk it is *pending*, and every load applies it again.
+//!
+//! | the file | create, other changes | delete, disable | reload |
+//! | --- | --- | --- | --- |
+//! | unchanged since the last load or write | write, table, reply | table, write, reply | changes nothing |
+//! | changed by others | load the file first, then as above | likewise | loads it |
+//! | faulty or missing | [`StoreError::Faulty`], changes nothing | in force, [`WriteError::NotWritten`] | [`StoreError::Faulty`], the table stays |
+//! | would drop too many keys | [`StoreError::DropLimit`], changes nothing | in force, not written | refused unless forced |
+//! | cannot be written | [`StoreError::Io`], file and table stay | in force, not written | loads it if it can be read |
+//! | pending changes exist | the write includes them | likewise; deleting such a key again writes again | loads it and applies them |
+//! | a reload finds a pending change in the file | it is no longer pending | | |
+//!
+//! If a change that disables a key also changes other fields and cannot be written, only the disable is in force. Two
+//! changes of one key in a batch apply in the order in which they came.
+//!
+//! Pending changes are written with the next write, and at the latest after [`RETRY_INTERVAL`].
+//!
+//! The files here use each other in one direction: handle, worker, commit and reload, state. The source of the keys is
+//! known by its operations alone: load, revision, lock, commit.
+
+mod command;
+mod commit;
+mod error;
+mod event;
+mod handle;
+mod reload;
+mod state;
+mod worker;
+
+pub use crate::store::key_store::command::{CreatedKey, DropLimit};
+pub use crate::store::key_store::error::{
+    DropLimitError, ReloadResult, StoreError, WorkerStoppedError, WriteError,
+};
+pub use crate::store::key_store::event::{
+    KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
+};
+pub use crate::store::key_store::handle::{KeyStore, ReplyFuture};
+pub use crate::store::key_store::worker::RETRY_INTERVAL;

@@ -1,0 +1,63 @@
+//! The commands that the handle sends to the worker.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::policy::time::UnixTime;
+use crate::policy::token::BearerToken;
+use crate::runtime::cooperative_yield::PriorityGuard;
+use crate::store::key_store::error::{StoreError, WriteError};
+use crate::store::key_store::event::Reloaded;
+use crate::store::patch::{KeyPatch, NewKey};
+use crate::table::Entry;
+
+pub(crate) type ReplySender<T, E> = oneshot::Sender<Result<T, E>>;
+
+pub(crate) enum StoreCommand {
+    /// The guard lives until the write runs: it may revoke access, so a running reload must not yield meanwhile.
+    Write(WriteCommand, PriorityGuard),
+    Reload(ReloadCommand),
+}
+
+pub(crate) enum WriteCommand {
+    Create {
+        new: NewKey,
+        now: UnixTime,
+        reply: ReplySender<CreatedKey, WriteError>,
+    },
+    Update {
+        id: String,
+        patch: KeyPatch,
+        now: UnixTime,
+        reply: ReplySender<Arc<Entry>, WriteError>,
+    },
+    Delete {
+        id: String,
+        reply: ReplySender<Arc<Entry>, WriteError>,
+    },
+}
+
+pub(crate) struct ReloadCommand {
+    pub(crate) drop_limit: DropLimit,
+    pub(crate) dry_run: bool,
+    pub(crate) reply: ReplySender<Reloaded, StoreError>,
+}
+
+/// A new key with its token. The token is stored nowhere, so it is shown this once.
+#[derive(Debug)]
+pub struct CreatedKey {
+    /// The key.
+    pub entry: Arc<Entry>,
+    /// Its token.
+    pub token: BearerToken,
+}
+
+/// Whether a reload must keep to `max_drop_percent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropLimit {
+    /// A reload that drops more is rejected.
+    Enforce,
+    /// Any number may be dropped.
+    Ignore,
+}

@@ -1,0 +1,175 @@
+//! The handle of the key store: it sends commands to the worker's thread.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
+use crate::policy::time::UnixTime;
+use crate::runtime::cooperative_yield::priority;
+use crate::runtime::wall_clock;
+use crate::store::config;
+use crate::store::key_file::{KeyFileSource, LoadedKeys, Revision};
+use crate::store::key_store::command::{
+    CreatedKey, DropLimit, ReloadCommand, ReplySender, StoreCommand, WriteCommand,
+};
+use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedError, WriteError};
+use crate::store::key_store::event::{
+    KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
+};
+use crate::store::key_store::state::KeyStoreState;
+use crate::store::patch::{KeyPatch, NewKey};
+use crate::table::{Entry, NO_YIELD, Table};
+
+/// A handle to the key store. Clones share one worker. When the last handle is dropped, the worker tries once more to
+/// write the pending changes, then stops.
+#[derive(Clone, Debug)]
+pub struct KeyStore {
+    commands: Sender<StoreCommand>,
+    status: Arc<ArcSwap<KeyStoreStatus>>,
+}
+
+/// The reply to a command: await it, or call [`wait`](Self::wait). Dropping it does not cancel the command.
+#[derive(Debug)]
+#[must_use]
+pub struct ReplyFuture<T, E>(oneshot::Receiver<Result<T, E>>);
+
+impl KeyStore {
+    /// Puts the loaded keys into the table and starts the worker. `events` is called on the worker's thread, before the
+    /// reply to the same command is sent.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(
+        settings: &config::Keys,
+        table: Arc<Table>,
+        loaded: LoadedKeys,
+        events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
+    ) -> io::Result<Self> {
+        table.swap(loaded.entries, NO_YIELD);
+        let status = Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
+            last_reload: LastReload {
+                at: wall_clock::now(),
+                result: ReloadResult::Ok,
+                message: format_key_count(table.len()),
+            },
+            pending: 0,
+            pending_error: None,
+        }));
+        let (commands, receiver) = mpsc::channel();
+        let state = KeyStoreState {
+            source: KeyFileSource::new(settings.file.clone()),
+            max_drop_percent: settings.max_drop_percent,
+            watch: settings.watch,
+            table,
+            loaded: Revision::File(loaded.stamp),
+            rejected: None,
+            pending: HashMap::new(),
+            status: Arc::clone(&status),
+            events: Box::new(events),
+        };
+        std::thread::Builder::new()
+            .name("key-store".to_owned())
+            .spawn(move || state.run(&receiver))?;
+        Ok(Self { commands, status })
+    }
+
+    /// Makes a key and its token. The key becomes the last of the file.
+    pub fn create(&self, new: NewKey, now: UnixTime) -> ReplyFuture<CreatedKey, WriteError> {
+        self.send(|reply| write_command(WriteCommand::Create { new, now, reply }))
+    }
+
+    /// Changes the fields of a key that the patch sets.
+    pub fn update(
+        &self,
+        id: &str,
+        patch: KeyPatch,
+        now: UnixTime,
+    ) -> ReplyFuture<Arc<Entry>, WriteError> {
+        let id = id.to_owned();
+        self.send(|reply| {
+            write_command(WriteCommand::Update {
+                id,
+                patch,
+                now,
+                reply,
+            })
+        })
+    }
+
+    /// Deletes a key. The reply is the deleted key.
+    pub fn delete(&self, id: &str) -> ReplyFuture<Arc<Entry>, WriteError> {
+        let id = id.to_owned();
+        self.send(|reply| write_command(WriteCommand::Delete { id, reply }))
+    }
+
+    /// Loads the key file as it is now. Reloads that wait together share one read; a reload that is sent after that read
+    /// began gets its own.
+    pub fn reload(&self, drop_limit: DropLimit) -> ReplyFuture<Reloaded, StoreError> {
+        self.send(|reply| {
+            StoreCommand::Reload(ReloadCommand {
+                drop_limit,
+                dry_run: false,
+                reply,
+            })
+        })
+    }
+
+    /// What [`KeyStore::reload`] would reply, without changing anything.
+    pub fn dry_run(&self, drop_limit: DropLimit) -> ReplyFuture<Reloaded, StoreError> {
+        self.send(|reply| {
+            StoreCommand::Reload(ReloadCommand {
+                drop_limit,
+                dry_run: true,
+                reply,
+            })
+        })
+    }
+
+    /// The state of file and table, for status and metrics.
+    #[must_use]
+    pub fn status(&self) -> Arc<KeyStoreStatus> {
+        self.status.load_full()
+    }
+
+    fn send<T, E>(
+        &self,
+        command: impl FnOnce(ReplySender<T, E>) -> StoreCommand,
+    ) -> ReplyFuture<T, E> {
+        let (reply, receiver) = oneshot::channel();
+        // If the worker has stopped, the reply's sender is dropped here, and the future returns WorkerStoppedError.
+        let _ = self.commands.send(command(reply));
+        ReplyFuture(receiver)
+    }
+}
+
+impl<T, E: From<WorkerStoppedError>> ReplyFuture<T, E> {
+    /// Blocks until the reply is there. Inside a runtime, await the future instead.
+    ///
+    /// # Errors
+    /// Those of the command.
+    pub fn wait(self) -> Result<T, E> {
+        self.0
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(WorkerStoppedError.into()))
+    }
+}
+
+impl<T, E: From<WorkerStoppedError>> Future for ReplyFuture<T, E> {
+    type Output = Result<T, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = Pin::new(&mut self.0).poll(context);
+        reply.map(|reply| reply.unwrap_or_else(|_| Err(WorkerStoppedError.into())))
+    }
+}
+
+fn write_command(write: WriteCommand) -> StoreCommand {
+    StoreCommand::Write(write, priority())
+}

@@ -1,0 +1,192 @@
+//! Loading the source into the table: on request, when the source changes, and before each write.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::policy::key::KeyId;
+use crate::runtime::cooperative_yield::yield_if_due;
+use crate::runtime::wall_clock;
+use crate::store::key_file::Revision;
+use crate::store::key_store::command::{DropLimit, ReloadCommand};
+use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
+use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
+use crate::store::key_store::state::{KeyStoreState, PendingChange, disabled};
+use crate::table::{Difference, Entry, drop_incrementally};
+
+/// The source's keys with the pending changes applied, and what they would change in the table.
+struct ReloadPlan {
+    entries: Vec<Arc<Entry>>,
+    revision: Revision,
+    /// The pending changes that the source does not contain yet.
+    pending: HashMap<KeyId, PendingChange>,
+    difference: Arc<Difference>,
+    drop_limit_error: Option<DropLimitError>,
+}
+
+impl KeyStoreState {
+    /// Answers all these commands with one load. One command that ignores the drop limit does so for all of them.
+    pub(crate) fn reload(&mut self, commands: Vec<ReloadCommand>) {
+        let (dry_runs, reloads): (Vec<_>, Vec<_>) =
+            commands.into_iter().partition(|command| command.dry_run);
+        let plan = self.plan_reload();
+        for command in dry_runs {
+            let _ = command.reply.send(self.dry_run(&plan, command.drop_limit));
+        }
+        if reloads.is_empty() {
+            return;
+        }
+        let ignores = |command: &ReloadCommand| command.drop_limit == DropLimit::Ignore;
+        let drop_limit = match reloads.iter().any(ignores) {
+            true => DropLimit::Ignore,
+            false => DropLimit::Enforce,
+        };
+        let outcome = plan.and_then(|plan| self.apply_plan(plan, drop_limit));
+        match &outcome {
+            Ok(reloaded) => (self.events)(KeyStoreEvent::Reloaded(reloaded)),
+            Err(error) => (self.events)(KeyStoreEvent::ReloadFailed(error)),
+        }
+        let last_reload = LastReload {
+            at: wall_clock::now(),
+            result: outcome
+                .as_ref()
+                .map_or_else(StoreError::result, |_| ReloadResult::Ok),
+            message: match &outcome {
+                Ok(reloaded) => format_key_count(reloaded.keys),
+                Err(error) => error.to_string(),
+            },
+        };
+        self.update_status(|status| status.last_reload = last_reload);
+        for command in reloads {
+            let _ = command.reply.send(outcome.clone());
+        }
+    }
+
+    fn dry_run(
+        &self,
+        plan: &Result<ReloadPlan, StoreError>,
+        drop_limit: DropLimit,
+    ) -> Result<Reloaded, StoreError> {
+        let plan = plan.as_ref().map_err(StoreError::clone)?;
+        plan.check_drop_limit(drop_limit)?;
+        Ok(Reloaded {
+            difference: Arc::clone(&plan.difference),
+            generation: self.table.generation(),
+            keys: plan.entries.len(),
+        })
+    }
+
+    fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
+        let before = self.source.revision();
+        let (mut entries, revision) = self.source.load(&self.table).map_err(|error| {
+            let error = StoreError::from(error);
+            self.remember_rejected(before, &error);
+            error
+        })?;
+        let pending = self.apply_pending(&mut entries);
+        let difference = Arc::new(self.table.compare(&entries, yield_if_due));
+        let (dropped, total) = (difference.removed.len(), self.table.len());
+        let too_many = dropped * 100 > total * usize::from(self.max_drop_percent);
+        Ok(ReloadPlan {
+            entries,
+            revision,
+            pending,
+            difference,
+            drop_limit_error: too_many.then_some(DropLimitError {
+                dropped,
+                total,
+                max_drop_percent: self.max_drop_percent,
+            }),
+        })
+    }
+
+    /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet.
+    fn apply_pending(&self, entries: &mut Vec<Arc<Entry>>) -> HashMap<KeyId, PendingChange> {
+        let mut still_pending = HashMap::new();
+        if self.pending.is_empty() {
+            return still_pending;
+        }
+        entries.retain_mut(|entry| {
+            yield_if_due();
+            let id = entry.key().key_id();
+            match self.pending.get(&id) {
+                None => true,
+                Some(deleted @ PendingChange::Deleted(_)) => {
+                    still_pending.insert(id, deleted.clone());
+                    false
+                }
+                Some(PendingChange::Disabled) => {
+                    if !entry.key().disabled() {
+                        *entry = self.table.adopt(disabled(entry.key()));
+                        still_pending.insert(id, PendingChange::Disabled);
+                    }
+                    true
+                }
+            }
+        });
+        still_pending
+    }
+
+    fn apply_plan(
+        &mut self,
+        plan: ReloadPlan,
+        drop_limit: DropLimit,
+    ) -> Result<Reloaded, StoreError> {
+        if let Err(error) = plan.check_drop_limit(drop_limit) {
+            self.remember_rejected(plan.revision, &error);
+            return Err(error);
+        }
+        if plan.difference.changes_table() {
+            self.table.swap(plan.entries, yield_if_due);
+        } else {
+            drop_incrementally(plan.entries, yield_if_due);
+        }
+        self.loaded = plan.revision;
+        self.rejected = None;
+        self.pending = plan.pending;
+        let pending = self.pending.len();
+        self.update_status(|status| {
+            status.pending = pending;
+            status.pending_error = status.pending_error.take().filter(|_| pending > 0);
+        });
+        Ok(Reloaded {
+            difference: plan.difference,
+            generation: self.table.generation(),
+            keys: self.table.len(),
+        })
+    }
+
+    /// Loads the source if others changed it, so that a write does not undo their changes.
+    pub(crate) fn merge(&mut self) -> Result<(), StoreError> {
+        let now = self.source.revision();
+        if self.loaded.is_current(now) {
+            return Ok(());
+        }
+        if let Some(rejected) = &self.rejected
+            && rejected.revision.is_current(now)
+        {
+            let same_result = match rejected.error {
+                StoreError::Faulty(_) => true,
+                StoreError::DropLimit(_) => rejected.generation == self.table.generation(),
+                StoreError::Io(_) => false,
+            };
+            if same_result {
+                return Err(rejected.error.clone());
+            }
+        }
+        let plan = self.plan_reload()?;
+        let merged = self.apply_plan(plan, DropLimit::Enforce)?;
+        if !merged.difference.is_empty() {
+            (self.events)(KeyStoreEvent::Merged(&merged));
+        }
+        Ok(())
+    }
+}
+
+impl ReloadPlan {
+    fn check_drop_limit(&self, drop_limit: DropLimit) -> Result<(), StoreError> {
+        match (drop_limit, self.drop_limit_error) {
+            (DropLimit::Enforce, Some(error)) => Err(StoreError::DropLimit(error)),
+            (DropLimit::Enforce, None) | (DropLimit::Ignore, _) => Ok(()),
+        }
+    }
+}

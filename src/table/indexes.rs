@@ -1,0 +1,172 @@
+//! The keys of one table by hash, by id and by age.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::Entry::{Occupied, Vacant};
+
+use crate::policy::key::Key;
+use crate::policy::time::UnixTime;
+use crate::table::entry::Entry;
+use crate::table::incremental::{YieldPoint, drop_incrementally, yield_every};
+use crate::table::shards::Shards;
+
+/// How many keys are copied while the lock of their order is held.
+const BATCH: usize = 1024;
+
+/// From this many keys on, a second thread pays.
+const WORTH_A_THREAD: usize = 10_000;
+
+/// The keys of one table: by hash for the gateway, by id and by age for the admin API.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) by_hash: Shards,
+    /// Each with its place in the key file.
+    pub(crate) by_id: DashMap<ById, u64>,
+    pub(crate) by_age: Mutex<BTreeMap<Age, Arc<Entry>>>,
+    pub(crate) next_place: AtomicU64,
+}
+
+/// An entry that is found, and owned, by its id.
+#[derive(Debug)]
+pub(crate) struct ById(pub(crate) Arc<Entry>);
+
+/// Where a key stands among all: by time of creation (unknown is oldest), then by place in the key file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    /// Seconds since 1970 of its creation; `i64::MIN` where unknown.
+    pub created_at: i64,
+    /// Its place in the key file, growing.
+    pub place: u64,
+}
+
+impl Keys {
+    /// The index by hash is laid out beside the other two, on a thread of its own.
+    pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
+        let by_id = DashMap::with_capacity(entries.len());
+        let mut by_age = Vec::with_capacity(entries.len());
+        let by_hash = std::thread::scope(|scope| {
+            let by_hash = (entries.len() >= WORTH_A_THREAD)
+                .then(|| scope.spawn(|| Shards::of(entries, yield_point)));
+            for (entry, place) in yield_every(entries, yield_point).zip(0..) {
+                by_id.insert(ById(Arc::clone(entry)), place);
+                by_age.push((Age::of(entry.key(), place), Arc::clone(entry)));
+            }
+            by_age.sort_unstable_by_key(|(age, _)| *age);
+            by_hash.and_then(|laid_out| laid_out.join().ok())
+        });
+        Self {
+            by_hash: by_hash.unwrap_or_else(|| Shards::of(entries, yield_point)),
+            by_id,
+            by_age: Mutex::new(by_age.into_iter().collect()),
+            next_place: AtomicU64::new(entries.len() as u64),
+        }
+    }
+
+    pub(crate) fn entry(&self, id: &str) -> Option<(Arc<Entry>, Age)> {
+        self.by_id.get(id).map(|found| {
+            let entry = &found.key().0;
+            (Arc::clone(entry), Age::of(entry.key(), *found.value()))
+        })
+    }
+
+    pub(crate) fn add(&self, entry: Arc<Entry>) {
+        let age = Age::of(entry.key(), self.next_place.fetch_add(1, Ordering::Relaxed));
+        self.put(entry, age);
+    }
+
+    pub(crate) fn put(&self, entry: Arc<Entry>, age: Age) {
+        lock(&self.by_age).insert(age, Arc::clone(&entry));
+        match self.by_id.entry(ById(Arc::clone(&entry))) {
+            Occupied(before) => drop(before.replace_entry(age.place)),
+            Vacant(free) => drop(free.insert(age.place)),
+        }
+        self.by_hash.put(entry);
+    }
+
+    pub(crate) fn in_file_order(&self, yield_point: YieldPoint) -> Vec<Arc<Entry>> {
+        let mut all = Vec::with_capacity(self.by_id.len());
+        let mut after = Unbounded;
+        loop {
+            let batch = batch(lock(&self.by_age).range((after, Unbounded)));
+            let Some((newest, _)) = batch.last() else {
+                break;
+            };
+            after = Excluded(*newest);
+            all.extend(batch);
+            yield_point();
+        }
+        if !all.is_sorted_by_key(|(age, _)| age.place) {
+            all.sort_unstable_by_key(|(age, _)| age.place);
+        }
+        // Not collected, which would keep the room of the ages.
+        let mut order = Vec::with_capacity(all.len());
+        order.extend(yield_every(all, yield_point).map(|(_, entry)| entry));
+        order
+    }
+}
+
+impl Age {
+    pub(crate) fn of(key: &Key, place: u64) -> Self {
+        Self {
+            created_at: key.created_at().map_or(i64::MIN, UnixTime::seconds),
+            place,
+        }
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key().id() == other.0.key().id()
+    }
+}
+
+impl Eq for ById {}
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().id().hash(state);
+    }
+}
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        self.0.key().id()
+    }
+}
+
+/// Frees a table that is no longer the current one. A reader that still holds it for the length of one search must not
+/// be the one to free a million keys, so it is waited for.
+pub(crate) fn tear_down(mut old: Arc<Keys>, yield_point: YieldPoint) {
+    let keys = loop {
+        match Arc::try_unwrap(old) {
+            Ok(keys) => break keys,
+            Err(held) => old = held,
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    };
+    drop_incrementally(keys.by_hash, yield_point);
+    drop_incrementally(keys.by_id, yield_point);
+    let by_age = keys.by_age.into_inner();
+    drop_incrementally(by_age.unwrap_or_else(PoisonError::into_inner), yield_point);
+}
+
+/// The first of these keys, as many as hold nobody up who waits for the lock. Whoever goes on from there sees what changed
+/// meanwhile among those that come, and not among those that came.
+pub(crate) fn batch<'k>(
+    keys: impl Iterator<Item = (&'k Age, &'k Arc<Entry>)>,
+) -> Vec<(Age, Arc<Entry>)> {
+    let owned = keys.map(|(age, entry)| (*age, Arc::clone(entry)));
+    owned.take(BATCH).collect()
+}
+
+/// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,231 @@
+use super::*;
+use crate::policy::key::{KeyFields, KeyId, KeyName};
+use crate::policy::model_access::ModelAccess;
+use crate::policy::network::AllowFrom;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn key(id: u32, token: u32, created_at: Option<i64>) -> Key {
+    Key::from(KeyFields {
+        id: KeyId::parse(&format!("key_{id}")).unwrap(),
+        name: KeyName::parse("name").unwrap(),
+        hash: hash(token),
+        hint: None,
+        model_access: ModelAccess::All,
+        allow_from: AllowFrom::Anywhere,
+        expires_at: None,
+        created_at: created_at.map(UnixTime::from_seconds),
+        account: None,
+        disabled: false,
+    })
+}
+
+fn swap(table: &Table, keys: Vec<Key>) -> Difference {
+    let entries: Vec<_> = keys.into_iter().map(|key| table.adopt(key)).collect();
+    let difference = table.compare(&entries, NO_YIELD);
+    if difference.changes_table() {
+        table.swap(entries, NO_YIELD);
+    }
+    difference
+}
+
+fn hash(token: u32) -> TokenHash {
+    TokenHash::of(&token.to_le_bytes())
+}
+
+fn ids(entries: &[Arc<Entry>]) -> Vec<&str> {
+    entries.iter().map(|entry| entry.key().id()).collect()
+}
+
+#[test]
+fn a_removed_key_is_not_found_by_hash_or_id() {
+    let table = Table::default();
+    table.insert(key(1, 1, None)).unwrap();
+    let before = table.generation();
+    assert!(table.remove("key_1").is_some());
+    assert!(table.find(&hash(1)).is_none() && table.by_id("key_1").is_none() && table.is_empty());
+    assert!(table.generation() > before);
+    assert!(table.remove("key_1").is_none());
+}
+
+#[test]
+fn an_id_or_hash_is_taken_once() {
+    let table = Table::default();
+    table.insert(key(1, 1, None)).unwrap();
+    assert_eq!(table.insert(key(1, 2, None)).unwrap_err(), Taken);
+    assert_eq!(table.insert(key(2, 1, None)).unwrap_err(), Taken);
+    table.insert(key(2, 2, None)).unwrap();
+    assert_eq!(table.replace(key(2, 1, None)).unwrap_err(), Taken);
+    assert_eq!(table.replace(key(3, 3, None)).unwrap_err(), Taken);
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn counters_outlive_changes_and_reloads_of_the_key_but_not_its_deletion() {
+    let table = Table::default();
+    let entry = table.insert(key(1, 1, None)).unwrap();
+    table.count(&entry, UnixTime::from_seconds(5));
+    table.replace(key(1, 7, None)).unwrap();
+    swap(&table, vec![key(1, 8, Some(3))]);
+    let entry = table.find(&hash(8)).unwrap();
+    table.count(&entry, UnixTime::from_seconds(9));
+    let reading = table.usage(&entry);
+    assert_eq!(
+        (reading.requests, reading.last_used_at),
+        (2, Some(UnixTime::from_seconds(9)))
+    );
+    table.remove("key_1");
+    let again = table.insert(key(1, 1, None)).unwrap();
+    assert_eq!(table.usage(&again).requests, 0);
+}
+
+#[test]
+fn the_newest_key_comes_first_and_those_without_a_date_last() {
+    let table = Table::default();
+    let keys = vec![
+        key(1, 1, None),
+        key(2, 2, Some(5)),
+        key(3, 3, Some(9)),
+        key(4, 4, Some(5)),
+        key(5, 5, None),
+    ];
+    swap(&table, keys);
+    let first = table.newest_first(None, 3, |_| true);
+    assert_eq!(ids(&first.entries), ["key_3", "key_4", "key_2"]);
+    table.remove("key_2");
+    let second = table.newest_first(first.next, 3, |_| true);
+    assert_eq!(
+        ids(&second.entries),
+        ["key_5", "key_1"],
+        "a cursor outlives its key"
+    );
+    assert_eq!(second.next, None);
+    assert_eq!(
+        ids(&table.in_file_order(NO_YIELD)),
+        ["key_1", "key_3", "key_4", "key_5"]
+    );
+}
+
+#[test]
+fn a_swap_reports_what_it_adds_removes_and_changes_and_keeps_the_rest() {
+    let table = Table::default();
+    swap(
+        &table,
+        vec![key(1, 1, None), key(2, 2, None), key(3, 3, None)],
+    );
+    let kept = table.by_id("key_3").unwrap();
+    let next = vec![key(2, 9, None), key(3, 3, None), key(4, 4, None)];
+    let difference = swap(&table, next);
+    assert_eq!(ids(&difference.added), ["key_4"]);
+    assert_eq!(ids(&difference.removed), ["key_1"]);
+    assert_eq!(ids(&difference.changed), ["key_2"]);
+    assert!(Arc::ptr_eq(&kept, &table.by_id("key_3").unwrap()));
+    assert!(table.find(&hash(2)).is_none() && table.find(&hash(9)).is_some());
+}
+
+#[test]
+fn a_swap_with_the_same_keys_changes_nothing_but_another_order_does() {
+    let table = Table::default();
+    swap(&table, vec![key(1, 1, None), key(2, 2, None)]);
+    let generation = table.generation();
+    assert!(swap(&table, vec![key(1, 1, None), key(2, 2, None)]).is_empty());
+    assert_eq!(table.generation(), generation);
+    assert!(swap(&table, vec![key(2, 2, None), key(1, 1, None)]).is_empty());
+    assert_eq!(ids(&table.in_file_order(NO_YIELD)), ["key_2", "key_1"]);
+    assert!(table.generation() > generation);
+}
+
+#[test]
+fn a_use_that_began_before_a_change_of_the_key_is_counted() {
+    let table = Table::default();
+    let before = table.insert(key(1, 1, None)).unwrap();
+    table.replace(key(1, 1, Some(7))).unwrap();
+    table.count(&before, UnixTime::from_seconds(5));
+    assert_eq!(table.usage(&table.by_id("key_1").unwrap()).requests, 1);
+}
+
+#[test]
+fn readers_find_every_kept_key_while_tables_are_swapped() {
+    let table = Table::default();
+    swap(&table, (0..100).map(|id| key(id, id, None)).collect());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!((0..100).all(|id| table.find(&hash(id)).is_some()));
+            }
+        });
+        for round in 0..200 {
+            let newest = key(100 + round, 100 + round, None);
+            let kept = (0..100).map(|id| key(id, id, Some(i64::from(round))));
+            swap(&table, kept.chain([newest]).collect());
+            assert!(table.find(&hash(99 + round)).is_none() || round == 0);
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn whoever_lays_out_compares_or_frees_many_keys_pauses_at_each() {
+    static YIELDS: AtomicU64 = AtomicU64::new(0);
+    let yield_point: YieldPoint = || _ = YIELDS.fetch_add(1, Ordering::Relaxed);
+    let many = 20_000;
+    let all = |created_at| (0..many).map(move |id| key(id, id, Some(created_at)));
+    let table = Table::default();
+    swap(&table, all(1).collect());
+    let entries: Vec<_> = all(2).map(|key| table.adopt(key)).collect();
+    let yields = || YIELDS.swap(0, Ordering::Relaxed) / u64::from(many);
+    assert_eq!(table.compare(&entries, yield_point).changed.len(), 20_000);
+    // The old order is read, compared and forgotten.
+    assert!(yields() >= 3);
+    table.swap(entries, yield_point);
+    // Two rounds by hash, one by id and age, one each for what is freed of those two and of what was given.
+    assert!(yields() >= 6);
+}
+
+#[test]
+fn ten_thousand_single_creates_stay_findable() {
+    let table = Table::default();
+    for id in 0..10_000 {
+        table.insert(key(id, id, None)).unwrap();
+    }
+    assert!((0..10_000).all(|id| {
+        table
+            .find(&hash(id))
+            .is_some_and(|found| found.key().id() == format!("key_{id}"))
+    }));
+}
+
+proptest! {
+    #[test]
+    fn the_table_agrees_with_a_map(steps in prop::collection::vec((0_u8..4, 0_u32..12, 0_u32..12), 0..60)) {
+        let table = Table::default();
+        let mut model: HashMap<u32, u32> = HashMap::new();
+        for (step, id, token) in steps {
+            let hash_free = model.iter().all(|(other, taken)| *other == id || *taken != token);
+            match step {
+                0 => {
+                    let free = hash_free && !model.contains_key(&id);
+                    prop_assert_eq!(table.insert(key(id, token, None)).is_ok(), free);
+                    if free { model.insert(id, token); }
+                }
+                1 => {
+                    let fits = hash_free && model.contains_key(&id);
+                    prop_assert_eq!(table.replace(key(id, token, None)).is_ok(), fits);
+                    if fits { model.insert(id, token); }
+                }
+                2 => prop_assert_eq!(table.remove(&format!("key_{id}")).is_some(), model.remove(&id).is_some()),
+                _ => {
+                    model.retain(|other, _| *other != id);
+                    swap(&table, model.iter().map(|(id, token)| key(*id, *token, None)).collect());
+                }
+            }
+            prop_assert_eq!(table.len(), model.len());
+            for token in 0..12 {
+                let expected = model.iter().find(|(_, taken)| **taken == token).map(|(id, _)| format!("key_{id}"));
+                prop_assert_eq!(table.find(&hash(token)).map(|found| found.key().id().to_owned()), expected);
+            }
+        }
+    }
+}
