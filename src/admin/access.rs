@@ -13,12 +13,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderName, ORIGIN};
+use http::header::{self, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, request};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::http::headers;
+use crate::http::credential;
 use crate::observe::log::Event;
 use crate::policy::denial::Denial;
 use crate::policy::token::{BearerToken, MAX_LENGTH, Presented};
@@ -190,7 +190,12 @@ pub(super) async fn check(
         Need::Nothing | Need::Host => Ok(Pass::Open),
         Need::OwnPage if Names::is_own_page(headers) => Ok(Pass::Open),
         Need::OwnPage => Err(Refusal::ForeignOrigin),
-        Need::Token => match headers::bearer(headers) {
+        Need::Token => match credential::bearer(
+            headers
+                .get_all(header::AUTHORIZATION)
+                .iter()
+                .map(HeaderValue::as_bytes),
+        ) {
             Ok(shown) if services.token.is_some_and(|token| token.is(shown)) => Ok(Pass::Token),
             Err(Denial::MissingApiKey) => by_session(services, parts),
             Ok(_) | Err(_) => {

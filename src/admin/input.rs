@@ -11,6 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::admin::request_head;
 use crate::request_body::model;
 use crate::store::record::shown;
 
@@ -46,7 +47,9 @@ impl<B: Body<Data = Bytes> + Unpin> Input<B> {
             .await
             .unwrap_or(Err(Refusal::Slow))?;
         match caller {
-            Caller::Network { .. } if !body.is_empty() && !model::is_json(headers) => {
+            Caller::Network { .. }
+                if !body.is_empty() && !model::is_json(request_head::content_type(headers)) =>
+            {
                 Err(Refusal::MediaType)
             }
             Caller::Network { .. } | Caller::Socket { .. } => Ok(body),

@@ -32,6 +32,7 @@ mod overview;
 mod panel;
 pub mod reload;
 mod reply;
+mod request_head;
 pub mod session;
 mod status;
 
@@ -43,7 +44,6 @@ use http::{Request, Response, request};
 use http_body::Body;
 use http_body_util::Full;
 
-use crate::http::headers;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
@@ -238,7 +238,7 @@ async fn answer<B>(
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
-    headers::check_framing(parts).map_err(|fault| Refusal::Malformed(fault.0.to_owned()))?;
+    request_head::check(parts).map_err(|what| Refusal::Malformed(what.to_owned()))?;
     let path = parts.uri.path();
     let route = Route::of(parts.method.as_str(), path);
     let pass = access::check(services, caller, route, parts).await?;

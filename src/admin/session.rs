@@ -11,7 +11,8 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
-use crate::http::headers;
+use crate::admin::request_head;
+use crate::http::client_address::client_address;
 use crate::observe::log::Event;
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
@@ -154,7 +155,9 @@ pub(super) fn is_asked_by_panel(method: &Method, headers: &HeaderMap) -> bool {
     }
     let mut lines = headers.get_all("x-keygate-panel").iter();
     let is_marked = lines.next().is_some_and(|value| value == "1") && lines.next().is_none();
-    is_marked && headers.contains_key(CONTENT_TYPE) && model::is_json(headers)
+    is_marked
+        && headers.contains_key(CONTENT_TYPE)
+        && model::is_json(request_head::content_type(headers))
 }
 
 #[derive(Serialize)]
@@ -253,7 +256,13 @@ fn client(services: &Services, caller: Caller, headers: &HeaderMap) -> ClientAdd
         Caller::Socket { .. } => None,
         Caller::Network { peer, .. } => Some(peer.ip()),
     };
-    headers::client_address(&services.config.client_address, peer, headers)
+    let lines = headers.get_all("x-forwarded-for").iter();
+    let forwarded_for: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
+    client_address(
+        &services.config.client_address,
+        peer,
+        forwarded_for.into_iter(),
+    )
 }
 
 /// Whether the page came over TLS: this listener's, or that of a proxy before it, which the page's origin tells.

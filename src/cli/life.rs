@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::reload::{self, Wish};
 use crate::admin::{self, Services};
-use crate::gateway::serve::run_worker;
+use crate::gateway::accept::run_worker;
 use crate::gateway::worker::Gateway;
 use crate::net::listen::Claimed;
 use crate::net::unix_socket::SocketFile;

@@ -240,7 +240,7 @@ impl Parts {
             self.log.event(
                 event
                     .with("limit", descriptors)
-                    .with("connections", settings.connections()),
+                    .with("connections", settings.max_connections()),
             );
         }
         Gateway {

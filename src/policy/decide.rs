@@ -18,12 +18,14 @@ pub struct Caller<'k> {
     address: ClientAddress,
 }
 
-/// Proof that a key may use one model from one address.
+/// Proof that a key may use one model from one address, and at which target it is served. What forwards takes the target
+/// from here, so that a permitted request can't be sent elsewhere.
 #[must_use]
 #[derive(Clone, Debug)]
-pub struct Permit {
+pub struct Permit<T> {
     model: Arc<str>,
     address: ClientAddress,
+    target: T,
 }
 
 /// Steps 2 to 4: a key that exists, enabled, not expired, from where it may be used.
@@ -54,26 +56,36 @@ impl<'k> Caller<'k> {
         self.key
     }
 
-    /// Step 7: `served` says whether the catalogue holds the model.
+    /// Step 7: `lookup` finds in the catalogue who serves the model.
     ///
     /// # Errors
-    /// [`Denial::ModelNotFound`], whichever of the two is missing.
-    pub fn for_model<M>(self, model: M, served: bool) -> Result<Permit, Denial>
+    /// [`Denial::ModelNotFound`], whether nobody serves the model or the key may not use it.
+    pub fn for_model<M, T>(
+        self,
+        model: M,
+        lookup: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Permit<T>, Denial>
     where
         M: AsRef<str> + Into<Arc<str>>,
     {
-        if served && self.key.model_access().allows(model.as_ref()) {
-            Ok(Permit {
-                model: model.into(),
-                address: self.address,
-            })
-        } else {
-            Err(Denial::ModelNotFound)
+        let target = lookup(model.as_ref()).ok_or(Denial::ModelNotFound)?;
+        if !self.key.model_access().allows(model.as_ref()) {
+            return Err(Denial::ModelNotFound);
         }
+        Ok(Permit {
+            model: model.into(),
+            address: self.address,
+            target,
+        })
     }
 }
 
-impl Permit {
+impl<T> Permit<T> {
+    /// Who serves the model.
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
     /// The model that may be used.
     #[must_use]
     pub fn model(&self) -> &str {
@@ -86,9 +98,9 @@ impl Permit {
     /// The first rule that refuses by now.
     pub fn recheck(&self, key: Option<&Key>, now: UnixTime) -> Result<(), Denial> {
         let caller = caller(key, self.address, now)?;
-        let Permit { model, .. } = caller.for_model(Arc::clone(&self.model), true)?;
-        debug_assert_eq!(model, self.model);
-        Ok(())
+        caller
+            .for_model(Arc::clone(&self.model), |_| Some(()))
+            .map(drop)
     }
 }
 
@@ -172,14 +184,17 @@ mod tests {
         let key = key(|fields| fields.model_access = ModelAccess::Inclusive(good));
         let caller = caller(Some(&key), from("192.0.2.1"), NOW).unwrap();
         assert_eq!(
-            caller.for_model("bad", true).unwrap_err(),
+            caller.for_model("bad", |_| Some(())).unwrap_err(),
             Denial::ModelNotFound
         );
         assert_eq!(
-            caller.for_model("good", false).unwrap_err(),
+            caller.for_model("good", |_| None::<()>).unwrap_err(),
             Denial::ModelNotFound
         );
-        assert_eq!(caller.for_model("good", true).unwrap().model(), "good");
+        assert_eq!(
+            caller.for_model("good", |_| Some(())).unwrap().model(),
+            "good"
+        );
     }
 
     #[test]
@@ -187,7 +202,7 @@ mod tests {
         let before = key(|_| ());
         let permit = caller(Some(&before), from("192.0.2.1"), NOW)
             .unwrap()
-            .for_model("good", true)
+            .for_model("good", |_| Some(()))
             .unwrap();
         let changed = |change: fn(&mut KeyFields)| permit.recheck(Some(&key(change)), NOW);
         assert_eq!(permit.recheck(None, NOW), Err(Denial::InvalidApiKey));

@@ -58,7 +58,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         Subject::NoToken => (None, "this is no bearer token, or not the whole of one"),
     };
     let decision = decide::caller(key, question.address, question.at)
-        .and_then(|caller| caller.for_model(question.model, question.served));
+        .and_then(|caller| caller.for_model(question.model, |_| question.served.then_some(())));
     let denial = decision.err();
     let reason = match (key, denial) {
         (None, _) => nobody.to_owned(),

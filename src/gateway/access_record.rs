@@ -4,24 +4,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
-use crate::gateway::reply::Refusal;
-use crate::http::headers::RequestId;
+use crate::gateway::refusal::Refusal;
+use crate::gateway::worker::Worker;
+use crate::http::request_id::RequestId;
 use crate::observe::log::{Access, End};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
 use crate::table::Entry;
 use crate::upstream::Upstream;
 
-use super::worker::Worker;
-
 /// Bytes of a model's name that are kept for the log line: a client may send a name of any length.
-const MOST_MODEL: usize = 1024;
+const MAX_MODEL: usize = 1024;
 
 /// See the module's page. Dropping it logs and counts.
 #[derive(Debug)]
-pub struct Record {
+pub(super) struct AccessRecord {
     worker: Rc<Worker>,
     started: SystemTime,
     began: Instant,
@@ -35,20 +34,19 @@ pub struct Record {
     upstream: Option<Arc<Upstream>>,
     status: Option<u16>,
     denial: Option<&'static str>,
-    has_body: bool,
     bytes_in: u64,
     bytes_out: u64,
     ended: Option<End>,
 }
 
-impl Record {
+impl AccessRecord {
     /// A request's head was read.
     #[must_use]
-    pub fn begin(
+    pub(super) fn begin(
         worker: &Rc<Worker>,
         started: SystemTime,
         request_id: RequestId,
-        method: &Method,
+        method: &str,
         client: ClientAddress,
     ) -> Self {
         worker.metrics.begin();
@@ -66,7 +64,6 @@ impl Record {
             upstream: None,
             status: None,
             denial: None,
-            has_body: false,
             bytes_in: 0,
             bytes_out: 0,
             ended: None,
@@ -74,50 +71,47 @@ impl Record {
     }
 
     /// The key it is judged by.
-    pub fn key(&mut self, entry: &Arc<Entry>) {
+    pub(super) fn key(&mut self, entry: &Arc<Entry>) {
         self.entry = Some(Arc::clone(entry));
     }
 
     /// The route it takes.
-    pub fn route(&mut self, route: &'static str) {
+    pub(super) fn route(&mut self, route: &'static str) {
         self.route = Some(route);
     }
 
     /// The body it came with, read to its end.
-    pub fn body(&mut self, bytes: usize) {
+    pub(super) fn body(&mut self, bytes: usize) {
         self.bytes_in = bytes as u64;
-        self.has_body = true;
-    }
-
-    /// Whether its body was read to its end.
-    #[must_use]
-    pub fn has_body(&self) -> bool {
-        self.has_body
     }
 
     /// The model it names.
-    pub fn model(&mut self, model: &Arc<str>) {
-        self.model = Some(match model.floor_char_boundary(MOST_MODEL) {
+    pub(super) fn model(&mut self, model: &Arc<str>) {
+        self.model = Some(match model.floor_char_boundary(MAX_MODEL) {
             all if all == model.len() => Arc::clone(model),
             most => model[..most].into(),
         });
     }
 
     /// The upstream it goes to.
-    pub fn upstream(&mut self, upstream: &Arc<Upstream>) {
+    pub(super) fn upstream(&mut self, upstream: &Arc<Upstream>) {
         self.upstream = Some(Arc::clone(upstream));
     }
 
     /// The upstream answers; `overhead` is the gateway's own time on the request.
-    pub fn answered(&mut self, upstream: &str, status: StatusCode, overhead: Duration) {
+    pub(super) fn answered(&mut self, status: StatusCode, overhead: Duration) {
         let first_byte = self.began.elapsed();
+        let upstream = self
+            .upstream
+            .as_ref()
+            .map_or("", |upstream| upstream.name());
         let metrics = &self.worker.metrics;
         metrics.response(upstream, status.as_u16(), first_byte, overhead);
         self.first_byte = Some(first_byte);
     }
 
     /// It is refused, or failed.
-    pub fn refused(&mut self, refusal: &Refusal) {
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.denial = Some(refusal.code());
         if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
             self.ended = Some(End::UpstreamFailed);
@@ -125,33 +119,33 @@ impl Record {
     }
 
     /// What was permitted is so no longer.
-    pub fn revoked(&mut self, denial: Denial) {
+    pub(super) fn revoked(&mut self, denial: Denial) {
         self.denial = Some(denial.label());
         self.ended = Some(End::Revoked);
     }
 
     /// The upstream broke off or fell silent in the middle of its answer.
-    pub fn upstream_failed(&mut self) {
+    pub(super) fn upstream_failed(&mut self) {
         self.ended = Some(End::UpstreamFailed);
     }
 
     /// The status of its answer.
-    pub fn status(&mut self, status: StatusCode) {
+    pub(super) fn status(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
     }
 
     /// So many bytes of its answer go out.
-    pub fn sent(&mut self, bytes: usize) {
+    pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
     }
 
     /// Its answer went out whole.
-    pub fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         self.ended.get_or_insert(End::Complete);
     }
 }
 
-impl Drop for Record {
+impl Drop for AccessRecord {
     fn drop(&mut self) {
         let duration = self.began.elapsed();
         let outcome = self.denial.unwrap_or("allowed");
@@ -177,8 +171,8 @@ impl Drop for Record {
 }
 
 /// The method's name, where HTTP knows it (RFC 9110 9.3, RFC 5789): a client may send anything.
-fn known(method: &Method) -> &'static str {
-    match method.as_str() {
+fn known(method: &str) -> &'static str {
+    match method {
         "GET" => "GET",
         "POST" => "POST",
         "HEAD" => "HEAD",

@@ -4,28 +4,63 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use http::{Response, StatusCode};
+use http::StatusCode;
 use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::http::buffer::BufferPool;
+use crate::http::fields::Fields;
+use crate::http::head::HeadError;
 use crate::policy::denial::Denial;
-
-use crate::http::headers::{HeadTooLarge, Malformed};
 use crate::request_body::coding::{self, UnknownCoding};
-use crate::request_body::collect::SpoolFault;
+use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyFault;
-use crate::upstream::pool::SendFault;
+use crate::upstream::pool::SendError;
+
+/// A response that the gateway makes itself, its body whole.
+#[derive(Debug)]
+pub(super) struct LocalResponse {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// Its own header fields.
+    pub(super) fields: Fields,
+    /// Its body.
+    pub(super) body: Bytes,
+}
+
+impl LocalResponse {
+    /// A response without a body and header fields.
+    #[must_use]
+    pub(super) fn new(status: StatusCode, buffers: &BufferPool) -> Self {
+        let mut fields = buffers.take_fields();
+        fields.restart(b"");
+        Self {
+            status,
+            fields,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The same with JSON as its body.
+    #[must_use]
+    pub(super) fn with_json(mut self, body: Bytes) -> Self {
+        self.fields.push("content-type", b"application/json");
+        self.body = body;
+        self
+    }
+
+    /// A 200 with this value as JSON.
+    #[must_use]
+    pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
+        Self::new(StatusCode::OK, buffers).with_json(json(value))
+    }
+}
 
 /// Why a request is not answered by an upstream.
 #[derive(Debug)]
-pub enum Refusal {
-    /// Two servers could read the request differently.
-    Malformed(Malformed),
-    /// Its head is longer than one may be.
-    HeadTooLarge,
+pub(super) enum Refusal {
+    /// Its head breaks a rule of HTTP, or is too large.
+    Head(HeadError),
     /// A rule refuses it.
     Denied(Denial),
     /// Its body names no one model.
@@ -33,11 +68,11 @@ pub enum Refusal {
     /// Its body is compressed in a way that is not taken.
     Coding(UnknownCoding),
     /// Its body could not be read.
-    Unread(SpoolFault),
+    Unread(CollectError),
     /// It expects what nobody here does (RFC 9110 10.1.1).
     Expectation,
     /// The upstream gave no answer.
-    Upstream(SendFault),
+    Upstream(SendError),
     /// The upstream refuses the gateway's own credential.
     UpstreamRejected,
     /// Key table or catalogue are not loaded yet.
@@ -53,24 +88,23 @@ pub enum Refusal {
 impl Refusal {
     /// The error's `code`, also the metrics' outcome.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::Malformed(_)
-            | Self::HeadTooLarge
+            Self::Head(_)
             | Self::Expectation
-            | Self::Unread(SpoolFault::Broken | SpoolFault::Undecodable) => "invalid_request",
+            | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
             Self::Body(fault) => fault.code(),
             Self::Coding(UnknownCoding) => "unsupported_media_type",
-            Self::Unread(SpoolFault::TooLarge | SpoolFault::Inflated) => "request_too_large",
-            Self::Unread(SpoolFault::Stalled) => "request_timeout",
-            Self::Unread(SpoolFault::Overloaded) | Self::Overloaded => "overloaded",
-            Self::Upstream(SendFault::Unavailable) => "upstream_unavailable",
-            Self::Upstream(SendFault::Unreachable(error)) if is_shortage(error) => "overloaded",
-            Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_)) => {
+            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
+            Self::Unread(CollectError::Stalled) => "request_timeout",
+            Self::Unread(CollectError::Overloaded) | Self::Overloaded => "overloaded",
+            Self::Upstream(SendError::Unavailable) => "upstream_unavailable",
+            Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => "overloaded",
+            Self::Upstream(SendError::Unreachable(_) | SendError::Broken(_)) => {
                 "upstream_unreachable"
             }
-            Self::Upstream(SendFault::Silent) => "upstream_timeout",
+            Self::Upstream(SendError::Silent) => "upstream_timeout",
             Self::UpstreamRejected => "upstream_rejected",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
@@ -80,12 +114,13 @@ impl Refusal {
 
     /// The status of the answer.
     #[must_use]
-    pub fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) | Self::Unread(SpoolFault::Broken | SpoolFault::Undecodable) => {
+            Self::Head(HeadError::Malformed(_))
+            | Self::Unread(CollectError::Broken | CollectError::Undecodable) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Denied(denial) => match denial {
                 Denial::MissingApiKey
                 | Denial::InvalidApiKey
@@ -102,19 +137,19 @@ impl Refusal {
                 | BodyFault::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
             Self::Coding(UnknownCoding) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unread(SpoolFault::TooLarge | SpoolFault::Inflated) => {
+            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            Self::Unread(SpoolFault::Stalled) => StatusCode::REQUEST_TIMEOUT,
+            Self::Unread(CollectError::Stalled) => StatusCode::REQUEST_TIMEOUT,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::Upstream(SendFault::Unreachable(error)) if is_shortage(error) => {
+            Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_))
+            Self::Upstream(SendError::Unreachable(_) | SendError::Broken(_))
             | Self::UpstreamRejected => StatusCode::BAD_GATEWAY,
-            Self::Upstream(SendFault::Silent) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Upstream(SendFault::Unavailable)
-            | Self::Unread(SpoolFault::Overloaded)
+            Self::Upstream(SendError::Silent) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(SendError::Unavailable)
+            | Self::Unread(CollectError::Overloaded)
             | Self::NotReady
             | Self::ShuttingDown
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -124,7 +159,7 @@ impl Refusal {
 
     /// The parameter at fault.
     #[must_use]
-    pub fn param(&self) -> Option<&'static str> {
+    pub(super) fn param(&self) -> Option<&'static str> {
         match self {
             Self::Body(fault) => fault.param(),
             Self::Denied(Denial::ModelNotFound) => Some("model"),
@@ -132,20 +167,24 @@ impl Refusal {
         }
     }
 
-    /// The answer.
+    /// Whether no other request may follow on its connection: where the next one begins is not certain, or none is
+    /// taken any more.
     #[must_use]
-    pub fn response(&self) -> Response<Bytes> {
-        let mut response = Response::new(self.body());
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, JSON);
-        self.add_headers(headers);
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(self, Self::Head(_) | Self::ShuttingDown)
+    }
+
+    /// The response.
+    #[must_use]
+    pub(super) fn response(&self, buffers: &BufferPool) -> LocalResponse {
+        let mut response = LocalResponse::new(self.status(), buffers).with_json(self.body());
+        self.add_fields(&mut response.fields);
         response
     }
 
     /// The body alone, as an error event in a stream carries it too.
     #[must_use]
-    pub fn body(&self) -> Bytes {
+    pub(super) fn body(&self) -> Bytes {
         let kind = if self.status().is_server_error() {
             "server_error"
         } else {
@@ -162,22 +201,20 @@ impl Refusal {
         })
     }
 
-    fn add_headers(&self, headers: &mut HeaderMap) {
+    fn add_fields(&self, fields: &mut Fields) {
         match self.status() {
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
+            StatusCode::UNAUTHORIZED => fields.push("www-authenticate", b"Bearer"),
             StatusCode::SERVICE_UNAVAILABLE if self.code() == "overloaded" => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                fields.push("retry-after", b"1");
             }
             _ => {}
         }
         if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+            fields.push("allow", allow.as_bytes());
         }
         if let Self::Coding(UnknownCoding) = self {
             // Tells clients that it was the coding, and which to use (RFC 9110 15.5.16).
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding::TAKEN));
+            fields.push("accept-encoding", coding::TAKEN.as_bytes());
         }
     }
 }
@@ -186,43 +223,43 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Malformed(Malformed(what)) => return write!(f, "The request is malformed: {what}."),
-            Self::HeadTooLarge => {
+            Self::Head(HeadError::Malformed(what)) => return write!(f, "The request is malformed: {what}."),
+            Self::Head(HeadError::TooLarge) => {
                 "The request's headers are larger than is taken here. Send fewer or shorter ones."
             }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
-            Self::Unread(SpoolFault::TooLarge) => {
+            Self::Unread(CollectError::TooLarge) => {
                 "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
             }
             Self::Coding(UnknownCoding) => {
                 "The body is compressed in a way that is not taken here. Send one Content-Encoding header with one of \
                  gzip, deflate, br and zstd, or send the body as it is, without the header."
             }
-            Self::Unread(SpoolFault::Undecodable) => {
+            Self::Unread(CollectError::Undecodable) => {
                 "The body is not what its Content-Encoding says: it is cut short or damaged, something follows its end, \
                  it has over 1024 members, or it needs a window over 4 MiB (br) or 8 MiB (zstd). Send it again, compressed in \
                  one piece by an encoder's default settings, or send it as it is, without the header."
             }
-            Self::Unread(SpoolFault::Inflated) => {
+            Self::Unread(CollectError::Inflated) => {
                 "The body unpacks to more than a hundred times its size. Send it as it is, without Content-Encoding."
             }
-            Self::Unread(SpoolFault::Stalled) => {
+            Self::Unread(CollectError::Stalled) => {
                 "The request body stopped coming, or came too slowly. Send it again, without pauses."
             }
-            Self::Unread(SpoolFault::Broken) => "The request body broke off, or its chunks are malformed.",
-            Self::Unread(SpoolFault::Overloaded) | Self::Overloaded => {
+            Self::Unread(CollectError::Broken) => "The request body broke off, or its chunks are malformed.",
+            Self::Unread(CollectError::Overloaded) | Self::Overloaded => {
                 "Too much is being sent at the moment. Try again in a second."
             }
             Self::Expectation => "The only expectation taken is 100-continue; leave the Expect header out.",
-            Self::Upstream(SendFault::Unreachable(error)) if is_shortage(error) => {
+            Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => {
                 "Too much is going on at the moment. Try again in a second."
             }
-            Self::Upstream(SendFault::Unavailable) => "No server for this model is up at the moment. Try again soon.",
-            Self::Upstream(SendFault::Unreachable(_) | SendFault::Broken(_)) => {
+            Self::Upstream(SendError::Unavailable) => "No server for this model is up at the moment. Try again soon.",
+            Self::Upstream(SendError::Unreachable(_) | SendError::Broken(_)) => {
                 "The server for this model could not be reached or broke off. Try again; if it stays so, tell the operator."
             }
-            Self::Upstream(SendFault::Silent) => "The server for this model did not answer in time. Try again later.",
+            Self::Upstream(SendError::Silent) => "The server for this model did not answer in time. Try again later.",
             Self::UpstreamRejected => {
                 "The server for this model refuses the gateway's own credential. Your API key is fine; tell the operator."
             }
@@ -241,15 +278,9 @@ impl From<Denial> for Refusal {
     }
 }
 
-impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
-    }
-}
-
-impl From<HeadTooLarge> for Refusal {
-    fn from(HeadTooLarge: HeadTooLarge) -> Self {
-        Self::HeadTooLarge
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        Self::Head(error)
     }
 }
 
@@ -265,14 +296,14 @@ impl From<UnknownCoding> for Refusal {
     }
 }
 
-impl From<SpoolFault> for Refusal {
-    fn from(fault: SpoolFault) -> Self {
+impl From<CollectError> for Refusal {
+    fn from(fault: CollectError) -> Self {
         Self::Unread(fault)
     }
 }
 
-impl From<SendFault> for Refusal {
-    fn from(fault: SendFault) -> Self {
+impl From<SendError> for Refusal {
+    fn from(fault: SendError) -> Self {
         Self::Upstream(fault)
     }
 }
@@ -299,22 +330,11 @@ struct Error<'a> {
     code: &'a str,
 }
 
-/// `application/json`
-pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
 /// A value as JSON text.
 #[must_use]
-pub fn json(value: &impl Serialize) -> Bytes {
+pub(super) fn json(value: &impl Serialize) -> Bytes {
     // Plain structs of text and numbers always serialize.
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-/// A 200 with JSON.
-#[must_use]
-pub fn ok(value: &impl Serialize) -> Response<Bytes> {
-    let mut response = Response::new(json(value));
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
-    response
 }
 
 #[cfg(test)]
@@ -323,9 +343,9 @@ mod tests {
 
     #[test]
     fn a_refusal_has_openais_form() {
-        let response = Refusal::from(Denial::ModelNotFound).response();
-        assert_eq!(response.status(), 404);
-        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let response = Refusal::from(Denial::ModelNotFound).response(&BufferPool::default());
+        assert_eq!(response.status, 404);
+        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
         assert_eq!(body["error"]["type"], "invalid_request_error");
         assert_eq!(body["error"]["param"], "model");
         assert_eq!(body["error"]["code"], "model_not_found");
@@ -336,18 +356,24 @@ mod tests {
 
     #[test]
     fn statuses_carry_the_headers_that_belong_to_them() {
-        let headers = |refusal: Refusal| refusal.response().headers().clone();
-        assert_eq!(
-            headers(Denial::ExpiredApiKey.into())[WWW_AUTHENTICATE],
-            "Bearer"
-        );
-        assert_eq!(
-            headers(Denial::MethodNotAllowed { allow: "GET" }.into())[ALLOW],
-            "GET"
-        );
-        assert_eq!(headers(SpoolFault::Overloaded.into())[RETRY_AFTER], "1");
-        let out_of_descriptors = SendFault::Unreachable(Errno::MFILE.into());
-        assert_eq!(headers(out_of_descriptors.into())[RETRY_AFTER], "1");
-        assert!(!headers(Refusal::ShuttingDown).contains_key(RETRY_AFTER));
+        let headers = |refusal: Refusal| {
+            let mut text = Vec::new();
+            let response = refusal.response(&BufferPool::default());
+            response.fields.write(&mut text, |_| true);
+            String::from_utf8(text).unwrap()
+        };
+        let has = |refusal: Refusal, line: &str| headers(refusal).contains(line);
+        assert!(has(
+            Denial::ExpiredApiKey.into(),
+            "www-authenticate: Bearer\r\n"
+        ));
+        assert!(has(
+            Denial::MethodNotAllowed { allow: "GET" }.into(),
+            "allow: GET\r\n"
+        ));
+        assert!(has(CollectError::Overloaded.into(), "retry-after: 1\r\n"));
+        let out_of_descriptors = SendError::Unreachable(Errno::MFILE.into());
+        assert!(has(out_of_descriptors.into(), "retry-after: 1\r\n"));
+        assert!(!has(Refusal::ShuttingDown, "retry-after"));
     }
 }

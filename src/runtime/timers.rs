@@ -1,60 +1,61 @@
-//! Deadlines of connections and requests, without a timer for each.
+//! Deadlines of connections and requests, without a timer of the runtime for each.
 //!
-//! A worker's connections and requests each hold a [`Watch`]; ten times a second the worker's [`Clock`] looks through
-//! all of them and wakes those whose deadline has passed, or that have to look at their key again. A deadline so
-//! costs two stores instead of a timer, and is late by at most [`TICK`].
+//! Each connection (HTTP/2: each stream too) has a [`TimerEntry`]. Ten times a second the worker's [`TickTimer`] looks
+//! through all of them and wakes those whose deadline has passed, or that have to look at their key again. Setting a
+//! deadline costs two stores; it is late by at most [`TICK`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-/// How often a worker looks.
+/// The time between two ticks.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// What a worker's watches have in common. One a worker; cloning shares it.
+/// One worker's deadlines. Cloning shares them.
 #[derive(Clone, Debug)]
-pub struct Clock(Rc<Shared>);
+pub struct TickTimer(Rc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     now: Cell<Instant>,
     closing: Cell<bool>,
-    watches: RefCell<Vec<Weak<Watch>>>,
+    entries: RefCell<Vec<Weak<TimerEntry>>>,
 }
 
-/// One connection's or request's deadlines.
+/// The deadlines of one connection or stream, moved from phase to phase of its life.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct TimerEntry {
     deadline: Cell<Option<Instant>>,
     expires_at: Cell<Option<i64>>,
     generation: Cell<Option<u64>>,
+    each_tick: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Default for Clock {
+impl Default for TickTimer {
     fn default() -> Self {
         Self(Rc::new(Shared {
             now: Cell::new(Instant::now()),
             closing: Cell::new(false),
-            watches: RefCell::new(Vec::new()),
+            entries: RefCell::new(Vec::new()),
         }))
     }
 }
 
-impl Clock {
+impl TickTimer {
     /// The monotonic time as of the last tick: good enough for deadlines, and free.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.0.now.get()
     }
 
-    /// A new watch, without a deadline. It is forgotten when it is dropped.
+    /// A new entry without a deadline. It leaves the timer when it is dropped.
     #[must_use]
-    pub fn watch(&self) -> Rc<Watch> {
-        let watch = Rc::new(Watch::default());
-        self.0.watches.borrow_mut().push(Rc::downgrade(&watch));
-        watch
+    pub fn entry(&self) -> Rc<TimerEntry> {
+        let entry = Rc::new(TimerEntry::default());
+        self.0.entries.borrow_mut().push(Rc::downgrade(&entry));
+        entry
     }
 
     /// Whether the worker ends: connections without a request end too.
@@ -66,28 +67,28 @@ impl Clock {
     /// The worker ends. Every connection is woken to see it.
     pub fn close(&self) {
         self.0.closing.set(true);
-        for watch in self.0.watches.borrow().iter().filter_map(Weak::upgrade) {
-            watch.wake();
+        for entry in self.0.entries.borrow().iter().filter_map(Weak::upgrade) {
+            entry.wake();
         }
     }
 
-    /// Looks through all watches and wakes those with something due.
+    /// Looks through all entries and wakes those with something due.
     pub fn tick(&self, unix_now: i64, generation: u64) {
         let now = Instant::now();
         self.0.now.set(now);
-        self.0.watches.borrow_mut().retain(|watch| {
-            let Some(watch) = watch.upgrade() else {
+        self.0.entries.borrow_mut().retain(|entry| {
+            let Some(entry) = entry.upgrade() else {
                 return false;
             };
-            if watch.is_due(now, unix_now, generation) {
-                watch.wake();
+            if entry.is_due(now, unix_now, generation) {
+                entry.wake();
             }
             true
         });
     }
 }
 
-impl Watch {
+impl TimerEntry {
     /// Sets the deadline after which the holder is woken.
     pub fn set_deadline(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
@@ -115,11 +116,17 @@ impl Watch {
         self.expires_at.set(expires_at);
     }
 
-    /// Forgets everything, for the next holder.
+    /// Whether the holder is woken at each tick, to look at what wakes nobody.
+    pub fn wake_each_tick(&self, wakes: bool) {
+        self.each_tick.set(wakes);
+    }
+
+    /// Forgets everything but whom to wake, for the next phase.
     pub fn reset(&self) {
         self.deadline.set(None);
         self.expires_at.set(None);
         self.generation.set(None);
+        self.each_tick.set(false);
     }
 
     /// Whom to wake: the task that polls the holder.
@@ -139,7 +146,8 @@ impl Watch {
     }
 
     fn is_due(&self, now: Instant, unix_now: i64, generation: u64) -> bool {
-        self.is_late(now)
+        self.each_tick.get()
+            || self.is_late(now)
             || self.generation.get().is_some_and(|seen| seen != generation)
             || self.expires_at.get().is_some_and(|end| end <= unix_now)
     }
@@ -161,36 +169,37 @@ mod tests {
         }
     }
 
-    fn watched(set: impl FnOnce(&Watch, Instant)) -> usize {
-        let (clock, count) = (Clock::default(), Arc::new(Count::default()));
-        let watch = clock.watch();
-        watch.register(&Context::from_waker(&Waker::from(Arc::clone(&count))));
-        set(&watch, clock.now());
-        clock.tick(1_000, 7);
+    fn wakes(set: impl FnOnce(&TimerEntry, Instant)) -> usize {
+        let (timer, count) = (TickTimer::default(), Arc::new(Count::default()));
+        let entry = timer.entry();
+        entry.register(&Context::from_waker(&Waker::from(Arc::clone(&count))));
+        set(&entry, timer.now());
+        timer.tick(1_000, 7);
         count.0.load(Ordering::Relaxed)
     }
 
     #[test]
     fn a_holder_is_woken_when_something_is_due_and_only_then() {
-        assert_eq!(watched(|_, _| ()), 0);
+        assert_eq!(wakes(|_, _| ()), 0);
         assert_eq!(
-            watched(|watch, now| watch.set_deadline(now + Duration::from_secs(60))),
+            wakes(|entry, now| entry.set_deadline(now + Duration::from_secs(60))),
             0
         );
-        assert_eq!(watched(|watch, now| watch.set_deadline(now)), 1);
-        assert_eq!(watched(|watch, _| watch.follow(7, None)), 0);
-        assert_eq!(watched(|watch, _| watch.follow(6, None)), 1);
-        assert_eq!(watched(|watch, _| watch.follow(7, Some(1_000))), 1);
-        assert_eq!(watched(|watch, _| watch.follow(7, Some(1_001))), 0);
+        assert_eq!(wakes(|entry, now| entry.set_deadline(now)), 1);
+        assert_eq!(wakes(|entry, _| entry.follow(7, None)), 0);
+        assert_eq!(wakes(|entry, _| entry.follow(6, None)), 1);
+        assert_eq!(wakes(|entry, _| entry.follow(7, Some(1_000))), 1);
+        assert_eq!(wakes(|entry, _| entry.follow(7, Some(1_001))), 0);
+        assert_eq!(wakes(|entry, _| entry.wake_each_tick(true)), 1);
     }
 
     #[test]
-    fn a_dropped_watch_is_forgotten() {
-        let clock = Clock::default();
-        drop(clock.watch());
-        let kept = clock.watch();
-        clock.tick(0, 0);
-        assert_eq!(clock.0.watches.borrow().len(), 1);
+    fn a_dropped_entry_is_forgotten() {
+        let timer = TickTimer::default();
+        drop(timer.entry());
+        let kept = timer.entry();
+        timer.tick(0, 0);
+        assert_eq!(timer.0.entries.borrow().len(), 1);
         drop(kept);
     }
 }

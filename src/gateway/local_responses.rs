@@ -2,14 +2,16 @@
 //! questions about other origins.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 
-use crate::gateway::reply;
-use crate::http::headers;
-use crate::net::proxy_protocol::Told;
+use crate::gateway::client_source::ClientSource;
+use crate::gateway::refusal::LocalResponse;
+use crate::gateway::worker::Worker;
+use crate::http::client_address::{client_address, forwarded_reason};
+use crate::http::fields::{FieldKind, Fields};
+use crate::http::head::RequestHead;
+use crate::net::proxy_protocol::ProxyIdentity;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
 use crate::policy::key::Key;
@@ -17,9 +19,6 @@ use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::store::config::ClientAddressSource;
 use crate::upstream::Routing;
-
-use super::proxied::Source;
-use super::worker::Worker;
 
 /// A model in OpenAI's form.
 #[derive(Serialize)]
@@ -58,15 +57,16 @@ struct ModelAccessView<'a> {
 }
 
 /// The catalogue, as far as the key may use it.
-pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> Response<Bytes> {
+pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> LocalResponse {
     let routing = worker.fleet.routing();
     let data = usable(&routing, caller.key())
         .map(|id| model(worker, id))
         .collect();
-    reply::ok(&ModelList {
+    let list = ModelList {
         object: "list",
         data,
-    })
+    };
+    LocalResponse::ok(&list, &worker.buffers)
 }
 
 /// One model, if the key may use it.
@@ -77,24 +77,26 @@ pub(super) fn one_model(
     worker: &Worker,
     caller: Caller<'_>,
     id: &str,
-) -> Result<Response<Bytes>, Denial> {
-    let served = worker.fleet.routing().upstream_of(id).is_some();
-    let permit = caller.for_model(id, served)?;
-    Ok(reply::ok(&model(worker, permit.model())))
+) -> Result<LocalResponse, Denial> {
+    let routing = worker.fleet.routing();
+    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned())?;
+    let model = model(worker, permit.model());
+    Ok(LocalResponse::ok(&model, &worker.buffers))
 }
 
 /// What the key allows, and where its owner is seen to come from.
 pub(super) fn key(
     worker: &Worker,
     caller: Caller<'_>,
-    source: Source,
-    headers: &HeaderMap,
-) -> Response<Bytes> {
+    source: ClientSource,
+    head: &RequestHead,
+) -> LocalResponse {
     let (key, routing) = (caller.key(), worker.fleet.routing());
     let believed = &worker.settings.client_address;
-    let client = headers::client_address(believed, source.address, headers);
+    let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
+    let client = client_address(believed, source.address, forwarded_for);
     let access = key.model_access();
-    reply::ok(&KeyView {
+    let view = KeyView {
         id: key.id(),
         name: key.name(),
         model_access: ModelAccessView {
@@ -113,18 +115,22 @@ pub(super) fn key(
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
-        client_address_reason: reason(believed, source, headers),
-    })
+        client_address_reason: reason(believed, source, head.fields()),
+    };
+    LocalResponse::ok(&view, &worker.buffers)
 }
 
 /// Why the client's address is taken to be what it is. No other address is told: a proxy's is the operator's business.
-fn reason(believed: &ClientAddressSource, source: Source, headers: &HeaderMap) -> &'static str {
-    match (believed, source.told) {
-        (_, Some(Told::Client(_))) => "a trusted proxy named it by the PROXY protocol",
-        (_, Some(Told::Itself)) => "a trusted proxy spoke for itself by the PROXY protocol",
-        (_, Some(Told::Nobody)) => "a trusted proxy named no client by the PROXY protocol",
+fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields) -> &'static str {
+    match (believed, source.identity) {
+        (_, Some(ProxyIdentity::Client(_))) => "a trusted proxy named it by the PROXY protocol",
+        (_, Some(ProxyIdentity::Itself)) => {
+            "a trusted proxy spoke for itself by the PROXY protocol"
+        }
+        (_, Some(ProxyIdentity::Nobody)) => "a trusted proxy named no client by the PROXY protocol",
         (ClientAddressSource::XForwardedFor { trusted_proxies }, None) => {
-            headers::forwarded_reason(source.address, headers, trusted_proxies)
+            let forwarded_for = fields.all(FieldKind::XForwardedFor);
+            forwarded_reason(source.address, forwarded_for, trusted_proxies)
         }
         (_, None) if source.address.is_none() => "the connection came over a Unix socket",
         (ClientAddressSource::Peer, None) => "the connection came from it",
@@ -150,74 +156,54 @@ fn model<'a>(worker: &Worker, id: &'a str) -> Model<'a> {
     }
 }
 
-/// What is answered without a key: health, where the config has it on this port, and preflights.
-pub(super) fn without_key(worker: &Worker, parts: &Parts) -> Option<Response<Bytes>> {
-    health(worker, parts).or_else(|| preflight(worker, parts))
+/// What is answered without a key: health, where the config has it on this port, and a browser's preflight requests.
+pub(super) fn without_key(
+    worker: &Worker,
+    head: &RequestHead,
+    web_origin: Option<&str>,
+) -> Option<LocalResponse> {
+    health(worker, head).or_else(|| web_origin.and_then(|_| preflight(worker, head)))
 }
 
-fn health(worker: &Worker, parts: &Parts) -> Option<Response<Bytes>> {
-    let is_asked = worker.settings.public_health && parts.method == Method::GET;
-    let (status, text) = match parts.uri.path() {
-        "/healthz" if is_asked => (StatusCode::OK, "ok\n"),
-        "/readyz" if is_asked && worker.is_ready() => (StatusCode::OK, "ready\n"),
-        "/readyz" if is_asked => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
+    if !worker.settings.public_health || head.method() != "GET" {
+        return None;
+    }
+    let (status, text) = match head.path() {
+        "/healthz" => (StatusCode::OK, "ok\n"),
+        "/readyz" if worker.is_ready() => (StatusCode::OK, "ready\n"),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         _ => return None,
     };
-    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    let mut response = LocalResponse::new(status, &worker.buffers);
+    response.fields.push("content-type", b"text/plain");
+    response.body = Bytes::from_static(text.as_bytes());
     Some(response)
 }
 
 /// A browser's question whether a page of a listed origin may call a served path (Fetch standard, CORS protocol).
-fn preflight(worker: &Worker, parts: &Parts) -> Option<Response<Bytes>> {
-    if parts.method != Method::OPTIONS {
+fn preflight(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
+    if head.method() != "OPTIONS" {
         return None;
     }
-    allowed_origin(worker, &parts.headers)?;
-    let Err(Denial::MethodNotAllowed { allow }) = route::of("OPTIONS", parts.uri.path()) else {
+    let Err(Denial::MethodNotAllowed { allow }) = route::of("OPTIONS", head.path()) else {
         return None;
     };
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static(allow),
-    );
-    if let Some(asked) = parts.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    let mut response = LocalResponse::new(StatusCode::NO_CONTENT, &worker.buffers);
+    let fields = &mut response.fields;
+    fields.push("access-control-allow-methods", allow.as_bytes());
+    if let Some(asked) = head.fields().first(FieldKind::AccessControlRequestHeaders) {
+        fields.push("access-control-allow-headers", asked);
     }
-    headers.insert(
-        header::ACCESS_CONTROL_MAX_AGE,
-        HeaderValue::from_static("600"),
-    );
+    fields.push("access-control-max-age", b"600");
     Some(response)
 }
 
-/// Lets a page of a listed origin read the answer.
-pub(super) fn open_to(origin: HeaderValue, response: &mut HeaderMap) {
-    response.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    response.insert(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-request-id"),
-    );
-    response.append(header::VARY, HeaderValue::from_static("Origin"));
-}
-
 /// The request's Origin, where the config lists it.
-pub(super) fn allowed_origin<'h>(
-    worker: &Worker,
-    headers: &'h HeaderMap,
-) -> Option<&'h HeaderValue> {
-    let origin = headers.get(header::ORIGIN)?;
-    let is_listed = |listed: &String| listed.as_bytes() == origin.as_bytes();
-    worker
-        .settings
-        .cors_origins
-        .iter()
-        .any(is_listed)
-        .then_some(origin)
+pub(super) fn listed_origin<'w>(worker: &'w Worker, fields: &Fields) -> Option<&'w str> {
+    let origin = fields.first(FieldKind::Origin)?;
+    let mut listed = worker.settings.cors_origins.iter();
+    listed
+        .find(|listed| listed.as_bytes() == origin)
+        .map(String::as_str)
 }

@@ -1,24 +1,23 @@
-//! Where strangers wait: a request refused for its credential gets its answer once everybody else of its worker has had
-//! their turn, and of those who wait, one a turn. Writing an answer costs far more than finding out that it is a refusal, so
-//! a flood of bad tokens that were answered as they come would put all of that before whoever has a key, at each step of
-//! their requests. This way it puts one answer there.
+//! Where answers to requests without a valid credential wait: one of them is written each time all other ready tasks of the
+//! worker have run.
 //!
-//! Nobody is marked: what counts is the request, so that a connection of a load balancer, which carries strangers and others
-//! alike, serves each as it would on its own. And since a client's next request is read after its last answer went
-//! out, those behind it wait too, unread.
+//! Writing a refusal costs far more than finding out that it is one. A flood of bad tokens that were answered as they
+//! come would put all of that cost in front of clients with a key, at each step of their requests; this way it puts one
+//! answer there. Nobody is marked: only requests count, so a load balancer's connection, which carries both kinds,
+//! serves each as it would alone. A client's next request is read after its last answer, so its later requests wait too,
+//! unread.
 
 use tokio::sync::Mutex;
 
-/// The row of one worker.
+/// The queue of one worker.
 #[derive(Debug, Default)]
-pub struct BackRow(Mutex<()>);
+pub struct UnauthenticatedQueue(Mutex<()>);
 
-impl BackRow {
-    /// Returns once everybody else has had a turn, behind those who wait already.
+impl UnauthenticatedQueue {
+    /// Returns once every other ready task has run, behind those that wait already.
     pub async fn wait(&self) {
-        // The foremost yields, which the runtime ends once it has looked after all tasks and sockets that are ready; the next
-        // is the foremost from then on.
-        let _foremost = self.0.lock().await;
+        // The first in the queue yields once; tokio polls every other ready task before it again.
+        let _first = self.0.lock().await;
         tokio::task::yield_now().await;
     }
 }
@@ -37,16 +36,16 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn everybody_else_has_a_turn_before_each_of_those_who_wait() {
-        let (row, turns) = (
-            Rc::new(BackRow::default()),
+        let (queue, turns) = (
+            Rc::new(UnauthenticatedQueue::default()),
             Rc::new(RefCell::new(String::new())),
         );
         let all = async {
-            let mut strangers = Vec::new();
+            let mut waiting = Vec::new();
             for _ in 0..50 {
-                let (row, turns) = (Rc::clone(&row), Rc::clone(&turns));
-                strangers.push(spawn_local(async move {
-                    row.wait().await;
+                let (queue, turns) = (Rc::clone(&queue), Rc::clone(&turns));
+                waiting.push(spawn_local(async move {
+                    queue.wait().await;
                     turns.borrow_mut().push('s');
                 }));
             }
@@ -57,8 +56,8 @@ mod tests {
                     yield_now().await;
                 }
             });
-            for stranger in strangers {
-                stranger.await.unwrap();
+            for waiter in waiting {
+                waiter.await.unwrap();
             }
             others.abort();
         };
@@ -67,7 +66,7 @@ mod tests {
         tokio::time::timeout(DEADLINE, all).await.unwrap();
         let turns = turns.borrow();
         assert_eq!(turns.matches('s').count(), 50, "{turns}");
-        // One of each a turn, in either order, so that two strangers may stand beside each other, of two turns.
+        // One of each a turn, in either order, so that two waiting may stand beside each other, of two turns.
         let count = |part: &str, who| part.matches(who).count();
         for end in 1..=turns.len() {
             let so_far = &turns[..end];
@@ -78,11 +77,11 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn those_behind_one_who_leaves_go_on_waiting_no_longer_than_without() {
-        let row = Rc::new(BackRow::default());
+        let queue = Rc::new(UnauthenticatedQueue::default());
         let all = async {
             let wait = || {
-                let row = Rc::clone(&row);
-                spawn_local(async move { row.wait().await })
+                let queue = Rc::clone(&queue);
+                spawn_local(async move { queue.wait().await })
             };
             let (first, second, third) = (wait(), wait(), wait());
             yield_now().await;
