@@ -299,10 +299,12 @@ impl Fields {
 
     /// Forgets the lines that do not stay.
     pub fn retain(&mut self, mut stays: impl FnMut(&Self, &FieldLine) -> bool) {
+        // Asked before any line goes, so that the answers don't depend on the lines' order.
+        let stay: Vec<bool> = self.lines.iter().map(|line| stays(self, line)).collect();
         let lines = std::mem::take(&mut self.lines);
         self.count = [0; KINDS];
-        for line in lines {
-            if stays(self, &line) {
+        for (line, stays) in lines.into_iter().zip(stay) {
+            if stays {
                 self.note(line);
             }
         }

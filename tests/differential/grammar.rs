@@ -844,7 +844,7 @@ pub const MUTATIONS: [Mutation; 40] = [
                 b"%zz",
             ];
             let odd = odd[dice.roll(odd.len())];
-            let at = 1 + dice.roll(message.target.len());
+            let at = dice.roll(message.target.len() + 1);
             message.target.splice(at..at, odd.iter().copied());
         },
     },
