@@ -135,32 +135,206 @@ impl Taken<'_> {
         self.request.map_or(b"", |request| &request.target)
     }
 
-    fn is_refused_with(&self, status: &str) -> bool {
-        matches!(self.other, Some(Outcome::Refused(word)) if word == status)
-    }
-
-    fn has(&self, part: &[u8]) -> bool {
-        memchr::memmem::find(&self.bytes.to_ascii_lowercase(), part).is_some()
-    }
-
-    /// The values of the lines that begin so, with the white space around them.
-    fn values(&self, name: &str) -> Vec<Vec<u8>> {
-        let name = format!("{name}:").into_bytes();
+    /// The values of all lines of this name, trailers too, with the white space around them.
+    fn values(&self, name: &str) -> Vec<&[u8]> {
         let lines = self.bytes.split(|byte| *byte == b'\n');
         lines
-            .filter(|line| {
-                line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(&name)
-            })
-            .map(|line| {
-                let value = &line[name.len()..];
-                value.strip_suffix(b"\r").unwrap_or(value).to_vec()
+            .filter_map(|line| {
+                let (own, value) = line.split_at_checked(name.len())?;
+                let is_named = own.eq_ignore_ascii_case(name.as_bytes());
+                let value = value.strip_prefix(b":").filter(|_| is_named)?;
+                Some(value.strip_suffix(b"\r").unwrap_or(value))
             })
             .collect()
+    }
+
+    fn has_tab_around(&self, name: &str) -> bool {
+        self.values(name).iter().any(|value| value.contains(&b'\t'))
     }
 }
 
 /// All of them. Whatever fits none fails the run.
-pub const EXPLANATIONS: [Explanation; 0] = [];
+pub const EXPLANATIONS: [Explanation; 14] = [
+    Explanation {
+        other: "hyper",
+        kind: Kind::OtherRefuses,
+        name: "a byte in the target",
+        reason: "RFC 3986 has no such byte in a path or query, but servers pass it on as it is; hyper passes fewer of them",
+        holds: |taken| {
+            matches!(taken.other, Some(Outcome::Refused(why)) if why.contains("URI"))
+                && taken
+                    .target()
+                    .iter()
+                    .any(|byte| b"\"`^\\{|}".contains(byte))
+        },
+    },
+    Explanation {
+        other: "hyper",
+        kind: Kind::OtherRefuses,
+        name: "many trailers",
+        reason: "hyper bounds their number, keygate their bytes; both drop them",
+        holds: |taken| {
+            !taken.values("transfer-encoding").is_empty()
+                && memchr::memchr_iter(b'\n', taken.bytes).count() > 100
+        },
+    },
+    Explanation {
+        other: "hyper",
+        kind: Kind::Headers,
+        name: "headers that Connection names",
+        reason: "keygate drops them while it reads (RFC 9110 7.6.1), hyper leaves that to its user",
+        holds: lacks_only_what_connection_names,
+    },
+    Explanation {
+        other: "haproxy",
+        kind: Kind::OtherRefuses,
+        name: "the method PRI",
+        reason: "HAProxy keeps it for the preface of HTTP/2; keygate serves no route by it",
+        holds: |taken| taken.method() == b"PRI",
+    },
+    Explanation {
+        other: "haproxy",
+        kind: Kind::OtherRefuses,
+        name: "a length or coding among trailers",
+        reason: "HAProxy checks it as if it were a header; keygate drops all trailers, and none reaches an upstream",
+        holds: |taken| {
+            let framing = ["content-length", "transfer-encoding", "host"];
+            framing
+                .iter()
+                .map(|name| taken.values(name).len())
+                .sum::<usize>()
+                > 2
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "a tab beside a value",
+        reason: "nginx trims spaces alone, so that a tab is a part of the length, coding or host (RFC 9110 5.5 has both)",
+        holds: |taken| {
+            let names = ["host", "content-length", "transfer-encoding"];
+            names.iter().any(|name| taken.has_tab_around(name))
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "Expect or a credential twice",
+        reason: "nginx refuses some headers that come twice; what frames a request is not among what keygate takes twice",
+        holds: |taken| {
+            let names = ["expect", "authorization"];
+            names.iter().any(|name| taken.values(name).len() > 1)
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "a method that isn't capital letters",
+        reason: "nginx takes A to Z, `_` and `-`; RFC 9110 9.1 has every token, and keygate serves no route by another",
+        holds: |taken| {
+            let is_plain = |byte: &u8| byte.is_ascii_uppercase() || b"_-".contains(byte);
+            !taken.method().iter().all(is_plain)
+        },
+    },
+    Explanation {
+        other: "haproxy",
+        kind: Kind::OtherRefuses,
+        name: "a body of GET, HEAD or DELETE in HTTP/1.0",
+        reason: "HAProxy answers 413, since some servers don't read it; keygate's upstreams get HTTP/1.1",
+        holds: |taken| {
+            let names: [&[u8]; 3] = [b"GET", b"HEAD", b"DELETE"];
+            let is_old = taken
+                .request
+                .is_none_or(|request| request.version != Some(1));
+            is_old && names.contains(&taken.method())
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "TRACE",
+        reason: "nginx answers 405 to it; keygate serves no route by it",
+        holds: |taken| taken.method() == b"TRACE",
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "a path that can't be normalised",
+        reason: "nginx decodes paths and refuses %00, broken escapes and what climbs above the root; keygate compares paths byte by byte, and serves none of these",
+        holds: |taken| {
+            let path = taken.target().split(|byte| *byte == b'?').next();
+            let path = path.unwrap_or_default();
+            has_odd_escape(path) || path.windows(2).any(|pair| pair == b"..")
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "a Host of dots",
+        reason: "nginx refuses a name that is empty between or before dots; keygate routes nothing by Host, and sends its upstream's own",
+        holds: |taken| {
+            let mut hosts = taken.values("host").into_iter().map(<[u8]>::trim_ascii);
+            hosts.any(|host| {
+                host == b"." || host.windows(2).any(|pair| pair == b".." || pair == b".:")
+            })
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "OPTIONS *",
+        reason: "nginx serves paths alone; keygate answers it itself and forwards nothing",
+        holds: |taken| taken.target() == b"*",
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherEnds,
+        name: "`close` within a Connection option",
+        reason: "nginx looks for the letters anywhere in the value, so that `x-close` ends its connection",
+        holds: |taken| {
+            let values = taken.values("connection");
+            values
+                .iter()
+                .any(|value| memchr::memmem::find(&value.to_ascii_lowercase(), b"close").is_some())
+        },
+    },
+];
+
+/// Whether a `%` isn't followed by two hex digits, or by those of NUL.
+fn has_odd_escape(path: &[u8]) -> bool {
+    let is_escape = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00";
+    (0..path.len())
+        .filter(|at| path[*at] == b'%')
+        .any(|at| !path.get(at + 1..at + 3).is_some_and(is_escape))
+}
+
+/// Whether the other has all headers that keygate has, and else only some that Connection names.
+fn lacks_only_what_connection_names(taken: &Taken) -> bool {
+    let (
+        Some(Request {
+            headers: Some(own), ..
+        }),
+        Some(Outcome::Request(Request {
+            headers: Some(others),
+            ..
+        })),
+    ) = (taken.request, taken.other)
+    else {
+        return false;
+    };
+    let named = |name: &[u8]| {
+        let mut connection = others.iter().filter(|(other, _)| other == b"connection");
+        connection.any(|(_, value)| {
+            let mut options = value.split(|byte| *byte == b',');
+            options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name))
+        })
+    };
+    let left: Vec<_> = others
+        .iter()
+        .filter(|(name, _)| name == b"connection" || !named(name))
+        .collect();
+    left.into_iter().eq(own.iter())
+}
 
 /// The explanation of a difference at this step that could do harm.
 pub fn explanation(
@@ -170,7 +344,9 @@ pub fn explanation(
     other: &[Outcome],
     bytes: &[u8],
 ) -> Option<&'static Explanation> {
-    let request = match keygate.get(at) {
+    // A connection ends behind a request, for what stands in that one.
+    let taken_at = at - usize::from(kind == Kind::OtherEnds && at > 0);
+    let request = match keygate.get(taken_at) {
         Some(Outcome::Request(request)) => Some(request),
         _ => None,
     };

@@ -41,7 +41,7 @@ use grammar::{Case, Credentials, MUTATIONS, case};
 use hyper_server::HyperServer;
 use judge::{difference, explanation};
 use keygate_binary::Gateway;
-use outcome::{Outcome, Parser, shown};
+use outcome::{Outcome, Parser, Request, shown};
 use proxies::{Lane, Proxy};
 
 /// Threads, each with a lane of every proxy. Most of the time they wait for a proxy.
@@ -158,10 +158,16 @@ impl Worker {
         } else {
             let class = format!("{}: {what}", kind.text());
             let entry = self.report.finds.entry((name, class)).or_insert_with(|| {
+                let place = match keygate.get(at) {
+                    Some(Outcome::Request(Request {
+                        place: Some(place), ..
+                    })) => place.clone(),
+                    _ => 0..case.bytes.len(),
+                };
                 let text = format!(
-                    "case {number}, {:?}\n    b\"{}\"\n    keygate: {}\n    {name}: {}",
+                    "case {number}, {:?}; see it whole with KEYGATE_FUZZ_SEED and KEYGATE_DIFFERENTIAL_CASE\n    b\"{}\"\n    keygate: {}\n    {name}: {}",
                     case.mutations,
-                    case.bytes.escape_ascii(),
+                    case.bytes[place].escape_ascii(),
                     shown(keygate),
                     shown(other)
                 );
