@@ -154,7 +154,7 @@ impl Taken<'_> {
 }
 
 /// All of them. Whatever fits none fails the run.
-pub const EXPLANATIONS: [Explanation; 14] = [
+pub const EXPLANATIONS: [Explanation; 15] = [
     Explanation {
         other: "hyper",
         kind: Kind::OtherRefuses,
@@ -184,6 +184,18 @@ pub const EXPLANATIONS: [Explanation; 14] = [
         name: "headers that Connection names",
         reason: "keygate drops them while it reads (RFC 9110 7.6.1), hyper leaves that to its user",
         holds: lacks_only_what_connection_names,
+    },
+    Explanation {
+        other: "haproxy",
+        kind: Kind::OtherRefuses,
+        name: "Upgrade to websocket without its key",
+        reason: "HAProxy checks the handshake; keygate ignores and drops Upgrade",
+        holds: |taken| {
+            let values = taken.values("upgrade");
+            values
+                .iter()
+                .any(|value| value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+        },
     },
     Explanation {
         other: "haproxy",
@@ -270,12 +282,14 @@ pub const EXPLANATIONS: [Explanation; 14] = [
     Explanation {
         other: "nginx",
         kind: Kind::OtherRefuses,
-        name: "a Host of dots",
-        reason: "nginx refuses a name that is empty between or before dots; keygate routes nothing by Host, and sends its upstream's own",
+        name: "a Host that is no name",
+        reason: "nginx refuses a name that is empty, also between dots or before a colon; keygate routes nothing by Host, and sends its upstream's own",
         holds: |taken| {
             let mut hosts = taken.values("host").into_iter().map(<[u8]>::trim_ascii);
             hosts.any(|host| {
-                host == b"." || host.windows(2).any(|pair| pair == b".." || pair == b".:")
+                host == b"."
+                    || host.starts_with(b":")
+                    || host.windows(2).any(|pair| pair == b".." || pair == b".:")
             })
         },
     },

@@ -149,6 +149,7 @@ impl Parser for GatewayLane {
             &mut self.upstream.borrow_mut(),
             bytes,
             PATIENCE,
+            usize::MAX,
         );
         outcomes(exchange)
     }

@@ -184,7 +184,8 @@ impl Worker {
     }
 }
 
-/// A proxy's reading: quick where keygate took nothing at the end, and once more with time where that matters.
+/// A proxy's reading. Waiting is left out where it can't tell anything: where keygate took nothing at the end, unless a
+/// first reading differs, and behind as many requests as keygate took.
 fn read(lane: &Lane, keygate: &[Outcome], bytes: &[u8]) -> Vec<Outcome> {
     if matches!(
         keygate.last(),
@@ -195,7 +196,12 @@ fn read(lane: &Lane, keygate: &[Outcome], bytes: &[u8]) -> Vec<Outcome> {
             return other;
         }
     }
-    lane.parse(bytes)
+    let is_all = |outcome: &Outcome| matches!(outcome, Outcome::Request(_));
+    if keygate.iter().all(is_all) {
+        lane.parse_requests(bytes, keygate.len())
+    } else {
+        lane.parse(bytes)
+    }
 }
 
 /// Starts everything and divides the cases.

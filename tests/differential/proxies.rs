@@ -129,12 +129,17 @@ pub struct Lane {
 impl Lane {
     /// Like `parse`, but the sending side ends at once: an incomplete request may then look refused.
     pub fn parse_in_haste(&self, bytes: &[u8]) -> Vec<Outcome> {
-        self.read(bytes, Duration::ZERO)
+        self.read(bytes, Duration::ZERO, usize::MAX)
     }
 
-    fn read(&self, bytes: &[u8], patience: Duration) -> Vec<Outcome> {
+    /// Like `parse`, but nothing is waited for behind so many requests.
+    pub fn parse_requests(&self, bytes: &[u8], count: usize) -> Vec<Outcome> {
+        self.read(bytes, PATIENCE, count)
+    }
+
+    fn read(&self, bytes: &[u8], patience: Duration, enough: usize) -> Vec<Outcome> {
         let mut upstream = self.upstream.borrow_mut();
-        let exchange = exchange(&self.address, &mut upstream, bytes, patience);
+        let exchange = exchange(&self.address, &mut upstream, bytes, patience, enough);
         drop(upstream);
         outcomes(exchange)
     }
@@ -142,7 +147,7 @@ impl Lane {
 
 impl Parser for Lane {
     fn parse(&self, bytes: &[u8]) -> Vec<Outcome> {
-        self.read(bytes, PATIENCE)
+        self.read(bytes, PATIENCE, usize::MAX)
     }
 }
 

@@ -157,12 +157,13 @@ pub struct Exchange {
 }
 
 /// Sends bytes on a fresh connection, waits so long for the proxy to end it, then ends the sending side and waits
-/// until the proxy has ended the connection too.
+/// until the proxy has ended the connection too. Once so many requests have reached the upstream, nothing is waited for.
 pub fn exchange(
     address: &Address,
     upstream: &mut Upstream,
     bytes: &[u8],
     patience: Duration,
+    enough: usize,
 ) -> Exchange {
     let client = address.connect().expect("the proxy listens");
     let mut exchange = Exchange::default();
@@ -172,7 +173,8 @@ pub fn exchange(
     let mut half_closed = false;
     let mut piece = [0; 16 * 1024];
     'connection: loop {
-        if !half_closed && unsent.is_empty() && Instant::now() >= patient_until {
+        let is_over = exchange.requests.len() >= enough || Instant::now() >= patient_until;
+        if !half_closed && unsent.is_empty() && is_over {
             half_closed = true;
             let _ = rustix::net::shutdown(&client, rustix::net::Shutdown::Write);
         }
