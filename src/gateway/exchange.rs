@@ -20,6 +20,9 @@ pub(super) trait Exchange: BodySource {
     /// The request's head.
     fn head(&self) -> &RequestHead;
 
+    /// Frees the memory of the head, which is not asked for any more: the request was written to its upstream.
+    fn release_head(&mut self);
+
     /// The deadlines of the request; HTTP/1 has one entry for the whole connection.
     fn timer_entry(&self) -> &Rc<TimerEntry>;
 

@@ -48,6 +48,9 @@ pub(super) struct Connection {
     entry: Rc<TimerEntry>,
     read: ReadBuffer,
     head: RequestHead,
+    /// What the response needs to know of the request, whose head may be gone by then.
+    version: Version,
+    is_head_method: bool,
     /// What is left of the request's body.
     body: Framing,
     /// Whether the client waits for 100 Continue (RFC 9110 10.1.1) before it sends the body.
@@ -118,6 +121,8 @@ impl Connection {
             entry,
             read,
             head: RequestHead::default(),
+            version: Version::HTTP_11,
+            is_head_method: false,
             body: Framing::Done,
             awaits_continue: false,
             response: Response::default(),
@@ -165,7 +170,9 @@ impl Connection {
             tokio::task::yield_now().await;
         }
         let mut scan = HeadScan::default();
-        let mut is_idle = self.read.is_empty() && self.sent > 0;
+        // Line ends behind the last request are no beginning of a head.
+        let begins = |unread: &[u8]| unread.iter().any(|byte| !b"\r\n".contains(byte));
+        let mut is_idle = self.sent > 0 && !begins(self.read.unread());
         // The first head's time runs since the connection was accepted.
         self.entry.set_deadline_once(match is_idle {
             true => timer.now() + timeouts.keep_alive,
@@ -191,13 +198,14 @@ impl Connection {
                 }
                 match self.read.poll_fill(&mut self.transport, cx) {
                     Poll::Ready(Ok(count)) if count > 0 => {
-                        if std::mem::take(&mut is_idle) {
+                        if is_idle && begins(self.read.unread()) {
+                            is_idle = false;
                             self.entry.set_deadline(timer.now() + timeouts.header_read);
                         }
                     }
                     Poll::Ready(_) => return Poll::Ready(Next::End),
                     Poll::Pending => {
-                        let is_over = timer.is_closing() && self.read.is_empty();
+                        let is_over = timer.is_closing() && (is_idle || self.sent == 0);
                         if is_over || self.entry.is_late(timer.now()) {
                             return Poll::Ready(Next::End);
                         }
@@ -213,8 +221,8 @@ impl Connection {
             Next::Request => self.begin_exchange(),
             Next::Refused(_) => self.lingers = true,
             Next::End => {
-                // A head that stopped coming may go on while the connection closes.
-                self.lingers = !self.read.is_empty();
+                // Nothing was answered to the head that stopped coming, so there is nothing to be lost.
+                self.read.consume(usize::MAX);
                 self.give_back_fields();
             }
         }
@@ -227,8 +235,10 @@ impl Connection {
             RequestFraming::Chunked => Framing::chunked(),
             RequestFraming::Stream => Framing::Done,
         };
+        self.version = self.head.version();
+        self.is_head_method = self.head.method() == "HEAD";
         self.keeps_open = self.head.keeps_open();
-        self.awaits_continue = self.head.version() == Version::HTTP_11
+        self.awaits_continue = self.version == Version::HTTP_11
             && !self.body.is_done()
             && self.head.fields().count(FieldKind::Expect) > 0;
     }
@@ -236,6 +246,7 @@ impl Connection {
     /// Where the next request begins after a head that is no head, nobody knows.
     fn begin_refused(&mut self) {
         (self.body, self.keeps_open) = (Framing::Done, false);
+        (self.version, self.is_head_method) = (Version::HTTP_11, false);
         self.awaits_continue = false;
     }
 
@@ -326,15 +337,15 @@ impl Connection {
         self.give_back_fields();
         self.read.consume(usize::MAX);
         self.read.release_if_empty();
-        let patience = match timer.is_closing() {
-            true => LINGER_DRAINING,
-            false => LINGER,
-        };
-        self.entry.set_deadline(timer.now() + patience);
+        self.entry.set_deadline(timer.now() + LINGER);
+        let mut is_draining = false;
         let mut left = worker.settings.bodies.size;
         let mut is_shut = false;
         poll_fn(|cx| {
             self.entry.register(cx);
+            if timer.is_closing() && !std::mem::replace(&mut is_draining, true) {
+                self.entry.set_deadline(timer.now() + LINGER_DRAINING);
+            }
             if self.entry.is_late(timer.now()) {
                 return Poll::Ready(());
             }
@@ -519,6 +530,10 @@ impl Exchange for Connection {
         &self.head
     }
 
+    fn release_head(&mut self) {
+        self.give_back_fields();
+    }
+
     fn timer_entry(&self) -> &Rc<TimerEntry> {
         &self.entry
     }
@@ -531,8 +546,8 @@ impl Exchange for Connection {
     fn begin(&mut self, status: StatusCode, fields: &Fields, length: BodyLength) {
         self.plan_unread_body();
         self.keeps_open &= !self.worker.timer.is_closing();
-        let version = self.head.version();
-        let has_no_body = self.head.method() == "HEAD"
+        let version = self.version;
+        let has_no_body = self.is_head_method
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let framing = match length {
             _ if has_no_body => ResponseFraming::NoBody,

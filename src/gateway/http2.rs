@@ -16,8 +16,10 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 
 use crate::gateway::exchange::{BodyLength, Exchange, Part};
 use crate::gateway::request::{self, Origin};
@@ -41,6 +43,11 @@ const MAX_LOCAL_RESETS: usize = 1024;
 /// What is read of a connection before the other tasks of the worker run: small frames cost far more than their bytes,
 /// so a peer that floods must not be read as fast as it sends.
 const READ_QUOTA: usize = 16 << 10;
+/// Most bytes that the heads of one connection's requests hold: by header compression (RFC 7541) a few bytes of a frame
+/// can be many of a head. A stream over it waits until others are done with theirs.
+const MAX_HEADS: usize = 1 << 20;
+/// The last part of a response up to this length is handed over without waiting for the client's window.
+const SMALL_LAST: usize = 8 << 10;
 /// How long a connection without streams is kept once it is to end: a client that sent a request just then is told so,
 /// and one that reads nothing is not waited for.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -66,6 +73,8 @@ struct Link {
     flushes: Cell<u64>,
     awaiting_flush: RefCell<Vec<Waker>>,
     streams: Cell<usize>,
+    /// Bytes that are left of [`MAX_HEADS`].
+    heads: Rc<Semaphore>,
     /// Until when the connection may have no stream.
     idle_until: Cell<Instant>,
 }
@@ -96,6 +105,7 @@ impl Connection {
             flushes: Cell::new(0),
             awaiting_flush: RefCell::default(),
             streams: Cell::new(0),
+            heads: Rc::new(Semaphore::new(MAX_HEADS)),
             idle_until: Cell::new(first_request),
         });
         Self {
@@ -288,6 +298,10 @@ impl AsyncWrite for Io {
 /// One request and its response.
 struct Stream {
     head: RequestHead,
+    is_head_method: bool,
+    worker: Rc<Worker>,
+    /// Bytes of [`MAX_HEADS`] that its head holds.
+    held: u32,
     body: RecvStream,
     entry: Rc<TimerEntry>,
     link: Rc<Link>,
@@ -317,11 +331,20 @@ async fn serve_stream(
     link.streams.set(link.streams.get() + 1);
     let _open = OpenStream(Rc::clone(&link), Rc::clone(&worker));
     let (parts, body) = request.into_parts();
+    let held = u32::try_from(head_size(&parts).min(MAX_HEADS)).unwrap_or(u32::MAX);
+    // Nobody closes the semaphore.
+    if let Ok(permit) = link.heads.acquire_many(held).await {
+        // Given back with the head.
+        permit.forget();
+    }
     let mut head = RequestHead::in_fields(worker.buffers.take_fields());
     let read = head.read_http2(&parts, worker.settings.max_head);
     drop(parts);
     let mut stream = Stream {
+        is_head_method: head.method() == "HEAD",
         head,
+        worker: Rc::clone(&worker),
+        held,
         body,
         entry: worker.timer.entry(),
         link,
@@ -334,8 +357,21 @@ async fn serve_stream(
         Ok(()) => request::handle(&worker, origin, &mut stream).await,
         Err(error) => request::refuse_head(&worker, origin, error, &mut stream).await,
     }
+    stream.release_head();
     stream.discard_body(&worker).await;
-    worker.buffers.give_fields(stream.head.into_fields());
+}
+
+/// What a head takes of memory once it is copied.
+fn head_size(parts: &Parts) -> usize {
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
+    fields
+        + parts
+            .uri
+            .path_and_query()
+            .map_or(1, |target| target.as_str().len())
 }
 
 /// Counts a stream while it is open.
@@ -356,6 +392,12 @@ impl Drop for OpenStream {
             // The connection's task sets the deadline.
             link.entry.wake();
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.release_head();
     }
 }
 
@@ -424,6 +466,13 @@ impl Exchange for Stream {
         &self.head
     }
 
+    fn release_head(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.link.heads.add_permits(held as usize);
+        let head = std::mem::take(&mut self.head);
+        self.worker.buffers.give_fields(head.into_fields());
+    }
+
     fn timer_entry(&self) -> &Rc<TimerEntry> {
         &self.entry
     }
@@ -449,7 +498,7 @@ impl Exchange for Stream {
                 headers.append(name, value);
             }
         }
-        let has_no_body = self.head.method() == "HEAD"
+        let has_no_body = self.is_head_method
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if let BodyLength::Known(length) = length
             && status != StatusCode::NO_CONTENT
@@ -481,14 +530,20 @@ impl Exchange for Stream {
                 }
                 return Poll::Ready(Ok(()));
             }
-            stream.reserve_capacity(rest.len());
-            while stream.capacity() == 0 {
+            let is_small_last = part.is_last() && rest.len() <= SMALL_LAST;
+            if !is_small_last {
+                stream.reserve_capacity(rest.len());
+            }
+            while stream.capacity() == 0 && !is_small_last {
                 match ready!(stream.poll_capacity(cx)) {
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Poll::Ready(Err(reset())),
                 }
             }
-            let count = stream.capacity().min(rest.len());
+            let count = match is_small_last {
+                true => rest.len(),
+                false => stream.capacity().min(rest.len()),
+            };
             let ends = part.is_last() && count == rest.len();
             let data = Bytes::copy_from_slice(&rest[..count]);
             stream.send_data(data, ends).map_err(|_| reset())?;
@@ -502,7 +557,11 @@ impl Exchange for Stream {
     }
 
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flush = *self.flush.get_or_insert_with(|| self.link.next_flush());
+        let flush = *self.flush.get_or_insert_with(|| {
+            // The connection's task flushes whenever it is woken, also where there is nothing to write.
+            self.link.entry.wake();
+            self.link.next_flush()
+        });
         if self.link.flushes.get() >= flush {
             self.flush = None;
             return Poll::Ready(Ok(()));

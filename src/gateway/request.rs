@@ -259,6 +259,7 @@ async fn forward<E: Exchange>(
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked);
+    exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
     let status = response.status();
     record.answered(status, response.overhead(read_at));
@@ -360,9 +361,7 @@ impl<'a> Inbound<'a> {
         let length = BodyLength::Known(response.body.len() as u64);
         self.begin(exchange, response.status, &mut response.fields, length);
         self.worker.buffers.give_fields(response.fields);
-        if exchange.head().method() != "HEAD" {
-            record.sent(response.body.len());
-        }
+        record.sent(response.body.len());
         relay::send(self.worker, exchange, Part::Last(&response.body))
             .await
             .map_err(|_| Failure::BrokenOff)

@@ -111,6 +111,8 @@ impl Exchange for FakeExchange {
         &self.head
     }
 
+    fn release_head(&mut self) {}
+
     fn timer_entry(&self) -> &Rc<TimerEntry> {
         &self.entry
     }

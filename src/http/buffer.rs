@@ -18,6 +18,8 @@ use crate::http::fields::Fields;
 pub const READ_CAPACITY: usize = 80 << 10;
 /// A buffer that grew beyond this is freed instead of kept.
 const MAX_KEPT_CAPACITY: usize = 256 << 10;
+/// A head's text that is longer is freed instead of kept.
+const MAX_KEPT_HEAD: usize = 16 << 10;
 /// Buffers that a worker keeps, of each kind.
 const MAX_KEPT: usize = 64;
 /// With less room than this a buffer is compacted, or grown, before the next read.
@@ -58,7 +60,7 @@ impl BufferPool {
     /// Takes back what [`Self::take_fields`] gave.
     pub fn give_fields(&self, fields: Fields) {
         let mut free = self.0.fields.borrow_mut();
-        if free.len() < MAX_KEPT && fields.text().len() <= MAX_KEPT_CAPACITY {
+        if free.len() < MAX_KEPT && fields.capacity() <= MAX_KEPT_HEAD {
             free.push(fields);
         }
     }
@@ -121,7 +123,7 @@ impl ReadBuffer {
 
     /// The first `count` unread bytes were used.
     pub fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.bytes.len());
+        self.start = self.start.saturating_add(count).min(self.bytes.len());
     }
 
     /// Gives the memory back where nothing is unread.
@@ -146,8 +148,24 @@ impl ReadBuffer {
     where
         S: AsyncRead + Unpin,
     {
+        self.poll_fill_at_most(stream, u64::MAX, cx)
+    }
+
+    /// The same, reading at most `max` bytes.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn poll_fill_at_most<S>(
+        &mut self,
+        stream: &mut S,
+        max: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>>
+    where
+        S: AsyncRead + Unpin,
+    {
         self.make_room();
-        let filled = pin!(stream.read_buf(&mut self.bytes)).poll(cx);
+        let filled = pin!(stream.take(max).read_buf(&mut self.bytes)).poll(cx);
         if filled.is_pending() {
             self.release_if_empty();
         }

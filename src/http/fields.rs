@@ -230,6 +230,8 @@ impl FieldLine {
 pub struct Fields {
     text: Vec<u8>,
     lines: Vec<FieldLine>,
+    /// Memory for the lines that [`Self::retain`] keeps.
+    spare: Vec<FieldLine>,
     first: [u8; KINDS],
     count: [u8; KINDS],
 }
@@ -239,6 +241,7 @@ impl Default for Fields {
         Self {
             text: Vec::new(),
             lines: Vec::new(),
+            spare: Vec::new(),
             first: [0; KINDS],
             count: [0; KINDS],
         }
@@ -252,6 +255,12 @@ impl Fields {
         self.text.extend_from_slice(text);
         self.lines.clear();
         self.count = [0; KINDS];
+    }
+
+    /// Bytes of memory that the text holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.text.capacity()
     }
 
     /// The whole text.
@@ -297,17 +306,16 @@ impl Fields {
         self.lines.push(line);
     }
 
-    /// Forgets the lines that do not stay.
-    pub fn retain(&mut self, mut stays: impl FnMut(&Self, &FieldLine) -> bool) {
-        // Asked before any line goes, so that the answers don't depend on the lines' order.
-        let stay: Vec<bool> = self.lines.iter().map(|line| stays(self, line)).collect();
-        let lines = std::mem::take(&mut self.lines);
+    /// Forgets the lines that do not stay; all are there until each was asked about.
+    pub fn retain(&mut self, stays: impl Fn(&Self, &FieldLine) -> bool) {
+        let mut kept = std::mem::take(&mut self.spare);
+        kept.extend(self.lines.iter().filter(|line| stays(self, line)));
+        self.lines.clear();
         self.count = [0; KINDS];
-        for (line, stays) in lines.into_iter().zip(stay) {
-            if stays {
-                self.note(line);
-            }
+        for line in kept.drain(..) {
+            self.note(line);
         }
+        self.spare = kept;
     }
 
     /// All lines, in their order.

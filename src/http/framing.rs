@@ -284,3 +284,6 @@ fn has_control(line: &[u8]) -> bool {
     line.iter()
         .any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
+
+#[cfg(test)]
+mod tests;

@@ -452,3 +452,6 @@ pub fn places(text: &[u8], part: &[u8]) -> Range<usize> {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + part.len()
 }
+
+#[cfg(test)]
+mod tests;

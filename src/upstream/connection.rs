@@ -22,6 +22,8 @@ use crate::upstream::outbound::OutboundRequest;
 
 /// Interim responses (RFC 9110 15.2) that are passed over before the final one.
 const MAX_INTERIM: usize = 16;
+/// Most bytes of a body that are read at once: a slow client's connection holds as many.
+const MAX_PIECE: u64 = 32 << 10;
 
 /// A connection, free or in the middle of an exchange.
 #[derive(Debug)]
@@ -131,7 +133,7 @@ impl Connection {
                             ));
                         }
                     }
-                    None => match read.poll_fill(&mut self.transport, cx) {
+                    None => match read.poll_fill_at_most(&mut self.transport, MAX_PIECE, cx) {
                         Poll::Ready(Ok(count)) if count > 0 => {}
                         Poll::Ready(ended) => {
                             let is_untouched = interim == 0 && read.is_empty();
@@ -183,7 +185,7 @@ impl Connection {
             if framing.is_done() {
                 return Poll::Ready(None);
             }
-            match ready!(read.poll_fill(&mut self.transport, cx)) {
+            match ready!(read.poll_fill_at_most(&mut self.transport, MAX_PIECE, cx)) {
                 Ok(0) if *framing == Framing::UntilClose => *framing = Framing::Done,
                 Ok(0) => {
                     let error = FramingError("the upstream closed in the middle of its response");
