@@ -38,12 +38,21 @@ impl Codec {
                 }
                 Ok(None) => return outcomes,
                 Err(end) => {
-                    outcomes.push(end);
+                    outcomes.push(match end {
+                        End::Refused(rule) => Outcome::Refused(rule),
+                        End::Incomplete => Outcome::Incomplete,
+                    });
                     return outcomes;
                 }
             }
         }
     }
+}
+
+/// How a connection's reading ends before a request is whole.
+enum End {
+    Refused(String),
+    Incomplete,
 }
 
 struct Reading<I> {
@@ -55,21 +64,21 @@ struct Reading<I> {
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Reading<I> {
     /// The next request; none where the bytes end behind one.
-    fn request(&mut self) -> Result<Option<Request>, Outcome> {
+    fn request(&mut self) -> Result<Option<Request>, End> {
         let start = self.consumed;
         let mut head = RequestHead::default();
         let mut scan = HeadScan::default();
         loop {
             if !self.buffer.is_empty() {
                 let parsed = head.parse(self.buffer.unread(), MAX_HEAD, &mut scan);
-                match parsed.map_err(|error| Outcome::Refused(format!("{error:?}")))? {
+                match parsed.map_err(|error| End::Refused(format!("{error:?}")))? {
                     Some(length) => {
                         self.buffer.consume(length);
                         self.consumed += length;
                         break;
                     }
                     None if self.more() => continue,
-                    None => return Err(Outcome::Incomplete),
+                    None => return Err(End::Incomplete),
                 }
             }
             if !self.more() {
@@ -100,18 +109,18 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reading<I> {
         }))
     }
 
-    fn body(&mut self, mut framing: Framing) -> Result<Vec<u8>, Outcome> {
+    fn body(&mut self, mut framing: Framing) -> Result<Vec<u8>, End> {
         let mut body = Vec::new();
         while !framing.is_done() {
             let unread = self.buffer.len();
             let data = framing
                 .take(&mut self.buffer)
-                .map_err(|error| Outcome::Refused(error.to_string()))?;
+                .map_err(|error| End::Refused(error.to_string()))?;
             self.consumed += unread - self.buffer.len();
             let came = self.buffer.at(data);
             body.extend_from_slice(came);
             if came.is_empty() && !framing.is_done() && !self.more() {
-                return Err(Outcome::Incomplete);
+                return Err(End::Incomplete);
             }
         }
         Ok(body)

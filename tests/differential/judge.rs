@@ -1,6 +1,7 @@
 //! Whether another parser reads what keygate takes alike, and what a difference is called.
 
-use crate::outcome::{Outcome, Request};
+use crate::codec::Codec;
+use crate::outcome::{Outcome, Parser, Request};
 
 /// How two readings differ, at the first step where they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,9 +119,9 @@ pub struct Explanation {
 
 /// What keygate took and another reads differently.
 pub struct Taken<'a> {
-    /// The request; none where keygate answered it itself.
+    /// The request; none where keygate's reader doesn't show it.
     request: Option<&'a Request>,
-    /// Its head and body; the whole connection's bytes where keygate doesn't tell which are its.
+    /// Its head and body; the whole connection's bytes where it isn't shown.
     bytes: &'a [u8],
     /// What the other makes of it.
     other: Option<&'a Outcome>,
@@ -360,8 +361,14 @@ pub fn explanation(
 ) -> Option<&'static Explanation> {
     // A connection ends behind a request, for what stands in that one.
     let taken_at = at - usize::from(kind == Kind::OtherEnds && at > 0);
-    let request = match keygate.get(taken_at) {
-        Some(Outcome::Request(request)) => Some(request),
+    // The running gateway doesn't show where a request stood, nor what it answered itself; its reader does.
+    let read = Codec.parse(bytes);
+    let request = match (keygate.get(taken_at), read.get(taken_at)) {
+        (
+            Some(Outcome::Request(Request { place: None, .. }) | Outcome::Answered(_)),
+            Some(Outcome::Request(request)),
+        )
+        | (Some(Outcome::Request(request)), _) => Some(request),
         _ => None,
     };
     let place = request.and_then(|request| request.place.clone());

@@ -3,6 +3,12 @@
 //! the same method, target and body. Where keygate refuses what another takes, the difference is counted and named.
 //! Every other difference fails the run, unless `judge::EXPLANATIONS` says why it does no harm.
 //!
+//! nginx and HAProxy have to be installed (`bash tests/tools` does it). A million cases, in about four minutes:
+//!
+//! ```text
+//! KEYGATE_DIFFERENTIAL_CASES=1000000 cargo test --locked --test differential -- --nocapture
+//! ```
+//!
 //! A case is a function of the seed and its number. The environment steers a run:
 //!
 //! - `KEYGATE_FUZZ_SEED`: the seed; a random one where it isn't set. It is printed.
