@@ -367,3 +367,47 @@ fn what_the_running_gateway_forwards_others_read_alike() {
         conclude("the running gateway", seed, cases, every, &report, started);
     }
 }
+
+/// Reads a body by its Content-Length where it is chunked too: the oldest fault of all.
+struct Sloppy;
+
+impl Parser for Sloppy {
+    fn parse(&self, bytes: &[u8]) -> Vec<Outcome> {
+        let text = String::from_utf8_lossy(bytes);
+        let both =
+            text.contains("Content-Length: ") && text.contains("Transfer-Encoding: chunked\r\n");
+        if both {
+            Codec.parse(
+                text.replacen("Transfer-Encoding: chunked\r\n", "", 1)
+                    .as_bytes(),
+            )
+        } else {
+            Codec.parse(bytes)
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_prefers_the_length_to_the_chunks_is_found_by_all_others() {
+    if std::env::var_os("KEYGATE_DIFFERENTIAL_CASE").is_some() {
+        return;
+    }
+    let keygate = (0..WORKERS)
+        .map(|_| {
+            let sloppy: Box<dyn Parser + Send> = Box::new(Sloppy);
+            (sloppy, Credentials::default())
+        })
+        .collect();
+    let report = run(1, 2_000, 1, keygate);
+    for name in ["hyper", "nginx", "haproxy"] {
+        let body = judge::Kind::Body.text();
+        assert!(
+            report
+                .finds
+                .keys()
+                .any(|(other, class)| *other == name && class.starts_with(body)),
+            "{name}: {:?}",
+            report.finds.keys().collect::<Vec<_>>()
+        );
+    }
+}
