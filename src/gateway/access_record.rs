@@ -9,7 +9,7 @@ use http::StatusCode;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::request_id::RequestId;
-use crate::observe::log::{Access, End};
+use crate::observe::log::{AccessEntry, RequestEnd};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
 use crate::table::Entry;
@@ -36,7 +36,7 @@ pub(super) struct AccessRecord {
     denial: Option<&'static str>,
     bytes_in: u64,
     bytes_out: u64,
-    ended: Option<End>,
+    ended: Option<RequestEnd>,
 }
 
 impl AccessRecord {
@@ -114,19 +114,19 @@ impl AccessRecord {
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.denial = Some(refusal.code());
         if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
-            self.ended = Some(End::UpstreamFailed);
+            self.ended = Some(RequestEnd::UpstreamFailed);
         }
     }
 
     /// What was permitted is so no longer.
     pub(super) fn revoked(&mut self, denial: Denial) {
         self.denial = Some(denial.label());
-        self.ended = Some(End::Revoked);
+        self.ended = Some(RequestEnd::Revoked);
     }
 
     /// The upstream broke off or fell silent in the middle of its answer.
     pub(super) fn upstream_failed(&mut self) {
-        self.ended = Some(End::UpstreamFailed);
+        self.ended = Some(RequestEnd::UpstreamFailed);
     }
 
     /// The status of its answer.
@@ -141,7 +141,7 @@ impl AccessRecord {
 
     /// Its answer went out whole.
     pub(super) fn complete(&mut self) {
-        self.ended.get_or_insert(End::Complete);
+        self.ended.get_or_insert(RequestEnd::Complete);
     }
 }
 
@@ -150,7 +150,7 @@ impl Drop for AccessRecord {
         let duration = self.began.elapsed();
         let outcome = self.denial.unwrap_or("allowed");
         self.worker.metrics.end(outcome, duration.as_secs_f64());
-        self.worker.log.access(&Access {
+        self.worker.log.access(&AccessEntry {
             started: self.started,
             duration,
             first_byte: self.first_byte,
@@ -165,7 +165,7 @@ impl Drop for AccessRecord {
             denial: self.denial,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            end: self.ended.unwrap_or(End::ClientLeft),
+            end: self.ended.unwrap_or(RequestEnd::ClientLeft),
         });
     }
 }

@@ -557,6 +557,7 @@ impl Exchange for Connection {
         };
         if framing == ResponseFraming::UntilClose {
             self.keeps_open = false;
+            self.transport.reset_on_drop();
         }
         if self.out.capacity() == 0 {
             self.out = self.worker.buffers.take_write();
@@ -596,16 +597,26 @@ impl Exchange for Connection {
             None | Some(ResponseFraming::NoBody) => &[],
             Some(_) => part.bytes(),
         };
-        self.poll_write(cx, bytes)
+        ready!(self.poll_write(cx, bytes))?;
+        if part.is_last() && self.response.framing == Some(ResponseFraming::UntilClose) {
+            self.transport.finish_on_drop();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn sent(&self) -> u64 {
         self.sent
     }
 
-    fn poll_flushed(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A part is sent once the system has taken all of it.
-        Poll::Ready(Ok(()))
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A part is sent once the system has taken all of it; but a reset throws away what the system still holds.
+        let is_reset = self.response.framing == Some(ResponseFraming::UntilClose);
+        if !is_reset || self.transport.is_all_sent() {
+            return Poll::Ready(Ok(()));
+        }
+        self.entry.wake_each_tick(true);
+        self.entry.register(cx);
+        Poll::Pending
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -626,9 +637,6 @@ impl Exchange for Connection {
 
     fn abort(&mut self) {
         self.is_aborted = true;
-        if self.response.framing == Some(ResponseFraming::UntilClose) {
-            self.transport.reset_on_drop();
-        }
     }
 }
 

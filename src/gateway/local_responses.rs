@@ -15,6 +15,7 @@ use crate::net::proxy_protocol::ProxyIdentity;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
 use crate::policy::key::Key;
+use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::store::config::ClientAddressSource;
@@ -36,24 +37,11 @@ struct ModelList<'a> {
     data: Vec<Model<'a>>,
 }
 
-/// What `GET /v1/key` tells a key's owner.
+/// What `GET /v1/key` shows besides the key.
 #[derive(Serialize)]
-struct KeyView<'a> {
-    id: &'a str,
-    name: &'a str,
-    model_access: ModelAccessView<'a>,
-    models: Vec<&'a str>,
-    allow_from: Vec<String>,
-    expires_at: Option<String>,
+struct ClientDetails {
     client_address: Option<String>,
     client_address_reason: &'static str,
-}
-
-#[derive(Serialize)]
-struct ModelAccessView<'a> {
-    mode: &'static str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    models: &'a [Box<str>],
 }
 
 /// The catalogue, as far as the key may use it.
@@ -95,28 +83,15 @@ pub(super) fn key(
     let believed = &worker.settings.client_address;
     let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
     let client = client_address(believed, source.address, forwarded_for);
-    let access = key.model_access();
-    let view = KeyView {
-        id: key.id(),
-        name: key.name(),
-        model_access: ModelAccessView {
-            mode: access.mode(),
-            models: access.models(),
-        },
-        models: usable(&routing, key).collect(),
-        allow_from: key
-            .allow_from()
-            .networks()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        expires_at: key.expires_at().map(|time| time.to_string()),
+    let details = ClientDetails {
         client_address: match client {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
         client_address_reason: reason(believed, source, head.fields()),
     };
+    let models = usable(&routing, key).collect();
+    let view = KeyView::for_owner(key, models, details);
     LocalResponse::ok(&view, &worker.buffers)
 }
 
@@ -166,7 +141,7 @@ pub(super) fn without_key(
 }
 
 fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
-    if !worker.settings.public_health || head.method() != "GET" {
+    if !worker.settings.public_health || !matches!(head.method(), "GET" | "HEAD") {
         return None;
     }
     let (status, text) = match head.path() {

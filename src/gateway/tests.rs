@@ -24,12 +24,13 @@ use crate::gateway::worker::{Gateway, Settings, Worker};
 use crate::http::buffer::BodyBuffer;
 use crate::http::fields::Fields;
 use crate::http::head::{HeadScan, RequestHead};
-use crate::observe::log::{Form, Log};
+use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::policy::token::TokenHash;
 use crate::request_body::collect::{BodyBroken, BodySource};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::timers::TimerEntry;
+use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 use crate::table::{Table, WITHOUT_PAUSE};
@@ -187,7 +188,7 @@ impl Stand {
         table.swap(loaded.entries, WITHOUT_PAUSE);
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let (log, _writer) = Log::start(Form::Json, dropped).unwrap();
+        let (log, _writer) = Log::start(LogFormat::Json, dropped).unwrap();
         let gateway = Gateway {
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),

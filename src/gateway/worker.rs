@@ -174,8 +174,8 @@ impl Worker {
     /// # Errors
     /// Where the system has no random numbers.
     pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
-        gateway.log = gateway.log.with_own_page();
-        gateway.metrics = gateway.metrics.with_own_tally();
+        gateway.log = gateway.log.with_own_buffer();
+        gateway.metrics = gateway.metrics.with_own_counters();
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let seed = u64::from_le_bytes(random);

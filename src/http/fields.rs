@@ -26,6 +26,8 @@ pub enum FieldKind {
     Digest,
     Accept,
     AccessControlRequestHeaders,
+    /// `api-key` and `x-api-key`.
+    ApiKey,
     Authorization,
     Connection,
     ContentEncoding,
@@ -59,7 +61,7 @@ impl FieldKind {
         let kind = match (first, name.len()) {
             (b'a', 6) if is("accept") => Self::Accept,
             (b'a', 7) if is("alt-svc") => Self::NotToClient,
-            (b'a', 7) if is("api-key") => Self::NotToUpstream,
+            (b'a', 7) if is("api-key") => Self::ApiKey,
             (b'a', 13) if is("authorization") => Self::Authorization,
             (b'a', 30) if is("access-control-request-headers") => Self::AccessControlRequestHeaders,
             (b'a', _) if begins("accept-") => Self::Accept,
@@ -92,7 +94,8 @@ impl FieldKind {
             (b't', 17) if is("transfer-encoding") => Self::TransferEncoding,
             (b'u', 7) if is("upgrade") => Self::HopByHop,
             (b'w', 16) if is("www-authenticate") => Self::NotToClient,
-            (b'x', 9) if is("x-api-key") || is("x-real-ip") => Self::NotToUpstream,
+            (b'x', 9) if is("x-api-key") => Self::ApiKey,
+            (b'x', 9) if is("x-real-ip") => Self::NotToUpstream,
             (b'x', 12) if is("x-request-id") => Self::XRequestId,
             (b'x', 15) if is("x-forwarded-for") => Self::XForwardedFor,
             (b'x', 17) if is("x-forwarded-proto") => Self::XForwardedProto,
@@ -139,6 +142,7 @@ impl FieldKind {
             Self::Underscore
             | Self::HopByHop
             | Self::NotToUpstream
+            | Self::ApiKey
             | Self::Authorization
             | Self::Connection
             | Self::ContentEncoding
@@ -167,6 +171,7 @@ impl FieldKind {
             | Self::Underscore
             | Self::NotToUpstream
             | Self::Accept
+            | Self::ApiKey
             | Self::Authorization
             | Self::ContentEncoding
             | Self::ContentOther
@@ -189,6 +194,7 @@ impl FieldKind {
         matches!(
             self,
             Self::Accept
+                | Self::ApiKey
                 | Self::Authorization
                 | Self::ContentEncoding
                 | Self::ContentLength
@@ -439,7 +445,7 @@ mod tests {
         for (name, kind) in [
             ("Host", FieldKind::Host),
             ("CONTENT-TYPE", FieldKind::ContentType),
-            ("X-Api-Key", FieldKind::NotToUpstream),
+            ("X-Api-Key", FieldKind::ApiKey),
             ("x_real_ip", FieldKind::Underscore),
             ("content_length", FieldKind::Underscore),
             ("Proxy-Connection", FieldKind::HopByHop),

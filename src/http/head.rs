@@ -69,8 +69,9 @@ pub struct HeadScan {
     skipped: usize,
     /// No line of the head ends before this.
     scanned: usize,
-    /// The length at which the part that was there was last tried to be parsed.
+    /// The length at which the part that was there was last tried to be parsed, and whether a line ended since then.
     tried: usize,
+    has_new_line: bool,
 }
 
 impl RequestHead {
@@ -99,7 +100,8 @@ impl RequestHead {
                 return Err(HeadError::TooLarge);
             }
             // A peer that speaks something else is told before it has sent a whole head's worth.
-            if head.len() >= scan.tried * 2 {
+            if scan.has_new_line || head.len() >= scan.tried * 2 {
+                scan.has_new_line = false;
                 scan.tried = head.len().max(1);
                 self.read(head, true)?;
             }
@@ -221,18 +223,22 @@ impl RequestHead {
         }
     }
 
-    /// RFC 9112 6.3, strictly: one Content-Length in digits, or one Transfer-Encoding that is `chunked`.
+    /// RFC 9112 6.3, strictly: Content-Length in digits, once or always the same, or one Transfer-Encoding that is
+    /// `chunked`.
     fn http1_framing(&self) -> Result<RequestFraming, HeadError> {
         let encodings = self.fields.count(FieldKind::TransferEncoding);
         let lengths = self.fields.count(FieldKind::ContentLength);
         match (encodings, lengths) {
             (0, 0) => Ok(RequestFraming::Length(0)),
-            (0, _) => self
-                .fields
-                .only(FieldKind::ContentLength)
-                .and_then(decimal)
-                .map(RequestFraming::Length)
-                .ok_or(HeadError::Malformed("send one Content-Length, in digits")),
+            (0, _) => {
+                let mut values = self.fields.all(FieldKind::ContentLength);
+                let first = values.next();
+                first
+                    .filter(|first| values.all(|other| other == *first))
+                    .and_then(decimal)
+                    .map(RequestFraming::Length)
+                    .ok_or(HeadError::Malformed("send one Content-Length, in digits"))
+            }
             (_, 0) => {
                 let only = self.fields.only(FieldKind::TransferEncoding);
                 let is_chunked = only.is_some_and(|only| only.eq_ignore_ascii_case(b"chunked"));
@@ -364,6 +370,7 @@ impl HeadScan {
                 return Err(HeadError::Malformed("a line of its head ends without CR"));
             }
             self.scanned = end + 1;
+            self.has_new_line = true;
             if head[..end - 1].ends_with(b"\r\n") {
                 return Ok(Some(end + 1));
             }
@@ -421,12 +428,29 @@ fn check_target(method: &str, target: &[u8]) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// A host and perhaps a port (RFC 3986 3.2.2), without anything that ends or splits an authority.
+/// A host and perhaps a port (RFC 3986 3.2.2 and 3.2.3): an address in brackets, or a name or IPv4 address.
+#[must_use]
 pub fn is_host(host: &[u8]) -> bool {
-    !host.is_empty()
-        && host
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+    let (is_valid, port) = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let end = rest.iter().position(|byte| *byte == b']').unwrap_or(0);
+            let (address, port) = rest.split_at(end);
+            let is_address = |byte: &u8| is_name(byte) || *byte == b':';
+            let is_valid = !address.is_empty() && address.iter().all(is_address);
+            (is_valid, port.strip_prefix(b"]").unwrap_or(port))
+        }
+        None => {
+            let end = host.iter().position(|byte| *byte == b':');
+            let (name, port) = host.split_at(end.unwrap_or(host.len()));
+            (!name.is_empty() && name.iter().all(is_name), port)
+        }
+    };
+    let digits = port.strip_prefix(b":");
+    let is_port = digits.map_or(port.is_empty(), |digits| {
+        digits.iter().all(u8::is_ascii_digit)
+    });
+    is_valid && is_port
 }
 
 /// The members of comma-separated lines, without the white space around them and without empty ones.

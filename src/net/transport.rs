@@ -66,11 +66,33 @@ impl Transport {
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
-    /// Has the connection end by a reset when it is dropped (SO_LINGER 0), not by FIN: for a body that only the
-    /// connection's end ends, FIN would make half a body a whole one.
+    /// Has the connection end by a reset when it is dropped, or the process ends (SO_LINGER 0), not by FIN: for a body
+    /// that only the connection's end ends, FIN would make half a body a whole one.
     pub fn reset_on_drop(&self) {
+        self.set_linger(Some(Duration::ZERO));
+    }
+
+    /// Takes [`Self::reset_on_drop`] back: the body is whole.
+    pub fn finish_on_drop(&self) {
+        self.set_linger(None);
+    }
+
+    fn set_linger(&self, linger: Option<Duration>) {
         // Without the option the connection ends by FIN, as it would anyway.
-        let _ = SockRef::from(&self.socket()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.socket()).set_linger(linger);
+    }
+
+    /// Whether the peer's system was sent all that was written. Asked of the system, which wakes nobody when it comes to
+    /// that.
+    #[must_use]
+    pub fn is_all_sent(&self) -> bool {
+        let socket = self.socket();
+        // With this option the socket is writable only where nothing is left to send.
+        if SockRef::from(&socket).set_tcp_notsent_lowat(1).is_err() {
+            return true;
+        }
+        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Writes one slice, or a list of which empty ones are left out.

@@ -306,7 +306,7 @@ impl Shared {
         Some(list)
     }
 
-    fn account(&mut self, text: &str) -> Result<Account, crate::policy::key::FieldFault> {
+    fn account(&mut self, text: &str) -> Result<Account, crate::policy::key::KeyFieldError> {
         if let Some(account) = self.accounts.get(text) {
             return Ok(account.clone());
         }

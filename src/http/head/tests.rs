@@ -52,6 +52,13 @@ fn exactly_one_plain_host_and_a_path_are_needed() {
         "host: a\\b\r\n",
         "host: a,b\r\n",
         "host: a b\r\n",
+        "host: a:x\r\n",
+        "host: a:80:80\r\n",
+        "host: ::1\r\n",
+        "host: [::1\r\n",
+        "host: [::1]x\r\n",
+        "host: []\r\n",
+        "host: :80\r\n",
     ] {
         assert!(parse("GET / HTTP/1.1", lines).is_err(), "{lines:?}");
     }
@@ -81,6 +88,8 @@ fn exactly_one_plain_host_and_a_path_are_needed() {
 fn only_one_clean_framing_is_taken() {
     let framing = |lines| with(lines).map(|head| head.framing());
     assert_eq!(framing(""), Ok(RequestFraming::Length(0)));
+    let same = "content-length: 2\r\nContent-Length: 2\r\n";
+    assert_eq!(framing(same), Ok(RequestFraming::Length(2)));
     assert_eq!(
         framing("content-length: 007\r\n"),
         Ok(RequestFraming::Length(7))
@@ -103,7 +112,7 @@ fn only_one_clean_framing_is_taken() {
         "content-length: 0x2\r\n",
         "content-length: 2 2\r\n",
         "content-length: 2, 2\r\n",
-        "content-length: 2\r\ncontent-length: 2\r\n",
+        "content-length: 2\r\ncontent-length: 02\r\n",
         "content-length: 18446744073709551616\r\n",
     ] {
         assert!(framing(lines).is_err(), "{lines:?}");
@@ -169,6 +178,8 @@ fn connection_removes_what_it_names_but_nothing_that_is_judged_or_set() {
         "x-forwarded-proto",
         "x-request-id",
         "expect",
+        "x-api-key",
+        "api-key",
     ] {
         assert!(
             with(&format!("connection: close, {name}\r\n")).is_err(),

@@ -1,13 +1,13 @@
-//! What the process asks of the system for its own safety.
+//! Process limits and the panic hook.
 
 use crate::observe::log::{Event, Log};
 
-/// No core dump may hold a token; every descriptor the system grants is for connections. Returns how many it grants.
-pub(super) fn harden() -> Option<u64> {
+/// Disables core dumps, which could contain tokens, and raises the limit of open files to the maximum. Returns that limit.
+pub(super) fn set_process_limits() -> Option<u64> {
     use rustix::process::{
         DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
     };
-    // Where the system refuses, the gateway is no less a gateway.
+    // Errors are ignored: the gateway works without these limits.
     let _ = setrlimit(
         Resource::Core,
         Rlimit {
@@ -27,7 +27,7 @@ pub(super) fn harden() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// A panic is a line like any other; what it says holds no client's data, since none is ever formatted into one.
+/// Logs each panic with its place. The message is left out: it could contain data of clients.
 pub(super) fn log_panics(log: Log) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic

@@ -1,7 +1,7 @@
-//! The running process: its workers, its admin listeners, the signals it hears, and its end in good order.
+//! The running process: workers, admin listeners, signals, and the graceful shutdown.
 //!
-//! First whoever asks for readiness is told, then listeners close and the admin socket is given up, so that a successor
-//! can start while running requests finish.
+//! On shutdown first /readyz fails, then the listeners close and the admin socket is released. A new process can start
+//! then, while running requests finish.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
-use crate::admin::reload::{self, Wish};
+use crate::admin::reload::{self, ReloadMode};
 use crate::admin::{self, Services};
+use crate::cli::start_error::{StartError, system};
 use crate::gateway::accept::run_worker;
 use crate::gateway::worker::Gateway;
 use crate::net::listen::Claimed;
@@ -28,28 +29,26 @@ use crate::observe::log::Event;
 use crate::runtime::lifecycle::Phase;
 use crate::store::keeper::Drops;
 
-use super::start_fault::{StartFault, system};
-
-/// setrlimit(2), RLIMIT_FSIZE; the same number on every Linux that Rust knows but MIPS and PA-RISC.
+/// The signal of RLIMIT_FSIZE, see setrlimit(2). The number is the same on all Linux targets except MIPS and PA-RISC.
 const SIGXFSZ: i32 = 25;
-/// How long running requests may take to notice that the process ends at once.
-const LAST_BREATH: Duration = Duration::from_millis(500);
+/// The longest time for requests to stop once the process ends at once.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// The admin API's listeners.
-pub(super) struct Admin {
+pub(super) struct AdminListeners {
     tasks: Vec<Task<()>>,
-    /// Where it listens over TCP.
+    /// The TCP address, if it listens over TCP.
     pub(super) address: Option<SocketAddr>,
     socket_file: Option<SocketFile>,
 }
 
-impl Admin {
+impl AdminListeners {
     /// Opens both listeners.
     pub(super) async fn open(
         services: &Arc<Services>,
         socket: std::os::unix::net::UnixListener,
         socket_file: SocketFile,
-    ) -> Result<Self, StartFault> {
+    ) -> Result<Self, StartError> {
         let listener = socket
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(socket));
@@ -76,8 +75,8 @@ impl Admin {
         })
     }
 
-    /// Closes both, so that a successor can have them.
-    fn give_up(&mut self) {
+    /// Closes both, so that a new process can use the addresses.
+    fn close(&mut self) {
         for task in self.tasks.drain(..) {
             task.abort();
         }
@@ -90,18 +89,19 @@ impl Admin {
 /// The workers' threads.
 pub(super) struct Workers {
     threads: Vec<JoinHandle<io::Result<()>>>,
-    /// Says so each time one ends, however it ends.
+    /// Receives a message each time a worker ends, also by a panic.
     ends: UnboundedReceiver<()>,
     running: usize,
 }
 
 impl Workers {
-    /// Starts as many as the config says, each with listeners of its own; the first takes over what held their addresses.
+    /// Starts `count` workers (0: one per core), each with its own listeners. The first uses the sockets that already hold
+    /// the addresses.
     pub(super) fn start(
         gateway: &Gateway,
         mut claimed: Claimed,
         count: usize,
-    ) -> Result<Self, StartFault> {
+    ) -> Result<Self, StartError> {
         let count = match count {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count,
@@ -109,8 +109,8 @@ impl Workers {
         let (end, ends) = unbounded_channel();
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
-            let listeners = claimed.open().map_err(StartFault::Listen)?;
-            let (gateway, end) = (gateway.clone(), End(end.clone()));
+            let listeners = claimed.open().map_err(StartError::Listen)?;
+            let (gateway, end) = (gateway.clone(), EndNotice(end.clone()));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             let thread = thread.spawn(move || {
                 let _end = end;
@@ -137,45 +137,45 @@ impl Workers {
     }
 }
 
-/// Tells of a worker's end, even where it panics.
-struct End(UnboundedSender<()>);
+/// Reports the end of a worker when dropped, so also after a panic.
+struct EndNotice(UnboundedSender<()>);
 
-impl Drop for End {
+impl Drop for EndNotice {
     fn drop(&mut self) {
-        // Nobody listens any more where the process itself ends.
+        // The receiver is gone when the process ends.
         let _ = self.0.send(());
     }
 }
 
-/// The running process, up to its end.
-pub(super) struct Life {
+/// Runs the process until its end.
+pub(super) struct Supervisor {
     pub(super) services: Arc<Services>,
     pub(super) signals: Signals,
-    pub(super) admin: Admin,
+    pub(super) admin: AdminListeners,
     pub(super) workers: Workers,
 }
 
-impl Life {
-    /// Runs until a signal ends the process, and then ends it in order.
+impl Supervisor {
+    /// Runs until a signal arrives, then shuts down gracefully.
     ///
     /// # Errors
-    /// Where a worker ended by itself: what is left drains, and a supervisor should start the process anew.
-    pub(super) async fn run(mut self) -> Result<(), StartFault> {
-        // Holds one wish at most: signals that come while a reload runs share the next one.
-        let wish = Rc::new(Notify::new());
-        tokio::task::spawn_local(reload_when_told(
+    /// A worker ended by itself. The others drain, and the service manager should restart the process.
+    pub(super) async fn run(mut self) -> Result<(), StartError> {
+        // Holds at most one notification: all signals during a reload cause one further reload.
+        let reload = Rc::new(Notify::new());
+        tokio::task::spawn_local(reload_on_signal(
             Arc::clone(&self.services),
-            Rc::clone(&wish),
+            Rc::clone(&reload),
         ));
         let ended = loop {
             tokio::select! {
-                told = self.signals.next() => match told {
-                    Told::Reload => wish.notify_one(),
-                    Told::End => break Ok(()),
+                action = self.signals.next() => match action {
+                    SignalAction::Reload => reload.notify_one(),
+                    SignalAction::Shutdown => break Ok(()),
                 },
                 () = self.workers.one_ended() => {
                     let cause = io::Error::other("ended before it was told to");
-                    break Err(StartFault::System("a worker".into(), cause));
+                    break Err(StartError::System("a worker".into(), cause));
                 }
             }
         };
@@ -204,26 +204,26 @@ impl Life {
         lifecycle.advance(Phase::Announcing);
         let at_once = tokio::select! {
             () = sleep(timeouts.drain_delay) => false,
-            () = self.signals.told_to_end() => true,
+            () = self.signals.shutdown_requested() => true,
         };
         lifecycle.advance(Phase::Draining);
-        self.admin.give_up();
+        self.admin.close();
         if !at_once {
             tokio::select! {
                 _ = timeout(timeouts.drain, self.workers.all_ended()) => {}
-                () = self.signals.told_to_end() => {}
+                () = self.signals.shutdown_requested() => {}
             }
         }
         lifecycle.advance(Phase::Ending);
-        // A worker that does not even notice this is ended with the process.
-        let _ = timeout(LAST_BREATH, self.workers.all_ended()).await;
+        // A worker that still runs after this ends with the process.
+        let _ = timeout(SHUTDOWN_GRACE, self.workers.all_ended()).await;
     }
 }
 
-/// Reloads at each wish, one after the other.
-async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
+/// Reloads at each notification, one after the other.
+async fn reload_on_signal(services: Arc<Services>, reload: Rc<Notify>) {
     loop {
-        wish.notified().await;
+        reload.notified().await;
         let since = NotifyState::monotonic_usec_now().into_iter();
         tell_systemd(
             &[NotifyState::Reloading]
@@ -231,28 +231,28 @@ async fn reload_when_told(services: Arc<Services>, wish: Rc<Notify>) {
                 .chain(since)
                 .collect::<Vec<_>>(),
         );
-        reload::reload(&services, "SIGHUP", Wish::Reload(Drops::Guarded)).await;
+        reload::reload(&services, "SIGHUP", ReloadMode::Apply(Drops::Guarded)).await;
         tell_systemd(&[NotifyState::Ready]);
     }
 }
 
-/// What a signal says.
-enum Told {
+/// What a signal means.
+enum SignalAction {
     Reload,
-    End,
+    Shutdown,
 }
 
-/// The signals that mean something here.
+/// The signals that the process handles.
 pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
-    /// Has no meaning here but that a write past a file size limit fails instead of killing the process.
+    /// With this handler a write beyond the file size limit returns an error instead of ending the process.
     _file_too_large: Signal,
 }
 
 impl Signals {
-    /// From here on a signal finds its handler, as SIGHUP did before. Within a runtime.
+    /// Handles all further signals. Must be called inside a runtime.
     pub(super) fn new(hangup: Signal) -> io::Result<Self> {
         Ok(Self {
             hangup,
@@ -262,20 +262,20 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.terminate.recv() => SignalAction::Shutdown,
+            _ = self.interrupt.recv() => SignalAction::Shutdown,
         }
     }
 
-    async fn told_to_end(&mut self) {
-        while let Told::Reload = self.next().await {}
+    async fn shutdown_requested(&mut self) {
+        while let SignalAction::Reload = self.next().await {}
     }
 }
 
 pub(super) fn tell_systemd(state: &[NotifyState<'_>]) {
-    // Without systemd there is nobody to tell.
+    // An error means that systemd did not start this process.
     let _ = sd_notify::notify(state);
 }

@@ -9,24 +9,24 @@ use crate::net::unix_socket::ClaimFault;
 use crate::store::fault::Fault;
 use crate::upstream::UpstreamFault;
 
-/// What keeps the process from starting, or from going on.
+/// Why the process cannot start or go on.
 #[derive(Debug)]
-pub enum StartFault {
-    /// Something in the config or the key file.
+pub(super) enum StartError {
+    /// The config or the key file has faults.
     Files(Vec<Fault>),
-    /// An address of the data port.
+    /// An address of the data port cannot be used.
     Listen(ListenFault),
-    /// The admin socket.
+    /// The admin socket cannot be used.
     Socket(ClaimFault),
-    /// The certificate.
+    /// A certificate cannot be used.
     Tls(TlsFault),
-    /// An upstream's CA.
+    /// The CA of an upstream cannot be used.
     Upstream(UpstreamFault),
-    /// The system: for what, and why not.
+    /// A system call failed: the part of the program, and the error.
     System(String, io::Error),
 }
 
-impl fmt::Display for StartFault {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Files(faults) => {
@@ -45,9 +45,9 @@ impl fmt::Display for StartFault {
     }
 }
 
-impl std::error::Error for StartFault {}
+impl std::error::Error for StartError {}
 
-/// For errors of the system: `what` says of which part.
-pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartFault {
-    |error| StartFault::System(what.into(), error)
+/// Turns an I/O error into a [`StartError`]; `what` names the part of the program.
+pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    |error| StartError::System(what.into(), error)
 }

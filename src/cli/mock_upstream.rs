@@ -1,5 +1,5 @@
-//! A stand-in for a model: an OpenAI-compatible server for the demo that answers with a few words, one at a time, as a
-//! model would. It is spoken to over a socket like any upstream.
+//! A mock upstream for the demo: an OpenAI-compatible server that streams a few words, as a model would. The gateway
+//! reaches it over a socket like any upstream.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,18 +22,18 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// The models it says it serves.
+/// The models that it lists.
 pub(super) const MODELS: [&str; 2] = ["stand-in", "stand-in-large"];
 /// The time between two words.
-const PACE: Duration = Duration::from_millis(60);
-const MOST_BODY: usize = 32 << 20;
-/// OpenAI's own embeddings have more numbers; for a demo a few do.
+const WORD_INTERVAL: Duration = Duration::from_millis(60);
+const MAX_BODY: usize = 32 << 20;
+/// Real embeddings have more numbers; a few are enough for a demo.
 const DIMENSIONS: usize = 8;
 
-/// Starts it on a thread of its own, which ends with the process.
+/// Starts the server on its own thread, which ends with the process.
 ///
 /// # Errors
-/// Where no port or thread can be had.
+/// No port or no thread is available.
 pub(super) fn start() -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -51,7 +51,7 @@ pub(super) fn start() -> io::Result<SocketAddr> {
                 while let Ok((socket, _)) = listener.accept().await {
                     let connection = http1::Builder::new()
                         .serve_connection(TokioIo::new(socket), service_fn(answer));
-                    // A client that leaves in the middle is what a demo is for.
+                    // An error means that the client left early, which is normal.
                     tokio::task::spawn_local(async { drop(connection.await) });
                 }
             });
@@ -59,9 +59,9 @@ pub(super) fn start() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Words>, Infallible> {
+async fn answer(request: Request<Incoming>) -> Result<Response<MockBody>, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let body = Limited::new(request.into_body(), MOST_BODY)
+    let body = Limited::new(request.into_body(), MAX_BODY)
         .collect()
         .await
         .map(|body| body.to_bytes());
@@ -87,7 +87,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Words>, Infallibl
     })
 }
 
-/// What it has to say: it repeats the last question, so that one sees one's own words come back through the gateway.
+/// The text of the response. It repeats the last message, so that users see their own words come back.
 fn reply_to(asked: &Value) -> String {
     let question = asked["messages"]
         .as_array()
@@ -132,7 +132,7 @@ fn embeddings(asked: &Value) -> Value {
     })
 }
 
-fn streamed(asked: &Value) -> Response<Words> {
+fn streamed(asked: &Value) -> Response<MockBody> {
     let chunk = |delta: Value, finish: Value| {
         let chunk = json!({
             "id": "chatcmpl-stand-in", "object": "chat.completion.chunk", "created": 0, "model": asked["model"],
@@ -150,17 +150,17 @@ fn streamed(asked: &Value) -> Response<Words> {
         Bytes::from_static(b"data: [DONE]\n\n"),
     ];
     let chunks: Vec<Bytes> = std::iter::once(first).chain(words).chain(last).collect();
-    let mut pace = interval(PACE);
+    let mut pace = interval(WORD_INTERVAL);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut response = Response::new(Words::Paced(chunks.into_iter(), pace));
+    let mut response = Response::new(MockBody::Paced(chunks.into_iter(), pace));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
 }
 
-fn whole(status: StatusCode, body: &Value) -> Response<Words> {
-    let mut response = Response::new(Words::Whole(body.to_string().into()));
+fn whole(status: StatusCode, body: &Value) -> Response<MockBody> {
+    let mut response = Response::new(MockBody::Whole(body.to_string().into()));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -168,13 +168,13 @@ fn whole(status: StatusCode, body: &Value) -> Response<Words> {
     response
 }
 
-/// A body that comes at once, or at the pace of speech.
-enum Words {
+/// A response body: all at once, or one word at a time.
+enum MockBody {
     Whole(Full<Bytes>),
     Paced(std::vec::IntoIter<Bytes>, Interval),
 }
 
-impl Body for Words {
+impl Body for MockBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -1,172 +1,72 @@
-//! Answers: what was done, or why not. One exhaustive match takes every refusal to its status.
+//! Why a call fails. One exhaustive match maps every error to its status.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
-};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
 use http_body_util::Full;
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::observe::log::is_harmless;
+use crate::admin::response::{ApiResponse, plain_json};
 use crate::store::fault::Fault;
 use crate::store::keeper::{Obstacle, WriteError};
 use crate::store::record::{Complaint, RequestFault};
 
-/// What was done.
+/// Why a call fails.
 #[derive(Debug)]
-pub(super) struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-/// Why something is not done.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The request is not one.
+pub(super) enum ApiError {
+    /// The request is not valid HTTP or its body is not JSON.
     Malformed(String),
-    /// No token, or not the one, and no session.
+    /// No token or a wrong one, and no session.
     Unauthorized,
-    /// A sign-in with another token than the one.
+    /// A sign-in with a wrong token.
     WrongToken,
-    /// A sign-in with a link that was used, is too old, or never was one.
+    /// A sign-in with a link that was used, is too old, or never existed.
     WrongLink,
-    /// A page of another origin asks.
+    /// A page of another origin sent the request.
     ForeignOrigin,
-    /// A session's cookie came, but nothing says that the panel sent it.
+    /// The request has a session's cookie, but not the headers that only the panel sends.
     NotFromPanel,
     /// No such path.
     UnknownPath,
     /// No such key.
     UnknownKey,
-    /// The path is served under these methods.
+    /// The path has other methods, listed here.
     MethodNotAllowed(String),
-    /// The body did not come in time.
+    /// The body took too long.
     Slow,
-    /// The file drops too many keys.
+    /// The key file drops too many keys.
     Conflict(String),
     /// The body is too long.
     TooLarge,
-    /// The body is said to be no JSON.
+    /// The content type is not JSON.
     MediaType,
-    /// The Host is not one of this listener's.
+    /// The Host header names another server.
     Misdirected,
     /// A field or parameter is wrong.
     Invalid(Complaint),
-    /// Files are faulty.
+    /// Files have faults.
     Faulty {
-        /// What is wrong with them; at least one.
+        /// The faults; at least one.
         faults: Vec<Fault>,
-        /// What to say besides the first.
-        besides: String,
+        /// Text to add to the message of the first fault.
+        suffix: String,
     },
     /// The key file could not be written.
     NotWritten {
-        /// Whether the change is in force all the same.
+        /// Whether the change is in force anyway.
         in_force: bool,
-        /// What was in the way.
+        /// Why.
         message: String,
     },
-    /// Something that never should fail did.
+    /// A bug: something failed that never should.
     Internal,
-    /// Not ready for requests yet, or no longer.
+    /// Not ready for requests, and why.
     NotReady(&'static str),
 }
 
-impl Reply {
-    /// 200 with JSON.
-    pub(super) fn json(value: &impl Serialize) -> Self {
-        Self::with_status(StatusCode::OK, value)
-    }
-
-    /// 201 with JSON.
-    pub(super) fn created(value: &impl Serialize) -> Self {
-        Self::with_status(StatusCode::CREATED, value)
-    }
-
-    /// 204.
-    pub(super) fn done() -> Self {
-        Self::empty(StatusCode::NO_CONTENT)
-    }
-
-    /// Nothing but a status.
-    pub(super) fn empty(status: StatusCode) -> Self {
-        Self {
-            status,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        }
-    }
-
-    /// 200 with what is compiled in.
-    pub(super) fn file(kind: &'static str, content: &'static [u8]) -> Self {
-        Self::of(StatusCode::OK, kind, Bytes::from_static(content))
-    }
-
-    /// 200 with JSON that is text already.
-    pub(super) fn json_text(body: Bytes) -> Self {
-        Self::of(StatusCode::OK, "application/json", body)
-    }
-
-    /// 200 with plain text.
-    pub(super) fn text(text: impl Into<Bytes>) -> Self {
-        Self::of(StatusCode::OK, "text/plain; charset=utf-8", text.into())
-    }
-
-    /// 200 with metrics (Prometheus' text format).
-    pub(super) fn metrics(text: Vec<u8>) -> Self {
-        let kind = "text/plain; version=0.0.4; charset=utf-8";
-        Self::of(StatusCode::OK, kind, text.into())
-    }
-
-    fn with_status(status: StatusCode, value: &impl Serialize) -> Self {
-        // Only maps with keys that are no text fail to become JSON, and there are none here.
-        let body = serde_json::to_string(value).unwrap_or_default();
-        Self::of(status, "application/json", plain_json(body))
-    }
-
-    fn of(status: StatusCode, kind: &'static str, body: Bytes) -> Self {
-        let reply = Self {
-            body,
-            ..Self::empty(status)
-        };
-        reply.with(CONTENT_TYPE, HeaderValue::from_static(kind))
-    }
-
-    /// The same with this header.
-    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
-
-    /// Status and body, for whoever speaks no HTTP.
-    pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
-        (self.status, self.body)
-    }
-
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        let headers = response.headers_mut();
-        headers
-            .entry(CACHE_CONTROL)
-            .or_insert(HeaderValue::from_static("no-store"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        // No page of another origin gets to load any of it, as a script or an image either.
-        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-        response
-    }
-}
-
-const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-
-impl Refusal {
+impl ApiError {
     /// A field or parameter is wrong.
     pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
         Self::Invalid(Complaint {
@@ -241,13 +141,13 @@ impl Refusal {
                     .to_owned()
             }
             Self::Invalid(complaint) => complaint.to_string(),
-            Self::Faulty { faults, besides } => {
+            Self::Faulty { faults, suffix } => {
                 let first = faults.first().map(shown).unwrap_or_default();
                 let more = match faults.len() {
                     0 | 1 => String::new(),
                     count => format!(" (and {} more)", count - 1),
                 };
-                format!("{first}{more}{besides}")
+                format!("{first}{more}{suffix}")
             }
             Self::NotWritten { message, .. } => message.clone(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
@@ -276,13 +176,13 @@ impl Refusal {
         body
     }
 
-    /// Status and body, for whoever speaks no HTTP.
+    /// Status and body, for a caller without HTTP.
     pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
         (self.status(), plain_json(self.body().to_string()))
     }
 
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Reply::with_status(self.status(), &self.body()).into_response();
+        let mut response = ApiResponse::with_status(self.status(), &self.body()).into_response();
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed(allow) = &self
             && let Ok(allow) = HeaderValue::from_str(allow)
@@ -296,7 +196,7 @@ impl Refusal {
     }
 }
 
-impl From<RequestFault> for Refusal {
+impl From<RequestFault> for ApiError {
     fn from(fault: RequestFault) -> Self {
         match fault {
             RequestFault::NotJson(complaint) => {
@@ -307,7 +207,7 @@ impl From<RequestFault> for Refusal {
     }
 }
 
-impl From<WriteError> for Refusal {
+impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> Self {
         let message = error.to_string();
         match error {
@@ -322,12 +222,12 @@ impl From<WriteError> for Refusal {
     }
 }
 
-impl From<Obstacle> for Refusal {
+impl From<Obstacle> for ApiError {
     fn from(obstacle: Obstacle) -> Self {
         match &obstacle {
             Obstacle::Faulty(error) => Self::Faulty {
                 faults: error.faults().to_vec(),
-                besides: String::new(),
+                suffix: String::new(),
             },
             Obstacle::DropsTooMany(_) => Self::Conflict(obstacle.to_string()),
             Obstacle::Io(_) => Self::NotWritten {
@@ -338,27 +238,7 @@ impl From<Obstacle> for Refusal {
     }
 }
 
-/// The same JSON with whatever could drive a terminal escaped: people read answers there too.
-fn plain_json(json: String) -> Bytes {
-    let is_plain = |character: char| character.is_ascii_graphic() || is_harmless(character);
-    if json.chars().all(is_plain) {
-        return json.into();
-    }
-    let mut plain = String::with_capacity(json.len() + 64);
-    for character in json.chars() {
-        if is_plain(character) {
-            plain.push(character);
-            continue;
-        }
-        // JSON itself is graphic ASCII, so that this stands within a string (RFC 8259 7).
-        for unit in character.encode_utf16(&mut [0; 2]) {
-            plain.push_str(&format!("\\u{unit:04x}"));
-        }
-    }
-    plain.into()
-}
-
-/// A fault as people read it, under its file's own name: where it lies is the operator's to know.
+/// A fault as text. It names the file without its folder: paths on the server are not for clients.
 fn shown(fault: &Fault) -> String {
     Fault {
         file: name_of(&fault.file).into(),

@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked to, what to do about it, and its exit status.
+//! Errors of commands: what failed, what to do about it, and the exit status.
 
 use std::fmt;
 use std::io;
@@ -9,27 +9,27 @@ use crate::store::fault::Fault;
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// The arguments make no sense together.
+pub(super) enum CommandError {
+    /// The arguments contradict each other.
     Usage(String),
-    /// Nobody answers on the socket.
+    /// No gateway listens on the socket.
     NoGateway(PathBuf, io::Error),
-    /// The gateway's answer is none.
+    /// The gateway sent no usable response.
     NoAnswer(PathBuf, String),
-    /// The gateway, or the key file's rules, say no.
+    /// The gateway or the rules of the key file refused the call.
     Refused(String),
-    /// Files are faulty.
+    /// Files have faults.
     Faulty(Vec<Fault>),
-    /// What the user is asked to give is not there, or wrong.
+    /// The input is missing or wrong.
     Input(String),
-    /// Something could not be done on this machine.
+    /// A system call failed.
     System(String, io::Error),
-    /// Nobody takes the output.
+    /// The output cannot be written.
     Output(io::Error),
 }
 
-impl Failure {
-    /// Says what went wrong. Nothing is said of a reader that left: it knows.
+impl CommandError {
+    /// Prints the error and returns the exit status. A closed output pipe is not reported.
     pub(super) fn report(self) -> ExitCode {
         if !matches!(&self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
             eprintln!("keygate: {self}");
@@ -47,7 +47,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(what) | Self::Refused(what) | Self::Input(what) => f.write_str(what),
@@ -83,7 +83,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {
+impl std::error::Error for CommandError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoGateway(_, error) | Self::System(_, error) | Self::Output(error) => Some(error),

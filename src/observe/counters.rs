@@ -1,98 +1,108 @@
-//! What requests count. Each worker counts on a tally of its own, so that cores never wait for each other's counters;
-//! whoever reads adds the tallies up.
+//! The counters that every request changes. Each worker has its own, so cores do not wait for each other; a reader adds
+//! them up.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+    self, Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-/// Seconds of whole requests and first bytes: from a refusal's microseconds to a long answer's minutes.
+use crate::observe::lock::lock;
+
+/// Bucket bounds for whole requests and first bytes, in seconds.
 const REQUEST_BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
     600.0,
 ];
-/// Seconds of the gateway's own work on a request.
+/// Bucket bounds for the gateway's own time on a request, in seconds.
 const OVERHEAD_BUCKETS: &[f64] = &[
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005,
     0.01, 0.05, 0.1, 0.5,
 ];
 
-/// The counters of one worker, or of all of them.
+/// The counters of one worker, or the sum over all workers.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+pub(super) struct Counters {
     pub(super) in_flight: i64,
     /// Requests that ended, by outcome.
     pub(super) outcomes: Vec<(&'static str, u64)>,
-    pub(super) request_seconds: Spread,
-    pub(super) overhead_seconds: Spread,
-    upstreams: Vec<OfUpstream>,
+    pub(super) request_seconds: Histogram,
+    pub(super) overhead_seconds: Histogram,
+    upstreams: Vec<UpstreamCounters>,
 }
 
-/// The answers of one upstream.
+/// The responses of one upstream.
 #[derive(Clone, Debug)]
-struct OfUpstream {
+struct UpstreamCounters {
     name: Box<str>,
     statuses: Vec<(u16, u64)>,
-    first_byte_seconds: Spread,
+    first_byte_seconds: Histogram,
 }
 
-/// How many measurements were how large.
+/// Counts measurements by size.
 #[derive(Clone, Debug)]
-pub(super) struct Spread {
+pub(super) struct Histogram {
     bounds: &'static [f64],
-    /// One for each bound, and one for what is larger than all.
+    /// One per bound, and one for measurements above the last bound.
     counts: Vec<u64>,
     sum: f64,
 }
 
-impl Default for Tally {
+impl Default for Counters {
     fn default() -> Self {
         Self {
             in_flight: 0,
-            // Present from the first scrape on, so that an alert on its increase sees the first one.
+            // Present in the first scrape, so that an alert on its increase sees the first request.
             outcomes: vec![("allowed", 0)],
-            request_seconds: Spread::over(REQUEST_BUCKETS),
-            overhead_seconds: Spread::over(OVERHEAD_BUCKETS),
+            request_seconds: Histogram::new(REQUEST_BUCKETS),
+            overhead_seconds: Histogram::new(OVERHEAD_BUCKETS),
             upstreams: Vec::new(),
         }
     }
 }
 
-impl Tally {
+impl Counters {
     pub(super) fn request(&mut self, outcome: &'static str, seconds: f64) {
         *counter(&mut self.outcomes, outcome) += 1;
-        self.request_seconds.note(seconds);
+        self.request_seconds.observe(seconds);
     }
 
     pub(super) fn response(&mut self, upstream: &str, status: u16, first_byte_seconds: f64) {
         let upstream = self.upstream(upstream);
         *counter(&mut upstream.statuses, status) += 1;
-        upstream.first_byte_seconds.note(first_byte_seconds);
+        upstream.first_byte_seconds.observe(first_byte_seconds);
     }
 
-    fn upstream(&mut self, name: &str) -> &mut OfUpstream {
+    fn upstream(&mut self, name: &str) -> &mut UpstreamCounters {
         let known = self.upstreams.iter().position(|known| *known.name == *name);
         let place = known.unwrap_or(self.upstreams.len());
         if known.is_none() {
-            self.upstreams.push(OfUpstream {
+            self.upstreams.push(UpstreamCounters {
                 name: name.into(),
                 statuses: Vec::new(),
-                first_byte_seconds: Spread::over(REQUEST_BUCKETS),
+                first_byte_seconds: Histogram::new(REQUEST_BUCKETS),
             });
         }
         &mut self.upstreams[place]
     }
 
     fn add(&mut self, other: &Self) {
-        self.in_flight += other.in_flight;
-        for (outcome, count) in &other.outcomes {
+        // Destructured, so that a new counter cannot be forgotten here.
+        let Self {
+            in_flight,
+            outcomes,
+            request_seconds,
+            overhead_seconds,
+            upstreams,
+        } = other;
+        self.in_flight += in_flight;
+        for (outcome, count) in outcomes {
             *counter(&mut self.outcomes, *outcome) += count;
         }
-        self.request_seconds.add(&other.request_seconds);
-        self.overhead_seconds.add(&other.overhead_seconds);
-        for other in &other.upstreams {
+        self.request_seconds.add(request_seconds);
+        self.overhead_seconds.add(overhead_seconds);
+        for other in upstreams {
             let upstream = self.upstream(&other.name);
             for (status, count) in &other.statuses {
                 *counter(&mut upstream.statuses, *status) += count;
@@ -102,7 +112,7 @@ impl Tally {
     }
 }
 
-/// The counter of this name, which is one of a few.
+/// The counter with this name, made if missing. There are few, so a search is fast enough.
 fn counter<N: Copy + PartialEq>(counters: &mut Vec<(N, u64)>, name: N) -> &mut u64 {
     let known = counters.iter().position(|(known, _)| *known == name);
     let place = known.unwrap_or(counters.len());
@@ -112,8 +122,8 @@ fn counter<N: Copy + PartialEq>(counters: &mut Vec<(N, u64)>, name: N) -> &mut u
     &mut counters[place].1
 }
 
-impl Spread {
-    fn over(bounds: &'static [f64]) -> Self {
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
         Self {
             bounds,
             counts: vec![0; bounds.len() + 1],
@@ -121,7 +131,7 @@ impl Spread {
         }
     }
 
-    pub(super) fn note(&mut self, seconds: f64) {
+    pub(super) fn observe(&mut self, seconds: f64) {
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
         self.sum += seconds;
@@ -134,7 +144,7 @@ impl Spread {
         self.sum += other.sum;
     }
 
-    /// For each bound, the last of which is infinite, how many measurements were not larger.
+    /// The cumulative counts: for each bound the number of measurements up to it. The last bound is infinite.
     pub(super) fn cumulative(&self) -> Vec<(f64, u64)> {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         let counts = self.counts.iter().scan(0, |before, count| {
@@ -145,14 +155,14 @@ impl Spread {
     }
 }
 
-/// The tallies of all workers. Cloning shares them.
+/// The counters of all workers. A clone shares them.
 #[derive(Clone, Debug)]
-pub(super) struct Tallies {
-    all: Arc<Mutex<Vec<Arc<Mutex<Tally>>>>>,
+pub(super) struct WorkerCounters {
+    all: Arc<Mutex<Vec<Arc<Mutex<Counters>>>>>,
     families: Arc<[Desc; 6]>,
 }
 
-impl Tallies {
+impl WorkerCounters {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let family = |name: &str, help: &str, labels: &[&str]| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();
@@ -196,23 +206,23 @@ impl Tallies {
         })
     }
 
-    /// One more tally, all zero.
-    pub(super) fn add(&self) -> Arc<Mutex<Tally>> {
-        let tally = Arc::default();
-        lock(&self.all).push(Arc::clone(&tally));
-        tally
+    /// Adds counters for one more worker.
+    pub(super) fn add(&self) -> Arc<Mutex<Counters>> {
+        let counters = Arc::default();
+        lock(&self.all).push(Arc::clone(&counters));
+        counters
     }
 
-    pub(super) fn sum(&self) -> Tally {
-        let mut sum = Tally::default();
-        for tally in lock(&self.all).iter() {
-            sum.add(&lock(tally));
+    pub(super) fn sum(&self) -> Counters {
+        let mut sum = Counters::default();
+        for counters in lock(&self.all).iter() {
+            sum.add(&lock(counters));
         }
         sum
     }
 }
 
-impl Collector for Tallies {
+impl Collector for WorkerCounters {
     fn desc(&self) -> Vec<&Desc> {
         self.families.iter().collect()
     }
@@ -228,7 +238,7 @@ impl Collector for Tallies {
             in_flight,
         ] = &*self.families;
         let outcomes = sum.outcomes.iter();
-        let statuses = |upstream: &OfUpstream| {
+        let statuses = |upstream: &UpstreamCounters| {
             let name = upstream.name.clone();
             let statuses = upstream.statuses.clone().into_iter();
             statuses.map(move |(status, count)| {
@@ -238,13 +248,13 @@ impl Collector for Tallies {
         };
         let upstreams = sum.upstreams.iter();
         let first_bytes = upstreams.clone().map(|upstream| {
-            spread(
+            histogram_metric(
                 &[("upstream", &upstream.name)],
                 &upstream.first_byte_seconds,
             )
         });
         let mut now = Gauge::default();
-        // Requests are counted in whole steps of one, though Prometheus' numbers are all f64.
+        // Prometheus' numbers are all f64.
         now.set_value(sum.in_flight as f64);
         vec![
             family(
@@ -262,13 +272,13 @@ impl Collector for Tallies {
             family(
                 request_seconds,
                 MetricType::HISTOGRAM,
-                vec![spread(&[], &sum.request_seconds)],
+                vec![histogram_metric(&[], &sum.request_seconds)],
             ),
             family(first_byte, MetricType::HISTOGRAM, first_bytes.collect()),
             family(
                 overhead,
                 MetricType::HISTOGRAM,
-                vec![spread(&[], &sum.overhead_seconds)],
+                vec![histogram_metric(&[], &sum.overhead_seconds)],
             ),
             family(in_flight, MetricType::GAUGE, vec![Metric::from_gauge(now)]),
         ]
@@ -302,9 +312,9 @@ fn counted(names: &[(&str, &str)], count: u64) -> Metric {
     metric
 }
 
-fn spread(names: &[(&str, &str)], spread: &Spread) -> Metric {
-    let mut buckets = spread.cumulative();
-    // The one without a bound is written from the count of all.
+fn histogram_metric(names: &[(&str, &str)], histogram: &Histogram) -> Metric {
+    let mut buckets = histogram.cumulative();
+    // The encoder writes the bucket without a bound from the total count.
     let all = buckets.pop().map_or(0, |(_, count)| count);
     let bucket = |(bound, count): (f64, u64)| {
         let mut bucket = Bucket::default();
@@ -312,18 +322,13 @@ fn spread(names: &[(&str, &str)], spread: &Spread) -> Metric {
         bucket.set_cumulative_count(count);
         bucket
     };
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets.into_iter().map(bucket).collect());
-    histogram.set_sample_count(all);
-    histogram.set_sample_sum(spread.sum);
+    let mut encoded = proto::Histogram::default();
+    encoded.set_bucket(buckets.into_iter().map(bucket).collect());
+    encoded.set_sample_count(all);
+    encoded.set_sample_sum(histogram.sum);
     let mut metric = Metric::from_label(labels(names));
-    metric.set_histogram(histogram);
+    metric.set_histogram(encoded);
     metric
-}
-
-/// A tally is right, or one short, where a thread panicked while it held it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -331,9 +336,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_workers_counted_apart_is_added_up() {
-        let tallies = Tallies::new().unwrap();
-        let (one, other) = (tallies.add(), tallies.add());
+    fn the_counters_of_all_workers_are_added_up() {
+        let workers = WorkerCounters::new().unwrap();
+        let (one, other) = (workers.add(), workers.add());
         lock(&one).request("allowed", 0.002);
         lock(&one).response("llama", 200, 0.5);
         lock(&other).request("expired_api_key", 1000.0);
@@ -343,11 +348,11 @@ mod tests {
         lock(&other).response("whisper", 200, 0.5);
         lock(&one).in_flight += 3;
         lock(&other).in_flight -= 1;
-        let sum = tallies.sum();
+        let sum = workers.sum();
         assert_eq!(sum.in_flight, 2);
         assert_eq!(sum.outcomes, [("allowed", 2), ("expired_api_key", 1)]);
         let cumulative = sum.request_seconds.cumulative();
-        // A measurement that is a bound's own is not larger.
+        // A measurement equal to a bound belongs to its bucket.
         assert_eq!(cumulative[..2], [(0.001, 1), (0.005, 2)]);
         assert_eq!(cumulative[16..], [(600.0, 2), (f64::INFINITY, 3)]);
         let statuses = sum.upstreams.iter().map(|upstream| &upstream.statuses[..]);
