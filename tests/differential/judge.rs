@@ -155,7 +155,7 @@ impl Taken<'_> {
 }
 
 /// All of them. Whatever fits none fails the run.
-pub const EXPLANATIONS: [Explanation; 15] = [
+pub const EXPLANATIONS: [Explanation; 16] = [
     Explanation {
         other: "hyper",
         kind: Kind::OtherRefuses,
@@ -260,6 +260,21 @@ pub const EXPLANATIONS: [Explanation; 15] = [
                 .request
                 .is_none_or(|request| request.version != Some(1));
             is_old && names.contains(&taken.method())
+        },
+    },
+    Explanation {
+        other: "nginx",
+        kind: Kind::OtherRefuses,
+        name: "the same length twice",
+        reason: "RFC 9112 6.3 lets a server take equal lengths as one or refuse them; keygate takes them, and sends one",
+        holds: |taken| {
+            let mut lengths = taken
+                .values("content-length")
+                .into_iter()
+                .map(<[u8]>::trim_ascii);
+            let first = lengths.next();
+            let mut others = lengths.peekable();
+            others.peek().is_some() && others.all(|other| Some(other) == first)
         },
     },
     Explanation {

@@ -34,9 +34,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// The headers in the order that comparisons need.
+    /// The headers in the order that comparisons need. The same length twice, which RFC 9112 6.3 lets a server take as
+    /// one, is in them once: hyper drops the second.
     pub fn sorted(mut headers: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
         headers.sort_by(|(one, _), (other, _)| one.cmp(other));
+        headers.dedup_by(|one, other| one.0 == b"content-length" && one == other);
         headers
     }
 }
