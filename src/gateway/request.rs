@@ -36,6 +36,7 @@ use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
 use crate::request_body::model::{self, ExtraModelFields};
+use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
 use crate::table::Entry;
@@ -282,6 +283,7 @@ async fn send<E: Exchange>(
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<UpstreamResponse, Failure> {
+    ready_tasks_ran().await;
     let permit = lease.permit().clone();
     let entry = Rc::clone(exchange.timer_entry());
     let mut sending = pin!(worker.pool.send(&permit, outbound, &entry));

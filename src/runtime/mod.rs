@@ -2,6 +2,7 @@
 //! phases of the process, the clock on the wall.
 
 pub(crate) mod cooperative_yield;
+pub mod flush_coalescer;
 pub mod lifecycle;
 pub mod timers;
 pub mod unauthenticated_queue;
