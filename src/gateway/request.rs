@@ -163,7 +163,9 @@ async fn admit_and_forward<E: Exchange>(
     let response = match route {
         Route::Forward(endpoint) => {
             let asked = read_model(inbound, endpoint, caller, exchange, record).await?; // 6
-            let permit = permit_model(worker, caller, &asked, record)?; // 7
+            let served_by = |_: &str| asked.upstream.clone();
+            let permit = caller.for_model(Arc::clone(&asked.model), served_by)?; // 7
+            record.upstream(permit.target());
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller),
@@ -177,6 +179,8 @@ async fn admit_and_forward<E: Exchange>(
 struct Asked {
     body: CollectedBody,
     model: Arc<str>,
+    /// Who serves the model, by the catalogue.
+    upstream: Option<Arc<Upstream>>,
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
@@ -220,29 +224,18 @@ async fn read_model<E: Exchange>(
     };
     let named = model::read(&format, body.bytes(), extra_fields)?;
     // The catalogue's own name is shared; only a name that nobody serves is copied.
-    let served = worker.fleet.routing().shared_name(&named);
-    let model = served.unwrap_or_else(|| Arc::from(&*named));
+    let (model, upstream) = match worker.fleet.routing().served(&named) {
+        Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
+        None => (Arc::from(&*named), None),
+    };
     record.model(&model);
     Ok(Asked {
         body,
         model,
+        upstream,
         read_at,
         is_decoded: coding.is_some(),
     })
-}
-
-/// Step 7: whether the model may be used, and who serves it.
-fn permit_model(
-    worker: &Worker,
-    caller: Caller<'_>,
-    asked: &Asked,
-    record: &mut AccessRecord,
-) -> Result<Permit<Arc<Upstream>>, Denial> {
-    let routing = worker.fleet.routing();
-    let lookup = |model: &str| routing.upstream_of(model).cloned();
-    let permit = caller.for_model(Arc::clone(&asked.model), lookup)?;
-    record.upstream(permit.target());
-    Ok(permit)
 }
 
 /// Step 8: the request's way to its upstream and back.

@@ -53,39 +53,34 @@ impl FieldKind {
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        let begins = |known: &str| {
-            let start = name.get(..known.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
-        };
-        let first = name.first().map_or(0, u8::to_ascii_lowercase);
-        let kind = match (first, name.len()) {
+        let kind = match (lower(name, 0), name.len()) {
             (b'a', 6) if is("accept") => Self::Accept,
             (b'a', 7) if is("alt-svc") => Self::NotToClient,
             (b'a', 7) if is("api-key") => Self::ApiKey,
             (b'a', 13) if is("authorization") => Self::Authorization,
             (b'a', 30) if is("access-control-request-headers") => Self::AccessControlRequestHeaders,
-            (b'a', _) if begins("accept-") => Self::Accept,
-            (b'a', _) if begins("access-control-") => Self::NotToClient,
+            (b'a', _) if begins(name, "accept-") => Self::Accept,
+            (b'a', _) if begins(name, "access-control-") => Self::NotToClient,
             (b'c', 6) if is("cookie") => Self::NotToUpstream,
             (b'c', 10) if is("connection") => Self::Connection,
+            (b'c', 11) if is("content-md5") => Self::Digest,
             (b'c', 12) if is("content-type") => Self::ContentType,
             (b'c', 14) if is("content-length") => Self::ContentLength,
-            (b'c', 16) if is("content-encoding") => Self::ContentEncoding,
-            (b'c', 11) if is("content-md5") => Self::Digest,
             (b'c', 14) if is("content-digest") => Self::Digest,
-            (b'c', _) if begins("content-") => Self::ContentOther,
+            (b'c', 16) if is("content-encoding") => Self::ContentEncoding,
+            (b'c', _) if begins(name, "content-") => Self::ContentOther,
             (b'd', 4) if is("date") => Self::Date,
             (b'd', 6) if is("digest") => Self::Digest,
             (b'e', 6) if is("expect") => Self::Expect,
             (b'f', 9) if is("forwarded") => Self::NotToUpstream,
             (b'h', 4) if is("host") => Self::Host,
             (b'h', 14) if is("http2-settings") => Self::HopByHop,
-            (b'h', _) if begins("helicone-") => Self::NotToUpstream,
+            (b'h', _) if begins(name, "helicone-") => Self::NotToUpstream,
             (b'k', 10) if is("keep-alive") => Self::HopByHop,
             (b'o', 6) if is("origin") => Self::Origin,
             (b'o', 14) if is("openai-project") => Self::NotToUpstream,
             (b'o', 19) if is("openai-organization") => Self::NotToUpstream,
-            (b'p', _) if begins("proxy-") => Self::HopByHop,
+            (b'p', _) if begins(name, "proxy-") => Self::HopByHop,
             (b'r', 11) if is("repr-digest") => Self::Digest,
             (b's', 6) if is("server") => Self::NotToClient,
             (b's', 10) if is("set-cookie") => Self::NotToClient,
@@ -94,34 +89,36 @@ impl FieldKind {
             (b't', 17) if is("transfer-encoding") => Self::TransferEncoding,
             (b'u', 7) if is("upgrade") => Self::HopByHop,
             (b'w', 16) if is("www-authenticate") => Self::NotToClient,
-            (b'x', 9) if is("x-api-key") => Self::ApiKey,
-            (b'x', 9) if is("x-real-ip") => Self::NotToUpstream,
-            (b'x', 12) if is("x-request-id") => Self::XRequestId,
-            (b'x', 15) if is("x-forwarded-for") => Self::XForwardedFor,
-            (b'x', 17) if is("x-forwarded-proto") => Self::XForwardedProto,
-            (b'x', _) if begins("x-forwarded-") => Self::XForwardedOther,
-            (b'x', 13 | 14 | 17)
-                if is("x-rewrite-url") || is("x-original-url") || is("x-method-override") =>
-            {
-                Self::NotToUpstream
-            }
-            (b'x', _)
-                if begins("x-http-method")
-                    || begins("x-portkey-")
-                    || begins("x-litellm-")
-                    || begins("x-keygate-") =>
-            {
-                Self::NotToUpstream
-            }
+            (b'x', _) => Self::of_extension(name),
             _ => Self::Other,
         };
         match kind {
             Self::Other | Self::ContentOther | Self::Accept | Self::XForwardedOther
-                if memchr::memchr(b'_', name).is_some() =>
+                if name.iter().any(|byte| *byte == b'_') =>
             {
                 Self::Underscore
             }
             kind => kind,
+        }
+    }
+
+    /// The same for names that begin with `x`, of which a client may send many.
+    fn of_extension(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match lower(name, 2) {
+            b'a' if is("x-api-key") => Self::ApiKey,
+            b'f' if is("x-forwarded-for") => Self::XForwardedFor,
+            b'f' if is("x-forwarded-proto") => Self::XForwardedProto,
+            b'f' if begins(name, "x-forwarded-") => Self::XForwardedOther,
+            b'h' if begins(name, "x-http-method") => Self::NotToUpstream,
+            b'k' if begins(name, "x-keygate-") => Self::NotToUpstream,
+            b'l' if begins(name, "x-litellm-") => Self::NotToUpstream,
+            b'm' if is("x-method-override") => Self::NotToUpstream,
+            b'o' if is("x-original-url") => Self::NotToUpstream,
+            b'p' if begins(name, "x-portkey-") => Self::NotToUpstream,
+            b'r' if is("x-request-id") => Self::XRequestId,
+            b'r' if is("x-real-ip") || is("x-rewrite-url") => Self::NotToUpstream,
+            _ => Self::Other,
         }
     }
 
@@ -209,6 +206,16 @@ impl FieldKind {
                 | Self::XRequestId
         )
     }
+}
+
+/// A name's character at this place, in lower case; 0 where there is none.
+fn lower(name: &[u8], place: usize) -> u8 {
+    name.get(place).map_or(0, u8::to_ascii_lowercase)
+}
+
+fn begins(name: &[u8], known: &str) -> bool {
+    let start = name.get(..known.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// One header line, as places in its head's text.

@@ -40,8 +40,11 @@ pub enum RequestFraming {
 #[derive(Debug)]
 pub struct RequestHead {
     fields: Fields,
-    method: Range<usize>,
-    target: Range<usize>,
+    /// Method and target, which are ASCII, with a blank between them.
+    request_line: String,
+    /// Where the method ends, and the path.
+    method_end: usize,
+    path_end: usize,
     version: Version,
     framing: RequestFraming,
     keeps_open: bool,
@@ -52,8 +55,9 @@ impl Default for RequestHead {
     fn default() -> Self {
         Self {
             fields: Fields::default(),
-            method: 0..0,
-            target: 0..0,
+            request_line: String::new(),
+            method_end: 0,
+            path_end: 0,
             version: Version::HTTP_11,
             framing: RequestFraming::Length(0),
             keeps_open: false,
@@ -137,8 +141,7 @@ impl RequestHead {
             return Err(malformed);
         };
         self.fields.restart(head);
-        self.method = places(head, method.as_bytes());
-        self.target = places(head, target.as_bytes());
+        self.set_request_line(method, target);
         self.version = match version {
             0 => Version::HTTP_10,
             _ => Version::HTTP_11,
@@ -170,10 +173,8 @@ impl RequestHead {
             .uri
             .path_and_query()
             .map_or("/", |target| target.as_str());
-        let line = [method.as_bytes(), b" ", target.as_bytes(), b"\r\n"].concat();
-        self.fields.restart(&line);
-        self.method = 0..method.len();
-        self.target = method.len() + 1..method.len() + 1 + target.len();
+        self.fields.restart(b"");
+        self.set_request_line(method, target);
         self.version = Version::HTTP_2;
         self.framing = RequestFraming::Stream;
         self.keeps_open = true;
@@ -183,7 +184,7 @@ impl RequestHead {
         for (name, value) in &parts.headers {
             self.fields.push(name.as_str(), value.as_bytes());
         }
-        if self.fields.text().len() > max {
+        if self.request_line.len() + self.fields.text().len() > max {
             return Err(HeadError::TooLarge);
         }
         check_target(method, target.as_bytes())?;
@@ -289,29 +290,42 @@ impl RequestHead {
         Ok(!closes && (is_http11 || keeps))
     }
 
+    fn set_request_line(&mut self, method: &str, target: &str) {
+        self.request_line.clear();
+        self.request_line.reserve(method.len() + 1 + target.len());
+        for part in [method, " ", target] {
+            self.request_line.push_str(part);
+        }
+        self.method_end = method.len();
+        let query = memchr::memchr(b'?', target.as_bytes());
+        self.path_end = self.method_end + 1 + query.unwrap_or(target.len());
+    }
+
     /// The method, as sent.
     #[must_use]
     pub fn method(&self) -> &str {
-        self.text(&self.method)
+        &self.request_line[..self.method_end]
     }
 
     /// The target, as sent: path and query.
     #[must_use]
     pub fn target(&self) -> &str {
-        self.text(&self.target)
+        self.request_line
+            .get(self.method_end + 1..)
+            .unwrap_or_default()
     }
 
     /// The path, as sent.
     #[must_use]
     pub fn path(&self) -> &str {
-        let target = self.target();
-        target.split_once('?').map_or(target, |(path, _)| path)
+        let path = self.method_end + 1..self.path_end;
+        self.request_line.get(path).unwrap_or_default()
     }
 
     /// The query, as sent, without its question mark.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.target().split_once('?').map(|(_, query)| query)
+        self.request_line.get(self.path_end + 1..)
     }
 
     /// The version: 1.0, 1.1 or 2.
@@ -352,11 +366,6 @@ impl RequestHead {
     #[must_use]
     pub fn into_fields(self) -> Fields {
         self.fields
-    }
-
-    fn text(&self, place: &Range<usize>) -> &str {
-        // Method and target are checked to be ASCII.
-        std::str::from_utf8(&self.fields.text()[place.clone()]).unwrap_or_default()
     }
 }
 

@@ -240,11 +240,12 @@ impl Routing {
         self.by_model.get(model).map(|at| &self.models[*at].1)
     }
 
-    /// The catalogue's own name for a model of exactly this name, shared instead of copied.
+    /// The catalogue's own name of a model, and the upstream that serves it.
     #[must_use]
-    pub fn shared_name(&self, model: &str) -> Option<Arc<str>> {
+    pub fn served(&self, model: &str) -> Option<(&Arc<str>, &Arc<Upstream>)> {
         let place = self.by_model.get(model)?;
-        Some(Arc::clone(&self.models[*place].0))
+        let (name, upstream) = &self.models[*place];
+        Some((name, upstream))
     }
 
     /// The catalogue: every model's name and its upstream.
