@@ -480,7 +480,7 @@ fn started_again(role: &str, folder: &Path, under: &[&str]) -> Command {
 }
 
 fn open(file: &Path) -> (Arc<Table>, KeyStore) {
-    let settings = config::Keys {
+    let settings = config::KeysConfig {
         file: file.to_owned(),
         named: true,
         watch: false,

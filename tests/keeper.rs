@@ -93,7 +93,7 @@ impl TestStore {
 }
 
 fn open(file: &Path, watch: bool) -> (Arc<Table>, KeyStore, mpsc::Receiver<String>) {
-    let settings = config::Keys {
+    let settings = config::KeysConfig {
         file: file.to_owned(),
         named: true,
         watch,

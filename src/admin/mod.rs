@@ -50,7 +50,7 @@ use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
-use crate::store::config::parse::Reading;
+use crate::store::config::parse::ParsedConfig;
 use crate::store::key_store::KeyStore;
 use crate::table::Table;
 use crate::upstream::Fleet;
@@ -66,7 +66,7 @@ use reply::{Refusal, Reply};
 use session::Sessions;
 
 /// Reads the config again, for a reload.
-pub type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;
+pub type ConfigSource = Arc<dyn Fn() -> ParsedConfig + Send + Sync>;
 
 /// What the admin API shows and changes.
 pub struct Services {

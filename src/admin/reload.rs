@@ -13,7 +13,7 @@ use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
-use crate::store::config::{self, Tls, parse::Reading};
+use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
 use crate::table::{Entry, yield_every};
@@ -190,7 +190,7 @@ pub async fn reload(services: &Arc<Services>, who: &str, wish: Wish) -> Outcome 
 
 /// Upstreams and certificates, and what is wrong with the config they stand in.
 fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) {
-    let Reading {
+    let ParsedConfig {
         config,
         upstreams,
         tls,
@@ -226,7 +226,7 @@ fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) 
 fn fleet(
     services: &Services,
     wish: Wish,
-    upstreams: &[config::Upstream],
+    upstreams: &[config::UpstreamConfig],
 ) -> Result<(), UpstreamFault> {
     match wish {
         Wish::Reload(_) => services.fleet.reload(upstreams),

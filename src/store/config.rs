@@ -38,19 +38,19 @@ pub struct Config {
     /// TLS on the data port; None: plain HTTP.
     pub tls: Option<Tls>,
     /// The key file.
-    pub keys: Keys,
+    pub keys: KeysConfig,
     /// The admin listeners.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// How a client's address is found.
     pub client_address: ClientAddressSource,
     /// Limits.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// The form of log lines; None: text on a terminal, else JSON.
     pub log_format: Option<LogFormat>,
     /// The servers behind the gateway, in the file's order; at least one.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamConfig>,
 }
 
 impl Config {
@@ -123,7 +123,7 @@ pub struct TlsFiles {
 
 /// `[keys]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
+pub struct KeysConfig {
     /// The key file.
     pub file: PathBuf,
     /// Whether a config file or a flag names it: then a missing one is fatal at start.
@@ -136,7 +136,7 @@ pub struct Keys {
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// The Unix socket.
     pub socket: PathBuf,
     /// The TCP listener.
@@ -183,7 +183,7 @@ impl ClientAddressSource {
 
 /// `[limits]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// Largest request body, in bytes.
     pub request_body: usize,
     /// Request bodies held at once, over all requests, in bytes.
@@ -232,7 +232,7 @@ pub enum LogFormat {
 
 /// `[[upstreams]]`: one kind of server, with its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// Its name in logs, metrics and the admin API.
     pub name: String,
     /// Its replicas; at least one.
@@ -300,7 +300,7 @@ impl ReplicaUrl {
     }
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             request_body: 32 << 20,

@@ -45,7 +45,7 @@ pub struct Routing {
 /// One kind of server.
 #[derive(Debug)]
 pub struct Upstream {
-    config: config::Upstream,
+    config: config::UpstreamConfig,
     replicas: Vec<Arc<Replica>>,
     /// The models it said it serves; None until it answered once. Unused where the config names them.
     discovered: ArcSwapOption<Vec<String>>,
@@ -79,7 +79,10 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
-    pub fn new(upstreams: &[config::Upstream], metrics: Metrics) -> Result<Self, UpstreamFault> {
+    pub fn new(
+        upstreams: &[config::UpstreamConfig],
+        metrics: Metrics,
+    ) -> Result<Self, UpstreamFault> {
         let fleet = Self {
             current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
             changing: Mutex::new(()),
@@ -94,7 +97,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used; nothing changes then.
-    pub fn reload(&self, upstreams: &[config::Upstream]) -> Result<(), UpstreamFault> {
+    pub fn reload(&self, upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
         let _turn = self.take_turn();
         let before = self.current.load_full();
         let mut after = Vec::with_capacity(upstreams.len());
@@ -135,7 +138,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
-    pub fn check(upstreams: &[config::Upstream]) -> Result<(), UpstreamFault> {
+    pub fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
         upstreams
             .iter()
             .try_for_each(|upstream| Upstream::new(upstream.clone()).map(drop))
@@ -255,7 +258,7 @@ impl Routing {
 }
 
 impl Upstream {
-    fn new(config: config::Upstream) -> Result<Self, UpstreamFault> {
+    fn new(config: config::UpstreamConfig) -> Result<Self, UpstreamFault> {
         let fault = |fault| UpstreamFault {
             upstream: config.name.clone(),
             fault,

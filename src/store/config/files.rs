@@ -66,7 +66,7 @@ pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
 }
 
 /// That the private key can be used, and is the one of the first certificate.
-pub(crate) fn belong_together(
+pub(crate) fn check_key_pair(
     certificates: Vec<CertificateDer<'static>>,
     private_key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, String> {

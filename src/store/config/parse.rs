@@ -7,12 +7,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::store::config::sections::{
-    MAX_DROP_PERCENT, Reader, client_address, limits, timeouts, values,
+    ConfigReader, MAX_DROP_PERCENT, client_address, limits, timeouts, values,
 };
-use crate::store::config::tree::{Faults, Place, Section, Tree};
+use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
-    Admin, ClientAddressSource, Config, Keys, Limits, Listen, LogFormat, Timeouts, Tls, Upstream,
-    files, value,
+    AdminConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen, LogFormat,
+    Timeouts, Tls, UpstreamConfig, files, value,
 };
 use crate::store::fault::Fault;
 
@@ -21,19 +21,19 @@ pub use crate::store::config::overrides::Overrides;
 const MAX_WORKERS: usize = 1024;
 
 /// Where a config is looked for when nobody names one.
-const PLACES: [&str; 2] = ["keygate.toml", "/etc/keygate/keygate.toml"];
+const DEFAULT_PATHS: [&str; 2] = ["keygate.toml", "/etc/keygate/keygate.toml"];
 
 /// A config as far as it could be read.
 #[derive(Debug)]
-pub struct Reading {
+pub struct ParsedConfig {
     /// The whole, or every fault.
     pub config: Result<Config, Vec<Fault>>,
     /// The upstreams, or the faults that concern them.
-    pub upstreams: Result<Vec<Upstream>, Vec<Fault>>,
+    pub upstreams: Result<Vec<UpstreamConfig>, Vec<Fault>>,
     /// What `[tls]` names, whatever the files hold; or the faults of the section itself.
     pub tls: Result<Option<Tls>, Vec<Fault>>,
     /// The key file, also where the config is faulty elsewhere.
-    pub keys: Option<Keys>,
+    pub keys: Option<KeysConfig>,
     /// The admin socket, also where the config is faulty elsewhere.
     pub socket: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ pub struct Reading {
 /// that holds one. A named one need not exist; that is the reader's fault to find.
 #[must_use]
 pub fn find(explicit: Option<&Path>, environment: Option<&OsStr>) -> Option<PathBuf> {
-    find_among(explicit, environment, &PLACES.map(Path::new))
+    find_among(explicit, environment, &DEFAULT_PATHS.map(Path::new))
 }
 
 /// Reads a config file.
@@ -70,23 +70,23 @@ pub fn key_file_of(file: &Path, overrides: &Overrides) -> Option<PathBuf> {
 
 /// Reads a config, and keeps apart what can be used alone.
 #[must_use]
-pub fn read(file: Option<&Path>, overrides: &Overrides) -> Reading {
+pub fn read(file: Option<&Path>, overrides: &Overrides) -> ParsedConfig {
     read_with(file, overrides, &|name| std::env::var_os(name))
 }
 
 fn find_among(
     explicit: Option<&Path>,
     environment: Option<&OsStr>,
-    places: &[&Path],
+    locations: &[&Path],
 ) -> Option<PathBuf> {
     let named = explicit.or_else(|| environment.filter(|name| !name.is_empty()).map(Path::new));
     // What is there but cannot be read, or leads nowhere, is found: it must be complained of, not skipped.
-    let there = |place: &&&Path| match place.symlink_metadata() {
+    let there = |location: &&&Path| match location.symlink_metadata() {
         Ok(_) => true,
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     };
     named
-        .or_else(|| places.iter().find(there).copied())
+        .or_else(|| locations.iter().find(there).copied())
         .map(Path::to_owned)
 }
 
@@ -94,30 +94,30 @@ fn read_with(
     file: Option<&Path>,
     overrides: &Overrides,
     environment: &dyn Fn(&str) -> Option<OsString>,
-) -> Reading {
+) -> ParsedConfig {
     let faults = Faults::default();
-    let reader = Reader {
+    let reader = ConfigReader {
         faults: &faults,
         folder: file.and_then(Path::parent).unwrap_or(Path::new("")),
         environment,
         overrides,
     };
     let parts = match file {
-        None => Some(reader.parts(Section::absent(&faults, Place::flag("")))),
+        None => Some(reader.parts(Section::absent(&faults, Location::flag("")))),
         Some(file) => faults
-            .take(&Place::file(file), files::read(file))
-            .and_then(|text| Tree::parse(file, &text, &faults))
+            .record(&Location::file(file), files::read(file))
+            .and_then(|text| TomlDocument::parse(file, &text, &faults))
             .map(|tree| reader.parts(tree.root(&faults))),
     };
     match parts {
-        Some(parts) => parts.judge(file, &faults.sorted()),
+        Some(parts) => parts.into_parsed(file, &faults.into_sorted()),
         None => {
-            let faults = faults.sorted();
-            Reading {
+            let faults = faults.into_sorted();
+            ParsedConfig {
                 upstreams: Err(faults.clone()),
                 tls: Err(faults.clone()),
                 config: Err(faults),
-                keys: overrides.keys.clone().map(|file| Keys {
+                keys: overrides.keys.clone().map(|file| KeysConfig {
                     file,
                     named: true,
                     watch: false,
@@ -130,26 +130,26 @@ fn read_with(
 }
 
 /// A config's parts. What was faulty has left its fault, and is missing here or at its default.
-struct Parts {
+struct ConfigParts {
     listen: Vec<Listen>,
     public_url: Option<String>,
     workers: usize,
     public_health: bool,
     cors_origins: Vec<String>,
     tls: Result<Option<Tls>, Vec<Fault>>,
-    keys: Option<Keys>,
-    admin: Option<Admin>,
+    keys: Option<KeysConfig>,
+    admin: Option<AdminConfig>,
     client_address: ClientAddressSource,
-    limits: Limits,
+    limits: LimitsConfig,
     timeouts: Timeouts,
     log_format: Option<LogFormat>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<UpstreamConfig>,
 }
 
-impl Parts {
-    fn judge(self, file: Option<&Path>, faults: &[Fault]) -> Reading {
+impl ConfigParts {
+    fn into_parsed(self, file: Option<&Path>, faults: &[Fault]) -> ParsedConfig {
         let socket = self.admin.as_ref().map(|admin| admin.socket.clone());
-        Reading {
+        ParsedConfig {
             upstreams: unless_faulty(faults, &["upstreams", "--upstream"], self.upstreams.clone()),
             tls: self.tls.clone(),
             keys: self.keys.clone(),
@@ -196,16 +196,16 @@ impl Parts {
     }
 }
 
-impl Reader<'_> {
-    fn parts(&self, mut root: Section<'_>) -> Parts {
+impl ConfigReader<'_> {
+    fn parts(&self, mut root: Section<'_>) -> ConfigParts {
         let has_tls = root.has("tls");
         let listen = self.listen(&mut root);
-        let parts = Parts {
+        let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
             }),
             workers: root.number("workers", 0, MAX_WORKERS).unwrap_or(0),
-            public_health: root.switch("public_health").unwrap_or(false),
+            public_health: root.boolean("public_health").unwrap_or(false),
             cors_origins: values(root.texts("cors_origins", value::origin)),
             keys: self.keys(root.section("keys")),
             admin: self.admin(root.section("admin"), &listen, has_tls),
@@ -217,7 +217,7 @@ impl Reader<'_> {
             tls: self.tls(root.section("tls")),
             listen,
         };
-        root.finish();
+        root.reject_unknown_fields();
         parts
     }
 }

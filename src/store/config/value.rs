@@ -109,11 +109,11 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
 
 /// The path of a Unix socket, short enough for the kernel.
 pub(crate) fn socket_path(text: &str, folder: &Path) -> Result<PathBuf, String> {
-    short_enough(path(text, folder)?)
+    check_socket_path(path(text, folder)?)
 }
 
 /// The path, where a socket can have it.
-pub(crate) fn short_enough(path: PathBuf) -> Result<PathBuf, String> {
+pub(crate) fn check_socket_path(path: PathBuf) -> Result<PathBuf, String> {
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
         return Err(format!(

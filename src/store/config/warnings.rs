@@ -44,7 +44,7 @@ impl Config {
                 "has no effect on a Unix socket, whose clients have no address: keys with networks are refused there",
             );
         }
-        for (field, message) in self.tls.iter().flat_map(names::never_chosen) {
+        for (field, message) in self.tls.iter().flat_map(names::shadowed_certificates) {
             warn(field, &message);
         }
         for (index, upstream) in self.upstreams.iter().enumerate() {

@@ -34,7 +34,7 @@ impl Folder {
         path
     }
 
-    fn read(&self, text: impl AsRef<[u8]>, overrides: &Overrides) -> Reading {
+    fn read(&self, text: impl AsRef<[u8]>, overrides: &Overrides) -> ParsedConfig {
         read_with(
             Some(&self.put("keygate.toml", text)),
             overrides,
@@ -88,13 +88,13 @@ fn what_the_file_leaves_out_is_at_its_default() {
         public_health: false,
         cors_origins: vec![],
         tls: None,
-        keys: Keys {
+        keys: KeysConfig {
             file: path.join("keys.jsonl"),
             named: false,
             watch: false,
             max_drop_percent: 50,
         },
-        admin: Admin {
+        admin: AdminConfig {
             socket: path.join("keygate.sock"),
             listen: None,
             token_file: path.join("admin.token"),
@@ -103,7 +103,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             open_metrics: false,
         },
         client_address: ClientAddressSource::Peer,
-        limits: Limits {
+        limits: LimitsConfig {
             request_body: 33_554_432,
             buffered_bodies: 1_073_741_824,
             headers: 65_536,
@@ -123,7 +123,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             drain_delay: Duration::ZERO,
         },
         log_format: None,
-        upstreams: vec![Upstream {
+        upstreams: vec![UpstreamConfig {
             name: "llama".to_owned(),
             replicas: vec![ReplicaUrl {
                 https: false,
@@ -227,7 +227,7 @@ fn every_field_can_be_set() {
     assert_eq!(config.tls, Some(tls));
     assert_eq!(
         config.keys,
-        Keys {
+        KeysConfig {
             file: "/srv/keys.jsonl".into(),
             named: true,
             watch: true,
@@ -236,7 +236,7 @@ fn every_field_can_be_set() {
     );
     assert_eq!(
         config.admin,
-        Admin {
+        AdminConfig {
             socket: path.join("run/admin.sock"),
             listen: Some("127.0.0.1:9180".parse().unwrap()),
             token_file: path.join("token"),
@@ -254,7 +254,7 @@ fn every_field_can_be_set() {
     );
     assert_eq!(
         config.limits,
-        Limits {
+        LimitsConfig {
             request_body: 1 << 20,
             buffered_bodies: 2_000_000,
             headers: 8192,
@@ -1236,8 +1236,12 @@ fn the_config_is_looked_for_where_the_flag_the_environment_or_custom_say() {
     let folder = Folder::new();
     let here = folder.put("keygate.toml", "");
     let missing = folder.0.path().join("missing.toml");
-    let found = |explicit: Option<&str>, environment: Option<&str>, places: &[&Path]| {
-        find_among(explicit.map(Path::new), environment.map(OsStr::new), places)
+    let found = |explicit: Option<&str>, environment: Option<&str>, locations: &[&Path]| {
+        find_among(
+            explicit.map(Path::new),
+            environment.map(OsStr::new),
+            locations,
+        )
     };
     assert_eq!(found(Some("a"), Some("b"), &[&here]), Some("a".into()));
     assert_eq!(found(None, Some("b"), &[&here]), Some("b".into()));
@@ -1426,16 +1430,16 @@ fn a_byte_order_mark_changes_no_line() {
 /// Files and environment are left out: only what is made of the text itself.
 fn read_text(text: &str) -> Vec<Fault> {
     let faults = Faults::default();
-    let reader = Reader {
+    let reader = ConfigReader {
         faults: &faults,
         folder: Path::new("/nowhere"),
         environment: &environment,
         overrides: &Overrides::default(),
     };
-    if let Some(tree) = tree::Tree::parse(Path::new("f"), text.as_bytes(), &faults) {
+    if let Some(tree) = tree::TomlDocument::parse(Path::new("f"), text.as_bytes(), &faults) {
         reader.parts(tree.root(&faults));
     }
-    faults.sorted()
+    faults.into_sorted()
 }
 
 proptest! {
