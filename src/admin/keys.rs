@@ -13,7 +13,7 @@ use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
-use crate::table::{Age, Entry, Table};
+use crate::table::{Entry, SortKey, Table};
 use crate::upstream::Routing;
 
 use super::input::Query;
@@ -291,7 +291,7 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k> {
 
 /// Which keys a list asks for.
 struct Wanted {
-    after: Option<Age>,
+    after: Option<SortKey>,
     limit: usize,
     query: Search,
 }
@@ -326,19 +326,23 @@ impl Wanted {
 }
 
 /// A place in the list, by the age of the key before it, so that it holds when that key is gone.
-fn cursor(age: Age) -> String {
-    format!("{:016x}{:016x}", age.created_at.cast_unsigned(), age.place)
+fn cursor(age: SortKey) -> String {
+    format!(
+        "{:016x}{:016x}",
+        age.created_at.cast_unsigned(),
+        age.position
+    )
 }
 
-fn place_of(cursor: &str) -> Option<Age> {
+fn place_of(cursor: &str) -> Option<SortKey> {
     let is_plain = cursor.len() == 32
         && cursor
             .bytes()
             .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
     let (created_at, place) = is_plain.then(|| cursor.split_at(16))?;
-    Some(Age {
+    Some(SortKey {
         created_at: u64::from_str_radix(created_at, 16).ok()?.cast_signed(),
-        place: u64::from_str_radix(place, 16).ok()?,
+        position: u64::from_str_radix(place, 16).ok()?,
     })
 }
 
@@ -378,17 +382,17 @@ mod tests {
     #[test]
     fn a_place_in_the_list_survives_its_text_form() {
         for age in [
-            Age {
+            SortKey {
                 created_at: i64::MIN,
-                place: 0,
+                position: 0,
             },
-            Age {
+            SortKey {
                 created_at: -1,
-                place: u64::MAX,
+                position: u64::MAX,
             },
-            Age {
+            SortKey {
                 created_at: 1_800_000_000,
-                place: 7,
+                position: 7,
             },
         ] {
             let text = cursor(age);

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
-use crate::table::usage::{Reading, Usage};
+use crate::table::usage::{Usage, UsageCounts};
 
 /// One key in the table, with the way to its live counters.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Entry {
     }
 
     /// What was counted.
-    pub(crate) fn usage(&self) -> Reading {
+    pub(crate) fn usage(&self) -> UsageCounts {
         let used = self.usage.get();
         used.map(|usage| usage.read()).unwrap_or_default()
     }

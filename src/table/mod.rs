@@ -23,47 +23,47 @@ use arc_swap::ArcSwap;
 use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
-use crate::table::indexes::{Keys, batch, lock, tear_down};
+use crate::table::indexes::{Indexes, copy_batch, drop_indexes, lock};
 
 pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
-pub use crate::table::indexes::Age;
+pub use crate::table::indexes::SortKey;
 
 /// All keys. See the module's page for how it is kept.
 #[derive(Debug)]
 pub struct Table {
-    current: ArcSwap<Keys>,
+    current: ArcSwap<Indexes>,
     generation: AtomicU64,
     writer: Mutex<()>,
 }
 
 /// A key's id or hash is another key's already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken;
+pub struct DuplicateKeyError;
 
-impl std::fmt::Display for Taken {
+impl std::fmt::Display for DuplicateKeyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("another key has this id or hash")
     }
 }
 
-impl std::error::Error for Taken {}
+impl std::error::Error for DuplicateKeyError {}
 
 /// Some keys of the table, newest first.
 #[derive(Debug)]
-pub struct Page {
+pub struct KeyPage {
     /// The keys.
     pub entries: Vec<Arc<Entry>>,
     /// Where the next page begins, when there is more.
-    pub next: Option<Age>,
+    pub next: Option<SortKey>,
 }
 
 impl Default for Table {
     /// A table without a key: everybody is refused.
     fn default() -> Self {
         Self {
-            current: ArcSwap::from_pointee(Keys::of(&[], NO_YIELD)),
+            current: ArcSwap::from_pointee(Indexes::of(&[], NO_YIELD)),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
         }
@@ -105,22 +105,22 @@ impl Table {
     ///
     /// # Errors
     /// [`Taken`], and nothing changes.
-    pub fn insert(&self, key: Key) -> Result<Arc<Entry>, Taken> {
-        let _turn = lock(&self.writer);
+    pub fn insert(&self, key: Key) -> Result<Arc<Entry>, DuplicateKeyError> {
+        let _writer = lock(&self.writer);
         let mut keys = self.current.load_full();
         if keys.entry(key.id()).is_some() || keys.by_hash.find(key.hash()).is_some() {
-            return Err(Taken);
+            return Err(DuplicateKeyError);
         }
-        if keys.by_hash.is_crowded(keys.by_id.len()) {
+        if keys.by_hash.is_overfull(keys.by_id.len()) {
             let entries = keys.in_file_order(NO_YIELD);
-            let roomier = Arc::new(Keys::of(&entries, NO_YIELD));
+            let roomier = Arc::new(Indexes::of(&entries, NO_YIELD));
             drop(keys);
-            tear_down(self.current.swap(Arc::clone(&roomier)), NO_YIELD);
+            drop_indexes(self.current.swap(Arc::clone(&roomier)), NO_YIELD);
             keys = roomier;
         }
         let entry = Arc::new(Entry::from(key));
         keys.add(Arc::clone(&entry));
-        self.grow();
+        self.bump_generation();
         Ok(entry)
     }
 
@@ -128,32 +128,32 @@ impl Table {
     ///
     /// # Errors
     /// [`Taken`] where no key has the id or another key has the hash; nothing changes.
-    pub fn replace(&self, key: Key) -> Result<Arc<Entry>, Taken> {
-        let _turn = lock(&self.writer);
+    pub fn replace(&self, key: Key) -> Result<Arc<Entry>, DuplicateKeyError> {
+        let _writer = lock(&self.writer);
         let keys = self.current.load_full();
-        let (before, age) = keys.entry(key.id()).ok_or(Taken)?;
+        let (before, sort_key) = keys.entry(key.id()).ok_or(DuplicateKeyError)?;
         let hash_changes = before.key().hash() != key.hash();
         if hash_changes && keys.by_hash.find(key.hash()).is_some() {
-            return Err(Taken);
+            return Err(DuplicateKeyError);
         }
         let entry = Arc::new(before.changed_to(key));
-        keys.put(Arc::clone(&entry), age);
+        keys.put(Arc::clone(&entry), sort_key);
         if hash_changes {
             keys.by_hash.remove(before.key().hash());
         }
-        self.grow();
+        self.bump_generation();
         Ok(entry)
     }
 
     /// Takes a key out; it is refused from the moment this returns.
     pub fn remove(&self, id: &str) -> Option<Arc<Entry>> {
-        let _turn = lock(&self.writer);
+        let _writer = lock(&self.writer);
         let keys = self.current.load_full();
-        let (entry, age) = keys.entry(id)?;
+        let (entry, sort_key) = keys.entry(id)?;
         keys.by_hash.remove(entry.key().hash());
         keys.by_id.remove(id);
-        lock(&keys.by_age).remove(&age);
-        self.grow();
+        lock(&keys.by_sort_key).remove(&sort_key);
+        self.bump_generation();
         Some(entry)
     }
 
@@ -173,7 +173,7 @@ impl Table {
     #[must_use]
     pub fn compare(&self, entries: &[Arc<Entry>], yield_point: YieldPoint) -> Difference {
         /// How far ahead the entry is looked for that follows in the table, before it is searched by its id.
-        const AHEAD: usize = 4;
+        const LOOK_AHEAD: usize = 4;
         let current = self.current.load_full();
         let order = current.in_file_order(yield_point);
         let mut rest = order.as_slice();
@@ -181,7 +181,7 @@ impl Table {
         let mut difference = Difference::none(yield_point);
         for entry in entries {
             yield_point();
-            let mut ahead = rest.iter().take(AHEAD);
+            let mut ahead = rest.iter().take(LOOK_AHEAD);
             if let Some(at) = ahead.position(|other| Arc::ptr_eq(other, entry)) {
                 rest = &rest[at + 1..];
                 in_place += usize::from(at == 0);
@@ -214,10 +214,12 @@ impl Table {
     /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
     /// The caller has made sure that ids and hashes are unique, and that something changes: the generation grows.
     pub fn swap(&self, entries: Vec<Arc<Entry>>, yield_point: YieldPoint) {
-        let _turn = lock(&self.writer);
-        let old = self.current.swap(Arc::new(Keys::of(&entries, yield_point)));
-        self.grow();
-        tear_down(old, yield_point);
+        let _writer = lock(&self.writer);
+        let old = self
+            .current
+            .swap(Arc::new(Indexes::of(&entries, yield_point)));
+        self.bump_generation();
+        drop_indexes(old, yield_point);
         drop_incrementally(entries, yield_point);
     }
 
@@ -231,24 +233,24 @@ impl Table {
     #[must_use]
     pub fn newest_first(
         &self,
-        after: Option<Age>,
+        after: Option<SortKey>,
         limit: usize,
         wanted: impl Fn(&Key) -> bool,
-    ) -> Page {
+    ) -> KeyPage {
         let keys = self.current.load_full();
-        let mut page = Page {
+        let mut page = KeyPage {
             entries: Vec::new(),
             next: None,
         };
         let mut before = after.map_or(Unbounded, Excluded);
         let mut last = None;
         loop {
-            let batch = batch(lock(&keys.by_age).range((Unbounded, before)).rev());
+            let batch = copy_batch(lock(&keys.by_sort_key).range((Unbounded, before)).rev());
             let Some((oldest, _)) = batch.last() else {
                 return page;
             };
             before = Excluded(*oldest);
-            for (age, entry) in batch {
+            for (sort_key, entry) in batch {
                 if !wanted(&entry.key()) {
                     continue;
                 }
@@ -257,7 +259,7 @@ impl Table {
                     return page;
                 }
                 page.entries.push(entry);
-                last = Some(age);
+                last = Some(sort_key);
             }
         }
     }
@@ -269,12 +271,12 @@ impl Table {
 
     /// How often a key was let in, and when last.
     #[must_use]
-    pub fn usage(&self, entry: &Entry) -> usage::Reading {
+    pub fn usage(&self, entry: &Entry) -> usage::UsageCounts {
         entry.usage()
     }
 
     /// The change is visible before the number that announces it.
-    fn grow(&self) {
+    fn bump_generation(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
 }

@@ -52,11 +52,23 @@ fn a_removed_key_is_not_found_by_hash_or_id() {
 fn an_id_or_hash_is_taken_once() {
     let table = Table::default();
     table.insert(key(1, 1, None)).unwrap();
-    assert_eq!(table.insert(key(1, 2, None)).unwrap_err(), Taken);
-    assert_eq!(table.insert(key(2, 1, None)).unwrap_err(), Taken);
+    assert_eq!(
+        table.insert(key(1, 2, None)).unwrap_err(),
+        DuplicateKeyError
+    );
+    assert_eq!(
+        table.insert(key(2, 1, None)).unwrap_err(),
+        DuplicateKeyError
+    );
     table.insert(key(2, 2, None)).unwrap();
-    assert_eq!(table.replace(key(2, 1, None)).unwrap_err(), Taken);
-    assert_eq!(table.replace(key(3, 3, None)).unwrap_err(), Taken);
+    assert_eq!(
+        table.replace(key(2, 1, None)).unwrap_err(),
+        DuplicateKeyError
+    );
+    assert_eq!(
+        table.replace(key(3, 3, None)).unwrap_err(),
+        DuplicateKeyError
+    );
     assert_eq!(table.len(), 2);
 }
 

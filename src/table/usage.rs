@@ -13,7 +13,7 @@ pub struct Usage {
 
 /// What the counters say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct UsageCounts {
     /// Requests that passed the key's own rules: credential, key, expiry, network.
     pub requests: u64,
     /// The last of them.
@@ -39,9 +39,9 @@ impl Usage {
         }
     }
 
-    pub(crate) fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> UsageCounts {
         let last = self.last_used_at.load(Ordering::Relaxed);
-        Reading {
+        UsageCounts {
             requests: self.requests.load(Ordering::Relaxed),
             last_used_at: (last != i64::MIN).then(|| UnixTime::from_seconds(last)),
         }
