@@ -1,4 +1,4 @@
-//! The keys of one table by hash, by id and by age.
+//! The indexes of one table: by hash for the gateway, by id and by creation time for the admin API.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -17,37 +17,36 @@ use crate::table::entry::Entry;
 use crate::table::incremental::{YieldPoint, drop_incrementally, yield_every};
 use crate::table::shards::Shards;
 
-/// How many keys are copied while the lock of their order is held.
+/// How many entries are copied while the lock of `by_sort_key` is held.
 const BATCH_SIZE: usize = 1024;
 
-/// From this many keys on, a second thread pays.
+/// With fewer keys, a second thread costs more time than it saves.
 const MIN_KEYS_FOR_THREAD: usize = 10_000;
 
-/// The keys of one table: by hash for the gateway, by id and by age for the admin API.
 #[derive(Debug)]
 pub(crate) struct Indexes {
     pub(crate) by_hash: Shards,
-    /// Each with its place in the key file.
+    /// Each entry with its position in the key file.
     pub(crate) by_id: DashMap<ById, u64>,
     pub(crate) by_sort_key: Mutex<BTreeMap<SortKey, Arc<Entry>>>,
     pub(crate) next_position: AtomicU64,
 }
 
-/// An entry that is found, and owned, by its id.
+/// An entry that hashes and compares by its id.
 #[derive(Debug)]
 pub(crate) struct ById(pub(crate) Arc<Entry>);
 
-/// Where a key stands among all: by time of creation (unknown is oldest), then by place in the key file.
+/// The order of the keys: by creation time (unknown is oldest), then by position in the key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey {
-    /// Seconds since 1970 of its creation; `i64::MIN` where unknown.
+    /// The creation time in seconds since 1970; `i64::MIN` if unknown.
     pub created_at: i64,
-    /// Its place in the key file, growing.
+    /// The position in the key file. Keys that are added later have larger ones.
     pub position: u64,
 }
 
 impl Indexes {
-    /// The index by hash is laid out beside the other two, on a thread of its own.
+    /// Builds the index by hash on a second thread, beside the other two.
     pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
         let by_id = DashMap::with_capacity(entries.len());
         let mut by_sort_key = Vec::with_capacity(entries.len());
@@ -108,7 +107,7 @@ impl Indexes {
         if !all.is_sorted_by_key(|(sort_key, _)| sort_key.position) {
             all.sort_unstable_by_key(|(sort_key, _)| sort_key.position);
         }
-        // Not collected, which would keep the room of the ages.
+        // `collect` would reuse the allocation, which is larger by the sort keys.
         let mut order = Vec::with_capacity(all.len());
         order.extend(yield_every(all, yield_point).map(|(_, entry)| entry));
         order
@@ -144,8 +143,8 @@ impl Borrow<str> for ById {
     }
 }
 
-/// Frees a table that is no longer the current one. A reader that still holds it for the length of one search must not
-/// be the one to free a million keys, so it is waited for.
+/// Frees the indexes of a table that was swapped out. A reader may hold them for the length of one search. This waits
+/// for it, so that no reader has to free a million keys.
 pub(crate) fn drop_indexes(mut old: Arc<Indexes>, yield_point: YieldPoint) {
     let keys = loop {
         match Arc::try_unwrap(old) {
@@ -163,8 +162,8 @@ pub(crate) fn drop_indexes(mut old: Arc<Indexes>, yield_point: YieldPoint) {
     );
 }
 
-/// The first of these keys, as many as hold nobody up who waits for the lock. Whoever goes on from there sees what changed
-/// meanwhile among those that come, and not among those that came.
+/// Copies the first entries, few enough that nobody waits long for the lock. Between two batches the table may change:
+/// the caller sees changes ahead of its position and misses those behind it.
 pub(crate) fn copy_batch<'k>(
     keys: impl Iterator<Item = (&'k SortKey, &'k Arc<Entry>)>,
 ) -> Vec<(SortKey, Arc<Entry>)> {
@@ -172,7 +171,7 @@ pub(crate) fn copy_batch<'k>(
     owned.take(BATCH_SIZE).collect()
 }
 
-/// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
+/// A poisoned lock is taken all the same: no code panics while it holds one, and the data would still be consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

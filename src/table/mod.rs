@@ -1,10 +1,11 @@
 //! Floor 1: the key table in memory.
 //!
-//! Readers never wait: the whole table is behind one `ArcSwap`, and within it the keys stand in small shards, each
-//! behind an `ArcSwap` of its own. A single create, change or delete copies one shard (about [`KEYS_A_SHARD`]
-//! pointers), never the table; a reload builds a new table beside the old one and swaps it in whole. Writers take
-//! turns, and a table that was swapped out is torn down by the writer, never by a reader. No I/O here, and no clock:
-//! whoever knows the time says it, and whoever minds how long a million keys keep a core gives a [`YieldPoint`].
+//! Readers never wait. One `ArcSwap` holds the whole table; in it the keys are spread over small shards, each in an
+//! `ArcSwap` of its own. Creating, changing or deleting one key copies one shard (about 8 pointers), never the table. A
+//! reload builds a new table beside the current one and swaps it in whole. Writers take turns by a lock. The writer, not
+//! a reader, frees a table that was swapped out.
+//!
+//! No I/O and no clock here: callers pass the time, and a [`YieldPoint`] for work on many keys.
 
 mod difference;
 mod entry;
@@ -30,7 +31,7 @@ pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
 pub use crate::table::indexes::SortKey;
 
-/// All keys. See the module's page for how it is kept.
+/// All keys.
 #[derive(Debug)]
 pub struct Table {
     current: ArcSwap<Indexes>,
@@ -38,7 +39,7 @@ pub struct Table {
     writer: Mutex<()>,
 }
 
-/// A key's id or hash is another key's already.
+/// Another key has the same id or hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DuplicateKeyError;
 
@@ -55,12 +56,12 @@ impl std::error::Error for DuplicateKeyError {}
 pub struct KeyPage {
     /// The keys.
     pub entries: Vec<Arc<Entry>>,
-    /// Where the next page begins, when there is more.
+    /// Where the next page begins; None on the last page.
     pub next: Option<SortKey>,
 }
 
 impl Default for Table {
-    /// A table without a key: everybody is refused.
+    /// A table without keys: every request is refused.
     fn default() -> Self {
         Self {
             current: ArcSwap::from_pointee(Indexes::of(&[], NO_YIELD)),
@@ -71,7 +72,7 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Grows with every change. Whoever sees a new generation sees the change.
+    /// Grows with every change. A reader that sees the new number also sees the change.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -89,22 +90,22 @@ impl Table {
         self.current.load().entry(id).map(|(entry, _)| entry)
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.current.load().by_id.len()
     }
 
-    /// Whether there is no key.
+    /// Whether the table has no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds a key, as the last of the file.
+    /// Adds a key, in file order the last one.
     ///
     /// # Errors
-    /// [`Taken`], and nothing changes.
+    /// [`DuplicateKeyError`]; nothing changes.
     pub fn insert(&self, key: Key) -> Result<Arc<Entry>, DuplicateKeyError> {
         let _writer = lock(&self.writer);
         let mut keys = self.current.load_full();
@@ -124,10 +125,10 @@ impl Table {
         Ok(entry)
     }
 
-    /// Puts another record in the place of the one with the same id. The hash may change too.
+    /// Replaces the key that has the same id. Its hash may change too.
     ///
     /// # Errors
-    /// [`Taken`] where no key has the id or another key has the hash; nothing changes.
+    /// [`DuplicateKeyError`] if no key has this id, or another key has this hash; nothing changes.
     pub fn replace(&self, key: Key) -> Result<Arc<Entry>, DuplicateKeyError> {
         let _writer = lock(&self.writer);
         let keys = self.current.load_full();
@@ -145,7 +146,7 @@ impl Table {
         Ok(entry)
     }
 
-    /// Takes a key out; it is refused from the moment this returns.
+    /// Removes a key. When this returns, the key is refused.
     pub fn remove(&self, id: &str) -> Option<Arc<Entry>> {
         let _writer = lock(&self.writer);
         let keys = self.current.load_full();
@@ -157,8 +158,8 @@ impl Table {
         Some(entry)
     }
 
-    /// An entry for a record that may come into the table: the table's own where the record is the same, so that
-    /// unchanged keys keep their memory.
+    /// An entry for this key: the table's own if the key is unchanged, so that a reload of an unchanged key allocates
+    /// nothing that stays.
     #[must_use]
     pub fn adopt(&self, key: Key) -> Arc<Entry> {
         let current = self.current.load();
@@ -172,7 +173,7 @@ impl Table {
     /// What [`Table::swap`] with these entries would change.
     #[must_use]
     pub fn compare(&self, entries: &[Arc<Entry>], yield_point: YieldPoint) -> Difference {
-        /// How far ahead the entry is looked for that follows in the table, before it is searched by its id.
+        /// How many of the next entries are compared by pointer before the entry is searched by its id.
         const LOOK_AHEAD: usize = 4;
         let current = self.current.load_full();
         let order = current.in_file_order(yield_point);
@@ -211,8 +212,9 @@ impl Table {
         difference
     }
 
-    /// Puts a whole new table in place, in the order of the key file. Requests see the old one or the new one, whole.
-    /// The caller has made sure that ids and hashes are unique, and that something changes: the generation grows.
+    /// Replaces the whole table by these entries, which are in file order. A request sees either the old table or the
+    /// new one. The caller makes sure that ids and hashes are unique and that something changes, since the generation
+    /// grows.
     pub fn swap(&self, entries: Vec<Arc<Entry>>, yield_point: YieldPoint) {
         let _writer = lock(&self.writer);
         let old = self
@@ -223,13 +225,13 @@ impl Table {
         drop_incrementally(entries, yield_point);
     }
 
-    /// The keys in the order of the key file.
+    /// All keys, in file order.
     #[must_use]
     pub fn in_file_order(&self, yield_point: YieldPoint) -> Vec<Arc<Entry>> {
         self.current.load_full().in_file_order(yield_point)
     }
 
-    /// Up to `limit` keys that `wanted` takes, newest first, older than `after`.
+    /// Up to `limit` keys for which `wanted` is true, newest first, from behind `after`.
     #[must_use]
     pub fn newest_first(
         &self,
@@ -264,18 +266,18 @@ impl Table {
         }
     }
 
-    /// Counts a request that a key was let in with.
+    /// Counts a request that this key was accepted for.
     pub fn count(&self, entry: &Entry, now: UnixTime) {
         entry.count(now);
     }
 
-    /// How often a key was let in, and when last.
+    /// The key's counters.
     #[must_use]
     pub fn usage(&self, entry: &Entry) -> usage::UsageCounts {
         entry.usage()
     }
 
-    /// The change is visible before the number that announces it.
+    /// Call this after the change: readers must not see the new number before the change.
     fn bump_generation(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }

@@ -1,5 +1,5 @@
-//! Keys by the hash of their token: many small arrays, each replaced as a whole when a key of it changes, so that a
-//! reader holds either the array before a change or the one after it and never waits for either.
+//! The keys by the hash of their token, in many small arrays. A change of one key replaces its array as a whole, so a
+//! reader holds the array from before or after the change and never waits.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use crate::policy::token::TokenHash;
 use crate::table::entry::Entry;
 use crate::table::incremental::{YieldPoint, yield_every};
 
-/// How many keys a shard holds on average after a reload.
+/// Keys in a shard on average after a reload.
 const KEYS_PER_SHARD: usize = 8;
 const MIN_SHARDS: usize = 1024;
-/// Past this many keys a shard, single creates are no longer cheap and the table is laid out anew.
+/// With more keys in a shard, creating one key copies too much, and the table is built anew with more shards.
 const MAX_KEYS_PER_SHARD: usize = 4 * KEYS_PER_SHARD;
 
 #[derive(Debug)]
 pub(crate) struct Shards(Box<[ArcSwap<Shard>]>);
 
-/// The hash's first bytes stand beside each entry, so that a search touches no entry but the one it finds.
+/// The first bytes of each hash are beside its entry, so that a search reads no other entry's memory.
 type Shard = Vec<(u64, Arc<Entry>)>;
 
 impl Shards {
-    /// Every shard is allocated once, in its final size: at a million keys, whatever else was allocated on the way
-    /// would stay behind as holes in the heap.
+    /// Allocates every shard once, in its final size. With a million keys, growing vectors would leave the heap
+    /// fragmented.
     pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
         let count = (entries.len() / KEYS_PER_SHARD)
             .next_power_of_two()
@@ -58,7 +58,7 @@ impl Shards {
         found.map(|(_, entry)| Arc::clone(entry))
     }
 
-    /// Adds the entry, or puts it in the place of the one with the same hash. The caller is the only writer.
+    /// Adds the entry, or replaces the one with the same hash. The caller holds the writer lock.
     pub(crate) fn put(&self, entry: Arc<Entry>) {
         let prefix = hash_prefix(entry.key().hash());
         let mut changed = self.copy_without(entry.key().hash(), 1);
@@ -66,7 +66,7 @@ impl Shards {
         self.shard(prefix).store(Arc::new(changed));
     }
 
-    /// The caller is the only writer.
+    /// The caller holds the writer lock.
     pub(crate) fn remove(&self, hash: &TokenHash) {
         self.shard(hash_prefix(hash))
             .store(Arc::new(self.copy_without(hash, 0)));
@@ -107,7 +107,7 @@ fn hash_prefix(hash: &TokenHash) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// `count` is a power of two; a token's hash is as good as random, so its lowest bits spread keys evenly.
+/// `count` is a power of two. A token's hash is as good as random, so its lowest bits spread the keys evenly.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "only the lowest bits count"
