@@ -1,5 +1,4 @@
-//! Floor 2: what is at rest. The config file, the key file, and the keeper that brings the key file and the key table
-//! into step.
+//! Floor 2: files. The config file, the key file, and the key store, which keeps the key file and the key table equal.
 
 pub mod config;
 pub mod fault;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
-/// A minimal line, with one field put in the place of the one of that name, or added.
+/// A minimal line in which this field is replaced or added.
 fn line(field: &str, value: &str) -> String {
     let mut fields = vec![
         ("id", "\"key_1\"".to_owned()),
@@ -24,7 +24,7 @@ fn parse(line: &str) -> Result<Key, Vec<FieldError>> {
     parse_line(line.as_bytes(), &mut Interner::default())
 }
 
-/// The only error about a line.
+/// The only error of a line.
 fn error(line: &str) -> FieldError {
     let mut errors = parse(line).unwrap_err();
     assert_eq!(errors.len(), 1, "{line}: {errors:?}");
