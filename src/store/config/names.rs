@@ -1,4 +1,4 @@
-//! Which names certificates are for, and which of them no client will ever get.
+//! The names in certificates, and the certificates that no client ever gets.
 
 use std::collections::HashSet;
 
@@ -7,9 +7,9 @@ use rustls::pki_types::CertificateDer;
 
 use crate::store::config::{Tls, TlsFiles, files};
 
-/// A certificate among several is chosen by the name that the client asks for. Where two hold the same name and a key
-/// of the same kind, the earlier one wins: for each later one that loses a name, and for each without any, the field
-/// and what to do. Files that cannot be read are somebody else's to complain of.
+/// Warns of certificates that are never served, as pairs of field and message. The server chooses a certificate by the
+/// name that the client sends. If two contain the same name and have keys of the same kind, the earlier one is served.
+/// Files that cannot be read are skipped, since the config's reader reports them.
 pub(crate) fn shadowed_certificates(tls: &Tls) -> Vec<(String, String)> {
     let mut known = HashSet::new();
     let mut warnings = Vec::new();
@@ -17,7 +17,7 @@ pub(crate) fn shadowed_certificates(tls: &Tls) -> Vec<(String, String)> {
         let Some((kind, names)) = read(files) else {
             continue;
         };
-        // The first one is for whoever names none, and needs no name itself.
+        // The default certificate is for clients that send no name, so it needs none.
         if names.is_empty() && *files != tls.first {
             warnings.push((
                 format!("{field}.certificate"),
@@ -40,8 +40,8 @@ pub(crate) fn shadowed_certificates(tls: &Tls) -> Vec<(String, String)> {
     warnings
 }
 
-/// The DNS names of a certificate's subject alternative names in lower case, each once; `*.` begins one for a whole
-/// level of names.
+/// The DNS names of a certificate (subject alternative names), in lower case, sorted, each once. A wildcard begins with
+/// `*.`.
 pub(crate) fn of(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else {
         return Vec::new();

@@ -1,7 +1,7 @@
-//! From config file and command line to a [`Config`], or to everything that is wrong with them.
+//! Reads the config file and the command line into a [`Config`], or into all their faults.
 //!
-//! Invariant: a config comes out only where there is no fault at all. What a reload takes, it can take alone: the
-//! upstreams do not wait for a faulty certificate, nor the other way round (see [`Reading`]).
+//! Invariant: there is a config only if there is no fault. Upstreams and certificates can be reloaded one without the
+//! other, so a fault in one does not hold up the other (see [`ParsedConfig`]).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -20,26 +20,26 @@ pub use crate::store::config::overrides::Overrides;
 
 const MAX_WORKERS: usize = 1024;
 
-/// Where a config is looked for when nobody names one.
+/// The files that are tried if none is named.
 const DEFAULT_PATHS: [&str; 2] = ["keygate.toml", "/etc/keygate/keygate.toml"];
 
-/// A config as far as it could be read.
+/// The result of reading a config, by parts.
 #[derive(Debug)]
 pub struct ParsedConfig {
-    /// The whole, or every fault.
+    /// The whole config, or all faults.
     pub config: Result<Config, Vec<Fault>>,
-    /// The upstreams, or the faults that concern them.
+    /// The upstreams, or the faults of their fields.
     pub upstreams: Result<Vec<UpstreamConfig>, Vec<Fault>>,
-    /// What `[tls]` names, whatever the files hold; or the faults of the section itself.
+    /// The files that `[tls]` names, whatever their content; or the faults of the section itself.
     pub tls: Result<Option<Tls>, Vec<Fault>>,
-    /// The key file, also where the config is faulty elsewhere.
+    /// The key file, also if other parts have faults.
     pub keys: Option<KeysConfig>,
-    /// The admin socket, also where the config is faulty elsewhere.
+    /// The admin socket, also if other parts have faults.
     pub socket: Option<PathBuf>,
 }
 
-/// The config file to use: the one named with a flag, else by the environment, else the first of the usual places
-/// that holds one. A named one need not exist; that is the reader's fault to find.
+/// The config file to use: the one that a flag names, else the one that the environment names, else the first default
+/// path that exists. A named file need not exist; reading it reports that.
 #[must_use]
 pub fn find(explicit: Option<&Path>, environment: Option<&OsStr>) -> Option<PathBuf> {
     find_among(explicit, environment, &DEFAULT_PATHS.map(Path::new))
@@ -48,27 +48,26 @@ pub fn find(explicit: Option<&Path>, environment: Option<&OsStr>) -> Option<Path
 /// Reads a config file.
 ///
 /// # Errors
-/// Every fault of the file and of the overrides.
+/// All faults of the file and of the overrides.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, Vec<Fault>> {
     read(Some(file), overrides).config
 }
 
-/// A config of the command line alone.
+/// A config from the command line alone.
 ///
 /// # Errors
-/// Every fault of the overrides.
+/// All faults of the overrides.
 pub fn without_file(overrides: &Overrides) -> Result<Config, Vec<Fault>> {
     read(None, overrides).config
 }
 
-/// The key file that a config names, or its default place; None where the file is no TOML or names none that could
-/// be one.
+/// The key file that a config names, or its default path. None if the config is not TOML or the path is not valid.
 #[must_use]
 pub fn key_file_of(file: &Path, overrides: &Overrides) -> Option<PathBuf> {
     read(Some(file), overrides).keys.map(|keys| keys.file)
 }
 
-/// Reads a config, and keeps apart what can be used alone.
+/// Reads a config. The result keeps the parts that can be used without the others.
 #[must_use]
 pub fn read(file: Option<&Path>, overrides: &Overrides) -> ParsedConfig {
     read_with(file, overrides, &|name| std::env::var_os(name))
@@ -80,7 +79,7 @@ fn find_among(
     locations: &[&Path],
 ) -> Option<PathBuf> {
     let named = explicit.or_else(|| environment.filter(|name| !name.is_empty()).map(Path::new));
-    // What is there but cannot be read, or leads nowhere, is found: it must be complained of, not skipped.
+    // A file that cannot be read and a dangling link count as existing: they must be reported, not skipped.
     let there = |location: &&&Path| match location.symlink_metadata() {
         Ok(_) => true,
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
@@ -129,7 +128,7 @@ fn read_with(
     }
 }
 
-/// A config's parts. What was faulty has left its fault, and is missing here or at its default.
+/// The parts of a config. A faulty part has added its fault, and is None or has its default value here.
 struct ConfigParts {
     listen: Vec<Listen>,
     public_url: Option<String>,
@@ -222,7 +221,7 @@ impl ConfigReader<'_> {
     }
 }
 
-/// The value, or the faults of the sections and flags it was read from.
+/// The value, or the faults of the sections and flags that it was read from.
 fn unless_faulty<T>(faults: &[Fault], sources: &[&str], value: T) -> Result<T, Vec<Fault>> {
     let concerns = |fault: &&Fault| sources.contains(&fault.section());
     let faults: Vec<Fault> = faults.iter().filter(concerns).cloned().collect();

@@ -1,4 +1,4 @@
-//! The config's sections, each from TOML to its type, save for the upstreams.
+//! Reads each section of the config from TOML into its type. The upstreams have their own file.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ const HEADERS: std::ops::RangeInclusive<usize> = 8 << 10..=1 << 20;
 const MIN_REQUEST_BODY: usize = 1 << 10;
 pub(crate) const MAX_DROP_PERCENT: u8 = 50;
 
-/// Reads each part with what they all need.
+/// What every section's reader needs.
 pub(crate) struct ConfigReader<'a> {
     pub(crate) faults: &'a Faults,
     /// Relative paths of the file start here.
@@ -28,7 +28,7 @@ pub(crate) struct ConfigReader<'a> {
 }
 
 impl ConfigReader<'_> {
-    /// At least one address, no two of which ask for the same port.
+    /// At least one address, no two of which overlap.
     pub(crate) fn listen(&self, root: &mut Section<'_>) -> Vec<Listen> {
         let mut listen = root
             .text_or_texts("listen", |text| value::listen(text, self.folder))
@@ -60,7 +60,8 @@ impl ConfigReader<'_> {
         }
     }
 
-    /// What the section names is told apart from what the files hold: a reload takes each certificate on its own.
+    /// The faults of the section itself are separate from those of the files' content, since a reload loads each
+    /// certificate on its own.
     pub(crate) fn tls(&self, mut section: Section<'_>) -> Result<Option<Tls>, Vec<Fault>> {
         if !section.is_present() {
             return Ok(None);
@@ -96,7 +97,7 @@ impl ConfigReader<'_> {
         }
     }
 
-    /// Certificate and private key, as the section names them.
+    /// The paths of certificate and private key.
     fn tls_files(&self, section: &mut Section<'_>, title: &str) -> Option<[Located<PathBuf>; 2]> {
         if !section.is_present() {
             return None;
@@ -227,7 +228,7 @@ impl ConfigReader<'_> {
     }
 }
 
-/// What `from` in `[client_address]` says.
+/// The values of `from` in `[client_address]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AddressSourceName {
     Peer,
@@ -324,7 +325,7 @@ pub(crate) fn timeouts(mut section: Section<'_>) -> Timeouts {
     timeouts
 }
 
-/// Whether one address cannot be used while the other is. `[::]` takes IPv4 connections too.
+/// Whether the two addresses cannot be bound at the same time. `[::]` accepts IPv4 connections too.
 fn overlap(one: &Listen, other: &Listen) -> bool {
     let covers = |wide: &SocketAddr, narrow: &SocketAddr| {
         wide.ip() == narrow.ip()

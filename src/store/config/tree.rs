@@ -1,7 +1,7 @@
-//! A TOML document read section by section, with every fault collected and the line of each.
+//! Reads a TOML document section by section, and collects all faults with their lines.
 //!
-//! Invariant: a field that is asked for and faulty leaves a fault; a field that nobody asked for leaves one too, once
-//! its section is [finished](Section::finish).
+//! Invariant: every faulty field that is read adds a fault, and so does every field that is not read, by
+//! [`Section::reject_unknown_fields`].
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::store::config::value::quoted;
 use crate::store::fault::Fault;
 
-/// Where something stands.
+/// The position of a field or value: file, line and path.
 #[derive(Clone, Debug)]
 pub(crate) struct Location {
     file: PathBuf,
@@ -29,7 +29,7 @@ impl Location {
         }
     }
 
-    /// Its line, counted from 1; 0 for what is no line of a file.
+    /// The line, counted from 1; 0 for a flag or a whole file.
     pub(crate) fn line(&self) -> usize {
         self.line
     }
@@ -44,7 +44,7 @@ impl Location {
     }
 }
 
-/// A value and where it stands, for rules between values.
+/// A value with its location, for checks that compare values.
 #[derive(Clone, Debug)]
 pub(crate) struct Located<T> {
     pub(crate) location: Location,
@@ -56,7 +56,7 @@ pub(crate) struct Located<T> {
 pub(crate) struct Faults(RefCell<Vec<Fault>>);
 
 impl Faults {
-    /// Adds one: `what; remedy`.
+    /// Adds a fault: `what; remedy`.
     pub(crate) fn add(&self, location: &Location, message: impl Into<String>) {
         let Location { file, line, field } = location.clone();
         self.0.borrow_mut().push(Fault {
@@ -67,19 +67,19 @@ impl Faults {
         });
     }
 
-    /// The value, or None and a fault.
+    /// Returns the value, or adds the fault and returns None.
     pub(crate) fn record<T>(&self, location: &Location, read: Result<T, String>) -> Option<T> {
         read.map_err(|message| self.add(location, message)).ok()
     }
 
-    /// Those of one section so far.
+    /// The faults of one section so far.
     pub(crate) fn section_faults(&self, section: &str) -> Vec<Fault> {
         let faults = self.0.borrow();
         let concerns = |fault: &&Fault| fault.section() == section;
         faults.iter().filter(concerns).cloned().collect()
     }
 
-    /// All of them, in the order of their lines.
+    /// All faults, by line.
     pub(crate) fn into_sorted(self) -> Vec<Fault> {
         let mut faults = self.0.into_inner();
         faults.sort_by_key(|fault| fault.line);
@@ -87,7 +87,7 @@ impl Faults {
     }
 }
 
-/// A document that is TOML, whatever it says.
+/// A document that is valid TOML.
 pub(crate) struct TomlDocument {
     file: PathBuf,
     document: Document<String>,
@@ -95,7 +95,7 @@ pub(crate) struct TomlDocument {
 }
 
 impl TomlDocument {
-    /// None, and one fault with its line, where the text is not TOML.
+    /// Adds a fault with its line and returns None if the text is not TOML.
     pub(crate) fn parse(file: &Path, text: &[u8], faults: &Faults) -> Option<Self> {
         let lines = LineIndex::of(text);
         let at = |offset| Location {
@@ -140,7 +140,7 @@ impl TomlDocument {
     }
 }
 
-/// One section of the document; without a table, every field of it is absent.
+/// One section of the document. If `table` is None, all its fields are absent.
 pub(crate) struct Section<'a> {
     tree: Option<&'a TomlDocument>,
     faults: &'a Faults,
@@ -150,7 +150,7 @@ pub(crate) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// A section in which nothing stands.
+    /// A section without fields.
     pub(crate) fn absent(faults: &'a Faults, location: Location) -> Self {
         Self {
             tree: None,
@@ -161,23 +161,23 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether it stands in the file.
+    /// Whether the file contains the section.
     pub(crate) fn is_present(&self) -> bool {
         self.table.is_some()
     }
 
-    /// Whether the field stands in it, faulty or not.
+    /// Whether the section contains the field, faulty or not.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(name))
     }
 
-    /// Whether the field is a list in which nothing stands.
+    /// Whether the field is an empty list.
     pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         let array = self.table.and_then(|table| table.get(name)?.as_array());
         array.is_some_and(toml_edit::Array::is_empty)
     }
 
-    /// Where a field stands; where it is missing, the section's first line.
+    /// The location of a field. If it is missing, its line is the section's first.
     pub(crate) fn location(&self, name: &str) -> Location {
         let entry = self.table.and_then(|table| table.get_key_value(name));
         let span = entry.and_then(|(key, item)| item.span().or(key.span()));
@@ -193,12 +193,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Adds a fault of a field.
     pub(crate) fn fault(&self, name: &str, message: impl Into<String>) {
         self.faults.add(&self.location(name), message);
     }
 
-    /// A text in quotes, in the form that `read` takes.
+    /// A string, parsed by `read`.
     pub(crate) fn text<T>(
         &mut self,
         name: &'static str,
@@ -235,7 +234,7 @@ impl<'a> Section<'a> {
         self.faults.record(&self.location(name), value)
     }
 
-    /// A text that `read` takes, or a plain number, which is read as if it stood in quotes.
+    /// A string or an integer, parsed by `read`. An integer is read as if it were in quotes.
     pub(crate) fn text_or_number<T>(
         &mut self,
         name: &'static str,
@@ -251,7 +250,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A list of texts; what is faulty in it is left out.
+    /// A list of strings, each parsed by `read`. Faulty entries are left out.
     pub(crate) fn texts<T>(
         &mut self,
         name: &'static str,
@@ -279,7 +278,7 @@ impl<'a> Section<'a> {
         Some(taken)
     }
 
-    /// One text, or a list of them with at least one; what is faulty is left out.
+    /// A string, or a list of at least one. Faulty entries are left out.
     pub(crate) fn text_or_texts<T>(
         &mut self,
         name: &'static str,
@@ -301,7 +300,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A section below this one.
+    /// A subsection.
     pub(crate) fn section(&mut self, name: &'static str) -> Section<'a> {
         let location = self.location(name);
         let Some(item) = self.get(name) else {
@@ -318,7 +317,7 @@ impl<'a> Section<'a> {
         self.subsection(table, location)
     }
 
-    /// The sections of a list of them, like `[[upstreams]]`. None where the list is missing or is none.
+    /// The sections of a list like `[[upstreams]]`. None if the field is missing or not a list of sections.
     pub(crate) fn sections(&mut self, name: &'static str) -> Option<Vec<Section<'a>>> {
         let item = self.get(name)?;
         let path = self.location(name).field;
@@ -355,7 +354,7 @@ impl<'a> Section<'a> {
         Some(sections)
     }
 
-    /// Every field that nobody asked for is a fault. Consumes the section, so that it comes last.
+    /// Adds a fault for every field that was not read. Call this last; it consumes the section.
     pub(crate) fn reject_unknown_fields(self) {
         for (name, _) in self.table.into_iter().flat_map(TableLike::iter) {
             if self.known_fields.contains(&name) {
@@ -398,7 +397,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Where each line of a text ends.
+/// The offsets of the line ends of a text.
 struct LineIndex(Vec<usize>);
 
 impl LineIndex {
@@ -406,7 +405,7 @@ impl LineIndex {
         Self(memchr::memchr_iter(b'\n', text).collect())
     }
 
-    /// The line of a byte, counted from 1.
+    /// The line of the byte at `offset`, counted from 1.
     fn line_at(&self, offset: usize) -> usize {
         self.0.partition_point(|end| *end < offset) + 1
     }
@@ -424,7 +423,7 @@ fn with_article(type_name: &str) -> String {
     format!("{} {type_name}", if vowel { "an" } else { "a" })
 }
 
-/// The known name that was probably meant: a few letters off, or one the beginning of the other.
+/// The known name that was probably meant: at most two edits away, or one is a prefix of the other.
 fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let beginning =
         |known: &&&str| name.len() >= 3 && (known.starts_with(name) || name.starts_with(**known));
@@ -438,7 +437,7 @@ fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().find(beginning).copied()
 }
 
-/// How many letters must be put in, taken out or replaced to make one of the other (Levenshtein).
+/// The Levenshtein distance.
 fn edit_distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

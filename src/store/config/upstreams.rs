@@ -1,4 +1,4 @@
-//! The config's upstreams, with their credentials.
+//! Reads the config's upstreams with their credentials.
 
 use std::collections::HashMap;
 
@@ -40,7 +40,7 @@ impl ConfigReader<'_> {
         }))
     }
 
-    /// `models`: those that earlier upstreams serve, and the line that says so.
+    /// `models`: the models of earlier upstreams, each with its line.
     fn upstream(
         &self,
         mut section: Section<'_>,
@@ -123,7 +123,7 @@ impl ConfigReader<'_> {
         }
     }
 
-    /// Messages never repeat what they found: it may be the credential itself, written into the wrong field.
+    /// Messages here never contain the value: it may be the credential itself, written into the wrong field.
     fn credential(&self, section: &mut Section<'_>) -> Option<Credential> {
         if section.has("api_key_env") && section.has("api_key_file") {
             section.fault(
@@ -144,7 +144,7 @@ impl ConfigReader<'_> {
     }
 }
 
-/// An upstream out of its URL alone.
+/// An upstream from its URL alone.
 fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
     let replica = value::base_url(url)?;
     Ok(UpstreamConfig {

@@ -1,4 +1,4 @@
-//! What a config may say but should not.
+//! Warnings about settings that are valid but probably wrong.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use crate::store::config::{ClientAddressSource, Config, Listen};
 use crate::store::fault::Fault;
 
 impl Config {
-    /// What is allowed but deserves a second look.
+    /// Settings that are valid but probably wrong.
     #[must_use]
     pub fn warnings(&self) -> Vec<Fault> {
         let mut warnings = Vec::new();
