@@ -1,22 +1,14 @@
 use super::*;
-use crate::policy::key::{KeyFields, KeyId, KeyName};
-use crate::policy::model_access::ModelAccess;
-use crate::policy::network::AllowFrom;
+use crate::policy::key::KeyFields;
+use crate::policy::key::fixture::key_fields;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn key(id: u32, token: u32, created_at: Option<i64>) -> Key {
     Key::from(KeyFields {
-        id: KeyId::parse(&format!("key_{id}")).unwrap(),
-        name: KeyName::parse("name").unwrap(),
         hash: hash(token),
-        hint: None,
-        model_access: ModelAccess::All,
-        allow_from: AllowFrom::Anywhere,
-        expires_at: None,
         created_at: created_at.map(UnixTime::from_seconds),
-        account: None,
-        disabled: false,
+        ..key_fields(&format!("key_{id}"))
     })
 }
 

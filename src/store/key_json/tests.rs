@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::key::fixture::key_fields;
 use proptest::prelude::*;
 
 const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
@@ -267,16 +268,15 @@ proptest! {
     ) {
         let networks = networks.into_iter().map(|(address, prefix)| Ipv4Net::new(address.into(), prefix).unwrap().trunc());
         let key = Key::from(KeyFields {
-            id: KeyId::parse("key_1").unwrap(),
             name: KeyName::parse(&name).unwrap(),
             hash: TokenHash::of(name.as_bytes()),
             hint: hint.map(|hint| Hint::parse(&hint).unwrap()),
             model_access: ModelList::new(models).map_or(ModelAccess::All, ModelAccess::Inclusive),
             allow_from: AllowFrom::from_networks(networks.collect()),
             expires_at: seconds.map(UnixTime::from_seconds),
-            created_at: None,
             account: account.map(|account| Account::parse(&account).unwrap()),
             disabled,
+            ..key_fields("key_1")
         });
         let mut text = Vec::new();
         write_line(&key, &mut text);
