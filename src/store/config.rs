@@ -8,7 +8,7 @@ mod files;
 pub(crate) mod names;
 mod overrides;
 pub mod parse;
-pub mod restart;
+pub(crate) mod restart;
 mod sections;
 mod tree;
 mod upstreams;

@@ -12,9 +12,8 @@ mod source;
 mod stamp;
 mod write;
 
-pub use crate::store::key_file::read::{
-    LoadedKeys, MAX_FAULTS, ReadError, read, readable_by_others,
-};
+pub(crate) use crate::store::key_file::read::readable_by_others;
+pub use crate::store::key_file::read::{LoadedKeys, ReadError, read};
 pub(crate) use crate::store::key_file::source::{KeyFileSource, Revision};
-pub use crate::store::key_file::stamp::{Stamp, stamp_of};
-pub use crate::store::key_file::write::{LOCK_WAIT, LockedKeyFile, create, lock};
+pub(crate) use crate::store::key_file::write::LockedKeyFile;
+pub use crate::store::key_file::write::{LOCK_WAIT, create, lock};

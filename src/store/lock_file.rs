@@ -15,7 +15,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// The lock, held until dropped.
 #[derive(Debug)]
-pub struct LockFile {
+pub(crate) struct LockFile {
     path: PathBuf,
     /// None if the file system does not support locks.
     locked: Option<File>,
@@ -32,7 +32,11 @@ impl LockFile {
     ///
     /// # Errors
     /// [`ErrorKind::ResourceBusy`] if another process holds the lock; otherwise the error of creating the file.
-    pub fn take(path: &Path, like: Option<&fs::Metadata>, timeout: Duration) -> io::Result<Self> {
+    pub(crate) fn take(
+        path: &Path,
+        like: Option<&fs::Metadata>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
         let path = Self::path_for(path);
         let deadline = Instant::now() + timeout;
         loop {
@@ -65,7 +69,7 @@ impl LockFile {
 
     /// Whether no other process can hold it. False if the file system does not support locks.
     #[must_use]
-    pub fn is_exclusive(&self) -> bool {
+    pub(crate) fn is_exclusive(&self) -> bool {
         self.locked.is_some()
     }
 }

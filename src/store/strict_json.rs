@@ -73,7 +73,7 @@ pub(crate) fn document_error(message: &str) -> FieldError {
 
 /// A name from a document for use in a message: cut if long, control characters escaped.
 #[must_use]
-pub fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     let start: String = name.chars().take(40).collect();
     let rest = if start.len() < name.len() { "…" } else { "" };
     format!("{}{rest}", start.escape_debug())

@@ -12,7 +12,7 @@ mod entry;
 mod incremental;
 mod indexes;
 mod shards;
-pub mod usage;
+mod usage;
 
 use std::collections::HashSet;
 use std::ops::Bound::{Excluded, Unbounded};

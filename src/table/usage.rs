@@ -6,7 +6,7 @@ use crate::policy::time::UnixTime;
 
 /// Counters to which every worker adds.
 #[derive(Debug)]
-pub struct Usage {
+pub(crate) struct Usage {
     requests: AtomicU64,
     last_used_at: AtomicI64,
 }

@@ -10,7 +10,7 @@ type Setting = (&'static str, bool);
 /// The settings that differ and that a reload does not apply. A reload applies the upstreams, the certificates (also
 /// from other files, but not whether TLS is on), the clients' CA, and the content of the key file.
 #[must_use]
-pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         file: _,
         listen,

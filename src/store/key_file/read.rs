@@ -24,7 +24,7 @@ use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, YieldPoint};
 
 /// Faults that are listed for one file. One more entry counts those that are not listed.
-pub const MAX_FAULTS: usize = 1000;
+pub(crate) const MAX_FAULTS: usize = 1000;
 
 /// In bytes.
 const MAX_LINE: usize = 1 << 20;
@@ -104,7 +104,7 @@ pub fn read(path: &Path, table: &Table, yield_point: YieldPoint) -> Result<Loade
 
 /// A warning if every user of this machine may read the file.
 #[must_use]
-pub fn readable_by_others(path: &Path) -> Option<Fault> {
+pub(crate) fn readable_by_others(path: &Path) -> Option<Fault> {
     let mode = fs::metadata(path).ok()?.permissions().mode();
     let open = mode & 0o004 != 0;
     open.then(|| {

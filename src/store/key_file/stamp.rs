@@ -23,7 +23,7 @@ pub struct Stamp {
 impl Stamp {
     /// Whether the file is certainly the same and unchanged.
     #[must_use]
-    pub fn is_unchanged(&self, now: Option<Self>) -> bool {
+    pub(crate) fn is_unchanged(&self, now: Option<Self>) -> bool {
         self.reliable && now.is_some_and(|now| self.same_metadata(&now))
     }
 
@@ -67,7 +67,7 @@ impl Stamp {
 
 /// The file's state now; links are followed. None if there is no file.
 #[must_use]
-pub fn stamp_of(path: &Path) -> Option<Stamp> {
+pub(crate) fn stamp_of(path: &Path) -> Option<Stamp> {
     fs::metadata(path).ok().map(|found| Stamp::of(&found))
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::policy::token::TokenHash;
-use crate::store::key_file::{read, readable_by_others, stamp_of};
+use crate::store::key_file::stamp::stamp_of;
+use crate::store::key_file::{read, readable_by_others};
 use crate::table::{NO_YIELD, Table};
 use std::os::unix::fs::PermissionsExt;
 
