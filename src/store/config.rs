@@ -2,7 +2,7 @@
 //!
 //! [`parse`] reads a file and the command line, with `sections` and `upstreams` for its parts. `value` parses single
 //! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
-//! certificates. `warnings` and [`restart`] compare and judge whole configs.
+//! certificates. `warnings` and `restart` compare and judge whole configs.
 
 mod files;
 pub(crate) mod names;

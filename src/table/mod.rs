@@ -253,7 +253,7 @@ impl Table {
             };
             before = Excluded(*oldest);
             for (sort_key, entry) in batch {
-                if !wanted(&entry.key()) {
+                if !wanted(entry.key()) {
                     continue;
                 }
                 if page.entries.len() == limit {

@@ -84,7 +84,7 @@ impl std::error::Error for ReadError {}
 /// Reads the whole file. Keys that `table` holds already are the table's own entries.
 ///
 /// # Errors
-/// All faults, up to [`MAX_FAULTS`].
+/// All faults, up to 1000.
 pub fn read(path: &Path, table: &Table, yield_point: YieldPoint) -> Result<LoadedKeys, ReadError> {
     for attempt in 0..READ_ATTEMPTS {
         if attempt > 0 {
