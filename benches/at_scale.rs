@@ -67,7 +67,7 @@ fn measure(count: usize, shape: keys::Shape) {
     let begin = Instant::now();
     let loaded = key_file::read(&file, &table, NO_YIELD).unwrap();
     let parsed = begin.elapsed();
-    let settings = config::Keys {
+    let settings = config::KeysConfig {
         file: file.clone(),
         named: true,
         watch: false,

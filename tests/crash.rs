@@ -1,7 +1,7 @@
-//! What an acknowledgement is worth: the store is killed at random moments, and its disk fails at every step.
+//! What the key store has acknowledged survives kills at random moments and a disk that fails at each step.
 //!
-//! The store under test runs in a process of its own: this test binary, started again with [`ROLE`] and [`FOLDER`] set,
-//! runs the one test [`the_process_under_test`], which does what its role says.
+//! The store under test runs in a process of its own: this test binary starts itself again with [`ROLE`] and [`FOLDER`]
+//! set, and the new process runs the one test [`the_process_under_test`], which plays the role.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -28,12 +28,12 @@ use keygate::table::{NO_YIELD, Table};
 
 const ROLE: &str = "KEYGATE_CRASH_ROLE";
 const FOLDER: &str = "KEYGATE_CRASH_FOLDER";
-/// Set where the disk fails only once.
+/// Set if the disk fails only once.
 const ONCE: &str = "KEYGATE_CRASH_ONCE";
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
-/// Keys in the file that a failing disk must leave alone: enough to be larger than the limit below.
+/// Keys in the file that a failing disk must not change: enough that the file is larger than `FILE_LIMIT`.
 const KEYS: usize = 40;
-/// Bytes a process may write to one file, for want of a full disk.
+/// Bytes that a process may write to one file. The limit simulates a full disk.
 const FILE_LIMIT: usize = 4096;
 
 #[test]
@@ -112,10 +112,10 @@ fn a_thousand_writes_killed_at_random_moments_lose_nothing_acknowledged() {
         for id in &gone {
             assert!(!on_disk.contains(id), "{id} was deleted and is back");
         }
-        // What was under way may have happened or not; from here on it is what the file says.
+        // A write that was running at the kill may have happened or not. From here on the file decides.
         there = on_disk;
     }
-    // Whatever the killed left beside the file, the next write takes away.
+    // The next write removes everything that killed processes left beside the file.
     let (_, store) = open(&file);
     store.create(new(), NOW).wait().unwrap();
     assert_eq!(names_in(folder.path()), ["keys.jsonl"]);
@@ -124,7 +124,7 @@ fn a_thousand_writes_killed_at_random_moments_lose_nothing_acknowledged() {
 #[test]
 fn a_write_past_the_limit_of_a_files_size_changes_nothing() {
     let folder = a_folder_with_keys();
-    // The signal that comes with the limit is ignored, as a full disk sends none either.
+    // The signal SIGXFSZ is ignored, since a full disk sends no signal.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", FILE_LIMIT / 512);
     survives(
         "finds that nothing can be written",
@@ -140,7 +140,7 @@ fn failing_system_calls_change_nothing_whichever_step_they_hit() {
     }
     for fault in [
         "fsync:error=EIO",
-        // The file's own succeeds, the folder's fails: by then the new file is in place.
+        // The fsync of the file succeeds and that of the folder fails. By then the new file is in place.
         "fsync:error=EIO:when=2",
         "rename:error=EIO",
         "rename,renameat,renameat2:error=ENOSPC",
@@ -151,7 +151,7 @@ fn failing_system_calls_change_nothing_whichever_step_they_hit() {
         let folder = a_folder_with_keys();
         if fault.starts_with("unlink") {
             fs::write(folder.path().join(".keys.jsonl.new"), "left behind").unwrap();
-            // What cannot be removed stays, and the next holder takes it over.
+            // The lock file cannot be removed and stays, and the next holder reuses it.
             fs::write(folder.path().join(".keys.jsonl.lock"), "").unwrap();
         }
         let inject = format!("inject={fault}");
@@ -172,7 +172,7 @@ fn failing_system_calls_change_nothing_whichever_step_they_hit() {
     }
 }
 
-/// The system calls by which a key file is read, written and replaced, under every name they have.
+/// The system calls that read, write and replace a key file, under all their names.
 const FILE_CALLS: [&str; 9] = [
     "openat",
     "unlink,unlinkat",
@@ -201,13 +201,13 @@ fn a_kill_at_each_step_of_a_write_leaves_the_old_file_or_the_new_one() {
             None if ids.len() == KEYS => old += 1,
             None => new += 1,
         }
-        // Whoever starts next finds everything in order, and clears up.
+        // The next process finds a valid file and removes what was left behind.
         let (_, store) = open(&file);
         store.create(self::new(), NOW).wait().unwrap();
         assert_eq!(ids_in(&file).len(), ids.len() + 1);
         assert_eq!(names_in(folder), ["keys.jsonl"]);
     });
-    // Before the new file is in its place, and after.
+    // Kills before and after the rename.
     assert!(
         old > 5 && new > 0,
         "killed {old} times before and {new} times after"
@@ -241,7 +241,7 @@ fn an_error_at_each_step_of_a_write_is_told_and_changes_nothing() {
     }
 }
 
-/// Whether strace may do here what it is needed for; it is said where it may not.
+/// Whether strace works here. Prints a line if it does not.
 fn may_trace() -> bool {
     let strace = Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "true"])
@@ -253,14 +253,14 @@ fn may_trace() -> bool {
     may
 }
 
-/// The key that the process says it has created.
+/// The id of the key that the process says it has created.
 fn acknowledged(told: &str) -> Option<String> {
     let id = told.split_once("created ")?.1;
     Some(id.split_whitespace().next()?.to_owned())
 }
 
-/// Creates a key once for each of these system calls on the key file, its folder, its lock and its temporary file, with
-/// this fault at that call. `check` is shown the folder, and what the process said.
+/// Creates a key once for each of these system calls on the key file, its folder, its lock file and its temporary file,
+/// and injects the fault into that call. `check` gets the folder and the output of the process.
 fn at_every_step(calls: &[&str], fault: &str, mut check: impl FnMut(&Path, &str)) {
     for calls in calls {
         let mut step = 1;
@@ -273,7 +273,7 @@ fn at_every_step(calls: &[&str], fault: &str, mut check: impl FnMut(&Path, &str)
     }
 }
 
-/// None where there is no such call any more: then nothing stood in the key's way.
+/// None if there are fewer such calls: then no fault was injected, and the key was created.
 fn create_with_a_fault(
     calls: &str,
     fault: &str,
@@ -368,7 +368,7 @@ fn no_file_the_key_store_makes_is_ever_wider_than_the_key_file() {
     let acks = BufReader::new(child.stdout.take().unwrap()).lines();
     for _ in acks.map_while(Result::ok).take(100) {
         for found in fs::read_dir(folder.path()).unwrap().flatten() {
-            // It may be gone again by now.
+            // The file may be removed already.
             if let Ok(metadata) = found.metadata() {
                 assert_eq!(metadata.permissions().mode() & 0o077, 0, "{found:?}");
             }
@@ -378,7 +378,7 @@ fn no_file_the_key_store_makes_is_ever_wider_than_the_key_file() {
     child.wait().unwrap();
 }
 
-/// Four callers at once create keys and delete every third one, and say so as soon as they know it.
+/// Four threads create keys and delete two of three. They print each acknowledgement at once.
 fn write_until_killed(file: &Path) {
     let (_, store) = open(file);
     std::thread::scope(|scope| {
@@ -424,7 +424,7 @@ fn assert_nothing_can_be_written(file: &Path) {
     untouched();
     assert_eq!(table.generation(), generation);
     if std::env::var_os(ONCE).is_some() {
-        // The fault is over: what failed once is done anew, not believed to be done.
+        // The fault is over: the step that failed is done again, not taken as done.
         store.create(new(), NOW).wait().unwrap();
         assert_eq!(ids_in(file).len(), KEYS + 1);
         fs::write(file, before).unwrap();
@@ -441,7 +441,7 @@ fn assert_nothing_can_be_written(file: &Path) {
     untouched();
 }
 
-/// Runs a role to its end, under a command that makes its disk fail, and asserts that it found what it should.
+/// Runs a role under a command that makes its disk fail, and asserts that the role's own assertions hold.
 fn survives(role: &str, folder: &Path, under: &[&str]) {
     let file = folder.join("keys.jsonl");
     let before = fs::read(&file).unwrap();
@@ -480,7 +480,7 @@ fn started_again(role: &str, folder: &Path, under: &[&str]) -> Command {
 }
 
 fn open(file: &Path) -> (Arc<Table>, KeyStore) {
-    let settings = config::Keys {
+    let settings = config::KeysConfig {
         file: file.to_owned(),
         named: true,
         watch: false,
@@ -544,7 +544,7 @@ fn not_written<T: std::fmt::Debug>(
     }
 }
 
-/// A small file system in memory, for as long as this lives.
+/// A small file system in memory, unmounted when this is dropped.
 struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -582,7 +582,7 @@ impl Drop for Disk {
     }
 }
 
-/// Good enough to choose moments by.
+/// A linear congruential generator: good enough to choose moments.
 struct Random(u64);
 
 impl Random {

@@ -1,5 +1,5 @@
-//! The keys as its callers see it: what an answer means for the file and for the table, whatever others do to the file
-//! meanwhile.
+//! The key store as its callers see it: what a reply means for the file and for the table, whatever other processes do
+//! to the file meanwhile.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,7 +26,7 @@ use keygate::table::{NO_YIELD, Table};
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A keys with a file of its own.
+/// A key store with a file of its own.
 struct TestStore {
     folder: tempfile::TempDir,
     table: Arc<Table>,
@@ -60,7 +60,7 @@ impl TestStore {
         fs::write(self.file(), text).unwrap();
     }
 
-    /// As an editor does it.
+    /// Replaces the file by renaming, as an editor does.
     fn replace(&self, text: &str) {
         let other = self.folder.path().join("other");
         fs::write(&other, text).unwrap();
@@ -79,7 +79,7 @@ impl TestStore {
             .collect()
     }
 
-    /// Waits for an event that begins so.
+    /// Waits for an event whose text begins with `start`.
     fn event(&self, start: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -93,7 +93,7 @@ impl TestStore {
 }
 
 fn open(file: &Path, watch: bool) -> (Arc<Table>, KeyStore, mpsc::Receiver<String>) {
-    let settings = config::Keys {
+    let settings = config::KeysConfig {
         file: file.to_owned(),
         named: true,
         watch,
@@ -139,7 +139,7 @@ fn patch(body: &str) -> KeyPatch {
     parse_patch(body.as_bytes()).unwrap()
 }
 
-/// What a write that did not reach the disk says.
+/// The content of the error of a write that did not reach the disk.
 fn not_written<T: std::fmt::Debug>(answer: Result<T, WriteError>) -> (bool, StoreError) {
     match answer {
         Err(WriteError::NotWritten { in_force, error }) => (in_force, error),
@@ -233,7 +233,7 @@ fn an_expiry_that_has_passed_is_refused_on_create_and_change_alone() {
 #[test]
 fn requests_that_wait_together_are_judged_in_their_order_each_on_its_own() {
     let store = TestStore::with(&["a", "b", "c"]);
-    // While the folder is locked everything waits, so that one batch is made of what is asked for here.
+    // While this lock is held all writes wait, so that the commands below run as one batch.
     let others = key_file::lock(&store.file(), key_file::LOCK_WAIT).unwrap();
     let first = store.keys.create(new(), NOW);
     let off = store.keys.update("a", patch(r#"{"disabled":true}"#), NOW);
@@ -251,7 +251,7 @@ fn requests_that_wait_together_are_judged_in_their_order_each_on_its_own() {
     }
     first.wait().unwrap();
     assert!(matches!(too_late.wait(), Err(WriteError::NotFound)));
-    // Gone, and by then on disk too: a second deletion is as good as the first, or too late.
+    // The second deletion ran in the same batch and succeeds, or in a later one and finds no key.
     assert!(matches!(twice.wait(), Ok(_) | Err(WriteError::NotFound)));
     assert!(creates.into_iter().all(|create| create.wait().is_ok()));
     let (again, _, _) = open(&store.file(), false);
@@ -370,14 +370,14 @@ fn a_delete_and_a_disable_are_in_force_though_the_file_is_faulty_and_stay_so() {
     assert!(store.table.find(&hash("a")).is_none());
     assert_eq!(store.keys.status().pending, 2);
     assert!(store.keys.status().pending_error.is_some());
-    // Asked again, it is tried again.
+    // A second delete tries to write again.
     assert!(not_written(store.keys.delete("a").wait()).0);
-    // What can't be written can't be undone either, and is not.
+    // Enabling the key again cannot be written, so the key stays disabled.
     let enable = patch(r#"{"disabled":false}"#);
     assert!(!not_written(store.keys.update("b", enable, NOW).wait()).0);
     assert!(store.table.by_id("b").unwrap().key().disabled());
 
-    // The file is mended by someone who knows nothing of this.
+    // Another program repairs the file without these changes.
     store.replace(&good);
     for drop_limit in [DropLimit::Enforce, DropLimit::Ignore] {
         store.keys.reload(drop_limit).wait().unwrap();
@@ -437,7 +437,7 @@ fn a_pending_change_that_others_wrote_is_forgotten() {
     store.replace(&(disabled + &line("c")));
     store.keys.reload(DropLimit::Enforce).wait().unwrap();
     assert_eq!(store.keys.status().pending, 0);
-    // From now on the key is the file's again.
+    // After that the file alone decides about these keys.
     store.replace(&text_of(&["a", "b", "c"]));
     store.keys.reload(DropLimit::Enforce).wait().unwrap();
     assert!(!store.table.by_id("b").unwrap().key().disabled());
@@ -476,7 +476,7 @@ fn a_file_that_drops_too_many_keys_is_refused_unless_forced() {
     assert_eq!((forced.keys, forced.difference.removed.len()), (1, 2));
     assert_eq!(store.keys.status().pending, 0);
     store.keys.create(new(), NOW).wait().unwrap();
-    // Exactly the allowed part may go.
+    // Dropping exactly the allowed percentage is accepted.
     store.replace(&text_of(&["a"]));
     assert!(store.keys.reload(DropLimit::Enforce).wait().is_ok());
 }
@@ -549,7 +549,7 @@ fn a_watched_file_is_reloaded_when_it_changes_even_by_a_swapped_link() {
     store.replace("torn");
     store.event("ReloadFailed");
     assert_eq!(store.in_table(), ["a", "b"]);
-    // As Kubernetes swaps a mounted secret: a link to a folder that is replaced as a whole.
+    // Kubernetes swaps a mounted secret like this: the file is a link into a folder that is replaced.
     let here = |name: &str| store.folder.path().join(name);
     fs::create_dir(here("one")).unwrap();
     fs::write(here("one/keys.jsonl"), text_of(&["a", "b", "c"])).unwrap();

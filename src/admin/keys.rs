@@ -19,7 +19,7 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
 use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
-use crate::table::{Age, Entry, Table};
+use crate::table::{Entry, SortKey, Table};
 use crate::upstream::Routing;
 
 const DEFAULT_LIMIT: usize = 50;
@@ -265,7 +265,7 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
 
 /// The parameters of a list.
 struct ListRequest {
-    after: Option<Age>,
+    after: Option<SortKey>,
     limit: usize,
     search: Search,
 }
@@ -300,19 +300,23 @@ impl ListRequest {
 }
 
 /// Where the next page begins, as text. It holds the sort key of the last key, so it stays valid when that key is deleted.
-fn cursor(age: Age) -> String {
-    format!("{:016x}{:016x}", age.created_at.cast_unsigned(), age.place)
+fn cursor(age: SortKey) -> String {
+    format!(
+        "{:016x}{:016x}",
+        age.created_at.cast_unsigned(),
+        age.position
+    )
 }
 
-fn place_of(cursor: &str) -> Option<Age> {
+fn place_of(cursor: &str) -> Option<SortKey> {
     let is_plain = cursor.len() == 32
         && cursor
             .bytes()
             .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
     let (created_at, place) = is_plain.then(|| cursor.split_at(16))?;
-    Some(Age {
+    Some(SortKey {
         created_at: u64::from_str_radix(created_at, 16).ok()?.cast_signed(),
-        place: u64::from_str_radix(place, 16).ok()?,
+        position: u64::from_str_radix(place, 16).ok()?,
     })
 }
 
@@ -352,17 +356,17 @@ mod tests {
     #[test]
     fn a_place_in_the_list_survives_its_text_form() {
         for age in [
-            Age {
+            SortKey {
                 created_at: i64::MIN,
-                place: 0,
+                position: 0,
             },
-            Age {
+            SortKey {
                 created_at: -1,
-                place: u64::MAX,
+                position: u64::MAX,
             },
-            Age {
+            SortKey {
                 created_at: 1_800_000_000,
-                place: 7,
+                position: 7,
             },
         ] {
             let text = cursor(age);

@@ -66,13 +66,13 @@ use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
-use crate::store::config::parse::Reading;
+use crate::store::config::parse::ParsedConfig;
 use crate::store::key_store::{KeyStore, LastReload};
 use crate::table::Table;
 use crate::upstream::Fleet;
 
 /// Reads the config again, for a reload.
-pub(crate) type ConfigSource = Arc<dyn Fn() -> Reading + Send + Sync>;
+pub(crate) type ConfigSource = Arc<dyn Fn() -> ParsedConfig + Send + Sync>;
 
 /// Everything that the admin API shows and changes.
 pub(crate) struct Services {

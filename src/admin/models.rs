@@ -97,23 +97,14 @@ fn count<'k>(models: &[&str], keys: impl Iterator<Item = &'k Key>, now: UnixTime
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::key::{KeyFields, KeyId, KeyName};
+    use crate::policy::key::KeyFields;
+    use crate::policy::key::fixture::key_fields;
     use crate::policy::model_access::ModelList;
-    use crate::policy::network::AllowFrom;
-    use crate::policy::token::TokenHash;
 
     fn key(model_access: ModelAccess, change: fn(&mut KeyFields)) -> Key {
         let mut fields = KeyFields {
-            id: KeyId::parse("key_1").unwrap(),
-            name: KeyName::parse("name").unwrap(),
-            hash: TokenHash::of(b"token"),
-            hint: None,
             model_access,
-            allow_from: AllowFrom::Anywhere,
-            expires_at: None,
-            created_at: None,
-            account: None,
-            disabled: false,
+            ..key_fields("key_1")
         };
         change(&mut fields);
         fields.into()

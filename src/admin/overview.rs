@@ -241,10 +241,8 @@ pub(super) async fn respond(services: &Services, now: UnixTime) -> Result<ApiRes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::key::{Key, KeyFields, KeyId, KeyName};
-    use crate::policy::model_access::ModelAccess;
-    use crate::policy::network::AllowFrom;
-    use crate::policy::token::TokenHash;
+    use crate::policy::key::Key;
+    use crate::policy::key::fixture::key_fields;
 
     const DAY: i64 = 24 * 60 * 60;
 
@@ -253,18 +251,8 @@ mod tests {
     }
 
     fn key(id: &str, expires_at: Option<i64>) -> Key {
-        let fields = KeyFields {
-            id: KeyId::parse(id).unwrap(),
-            name: KeyName::parse("name").unwrap(),
-            hash: TokenHash::of(id.as_bytes()),
-            hint: None,
-            model_access: ModelAccess::All,
-            allow_from: AllowFrom::Anywhere,
-            expires_at: expires_at.map(at),
-            created_at: None,
-            account: None,
-            disabled: false,
-        };
+        let mut fields = key_fields(id);
+        fields.expires_at = expires_at.map(at);
         fields.into()
     }
 

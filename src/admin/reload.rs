@@ -17,7 +17,7 @@ use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
-use crate::store::config::{self, Tls, parse::Reading};
+use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
 use crate::table::{Entry, yield_every};
@@ -189,7 +189,7 @@ pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode
 
 /// Reloads upstreams and certificates. Returns the faults, and the settings that need a restart.
 fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static str>) {
-    let Reading {
+    let ParsedConfig {
         config,
         upstreams,
         tls,
@@ -225,7 +225,7 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
 fn fleet(
     services: &Services,
     mode: ReloadMode,
-    upstreams: &[config::Upstream],
+    upstreams: &[config::UpstreamConfig],
 ) -> Result<(), UpstreamFault> {
     match mode {
         ReloadMode::Apply(_) => services.fleet.reload(upstreams),

@@ -196,7 +196,7 @@ impl KeyFile {
         let table = Arc::new(Table::default());
         let loaded = key_file::read(path, &table, NO_YIELD)
             .map_err(|error| CommandError::Faulty(error.faults().to_vec()))?;
-        let settings = config::Keys {
+        let settings = config::KeysConfig {
             file: path.into(),
             named: true,
             watch: false,

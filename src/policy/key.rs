@@ -57,6 +57,32 @@ pub struct KeyFields {
     pub disabled: bool,
 }
 
+impl KeyFields {
+    /// A key that is enabled and never expires, with what every key has. Both rules on its use are arguments, so that
+    /// nothing is allowed by default.
+    #[must_use]
+    pub fn new(
+        id: KeyId,
+        name: KeyName,
+        hash: TokenHash,
+        model_access: ModelAccess,
+        allow_from: AllowFrom,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            hash,
+            hint: None,
+            model_access,
+            allow_from,
+            expires_at: None,
+            created_at: None,
+            account: None,
+            disabled: false,
+        }
+    }
+}
+
 impl From<KeyFields> for Key {
     fn from(fields: KeyFields) -> Self {
         let KeyFields {
@@ -336,6 +362,9 @@ impl StoredTime {
 }
 
 #[cfg(test)]
+pub(crate) mod fixture;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -363,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_key_expires_at_the_instant_it_names() {
-        let mut fields = tests_key("key_1").fields();
+        let mut fields = fixture::key_fields("key_1");
         fields.expires_at = Some(UnixTime::from_seconds(10));
         let key = Key::from(fields);
         assert!(!key.expired(UnixTime::from_seconds(9)));
@@ -384,20 +413,5 @@ mod tests {
         for bad in ["", "abc", "abcde", "ab c", "äbc"] {
             assert!(Hint::parse(bad).is_err(), "{bad:?}");
         }
-    }
-
-    fn tests_key(id: &str) -> Key {
-        Key::from(KeyFields {
-            id: KeyId::parse(id).unwrap(),
-            name: KeyName::parse("name").unwrap(),
-            hash: TokenHash::of(id.as_bytes()),
-            hint: None,
-            model_access: ModelAccess::All,
-            allow_from: AllowFrom::Anywhere,
-            expires_at: None,
-            created_at: None,
-            account: None,
-            disabled: false,
-        })
     }
 }

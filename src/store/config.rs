@@ -1,13 +1,14 @@
-//! The config as types that cannot be wrong. What each field means stands in `deploy/keygate.toml`.
+//! The config as types; every value of them is valid. `deploy/keygate.toml` documents each field.
 //!
-//! [`parse`] makes one out of a file and the command line; `value` knows the forms of single values, `tree` knows
-//! lines and collects faults, `files` looks into what the config names, `names` into what certificates are for.
+//! [`parse`] reads a file and the command line, with `sections` and `upstreams` for its parts. `value` parses single
+//! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
+//! certificates. `warnings` and `restart` compare and judge whole configs.
 
 mod files;
 pub(crate) mod names;
 mod overrides;
 pub mod parse;
-pub mod restart;
+pub(crate) mod restart;
 mod sections;
 mod tree;
 mod upstreams;
@@ -20,42 +21,42 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// The whole config, after the file, the environment and the command line were put together. Paths are resolved.
+/// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The file it came from, where there was one.
+    /// The file that it was read from, if any.
     pub file: Option<PathBuf>,
     /// Where clients connect; at least one.
     pub listen: Vec<Listen>,
-    /// What users see as the gateway's address, without a trailing slash; None: made from the first listen address.
+    /// The gateway's address as users see it, without a trailing slash. None: derived from the first listen address.
     pub public_url: Option<String>,
-    /// How many workers; 0: one per core.
+    /// The number of workers; 0 for one per core.
     pub workers: usize,
-    /// Whether /healthz and /readyz answer on the data port too.
+    /// Whether /healthz and /readyz are also served on the data port.
     pub public_health: bool,
     /// Browser origins that may call the gateway.
     pub cors_origins: Vec<String>,
     /// TLS on the data port; None: plain HTTP.
     pub tls: Option<Tls>,
     /// The key file.
-    pub keys: Keys,
+    pub keys: KeysConfig,
     /// The admin listeners.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// How a client's address is found.
     pub client_address: ClientAddressSource,
     /// Limits.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// Timeouts.
     pub timeouts: Timeouts,
-    /// The form of log lines; None: text on a terminal, else JSON.
+    /// The format of log lines. None: text on a terminal, otherwise JSON.
     pub log_format: Option<LogFormat>,
     /// The servers behind the gateway, in the file's order; at least one.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamConfig>,
 }
 
 impl Config {
-    /// What users see as the gateway's address, without a trailing slash. `first` is the first listen address as it is
-    /// bound, which may have got its port from the system.
+    /// The gateway's address as users see it, without a trailing slash. `first` is the first listen address as it is
+    /// bound: the system may have chosen its port.
     #[must_use]
     pub fn url(&self, first: &Listen) -> String {
         if let Some(url) = &self.public_url {
@@ -95,16 +96,16 @@ impl std::fmt::Display for Listen {
 /// `[tls]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// The certificate that a client gets who asks for no name, or for one that no certificate holds.
+    /// The default certificate, for clients that send no server name, or a name that no certificate contains.
     pub first: TlsFiles,
     /// Certificates for further names, in the file's order.
     pub more: Vec<TlsFiles>,
-    /// Who signs the certificates that clients of the data port must show; None: clients show none.
+    /// The CA of the client certificates that the data port requires. None: no client certificates.
     pub client_ca: Option<PathBuf>,
 }
 
 impl Tls {
-    /// Every certificate with its field in the config, the first one first.
+    /// Every certificate with its field in the config, the default one first.
     pub fn certificates(&self) -> impl Iterator<Item = (String, &TlsFiles)> {
         let more = self.more.iter().enumerate();
         let more = more.map(|(index, files)| (format!("tls.more[{index}]"), files));
@@ -117,37 +118,37 @@ impl Tls {
 pub struct TlsFiles {
     /// The certificate chain, leaf first.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The private key of the leaf.
     pub private_key: PathBuf,
 }
 
 /// `[keys]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
+pub struct KeysConfig {
     /// The key file.
     pub file: PathBuf,
-    /// Whether a config file or a flag names it: then a missing one is fatal at start.
+    /// Whether a config file or a flag names the file. If so, the start fails if it is missing.
     pub named: bool,
-    /// Whether a change of the file is a reload.
+    /// Whether a change of the file causes a reload.
     pub watch: bool,
-    /// A reload or merge that drops more of the keys than this is refused unless forced. 0 to 100.
+    /// The percentage of the keys that a reload may drop, unless it is forced: 0 to 100.
     pub max_drop_percent: u8,
 }
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// The Unix socket.
     pub socket: PathBuf,
     /// The TCP listener.
     pub listen: Option<SocketAddr>,
-    /// The file with the TCP listener's bearer.
+    /// The file with the bearer token of the TCP listener.
     pub token_file: PathBuf,
-    /// Host headers taken besides localhost and the listener's own address.
+    /// Host headers that are accepted besides localhost and the listener's own address.
     pub hosts: Vec<String>,
     /// Whether the TCP listener uses `[tls]`'s certificate.
     pub tls: bool,
-    /// Whether /metrics over TCP needs no token.
+    /// Whether /metrics over TCP is served without a token.
     pub open_metrics: bool,
 }
 
@@ -156,20 +157,20 @@ pub struct Admin {
 pub enum ClientAddressSource {
     /// The socket's peer.
     Peer,
-    /// X-Forwarded-For, as far as these networks' peers are believed. Not empty.
+    /// X-Forwarded-For, from trusted proxies only.
     XForwardedFor {
-        /// Whose header is believed.
+        /// The networks of the trusted proxies; at least one.
         trusted_proxies: Vec<IpNet>,
     },
-    /// What these networks' peers say by the PROXY protocol before anything else. Not empty.
+    /// The PROXY protocol, from trusted proxies only.
     ProxyProtocol {
-        /// Who has to say so.
+        /// The networks of the trusted proxies; at least one.
         trusted_proxies: Vec<IpNet>,
     },
 }
 
 impl ClientAddressSource {
-    /// Who is believed.
+    /// The networks of the trusted proxies; empty for [`Self::Peer`].
     #[must_use]
     pub fn trusted_proxies(&self) -> &[IpNet] {
         match self {
@@ -183,10 +184,10 @@ impl ClientAddressSource {
 
 /// `[limits]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// Largest request body, in bytes.
     pub request_body: usize,
-    /// Request bodies held at once, over all requests, in bytes.
+    /// All request bodies in memory at once, in bytes.
     pub buffered_bodies: usize,
     /// Largest request head, in bytes.
     pub headers: usize,
@@ -197,34 +198,34 @@ pub struct Limits {
 /// `[timeouts]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From accept, or from a head's first byte on a kept connection, to the whole head.
+    /// From accept, or from a head's first byte on a reused connection, to the end of the head.
     pub header_read: Duration,
-    /// Between two pieces of a request body.
+    /// Between two reads of a request body.
     pub body_idle: Duration,
     /// From accept to the end of the TLS handshake.
     pub tls_handshake: Duration,
-    /// How long a connection is kept after its last answer.
+    /// How long an idle connection is kept after its last response.
     pub keep_alive: Duration,
-    /// How long a client may take nothing while there is something to write.
+    /// How long a client may read nothing while there is data to write.
     pub client_write: Duration,
-    /// To connect to an upstream, TLS included.
+    /// To connect to an upstream, including TLS.
     pub upstream_connect: Duration,
-    /// From the request's last byte to the head of the upstream's answer.
+    /// From the request's last byte to the head of the upstream's response.
     pub upstream_first_byte: Duration,
-    /// Between two pieces of an upstream's answer.
+    /// Between two reads of an upstream's response.
     pub stream_idle: Duration,
-    /// How long an upstream connection is kept idle.
+    /// How long an idle upstream connection is kept.
     pub upstream_keep_alive: Duration,
     /// How long running requests may take after SIGTERM.
     pub drain: Duration,
-    /// How long requests are still taken after SIGTERM while /readyz is 503.
+    /// How long requests are still accepted after SIGTERM, while /readyz is 503.
     pub drain_delay: Duration,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -232,31 +233,31 @@ pub enum LogFormat {
 
 /// `[[upstreams]]`: one kind of server, with its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// Its name in logs, metrics and the admin API.
     pub name: String,
     /// Its replicas; at least one.
     pub replicas: Vec<ReplicaUrl>,
-    /// The models it serves; None: asked of it.
+    /// The models that it serves. None: it is asked for them.
     pub models: Option<Vec<String>>,
-    /// What it is sent in place of the client's token.
+    /// The credential that is sent in place of the client's token.
     pub credential: Option<Credential>,
-    /// The CA its certificate must come from; None: the system's roots.
+    /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
 }
 
 /// Scheme and authority of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReplicaUrl {
-    /// Whether it is https.
+    /// Whether the scheme is https.
     pub https: bool,
     /// A name or an address; IPv6 without brackets.
     pub host: String,
-    /// The port, 80 or 443 where none was given.
+    /// The port; 80 or 443 if the URL has none.
     pub port: u16,
 }
 
-/// An upstream's credential, read from where the config says, without white space around it. Wiped when dropped.
+/// The credential of an upstream, without surrounding white space. Its memory is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
 pub struct Credential(String);
 
@@ -300,7 +301,7 @@ impl ReplicaUrl {
     }
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             request_body: 32 << 20,

@@ -1,4 +1,4 @@
-//! What is wrong with a file: where, which field, what, and the remedy.
+//! A fault of a config or key file, as the user reads it: file, line, field, what is wrong, and the remedy.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,16 +8,16 @@ use std::path::PathBuf;
 pub struct Fault {
     /// The file.
     pub file: PathBuf,
-    /// Its line, counted from 1; 0 where the whole file is meant.
+    /// The line, counted from 1; 0 for the whole file.
     pub line: usize,
-    /// The field's path, like `timeouts.drain` or `allow_from`; empty where no field is meant.
+    /// The field's path, like `timeouts.drain` or `allow_from`; empty for a whole line or file.
     pub field: String,
     /// What is wrong and what to do, in one sentence: `what; remedy`.
     pub message: String,
 }
 
 impl Fault {
-    /// The config's section that the field stands in, or the flag.
+    /// The config section of the field, or the flag of the command line.
     #[must_use]
     pub fn section(&self) -> &str {
         self.field.split(['.', '[']).next().unwrap_or_default()
@@ -25,7 +25,7 @@ impl Fault {
 }
 
 impl fmt::Display for Fault {
-    /// `FILE:LINE: field: what; remedy`; a fault of a whole file has no line, and one of a whole line no field.
+    /// `FILE:LINE: field: what; remedy`, without a line for a whole file and without a field for a whole line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.file.display())?;
         if self.line > 0 {

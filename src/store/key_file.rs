@@ -1,11 +1,10 @@
-//! The key file: read as a whole or not at all, replaced as a whole or not at all.
+//! The key file. It is always read as a whole and replaced as a whole.
 //!
-//! Reading takes many threads and little memory: the file is cut into chunks, each thread takes the next chunk, and a
-//! key that the table holds already is not held twice. Replacing goes temporary file, write, fsync, rename, fsync of
-//! the folder, under a lock file that keeps other keygate processes out. Knows nothing of requests and of when to read or
-//! write: that is the keeper's.
+//! Reading uses all cores and little memory: each thread parses the next chunk of the file, and a key that the table
+//! holds already is not allocated again. Replacing writes a temporary file, then calls fsync, rename, and fsync of the
+//! folder, under a lock file that other keygate processes respect. The key store decides when to read and write.
 //!
-//! Invariant: whoever opens the file at any instant, after a power cut too, finds the old text or the new, whole.
+//! Invariant: at any time, also after a power cut, the file is either the whole old text or the whole new text.
 
 mod open;
 mod read;
@@ -13,9 +12,8 @@ mod source;
 mod stamp;
 mod write;
 
-pub use crate::store::key_file::read::{
-    LoadedKeys, MAX_FAULTS, ReadError, read, readable_by_others,
-};
+pub(crate) use crate::store::key_file::read::readable_by_others;
+pub use crate::store::key_file::read::{LoadedKeys, ReadError, read};
 pub(crate) use crate::store::key_file::source::{KeyFileSource, Revision};
-pub use crate::store::key_file::stamp::{Stamp, stamp_of};
-pub use crate::store::key_file::write::{LOCK_WAIT, LockedKeyFile, create, lock};
+pub(crate) use crate::store::key_file::write::LockedKeyFile;
+pub use crate::store::key_file::write::{LOCK_WAIT, create, lock};

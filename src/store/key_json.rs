@@ -1,7 +1,7 @@
-//! One key as a line of the key file.
+//! A key as JSON: the line of the key file, and the fields that the admin API's bodies share with it.
 //!
-//! Every document is read the same way: one strict pass over it into values, then every field on its own, so that all
-//! faults come at once. Knows neither files nor the table. Invariant: what is written here reads back as the same key.
+//! A document is read in one strict pass into values, then field by field, so that all errors are reported at once.
+//! Invariant: a key that is written here is read back as the same key.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,12 +21,12 @@ use crate::store::strict_json::{
     write_display, write_list, write_text,
 };
 
-/// Why a request's body is not taken.
+/// Why a body of the admin API, or a line of the key file, is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyJsonError {
-    /// It is no JSON at all.
+    /// The document is not JSON.
     NotJson(FieldError),
-    /// It is JSON, but not what was asked for.
+    /// The document is JSON, but this field is wrong.
     Invalid(FieldError),
 }
 
@@ -40,23 +40,23 @@ impl fmt::Display for KeyJsonError {
 
 impl std::error::Error for KeyJsonError {}
 
-/// Equal model lists and accounts of many keys, to be held in memory once.
+/// Holds equal model lists and accounts of many keys in memory once.
 #[derive(Default)]
 pub struct Interner {
     hasher: RandomState,
     lists: HashMap<u64, ModelList>,
-    /// The one that was asked for last: neighbours in a file are often alike.
+    /// The list that was used last: neighbouring lines of a file often have equal lists.
     last_list: Option<ModelList>,
     accounts: HashMap<Box<str>, Account>,
 }
 
-/// Past this many different ones, sharing costs more than it saves.
+/// With more different values than this, interning costs more than it saves.
 const MAX_INTERNED: usize = 10_000;
 
 /// Reads one line of the key file, without its line end.
 ///
 /// # Errors
-/// Every fault of the line.
+/// All errors of the line.
 pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<FieldError>> {
     let mut fields = KeyDocument::read(line, &KeyField::ALL).map_err(|fault| match fault {
         KeyJsonError::NotJson(error) | KeyJsonError::Invalid(error) => vec![error],
@@ -90,8 +90,8 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
     }
 }
 
-/// Appends the key as one line of the key file, line end included. What is unset is left out, save that "any address"
-/// and "not disabled" are always spelled out.
+/// Appends the key as one line of the key file, with its line end. Unset fields are left out, except that "any address"
+/// and "not disabled" are always written.
 pub fn write_line(key: &Key, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"id\":");
     write_text(key.id(), out);
@@ -148,11 +148,11 @@ impl Interner {
         Some(list)
     }
 
-    fn account(&mut self, text: &str) -> Result<Account, crate::policy::key::KeyFieldError> {
+    fn account(&mut self, text: &str) -> Result<Account, String> {
         if let Some(account) = self.accounts.get(text) {
             return Ok(account.clone());
         }
-        let account = Account::parse(text)?;
+        let account = Account::parse(text).map_err(|error| error.to_string())?;
         if self.accounts.len() < MAX_INTERNED {
             self.accounts.insert(text.into(), account.clone());
         }
@@ -160,7 +160,7 @@ impl Interner {
     }
 }
 
-/// The fields a key can have.
+/// The fields of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyField {
     Id,
@@ -205,7 +205,7 @@ impl KeyField {
     }
 }
 
-/// A document's fields as they came, and what was found wrong so far.
+/// The fields of a document, and the errors found so far.
 pub(crate) struct KeyDocument<'a> {
     values: [Option<JsonValue<'a>>; KeyField::ALL.len()],
     errors: Vec<FieldError>,
@@ -248,7 +248,7 @@ impl<'a> KeyDocument<'a> {
         self.values[field as usize].take()
     }
 
-    /// A field that must be there.
+    /// A field that must be present.
     pub(crate) fn required<T>(
         &mut self,
         field: KeyField,
@@ -272,7 +272,7 @@ impl<'a> KeyDocument<'a> {
         self.clearable(field, read).flatten()
     }
 
-    /// A field that stays where it is missing.
+    /// A field of a patch: None if absent, and null is not allowed.
     pub(crate) fn change<T>(
         &mut self,
         field: KeyField,
@@ -282,7 +282,7 @@ impl<'a> KeyDocument<'a> {
         self.record(field, read(value))
     }
 
-    /// A field that stays where it is missing, and is cleared by null.
+    /// A field of a patch: None if absent, Some(None) if null.
     pub(crate) fn clearable<T>(
         &mut self,
         field: KeyField,
@@ -342,7 +342,7 @@ pub(crate) fn networks(value: JsonValue<'_>) -> Result<AllowFrom, ValueError> {
     let networks: Result<Vec<Ipv4Net>, String> = entries
         .iter()
         .map(|entry| match entry {
-            // The longest network in any spelling has fewer; a longer text is not worth repeating.
+            // No network is longer in any spelling, and a longer text must not be repeated in the message.
             JsonValue::Text(text) if text.len() <= 64 => {
                 parse_network(text).map_err(|fault| fault.to_string())
             }
@@ -437,7 +437,7 @@ fn unknown_field_error(name: &str) -> String {
     )
 }
 
-/// Reads an object whose fields are among the known; of the others it complains.
+/// Reads an object into a document. A field that is not known is an error.
 struct KeyDocumentSeed<'k, 'f, 'a> {
     known: &'k [KeyField],
     fields: &'f mut KeyDocument<'a>,

@@ -1,7 +1,7 @@
-//! A lock that only its owner and root can take: a private file beside what it guards.
+//! A lock that only the file's owner and root can take: a private file beside the file that it guards.
 //!
-//! A lock on the folder itself, or on a file that others may read, could be held for ever by anybody who may look. The
-//! file is there for as long as somebody holds it, and a killed process leaves one that the next holder takes over.
+//! Any user who may read a file can lock it for ever, so neither the guarded file nor its folder serves as the lock.
+//! The lock file exists while a process holds the lock. If a process is killed, the next one reuses its lock file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -11,35 +11,39 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, OFlags, Uid};
 
-/// How long to wait between two tries.
-const PAUSE: Duration = Duration::from_millis(2);
+const RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// The lock, held until dropped.
 #[derive(Debug)]
-pub struct LockFile {
+pub(crate) struct LockFile {
     path: PathBuf,
-    /// What the lock is on. None where the file system knows no locks.
+    /// None if the file system does not support locks.
     locked: Option<File>,
 }
 
 impl LockFile {
-    /// The file that guards `path`: hidden, beside it.
+    /// The hidden lock file beside `path`.
     fn path_for(path: &Path) -> PathBuf {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         path.with_file_name(format!(".{name}.lock"))
     }
 
-    /// Waits for its turn, up to `patience`. `like` says whose the lock is to be, where root takes it for somebody.
+    /// Waits up to `timeout` for the lock. If root takes it, the lock file gets the owner of `like`.
     ///
     /// # Errors
-    /// [`ErrorKind::ResourceBusy`] where another process holds it; else why the file cannot be made.
-    pub fn take(path: &Path, like: Option<&fs::Metadata>, patience: Duration) -> io::Result<Self> {
+    /// [`ErrorKind::ResourceBusy`] if another process holds the lock; otherwise the error of creating the file.
+    pub(crate) fn take(
+        path: &Path,
+        like: Option<&fs::Metadata>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
         let path = Self::path_for(path);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             match open(&path, like) {
                 Ok(file) => match file.try_lock() {
-                    // Its last holder may have removed it after it was opened here.
+                    // The last holder may have removed the file after it was opened here; then the loop opens a new
+                    // one.
                     Ok(()) if is_at(&file, &path) => {
                         let locked = Some(file);
                         return Ok(Self { path, locked });
@@ -48,7 +52,7 @@ impl LockFile {
                     Err(TryLockError::WouldBlock) => {}
                     Err(TryLockError::Error(_)) => return Ok(Self { path, locked: None }),
                 },
-                // Root holds one that is not yet its owner's, or somebody else has put one there.
+                // Root has created the file and not yet changed its owner, or another user has created it.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied && path.exists() => {}
                 Err(error) => return Err(error),
             }
@@ -59,21 +63,21 @@ impl LockFile {
                 );
                 return Err(io::Error::new(ErrorKind::ResourceBusy, what));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_DELAY);
         }
     }
 
-    /// Whether nobody else holds it. False where the file system knows no locks.
+    /// Whether no other process can hold it. False if the file system does not support locks.
     #[must_use]
-    pub fn is_exclusive(&self) -> bool {
+    pub(crate) fn is_exclusive(&self) -> bool {
         self.locked.is_some()
     }
 }
 
 impl Drop for LockFile {
-    /// Removed before it is unlocked: whoever waits finds that it is gone, and makes another.
+    /// Removes the file before unlocking it: a process that waits sees that it is gone and creates a new one.
     fn drop(&mut self) {
-        // Where it cannot be removed, the next holder takes it over.
+        // If it cannot be removed, the next holder reuses it.
         let _ = fs::remove_file(&self.path);
         self.locked = None;
     }
@@ -93,7 +97,7 @@ fn open(path: &Path, like: Option<&fs::Metadata>) -> io::Result<File> {
         && file.metadata()?.uid() != like.uid()
     {
         let (owner, group) = (Uid::from_raw(like.uid()), Gid::from_raw(like.gid()));
-        // Only root can give it away, and only root needs to.
+        // Only root can change the owner, and only root needs to.
         let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
     }
     Ok(file)

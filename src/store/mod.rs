@@ -1,12 +1,11 @@
-//! Floor 2: what is at rest. The config file, the key file, and the keeper that brings the key file and the key table
-//! into step.
+//! Floor 2: files. The config file, the key file, and the key store, which keeps the key file and the key table equal.
 
 pub mod config;
-pub mod fault;
+pub(crate) mod fault;
 
 pub mod key_file;
 pub mod key_json;
 pub mod key_store;
-pub mod lock_file;
+pub(crate) mod lock_file;
 pub mod patch;
-pub mod strict_json;
+pub(crate) mod strict_json;

@@ -1,4 +1,4 @@
-//! The bodies of the admin API that ask for a new key and that change one.
+//! The bodies of the admin API: the fields of a new key, and a patch of an existing one.
 
 use crate::policy::key::{Account, Key, KeyName};
 use crate::policy::model_access::ModelAccess;
@@ -9,40 +9,40 @@ use crate::store::key_json::{
 };
 use crate::store::strict_json::{document_error, string};
 
-/// What a new key is to be; the rest is the keeper's.
+/// The fields of a new key that the caller chooses. The key store adds id, token and creation time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewKey {
-    /// What people call it.
+    /// A name for people.
     pub name: KeyName,
-    /// Which models it may use.
+    /// Which models the key may use.
     pub model_access: ModelAccess,
-    /// Where it may be used from.
+    /// From where the key may be used.
     pub allow_from: AllowFrom,
-    /// From this instant on it is refused.
+    /// The key is refused from this time on.
     pub expires_at: Option<UnixTime>,
-    /// Whom it belongs to.
+    /// The account that owns the key.
     pub account: Option<Account>,
 }
 
-/// What is to change about a key; None stays as it is.
+/// A change of a key. A field that is None stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyPatch {
-    /// Another name.
+    /// The new name.
     pub name: Option<KeyName>,
-    /// Other models.
+    /// The new model access.
     pub model_access: Option<ModelAccess>,
-    /// Other networks, or none.
+    /// The new networks; `Anywhere` removes the restriction.
     pub allow_from: Option<AllowFrom>,
-    /// Another end, or none.
+    /// The new expiry; Some(None) removes it.
     pub expires_at: Option<Option<UnixTime>>,
-    /// Another account, or none.
+    /// The new account; Some(None) removes it.
     pub account: Option<Option<Account>>,
-    /// Disable or enable.
+    /// Whether the key is disabled from now on.
     pub disabled: Option<bool>,
 }
 
 impl KeyPatch {
-    /// The names of the fields it sets, for the log.
+    /// The names of the fields that it sets, for the log.
     #[must_use]
     pub fn fields(&self) -> Vec<&'static str> {
         let Self {
@@ -65,13 +65,13 @@ impl KeyPatch {
         named.map(|(_, field)| field.name()).collect()
     }
 
-    /// Whether it disables the key, whatever else it does.
+    /// Whether it disables the key, alone or with other changes.
     #[must_use]
     pub fn disables(&self) -> bool {
         self.disabled == Some(true)
     }
 
-    /// The key with these changes.
+    /// The key with this patch applied.
     #[must_use]
     pub fn applied_to(&self, key: &Key) -> Key {
         let patch = self.clone();
@@ -86,10 +86,10 @@ impl KeyPatch {
     }
 }
 
-/// Reads what a new key is to be.
+/// Reads the body that creates a key.
 ///
 /// # Errors
-/// [`KeyJsonError`] says whether it is no JSON, or which field is wrong.
+/// [`KeyJsonError`] says whether the body is not JSON, or which field is wrong.
 pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
     let known = [
         KeyField::Name,
@@ -119,10 +119,10 @@ pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
     }
 }
 
-/// Reads what is to change about a key: what is not named stays, null or an empty list clears.
+/// Reads the body that changes a key. An absent field stays; null or an empty list clears it.
 ///
 /// # Errors
-/// [`KeyJsonError`] says whether it is no JSON, or which field is wrong.
+/// [`KeyJsonError`] says whether the body is not JSON, or which field is wrong.
 pub fn parse_patch(body: &[u8]) -> Result<KeyPatch, KeyJsonError> {
     let known = [
         KeyField::Name,

@@ -1,4 +1,4 @@
-//! JSON, read strictly: one pass over the document into values that borrow from it, and the errors that name a field.
+//! JSON values that borrow from the document, errors that name a field, and writing of JSON text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::io::Write;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// What is wrong with one field.
+/// An error of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field's path, like `model_access.models`; empty where the whole is meant.
+    /// The field's path, like `model_access.models`; empty for the whole document.
     pub field: String,
     /// `what; remedy`
     pub message: String,
@@ -26,7 +26,7 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// Any JSON, borrowed from the text where it needs no decoding.
+/// Any JSON value. Text without escapes is borrowed from the document.
 pub(crate) enum JsonValue<'a> {
     Null,
     Bool(bool),
@@ -36,7 +36,7 @@ pub(crate) enum JsonValue<'a> {
     Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
 }
 
-/// What is wrong with a value: (a field within it, `what; remedy`).
+/// An error of a value: the field within it (or empty), and `what; remedy`.
 pub(crate) type ValueError = (&'static str, String);
 
 impl JsonValue<'_> {
@@ -71,9 +71,9 @@ pub(crate) fn document_error(message: &str) -> FieldError {
     }
 }
 
-/// A name from a document, fit to be shown: short and without control characters.
+/// A name from a document for use in a message: cut if long, control characters escaped.
 #[must_use]
-pub fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     let start: String = name.chars().take(40).collect();
     let rest = if start.len() < name.len() { "…" } else { "" };
     format!("{}{rest}", start.escape_debug())
@@ -91,9 +91,9 @@ pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Something whose text form needs no escapes.
+/// Writes a value whose text needs no escapes.
 pub(crate) fn write_display(before: &str, value: &dyn fmt::Display, out: &mut Vec<u8>) {
-    // Writing into memory does not fail.
+    // Writing to a Vec does not fail.
     let _ = write!(out, "{before}\"{value}\"");
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn write_list<T>(items: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &
     out.push(b']');
 }
 
-/// A string, borrowed where it has no escapes.
+/// A string. Without escapes it is borrowed from the document.
 pub(crate) struct JsonString<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for JsonString<'a> {

@@ -1,20 +1,20 @@
-//! What a new table changes.
+//! The difference between the current table and a new one.
 
 use std::sync::Arc;
 
 use crate::table::entry::Entry;
 use crate::table::incremental::{YieldPoint, drop_incrementally};
 
-/// What a new table changes. It may hold the last of many keys, and takes its time to free them.
+/// What a new table changes. It may hold the last reference to many keys, so it drops them incrementally.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// In the new table only.
+    /// Only in the new table.
     pub added: Vec<Arc<Entry>>,
-    /// In the old table only.
+    /// Only in the old table.
     pub removed: Vec<Arc<Entry>>,
-    /// In both; the new record.
+    /// In both, with different fields; this is the new entry.
     pub changed: Vec<Arc<Entry>>,
-    /// No key changes, but their order does.
+    /// No key changes, but the order of the keys does.
     pub reordered: bool,
     yield_point: YieldPoint,
 }
@@ -30,13 +30,13 @@ impl Difference {
         }
     }
 
-    /// Whether no key changes; their order may.
+    /// Whether no key changes. The order may.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// Whether there is something to swap for.
+    /// Whether a swap is needed.
     #[must_use]
     pub fn changes_table(&self) -> bool {
         self.reordered || !self.is_empty()

@@ -1,38 +1,37 @@
-//! One key in the table.
+//! One key in the table, with its live counters.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
-use crate::table::usage::{Reading, Usage};
+use crate::table::usage::{Usage, UsageCounts};
 
-/// One key in the table, with the way to its live counters.
+/// One key in the table, with its live counters.
 #[derive(Debug)]
 pub struct Entry {
     key: Key,
-    /// Made at the first use. A changed key's new entry shares those of the old one, so that no count is lost.
+    /// Allocated at the first use. When a key changes, its new entry shares the old one's counters, so that no request
+    /// is lost.
     usage: OnceLock<Arc<Usage>>,
 }
 
 impl Entry {
-    /// The record.
+    /// The key.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Counts a request that the key was let in with.
     pub(crate) fn count(&self, now: UnixTime) {
         self.usage.get_or_init(Arc::default).count(now);
     }
 
-    /// What was counted.
-    pub(crate) fn usage(&self) -> Reading {
+    pub(crate) fn usage(&self) -> UsageCounts {
         let used = self.usage.get();
         used.map(|usage| usage.read()).unwrap_or_default()
     }
 
-    /// An entry for another record of the same key, with the same counters.
+    /// An entry for the changed key that shares these counters.
     pub(crate) fn changed_to(&self, key: Key) -> Self {
         let usage = self.usage.get_or_init(Arc::default);
         Self {
@@ -51,7 +50,7 @@ impl From<Key> for Entry {
     }
 }
 
-/// Entries are equal when they are the same one.
+/// Entries are equal if they are the same allocation.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)

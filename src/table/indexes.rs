@@ -1,4 +1,4 @@
-//! The keys of one table by hash, by id and by age.
+//! The indexes of one table: by hash for the gateway, by id and by creation time for the admin API.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -17,75 +17,77 @@ use crate::table::entry::Entry;
 use crate::table::incremental::{YieldPoint, drop_incrementally, yield_every};
 use crate::table::shards::Shards;
 
-/// How many keys are copied while the lock of their order is held.
-const BATCH: usize = 1024;
+/// How many entries are copied while the lock of `by_sort_key` is held.
+const BATCH_SIZE: usize = 1024;
 
-/// From this many keys on, a second thread pays.
-const WORTH_A_THREAD: usize = 10_000;
+/// With fewer keys, a second thread costs more time than it saves.
+const MIN_KEYS_FOR_THREAD: usize = 10_000;
 
-/// The keys of one table: by hash for the gateway, by id and by age for the admin API.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub(crate) struct Indexes {
     pub(crate) by_hash: Shards,
-    /// Each with its place in the key file.
+    /// Each entry with its position in the key file.
     pub(crate) by_id: DashMap<ById, u64>,
-    pub(crate) by_age: Mutex<BTreeMap<Age, Arc<Entry>>>,
-    pub(crate) next_place: AtomicU64,
+    pub(crate) by_sort_key: Mutex<BTreeMap<SortKey, Arc<Entry>>>,
+    pub(crate) next_position: AtomicU64,
 }
 
-/// An entry that is found, and owned, by its id.
+/// An entry that hashes and compares by its id.
 #[derive(Debug)]
 pub(crate) struct ById(pub(crate) Arc<Entry>);
 
-/// Where a key stands among all: by time of creation (unknown is oldest), then by place in the key file.
+/// The order of the keys: by creation time (unknown is oldest), then by position in the key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Age {
-    /// Seconds since 1970 of its creation; `i64::MIN` where unknown.
+pub struct SortKey {
+    /// The creation time in seconds since 1970; `i64::MIN` if unknown.
     pub created_at: i64,
-    /// Its place in the key file, growing.
-    pub place: u64,
+    /// The position in the key file. Keys that are added later have larger ones.
+    pub position: u64,
 }
 
-impl Keys {
-    /// The index by hash is laid out beside the other two, on a thread of its own.
+impl Indexes {
+    /// Builds the index by hash on a second thread, beside the other two.
     pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
         let by_id = DashMap::with_capacity(entries.len());
-        let mut by_age = Vec::with_capacity(entries.len());
+        let mut by_sort_key = Vec::with_capacity(entries.len());
         let by_hash = std::thread::scope(|scope| {
-            let by_hash = (entries.len() >= WORTH_A_THREAD)
+            let by_hash = (entries.len() >= MIN_KEYS_FOR_THREAD)
                 .then(|| scope.spawn(|| Shards::of(entries, yield_point)));
-            for (entry, place) in yield_every(entries, yield_point).zip(0..) {
-                by_id.insert(ById(Arc::clone(entry)), place);
-                by_age.push((Age::of(entry.key(), place), Arc::clone(entry)));
+            for (entry, position) in yield_every(entries, yield_point).zip(0..) {
+                by_id.insert(ById(Arc::clone(entry)), position);
+                by_sort_key.push((SortKey::of(entry.key(), position), Arc::clone(entry)));
             }
-            by_age.sort_unstable_by_key(|(age, _)| *age);
+            by_sort_key.sort_unstable_by_key(|(sort_key, _)| *sort_key);
             by_hash.and_then(|laid_out| laid_out.join().ok())
         });
         Self {
             by_hash: by_hash.unwrap_or_else(|| Shards::of(entries, yield_point)),
             by_id,
-            by_age: Mutex::new(by_age.into_iter().collect()),
-            next_place: AtomicU64::new(entries.len() as u64),
+            by_sort_key: Mutex::new(by_sort_key.into_iter().collect()),
+            next_position: AtomicU64::new(entries.len() as u64),
         }
     }
 
-    pub(crate) fn entry(&self, id: &str) -> Option<(Arc<Entry>, Age)> {
+    pub(crate) fn entry(&self, id: &str) -> Option<(Arc<Entry>, SortKey)> {
         self.by_id.get(id).map(|found| {
             let entry = &found.key().0;
-            (Arc::clone(entry), Age::of(entry.key(), *found.value()))
+            (Arc::clone(entry), SortKey::of(entry.key(), *found.value()))
         })
     }
 
     pub(crate) fn add(&self, entry: Arc<Entry>) {
-        let age = Age::of(entry.key(), self.next_place.fetch_add(1, Ordering::Relaxed));
-        self.put(entry, age);
+        let sort_key = SortKey::of(
+            entry.key(),
+            self.next_position.fetch_add(1, Ordering::Relaxed),
+        );
+        self.put(entry, sort_key);
     }
 
-    pub(crate) fn put(&self, entry: Arc<Entry>, age: Age) {
-        lock(&self.by_age).insert(age, Arc::clone(&entry));
+    pub(crate) fn put(&self, entry: Arc<Entry>, sort_key: SortKey) {
+        lock(&self.by_sort_key).insert(sort_key, Arc::clone(&entry));
         match self.by_id.entry(ById(Arc::clone(&entry))) {
-            Occupied(before) => drop(before.replace_entry(age.place)),
-            Vacant(free) => drop(free.insert(age.place)),
+            Occupied(before) => drop(before.replace_entry(sort_key.position)),
+            Vacant(free) => drop(free.insert(sort_key.position)),
         }
         self.by_hash.put(entry);
     }
@@ -94,7 +96,7 @@ impl Keys {
         let mut all = Vec::with_capacity(self.by_id.len());
         let mut after = Unbounded;
         loop {
-            let batch = batch(lock(&self.by_age).range((after, Unbounded)));
+            let batch = copy_batch(lock(&self.by_sort_key).range((after, Unbounded)));
             let Some((newest, _)) = batch.last() else {
                 break;
             };
@@ -102,21 +104,21 @@ impl Keys {
             all.extend(batch);
             yield_point();
         }
-        if !all.is_sorted_by_key(|(age, _)| age.place) {
-            all.sort_unstable_by_key(|(age, _)| age.place);
+        if !all.is_sorted_by_key(|(sort_key, _)| sort_key.position) {
+            all.sort_unstable_by_key(|(sort_key, _)| sort_key.position);
         }
-        // Not collected, which would keep the room of the ages.
+        // `collect` would reuse the allocation, which is larger by the sort keys.
         let mut order = Vec::with_capacity(all.len());
         order.extend(yield_every(all, yield_point).map(|(_, entry)| entry));
         order
     }
 }
 
-impl Age {
-    pub(crate) fn of(key: &Key, place: u64) -> Self {
+impl SortKey {
+    pub(crate) fn of(key: &Key, position: u64) -> Self {
         Self {
             created_at: key.created_at().map_or(i64::MIN, UnixTime::seconds),
-            place,
+            position,
         }
     }
 }
@@ -141,9 +143,9 @@ impl Borrow<str> for ById {
     }
 }
 
-/// Frees a table that is no longer the current one. A reader that still holds it for the length of one search must not
-/// be the one to free a million keys, so it is waited for.
-pub(crate) fn tear_down(mut old: Arc<Keys>, yield_point: YieldPoint) {
+/// Frees the indexes of a table that was swapped out. A reader may hold them for the length of one search. This waits
+/// for it, so that no reader has to free a million keys.
+pub(crate) fn drop_indexes(mut old: Arc<Indexes>, yield_point: YieldPoint) {
     let keys = loop {
         match Arc::try_unwrap(old) {
             Ok(keys) => break keys,
@@ -153,20 +155,23 @@ pub(crate) fn tear_down(mut old: Arc<Keys>, yield_point: YieldPoint) {
     };
     drop_incrementally(keys.by_hash, yield_point);
     drop_incrementally(keys.by_id, yield_point);
-    let by_age = keys.by_age.into_inner();
-    drop_incrementally(by_age.unwrap_or_else(PoisonError::into_inner), yield_point);
+    let by_sort_key = keys.by_sort_key.into_inner();
+    drop_incrementally(
+        by_sort_key.unwrap_or_else(PoisonError::into_inner),
+        yield_point,
+    );
 }
 
-/// The first of these keys, as many as hold nobody up who waits for the lock. Whoever goes on from there sees what changed
-/// meanwhile among those that come, and not among those that came.
-pub(crate) fn batch<'k>(
-    keys: impl Iterator<Item = (&'k Age, &'k Arc<Entry>)>,
-) -> Vec<(Age, Arc<Entry>)> {
-    let owned = keys.map(|(age, entry)| (*age, Arc::clone(entry)));
-    owned.take(BATCH).collect()
+/// Copies the first entries, few enough that nobody waits long for the lock. Between two batches the table may change:
+/// the caller sees changes ahead of its position and misses those behind it.
+pub(crate) fn copy_batch<'k>(
+    keys: impl Iterator<Item = (&'k SortKey, &'k Arc<Entry>)>,
+) -> Vec<(SortKey, Arc<Entry>)> {
+    let owned = keys.map(|(sort_key, entry)| (*sort_key, Arc::clone(entry)));
+    owned.take(BATCH_SIZE).collect()
 }
 
-/// No code panics while it holds one of these locks; if it ever did, what it guards is still whole.
+/// A poisoned lock is taken all the same: no code panics while it holds one, and the data would still be consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

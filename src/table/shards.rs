@@ -1,5 +1,5 @@
-//! Keys by the hash of their token: many small arrays, each replaced as a whole when a key of it changes, so that a
-//! reader holds either the array before a change or the one after it and never waits for either.
+//! The keys by the hash of their token, in many small arrays. A change of one key replaces its array as a whole, so a
+//! reader holds the array from before or after the change and never waits.
 
 use std::sync::Arc;
 
@@ -9,34 +9,34 @@ use crate::policy::token::TokenHash;
 use crate::table::entry::Entry;
 use crate::table::incremental::{YieldPoint, yield_every};
 
-/// How many keys a shard holds on average after a reload.
-const KEYS_A_SHARD: usize = 8;
-const FEWEST_SHARDS: usize = 1024;
-/// Past this many keys a shard, single creates are no longer cheap and the table is laid out anew.
-const CROWDED: usize = 4 * KEYS_A_SHARD;
+/// Keys in a shard on average after a reload.
+const KEYS_PER_SHARD: usize = 8;
+const MIN_SHARDS: usize = 1024;
+/// With more keys in a shard, creating one key copies too much, and the table is built anew with more shards.
+const MAX_KEYS_PER_SHARD: usize = 4 * KEYS_PER_SHARD;
 
 #[derive(Debug)]
 pub(crate) struct Shards(Box<[ArcSwap<Shard>]>);
 
-/// The hash's first bytes stand beside each entry, so that a search touches no entry but the one it finds.
+/// The first bytes of each hash are beside its entry, so that a search reads no other entry's memory.
 type Shard = Vec<(u64, Arc<Entry>)>;
 
 impl Shards {
-    /// Every shard is allocated once, in its final size: at a million keys, whatever else was allocated on the way
-    /// would stay behind as holes in the heap.
+    /// Allocates every shard once, in its final size. With a million keys, growing vectors would leave the heap
+    /// fragmented.
     pub(crate) fn of(entries: &[Arc<Entry>], yield_point: YieldPoint) -> Self {
-        let count = (entries.len() / KEYS_A_SHARD)
+        let count = (entries.len() / KEYS_PER_SHARD)
             .next_power_of_two()
-            .max(FEWEST_SHARDS);
+            .max(MIN_SHARDS);
         let mut sizes = vec![0_u32; count];
         for entry in yield_every(entries, yield_point) {
-            sizes[place(start_of(entry.key().hash()), count)] += 1;
+            sizes[shard_index(hash_prefix(entry.key().hash()), count)] += 1;
         }
         let sized = |size: &u32| Shard::with_capacity(*size as usize);
         let mut shards: Vec<Shard> = yield_every(&sizes, yield_point).map(sized).collect();
         for entry in yield_every(entries, yield_point) {
-            let start = start_of(entry.key().hash());
-            shards[place(start, count)].push((start, Arc::clone(entry)));
+            let prefix = hash_prefix(entry.key().hash());
+            shards[shard_index(prefix, count)].push((prefix, Arc::clone(entry)));
         }
         let empty = Arc::new(Shard::new());
         let share = |shard: Shard| {
@@ -50,35 +50,35 @@ impl Shards {
     }
 
     pub(crate) fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
-        let start = start_of(hash);
-        let shard = self.shard(start).load();
+        let prefix = hash_prefix(hash);
+        let shard = self.shard(prefix).load();
         let found = shard
             .iter()
-            .find(|(other, entry)| *other == start && entry.key().hash() == hash);
+            .find(|(other, entry)| *other == prefix && entry.key().hash() == hash);
         found.map(|(_, entry)| Arc::clone(entry))
     }
 
-    /// Adds the entry, or puts it in the place of the one with the same hash. The caller is the only writer.
+    /// Adds the entry, or replaces the one with the same hash. The caller holds the writer lock.
     pub(crate) fn put(&self, entry: Arc<Entry>) {
-        let start = start_of(entry.key().hash());
-        let mut changed = self.without(entry.key().hash(), 1);
-        changed.push((start, entry));
-        self.shard(start).store(Arc::new(changed));
+        let prefix = hash_prefix(entry.key().hash());
+        let mut changed = self.copy_without(entry.key().hash(), 1);
+        changed.push((prefix, entry));
+        self.shard(prefix).store(Arc::new(changed));
     }
 
-    /// The caller is the only writer.
+    /// The caller holds the writer lock.
     pub(crate) fn remove(&self, hash: &TokenHash) {
-        self.shard(start_of(hash))
-            .store(Arc::new(self.without(hash, 0)));
+        self.shard(hash_prefix(hash))
+            .store(Arc::new(self.copy_without(hash, 0)));
     }
 
-    pub(crate) fn is_crowded(&self, keys: usize) -> bool {
-        keys / self.0.len() >= CROWDED
+    pub(crate) fn is_overfull(&self, keys: usize) -> bool {
+        keys / self.0.len() >= MAX_KEYS_PER_SHARD
     }
 
-    fn without(&self, hash: &TokenHash, spare: usize) -> Shard {
-        let shard = self.shard(start_of(hash)).load();
-        let mut others = Vec::with_capacity(shard.len() + spare);
+    fn copy_without(&self, hash: &TokenHash, extra_capacity: usize) -> Shard {
+        let shard = self.shard(hash_prefix(hash)).load();
+        let mut others = Vec::with_capacity(shard.len() + extra_capacity);
         others.extend(
             shard
                 .iter()
@@ -88,8 +88,8 @@ impl Shards {
         others
     }
 
-    fn shard(&self, start: u64) -> &ArcSwap<Shard> {
-        &self.0[place(start, self.0.len())]
+    fn shard(&self, prefix: u64) -> &ArcSwap<Shard> {
+        &self.0[shard_index(prefix, self.0.len())]
     }
 }
 
@@ -102,16 +102,16 @@ impl IntoIterator for Shards {
     }
 }
 
-fn start_of(hash: &TokenHash) -> u64 {
+fn hash_prefix(hash: &TokenHash) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// `count` is a power of two; a token's hash is as good as random, so its lowest bits spread keys evenly.
+/// `count` is a power of two. A token's hash is as good as random, so its lowest bits spread the keys evenly.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "only the lowest bits count"
 )]
-fn place(start: u64, count: usize) -> usize {
-    start as usize & (count - 1)
+fn shard_index(prefix: u64, count: usize) -> usize {
+    prefix as usize & (count - 1)
 }

@@ -1,22 +1,14 @@
 use super::*;
-use crate::policy::key::{KeyFields, KeyId, KeyName};
-use crate::policy::model_access::ModelAccess;
-use crate::policy::network::AllowFrom;
+use crate::policy::key::KeyFields;
+use crate::policy::key::fixture::key_fields;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn key(id: u32, token: u32, created_at: Option<i64>) -> Key {
     Key::from(KeyFields {
-        id: KeyId::parse(&format!("key_{id}")).unwrap(),
-        name: KeyName::parse("name").unwrap(),
         hash: hash(token),
-        hint: None,
-        model_access: ModelAccess::All,
-        allow_from: AllowFrom::Anywhere,
-        expires_at: None,
         created_at: created_at.map(UnixTime::from_seconds),
-        account: None,
-        disabled: false,
+        ..key_fields(&format!("key_{id}"))
     })
 }
 
@@ -52,11 +44,23 @@ fn a_removed_key_is_not_found_by_hash_or_id() {
 fn an_id_or_hash_is_taken_once() {
     let table = Table::default();
     table.insert(key(1, 1, None)).unwrap();
-    assert_eq!(table.insert(key(1, 2, None)).unwrap_err(), Taken);
-    assert_eq!(table.insert(key(2, 1, None)).unwrap_err(), Taken);
+    assert_eq!(
+        table.insert(key(1, 2, None)).unwrap_err(),
+        DuplicateKeyError
+    );
+    assert_eq!(
+        table.insert(key(2, 1, None)).unwrap_err(),
+        DuplicateKeyError
+    );
     table.insert(key(2, 2, None)).unwrap();
-    assert_eq!(table.replace(key(2, 1, None)).unwrap_err(), Taken);
-    assert_eq!(table.replace(key(3, 3, None)).unwrap_err(), Taken);
+    assert_eq!(
+        table.replace(key(2, 1, None)).unwrap_err(),
+        DuplicateKeyError
+    );
+    assert_eq!(
+        table.replace(key(3, 3, None)).unwrap_err(),
+        DuplicateKeyError
+    );
     assert_eq!(table.len(), 2);
 }
 

@@ -1,22 +1,22 @@
-//! The live counters of one key: how often it was let in, and when last. Lost at restart.
+//! The live counters of one key. They are lost at a restart.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::policy::time::UnixTime;
 
-/// Counters that any worker adds to.
+/// Counters to which every worker adds.
 #[derive(Debug)]
-pub struct Usage {
+pub(crate) struct Usage {
     requests: AtomicU64,
     last_used_at: AtomicI64,
 }
 
-/// What the counters say.
+/// A snapshot of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// Requests that passed the key's own rules: credential, key, expiry, network.
+pub struct UsageCounts {
+    /// Requests that passed the checks of credential, key, expiry and network.
     pub requests: u64,
-    /// The last of them.
+    /// The time of the last such request.
     pub last_used_at: Option<UnixTime>,
 }
 
@@ -32,16 +32,16 @@ impl Default for Usage {
 impl Usage {
     pub(crate) fn count(&self, now: UnixTime) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        // Most requests come in a second that is noted already: a load is cheaper than a contended store.
+        // Most requests come within a second that is stored already, and a load costs less than a contended store.
         if self.last_used_at.load(Ordering::Relaxed) < now.seconds() {
             self.last_used_at
                 .fetch_max(now.seconds(), Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> UsageCounts {
         let last = self.last_used_at.load(Ordering::Relaxed);
-        Reading {
+        UsageCounts {
             requests: self.requests.load(Ordering::Relaxed),
             last_used_at: (last != i64::MIN).then(|| UnixTime::from_seconds(last)),
         }

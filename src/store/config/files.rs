@@ -1,4 +1,5 @@
-//! The files a config names: that they can be read and hold what they should. They are read again by what uses them.
+//! Checks the files that a config names: readable, and with the right content. The code that uses them reads them
+//! again.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,10 +12,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-/// Largest file of any kind that is read here, in bytes.
+/// In bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// A small file's bytes, wiped when dropped: it may be a private key or a credential.
+/// The content of a small file. It may be a private key or a credential, so its memory is wiped when it is dropped.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let unreadable = |error: std::io::Error| {
         format!(
@@ -23,7 +24,7 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         )
     };
     let file = File::open(path).map_err(unreadable)?;
-    // Room for all of it: what a growing vector leaves behind is not wiped.
+    // Allocates for the whole file: if the vector grew, the memory that it leaves would not be wiped.
     let size = file.metadata().map_or(0, |found| found.len().min(MAX_FILE));
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 64));
     file.take(MAX_FILE + 1)
@@ -65,8 +66,8 @@ pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
     })
 }
 
-/// That the private key can be used, and is the one of the first certificate.
-pub(crate) fn belong_together(
+/// Checks that the private key is usable and belongs to the first certificate.
+pub(crate) fn check_key_pair(
     certificates: Vec<CertificateDer<'static>>,
     private_key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, String> {
@@ -78,7 +79,7 @@ pub(crate) fn belong_together(
     })
 }
 
-/// A PEM file with certificates that can vouch for others.
+/// Checks that a PEM file has at least one certificate and that each can be a root.
 pub(crate) fn certificate_authorities(path: &Path) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {

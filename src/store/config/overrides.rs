@@ -1,15 +1,15 @@
-//! What the command line says in place of the config file.
+//! The settings of the command line.
 
 use std::path::PathBuf;
 
 use crate::store::config::LogFormat;
 
-/// What the command line says in place of the file. Relative paths start at the working directory.
+/// Settings of the command line, which replace those of the file. Relative paths start at the working directory.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// `--listen`; replaces the file's list where not empty.
+    /// `--listen`; replaces the file's list unless empty.
     pub listen: Vec<String>,
-    /// `--upstream`: one upstream each, named after its host and port; replaces the file's where not empty.
+    /// `--upstream`: one upstream each, named after its host and port; replaces the file's upstreams unless empty.
     pub upstreams: Vec<String>,
     /// `--keys`
     pub keys: Option<PathBuf>,

@@ -1,18 +1,18 @@
-//! From config file and command line to a [`Config`], or to everything that is wrong with them.
+//! Reads the config file and the command line into a [`Config`], or into all their faults.
 //!
-//! Invariant: a config comes out only where there is no fault at all. What a reload takes, it can take alone: the
-//! upstreams do not wait for a faulty certificate, nor the other way round (see [`Reading`]).
+//! Invariant: there is a config only if there is no fault. Upstreams and certificates can be reloaded one without the
+//! other, so a fault in one does not hold up the other (see [`ParsedConfig`]).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::store::config::sections::{
-    MAX_DROP_PERCENT, Reader, client_address, limits, timeouts, values,
+    ConfigReader, MAX_DROP_PERCENT, client_address, limits, timeouts, values,
 };
-use crate::store::config::tree::{Faults, Place, Section, Tree};
+use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
-    Admin, ClientAddressSource, Config, Keys, Limits, Listen, LogFormat, Timeouts, Tls, Upstream,
-    files, value,
+    AdminConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen, LogFormat,
+    Timeouts, Tls, UpstreamConfig, files, value,
 };
 use crate::store::fault::Fault;
 
@@ -20,73 +20,72 @@ pub use crate::store::config::overrides::Overrides;
 
 const MAX_WORKERS: usize = 1024;
 
-/// Where a config is looked for when nobody names one.
-const PLACES: [&str; 2] = ["keygate.toml", "/etc/keygate/keygate.toml"];
+/// The files that are tried if none is named.
+const DEFAULT_PATHS: [&str; 2] = ["keygate.toml", "/etc/keygate/keygate.toml"];
 
-/// A config as far as it could be read.
+/// The result of reading a config, by parts.
 #[derive(Debug)]
-pub struct Reading {
-    /// The whole, or every fault.
+pub struct ParsedConfig {
+    /// The whole config, or all faults.
     pub config: Result<Config, Vec<Fault>>,
-    /// The upstreams, or the faults that concern them.
-    pub upstreams: Result<Vec<Upstream>, Vec<Fault>>,
-    /// What `[tls]` names, whatever the files hold; or the faults of the section itself.
+    /// The upstreams, or the faults of their fields.
+    pub upstreams: Result<Vec<UpstreamConfig>, Vec<Fault>>,
+    /// The files that `[tls]` names, whatever their content; or the faults of the section itself.
     pub tls: Result<Option<Tls>, Vec<Fault>>,
-    /// The key file, also where the config is faulty elsewhere.
-    pub keys: Option<Keys>,
-    /// The admin socket, also where the config is faulty elsewhere.
+    /// The key file, also if other parts have faults.
+    pub keys: Option<KeysConfig>,
+    /// The admin socket, also if other parts have faults.
     pub socket: Option<PathBuf>,
 }
 
-/// The config file to use: the one named with a flag, else by the environment, else the first of the usual places
-/// that holds one. A named one need not exist; that is the reader's fault to find.
+/// The config file to use: the one that a flag names, else the one that the environment names, else the first default
+/// path that exists. A named file need not exist; reading it reports that.
 #[must_use]
 pub fn find(explicit: Option<&Path>, environment: Option<&OsStr>) -> Option<PathBuf> {
-    find_among(explicit, environment, &PLACES.map(Path::new))
+    find_among(explicit, environment, &DEFAULT_PATHS.map(Path::new))
 }
 
 /// Reads a config file.
 ///
 /// # Errors
-/// Every fault of the file and of the overrides.
+/// All faults of the file and of the overrides.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, Vec<Fault>> {
     read(Some(file), overrides).config
 }
 
-/// A config of the command line alone.
+/// A config from the command line alone.
 ///
 /// # Errors
-/// Every fault of the overrides.
+/// All faults of the overrides.
 pub fn without_file(overrides: &Overrides) -> Result<Config, Vec<Fault>> {
     read(None, overrides).config
 }
 
-/// The key file that a config names, or its default place; None where the file is no TOML or names none that could
-/// be one.
+/// The key file that a config names, or its default path. None if the config is not TOML or the path is not valid.
 #[must_use]
 pub fn key_file_of(file: &Path, overrides: &Overrides) -> Option<PathBuf> {
     read(Some(file), overrides).keys.map(|keys| keys.file)
 }
 
-/// Reads a config, and keeps apart what can be used alone.
+/// Reads a config. The result keeps the parts that can be used without the others.
 #[must_use]
-pub fn read(file: Option<&Path>, overrides: &Overrides) -> Reading {
+pub fn read(file: Option<&Path>, overrides: &Overrides) -> ParsedConfig {
     read_with(file, overrides, &|name| std::env::var_os(name))
 }
 
 fn find_among(
     explicit: Option<&Path>,
     environment: Option<&OsStr>,
-    places: &[&Path],
+    locations: &[&Path],
 ) -> Option<PathBuf> {
     let named = explicit.or_else(|| environment.filter(|name| !name.is_empty()).map(Path::new));
-    // What is there but cannot be read, or leads nowhere, is found: it must be complained of, not skipped.
-    let there = |place: &&&Path| match place.symlink_metadata() {
+    // A file that cannot be read and a dangling link count as existing: they must be reported, not skipped.
+    let there = |location: &&&Path| match location.symlink_metadata() {
         Ok(_) => true,
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     };
     named
-        .or_else(|| places.iter().find(there).copied())
+        .or_else(|| locations.iter().find(there).copied())
         .map(Path::to_owned)
 }
 
@@ -94,30 +93,30 @@ fn read_with(
     file: Option<&Path>,
     overrides: &Overrides,
     environment: &dyn Fn(&str) -> Option<OsString>,
-) -> Reading {
+) -> ParsedConfig {
     let faults = Faults::default();
-    let reader = Reader {
+    let reader = ConfigReader {
         faults: &faults,
         folder: file.and_then(Path::parent).unwrap_or(Path::new("")),
         environment,
         overrides,
     };
     let parts = match file {
-        None => Some(reader.parts(Section::absent(&faults, Place::flag("")))),
+        None => Some(reader.parts(Section::absent(&faults, Location::flag("")))),
         Some(file) => faults
-            .take(&Place::file(file), files::read(file))
-            .and_then(|text| Tree::parse(file, &text, &faults))
+            .record(&Location::file(file), files::read(file))
+            .and_then(|text| TomlDocument::parse(file, &text, &faults))
             .map(|tree| reader.parts(tree.root(&faults))),
     };
     match parts {
-        Some(parts) => parts.judge(file, &faults.sorted()),
+        Some(parts) => parts.into_parsed(file, &faults.into_sorted()),
         None => {
-            let faults = faults.sorted();
-            Reading {
+            let faults = faults.into_sorted();
+            ParsedConfig {
                 upstreams: Err(faults.clone()),
                 tls: Err(faults.clone()),
                 config: Err(faults),
-                keys: overrides.keys.clone().map(|file| Keys {
+                keys: overrides.keys.clone().map(|file| KeysConfig {
                     file,
                     named: true,
                     watch: false,
@@ -129,27 +128,27 @@ fn read_with(
     }
 }
 
-/// A config's parts. What was faulty has left its fault, and is missing here or at its default.
-struct Parts {
+/// The parts of a config. A faulty part has added its fault, and is None or has its default value here.
+struct ConfigParts {
     listen: Vec<Listen>,
     public_url: Option<String>,
     workers: usize,
     public_health: bool,
     cors_origins: Vec<String>,
     tls: Result<Option<Tls>, Vec<Fault>>,
-    keys: Option<Keys>,
-    admin: Option<Admin>,
+    keys: Option<KeysConfig>,
+    admin: Option<AdminConfig>,
     client_address: ClientAddressSource,
-    limits: Limits,
+    limits: LimitsConfig,
     timeouts: Timeouts,
     log_format: Option<LogFormat>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<UpstreamConfig>,
 }
 
-impl Parts {
-    fn judge(self, file: Option<&Path>, faults: &[Fault]) -> Reading {
+impl ConfigParts {
+    fn into_parsed(self, file: Option<&Path>, faults: &[Fault]) -> ParsedConfig {
         let socket = self.admin.as_ref().map(|admin| admin.socket.clone());
-        Reading {
+        ParsedConfig {
             upstreams: unless_faulty(faults, &["upstreams", "--upstream"], self.upstreams.clone()),
             tls: self.tls.clone(),
             keys: self.keys.clone(),
@@ -196,16 +195,16 @@ impl Parts {
     }
 }
 
-impl Reader<'_> {
-    fn parts(&self, mut root: Section<'_>) -> Parts {
+impl ConfigReader<'_> {
+    fn parts(&self, mut root: Section<'_>) -> ConfigParts {
         let has_tls = root.has("tls");
         let listen = self.listen(&mut root);
-        let parts = Parts {
+        let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
             }),
             workers: root.number("workers", 0, MAX_WORKERS).unwrap_or(0),
-            public_health: root.switch("public_health").unwrap_or(false),
+            public_health: root.boolean("public_health").unwrap_or(false),
             cors_origins: values(root.texts("cors_origins", value::origin)),
             keys: self.keys(root.section("keys")),
             admin: self.admin(root.section("admin"), &listen, has_tls),
@@ -217,12 +216,12 @@ impl Reader<'_> {
             tls: self.tls(root.section("tls")),
             listen,
         };
-        root.finish();
+        root.reject_unknown_fields();
         parts
     }
 }
 
-/// The value, or the faults of the sections and flags it was read from.
+/// The value, or the faults of the sections and flags that it was read from.
 fn unless_faulty<T>(faults: &[Fault], sources: &[&str], value: T) -> Result<T, Vec<Fault>> {
     let concerns = |fault: &&Fault| sources.contains(&fault.section());
     let faults: Vec<Fault> = faults.iter().filter(concerns).cloned().collect();

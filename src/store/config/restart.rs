@@ -2,7 +2,7 @@
 //!
 //! Every config struct is destructured without `..`, so that the compiler refuses a new field that is not listed here.
 
-use crate::store::config::{Admin, Config, Keys, Limits, Timeouts};
+use crate::store::config::{AdminConfig, Config, KeysConfig, LimitsConfig, Timeouts};
 
 /// A setting's name in the config file, and whether its value differs.
 type Setting = (&'static str, bool);
@@ -10,7 +10,7 @@ type Setting = (&'static str, bool);
 /// The settings that differ and that a reload does not apply. A reload applies the upstreams, the certificates (also
 /// from other files, but not whether TLS is on), the clients' CA, and the content of the key file.
 #[must_use]
-pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         file: _,
         listen,
@@ -47,8 +47,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         .collect()
 }
 
-fn compare_keys(old: &Keys, new: &Keys) -> [Setting; 3] {
-    let Keys {
+fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 3] {
+    let KeysConfig {
         file,
         named: _,
         watch,
@@ -64,8 +64,8 @@ fn compare_keys(old: &Keys, new: &Keys) -> [Setting; 3] {
     ]
 }
 
-fn compare_admin(old: &Admin, new: &Admin) -> [Setting; 6] {
-    let Admin {
+fn compare_admin(old: &AdminConfig, new: &AdminConfig) -> [Setting; 6] {
+    let AdminConfig {
         socket,
         listen,
         token_file,
@@ -83,8 +83,8 @@ fn compare_admin(old: &Admin, new: &Admin) -> [Setting; 6] {
     ]
 }
 
-fn compare_limits(old: &Limits, new: &Limits) -> [Setting; 4] {
-    let Limits {
+fn compare_limits(old: &LimitsConfig, new: &LimitsConfig) -> [Setting; 4] {
+    let LimitsConfig {
         request_body,
         buffered_bodies,
         headers,

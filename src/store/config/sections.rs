@@ -1,14 +1,14 @@
-//! The config's sections, each from TOML to its type, save for the upstreams.
+//! Reads each section of the config from TOML into its type. The upstreams have their own file.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::store::config::overrides::Overrides;
-use crate::store::config::tree::{Faults, Place, Placed, Section};
+use crate::store::config::tree::{Faults, Located, Location, Section};
 use crate::store::config::{
-    Admin, ClientAddressSource, Keys, Limits, Listen, LogFormat, Timeouts, Tls, TlsFiles, files,
-    value,
+    AdminConfig, ClientAddressSource, KeysConfig, LimitsConfig, Listen, LogFormat, Timeouts, Tls,
+    TlsFiles, files, value,
 };
 use crate::store::fault::Fault;
 
@@ -18,8 +18,8 @@ const HEADERS: std::ops::RangeInclusive<usize> = 8 << 10..=1 << 20;
 const MIN_REQUEST_BODY: usize = 1 << 10;
 pub(crate) const MAX_DROP_PERCENT: u8 = 50;
 
-/// Reads each part with what they all need.
-pub(crate) struct Reader<'a> {
+/// What every section's reader needs.
+pub(crate) struct ConfigReader<'a> {
     pub(crate) faults: &'a Faults,
     /// Relative paths of the file start here.
     pub(crate) folder: &'a Path,
@@ -27,8 +27,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) overrides: &'a Overrides,
 }
 
-impl Reader<'_> {
-    /// At least one address, no two of which ask for the same port.
+impl ConfigReader<'_> {
+    /// At least one address, no two of which overlap.
     pub(crate) fn listen(&self, root: &mut Section<'_>) -> Vec<Listen> {
         let mut listen = root
             .text_or_texts("listen", |text| value::listen(text, self.folder))
@@ -38,66 +38,67 @@ impl Reader<'_> {
             listen = self.flags("--listen", &self.overrides.listen, read);
         } else if !root.has("listen") {
             listen.extend(
-                value::listen(DEFAULT_LISTEN, self.folder).map(|value| Placed {
-                    place: root.place("listen"),
+                value::listen(DEFAULT_LISTEN, self.folder).map(|value| Located {
+                    location: root.location("listen"),
                     value,
                 }),
             );
         }
-        for (index, Placed { place, value }) in listen.iter().enumerate() {
+        for (index, Located { location, value }) in listen.iter().enumerate() {
             let others = values(Some(listen[..index].to_vec()));
-            self.refuse_taken(place, value, &others);
+            self.reject_duplicate_address(location, value, &others);
         }
         values(Some(listen))
     }
 
-    fn refuse_taken(&self, place: &Place, address: &Listen, others: &[Listen]) {
-        if let Some(other) = others.iter().find(|other| collide(address, other)) {
+    fn reject_duplicate_address(&self, location: &Location, address: &Listen, others: &[Listen]) {
+        if let Some(other) = others.iter().find(|other| overlap(address, other)) {
             self.faults.add(
-                place,
+                location,
                 format!("{address} takes the place of {other}; choose another address or port"),
             );
         }
     }
 
-    /// What the section names is told apart from what the files hold: a reload takes each certificate on its own.
+    /// The faults of the section itself are separate from those of the files' content, since a reload loads each
+    /// certificate on its own.
     pub(crate) fn tls(&self, mut section: Section<'_>) -> Result<Option<Tls>, Vec<Fault>> {
         if !section.is_present() {
             return Ok(None);
         }
         let first = self.tls_files(&mut section, "[tls]");
         let client_ca = section.text("client_ca", |text| value::path(text, self.folder));
-        let client_ca_place = section.place("client_ca");
+        let client_ca_place = section.location("client_ca");
         let mut more = Vec::new();
         for mut section in section.sections("more").into_iter().flatten() {
             more.push(self.tls_files(&mut section, "this [[tls.more]]"));
-            section.finish();
+            section.reject_unknown_fields();
         }
-        section.finish();
-        let of_section = self.faults.of_section("tls");
+        section.reject_unknown_fields();
+        let section_faults = self.faults.section_faults("tls");
         for files in first.iter().chain(more.iter().flatten()) {
             self.check_certificate(files);
         }
         if let Some(file) = &client_ca {
             let usable = files::certificate_authorities(file);
-            self.faults.take(&client_ca_place, usable);
+            self.faults.record(&client_ca_place, usable);
         }
-        let paths = |[certificate, private_key]: [Placed<PathBuf>; 2]| TlsFiles {
+        let paths = |[certificate, private_key]: [Located<PathBuf>; 2]| TlsFiles {
             certificate: certificate.value,
             private_key: private_key.value,
         };
         match first {
-            Some(first) if of_section.is_empty() => Ok(Some(Tls {
+            Some(first) if section_faults.is_empty() => Ok(Some(Tls {
                 first: paths(first),
                 more: more.into_iter().flatten().map(paths).collect(),
                 client_ca,
             })),
-            _ => Err(of_section),
+            _ => Err(section_faults),
         }
     }
 
-    /// Certificate and private key, as the section names them.
-    fn tls_files(&self, section: &mut Section<'_>, title: &str) -> Option<[Placed<PathBuf>; 2]> {
+    /// The paths of certificate and private key.
+    fn tls_files(&self, section: &mut Section<'_>, title: &str) -> Option<[Located<PathBuf>; 2]> {
         if !section.is_present() {
             return None;
         }
@@ -109,25 +110,25 @@ impl Reader<'_> {
                 );
             }
             let value = section.text(name, |text| value::path(text, self.folder))?;
-            let place = section.place(name);
-            Some(Placed { place, value })
+            let location = section.location(name);
+            Some(Located { location, value })
         };
         let (certificate, private_key) = (required("certificate"), required("private_key"));
         Some([certificate?, private_key?])
     }
 
-    fn check_certificate(&self, [certificate, private_key]: &[Placed<PathBuf>; 2]) {
+    fn check_certificate(&self, [certificate, private_key]: &[Located<PathBuf>; 2]) {
         let chain = files::certificates(&certificate.value);
         let key = files::private_key(&private_key.value);
-        let chain = self.faults.take(&certificate.place, chain);
-        let key = self.faults.take(&private_key.place, key);
+        let chain = self.faults.record(&certificate.location, chain);
+        let key = self.faults.record(&private_key.location, key);
         if let (Some(chain), Some(key)) = (chain, key) {
-            let fit = files::belong_together(chain, key).map(drop);
-            self.faults.take(&private_key.place, fit);
+            let fit = files::check_key_pair(chain, key).map(drop);
+            self.faults.record(&private_key.location, fit);
         }
     }
 
-    pub(crate) fn keys(&self, mut section: Section<'_>) -> Option<Keys> {
+    pub(crate) fn keys(&self, mut section: Section<'_>) -> Option<KeysConfig> {
         let named = self.overrides.keys.is_some() || section.has("file");
         let written = section.text("file", |text| value::path(text, self.folder));
         let file = match &self.overrides.keys {
@@ -135,12 +136,12 @@ impl Reader<'_> {
             None if named => written,
             None => Some(self.folder.join("keys.jsonl")),
         };
-        let watch = section.switch("watch").unwrap_or(false);
+        let watch = section.boolean("watch").unwrap_or(false);
         let percent = section
             .number("max_drop_percent", 0, 100)
             .and_then(|percent| u8::try_from(percent).ok());
-        section.finish();
-        Some(Keys {
+        section.reject_unknown_fields();
+        Some(KeysConfig {
             file: file?,
             named,
             watch,
@@ -153,19 +154,19 @@ impl Reader<'_> {
         mut section: Section<'_>,
         listen: &[Listen],
         has_tls: bool,
-    ) -> Option<Admin> {
+    ) -> Option<AdminConfig> {
         let socket = self.socket(&mut section);
         let address = section.text("listen", |text| match text {
             "" => Ok(None),
             text => value::socket_address(text).map(Some),
         });
         let token_file = section.text("token_file", |text| value::path(text, self.folder));
-        let admin = Admin {
+        let admin = AdminConfig {
             listen: address.flatten(),
             token_file: token_file.unwrap_or_else(|| self.folder.join("admin.token")),
             hosts: values(section.texts("hosts", value::host)),
-            tls: section.switch("tls").unwrap_or(false),
-            open_metrics: section.switch("open_metrics").unwrap_or(false),
+            tls: section.boolean("tls").unwrap_or(false),
+            open_metrics: section.boolean("open_metrics").unwrap_or(false),
             socket: socket.clone().unwrap_or_default(),
         };
         if admin.tls && !has_tls {
@@ -175,32 +176,36 @@ impl Reader<'_> {
             );
         }
         if let Some(address) = admin.listen {
-            self.refuse_taken(&section.place("listen"), &Listen::Tcp(address), listen);
+            self.reject_duplicate_address(
+                &section.location("listen"),
+                &Listen::Tcp(address),
+                listen,
+            );
         }
         if let Some(socket) = &socket {
-            let place = section.place("socket");
-            self.refuse_taken(&place, &Listen::Unix(socket.clone()), listen);
+            let location = section.location("socket");
+            self.reject_duplicate_address(&location, &Listen::Unix(socket.clone()), listen);
         }
-        section.finish();
-        socket.map(|socket| Admin { socket, ..admin })
+        section.reject_unknown_fields();
+        socket.map(|socket| AdminConfig { socket, ..admin })
     }
 
     fn socket(&self, section: &mut Section<'_>) -> Option<PathBuf> {
         let written = section.text("socket", |text| value::socket_path(text, self.folder));
         if let Some(socket) = &self.overrides.socket {
-            let fits = value::short_enough(socket.clone());
-            return self.faults.take(&Place::flag("--socket"), fits);
+            let fits = value::check_socket_path(socket.clone());
+            return self.faults.record(&Location::flag("--socket"), fits);
         }
         if section.has("socket") {
             return written;
         }
         let fits = value::socket_path("keygate.sock", self.folder);
-        self.faults.take(&section.place("socket"), fits)
+        self.faults.record(&section.location("socket"), fits)
     }
 
     pub(crate) fn log_format(&self, mut section: Section<'_>) -> Option<LogFormat> {
         let written = section.text("format", value::log_format);
-        section.finish();
+        section.reject_unknown_fields();
         self.overrides.log_format.or(written)
     }
 
@@ -209,23 +214,23 @@ impl Reader<'_> {
         flag: &'static str,
         texts: &[String],
         read: impl Fn(&str) -> Result<T, String>,
-    ) -> Vec<Placed<T>> {
-        let place = Place::flag(flag);
-        let placed = |value| Placed {
-            place: place.clone(),
+    ) -> Vec<Located<T>> {
+        let location = Location::flag(flag);
+        let located = |value| Located {
+            location: location.clone(),
             value,
         };
         texts
             .iter()
-            .filter_map(|text| self.faults.take(&place, read(text)))
-            .map(placed)
+            .filter_map(|text| self.faults.record(&location, read(text)))
+            .map(located)
             .collect()
     }
 }
 
-/// What `from` in `[client_address]` says.
+/// The values of `from` in `[client_address]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Named {
+enum AddressSourceName {
     Peer,
     XForwardedFor,
     ProxyProtocol,
@@ -234,36 +239,36 @@ enum Named {
 pub(crate) fn client_address(mut section: Section<'_>) -> ClientAddressSource {
     let proxies = section.texts("trusted_proxies", value::network);
     let named = section.text("from", |text| match text {
-        "peer" => Ok(Named::Peer),
-        "x-forwarded-for" => Ok(Named::XForwardedFor),
-        "proxy-protocol" => Ok(Named::ProxyProtocol),
+        "peer" => Ok(AddressSourceName::Peer),
+        "x-forwarded-for" => Ok(AddressSourceName::XForwardedFor),
+        "proxy-protocol" => Ok(AddressSourceName::ProxyProtocol),
         _ => Err(format!(
             "{} is not a source of addresses; write \"peer\", \"x-forwarded-for\" or \"proxy-protocol\"",
             value::quoted(text)
         )),
     });
-    let named = named.unwrap_or(Named::Peer);
+    let named = named.unwrap_or(AddressSourceName::Peer);
     let is_nobody = !section.has("trusted_proxies") || section.is_empty_list("trusted_proxies");
-    if named != Named::Peer && is_nobody {
+    if named != AddressSourceName::Peer && is_nobody {
         section.fault(
             "trusted_proxies",
             "names nobody who is believed about clients' addresses; list the load balancers' networks, or write \
              from = \"peer\"",
         );
     }
-    section.finish();
+    section.reject_unknown_fields();
     let trusted_proxies = values(proxies);
     match named {
-        Named::Peer => ClientAddressSource::Peer,
-        Named::XForwardedFor => ClientAddressSource::XForwardedFor { trusted_proxies },
-        Named::ProxyProtocol => ClientAddressSource::ProxyProtocol { trusted_proxies },
+        AddressSourceName::Peer => ClientAddressSource::Peer,
+        AddressSourceName::XForwardedFor => ClientAddressSource::XForwardedFor { trusted_proxies },
+        AddressSourceName::ProxyProtocol => ClientAddressSource::ProxyProtocol { trusted_proxies },
     }
 }
 
-pub(crate) fn limits(mut section: Section<'_>) -> Limits {
-    let default = Limits::default();
+pub(crate) fn limits(mut section: Section<'_>) -> LimitsConfig {
+    let default = LimitsConfig::default();
     let mut size = |name, default| section.text_or_number(name, value::size).unwrap_or(default);
-    let limits = Limits {
+    let limits = LimitsConfig {
         request_body: size("request_body", default.request_body),
         buffered_bodies: size("buffered_bodies", default.buffered_bodies),
         headers: size("headers", default.headers),
@@ -288,7 +293,7 @@ pub(crate) fn limits(mut section: Section<'_>) -> Limits {
             "leaves no room for one request body; buffered_bodies must be at least request_body",
         );
     }
-    section.finish();
+    section.reject_unknown_fields();
     limits
 }
 
@@ -316,12 +321,12 @@ pub(crate) fn timeouts(mut section: Section<'_>) -> Timeouts {
             .text("drain_delay", value::duration)
             .unwrap_or(default.drain_delay),
     };
-    section.finish();
+    section.reject_unknown_fields();
     timeouts
 }
 
-/// Whether one address cannot be used while the other is. `[::]` takes IPv4 connections too.
-fn collide(one: &Listen, other: &Listen) -> bool {
+/// Whether the two addresses cannot be bound at the same time. `[::]` accepts IPv4 connections too.
+fn overlap(one: &Listen, other: &Listen) -> bool {
     let covers = |wide: &SocketAddr, narrow: &SocketAddr| {
         wide.ip() == narrow.ip()
             || (wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4()))
@@ -337,10 +342,10 @@ fn collide(one: &Listen, other: &Listen) -> bool {
     }
 }
 
-pub(crate) fn values<T>(placed: Option<Vec<Placed<T>>>) -> Vec<T> {
-    placed
+pub(crate) fn values<T>(located: Option<Vec<Located<T>>>) -> Vec<T> {
+    located
         .into_iter()
         .flatten()
-        .map(|Placed { value, .. }| value)
+        .map(|Located { value, .. }| value)
         .collect()
 }

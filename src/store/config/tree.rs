@@ -1,7 +1,7 @@
-//! A TOML document read section by section, with every fault collected and the line of each.
+//! Reads a TOML document section by section, and collects all faults with their lines.
 //!
-//! Invariant: a field that is asked for and faulty leaves a fault; a field that nobody asked for leaves one too, once
-//! its section is [finished](Section::finish).
+//! Invariant: every faulty field that is read adds a fault, and so does every field that is not read, by
+//! [`Section::reject_unknown_fields`].
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::store::config::value::quoted;
 use crate::store::fault::Fault;
 
-/// Where something stands.
+/// The position of a field or value: file, line and path.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     file: PathBuf,
     line: usize,
     field: String,
 }
 
-impl Place {
+impl Location {
     /// A flag of the command line.
     pub(crate) fn flag(name: &str) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl Place {
         }
     }
 
-    /// Its line, counted from 1; 0 for what is no line of a file.
+    /// The line, counted from 1; 0 for a flag or a whole file.
     pub(crate) fn line(&self) -> usize {
         self.line
     }
@@ -44,10 +44,10 @@ impl Place {
     }
 }
 
-/// A value and where it stands, for rules between values.
+/// A value with its location, for checks that compare values.
 #[derive(Clone, Debug)]
-pub(crate) struct Placed<T> {
-    pub(crate) place: Place,
+pub(crate) struct Located<T> {
+    pub(crate) location: Location,
     pub(crate) value: T,
 }
 
@@ -56,9 +56,9 @@ pub(crate) struct Placed<T> {
 pub(crate) struct Faults(RefCell<Vec<Fault>>);
 
 impl Faults {
-    /// Adds one: `what; remedy`.
-    pub(crate) fn add(&self, place: &Place, message: impl Into<String>) {
-        let Place { file, line, field } = place.clone();
+    /// Adds a fault: `what; remedy`.
+    pub(crate) fn add(&self, location: &Location, message: impl Into<String>) {
+        let Location { file, line, field } = location.clone();
         self.0.borrow_mut().push(Fault {
             file,
             line,
@@ -67,46 +67,46 @@ impl Faults {
         });
     }
 
-    /// The value, or None and a fault.
-    pub(crate) fn take<T>(&self, place: &Place, read: Result<T, String>) -> Option<T> {
-        read.map_err(|message| self.add(place, message)).ok()
+    /// Returns the value, or adds the fault and returns None.
+    pub(crate) fn record<T>(&self, location: &Location, read: Result<T, String>) -> Option<T> {
+        read.map_err(|message| self.add(location, message)).ok()
     }
 
-    /// Those of one section so far.
-    pub(crate) fn of_section(&self, section: &str) -> Vec<Fault> {
+    /// The faults of one section so far.
+    pub(crate) fn section_faults(&self, section: &str) -> Vec<Fault> {
         let faults = self.0.borrow();
         let concerns = |fault: &&Fault| fault.section() == section;
         faults.iter().filter(concerns).cloned().collect()
     }
 
-    /// All of them, in the order of their lines.
-    pub(crate) fn sorted(self) -> Vec<Fault> {
+    /// All faults, by line.
+    pub(crate) fn into_sorted(self) -> Vec<Fault> {
         let mut faults = self.0.into_inner();
         faults.sort_by_key(|fault| fault.line);
         faults
     }
 }
 
-/// A document that is TOML, whatever it says.
-pub(crate) struct Tree {
+/// A document that is valid TOML.
+pub(crate) struct TomlDocument {
     file: PathBuf,
     document: Document<String>,
-    lines: Lines,
+    lines: LineIndex,
 }
 
-impl Tree {
-    /// None, and one fault with its line, where the text is not TOML.
+impl TomlDocument {
+    /// Adds a fault with its line and returns None if the text is not TOML.
     pub(crate) fn parse(file: &Path, text: &[u8], faults: &Faults) -> Option<Self> {
-        let lines = Lines::of(text);
-        let at = |offset| Place {
+        let lines = LineIndex::of(text);
+        let at = |offset| Location {
             line: lines.line_at(offset),
-            ..Place::file(file)
+            ..Location::file(file)
         };
         let text = match std::str::from_utf8(text) {
             Ok(text) => text.to_owned(),
             Err(error) => {
-                let place = at(error.valid_up_to());
-                faults.add(&place, "is not UTF-8; save the file as UTF-8");
+                let location = at(error.valid_up_to());
+                faults.add(&location, "is not UTF-8; save the file as UTF-8");
                 return None;
             }
         };
@@ -117,10 +117,10 @@ impl Tree {
                 lines,
             }),
             Err(error) => {
-                let place = at(error.span().map_or(0, |span| span.start));
+                let location = at(error.span().map_or(0, |span| span.start));
                 let what = error.message().replace('\n', ", ");
                 faults.add(
-                    &place,
+                    &location,
                     format!("is not TOML: {what}; correct this line, then check again"),
                 );
                 None
@@ -134,107 +134,107 @@ impl Tree {
             tree: Some(self),
             faults,
             table: Some(self.document.as_table()),
-            place: Place::file(&self.file),
-            asked: Vec::new(),
+            location: Location::file(&self.file),
+            known_fields: Vec::new(),
         }
     }
 }
 
-/// One section of the document; without a table, every field of it is absent.
+/// One section of the document. If `table` is None, all its fields are absent.
 pub(crate) struct Section<'a> {
-    tree: Option<&'a Tree>,
+    tree: Option<&'a TomlDocument>,
     faults: &'a Faults,
     table: Option<&'a dyn TableLike>,
-    place: Place,
-    asked: Vec<&'static str>,
+    location: Location,
+    known_fields: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
-    /// A section in which nothing stands.
-    pub(crate) fn absent(faults: &'a Faults, place: Place) -> Self {
+    /// A section without fields.
+    pub(crate) fn absent(faults: &'a Faults, location: Location) -> Self {
         Self {
             tree: None,
             faults,
             table: None,
-            place,
-            asked: Vec::new(),
+            location,
+            known_fields: Vec::new(),
         }
     }
 
-    /// Whether it stands in the file.
+    /// Whether the file contains the section.
     pub(crate) fn is_present(&self) -> bool {
         self.table.is_some()
     }
 
-    /// Whether the field stands in it, faulty or not.
+    /// Whether the section contains the field, faulty or not.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(name))
     }
 
-    /// Whether the field is a list in which nothing stands.
+    /// Whether the field is an empty list.
     pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         let array = self.table.and_then(|table| table.get(name)?.as_array());
         array.is_some_and(toml_edit::Array::is_empty)
     }
 
-    /// Where a field stands; where it is missing, the section's first line.
-    pub(crate) fn place(&self, name: &str) -> Place {
+    /// The location of a field. If it is missing, its line is the section's first.
+    pub(crate) fn location(&self, name: &str) -> Location {
         let entry = self.table.and_then(|table| table.get_key_value(name));
         let span = entry.and_then(|(key, item)| item.span().or(key.span()));
-        let line = self.line_at(span).unwrap_or(self.place.line);
-        let field = match self.place.field.as_str() {
+        let line = self.line_at(span).unwrap_or(self.location.line);
+        let field = match self.location.field.as_str() {
             "" => name.to_owned(),
             section => format!("{section}.{name}"),
         };
-        Place {
-            file: self.place.file.clone(),
+        Location {
+            file: self.location.file.clone(),
             line,
             field,
         }
     }
 
-    /// Adds a fault of a field.
     pub(crate) fn fault(&self, name: &str, message: impl Into<String>) {
-        self.faults.add(&self.place(name), message);
+        self.faults.add(&self.location(name), message);
     }
 
-    /// A text in quotes, in the form that `read` takes.
+    /// A string, parsed by `read`.
     pub(crate) fn text<T>(
         &mut self,
         name: &'static str,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let item = self.ask(name)?;
+        let item = self.get(name)?;
         let value = text_of(item.as_value(), item.type_name());
-        self.faults.take(&self.place(name), value.and_then(read))
+        self.faults
+            .record(&self.location(name), value.and_then(read))
     }
 
     /// `true` or `false`.
-    pub(crate) fn switch(&mut self, name: &'static str) -> Option<bool> {
-        let item = self.ask(name)?;
+    pub(crate) fn boolean(&mut self, name: &'static str) -> Option<bool> {
+        let item = self.get(name)?;
         let value = item.as_bool().ok_or_else(|| {
-            let found = article(item.type_name());
+            let found = with_article(item.type_name());
             format!("is {found}; write true or false")
         });
-        self.faults.take(&self.place(name), value)
+        self.faults.record(&self.location(name), value)
     }
 
     /// A whole number within `from..=to`.
     pub(crate) fn number(&mut self, name: &'static str, from: usize, to: usize) -> Option<usize> {
-        let item = self.ask(name)?;
+        let item = self.get(name)?;
         let value = item.as_integer().map(usize::try_from);
         let value = match value {
             Some(Ok(number)) if (from..=to).contains(&number) => Ok(number),
             Some(_) => Err(format!("is out of bounds; write {from} to {to}")),
             None => Err(format!(
                 "is {}; write a whole number, without quotes",
-                article(item.type_name())
+                with_article(item.type_name())
             )),
         };
-        self.faults.take(&self.place(name), value)
+        self.faults.record(&self.location(name), value)
     }
 
-    /// A text that `read` takes, or a plain number, which is read as if it stood in quotes.
+    /// A string or an integer, parsed by `read`. An integer is read as if it were in quotes.
     pub(crate) fn text_or_number<T>(
         &mut self,
         name: &'static str,
@@ -242,23 +242,23 @@ impl<'a> Section<'a> {
     ) -> Option<T> {
         match self.table?.get(name).and_then(Item::as_integer) {
             Some(number) => {
-                self.ask(name)?;
+                self.get(name)?;
                 let value = read(&number.to_string());
-                self.faults.take(&self.place(name), value)
+                self.faults.record(&self.location(name), value)
             }
             None => self.text(name, read),
         }
     }
 
-    /// A list of texts; what is faulty in it is left out.
+    /// A list of strings, each parsed by `read`. Faulty entries are left out.
     pub(crate) fn texts<T>(
         &mut self,
         name: &'static str,
         read: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Placed<T>>> {
-        let item = self.ask(name)?;
+    ) -> Option<Vec<Located<T>>> {
+        let item = self.get(name)?;
         let Some(array) = item.as_array() else {
-            let found = article(item.type_name());
+            let found = with_article(item.type_name());
             self.fault(
                 name,
                 format!("is {found}; write a list, like [\"a\", \"b\"]"),
@@ -267,60 +267,60 @@ impl<'a> Section<'a> {
         };
         let mut taken = Vec::new();
         for (index, value) in array.iter().enumerate() {
-            let mut place = self.place(name);
-            place.line = self.line_at(value.span()).unwrap_or(place.line);
-            place.field = format!("{}[{index}]", place.field);
+            let mut location = self.location(name);
+            location.line = self.line_at(value.span()).unwrap_or(location.line);
+            location.field = format!("{}[{index}]", location.field);
             let text = text_of(Some(value), value.type_name());
-            if let Some(value) = self.faults.take(&place, text.and_then(&read)) {
-                taken.push(Placed { place, value });
+            if let Some(value) = self.faults.record(&location, text.and_then(&read)) {
+                taken.push(Located { location, value });
             }
         }
         Some(taken)
     }
 
-    /// One text, or a list of them with at least one; what is faulty is left out.
+    /// A string, or a list of at least one. Faulty entries are left out.
     pub(crate) fn text_or_texts<T>(
         &mut self,
         name: &'static str,
         read: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Placed<T>>> {
+    ) -> Option<Vec<Located<T>>> {
         let is_list = self.table?.get(name).is_some_and(Item::is_array);
         match is_list {
             true if self.is_empty_list(name) => {
-                self.ask(name)?;
+                self.get(name)?;
                 self.fault(name, "is an empty list; name at least one");
                 None
             }
             true => self.texts(name, read),
             false => {
                 let value = self.text(name, read)?;
-                let place = self.place(name);
-                Some(vec![Placed { place, value }])
+                let location = self.location(name);
+                Some(vec![Located { location, value }])
             }
         }
     }
 
-    /// A section below this one.
+    /// A subsection.
     pub(crate) fn section(&mut self, name: &'static str) -> Section<'a> {
-        let place = self.place(name);
-        let Some(item) = self.ask(name) else {
-            return Section::absent(self.faults, place);
+        let location = self.location(name);
+        let Some(item) = self.get(name) else {
+            return Section::absent(self.faults, location);
         };
         let table = item.as_table_like();
         if table.is_none() {
-            let found = article(item.type_name());
+            let found = with_article(item.type_name());
             self.fault(
                 name,
                 format!("is {found}; write [{name}] on a line of its own, and its fields below it"),
             );
         }
-        self.below(table, place)
+        self.subsection(table, location)
     }
 
-    /// The sections of a list of them, like `[[upstreams]]`. None where the list is missing or is none.
+    /// The sections of a list like `[[upstreams]]`. None if the field is missing or not a list of sections.
     pub(crate) fn sections(&mut self, name: &'static str) -> Option<Vec<Section<'a>>> {
-        let item = self.ask(name)?;
-        let path = self.place(name).field;
+        let item = self.get(name)?;
+        let path = self.location(name).field;
         let remedy = format!("write [[{path}]] on a line of its own, and its fields below it");
         let tables: Vec<(Option<&'a dyn TableLike>, _)> = match (item, item.as_array()) {
             (Item::ArrayOfTables(tables), _) => tables
@@ -335,58 +335,60 @@ impl<'a> Section<'a> {
                 })
                 .collect(),
             _ => {
-                let found = article(item.type_name());
+                let found = with_article(item.type_name());
                 self.fault(name, format!("is {found}; {remedy}"));
                 return None;
             }
         };
         let mut sections = Vec::new();
         for (index, (table, span)) in tables.into_iter().enumerate() {
-            let mut place = self.place(name);
-            place.line = self.line_at(span).unwrap_or(place.line);
-            place.field = format!("{}[{index}]", place.field);
+            let mut location = self.location(name);
+            location.line = self.line_at(span).unwrap_or(location.line);
+            location.field = format!("{}[{index}]", location.field);
             if table.is_none() {
                 self.faults
-                    .add(&place, format!("is not a section; {remedy}"));
+                    .add(&location, format!("is not a section; {remedy}"));
             }
-            sections.push(self.below(table, place));
+            sections.push(self.subsection(table, location));
         }
         Some(sections)
     }
 
-    /// Every field that nobody asked for is a fault. Consumes the section, so that it comes last.
-    pub(crate) fn finish(self) {
+    /// Adds a fault for every field that was not read. Call this last; it consumes the section.
+    pub(crate) fn reject_unknown_fields(self) {
         for (name, _) in self.table.into_iter().flat_map(TableLike::iter) {
-            if self.asked.contains(&name) {
+            if self.known_fields.contains(&name) {
                 continue;
             }
-            let remedy = match nearest(name, &self.asked) {
+            let remedy = match closest(name, &self.known_fields) {
                 Some(known) => format!("did you mean {known}?"),
-                None => format!("remove it, or use one of {}", self.asked.join(", ")),
+                None => format!("remove it, or use one of {}", self.known_fields.join(", ")),
             };
             let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            let mut place = self.place(name);
+            let mut location = self.location(name);
             if name.is_empty() || !name.chars().all(bare) {
-                let end = place.field.len() - name.len();
-                place.field.replace_range(end.., &quoted(name));
+                let end = location.field.len() - name.len();
+                location.field.replace_range(end.., &quoted(name));
             }
-            self.faults
-                .add(&place, format!("is not a field of this section; {remedy}"));
+            self.faults.add(
+                &location,
+                format!("is not a field of this section; {remedy}"),
+            );
         }
     }
 
-    fn ask(&mut self, name: &'static str) -> Option<&'a Item> {
-        self.asked.push(name);
+    fn get(&mut self, name: &'static str) -> Option<&'a Item> {
+        self.known_fields.push(name);
         self.table?.get(name)
     }
 
-    fn below(&self, table: Option<&'a dyn TableLike>, place: Place) -> Self {
+    fn subsection(&self, table: Option<&'a dyn TableLike>, location: Location) -> Self {
         Self {
             tree: self.tree,
             faults: self.faults,
             table,
-            place,
-            asked: Vec::new(),
+            location,
+            known_fields: Vec::new(),
         }
     }
 
@@ -395,15 +397,15 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Where each line of a text ends.
-struct Lines(Vec<usize>);
+/// The offsets of the line ends of a text.
+struct LineIndex(Vec<usize>);
 
-impl Lines {
+impl LineIndex {
     fn of(text: &[u8]) -> Self {
         Self(memchr::memchr_iter(b'\n', text).collect())
     }
 
-    /// The line of a byte, counted from 1.
+    /// The line of the byte at `offset`, counted from 1.
     fn line_at(&self, offset: usize) -> usize {
         self.0.partition_point(|end| *end < offset) + 1
     }
@@ -411,23 +413,23 @@ impl Lines {
 
 fn text_of<'a>(value: Option<&'a Value>, type_name: &str) -> Result<&'a str, String> {
     value.and_then(Value::as_str).ok_or_else(|| {
-        let found = article(type_name);
+        let found = with_article(type_name);
         format!("is {found}; write a text in double quotes")
     })
 }
 
-fn article(type_name: &str) -> String {
+fn with_article(type_name: &str) -> String {
     let vowel = type_name.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {type_name}", if vowel { "an" } else { "a" })
 }
 
-/// The known name that was probably meant: a few letters off, or one the beginning of the other.
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The known name that was probably meant: at most two edits away, or one is a prefix of the other.
+fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let beginning =
         |known: &&&str| name.len() >= 3 && (known.starts_with(name) || name.starts_with(**known));
     let (distance, close) = known
         .iter()
-        .map(|known| (edits(name, known), known))
+        .map(|known| (edit_distance(name, known), known))
         .min_by_key(|(distance, _)| *distance)?;
     if distance <= 2 && distance < name.len().min(close.len()) {
         return Some(close);
@@ -435,8 +437,8 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().find(beginning).copied()
 }
 
-/// How many letters must be put in, taken out or replaced to make one of the other (Levenshtein).
-fn edits(one: &str, other: &str) -> usize {
+/// The Levenshtein distance.
+fn edit_distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.chars().enumerate() {

@@ -1,20 +1,20 @@
-//! The config's upstreams, with their credentials.
+//! Reads the config's upstreams with their credentials.
 
 use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
-use crate::store::config::sections::{Reader, values};
-use crate::store::config::tree::{Place, Placed, Section};
-use crate::store::config::{Credential, Upstream, files, value};
+use crate::store::config::sections::{ConfigReader, values};
+use crate::store::config::tree::{Located, Location, Section};
+use crate::store::config::{Credential, UpstreamConfig, files, value};
 
-impl Reader<'_> {
-    pub(crate) fn upstreams(&self, root: &mut Section<'_>) -> Vec<Upstream> {
+impl ConfigReader<'_> {
+    pub(crate) fn upstreams(&self, root: &mut Section<'_>) -> Vec<UpstreamConfig> {
         let sections = root.sections("upstreams");
         let from_flags = self.flags("--upstream", &self.overrides.upstreams, named_after_host);
         if self.overrides.upstreams.is_empty() && !root.is_present() {
             self.faults.add(
-                &Place::flag("--upstream"),
+                &Location::flag("--upstream"),
                 "is missing, and there is no config file; add --upstream URL, or name a file with --config",
             );
         } else if self.overrides.upstreams.is_empty()
@@ -31,8 +31,8 @@ impl Reader<'_> {
             .flatten()
             .filter_map(|section| self.upstream(section, &mut models))
             .collect();
-        self.refuse_same_names(&from_file);
-        self.refuse_same_names(&from_flags);
+        self.reject_duplicate_names(&from_file);
+        self.reject_duplicate_names(&from_flags);
         values(Some(if self.overrides.upstreams.is_empty() {
             from_file
         } else {
@@ -40,12 +40,12 @@ impl Reader<'_> {
         }))
     }
 
-    /// `models`: those that earlier upstreams serve, and the line that says so.
+    /// `models`: the models of earlier upstreams, each with its line.
     fn upstream(
         &self,
         mut section: Section<'_>,
         models: &mut HashMap<String, usize>,
-    ) -> Option<Placed<Upstream>> {
+    ) -> Option<Located<UpstreamConfig>> {
         if !section.is_present() {
             return None;
         }
@@ -66,10 +66,10 @@ impl Reader<'_> {
                 "is an empty list; name the models, or leave the field out to ask the upstream for them",
             );
         }
-        for Placed { place, value } in served.iter().flatten() {
-            if let Some(line) = models.insert(value.clone(), place.line()) {
+        for Located { location, value } in served.iter().flatten() {
+            if let Some(line) = models.insert(value.clone(), location.line()) {
                 self.faults.add(
-                    place,
+                    location,
                     format!(
                         "{} is served by line {line} already; name each model once",
                         value::quoted(value)
@@ -77,16 +77,16 @@ impl Reader<'_> {
                 );
             }
         }
-        for (index, Placed { place, value }) in replicas.iter().flatten().enumerate() {
+        for (index, Located { location, value }) in replicas.iter().flatten().enumerate() {
             let mut earlier = replicas.iter().flatten().take(index);
             if earlier.any(|other| other.value == *value) {
                 self.faults.add(
-                    place,
+                    location,
                     format!("names {value} again; name each replica once"),
                 );
             }
         }
-        let upstream = Upstream {
+        let upstream = UpstreamConfig {
             name: name.clone().unwrap_or_default(),
             replicas: values(replicas),
             models: served.map(|served| values(Some(served))),
@@ -96,24 +96,24 @@ impl Reader<'_> {
                 files::certificate_authorities(&path).map(|()| path)
             }),
         };
-        let place = section.place("name");
-        section.finish();
-        name.map(|_| Placed {
-            place,
+        let location = section.location("name");
+        section.reject_unknown_fields();
+        name.map(|_| Located {
+            location,
             value: upstream,
         })
     }
 
-    fn refuse_same_names(&self, upstreams: &[Placed<Upstream>]) {
+    fn reject_duplicate_names(&self, upstreams: &[Located<UpstreamConfig>]) {
         let mut names = HashMap::new();
-        for Placed { place, value } in upstreams {
-            if let Some(line) = names.insert(&value.name, place.line()) {
+        for Located { location, value } in upstreams {
+            if let Some(line) = names.insert(&value.name, location.line()) {
                 let first = match line {
                     0 => "another --upstream".to_owned(),
                     line => format!("the upstream of line {line}"),
                 };
                 self.faults.add(
-                    place,
+                    location,
                     format!(
                         "{} is the name of {first} too; choose another, or make one upstream with a list of urls",
                         value::quoted(&value.name)
@@ -123,7 +123,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Messages never repeat what they found: it may be the credential itself, written into the wrong field.
+    /// Messages here never contain the value: it may be the credential itself, written into the wrong field.
     fn credential(&self, section: &mut Section<'_>) -> Option<Credential> {
         if section.has("api_key_env") && section.has("api_key_file") {
             section.fault(
@@ -144,10 +144,10 @@ impl Reader<'_> {
     }
 }
 
-/// An upstream out of its URL alone.
-fn named_after_host(url: &str) -> Result<Upstream, String> {
+/// An upstream from its URL alone.
+fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
     let replica = value::base_url(url)?;
-    Ok(Upstream {
+    Ok(UpstreamConfig {
         name: format!("{}-{}", replica.host, replica.port),
         replicas: vec![replica],
         models: None,

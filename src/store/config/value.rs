@@ -1,5 +1,5 @@
-//! The forms a config value may have, from text to type. Nothing here knows files or fields; each refusal is
-//! `what; remedy`, and none repeats a text in which somebody may have put a secret.
+//! Parses single config values. This file knows neither files nor fields. Each error is `what; remedy`, and none
+//! repeats a text that may contain a secret.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use ipnet::IpNet;
 
 use crate::store::config::{Listen, LogFormat, ReplicaUrl};
 
-/// Longest path of a Unix socket: the kernel's 108 bytes hold a closing zero too.
+/// The longest path of a Unix socket: the kernel's limit of 108 bytes includes a final zero byte.
 const MAX_SOCKET_PATH: usize = 107;
-/// Longest timeout. Far longer ones overflow the clock.
+/// The longest timeout. Much longer ones overflow the clock.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Longest name of an upstream or a model, in characters.
+/// The longest name of an upstream or a model, in characters.
 const MAX_NAME: usize = 256;
 
-/// `10s`, `5m`, `250ms`, `1h`; zero where the caller takes it.
+/// `10s`, `5m`, `250ms`, `1h`, or zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let number = digits(number);
@@ -48,7 +48,7 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `32MiB`, `1GiB`, `64KiB`, the decimal `KB`, `MB`, `GB`, or bytes as a plain number.
+/// `32MiB`, `1GiB`, `64KiB`, the decimal `KB`, `MB`, `GB`, or a plain number of bytes.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     let (number, unit) = split_unit(text);
     let factor = match unit {
@@ -73,7 +73,7 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("{} is too large; write a smaller size", quoted(text)))
 }
 
-/// `unix:/path`, or what [`socket_address`] takes.
+/// `unix:/path`, or an address as in [`socket_address`].
 pub(crate) fn listen(text: &str, folder: &Path) -> Result<Listen, String> {
     match text.strip_prefix("unix:") {
         Some(path) => socket_path(path, folder).map(Listen::Unix),
@@ -81,7 +81,7 @@ pub(crate) fn listen(text: &str, folder: &Path) -> Result<Listen, String> {
     }
 }
 
-/// An address with its port. Names are not taken: what they stand for may change, and with it who can connect.
+/// An IP address with its port. Host names are not accepted: their address may change, and with it who can connect.
 pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -107,13 +107,12 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     ))
 }
 
-/// The path of a Unix socket, short enough for the kernel.
 pub(crate) fn socket_path(text: &str, folder: &Path) -> Result<PathBuf, String> {
-    short_enough(path(text, folder)?)
+    check_socket_path(path(text, folder)?)
 }
 
-/// The path, where a socket can have it.
-pub(crate) fn short_enough(path: PathBuf) -> Result<PathBuf, String> {
+/// Checks that the path is short enough for a socket.
+pub(crate) fn check_socket_path(path: PathBuf) -> Result<PathBuf, String> {
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
         return Err(format!(
@@ -123,7 +122,7 @@ pub(crate) fn short_enough(path: PathBuf) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// A path; a relative one starts at `folder`.
+/// A path. A relative one starts at `folder`.
 pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("is not a path; name a file".to_owned());
@@ -131,7 +130,7 @@ pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     Ok(folder.join(text))
 }
 
-/// An IPv4 or IPv6 network, or one address; host bits are cleared.
+/// An IPv4 or IPv6 network, or a single address. Host bits are cleared.
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let malformed = || {
         format!(
@@ -162,7 +161,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| malformed())
 }
 
-/// An http or https URL that is scheme and authority, nothing else.
+/// An http or https URL of scheme and authority alone.
 pub(crate) fn base_url(text: &str) -> Result<ReplicaUrl, String> {
     let (scheme, rest) = text.split_once("://").ok_or_else(|| {
         "has no scheme; write it like \"http://127.0.0.1:8000\" or \"https://llm.example.com\""
@@ -198,7 +197,7 @@ pub(crate) fn base_url(text: &str) -> Result<ReplicaUrl, String> {
     Ok(url)
 }
 
-/// A browser's origin in exactly the form browsers send, since it is compared byte for byte.
+/// An origin in exactly the form that browsers send, since it is compared byte by byte.
 pub(crate) fn origin(text: &str) -> Result<String, String> {
     if text == "*" {
         return Err("must not be \"*\"; list the origins that may call the gateway".to_owned());
@@ -237,7 +236,7 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host name or an address without a port. IPv6 loses its brackets.
+/// A host name or an address, without a port. The result has no brackets around IPv6.
 pub(crate) fn host(text: &str) -> Result<String, String> {
     let bare = text
         .strip_prefix('[')
@@ -261,7 +260,7 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     if !text.is_ascii() {
         return refused("write it in its ASCII form, which begins with xn--");
     }
-    // `127.1` and `0x7f.0.0.1` are addresses to some resolvers and names to others.
+    // Some resolvers read `127.1` and `0x7f.0.0.1` as addresses, others as names.
     let numeric = labels.last().is_some_and(|label| {
         label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x")
     });
@@ -271,7 +270,7 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// A name as logs and metrics show it.
+/// The name of an upstream or a model.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty; write a name".to_owned());
@@ -300,7 +299,7 @@ pub(crate) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// A text in quotes for a message: control characters escaped, and cut where it is long.
+/// A text in quotes for a message: control characters escaped, and cut if long.
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
@@ -354,7 +353,7 @@ fn split_unit(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Digits alone: `parse` by itself would take `+1` too.
+/// Digits alone: `parse` would also accept `+1`.
 fn digits(text: &str) -> Option<u64> {
     text.bytes()
         .all(|byte| byte.is_ascii_digit())
@@ -362,7 +361,7 @@ fn digits(text: &str) -> Option<u64> {
         .flatten()
 }
 
-/// Digits without a leading zero, which some read as octal.
+/// Digits without a leading zero, which some programs read as octal.
 fn plain_number(text: &str) -> Option<u64> {
     digits(text).filter(|_| text == "0" || !text.starts_with('0'))
 }

@@ -1,4 +1,4 @@
-//! What a config may say but should not.
+//! Warnings about settings that are valid but probably wrong.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use crate::store::config::{ClientAddressSource, Config, Listen};
 use crate::store::fault::Fault;
 
 impl Config {
-    /// What is allowed but deserves a second look.
+    /// Settings that are valid but probably wrong.
     #[must_use]
     pub fn warnings(&self) -> Vec<Fault> {
         let mut warnings = Vec::new();
@@ -44,7 +44,7 @@ impl Config {
                 "has no effect on a Unix socket, whose clients have no address: keys with networks are refused there",
             );
         }
-        for (field, message) in self.tls.iter().flat_map(names::never_chosen) {
+        for (field, message) in self.tls.iter().flat_map(names::shadowed_certificates) {
             warn(field, &message);
         }
         for (index, upstream) in self.upstreams.iter().enumerate() {

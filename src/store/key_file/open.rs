@@ -1,4 +1,4 @@
-//! How the key file, and what is to take its place, is opened.
+//! Opening the key file and creating its temporary file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 use crate::store::fault::Fault;
 
-/// A new file that only its owner may read from its first instant on; the umask can take nothing from that.
+/// Creates a file with mode 0600, whatever the umask. It never has a wider mode.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     let mut new = OpenOptions::new();
     let file = new.write(true).create_new(true).mode(0o600).open(path)?;
@@ -29,7 +29,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Opens without waiting for a pipe's other end.
+/// Opens a regular file. Opening a pipe returns an error at once instead of waiting for a writer.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = OpenOptions::new()

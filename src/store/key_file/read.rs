@@ -1,4 +1,4 @@
-//! Reading the key file, on many threads, with every fault named.
+//! Reading the key file on all cores. Every fault is reported with its line.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -23,40 +23,40 @@ use crate::store::key_json::{self, Interner};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, YieldPoint};
 
-/// How many faults of one file are told; a last one tells how many more there are.
-pub const MAX_FAULTS: usize = 1000;
+/// Faults that are listed for one file. One more entry counts those that are not listed.
+pub(crate) const MAX_FAULTS: usize = 1000;
 
-/// Longest line, in bytes.
+/// In bytes.
 const MAX_LINE: usize = 1 << 20;
 
-/// What one thread reads at once, in bytes.
+/// Bytes that a thread reads at once.
 const CHUNK_SIZE: u64 = 1 << 20;
 
-/// How often a file that changes under the reader's eyes is tried.
+/// How often a file is read again because it changed while it was read.
 const READ_ATTEMPTS: u32 = 5;
 
 const READ_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// What a key file holds.
+/// The content of a key file.
 #[derive(Debug)]
 pub struct LoadedKeys {
-    /// Its keys, in its order.
+    /// The keys, in file order.
     pub entries: Vec<Arc<Entry>>,
-    /// Which file that was.
+    /// The state of the file that was read.
     pub stamp: Stamp,
 }
 
 /// Why a key file is not loaded.
 #[derive(Clone, Debug)]
 pub enum ReadError {
-    /// It was read, and these things in it are wrong. Not empty.
+    /// The file has these faults; at least one.
     Faulty(Vec<Fault>),
-    /// It could not be read, or is no regular file.
+    /// The file cannot be read, or is not a regular file.
     Unreadable(Fault),
 }
 
 impl ReadError {
-    /// What is wrong, in the order of the file; at least one.
+    /// The faults in file order; at least one.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
         match self {
@@ -84,7 +84,7 @@ impl std::error::Error for ReadError {}
 /// Reads the whole file. Keys that `table` holds already are the table's own entries.
 ///
 /// # Errors
-/// Every fault there is, up to [`MAX_FAULTS`].
+/// All faults, up to 1000.
 pub fn read(path: &Path, table: &Table, yield_point: YieldPoint) -> Result<LoadedKeys, ReadError> {
     for attempt in 0..READ_ATTEMPTS {
         if attempt > 0 {
@@ -102,9 +102,9 @@ pub fn read(path: &Path, table: &Table, yield_point: YieldPoint) -> Result<Loade
     )))
 }
 
-/// A warning where everybody on the machine may read the file.
+/// A warning if every user of this machine may read the file.
 #[must_use]
-pub fn readable_by_others(path: &Path) -> Option<Fault> {
+pub(crate) fn readable_by_others(path: &Path) -> Option<Fault> {
     let mode = fs::metadata(path).ok()?.permissions().mode();
     let open = mode & 0o004 != 0;
     open.then(|| {
@@ -115,31 +115,30 @@ pub fn readable_by_others(path: &Path) -> Option<Fault> {
     })
 }
 
-/// A file that is being read.
 struct KeyFileReader<'p> {
     path: &'p Path,
     file: File,
     stamp: Stamp,
 }
 
-/// The lines that begin within one chunk of the file.
+/// The lines that begin in one chunk of the file.
 #[derive(Default)]
 struct Chunk {
     number: u64,
     lines: usize,
     entries: Vec<Arc<Entry>>,
-    /// The lines without one, counted from the chunk's first.
+    /// Lines without a key, counted from the chunk's first line.
     skipped: Vec<usize>,
-    /// With the line, counted likewise.
+    /// Faults with their lines, counted in the same way.
     faults: Vec<(usize, FieldError)>,
 }
 
-/// What the threads that read one file have in common.
+/// State that the parsing threads share.
 struct ParseJob<'t> {
     table: &'t Table,
     yield_point: YieldPoint,
     next_chunk: AtomicU64,
-    /// All faults found, told or not.
+    /// The number of faults found, listed or not.
     faults: AtomicUsize,
 }
 
@@ -250,7 +249,7 @@ impl<'p> KeyFileReader<'p> {
                     None => buffer,
                 }
             }
-            // The byte before tells whether a line begins with the chunk's first.
+            // Also reads the byte before the chunk: if it is a line end, a line begins with the chunk.
             _ => {
                 self.read_at(buffer, number * CHUNK_SIZE - 1, CHUNK_SIZE + 1)?;
                 match memchr::memchr(b'\n', buffer) {
@@ -285,12 +284,12 @@ impl<'p> KeyFileReader<'p> {
         Ok(chunk)
     }
 
-    /// Reads up to `length` bytes at `at`; fewer only at the end of the file as it was when opened.
+    /// Reads `length` bytes at `at`, or fewer at the end that the file had when it was opened.
     fn read_at(&self, buffer: &mut Vec<u8>, at: u64, length: u64) -> io::Result<()> {
         let length = length.min(self.stamp.size.saturating_sub(at));
         buffer.resize(usize::try_from(length).unwrap_or(0), 0);
         match self.file.read_exact_at(buffer, at) {
-            // Cut short meanwhile: what was read is thrown away, see `is_unchanged`.
+            // The file was truncated meanwhile. `is_unchanged` sees that, and the result is discarded.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
             done => done,
         }
@@ -323,7 +322,7 @@ impl<'p> KeyFileReader<'p> {
         faults
     }
 
-    /// A fault for every key whose id or hash an earlier line has.
+    /// A fault for every key whose id or hash is on an earlier line too.
     fn duplicate_faults(&self, chunks: &[Chunk], yield_point: YieldPoint) -> Vec<Fault> {
         let hasher = RandomState::new();
         let ids = duplicates(chunks, Key::id, |id| hasher.hash_one(id), yield_point);
@@ -372,7 +371,7 @@ impl Chunk {
 
     fn add_errors(&mut self, job: &ParseJob<'_>, errors: Vec<FieldError>) {
         let before = job.faults.fetch_add(errors.len(), Ordering::Relaxed);
-        // Pieces are taken in the order of the file but not finished so: some more than are told are kept.
+        // Chunks may finish out of order, so more faults are kept than are listed.
         if before < 8 * MAX_FAULTS {
             let line = self.lines;
             let told = errors.into_iter().map(|error| (line, error));
@@ -395,21 +394,22 @@ fn unreadable(path: &Path, error: &io::Error) -> Fault {
     )
 }
 
-/// Pairs of keys with the same part, by their places among all: the first that has it, and a later one.
+/// Finds keys with an equal `part`: pairs of the first key's and a later key's position among all keys.
 fn duplicates<'k, P: Hash + Eq + ?Sized + 'k>(
     chunks: &'k [Chunk],
     part: impl Fn(&'k Key) -> &'k P,
     digest: impl Fn(&P) -> u64,
     yield_point: YieldPoint,
 ) -> Vec<(usize, usize)> {
-    /// One for each first byte of a digest: each is sorted in a fraction of a millisecond.
+    /// One bucket for each first byte of a digest. Sorting one takes a fraction of a millisecond, so that the work can
+    /// yield.
     const BUCKETS: usize = 256;
     let parts = || {
         let entries = chunks.iter().flat_map(|chunk| &chunk.entries);
         entries.map(|entry| part(entry.key()))
     };
     let count: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
-    // They differ a little.
+    // An eighth more than the average, since the buckets differ a little in size.
     let bucket_with_room = || Vec::with_capacity(count / BUCKETS + count / BUCKETS / 8);
     let mut buckets: Vec<Vec<u64>> = iter::repeat_with(bucket_with_room).take(BUCKETS).collect();
     for part in parts() {
@@ -425,7 +425,7 @@ fn duplicates<'k, P: Hash + Eq + ?Sized + 'k>(
     if differ {
         return Vec::new();
     }
-    // Rare, so it may take its time.
+    // A duplicate, or two equal digests: rare, so this slower search is good enough.
     drop(buckets);
     let mut firsts = HashMap::new();
     let mut found = Vec::new();
@@ -438,7 +438,7 @@ fn duplicates<'k, P: Hash + Eq + ?Sized + 'k>(
     found
 }
 
-/// The line of the key at this place among all.
+/// The line of the key at this position among all keys.
 fn line_of(chunks: &[Chunk], mut place: usize) -> usize {
     let mut before = 0;
     for chunk in chunks {

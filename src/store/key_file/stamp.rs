@@ -1,14 +1,14 @@
-//! Which file stands at a path, and whether it is still the one that was read.
+//! The state of a file by its metadata, to see whether it changed since it was read.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// A file that changed this shortly before it was read may change again without a new time stamp.
+/// If a file changed less than this before it was read, a further change may leave its times as they are.
 pub(crate) const CLOCK_TICK: Duration = Duration::from_millis(50);
 
-/// Which file, in which condition: changes with every replacement and every write.
+/// The metadata of a file. It changes with every replacement and every write.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp {
     device: u64,
@@ -16,14 +16,14 @@ pub struct Stamp {
     pub(crate) size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// Whether every later change must show in the times; else it has to be read again to be sure.
+    /// Whether every later change shows in the times. If not, only reading the file again can tell.
     reliable: bool,
 }
 
 impl Stamp {
-    /// Whether the file is certainly the same, and unchanged.
+    /// Whether the file is certainly the same and unchanged.
     #[must_use]
-    pub fn is_unchanged(&self, now: Option<Self>) -> bool {
+    pub(crate) fn is_unchanged(&self, now: Option<Self>) -> bool {
         self.reliable && now.is_some_and(|now| self.same_metadata(&now))
     }
 
@@ -46,7 +46,7 @@ impl Stamp {
         }
     }
 
-    /// Of a file that nobody else has opened yet, so that its times can be relied on.
+    /// For a file that no other process has opened yet, so its times are reliable.
     pub(crate) fn of_new_file(metadata: &fs::Metadata) -> Self {
         Self {
             reliable: true,
@@ -65,9 +65,9 @@ impl Stamp {
     }
 }
 
-/// The file as it stands now, links followed; None where there is none.
+/// The file's state now; links are followed. None if there is no file.
 #[must_use]
-pub fn stamp_of(path: &Path) -> Option<Stamp> {
+pub(crate) fn stamp_of(path: &Path) -> Option<Stamp> {
     fs::metadata(path).ok().map(|found| Stamp::of(&found))
 }
 

@@ -1,4 +1,4 @@
-//! Making the key file, and replacing it as a whole or not at all.
+//! Creating the key file, and replacing it atomically.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -15,20 +15,20 @@ use crate::store::key_file::stamp::Stamp;
 use crate::store::key_json;
 use crate::store::lock_file::LockFile;
 
-/// How long another process may hold the lock before a write gives up.
+/// How long a write waits for a lock that another process holds.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// Makes an empty key file, readable by its owner alone whatever the umask.
+/// Creates an empty key file with mode 0600, whatever the umask.
 ///
 /// # Errors
-/// Where there is such a file already, or it cannot be made.
+/// If the file exists already or cannot be created.
 pub fn create(path: &Path) -> io::Result<()> {
     let file = create_private(path)?;
     file.sync_all()?;
     File::open(folder_of(path))?.sync_all()
 }
 
-/// The right to replace the file, until dropped: other keygate processes wait for it.
+/// The right to replace the file. Other keygate processes wait until this is dropped.
 #[derive(Debug)]
 pub struct LockedKeyFile {
     target: PathBuf,
@@ -37,20 +37,19 @@ pub struct LockedKeyFile {
     _lock: LockFile,
 }
 
-/// Waits for its turn to replace the file, up to `timeout`. A symbolic link is followed: its target is what will be
-/// replaced.
+/// Waits up to `timeout` for the right to replace the file. If the path is a symbolic link, its target is replaced.
 ///
 /// # Errors
-/// Where nothing can be made in the folder, or another process holds the lock ([`ErrorKind::ResourceBusy`]).
+/// If no file can be created in the folder, or another process holds the lock ([`ErrorKind::ResourceBusy`]).
 pub fn lock(path: &Path, timeout: Duration) -> io::Result<LockedKeyFile> {
-    // A missing file is the reader's to complain of.
+    // Reading reports a missing file.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = File::open(folder_of(&target))?;
     let found = fs::metadata(&target).ok();
     let lock = LockFile::take(&target, found.as_ref(), timeout)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    // Under the lock one name does, and what a killed process left behind is found and replaced. Some network file systems
-    // know no locks: then a name that nobody else has must do.
+    // Under the lock a fixed name is safe, and a file that a killed process left behind is found and replaced. On a
+    // file system without locks, the name has to be unique.
     let ending = match lock.is_exclusive() {
         true => String::new(),
         false => format!(".{:016x}", RandomState::new().hash_one(std::process::id())),
@@ -65,26 +64,24 @@ pub fn lock(path: &Path, timeout: Duration) -> io::Result<LockedKeyFile> {
 }
 
 impl LockedKeyFile {
-    /// Replaces the file with these keys. When this returns the new text is on disk, or the old one still is.
+    /// Replaces the file with these keys. When this returns, the new text is on disk, or the old one still is.
     ///
     /// # Errors
-    /// Whatever step failed. The temporary file is gone, and where only the folder could not be brought to disk the
-    /// old text is put back.
+    /// That of the step that failed. The temporary file is removed. If only the fsync of the folder failed, the old text is written back.
     pub fn replace<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> io::Result<Option<Stamp>> {
         let old = open_regular(&self.target)?;
         let new = self.replace_with(&old, |out| write_keys(keys, out))?;
         if let Err(error) = self.folder.sync_all() {
-            // Nothing more can be done where this fails too; the next write reads what is there and goes on from it.
+            // If this fails too, nothing more can be done. The next write reads the file first.
             let undone = self.replace_with(&old, |out| io::copy(&mut &old, out).map(drop));
             let _ = undone.and_then(|_| self.folder.sync_all());
             return Err(error);
         }
-        // Nobody else has opened this file yet, so its times can be relied on.
         let stamp = new.metadata().ok().map(|found| Stamp::of_new_file(&found));
         Ok(stamp)
     }
 
-    /// Brings a new text to disk beside the file, with the file's owner and mode, and moves it into its place.
+    /// Writes a new text beside the file, with the owner and mode of `like`, and renames it over the file.
     fn replace_with(
         &self,
         like: &File,

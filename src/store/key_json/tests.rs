@@ -1,9 +1,10 @@
 use super::*;
+use crate::policy::key::fixture::key_fields;
 use proptest::prelude::*;
 
 const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
-/// A minimal line, with one field put in the place of the one of that name, or added.
+/// A minimal line in which this field is replaced or added.
 fn line(field: &str, value: &str) -> String {
     let mut fields = vec![
         ("id", "\"key_1\"".to_owned()),
@@ -24,7 +25,7 @@ fn parse(line: &str) -> Result<Key, Vec<FieldError>> {
     parse_line(line.as_bytes(), &mut Interner::default())
 }
 
-/// The only error about a line.
+/// The only error of a line.
 fn error(line: &str) -> FieldError {
     let mut errors = parse(line).unwrap_err();
     assert_eq!(errors.len(), 1, "{line}: {errors:?}");
@@ -267,16 +268,15 @@ proptest! {
     ) {
         let networks = networks.into_iter().map(|(address, prefix)| Ipv4Net::new(address.into(), prefix).unwrap().trunc());
         let key = Key::from(KeyFields {
-            id: KeyId::parse("key_1").unwrap(),
             name: KeyName::parse(&name).unwrap(),
             hash: TokenHash::of(name.as_bytes()),
             hint: hint.map(|hint| Hint::parse(&hint).unwrap()),
             model_access: ModelList::new(models).map_or(ModelAccess::All, ModelAccess::Inclusive),
             allow_from: AllowFrom::from_networks(networks.collect()),
             expires_at: seconds.map(UnixTime::from_seconds),
-            created_at: None,
             account: account.map(|account| Account::parse(&account).unwrap()),
             disabled,
+            ..key_fields("key_1")
         });
         let mut text = Vec::new();
         write_line(&key, &mut text);

@@ -159,16 +159,11 @@ impl KeyStoreState {
                 continue;
             }
             let key = Key::from(KeyFields {
-                id,
-                name,
-                hash: token.hash(),
                 hint: Hint::parse(token.hint()).ok(),
-                model_access,
-                allow_from,
                 expires_at,
                 created_at: Some(now),
                 account,
-                disabled: false,
+                ..KeyFields::new(id, name, token.hash(), model_access, allow_from)
             });
             return Ok((key, token));
         }

@@ -47,7 +47,7 @@ impl KeyStore {
     /// # Errors
     /// If no thread can be started.
     pub fn start(
-        settings: &config::Keys,
+        settings: &config::KeysConfig,
         table: Arc<Table>,
         loaded: LoadedKeys,
         events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,

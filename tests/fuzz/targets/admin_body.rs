@@ -4,7 +4,7 @@
 use keygate::policy::key::{Key, KeyFields, KeyId};
 use keygate::policy::token::TokenHash;
 use keygate::store::key_json::KeyJsonError;
-use keygate::store::patch::{parse_new, parse_patch};
+use keygate::store::patch::{NewKey, parse_new, parse_patch};
 use serde_json::Value;
 
 use super::key_line::{FRAGMENTS, assert_reads_back, assert_says};
@@ -44,18 +44,7 @@ impl Target for AdminBody {
         let new = parse_new(input).map_err(told);
         let patch = parse_patch(input).map_err(told);
         if let Ok(new) = &new {
-            let key = Key::from(KeyFields {
-                id: KeyId::parse("key_new").expect("an id"),
-                name: new.name.clone(),
-                hash: TokenHash::of(input),
-                hint: None,
-                model_access: new.model_access.clone(),
-                allow_from: new.allow_from.clone(),
-                expires_at: new.expires_at,
-                created_at: None,
-                account: new.account.clone(),
-                disabled: false,
-            });
+            let key = key_of(new.clone(), "key_new", input);
             assert_says(value.as_ref().expect("what is taken is JSON"), &key);
             assert_reads_back(&key);
         }
@@ -84,17 +73,22 @@ const BEFORE: &str = r#"{"name":"before","model_access":{"mode":"exclusive","mod
 
 fn before() -> Key {
     let new = parse_new(BEFORE.as_bytes()).expect("a key");
+    key_of(new, "key_before", b"before")
+}
+
+fn key_of(new: NewKey, id: &str, token: &[u8]) -> Key {
+    let NewKey {
+        name,
+        model_access,
+        allow_from,
+        expires_at,
+        account,
+    } = new;
+    let id = KeyId::parse(id).expect("an id");
     Key::from(KeyFields {
-        id: KeyId::parse("key_before").expect("an id"),
-        name: new.name,
-        hash: TokenHash::of(b"before"),
-        hint: None,
-        model_access: new.model_access,
-        allow_from: new.allow_from,
-        expires_at: new.expires_at,
-        created_at: None,
-        account: new.account,
-        disabled: false,
+        expires_at,
+        account,
+        ..KeyFields::new(id, name, TokenHash::of(token), model_access, allow_from)
     })
 }
 

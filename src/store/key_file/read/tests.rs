@@ -10,7 +10,7 @@ fn line(id: &str, token: &str) -> String {
     format!(r#"{{"id":"{id}","name":"n","hash":"{hash}","model_access":{{"mode":"all"}}}}"#)
 }
 
-/// A folder with a key file of this text.
+/// A folder with a key file that holds this text.
 fn folder_with(text: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.jsonl");
@@ -93,7 +93,7 @@ fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
             false,
         ),
         (
-            // Who replaces the file changes nothing of the one that is being read: that one is whole.
+            // Replacing the file leaves the open one as it is, which is whole.
             "replaced",
             |file, a| {
                 fs::write(file.with_extension("new"), a).unwrap();
@@ -104,7 +104,7 @@ fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
     ];
     for (name, change, is_whole) in changes {
         let (_folder, file) = folder_with(both.as_bytes());
-        // From then on a change has another time, however coarse the file system's clock is.
+        // After this a change shows in the file's times, however coarse the file system's clock is.
         std::thread::sleep(CLOCK_TICK);
         let text = KeyFileReader::open(&file).unwrap();
         change(&file, &a);
@@ -112,7 +112,8 @@ fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
         if is_whole {
             assert_eq!(loaded.unwrap().entries.len(), 2, "{name}");
         }
-        // A link more or less shows in the times of a file that was replaced; then it is read again, and that is all.
+        // The replaced file's link count changes, and with it its change time. Then it is read again, which does no
+        // harm.
         assert!(
             text.is_unchanged() == is_whole || name == "replaced",
             "{name}"

@@ -1,6 +1,7 @@
 use super::*;
 use crate::policy::token::TokenHash;
-use crate::store::key_file::{read, readable_by_others, stamp_of};
+use crate::store::key_file::stamp::stamp_of;
+use crate::store::key_file::{read, readable_by_others};
 use crate::table::{NO_YIELD, Table};
 use std::os::unix::fs::PermissionsExt;
 
@@ -9,7 +10,7 @@ fn line(id: &str, token: &str) -> String {
     format!(r#"{{"id":"{id}","name":"n","hash":"{hash}","model_access":{{"mode":"all"}}}}"#)
 }
 
-/// A folder with a key file of this text.
+/// A folder with a key file that holds this text.
 fn folder_with(text: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.jsonl");
@@ -28,7 +29,7 @@ fn a_replaced_file_keeps_its_mode_and_its_link_and_leaves_nothing_beside_it() {
     let link = folder.path().join("link");
     std::os::unix::fs::symlink("keys.jsonl", &link).unwrap();
     let loaded = read(&link, &Table::default(), NO_YIELD).unwrap();
-    // What a killed process may have left.
+    // A killed process may have left this behind.
     fs::write(folder.path().join(".keys.jsonl.new"), "half a li").unwrap();
     let stamp = lock(&link, LOCK_WAIT)
         .unwrap()
