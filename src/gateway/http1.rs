@@ -564,6 +564,10 @@ impl Exchange for Http1Connection {
         if self.out.capacity() == 0 {
             self.out = self.worker.buffers.take_write();
         }
+        if let Some(interrupted) = self.response.part.take() {
+            // A refusal behind a 100 Continue that did not leave whole.
+            self.out.drain(..interrupted.written.min(self.out.len()));
+        }
         let out = &mut self.out;
         write_status_line(out, version, status);
         fields.write(out, |_| true);

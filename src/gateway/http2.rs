@@ -50,7 +50,7 @@ const MAX_HEADS: usize = 1 << 20;
 const SMALL_LAST: usize = 8 << 10;
 /// How long a connection without streams is kept once it is to end: a client that sent a request just then is told so,
 /// and one that reads nothing is not waited for.
-const GOODBYE: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// How long the rest of a refused request's body is read and thrown away: some clients take a reset behind the response
 /// for a failure of the request.
 const DISCARD: Duration = Duration::from_secs(10);
@@ -74,7 +74,7 @@ struct Link {
     awaiting_flush: RefCell<Vec<Waker>>,
     streams: Cell<usize>,
     /// Bytes that are left of [`MAX_HEADS`].
-    heads: Rc<Semaphore>,
+    heads: Semaphore,
     /// Until when the connection may have no stream.
     idle_until: Cell<Instant>,
 }
@@ -105,7 +105,7 @@ impl Http2Connection {
             flushes: Cell::new(0),
             awaiting_flush: RefCell::default(),
             streams: Cell::new(0),
-            heads: Rc::new(Semaphore::new(MAX_HEADS)),
+            heads: Semaphore::new(MAX_HEADS),
             idle_until: Cell::new(first_request),
         });
         Self {
@@ -150,16 +150,16 @@ impl Http2Connection {
             if worker.timer.is_closing() && !is_ending {
                 is_ending = true;
                 connection.graceful_shutdown();
-                link.say_goodbye(&worker);
+                link.begin_shutdown(&worker);
             }
-            while let Some(accepted) = match connection.poll_accept(cx) {
-                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
-                Poll::Ready(Some(Ok(accepted))) => Some(accepted),
-                Poll::Pending => None,
-            } {
-                let (request, respond) = accepted;
-                let (worker, link) = (Rc::clone(&worker), Rc::clone(&link));
-                tokio::task::spawn_local(serve_stream(worker, origin, link, request, respond));
+            loop {
+                let (request, respond) = match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok(accepted))) => accepted,
+                    Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                };
+                let open = OpenStream::new(&link, &worker);
+                tokio::task::spawn_local(serve_stream(open, origin, request, respond));
             }
             if link.poll_deadline(cx, &worker).is_pending() {
                 return Poll::Pending;
@@ -170,7 +170,7 @@ impl Http2Connection {
             // It was idle for long enough. The client is told before the connection closes.
             is_ending = true;
             connection.graceful_shutdown();
-            link.say_goodbye(&worker);
+            link.begin_shutdown(&worker);
             cx.waker().wake_by_ref();
             Poll::Pending
         })
@@ -198,8 +198,8 @@ impl Link {
         Poll::Pending
     }
 
-    fn say_goodbye(&self, worker: &Worker) {
-        let until = worker.timer.now() + GOODBYE;
+    fn begin_shutdown(&self, worker: &Worker) {
+        let until = worker.timer.now() + SHUTDOWN_GRACE;
         self.idle_until.set(until);
     }
 
@@ -322,14 +322,12 @@ enum Answering {
 
 /// Serves one request.
 async fn serve_stream(
-    worker: Rc<Worker>,
+    open: OpenStream,
     origin: Origin,
-    link: Rc<Link>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    link.streams.set(link.streams.get() + 1);
-    let _open = OpenStream(Rc::clone(&link), Rc::clone(&worker));
+    let (worker, link) = (Rc::clone(&open.worker), Rc::clone(&open.link));
     let (parts, body) = request.into_parts();
     let held = u32::try_from(head_size(&parts).min(MAX_HEADS)).unwrap_or(u32::MAX);
     // Nobody closes the semaphore.
@@ -375,17 +373,30 @@ fn head_size(parts: &Parts) -> usize {
 }
 
 /// Counts a stream while it is open.
-struct OpenStream(Rc<Link>, Rc<Worker>);
+struct OpenStream {
+    link: Rc<Link>,
+    worker: Rc<Worker>,
+}
+
+impl OpenStream {
+    fn new(link: &Rc<Link>, worker: &Rc<Worker>) -> Self {
+        link.streams.set(link.streams.get() + 1);
+        Self {
+            link: Rc::clone(link),
+            worker: Rc::clone(worker),
+        }
+    }
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let Self(link, worker) = self;
+        let Self { link, worker } = self;
         let left = link.streams.get().saturating_sub(1);
         link.streams.set(left);
         if left == 0 {
             let timeouts = &worker.settings.timeouts;
             let patience = match worker.timer.is_closing() {
-                true => GOODBYE,
+                true => SHUTDOWN_GRACE,
                 false => timeouts.keep_alive,
             };
             link.idle_until.set(worker.timer.now() + patience);
