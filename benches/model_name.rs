@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use keygate::request_body::model::{self, BodyFormat, Siblings};
+use keygate::request_body::model::{self, BodyFormat, ExtraModelFields};
 
 /// What a careful gateway would write with serde alone: strict on `model`, blind to the other dangers.
 #[derive(serde::Deserialize)]
@@ -51,8 +51,12 @@ fn reading(criterion: &mut Criterion) {
                 &body,
                 |bencher, body| {
                     bencher.iter(|| {
-                        model::read(&BodyFormat::Json, black_box(body), Siblings::Refused)
-                            .is_ok_and(|name| !black_box(name).is_empty())
+                        model::read(
+                            &BodyFormat::Json,
+                            black_box(body),
+                            ExtraModelFields::Refused,
+                        )
+                        .is_ok_and(|name| !black_box(name).is_empty())
                     });
                 },
             );

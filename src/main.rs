@@ -1,8 +1,8 @@
-//! The program: arguments in, one command run, its exit status out.
+//! The program: runs the command that the arguments name.
 
 use std::process::ExitCode;
 
-/// The system's own keeps what a reload of many keys leaves behind, and takes a twentieth of a request's steps more.
+/// glibc's malloc keeps memory that large reloads freed, and costs 5 % more instructions a request.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,4 +1,4 @@
-//! The command line, as somebody types it: on a key file without a gateway, and where no gateway answers.
+//! The command line, run as a user runs it: on a key file, against a running gateway, and without any gateway.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder to work in.
-struct Desk(TempDir);
+/// A temporary folder in which keygate runs.
+struct Folder(TempDir);
 
-impl Desk {
+impl Folder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -33,7 +33,7 @@ impl Desk {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Runs keygate here with these words, separated by `|`, and this on standard input.
+    /// Runs keygate in this folder. `words` are the arguments, separated by `|`; `input` is standard input.
     fn run_with(&self, words: &str, input: &[u8]) -> Done {
         let mut child = Command::new(env!("CARGO_BIN_EXE_keygate"))
             .args(words.split('|'))
@@ -45,7 +45,7 @@ impl Desk {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A command that reads nothing may have ended already.
+        // Writing fails if the command ended without reading.
         let _ = child.stdin.take().unwrap().write_all(input);
         Done::from(child.wait_with_output().unwrap())
     }
@@ -54,7 +54,7 @@ impl Desk {
         self.run_with(words, b"")
     }
 
-    /// The same, for its standard output, where it is done.
+    /// Runs a command that must succeed; returns its standard output.
     #[track_caller]
     fn done(&self, words: &str) -> String {
         let done = self.run(words);
@@ -67,7 +67,7 @@ impl Desk {
         serde_json::from_str(&self.done(words)).unwrap()
     }
 
-    /// A new key in `k.jsonl`: what `create --json` said.
+    /// Creates a key in `k.jsonl`; returns the output of `create --json`.
     #[track_caller]
     fn key(&self, options: &str) -> Value {
         self.json(&format!(
@@ -94,8 +94,8 @@ impl From<Output> for Done {
 
 #[test]
 fn create_prints_url_and_token_once_and_keeps_only_the_hash() {
-    let desk = Desk::new();
-    let output = desk.done("keys|create|--keys|k.jsonl|--name|web site|--expires|30d");
+    let folder = Folder::new();
+    let output = folder.done("keys|create|--keys|k.jsonl|--name|web site|--expires|30d");
     assert!(
         output.contains("OpenAI Compatible URL: http://localhost:8080/v1\n"),
         "{output}"
@@ -105,14 +105,14 @@ fn create_prints_url_and_token_once_and_keeps_only_the_hash() {
         .find_map(|line| line.strip_prefix("Bearer Token: "))
         .unwrap();
     assert!(token.starts_with("kg_") && token.len() == 52, "{token}");
-    let file = fs::read_to_string(desk.path("k.jsonl")).unwrap();
+    let file = fs::read_to_string(folder.path("k.jsonl")).unwrap();
     assert!(!file.contains(token));
-    let mode = fs::metadata(desk.path("k.jsonl"))
+    let mode = fs::metadata(folder.path("k.jsonl"))
         .unwrap()
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
-    let hash = desk
+    let hash = folder
         .run_with("keys|hash", format!("{token}\n").as_bytes())
         .output;
     assert!(file.contains(hash.trim()), "{hash}");
@@ -120,33 +120,34 @@ fn create_prints_url_and_token_once_and_keeps_only_the_hash() {
         "keys|list|--keys|k.jsonl",
         "keys|list|--json|--keys|k.jsonl",
     ] {
-        assert!(!desk.done(words).contains(token), "{words}");
+        assert!(!folder.done(words).contains(token), "{words}");
     }
 }
 
 #[test]
 fn the_url_is_the_configs() {
-    let desk = Desk::new();
-    desk.write(
+    let folder = Folder::new();
+    folder.write(
         "keygate.toml",
         "public_url = \"https://ai.example.com\"\n[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\n",
     );
-    assert_eq!(desk.key("a")["url"], "https://ai.example.com/v1");
+    assert_eq!(folder.key("a")["url"], "https://ai.example.com/v1");
 }
 
 #[test]
 fn a_key_is_shown_changed_switched_and_deleted() {
-    let desk = Desk::new();
-    let id = desk.key("a|--model-access|inclusive|--model|x|--account|acme")["key"]["id"]
+    let folder = Folder::new();
+    let id = folder.key("a|--model-access|inclusive|--model|x|--account|acme")["key"]["id"]
         .as_str()
         .unwrap()
         .to_owned();
     let at = |words: &str| words.replace("ID", &id) + "|--keys|k.jsonl";
     assert!(
-        desk.done(&at("keys|show|ID"))
+        folder
+            .done(&at("keys|show|ID"))
             .contains("Model access: inclusive x\n")
     );
-    let changed = desk.json(&at(
+    let changed = folder.json(&at(
         "keys|update|ID|--model|y|--model|z|--account||--allow-from|192.0.2.7|--json",
     ));
     assert_eq!(
@@ -162,29 +163,34 @@ fn a_key_is_shown_changed_switched_and_deleted() {
         (&Value::Null, &"a".into())
     );
     assert_eq!(changed["allow_from"][0], "192.0.2.7/32");
-    let cleared = desk.json(&at(
+    let cleared = folder.json(&at(
         "keys|update|ID|--allow-from|any|--expires|never|--model-access|all|--json",
     ));
     assert_eq!(cleared["allow_from"], serde_json::json!([]));
     assert!(
-        desk.done(&at("keys|disable|ID"))
+        folder
+            .done(&at("keys|disable|ID"))
             .contains("State: disabled\n")
     );
-    assert!(desk.done(&at("keys|enable|ID")).contains("State: active\n"));
-    let refused = desk.run(&at("keys|delete|ID"));
+    assert!(
+        folder
+            .done(&at("keys|enable|ID"))
+            .contains("State: active\n")
+    );
+    let refused = folder.run(&at("keys|delete|ID"));
     assert_eq!(refused.status, 1);
     assert!(refused.errors.contains("--yes"), "{}", refused.errors);
     assert_eq!(
-        desk.done(&at("keys|delete|ID|--yes")),
+        folder.done(&at("keys|delete|ID|--yes")),
         format!("deleted {id}\n")
     );
-    let gone = desk.run(&at("keys|show|ID"));
+    let gone = folder.run(&at("keys|show|ID"));
     assert_eq!((gone.status, gone.output.as_str()), (1, ""));
 }
 
 #[test]
 fn list_shows_every_key_newest_first_and_cuts_nothing() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     let long = "long name ".repeat(9);
     let mut lines = String::new();
     for number in 0..2_500 {
@@ -192,12 +198,12 @@ fn list_shows_every_key_newest_first_and_cuts_nothing() {
             "{{\"id\":\"key_{number}\",\"name\":\"{long}\",\"hash\":\"blake3:{number:064x}\",\"model_access\":{{\"mode\":\"all\"}}}}\n"
         ));
     }
-    desk.write("k.jsonl", &lines);
-    let output = desk.done("keys|list|--keys|k.jsonl");
+    folder.write("k.jsonl", &lines);
+    let output = folder.done("keys|list|--keys|k.jsonl");
     assert_eq!(output.lines().count(), 2_501);
     assert!(output.lines().nth(1).unwrap().starts_with("key_2499 "));
     assert!(output.contains(long.trim_end()) && !output.contains('…'));
-    let all = desk.json("keys|list|--keys|k.jsonl|--json");
+    let all = folder.json("keys|list|--keys|k.jsonl|--json");
     assert_eq!(all["next"], Value::Null);
     let ids: Vec<&str> = all["keys"]
         .as_array()
@@ -209,22 +215,22 @@ fn list_shows_every_key_newest_first_and_cuts_nothing() {
         (ids.len(), ids[0], ids[2_499]),
         (2_500, "key_2499", "key_0")
     );
-    desk.write("k.jsonl", "");
+    folder.write("k.jsonl", "");
     assert_eq!(
-        desk.json("keys|list|--keys|k.jsonl|--json"),
+        folder.json("keys|list|--keys|k.jsonl|--json"),
         serde_json::json!({"keys": [], "next": null})
     );
 }
 
 #[test]
 fn what_could_drive_a_terminal_is_escaped() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     let name = "a\u{202e}b\u{2028}c";
-    desk.key(name);
-    let output = desk.done("keys|list|--keys|k.jsonl");
+    folder.key(name);
+    let output = folder.done("keys|list|--keys|k.jsonl");
     assert!(output.contains("a\\u{202e}b\\u{2028}c"), "{output}");
-    // As JSON it is the same name, written so that it drives nothing.
-    let output = desk.done("keys|list|--json|--keys|k.jsonl");
+    // The JSON has the same name, with the dangerous characters escaped.
+    let output = folder.done("keys|list|--json|--keys|k.jsonl");
     assert!(output.contains(r#""a\u202eb\u2028c""#), "{output}");
     let list: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!(list["keys"][0]["name"], name);
@@ -232,7 +238,7 @@ fn what_could_drive_a_terminal_is_escaped() {
 
 #[test]
 fn arguments_that_make_no_sense_are_wrong_usage() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     for words in [
         "nonsense",
         "keys|create|--keys|k.jsonl",
@@ -249,7 +255,7 @@ fn arguments_that_make_no_sense_are_wrong_usage() {
         "explain|--model|m",
         "explain|--model|m|--from|nowhere|--key|key_1",
     ] {
-        let done = desk.run(words);
+        let done = folder.run(words);
         assert_eq!(
             (done.status, done.output.as_str()),
             (2, ""),
@@ -257,14 +263,14 @@ fn arguments_that_make_no_sense_are_wrong_usage() {
             done.errors
         );
     }
-    assert!(!desk.path("k.jsonl").exists(), "nothing was made");
+    assert!(!folder.path("k.jsonl").exists(), "nothing was made");
 }
 
 #[test]
 fn what_the_rules_refuse_fails_and_changes_nothing() {
-    let desk = Desk::new();
-    desk.key("a");
-    let before = fs::read(desk.path("k.jsonl")).unwrap();
+    let folder = Folder::new();
+    folder.key("a");
+    let before = fs::read(folder.path("k.jsonl")).unwrap();
     for words in [
         "keys|create|--keys|k.jsonl|--name|a|--expires|2001-01-01",
         "keys|create|--keys|k.jsonl|--name|",
@@ -272,7 +278,7 @@ fn what_the_rules_refuse_fails_and_changes_nothing() {
         "keys|disable|key_none|--keys|k.jsonl",
         "keys|list|--keys|missing.jsonl",
     ] {
-        let done = desk.run(words);
+        let done = folder.run(words);
         assert_eq!(done.status, 1, "{words}");
         assert!(
             done.errors.starts_with("keygate: "),
@@ -280,27 +286,27 @@ fn what_the_rules_refuse_fails_and_changes_nothing() {
             done.errors
         );
     }
-    assert_eq!(fs::read(desk.path("k.jsonl")).unwrap(), before);
+    assert_eq!(fs::read(folder.path("k.jsonl")).unwrap(), before);
 }
 
 #[test]
 fn a_faulty_key_file_is_named_line_by_line_and_not_touched() {
-    let desk = Desk::new();
-    desk.write("k.jsonl", "{\"id\":\"key_1\"}\nnonsense\n");
-    let done = desk.run("keys|create|--name|a|--keys|k.jsonl");
+    let folder = Folder::new();
+    folder.write("k.jsonl", "{\"id\":\"key_1\"}\nnonsense\n");
+    let done = folder.run("keys|create|--name|a|--keys|k.jsonl");
     assert_eq!((done.status, done.output.as_str()), (1, ""));
     for part in ["k.jsonl:1: name: is missing", "k.jsonl:2: "] {
         assert!(done.errors.contains(part), "{}", done.errors);
     }
     assert_eq!(
-        fs::read_to_string(desk.path("k.jsonl")).unwrap(),
+        fs::read_to_string(folder.path("k.jsonl")).unwrap(),
         "{\"id\":\"key_1\"}\nnonsense\n"
     );
 }
 
 #[test]
 fn where_no_gateway_answers_the_commands_say_what_to_do() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     for words in [
         "keys|list",
         "status",
@@ -308,7 +314,7 @@ fn where_no_gateway_answers_the_commands_say_what_to_do() {
         "explain|--model|m|--from|192.0.2.7|--key|key_1",
         "status|--socket|elsewhere.sock",
     ] {
-        let done = desk.run(words);
+        let done = folder.run(words);
         assert_eq!(done.status, 1, "{words}");
         assert!(
             done.errors.contains("no gateway answers") && done.errors.contains("keygate serve"),
@@ -317,21 +323,22 @@ fn where_no_gateway_answers_the_commands_say_what_to_do() {
         );
     }
     assert!(
-        desk.run("status|--socket|elsewhere.sock")
+        folder
+            .run("status|--socket|elsewhere.sock")
             .errors
             .contains("elsewhere.sock")
     );
-    desk.write(
+    folder.write(
         "keygate.toml",
         "[admin]\nsocket = \"configured.sock\"\n[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\n",
     );
-    assert!(desk.run("status").errors.contains("configured.sock"));
+    assert!(folder.run("status").errors.contains("configured.sock"));
 }
 
 #[test]
 fn hash_takes_one_token_and_no_broken_one() {
-    let desk = Desk::new();
-    let hash = |input: &[u8]| desk.run_with("keys|hash", input);
+    let folder = Folder::new();
+    let hash = |input: &[u8]| folder.run_with("keys|hash", input);
     let expected = format!("blake3:{}\n", blake3::hash(b"sk-made-elsewhere").to_hex());
     for input in [
         &b"sk-made-elsewhere"[..],
@@ -355,13 +362,13 @@ fn hash_takes_one_token_and_no_broken_one() {
 
 #[test]
 fn check_names_every_fault_of_both_files_and_starts_nothing() {
-    let desk = Desk::new();
-    desk.write(
+    let folder = Folder::new();
+    folder.write(
         "keygate.toml",
         "nonsense = 1\n[timeouts]\ndrain = \"soon\"\n",
     );
-    desk.write("keys.jsonl", "{\"id\":\"key_1\"}\n");
-    let done = desk.run("check");
+    folder.write("keys.jsonl", "{\"id\":\"key_1\"}\n");
+    let done = folder.run("check");
     assert_eq!(done.status, 1);
     for part in [
         "keygate.toml:1: nonsense: ",
@@ -371,7 +378,7 @@ fn check_names_every_fault_of_both_files_and_starts_nothing() {
         assert!(done.output.contains(part), "{part} in\n{}", done.output);
     }
     assert_eq!(
-        fs::read_dir(desk.0.path()).unwrap().count(),
+        fs::read_dir(folder.0.path()).unwrap().count(),
         2,
         "nothing was made"
     );
@@ -379,19 +386,19 @@ fn check_names_every_fault_of_both_files_and_starts_nothing() {
 
 #[test]
 fn check_warns_and_is_content() {
-    let desk = Desk::new();
-    desk.write(
+    let folder = Folder::new();
+    folder.write(
         "keygate.toml",
         "[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\nmodels = [\"good\"]\n",
     );
-    assert!(desk.done("check").starts_with("ok: "));
-    desk.write(
+    assert!(folder.done("check").starts_with("ok: "));
+    folder.write(
         "keys.jsonl",
         "{\"id\":\"key_1\",\"name\":\"a\",\"hash\":\"blake3:0000000000000000000000000000000000000000000000000000000000000000\",\
          \"model_access\":{\"mode\":\"exclusive\",\"models\":[\"good\",\"misspelt\"]}}\n",
     );
-    fs::set_permissions(desk.path("keys.jsonl"), fs::Permissions::from_mode(0o644)).unwrap();
-    let output = desk.done("check");
+    fs::set_permissions(folder.path("keys.jsonl"), fs::Permissions::from_mode(0o644)).unwrap();
+    let output = folder.done("check");
     assert!(
         output.contains("warning: ") && output.contains("readable by everybody"),
         "{output}"
@@ -404,13 +411,13 @@ fn check_warns_and_is_content() {
 
 #[test]
 fn a_reader_that_leaves_is_no_panic() {
-    let desk = Desk::new();
-    desk.key("a");
+    let folder = Folder::new();
+    folder.key("a");
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = Command::new(env!("CARGO_BIN_EXE_keygate"))
         .args(["keys", "list", "--keys", "k.jsonl"])
-        .current_dir(desk.0.path())
+        .current_dir(folder.0.path())
         .stdout(writer)
         .stderr(Stdio::piped())
         .output()
@@ -421,24 +428,24 @@ fn a_reader_that_leaves_is_no_panic() {
     );
 }
 
-/// A gateway in a desk's folder, ended with the test.
+/// A gateway that runs in a folder and ends with the test.
 struct Gateway(std::process::Child);
 
 impl Gateway {
-    fn start(desk: &Desk) -> Self {
-        desk.write(
+    fn start(folder: &Folder) -> Self {
+        folder.write(
             "keygate.toml",
             "listen = \"127.0.0.1:0\"\n[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\nmodels = [\"good\"]\n",
         );
         let child = Command::new(env!("CARGO_BIN_EXE_keygate"))
             .arg("serve")
-            .current_dir(desk.0.path())
+            .current_dir(folder.0.path())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let gateway = Self(child);
         let end = Instant::now() + Duration::from_secs(20);
-        while desk.run("status").status != 0 {
+        while folder.run("status").status != 0 {
             assert!(Instant::now() < end, "the gateway does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -455,70 +462,70 @@ impl Drop for Gateway {
 
 #[test]
 fn the_same_commands_speak_to_a_running_gateway() {
-    let desk = Desk::new();
-    let _gateway = Gateway::start(&desk);
-    let warned = desk.run("keys|create|--name|b|--model-access|exclusive|--model|misspelt");
+    let folder = Folder::new();
+    let _gateway = Gateway::start(&folder);
+    let warned = folder.run("keys|create|--name|b|--model-access|exclusive|--model|misspelt");
     assert!(
         warned.errors.contains("warning: ") && warned.errors.contains("misspelt"),
         "{}",
         warned.errors
     );
-    let made = desk.json("keys|create|--name|a|--allow-from|192.0.2.0/24|--json");
+    let made = folder.json("keys|create|--name|a|--allow-from|192.0.2.0/24|--json");
     let (id, token) = (
         made["key"]["id"].as_str().unwrap(),
         made["token"].as_str().unwrap(),
     );
-    assert!(desk.done("keys|list").contains(id));
-    assert!(desk.done("status").contains("Keys: 2\n"));
+    assert!(folder.done("keys|list").contains(id));
+    assert!(folder.done("status").contains("Keys: 2\n"));
     assert_eq!(
-        desk.json("status|--json")["upstreams"][0]["models"],
+        folder.json("status|--json")["upstreams"][0]["models"],
         serde_json::json!(["good"])
     );
 
-    let allowed = desk.run_with("explain|--model|good|--from|192.0.2.7", token.as_bytes());
+    let allowed = folder.run_with("explain|--model|good|--from|192.0.2.7", token.as_bytes());
     assert_eq!(allowed.status, 0);
     assert!(
         allowed.output.starts_with("allowed: ") && allowed.output.contains("192.0.2.0/24"),
         "{}",
         allowed.output
     );
-    let denied = desk.json(&format!(
+    let denied = folder.json(&format!(
         "explain|--model|good|--from|192.0.3.7|--key|{id}|--json"
     ));
     assert_eq!(denied["denial"], "ip_not_authorized");
 
-    let lines = fs::read_to_string(desk.path("keys.jsonl")).unwrap();
+    let lines = fs::read_to_string(folder.path("keys.jsonl")).unwrap();
     let kept = lines.lines().find(|line| line.contains(id)).unwrap();
-    desk.write("keys.jsonl", &format!("{kept}\n"));
-    assert!(desk.done("reload|--dry-run").contains("1 removed"));
-    assert!(desk.done("status").contains("Keys: 2\n"));
-    assert!(desk.done("reload").contains("1 removed"));
-    assert!(desk.done("status").contains("Keys: 1\n"));
+    folder.write("keys.jsonl", &format!("{kept}\n"));
+    assert!(folder.done("reload|--dry-run").contains("1 removed"));
+    assert!(folder.done("status").contains("Keys: 2\n"));
+    assert!(folder.done("reload").contains("1 removed"));
+    assert!(folder.done("status").contains("Keys: 1\n"));
 
-    desk.write("keys.jsonl", "first fault\nsecond fault\n");
-    let faulty = desk.run("reload");
+    folder.write("keys.jsonl", "first fault\nsecond fault\n");
+    let faulty = folder.run("reload");
     assert_eq!(faulty.status, 1);
     assert!(
         faulty.errors.contains("keys.jsonl:1: ") && faulty.errors.contains("keys.jsonl:2: "),
         "{}",
         faulty.errors
     );
-    let deleted = desk.run(&format!("keys|delete|{id}|--yes"));
+    let deleted = folder.run(&format!("keys|delete|{id}|--yes"));
     assert_eq!(deleted.status, 1);
     assert!(deleted.errors.contains("in force"), "{}", deleted.errors);
-    assert!(desk.done("status").contains("Not on disk yet: 1 changes"));
+    assert!(folder.done("status").contains("Not on disk yet: 1 changes"));
 }
 
 #[test]
 fn completions_manual_and_version_are_printed() {
-    let desk = Desk::new();
-    assert!(desk.done("completions|bash").contains("keygate"));
-    assert!(desk.done("man").contains(".SH \"KEYGATE KEYS CREATE\""));
+    let folder = Folder::new();
+    assert!(folder.done("completions|bash").contains("keygate"));
+    assert!(folder.done("man").contains(".SH \"KEYGATE KEYS CREATE\""));
     let version = format!("keygate {}", env!("CARGO_PKG_VERSION"));
-    assert_eq!(desk.done("-V"), format!("{version}\n"));
-    // The binary under test is built with the libraries that are locked here.
+    assert_eq!(folder.done("-V"), format!("{version}\n"));
+    // The binary under test is built with the libraries in Cargo.lock.
     let lock = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
     let lock = blake3::hash(&lock);
     let expected = format!("{version} (Cargo.lock blake3:{lock})\n");
-    assert_eq!(desk.done("--version"), expected);
+    assert_eq!(folder.done("--version"), expected);
 }

@@ -1,5 +1,9 @@
-//! The floors of the house (see `src/lib.rs`): a file uses what stands on a lower floor or in its own folder, nothing
-//! above. The compiler does not mind an upward `use`, so this test does.
+//! How the code hangs together, where the compiler accepts anything:
+//!
+//! - a file uses what stands on a lower floor (see `src/lib.rs`) or in its own folder, nothing above;
+//! - inside a folder there are no circles (`layering/circles.rs` says what counts);
+//! - outside tests a path begins with `crate::`, never with `super::` (`pub(super)` is fine);
+//! - a type name is defined once in the crate (`layering/type_names.rs` says what counts).
 
 #![allow(
     clippy::unwrap_used,
@@ -9,8 +13,18 @@
 )]
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use circles::circles;
+use source::{SourceFile, crate_paths, source_files, words};
+use type_names::defined_twice;
+
+#[path = "layering/circles.rs"]
+mod circles;
+#[path = "layering/source.rs"]
+mod source;
+#[path = "layering/type_names.rs"]
+mod type_names;
 
 /// Every folder or file right below `src/`, and its floor; a room may also use those of its own floor that stand before it.
 const FLOORS: [(&str, u8); 14] = [
@@ -52,6 +66,19 @@ const IMPURE: [&str; 18] = [
     "rustix",
 ];
 
+/// TEMPORARY: rooms that are not yet held to the rules on circles, `super::` and type names. It must become empty, and
+/// then go.
+const NOT_YET_HELD: [&str; 8] = [
+    "gateway",
+    "http",
+    "net",
+    "request_body",
+    "runtime",
+    "store",
+    "table",
+    "upstream",
+];
+
 fn floor(room: &str) -> Option<u8> {
     FLOORS
         .iter()
@@ -65,34 +92,28 @@ fn stands_before(room: &str, other: &str) -> bool {
     place(room) < place(other)
 }
 
-/// The room a file belongs to: the folder or file right below `src/`.
-fn room(path: &Path) -> String {
-    let first = path.components().next().expect("a file below src");
-    Path::new(&first)
-        .file_stem()
-        .expect("a name")
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// All that is wrong with one file; `path` is relative to `src/`.
-fn faults(path: &Path, source: &str) -> Vec<String> {
-    let own = room(path);
+/// All that is wrong with one file by itself.
+fn faults(file: &SourceFile) -> Vec<String> {
+    let own = file.room();
     let Some(own_floor) = floor(&own) else {
         return vec![format!(
             "{own} stands on no floor: give it one in this test"
         )];
     };
-    let code = without_tests(&without_comments_and_strings(source));
     let mut faults = Vec::new();
-    for used in rooms_used(&code) {
+    let mut used: Vec<String> = crate_paths(&file.code)
+        .into_iter()
+        .filter_map(|path| path.into_iter().next())
+        .collect();
+    used.dedup();
+    for used in used {
         if used == own {
             continue;
         }
         match floor(&used) {
             Some(floor) if floor < own_floor => {}
             Some(floor) if floor == own_floor && stands_before(&used, &own) => {}
-            // main.rs and lib.rs open the door to the rooms of their own floor.
+            // main.rs and lib.rs declare the rooms of their own floor.
             Some(6) if own == "main" => {}
             Some(floor) => faults.push(format!(
                 "{own} (floor {own_floor}) uses {used} (floor {floor})"
@@ -105,110 +126,21 @@ fn faults(path: &Path, source: &str) -> Vec<String> {
             faults.push("admin uses gateway".to_owned());
         }
     }
-    for line in climbs(path, &code) {
-        faults.push(format!("climbs out of its folder: {line}"));
+    let words = words(&file.code);
+    if words.windows(2).any(|pair| pair == ["super", "::"]) && !NOT_YET_HELD.contains(&&*own) {
+        faults.push("uses super::, write crate:: and the whole path".to_owned());
     }
-    if own == "lib" && words(&code).windows(2).any(|pair| pair == ["pub", "use"]) {
-        faults.push("lib.rs re-exports: rooms are entered by their own doors".to_owned());
+    if own == "lib" && words.windows(2).any(|pair| pair == ["pub", "use"]) {
+        faults.push("lib.rs re-exports: write the path of the room itself".to_owned());
     }
     if own_floor == 0 || own == "table" {
         for word in IMPURE {
-            if mentions(&code, word) {
+            if mentions(&file.code, word) {
                 faults.push(format!("floor {own_floor} must not know {word}"));
             }
         }
     }
     faults
-}
-
-/// Names, `::`, and single signs, in order.
-fn words(code: &str) -> Vec<&str> {
-    let mut words = Vec::new();
-    let mut rest = code.trim_start();
-    while let Some(first) = rest.chars().next() {
-        let length = if first.is_alphanumeric() || first == '_' {
-            rest.find(|sign: char| !sign.is_alphanumeric() && sign != '_')
-                .unwrap_or(rest.len())
-        } else if rest.starts_with("::") {
-            2
-        } else {
-            first.len_utf8()
-        };
-        words.push(&rest[..length]);
-        rest = rest[length..].trim_start();
-    }
-    words
-}
-
-/// The first names behind `crate::` or, in the binary, `keygate::`, one by one or in braces.
-fn rooms_used(code: &str) -> Vec<String> {
-    let words = words(code);
-    let mut rooms = Vec::new();
-    for (at, pair) in words.windows(2).enumerate() {
-        if !matches!(pair, ["crate" | "keygate", "::"]) {
-            continue;
-        }
-        if at > 0 && words[at - 1] == "::" {
-            continue;
-        }
-        match words.get(at + 2) {
-            Some(&"{") => rooms.extend(first_names(&words[at + 3..])),
-            Some(name) => rooms.push((*name).to_owned()),
-            None => {}
-        }
-    }
-    rooms.sort();
-    rooms.dedup();
-    rooms
-}
-
-/// The names that begin each entry of a `{…}` whose opening brace was just read.
-fn first_names(words: &[&str]) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut depth = 1;
-    let mut begins = true;
-    for word in words {
-        match *word {
-            "{" => depth += 1,
-            "}" => depth -= 1,
-            "," if depth == 1 => {
-                begins = true;
-                continue;
-            }
-            name if begins && depth == 1 => names.push(name.to_owned()),
-            _ => {}
-        }
-        begins = false;
-        if depth == 0 {
-            break;
-        }
-    }
-    names
-}
-
-/// Each `super` that leads above the file's own folder.
-fn climbs(path: &Path, code: &str) -> Vec<String> {
-    // How many `super`s stay inside the room: none in src/x.rs or src/x/mod.rs, one in src/x/y.rs, and so on.
-    let is_mod = path.file_name().is_some_and(|name| name == "mod.rs");
-    let allowed = path.components().count() - 1 - usize::from(is_mod);
-    let words = words(code);
-    let mut climbs = Vec::new();
-    for (at, word) in words.iter().enumerate() {
-        if *word != "super" || (at > 1 && words[at - 2] == "super") {
-            continue;
-        }
-        let mut count = 0;
-        while words.get(at + 2 * count) == Some(&"super")
-            && words.get(at + 2 * count + 1) == Some(&"::")
-        {
-            count += 1;
-        }
-        // `pub(super)` shows a thing to the folder; it takes nothing.
-        if count > allowed.min(1) {
-            climbs.push(words[at..words.len().min(at + 2 * count + 1)].concat());
-        }
-    }
-    climbs
 }
 
 /// Whether a path or a name stands in the code as a whole.
@@ -235,145 +167,57 @@ fn mentions(code: &str, path: &str) -> bool {
     })
 }
 
-/// The source with comments, strings and character literals blanked out.
-fn without_comments_and_strings(source: &str) -> String {
-    let bytes = source.as_bytes();
-    let mut code = String::with_capacity(source.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let rest = &source[at..];
-        if rest.starts_with("//") {
-            at += rest.find('\n').unwrap_or(rest.len());
-        } else if rest.starts_with("/*") {
-            at += rest.find("*/").map_or(rest.len(), |end| end + 2);
-        } else if let Some(length) = raw_string(rest)
-            .or_else(|| string(rest))
-            .or_else(|| character(rest))
-        {
-            code.push_str("\"\"");
-            at += length;
-        } else {
-            let sign = rest.chars().next().expect("more source");
-            code.push(sign);
-            at += sign.len_utf8();
-        }
-    }
-    code
-}
-
-fn raw_string(rest: &str) -> Option<usize> {
-    let open = rest.strip_prefix('b').unwrap_or(rest).strip_prefix('r')?;
-    let hashes = open.len() - open.trim_start_matches('#').len();
-    open[hashes..].strip_prefix('"')?;
-    let begin = rest.len() - open.len() + hashes + 1;
-    let close = format!("\"{}", "#".repeat(hashes));
-    rest[begin..]
-        .find(&close)
-        .map(|end| begin + end + close.len())
-}
-
-fn string(rest: &str) -> Option<usize> {
-    let mut signs = rest.char_indices();
-    if signs.next()?.1 != '"' {
-        return None;
-    }
-    while let Some((at, sign)) = signs.next() {
-        match sign {
-            '\\' => drop(signs.next()),
-            '"' => return Some(at + 1),
-            _ => {}
-        }
-    }
-    Some(rest.len())
-}
-
-/// A character literal, which a lifetime is not.
-fn character(rest: &str) -> Option<usize> {
-    let inner = rest.strip_prefix('\'')?;
-    let length = if inner.starts_with('\\') {
-        2 + inner[2..].find('\'')?
-    } else {
-        inner.chars().next()?.len_utf8()
-    };
-    inner[length..].starts_with('\'').then_some(length + 2)
-}
-
-/// The code without what is compiled for tests alone.
-fn without_tests(code: &str) -> String {
-    let mut kept = String::new();
-    let mut rest = code;
-    while let Some(at) = rest.find("#[cfg(test)]") {
-        kept.push_str(&rest[..at]);
-        let item = &rest[at..];
-        // The item ends at its closing brace, or at a semicolon where it has none.
-        let brace = item.find('{').unwrap_or(item.len());
-        let semicolon = item.find(';').unwrap_or(item.len());
-        if semicolon < brace {
-            rest = &item[semicolon + 1..];
-            continue;
-        }
-        let mut depth = 0;
-        let end = item[brace..].char_indices().find_map(|(at, sign)| {
-            match sign {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => {}
-            }
-            (depth == 0).then_some(brace + at + 1)
-        });
-        rest = &item[end.unwrap_or(item.len())..];
-    }
-    kept.push_str(rest);
-    kept
-}
-
-fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            rust_files(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-}
-
 #[test]
-fn no_file_uses_a_floor_above_its_own() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    rust_files(&source, &mut files);
-    assert!(files.len() > 10, "the sources are elsewhere");
+fn every_file_keeps_to_its_floor() {
     let mut report = String::new();
-    for file in files {
-        let path = file.strip_prefix(&source).expect("below src");
-        // Whole files of tests answer to nobody.
-        if path.file_name().is_some_and(|name| name == "tests.rs") {
-            continue;
-        }
-        let text = fs::read_to_string(&file).expect("source text");
-        for fault in faults(path, &text) {
-            let _ = writeln!(report, "  src/{}: {fault}", path.display());
+    for file in sources() {
+        for fault in faults(&file) {
+            let _ = writeln!(report, "  src/{}: {fault}", file.path.display());
         }
     }
     assert!(report.is_empty(), "the floors are broken:\n{report}");
 }
 
+#[test]
+fn no_room_has_a_circle_inside() {
+    let circles = circles(&held_sources());
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn a_type_name_is_defined_once() {
+    let twice = defined_twice(&held_sources());
+    assert!(twice.is_empty(), "{}", twice.join("\n"));
+}
+
+fn sources() -> Vec<SourceFile> {
+    let files = source_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(files.len() > 10, "the sources are elsewhere");
+    files
+}
+
+fn held_sources() -> Vec<SourceFile> {
+    let mut files = sources();
+    files.retain(|file| !NOT_YET_HELD.contains(&&*file.room()));
+    files
+}
+
 mod the_check_itself {
     use super::faults;
+    use crate::source::SourceFile;
     use std::path::Path;
 
     #[track_caller]
     fn breaks(path: &str, source: &str) {
         assert!(
-            !faults(Path::new(path), source).is_empty(),
+            !faults(&SourceFile::new(Path::new(path), source)).is_empty(),
             "{path}: {source}"
         );
     }
 
     #[track_caller]
     fn holds(path: &str, source: &str) {
-        let faults = faults(Path::new(path), source);
+        let faults = faults(&SourceFile::new(Path::new(path), source));
         assert!(faults.is_empty(), "{path}: {source}: {faults:?}");
     }
 
@@ -418,15 +262,12 @@ mod the_check_itself {
     }
 
     #[test]
-    fn finds_climbing_super_paths() {
+    fn finds_super_outside_tests() {
+        breaks("policy/key.rs", "use super::denial::Denial;");
         breaks("policy/key.rs", "use super::super::table::Table;");
-        breaks("policy/mod.rs", "use super::table::Table;");
+        breaks("policy/mod.rs", "fn f() { super :: g() }");
         breaks("main.rs", "use super::x;");
-        holds(
-            "policy/key.rs",
-            "use super::denial::Denial;\npub(super) fn f() {}",
-        );
-        holds("policy/mod.rs", "pub(super) fn f() {}");
+        holds("policy/key.rs", "pub(super) fn f() {}");
         holds(
             "policy/key.rs",
             "#[cfg(test)]\nmod tests { use super::super::x; use super::*; }",

@@ -1,5 +1,5 @@
-//! SECURITY.md keeps its word: every test that its table names exists, every line of it says how it stands, and what it
-//! says of the build is so.
+//! `doc/attacks.md` and SECURITY.md are true: every test that the table of attacks names exists, every row names a test or
+//! says why there is none, and what SECURITY.md says of the build is so.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ fn text(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// One line of the table: its number, and what stands behind it.
+/// One row of the table: its id, and the tests it names.
 struct Line<'t> {
     letter: char,
     number: usize,
@@ -75,7 +75,7 @@ fn is_test(file: &str, source: &str, name: &str) -> bool {
     })
 }
 
-/// All that is wrong with a page like SECURITY.md, where `source` reads the files that it names.
+/// All that is wrong with a page like `doc/attacks.md`; `source` reads the files that it names.
 fn faults(page: &str, source: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut faults = Vec::new();
     let mut last: BTreeMap<char, usize> = BTreeMap::new();
@@ -110,14 +110,14 @@ fn faults(page: &str, source: impl Fn(&str) -> Option<String>) -> Vec<String> {
 }
 
 #[test]
-fn every_test_that_the_security_page_names_exists() {
-    let page = text("SECURITY.md");
+fn every_test_that_the_table_of_attacks_names_exists() {
+    let page = text("doc/attacks.md");
     assert!(lines(&page).len() > 150, "the table is elsewhere");
     let mut report = String::new();
     for fault in faults(&page, |file| fs::read_to_string(root().join(file)).ok()) {
         let _ = writeln!(report, "  {fault}");
     }
-    assert!(report.is_empty(), "SECURITY.md:\n{report}");
+    assert!(report.is_empty(), "doc/attacks.md:\n{report}");
 }
 
 #[test]

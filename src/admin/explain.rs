@@ -1,18 +1,18 @@
-//! POST /api/explain: what the gateway would decide about a request, and by which rule.
+//! POST /api/explain: what the gateway would decide about a request, and which rule decides.
 
 use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::admin::Services;
+use crate::admin::error::ApiError;
+use crate::admin::input::JsonObject;
+use crate::admin::response::ApiResponse;
 use crate::policy::denial::Denial;
 use crate::policy::explain::{Question, Subject, explain};
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::Presented;
-
-use super::Services;
-use super::input::Object;
-use super::reply::{Refusal, Reply};
 
 #[derive(Serialize)]
 struct View {
@@ -21,8 +21,12 @@ struct View {
     reason: String,
 }
 
-pub(super) fn answer(services: &Services, body: &[u8], now: UnixTime) -> Result<Reply, Refusal> {
-    let mut question = Object::of(body)?;
+pub(super) fn respond(
+    services: &Services,
+    body: &[u8],
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
+    let mut question = JsonObject::of(body)?;
     let (id, token) = (question.text("key")?, question.text("token")?);
     let model = question.required("model")?;
     let from = question.required("from")?;
@@ -30,11 +34,11 @@ pub(super) fn answer(services: &Services, body: &[u8], now: UnixTime) -> Result<
     question.finish()?;
     let address: IpAddr = from
         .parse()
-        .map_err(|_| Refusal::invalid("from", "must be an IP address; write it like 192.0.2.7"))?;
+        .map_err(|_| ApiError::invalid("from", "must be an IP address; write it like 192.0.2.7"))?;
     let at = match at {
         None => now,
         Some(text) => {
-            UnixTime::parse(&text).map_err(|fault| Refusal::invalid("at", fault.to_string()))?
+            UnixTime::parse(&text).map_err(|fault| ApiError::invalid("at", fault.to_string()))?
         }
     };
     let entry = match (id, token) {
@@ -44,13 +48,13 @@ pub(super) fn answer(services: &Services, body: &[u8], now: UnixTime) -> Result<
                 .table
                 .find(&token.hash())
                 .ok_or(Subject::NoSuchToken),
-            None => Err(Subject::NoToken),
+            None => Err(Subject::MalformedToken),
         }),
-        (Some(_), Some(_)) => Err(Refusal::invalid(
+        (Some(_), Some(_)) => Err(ApiError::invalid(
             "token",
             "stands beside key; send one of the two",
         )),
-        (None, None) => Err(Refusal::invalid(
+        (None, None) => Err(ApiError::invalid(
             "key",
             "is missing; send key, an id, or token",
         )),
@@ -58,14 +62,14 @@ pub(super) fn answer(services: &Services, body: &[u8], now: UnixTime) -> Result<
     let explanation = explain(&Question {
         subject: match &entry {
             Ok(entry) => Subject::Key(entry.key()),
-            Err(nobody) => *nobody,
+            Err(missing) => *missing,
         },
         model: &model,
         served: services.fleet.routing().upstream_of(&model).is_some(),
         address: ClientAddress::of(address),
         at,
     });
-    Ok(Reply::json(&View {
+    Ok(ApiResponse::json(&View {
         allowed: explanation.denial.is_none(),
         denial: explanation.denial.map(Denial::label),
         reason: explanation.reason,

@@ -1,4 +1,4 @@
-//! What a call brings: its query and its JSON body, read strictly and within bounds.
+//! Reads the query and the JSON body of a call, strictly and within limits.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,61 +11,64 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::admin::Peer;
+use crate::admin::error::ApiError;
+use crate::admin::request_head;
 use crate::request_body::model;
 use crate::store::strict_json::printable;
 
-use super::Caller;
-use super::reply::Refusal;
-
 /// Longest body, in bytes.
 const MAX_BODY: usize = 1 << 20;
-/// How long a body may take.
+/// The longest time for a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// What is read of a body that nobody wants, so that its sender gets to read the answer.
+/// How much of an unread body is read and dropped, so that its sender gets the response.
 const DRAIN_BYTES: usize = 8 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// A request's body, still to be read.
-pub(super) struct Input<B> {
+/// A request's body that is not read yet.
+pub(super) struct BodyReader<B> {
     body: B,
     ended: bool,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Input<B> {
+impl<B: Body<Data = Bytes> + Unpin> BodyReader<B> {
     pub(super) fn new(body: B) -> Self {
         Self { body, ended: false }
     }
 
-    /// The whole body. Over TCP, one that is not empty has to say that it is JSON: no web page can, unasked.
+    /// The whole body. Over TCP its content type must be JSON unless it is empty: web pages of other origins cannot send
+    /// that without a CORS preflight.
     pub(super) async fn json(
         &mut self,
-        caller: Caller,
+        peer: Peer,
         headers: &HeaderMap,
-    ) -> Result<Bytes, Refusal> {
+    ) -> Result<Bytes, ApiError> {
         let body = timeout(BODY_TIME, self.read())
             .await
-            .unwrap_or(Err(Refusal::Slow))?;
-        match caller {
-            Caller::Network { .. } if !body.is_empty() && !model::is_json(headers) => {
-                Err(Refusal::MediaType)
+            .unwrap_or(Err(ApiError::Slow))?;
+        match peer {
+            Peer::Network { .. }
+                if !body.is_empty() && !model::is_json(request_head::content_type(headers)) =>
+            {
+                Err(ApiError::MediaType)
             }
-            Caller::Network { .. } | Caller::Socket { .. } => Ok(body),
+            Peer::Network { .. } | Peer::Socket { .. } => Ok(body),
         }
     }
 
-    async fn read(&mut self) -> Result<Bytes, Refusal> {
+    async fn read(&mut self) -> Result<Bytes, ApiError> {
         let mut whole = BytesMut::new();
         while let Some(piece) = self.next().await {
             let piece = piece?;
             if whole.len() + piece.len() > MAX_BODY {
-                return Err(Refusal::TooLarge);
+                return Err(ApiError::TooLarge);
             }
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
     }
 
-    /// Reads and forgets the rest, up to a bound.
+    /// Reads and drops the rest, up to a limit.
     pub(super) async fn drain(mut self) {
         let mut left = DRAIN_BYTES;
         let all = async {
@@ -76,18 +79,18 @@ impl<B: Body<Data = Bytes> + Unpin> Input<B> {
                 }
             }
         };
-        // Whoever is slower than that is not waited for.
+        // A slower client is not waited for.
         let _ = timeout(DRAIN_TIME, all).await;
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, Refusal>> {
+    async fn next(&mut self) -> Option<Result<Bytes, ApiError>> {
         if self.ended || self.body.is_end_stream() {
             return None;
         }
         let frame = self.body.frame().await;
         self.ended = !matches!(frame, Some(Ok(_)));
-        let unreadable = |_| Refusal::Malformed("The body broke off or is not framed.".to_owned());
-        // What is not data is a trailer: nobody asked for it.
+        let unreadable = |_| ApiError::Malformed("The body broke off or is not framed.".to_owned());
+        // A frame without data is a trailer, which is ignored.
         frame.map(|frame| {
             frame
                 .map_err(unreadable)
@@ -96,12 +99,12 @@ impl<B: Body<Data = Bytes> + Unpin> Input<B> {
     }
 }
 
-/// A query's parameters, decoded.
+/// The decoded parameters of a query.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads `application/x-www-form-urlencoded` (URL Standard 5.1), save that broken text is refused.
-    pub(super) fn of(uri: &Uri) -> Result<Self, Refusal> {
+    /// Reads `application/x-www-form-urlencoded` (URL Standard 5.1), but refuses invalid UTF-8.
+    pub(super) fn of(uri: &Uri) -> Result<Self, ApiError> {
         let pairs = uri.query().unwrap_or_default().split('&');
         let read = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -114,8 +117,8 @@ impl Query {
             .map(Self)
     }
 
-    /// The value of a parameter, which may come once.
-    pub(super) fn parameter(&self, name: &str) -> Result<Option<&str>, Refusal> {
+    /// The value of a parameter, which may occur once.
+    pub(super) fn parameter(&self, name: &str) -> Result<Option<&str>, ApiError> {
         let mut values = self
             .0
             .iter()
@@ -123,59 +126,59 @@ impl Query {
             .map(|(_, value)| value.as_str());
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
-            (_, Some(_)) => Err(Refusal::invalid(name, "comes twice; send it once")),
+            (_, Some(_)) => Err(ApiError::invalid(name, "comes twice; send it once")),
         }
     }
 
-    /// A parameter that is true or false; absent is false.
-    pub(super) fn switch(&self, name: &str) -> Result<bool, Refusal> {
+    /// A boolean parameter; false if absent.
+    pub(super) fn switch(&self, name: &str) -> Result<bool, ApiError> {
         match self.parameter(name)? {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(_) => Err(Refusal::invalid(name, "must be true or false")),
+            Some(_) => Err(ApiError::invalid(name, "must be true or false")),
         }
     }
 }
 
-fn decoded(text: &str) -> Result<String, Refusal> {
+fn decoded(text: &str) -> Result<String, ApiError> {
     let spaced = text.replace('+', " ");
     let bytes = model::percent_decoded(spaced.as_bytes()).collect();
     String::from_utf8(bytes).map_err(|_| {
-        Refusal::invalid(
+        ApiError::invalid(
             "",
             "The query holds escapes that are not UTF-8; encode it as UTF-8.",
         )
     })
 }
 
-/// A JSON object whose every field is asked for by name; what is not asked for is a fault.
-pub(super) struct Object(Vec<(String, Value)>);
+/// A JSON object. The caller takes the known fields by name; [`JsonObject::finish`] refuses the others.
+pub(super) struct JsonObject(Vec<(String, Value)>);
 
-impl Object {
-    /// Reads a body; an empty one is an object without fields.
-    pub(super) fn of(body: &[u8]) -> Result<Self, Refusal> {
+impl JsonObject {
+    /// Reads a body; an empty body is an object without fields.
+    pub(super) fn of(body: &[u8]) -> Result<Self, ApiError> {
         if body.is_empty() {
             return Ok(Self(Vec::new()));
         }
         let not_json = |error| {
-            Refusal::Malformed(format!(
+            ApiError::Malformed(format!(
                 "The body is not one whole JSON object: {error}; complete it."
             ))
         };
         let value: Value = serde_json::from_slice(body).map_err(not_json)?;
         if !value.is_object() {
-            return Err(Refusal::invalid("", "The body must be a JSON object."));
+            return Err(ApiError::invalid("", "The body must be a JSON object."));
         }
-        // Once more, since a map keeps only the last of two fields with one name.
+        // Read again as a list: a map keeps only the last of two fields with the same name.
         let fields = serde_json::Deserializer::from_slice(body)
-            .deserialize_map(Fields)
+            .deserialize_map(FieldsVisitor)
             .map_err(not_json)?;
         let repeated = fields
             .iter()
             .enumerate()
             .find(|(at, (name, _))| fields[..*at].iter().any(|(other, _)| other == name));
         match repeated {
-            Some((_, (name, _))) => Err(Refusal::invalid(
+            Some((_, (name, _))) => Err(ApiError::invalid(
                 &printable(name),
                 "comes twice; send it once",
             )),
@@ -183,35 +186,35 @@ impl Object {
         }
     }
 
-    /// A string; None where it is absent or null.
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Refusal> {
+    /// A string; None if absent or null.
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Refusal::invalid(name, "must be a string")),
+            Some(_) => Err(ApiError::invalid(name, "must be a string")),
         }
     }
 
-    /// A string that must be there.
-    pub(super) fn required(&mut self, name: &str) -> Result<String, Refusal> {
+    /// A required string.
+    pub(super) fn required(&mut self, name: &str) -> Result<String, ApiError> {
         self.text(name)?
-            .ok_or_else(|| Refusal::invalid(name, "is missing; add it"))
+            .ok_or_else(|| ApiError::invalid(name, "is missing; add it"))
     }
 
-    /// True or false; absent is false.
-    pub(super) fn switch(&mut self, name: &str) -> Result<bool, Refusal> {
+    /// A boolean; false if absent.
+    pub(super) fn switch(&mut self, name: &str) -> Result<bool, ApiError> {
         match self.take(name) {
             None => Ok(false),
             Some(Value::Bool(on)) => Ok(on),
-            Some(_) => Err(Refusal::invalid(name, "must be true or false")),
+            Some(_) => Err(ApiError::invalid(name, "must be true or false")),
         }
     }
 
-    /// Nothing may be left.
-    pub(super) fn finish(self) -> Result<(), Refusal> {
+    /// Refuses fields that were not taken.
+    pub(super) fn finish(self) -> Result<(), ApiError> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, _)) => Err(Refusal::invalid(
+            Some((name, _)) => Err(ApiError::invalid(
                 &printable(name),
                 "is no known field; remove it",
             )),
@@ -224,9 +227,9 @@ impl Object {
     }
 }
 
-struct Fields;
+struct FieldsVisitor;
 
-impl<'de> Visitor<'de> for Fields {
+impl<'de> Visitor<'de> for FieldsVisitor {
     type Value = Vec<(String, Value)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! Keys: listed, shown, made, changed, deleted. The same for a running gateway and for a key file without one.
+//! Lists, shows, creates, changes and deletes keys, with a running gateway or on a key file alone.
 
 use std::sync::Arc;
 
@@ -6,66 +6,50 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 
+use crate::admin::error::ApiError;
+use crate::admin::input::Query;
+use crate::admin::operation::Operation;
+use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
+use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
+use crate::runtime::wall_clock::now;
 use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Entry, SortKey, Table};
 use crate::upstream::Routing;
 
-use super::input::Query;
-use super::reply::{Refusal, Reply};
-use super::{Route, now};
-
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
 
-/// All that calls on keys need.
+/// What the calls on keys need.
 #[derive(Clone)]
-pub struct Keyring<'s> {
+pub(crate) struct KeyApi<'s> {
     /// The key table.
-    pub table: &'s Arc<Table>,
-    /// Who changes it.
-    pub keeper: &'s KeyStore,
-    /// The catalogue, where it is known.
-    pub routing: Option<Arc<Routing>>,
+    pub(crate) table: &'s Arc<Table>,
+    /// Changes the table and the key file.
+    pub(crate) key_store: &'s KeyStore,
+    /// The models that upstreams serve; None without a gateway.
+    pub(crate) routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.
-    pub url: &'s str,
+    pub(crate) url: &'s str,
 }
 
-/// What was answered without a listener.
+/// The result of a change, with what is logged about it.
 #[derive(Debug)]
-pub struct Answered(Result<Reply, Refusal>);
-
-impl Answered {
-    /// Status and JSON.
-    #[must_use]
-    pub fn into_parts(self) -> (StatusCode, Bytes) {
-        self.0.map_or_else(Refusal::into_parts, Reply::into_parts)
-    }
-}
-
-/// A change that was asked for, and what there is to log of it.
-#[derive(Debug)]
-pub(super) struct Change {
-    /// What to answer.
-    pub(super) outcome: Result<Reply, Refusal>,
+pub(super) struct KeyChange {
+    /// The response.
+    pub(super) outcome: Result<ApiResponse, ApiError>,
     key_id: Option<String>,
     fields: Vec<&'static str>,
 }
 
-/// A key as answers show it.
+/// What the admin API shows of a key in addition to its rules.
 #[derive(Debug, Serialize)]
-struct KeyView<'k> {
-    id: &'k str,
-    name: &'k str,
-    hint: Option<&'k str>,
-    model_access: AccessView<'k>,
-    allow_from: Vec<String>,
-    expires_at: Option<String>,
+struct KeyDetails<'k> {
     created_at: Option<String>,
     account: Option<&'k str>,
     disabled: bool,
@@ -74,85 +58,87 @@ struct KeyView<'k> {
     requests: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct AccessView<'k> {
-    mode: &'static str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    models: &'k [Box<str>],
-}
-
 #[derive(Serialize)]
 struct PageView<'k> {
-    keys: Vec<KeyView<'k>>,
+    keys: Vec<KeyView<'k, KeyDetails<'k>>>,
     next: Option<String>,
 }
 
 #[derive(Serialize)]
 struct CreatedView<'k> {
-    key: KeyView<'k>,
+    key: KeyView<'k, KeyDetails<'k>>,
     token: &'k str,
     url: &'k str,
     warnings: Vec<String>,
 }
 
-impl Keyring<'_> {
-    /// Answers a call on keys, as a listener would, without one.
-    pub async fn answer(&self, method: &Method, target: &str, body: &[u8]) -> Answered {
-        let now = now();
-        let uri: Result<Uri, _> = target.parse();
-        let Ok(uri) = uri else {
-            return Answered(Err(Refusal::UnknownPath));
-        };
-        Answered(match Route::of(method.as_str(), uri.path()) {
-            Some(Route::ListKeys) => match Query::of(&uri) {
-                Ok(query) => self.list(&query, now).await,
-                Err(refusal) => Err(refusal),
-            },
-            Some(Route::CreateKey) => self.create(body, now).await.outcome,
-            Some(Route::ShowKey(id)) => self.show(id, now),
-            Some(Route::ChangeKey(id)) => self.change(id, body, now).await.outcome,
-            Some(Route::DeleteKey(id)) => self.delete(id).await.outcome,
-            _ => Err(Refusal::UnknownPath),
-        })
+impl KeyApi<'_> {
+    /// Handles a call on keys without a listener. Returns status and JSON.
+    pub(crate) async fn call(
+        &self,
+        method: &Method,
+        target: &str,
+        body: &[u8],
+    ) -> (StatusCode, Bytes) {
+        let result = self.dispatch(method, target, body).await;
+        result.map_or_else(ApiError::into_parts, ApiResponse::into_parts)
     }
 
-    /// A page of keys, newest first.
-    pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<Reply, Refusal> {
-        let wanted = Wanted::of(query)?;
+    async fn dispatch(
+        &self,
+        method: &Method,
+        target: &str,
+        body: &[u8],
+    ) -> Result<ApiResponse, ApiError> {
+        let now = now();
+        let uri: Uri = target.parse().map_err(|_| ApiError::UnknownPath)?;
+        match Operation::of(method.as_str(), uri.path()) {
+            Some(Operation::ListKeys) => self.list(&Query::of(&uri)?, now).await,
+            Some(Operation::CreateKey) => self.create(body, now).await.outcome,
+            Some(Operation::ShowKey(id)) => self.show(id, now),
+            Some(Operation::ChangeKey(id)) => self.change(id, body, now).await.outcome,
+            Some(Operation::DeleteKey(id)) => self.delete(id).await.outcome,
+            _ => Err(ApiError::UnknownPath),
+        }
+    }
+
+    /// One page of keys, newest first.
+    pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<ApiResponse, ApiError> {
+        let wanted = ListRequest::of(query)?;
         let table = Arc::clone(self.table);
-        // A query looks at every key: a million take longer than a runtime's thread may be away.
+        // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
             let found = table.newest_first(wanted.after, wanted.limit, |key| {
                 yield_if_due();
-                wanted.query.matches(key)
+                wanted.search.matches(key)
             });
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
-            Reply::json(&PageView {
+            ApiResponse::json(&PageView {
                 keys: keys.collect(),
                 next: found.next.map(cursor),
             })
         };
         tokio::task::spawn_blocking(page)
             .await
-            .map_err(|_| Refusal::Internal)
+            .map_err(|_| ApiError::Internal)
     }
 
-    /// One key.
-    pub(super) fn show(&self, id: &str, now: UnixTime) -> Result<Reply, Refusal> {
-        let entry = self.table.by_id(id).ok_or(Refusal::UnknownKey)?;
-        Ok(Reply::json(&view(self.table, &entry, now)))
+    /// Shows a key.
+    pub(super) fn show(&self, id: &str, now: UnixTime) -> Result<ApiResponse, ApiError> {
+        let entry = self.table.by_id(id).ok_or(ApiError::UnknownKey)?;
+        Ok(ApiResponse::json(&view(self.table, &entry, now)))
     }
 
-    /// A new key.
-    pub(super) async fn create(&self, body: &[u8], now: UnixTime) -> Change {
+    /// Creates a key.
+    pub(super) async fn create(&self, body: &[u8], now: UnixTime) -> KeyChange {
         let new = match parse_new(body) {
             Ok(new) => new,
-            Err(fault) => return Change::refused(fault.into()),
+            Err(fault) => return KeyChange::refused(fault.into()),
         };
         let (fields, warnings) = (fields_of(&new), self.warnings(&new.model_access));
-        match self.keeper.create(new, now).await {
-            Ok(created) => Change {
-                outcome: Ok(Reply::created(&CreatedView {
+        match self.key_store.create(new, now).await {
+            Ok(created) => KeyChange {
+                outcome: Ok(ApiResponse::created(&CreatedView {
                     key: view(self.table, &created.entry, now),
                     token: created.token.reveal(),
                     url: self.url,
@@ -161,7 +147,7 @@ impl Keyring<'_> {
                 key_id: Some(created.entry.key().id().to_owned()),
                 fields,
             },
-            Err(error) => Change {
+            Err(error) => KeyChange {
                 outcome: Err(error.into()),
                 key_id: None,
                 fields,
@@ -169,34 +155,35 @@ impl Keyring<'_> {
         }
     }
 
-    /// Other values for some of a key's fields.
-    pub(super) async fn change(&self, id: &str, body: &[u8], now: UnixTime) -> Change {
+    /// Changes some fields of a key.
+    pub(super) async fn change(&self, id: &str, body: &[u8], now: UnixTime) -> KeyChange {
         let patch = match parse_patch(body) {
             Ok(patch) => patch,
-            Err(fault) => return Change::refused(fault.into()),
+            Err(fault) => return KeyChange::refused(fault.into()),
         };
         let fields = patch.fields();
-        let changed = self.keeper.update(id, patch, now).await;
-        Change {
+        let changed = self.key_store.update(id, patch, now).await;
+        KeyChange {
             outcome: changed
-                .map(|entry| Reply::json(&view(self.table, &entry, now)))
-                .map_err(Refusal::from),
+                .map(|entry| ApiResponse::json(&view(self.table, &entry, now)))
+                .map_err(ApiError::from),
             key_id: Some(id.to_owned()),
             fields,
         }
     }
 
-    /// A key that is gone.
-    pub(super) async fn delete(&self, id: &str) -> Change {
-        let deleted = self.keeper.delete(id).await;
-        Change {
-            outcome: deleted.map(|_| Reply::done()).map_err(Refusal::from),
+    /// Deletes a key.
+    pub(super) async fn delete(&self, id: &str) -> KeyChange {
+        let deleted = self.key_store.delete(id).await;
+        KeyChange {
+            outcome: deleted.map(|_| ApiResponse::done()).map_err(ApiError::from),
             key_id: Some(id.to_owned()),
             fields: Vec::new(),
         }
     }
 
-    /// What a key names that nobody serves: taken, since upstreams come and go, but perhaps a slip.
+    /// A warning for each listed model that no upstream serves. That is allowed, since upstreams change, but may be a
+    /// mistake.
     fn warnings(&self, access: &ModelAccess) -> Vec<String> {
         let Some(routing) = &self.routing else {
             return Vec::new();
@@ -215,24 +202,24 @@ impl Keyring<'_> {
     }
 }
 
-impl Change {
-    fn refused(refusal: Refusal) -> Self {
+impl KeyChange {
+    fn refused(error: ApiError) -> Self {
         Self {
-            outcome: Err(refusal),
+            outcome: Err(error),
             key_id: None,
             fields: Vec::new(),
         }
     }
 }
 
-/// The change line.
-pub(super) fn log_change(log: &Log, who: &str, action: &'static str, change: &Change) {
+/// Logs a change.
+pub(super) fn log_change(log: &Log, who: &str, action: &'static str, change: &KeyChange) {
     let result = change
         .outcome
         .as_ref()
-        .map_or_else(Refusal::label, |_| "ok");
-    // What no key has as its id may be anything, a token pasted in its place too.
-    let known = !matches!(change.outcome, Err(Refusal::UnknownKey));
+        .map_or_else(ApiError::label, |_| "ok");
+    // An unknown id may be anything, even a token pasted by mistake, so it is not logged.
+    let known = !matches!(change.outcome, Err(ApiError::UnknownKey));
     log.event(
         Event::info("change")
             .with("action", action)
@@ -262,42 +249,29 @@ fn fields_of(new: &NewKey) -> Vec<&'static str> {
     named.map(|(_, name)| name).collect()
 }
 
-fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k> {
+fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDetails<'k>> {
     let (key, usage) = (entry.key(), table.usage(entry));
     let text = |time: UnixTime| time.to_string();
-    KeyView {
-        id: key.id(),
-        name: key.name(),
-        hint: key.hint(),
-        model_access: AccessView {
-            mode: key.model_access().mode(),
-            models: key.model_access().models(),
-        },
-        allow_from: key
-            .allow_from()
-            .networks()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        expires_at: key.expires_at().map(text),
+    let details = KeyDetails {
         created_at: key.created_at().map(text),
         account: key.account(),
         disabled: key.disabled(),
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),
         requests: usage.requests,
-    }
+    };
+    KeyView::for_operator(key, details)
 }
 
-/// Which keys a list asks for.
-struct Wanted {
+/// The parameters of a list.
+struct ListRequest {
     after: Option<SortKey>,
     limit: usize,
-    query: Search,
+    search: Search,
 }
 
-impl Wanted {
-    fn of(query: &Query) -> Result<Self, Refusal> {
+impl ListRequest {
+    fn of(query: &Query) -> Result<Self, ApiError> {
         let limit = match query.parameter("limit")? {
             None => DEFAULT_LIMIT,
             Some(text) => text
@@ -305,13 +279,13 @@ impl Wanted {
                 .ok()
                 .filter(|limit| (1..=MAX_LIMIT).contains(limit))
                 .ok_or_else(|| {
-                    Refusal::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
+                    ApiError::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
                 })?,
         };
         let after = match query.parameter("after")? {
             None => None,
             Some(text) => Some(place_of(text).ok_or_else(|| {
-                Refusal::invalid(
+                ApiError::invalid(
                     "after",
                     "is no place in the list; take it from an answer's next",
                 )
@@ -320,12 +294,12 @@ impl Wanted {
         Ok(Self {
             after,
             limit,
-            query: Search::of(query.parameter("query")?.unwrap_or_default()),
+            search: Search::of(query.parameter("query")?.unwrap_or_default()),
         })
     }
 }
 
-/// A place in the list, by the age of the key before it, so that it holds when that key is gone.
+/// Where the next page begins, as text. It holds the sort key of the last key, so it stays valid when that key is deleted.
 fn cursor(age: SortKey) -> String {
     format!(
         "{:016x}{:016x}",
@@ -346,7 +320,7 @@ fn place_of(cursor: &str) -> Option<SortKey> {
     })
 }
 
-/// A text to be found in a key, whatever its case.
+/// A text to search for in keys, ignoring case.
 struct Search(String);
 
 impl Search {
@@ -365,7 +339,7 @@ impl Search {
     fn is_in(&self, text: &str) -> bool {
         let wanted = self.0.as_bytes();
         if text.is_ascii() {
-            // The common case without a copy of every key's every text.
+            // The common case, without copying the text.
             return text
                 .as_bytes()
                 .windows(wanted.len())

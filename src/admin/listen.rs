@@ -1,4 +1,4 @@
-//! The admin API's listeners: connections, bounded in number and time, and whoever is behind them.
+//! The listeners of the admin API. They limit connections in number and time, and know each peer.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,91 +16,92 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use crate::admin::{Peer, Services, handle};
 use crate::observe::log::{Event, Log};
 use crate::runtime::lifecycle::Phase;
 
-use super::{Caller, Services, handle};
-
-/// Connections that one listener serves at once; further ones are closed.
+/// The most connections of one listener at once; further ones are closed.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a head may take, and how long a connection is kept without one.
+/// The longest time for a head, and the longest idle time of a connection.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Longest head, in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// How long a TLS handshake may take.
+/// The longest time for a TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// How long a caller may take nothing of its answer.
+/// The longest time in which a peer reads nothing of its response.
 const WRITE_TIME: Duration = Duration::from_secs(30);
-/// How long running calls may take once the process drains.
-const LAST_CALLS: Duration = Duration::from_secs(10);
-/// How long to wait where connections cannot be accepted, most likely for want of descriptors.
+/// The longest time for running calls after shutdown began.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// The pause after a failed accept, most likely because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a failure that goes on is told.
-const ACCEPT_TOLD: Duration = Duration::from_secs(10);
+/// The time between two log lines about failed accepts.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Serves the Unix socket until the process drains, or until dropped. Connections that were accepted by then end by
-/// themselves.
-pub async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
-    let mut door = Door::new(&services);
+/// Serves the Unix socket until the process drains, or until the future is dropped. Accepted connections go on without it.
+pub(crate) async fn serve_unix(listener: UnixListener, services: Arc<Services>) {
+    let mut acceptor = Acceptor::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut drains => return,
         };
-        if let Some(((stream, _), seat)) = door.admit(accepted).await {
+        if let Some(((stream, _), permit)) = acceptor.admit(accepted).await {
             let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
             let services = Arc::clone(&services);
-            let caller = Caller::Socket { uid };
-            tokio::spawn(async move { connection(stream, caller, &services, seat).await });
+            let peer = Peer::Socket { uid };
+            tokio::spawn(async move { connection(stream, peer, &services, permit).await });
         }
     }
 }
 
-/// Serves TCP likewise, over TLS where the config says so.
-pub async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
-    let mut door = Door::new(&services);
+/// Serves TCP in the same way, with TLS if the config says so.
+pub(crate) async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
+    let mut acceptor = Acceptor::new(&services);
     let mut drains = pin!(services.lifecycle.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut drains => return,
         };
-        if let Some(((stream, peer), seat)) = door.admit(accepted).await {
+        if let Some(((stream, peer), permit)) = acceptor.admit(accepted).await {
             let services = Arc::clone(&services);
-            tokio::spawn(async move { tcp_connection(stream, peer, &services, seat).await });
+            tokio::spawn(async move { tcp_connection(stream, peer, &services, permit).await });
         }
     }
 }
 
-/// Where connections come in: each needs a seat.
-struct Door<'s> {
-    seats: Arc<Semaphore>,
+/// Accepts connections up to a limit: each holds a permit.
+struct Acceptor<'s> {
+    permits: Arc<Semaphore>,
     log: &'s Log,
-    told: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
-impl<'s> Door<'s> {
+impl<'s> Acceptor<'s> {
     fn new(services: &'s Services) -> Self {
         Self {
-            seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             log: &services.log,
-            told: None,
+            last_logged: None,
         }
     }
 
-    /// None: there is nobody, or no seat. Who gets none is hung up on.
+    /// None: accepting failed, or no permit is free. Without a permit the connection is closed.
     async fn admit<T>(&mut self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
         match accepted {
             Ok(stream) => {
-                let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
-                return Some((stream, seat));
+                let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+                return Some((stream, permit));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if self.told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
-                    self.told = Some(Instant::now());
+                if self
+                    .last_logged
+                    .is_none_or(|last| last.elapsed() >= ACCEPT_LOG_INTERVAL)
+                {
+                    self.last_logged = Some(Instant::now());
                     let event = Event::warn("admin_accept_failed");
                     self.log.event(event.with("reason", error.to_string()));
                 }
@@ -115,89 +116,92 @@ async fn tcp_connection(
     stream: TcpStream,
     peer: SocketAddr,
     services: &Arc<Services>,
-    seat: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
-    // Without it answers merely come a little later.
+    // If this fails, responses only come a little later.
     let _ = stream.set_nodelay(true);
     let local = local.ip();
-    let caller = Caller::Network { peer, local };
+    let peer = Peer::Network {
+        address: peer,
+        local,
+    };
     if !services.config.admin.tls {
-        return connection(stream, caller, services, seat).await;
+        return connection(stream, peer, services, permit).await;
     }
-    // The config asks for TLS: where there is no certificate, nobody is served in clear.
+    // The config demands TLS, so without a certificate nothing is served.
     let Some(certificates) = &services.certificates else {
         return;
     };
     let handshake = certificates.admin_acceptor().accept(stream);
     if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, handshake).await {
-        connection(stream, caller, services, seat).await;
+        connection(stream, peer, services, permit).await;
     }
 }
 
 async fn connection<S>(
     stream: S,
-    caller: Caller,
+    peer: Peer,
     services: &Arc<Services>,
-    _seat: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = service_fn(move |request| {
         let services = Arc::clone(services);
-        async move { Ok::<_, Infallible>(handle(&services, caller, request).await) }
+        async move { Ok::<_, Infallible>(handle(&services, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+        .serve_connection(TokioIo::new(WriteTimeoutStream::new(stream)), service);
     let mut connection = pin!(connection);
-    // How a connection ended is its peer's to know.
+    // How a connection ended does not matter here.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = services.lifecycle.reached(Phase::Draining) => {
             connection.as_mut().graceful_shutdown();
-            let _ = timeout(LAST_CALLS, connection).await;
+            let _ = timeout(SHUTDOWN_GRACE, connection).await;
         }
     }
 }
 
-/// A stream that fails where its peer takes nothing for [`WRITE_TIME`].
-struct Patient<S> {
+/// A stream that fails if its peer reads nothing for [`WRITE_TIME`].
+struct WriteTimeoutStream<S> {
     stream: S,
-    /// Runs while something waits to be written.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs while a write is pending.
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
+impl<S> WriteTimeoutStream<S> {
     fn new(stream: S) -> Self {
         Self {
             stream,
-            stalled: None,
+            timeout: None,
         }
     }
 
-    fn watched<T>(
+    fn with_timeout<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.timeout = None;
             return written;
         }
-        let late = self
-            .stalled
+        let expired = self
+            .timeout
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_TIME)));
-        ready!(late.as_mut().poll(context));
+        ready!(expired.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeoutStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -207,14 +211,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeoutStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watched(context, written)
+        self.with_timeout(context, written)
     }
 
     fn poll_write_vectored(
@@ -223,7 +227,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watched(context, written)
+        self.with_timeout(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -232,11 +236,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.watched(context, flushed)
+        self.with_timeout(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.watched(context, shut)
+        self.with_timeout(context, shut)
     }
 }

@@ -1,10 +1,13 @@
-//! The catalogue, and how many keys may use each model.
+//! GET /api/models: all models, and how many keys may use each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::admin::Services;
+use crate::admin::error::ApiError;
+use crate::admin::response::ApiResponse;
 use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
@@ -12,16 +15,13 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::table::{Table, drop_incrementally, yield_every};
 use crate::upstream::Routing;
 
-use super::Services;
-use super::reply::{Refusal, Reply};
-
 #[derive(Serialize)]
 struct View {
-    models: Vec<Model>,
+    models: Vec<ModelView>,
 }
 
 #[derive(Serialize)]
-struct Model {
+struct ModelView {
     id: String,
     upstream: String,
     replicas: usize,
@@ -30,17 +30,17 @@ struct Model {
 }
 
 /// GET /api/models
-pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, Refusal> {
+pub(super) async fn respond(services: &Services, now: UnixTime) -> Result<ApiResponse, ApiError> {
     let (table, routing) = (Arc::clone(&services.table), services.fleet.routing());
-    // Every key is looked at: a million take longer than a runtime's thread may be away.
+    // This looks at every key. With a million keys it would block the runtime's thread too long.
     let models = tokio::task::spawn_blocking(move || models(&table, &routing, now));
     models
         .await
-        .map(|models| Reply::json(&View { models }))
-        .map_err(|_| Refusal::Internal)
+        .map(|models| ApiResponse::json(&View { models }))
+        .map_err(|_| ApiError::Internal)
 }
 
-fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
+fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<ModelView> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
     let entries = table.in_file_order(yield_if_due);
     let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
@@ -49,7 +49,7 @@ fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
     let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
         let upstream: &crate::upstream::Upstream = upstream;
         let replicas = upstream.replicas();
-        Model {
+        ModelView {
             id: name.to_owned(),
             upstream: upstream.name().to_owned(),
             replicas: replicas.len(),
@@ -60,8 +60,7 @@ fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<Model> {
     routing.models().zip(counts).map(model).collect()
 }
 
-/// How many keys may use each of these models: active ones whose model access allows it. Each key is looked at once,
-/// however many models there are.
+/// For each model the number of active keys that may use it. Looks at each key once, however many models there are.
 fn count<'k>(models: &[&str], keys: impl Iterator<Item = &'k Key>, now: UnixTime) -> Vec<usize> {
     let place: HashMap<&str, usize> = models.iter().copied().zip(0..).collect();
     let mut everywhere = 0;

@@ -1,10 +1,10 @@
-//! The API's description for machines. `tests/clients/test_openapi.py` holds it against the running binary.
+//! GET /api/openapi.json: the API's description. `tests/clients/test_openapi.py` checks it against the running binary.
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 
-use super::reply::Reply;
+use crate::admin::response::ApiResponse;
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let text = include_str!("openapi.json");
@@ -13,6 +13,6 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// GET /api/openapi.json
-pub(super) fn document() -> Reply {
-    Reply::json_text(DOCUMENT.clone())
+pub(super) fn document() -> ApiResponse {
+    ApiResponse::json_text(DOCUMENT.clone())
 }

@@ -1,7 +1,7 @@
-//! What the dashboard draws: the last hour by minutes, and how the keys stand.
+//! GET /api/overview: the dashboard's data, which is the last hour by minute and the number of keys by state.
 //!
-//! The hour is kept by a task that reads the counters every other second; no request pays for it. Keys are counted
-//! off the runtime's thread, and again only once the table changed, or the time took a key to its next state.
+//! A task reads the counters every two seconds, so requests pay nothing for the history. Keys are counted on a blocking
+//! thread, and again only after the table changed or a key came into another state.
 
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,34 +9,35 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::admin::Services;
+use crate::admin::error::ApiError;
+use crate::admin::response::ApiResponse;
+use crate::admin::status::LastReloadView;
 use crate::observe::history::{History, Minute, Sample};
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
+use crate::runtime::wall_clock::now;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
-use super::reply::{Refusal, Reply};
-use super::status::LastReload;
-use super::{Services, now};
-
-/// How often the counters are read.
-const SAMPLED: Duration = Duration::from_secs(2);
-/// How far ahead a key's end is worth a word.
+/// The time between two reads of the counters.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
+/// A key that expires within this time is listed as expiring.
 const SOON_SECONDS: i64 = 7 * 24 * 60 * 60;
-/// How many keys that end soon are listed.
+/// The most expiring keys that are listed.
 const MOST_EXPIRING: usize = 100;
 
-/// What is kept between calls.
+/// Data that is kept between calls.
 #[derive(Default)]
 pub(super) struct Overview {
     history: Mutex<History>,
-    /// Locked while keys are counted, so that nobody counts them beside.
-    census: tokio::sync::Mutex<Option<Arc<Census>>>,
+    /// Locked while keys are counted, so that only one call counts at a time.
+    summary: tokio::sync::Mutex<Option<Arc<KeySummary>>>,
 }
 
 impl Overview {
-    /// Takes in the counters, and reads what is wanted of the hour.
-    pub(super) fn hour<T>(
+    /// Records the counters, then reads the history.
+    pub(super) fn update_history<T>(
         &self,
         services: &Services,
         now: UnixTime,
@@ -44,40 +45,47 @@ impl Overview {
     ) -> T {
         let sample = Sample::of(&services.metrics);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.note(now, sample);
+        history.record(now, sample);
         read(&history)
     }
 
-    async fn census(&self, table: &Arc<Table>, now: UnixTime) -> Result<Arc<Census>, Refusal> {
-        let mut kept = self.census.lock().await;
-        if let Some(census) = &*kept
-            && census.holds(table.generation(), now)
+    async fn summary(
+        &self,
+        table: &Arc<Table>,
+        now: UnixTime,
+    ) -> Result<Arc<KeySummary>, ApiError> {
+        let mut kept = self.summary.lock().await;
+        if let Some(summary) = &*kept
+            && summary.holds(table.generation(), now)
         {
-            return Ok(Arc::clone(census));
+            return Ok(Arc::clone(summary));
         }
         let table = Arc::clone(table);
-        // Every key is looked at: a million take longer than a runtime's thread may be away.
-        let counted = tokio::task::spawn_blocking(move || Census::of(&table, now));
-        let census = Arc::new(counted.await.map_err(|_| Refusal::Internal)?);
-        *kept = Some(Arc::clone(&census));
-        Ok(census)
+        // This looks at every key. With a million keys it would block the runtime's thread too long.
+        let counted = tokio::task::spawn_blocking(move || KeySummary::of(&table, now));
+        let summary = Arc::new(counted.await.map_err(|_| ApiError::Internal)?);
+        *kept = Some(Arc::clone(&summary));
+        Ok(summary)
     }
 }
 
-/// Keeps the last hour, for as long as it is polled.
-pub async fn keep_the_hour(services: Arc<Services>) {
+/// Records the counters regularly. Never ends.
+pub(crate) async fn record_history(services: Arc<Services>) {
     loop {
-        services.memory.overview.hour(&services, now(), |_| ());
-        tokio::time::sleep(SAMPLED).await;
+        services
+            .state
+            .overview
+            .update_history(&services, now(), |_| ());
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
     }
 }
 
-/// How the keys stood when they were counted.
+/// The keys by state, when they were counted.
 #[derive(Debug)]
-struct Census {
+struct KeySummary {
     generation: u64,
     since: UnixTime,
-    /// When the next key changes its state, or comes to end soon.
+    /// When the next key changes its state or becomes an expiring one.
     until: Option<UnixTime>,
     active: usize,
     disabled: usize,
@@ -86,10 +94,10 @@ struct Census {
     expiring: Vec<Arc<Entry>>,
 }
 
-impl Census {
+impl KeySummary {
     fn of(table: &Table, now: UnixTime) -> Self {
-        let mut census = Self {
-            // Read first: a change meanwhile makes this one old.
+        let mut summary = Self {
+            // Read first: a change during the count makes this summary out of date.
             generation: table.generation(),
             since: now,
             until: None,
@@ -105,13 +113,13 @@ impl Census {
         let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
         for (place, key) in keys.enumerate() {
             match key.state(now) {
-                KeyState::Active => census.active += 1,
+                KeyState::Active => summary.active += 1,
                 KeyState::Disabled => {
-                    census.disabled += 1;
+                    summary.disabled += 1;
                     continue;
                 }
                 KeyState::Expired => {
-                    census.expired += 1;
+                    summary.expired += 1;
                     continue;
                 }
             }
@@ -119,7 +127,7 @@ impl Census {
                 continue;
             };
             let next = if end <= soon {
-                census.expiring_count += 1;
+                summary.expiring_count += 1;
                 first.push((end, place));
                 if first.len() > MOST_EXPIRING {
                     first.pop();
@@ -128,14 +136,14 @@ impl Census {
             } else {
                 end.plus(-SOON_SECONDS)
             };
-            census.until = Some(census.until.map_or(next, |until| until.min(next)));
+            summary.until = Some(summary.until.map_or(next, |until| until.min(next)));
         }
         let first = first.into_sorted_vec().into_iter();
-        census.expiring = first
+        summary.expiring = first
             .map(|(_, place)| Arc::clone(&entries[place]))
             .collect();
         drop_incrementally(entries, yield_if_due);
-        census
+        summary
     }
 
     fn holds(&self, generation: u64, now: UnixTime) -> bool {
@@ -152,11 +160,11 @@ struct View<'c> {
     in_flight: i64,
     connections: i64,
     minutes: Vec<MinuteView>,
-    overhead_seconds: Overhead,
-    keys: Keys,
+    overhead_seconds: OverheadView,
+    keys: KeyCounts,
     expiring_count: usize,
-    expiring: Vec<Expiring<'c>>,
-    last_reload: LastReload,
+    expiring: Vec<ExpiringKeyView<'c>>,
+    last_reload: LastReloadView,
     generation: u64,
 }
 
@@ -168,20 +176,20 @@ struct MinuteView {
 }
 
 #[derive(Serialize)]
-struct Overhead {
+struct OverheadView {
     p50: Option<f64>,
     p99: Option<f64>,
 }
 
 #[derive(Serialize)]
-struct Keys {
+struct KeyCounts {
     active: usize,
     disabled: usize,
     expired: usize,
 }
 
 #[derive(Serialize)]
-struct Expiring<'c> {
+struct ExpiringKeyView<'c> {
     id: &'c str,
     name: &'c str,
     account: Option<&'c str>,
@@ -193,39 +201,39 @@ fn as_text<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Er
 }
 
 /// GET /api/overview
-pub(super) async fn answer(services: &Services, now: UnixTime) -> Result<Reply, Refusal> {
-    let overview = &services.memory.overview;
-    let census = overview.census(&services.table, now).await?;
-    let (minutes, overhead_seconds) = overview.hour(services, now, |history| {
-        let overhead = Overhead {
+pub(super) async fn respond(services: &Services, now: UnixTime) -> Result<ApiResponse, ApiError> {
+    let overview = &services.state.overview;
+    let summary = overview.summary(&services.table, now).await?;
+    let (minutes, overhead_seconds) = overview.update_history(services, now, |history| {
+        let overhead = OverheadView {
             p50: history.overhead(now, 0.5),
             p99: history.overhead(now, 0.99),
         };
         (history.minutes(now), overhead)
     });
     let minute = |Minute { at, outcomes }| MinuteView { at, outcomes };
-    let expiring = census.expiring.iter().map(|entry| entry.key());
-    Ok(Reply::json(&View {
+    let expiring = summary.expiring.iter().map(|entry| entry.key());
+    Ok(ApiResponse::json(&View {
         now,
         in_flight: services.metrics.in_flight(),
         connections: services.metrics.connections().get(),
         minutes: minutes.into_iter().map(minute).collect(),
         overhead_seconds,
-        keys: Keys {
-            active: census.active,
-            disabled: census.disabled,
-            expired: census.expired,
+        keys: KeyCounts {
+            active: summary.active,
+            disabled: summary.disabled,
+            expired: summary.expired,
         },
-        expiring_count: census.expiring_count,
+        expiring_count: summary.expiring_count,
         expiring: expiring
-            .map(|key| Expiring {
+            .map(|key| ExpiringKeyView {
                 id: key.id(),
                 name: key.name(),
                 account: key.account(),
                 expires_at: key.expires_at().map(|time| time.to_string()),
             })
             .collect(),
-        last_reload: LastReload::of(services),
+        last_reload: LastReloadView::of(services),
         generation: services.table.generation(),
     }))
 }
@@ -267,18 +275,18 @@ mod tests {
             (10 * DAY - 1, Some(10 * DAY), (2, 0, 1)),
             (10 * DAY, None, (1, 1, 0)),
         ] {
-            let census = Census::of(&table, at(now));
-            let counted = (census.active, census.expired, census.expiring_count);
-            assert_eq!((census.until, counted), (until.map(at), counts), "{now}");
-            assert!(census.holds(generation, at(now)));
-            assert!(!census.holds(generation + 1, at(now)));
+            let summary = KeySummary::of(&table, at(now));
+            let counted = (summary.active, summary.expired, summary.expiring_count);
+            assert_eq!((summary.until, counted), (until.map(at), counts), "{now}");
+            assert!(summary.holds(generation, at(now)));
+            assert!(!summary.holds(generation + 1, at(now)));
             assert!(
-                !census.holds(generation, at(now - 1)),
+                !summary.holds(generation, at(now - 1)),
                 "the clock was set back"
             );
             if let Some(until) = until {
-                assert!(census.holds(generation, at(until - 1)));
-                assert!(!census.holds(generation, at(until)));
+                assert!(summary.holds(generation, at(until - 1)));
+                assert!(!summary.holds(generation, at(until)));
             }
         }
     }
@@ -287,9 +295,9 @@ mod tests {
     fn of_many_keys_that_end_soon_the_first_hundred_are_listed() {
         let ends = |place: i64| DAY + (place * 7919) % 250;
         let table = table((0..250).map(|place| key(&format!("key_{place}"), Some(ends(place)))));
-        let census = Census::of(&table, at(0));
-        assert_eq!((census.expiring_count, census.expiring.len()), (250, 100));
-        let listed: Vec<_> = census
+        let summary = KeySummary::of(&table, at(0));
+        assert_eq!((summary.expiring_count, summary.expiring.len()), (250, 100));
+        let listed: Vec<_> = summary
             .expiring
             .iter()
             .map(|entry| entry.key().expires_at().unwrap().seconds())

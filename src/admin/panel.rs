@@ -1,6 +1,6 @@
-//! The panel's files, compiled in. They hold no data: what the panel shows it asks of the API, with a session.
+//! The panel's files, compiled in. They contain no data: the panel reads all data from the API, with a session.
 //!
-//! Invariant: nothing outside [`FILES`] is served, and no file of `panel/` is missing there, which a test holds.
+//! Invariant: nothing outside [`FILES`] is served, and [`FILES`] lists every file in `panel/`, which a test checks.
 
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
@@ -8,23 +8,24 @@ use http::header::{
 };
 use http::{HeaderMap, StatusCode};
 
-use super::reply::{Refusal, Reply};
+use crate::admin::error::ApiError;
+use crate::admin::response::ApiResponse;
 
 /// A file of the panel.
 #[derive(PartialEq, Eq)]
-pub(super) struct File {
+pub(super) struct PanelFile {
     name: &'static str,
     content: &'static [u8],
 }
 
 macro_rules! files {
     ($($name:literal,)*) => {
-        &[$(File { name: $name, content: include_bytes!(concat!("panel/", $name)) },)*]
+        &[$(PanelFile { name: $name, content: include_bytes!(concat!("panel/", $name)) },)*]
     };
 }
 
-/// Every file below `panel/`: the page, which `/` is, and what it loads from `/panel/`.
-static FILES: &[File] = files![
+/// Every file in `panel/`: the page, served as `/`, and the files it loads from `/panel/`.
+static FILES: &[PanelFile] = files![
     "api.js",
     "chart.js",
     "created.js",
@@ -48,18 +49,18 @@ static FILES: &[File] = files![
 
 const PAGE: &str = "index.html";
 
-/// The page loads what is here and nothing else, runs no code but its files', and stands in no one's frame.
+/// The page loads only files of this server, runs only scripts from files, and may not be shown in a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       font-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
-impl std::fmt::Debug for File {
+impl std::fmt::Debug for PanelFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
     }
 }
 
-impl File {
-    /// The file that a path is served as.
+impl PanelFile {
+    /// The file of a path.
     pub(super) fn at(path: &str) -> Option<&'static Self> {
         let name = match path {
             "/" => PAGE,
@@ -83,15 +84,15 @@ impl File {
         })
     }
 
-    /// The file, or word that it did not change since it was fetched.
-    pub(super) fn answer(&self, headers: &HeaderMap) -> Result<Reply, Refusal> {
+    /// The file, or 304 if the client has it.
+    pub(super) fn response(&self, headers: &HeaderMap) -> Result<ApiResponse, ApiError> {
         let tag = format!("\"{}\"", &blake3::hash(self.content).to_hex()[..32]);
         let reply = if is_known(&tag, headers) {
-            Reply::empty(StatusCode::NOT_MODIFIED)
+            ApiResponse::empty(StatusCode::NOT_MODIFIED)
         } else {
-            Reply::file(self.kind().unwrap_or_default(), self.content)
+            ApiResponse::file(self.kind().unwrap_or_default(), self.content)
         };
-        let tag = HeaderValue::try_from(tag).map_err(|_| Refusal::Internal)?;
+        let tag = HeaderValue::try_from(tag).map_err(|_| ApiError::Internal)?;
         let fixed = HeaderValue::from_static;
         Ok(reply
             .with(ETAG, tag)
@@ -104,7 +105,7 @@ impl File {
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// Whether the caller holds the file with this tag (RFC 9110 13.1.2).
+/// Whether the client has the file with this tag (RFC 9110 13.1.2).
 fn is_known(tag: &str, headers: &HeaderMap) -> bool {
     let lines = headers.get_all(IF_NONE_MATCH).iter();
     lines
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_path_outside_the_list_is_no_file() {
-        assert_eq!(File::at("/").unwrap().name, "index.html");
+        assert_eq!(PanelFile::at("/").unwrap().name, "index.html");
         for path in [
             "",
             "//",
@@ -159,7 +160,7 @@ mod tests {
             "/panel/%69ndex.html",
             "/PANEL/panel.css",
         ] {
-            assert_eq!(File::at(path), None, "{path}");
+            assert_eq!(PanelFile::at(path), None, "{path}");
         }
     }
 

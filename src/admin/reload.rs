@@ -1,57 +1,52 @@
-//! The whole reload: key file, upstreams and certificates, each on its own. What is faulty stays as it was.
+//! Reloads key file, upstreams and certificates, each independently. A part with faults stays unchanged.
 //!
-//! Used by POST /api/reload and by whoever hears SIGHUP. Reloads take turns, and read and build off the runtime's
-//! thread.
+//! POST /api/reload and SIGHUP use this. Only one reload runs at a time, and it reads files on a blocking thread.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
 
+use crate::admin::Services;
+use crate::admin::error::ApiError;
+use crate::admin::input::{JsonObject, Query};
+use crate::admin::response::ApiResponse;
 use crate::net::tls::{self, FieldFault, TlsFault};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
+use crate::runtime::wall_clock::now;
 use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
 use crate::table::{Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamFault};
 
-use super::input::{Object, Query};
-use super::reply::{Refusal, Reply};
-use super::{Services, now};
-
-/// One reload at a time.
-pub(super) type Turn = tokio::sync::Mutex<()>;
-/// How the last one ended.
-pub(super) type LastOutcome = Mutex<Option<LastReload>>;
-
-/// What is asked for.
+/// Whether to reload or only to report what a reload would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// To reload.
-    Reload(DropLimit),
-    /// To say what a reload would do.
-    Rehearse(DropLimit),
+pub(crate) enum ReloadMode {
+    /// Reload.
+    Apply(DropLimit),
+    /// Report what a reload would do.
+    DryRun(DropLimit),
 }
 
 /// What a reload did, or would do.
 #[derive(Debug)]
-pub struct Outcome {
-    /// The key file.
-    pub keys: Result<Reloaded, StoreError>,
-    /// What is wrong with config, upstreams and certificates; empty: all of them were taken over.
-    pub faults: Vec<Fault>,
-    /// Settings that differ and that only a restart applies.
-    pub restart_needed: Vec<&'static str>,
+pub(crate) struct Outcome {
+    /// The result for the key file.
+    pub(crate) keys: Result<Reloaded, StoreError>,
+    /// The faults of config, upstreams and certificates; empty if all of them were reloaded.
+    pub(crate) faults: Vec<Fault>,
+    /// Changed settings that only a restart applies.
+    pub(crate) restart_needed: Vec<&'static str>,
 }
 
 impl Outcome {
-    /// How it ended.
+    /// The result as one word.
     #[must_use]
-    pub fn result(&self) -> ReloadResult {
+    pub(crate) fn result(&self) -> ReloadResult {
         match &self.keys {
             Err(obstacle) => obstacle.result(),
             Ok(_) if self.faults.is_empty() => ReloadResult::Ok,
@@ -59,9 +54,9 @@ impl Outcome {
         }
     }
 
-    /// The same in a sentence.
+    /// The result as a sentence.
     #[must_use]
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let config = match self.faults.as_slice() {
             [] => None,
             [only] => Some(only.to_string()),
@@ -88,60 +83,64 @@ struct View {
     changed: usize,
     restart_needed: Vec<&'static str>,
     #[serde(flatten)]
-    ids: Option<Ids>,
+    ids: Option<ChangedIds>,
 }
 
 #[derive(Serialize)]
-struct Ids {
+struct ChangedIds {
     added_ids: Vec<String>,
     removed_ids: Vec<String>,
     changed_ids: Vec<String>,
 }
 
 /// POST /api/reload
-pub(super) async fn answer(
+pub(super) async fn respond(
     services: &Arc<Services>,
     who: &str,
     query: &Query,
     body: &[u8],
-) -> Result<Reply, Refusal> {
-    let mut wishes = Object::of(body)?;
-    let drops = match wishes.switch("force")? {
+) -> Result<ApiResponse, ApiError> {
+    let mut fields = JsonObject::of(body)?;
+    let drops = match fields.switch("force")? {
         true => DropLimit::Ignore,
         false => DropLimit::Enforce,
     };
-    let wish = match wishes.switch("dry_run")? {
-        true => Wish::Rehearse(drops),
-        false => Wish::Reload(drops),
+    let mode = match fields.switch("dry_run")? {
+        true => ReloadMode::DryRun(drops),
+        false => ReloadMode::Apply(drops),
     };
-    wishes.finish()?;
+    fields.finish()?;
     let with_ids = query.switch("ids")?;
-    let outcome = reload(services, who, wish).await;
-    // To tell a million keys, or to forget them, is no work for the runtime's thread.
-    tokio::task::spawn_blocking(move || shown(outcome, wish, with_ids))
+    let outcome = reload(services, who, mode).await;
+    // Writing or dropping a million keys would block the runtime's thread too long.
+    tokio::task::spawn_blocking(move || build_response(outcome, mode, with_ids))
         .await
-        .unwrap_or(Err(Refusal::Internal))
+        .unwrap_or(Err(ApiError::Internal))
 }
 
-fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal> {
+fn build_response(
+    outcome: Outcome,
+    mode: ReloadMode,
+    with_ids: bool,
+) -> Result<ApiResponse, ApiError> {
     let reloaded = match outcome.keys {
         Ok(reloaded) if outcome.faults.is_empty() => reloaded,
         Ok(reloaded) => {
-            let besides = match wish {
-                Wish::Reload(_) => {
+            let suffix = match mode {
+                ReloadMode::Apply(_) => {
                     let keys = key_store::format_key_count(reloaded.keys);
                     format!("; the key file was loaded, {keys}")
                 }
-                Wish::Rehearse(_) => String::new(),
+                ReloadMode::DryRun(_) => String::new(),
             };
             let faults = outcome.faults;
-            return Err(Refusal::Faulty { faults, besides });
+            return Err(ApiError::Faulty { faults, suffix });
         }
         Err(StoreError::Faulty(error)) => {
             let mut faults = error.faults().to_vec();
             faults.extend(outcome.faults);
-            let besides = String::new();
-            return Err(Refusal::Faulty { faults, besides });
+            let suffix = String::new();
+            return Err(ApiError::Faulty { faults, suffix });
         }
         Err(obstacle) => return Err(obstacle.into()),
     };
@@ -151,14 +150,14 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
             .map(|entry| entry.key().id().to_owned())
             .collect()
     };
-    Ok(Reply::json(&View {
+    Ok(ApiResponse::json(&View {
         generation: reloaded.generation,
         keys: reloaded.keys,
         added: difference.added.len(),
         removed: difference.removed.len(),
         changed: difference.changed.len(),
         restart_needed: outcome.restart_needed,
-        ids: with_ids.then(|| Ids {
+        ids: with_ids.then(|| ChangedIds {
             added_ids: ids(&difference.added),
             removed_ids: ids(&difference.removed),
             changed_ids: ids(&difference.changed),
@@ -166,15 +165,15 @@ fn shown(outcome: Outcome, wish: Wish, with_ids: bool) -> Result<Reply, Refusal>
     }))
 }
 
-/// Reloads all that can be reloaded, and logs who asked for it.
-pub async fn reload(services: &Arc<Services>, who: &str, wish: Wish) -> Outcome {
-    let _turn = services.memory.reloading.lock().await;
-    let keys = match wish {
-        Wish::Reload(drops) => services.keeper.reload(drops).await,
-        Wish::Rehearse(drops) => services.keeper.dry_run(drops).await,
+/// Reloads everything that can be reloaded, and logs `who` started it.
+pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode) -> Outcome {
+    let _guard = services.state.reload_lock.lock().await;
+    let keys = match mode {
+        ReloadMode::Apply(drops) => services.key_store.reload(drops).await,
+        ReloadMode::DryRun(drops) => services.key_store.dry_run(drops).await,
     };
     let services_again = Arc::clone(services);
-    let rest = tokio::task::spawn_blocking(move || settings(&services_again, wish)).await;
+    let rest = tokio::task::spawn_blocking(move || settings(&services_again, mode)).await;
     let (faults, restart_needed) = rest.unwrap_or_else(|_| {
         let what = "could not be read again; the log says why";
         (vec![about(services, "", what.to_owned())], Vec::new())
@@ -184,12 +183,12 @@ pub async fn reload(services: &Arc<Services>, who: &str, wish: Wish) -> Outcome 
         faults,
         restart_needed,
     };
-    note_outcome(services, who, wish, &outcome);
+    record_outcome(services, who, mode, &outcome);
     outcome
 }
 
-/// Upstreams and certificates, and what is wrong with the config they stand in.
-fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) {
+/// Reloads upstreams and certificates. Returns the faults, and the settings that need a restart.
+fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static str>) {
     let ParsedConfig {
         config,
         upstreams,
@@ -206,15 +205,15 @@ fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) 
         Err(faults) => faults,
     };
     if let Ok(upstreams) = upstreams
-        && let Err(UpstreamFault { upstream, fault }) = fleet(services, wish, &upstreams)
+        && let Err(UpstreamFault { upstream, fault }) = fleet(services, mode, &upstreams)
     {
         let field = format!("upstreams.{upstream}.ca_file");
         faults.push(about_tls(services, &field, &fault));
     }
     if let Ok(Some(tls)) = tls {
         let of_config = faults.iter().any(|fault| fault.section() == "tls");
-        let found = certificates(services, wish, &tls);
-        // A file's fault is mostly known by its line already.
+        let found = certificates(services, mode, &tls);
+        // If [tls] has a fault in the config, that fault already says what is wrong.
         if !of_config {
             let about = |(field, fault): &FieldFault| about_tls(services, field, fault);
             faults.extend(found.iter().map(about));
@@ -225,24 +224,24 @@ fn settings(services: &Services, wish: Wish) -> (Vec<Fault>, Vec<&'static str>) 
 
 fn fleet(
     services: &Services,
-    wish: Wish,
+    mode: ReloadMode,
     upstreams: &[config::UpstreamConfig],
 ) -> Result<(), UpstreamFault> {
-    match wish {
-        Wish::Reload(_) => services.fleet.reload(upstreams),
-        Wish::Rehearse(_) => Fleet::check(upstreams),
+    match mode {
+        ReloadMode::Apply(_) => services.fleet.reload(upstreams),
+        ReloadMode::DryRun(_) => Fleet::check(upstreams),
     }
 }
 
-/// Whether there is TLS at all is settled at start.
-fn certificates(services: &Services, wish: Wish, tls: &Tls) -> Vec<FieldFault> {
-    match (wish, &services.certificates) {
-        (Wish::Reload(_), Some(certificates)) => certificates.reload(tls),
-        (Wish::Rehearse(_), _) | (Wish::Reload(_), None) => tls::check(tls),
+/// Without certificates at the start there is no TLS until a restart, so they are only checked.
+fn certificates(services: &Services, mode: ReloadMode, tls: &Tls) -> Vec<FieldFault> {
+    match (mode, &services.certificates) {
+        (ReloadMode::Apply(_), Some(certificates)) => certificates.reload(tls),
+        (ReloadMode::DryRun(_), _) | (ReloadMode::Apply(_), None) => tls::check(tls),
     }
 }
 
-fn note_outcome(services: &Services, who: &str, wish: Wish, outcome: &Outcome) {
+fn record_outcome(services: &Services, who: &str, mode: ReloadMode, outcome: &Outcome) {
     let result = outcome.result();
     let event = match result {
         ReloadResult::Ok => Event::info("change"),
@@ -250,9 +249,9 @@ fn note_outcome(services: &Services, who: &str, wish: Wish, outcome: &Outcome) {
             Event::error("change")
         }
     };
-    let action = match wish {
-        Wish::Reload(_) => "reload",
-        Wish::Rehearse(_) => "rehearse_reload",
+    let action = match mode {
+        ReloadMode::Apply(_) => "reload",
+        ReloadMode::DryRun(_) => "rehearse_reload",
     };
     let mut event = event
         .with("action", action)
@@ -268,10 +267,10 @@ fn note_outcome(services: &Services, who: &str, wish: Wish, outcome: &Outcome) {
             .with("changed", reloaded.difference.changed.len());
     }
     services.log.event(event);
-    if let Wish::Rehearse(_) = wish {
+    if let ReloadMode::DryRun(_) = mode {
         return;
     }
-    // The keeper's own events count how the key file fared.
+    // The key store counts the other results by its own events.
     if outcome.keys.is_ok() && result != ReloadResult::Ok {
         services.metrics.reload(result.label());
     }
@@ -281,17 +280,17 @@ fn note_outcome(services: &Services, who: &str, wish: Wish, outcome: &Outcome) {
         message: outcome.message(),
     };
     *services
-        .memory
+        .state
         .last_reload
         .lock()
         .unwrap_or_else(PoisonError::into_inner) = Some(last);
 }
 
-/// The last reload: a whole one, or one of the key file alone, at start or because it was seen to change.
+/// The last reload: a whole one, or one of the key file alone, at start or after the file changed.
 pub(super) fn last(services: &Services) -> LastReload {
-    let of_keys = services.keeper.status().last_reload.clone();
+    let of_keys = services.key_store.status().last_reload.clone();
     let whole = services
-        .memory
+        .state
         .last_reload
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -302,8 +301,13 @@ pub(super) fn last(services: &Services) -> LastReload {
     }
 }
 
-/// Logs and counts what the keeper did: for [`key_store::KeyStore::start`].
-pub fn note(log: &Log, metrics: &Metrics, now: UnixTime, event: &key_store::KeyStoreEvent<'_>) {
+/// Logs and counts the events of the key store: the callback for [`key_store::KeyStore::start`].
+pub(crate) fn record_event(
+    log: &Log,
+    metrics: &Metrics,
+    now: UnixTime,
+    event: &key_store::KeyStoreEvent<'_>,
+) {
     let loaded = |name, reloaded: &Reloaded| {
         Event::info(name)
             .with("keys", reloaded.keys)

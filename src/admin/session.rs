@@ -1,8 +1,8 @@
-//! The panel's sessions: who showed the admin token, or a sign-in link, once, and now shows a cookie in its place.
+//! The panel's sessions. A client signs in once with the admin token or a sign-in link, and then sends a cookie instead.
 //!
-//! A session ends by signing out, after [`IDLE_SECONDS`] without a call, with the process, and where the admin token
-//! becomes another. It is looked up by the hash of its id, and nothing else of the id is kept. Every sign-in makes a
-//! new id. A browser sends the cookie unasked, so that what a session may do hangs on [`is_asked_by_panel`] too.
+//! A session ends on sign-out, after [`IDLE_SECONDS`] without a call, with the process, or when the admin token changes.
+//! Only the hash of its id is stored. Every sign-in makes a new id. Browsers send cookies on their own, so a change with
+//! a cookie must pass [`is_sent_by_panel`] too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,51 +11,53 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
-use crate::http::headers;
+use crate::admin::error::ApiError;
+use crate::admin::input::JsonObject;
+use crate::admin::request_head;
+use crate::admin::response::ApiResponse;
+use crate::admin::throttle::delay_response;
+use crate::admin::token::AdminToken;
+use crate::admin::{Peer, Services};
+use crate::http::client_address::client_address;
 use crate::observe::log::Event;
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
 
-use super::access::{self, AdminToken};
-use super::input::Object;
-use super::reply::{Refusal, Reply};
-use super::{Caller, Services};
-
-/// How long a session lives without a call.
+/// A session ends after this time without a call.
 const IDLE_SECONDS: i64 = 12 * 60 * 60;
-/// How many sessions there are at once; one more ends that which was idle longest.
+/// The most sessions at once; a further one ends the session that was idle longest.
 const MOST_SESSIONS: usize = 64;
-/// How long a sign-in link waits to be used.
+/// A sign-in link is valid for this time.
 const LINK_SECONDS: i64 = 10 * 60;
 
 const COOKIE_NAME: &str = "keygate_session";
 
-/// The sessions that live, and the link that makes one more.
+/// All sessions, and the sign-in link if there is one.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<State>);
+pub(super) struct Sessions(Mutex<SessionTable>);
 
 #[derive(Default)]
-struct State {
+struct SessionTable {
     live: HashMap<TokenHash, Session>,
-    link: Option<Link>,
+    link: Option<SignInLink>,
 }
 
 struct Session {
     used: UnixTime,
-    /// The admin token that was in force when it began.
+    /// The admin token when the session began.
     token: AdminToken,
 }
 
-struct Link {
-    /// Compared in the same time whatever it is compared with.
+struct SignInLink {
+    /// A blake3 hash compares in constant time.
     hash: blake3::Hash,
     ends: UnixTime,
 }
 
 impl Sessions {
-    /// A new session's id.
+    /// Begins a session and returns its id.
     fn begin(&self, token: AdminToken, now: UnixTime) -> Result<Code, getrandom::Error> {
         let id = Code::make(getrandom::fill)?;
         let mut state = self.state();
@@ -71,7 +73,7 @@ impl Sessions {
         Ok(id)
     }
 
-    /// Whether these cookies name a session that lives; it lives on from now.
+    /// Whether these cookies name a valid session. Its idle time begins anew.
     pub(super) fn touch(
         &self,
         headers: &HeaderMap,
@@ -91,7 +93,7 @@ impl Sessions {
         false
     }
 
-    /// Ends what these cookies name.
+    /// Ends the sessions that these cookies name.
     fn end(&self, headers: &HeaderMap) {
         let mut state = self.state();
         for hash in named_by(headers) {
@@ -101,21 +103,21 @@ impl Sessions {
 
     fn make_link(&self, now: UnixTime) -> Result<Code, getrandom::Error> {
         let code = Code::make(getrandom::fill)?;
-        self.state().link = Some(Link {
+        self.state().link = Some(SignInLink {
             hash: blake3::Hash::from_bytes(*code.hash().as_bytes()),
             ends: now.plus(LINK_SECONDS),
         });
         Ok(code)
     }
 
-    /// Whether the link is this one, still; it never is again.
+    /// Whether the code is that of the valid link. The link is used up then.
     fn take_link(&self, code: &str, now: UnixTime) -> bool {
         let shown = blake3::Hash::from_bytes(*TokenHash::of(code.as_bytes()).as_bytes());
         let taken = self.state().link.take_if(|link| link.hash == shown);
         taken.is_some_and(|link| now < link.ends)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SessionTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -126,15 +128,16 @@ impl Session {
     }
 }
 
-/// A code that signs in once, within ten minutes; a later one takes its place.
+/// Makes a code that signs in once within ten minutes. It replaces an earlier one.
 ///
 /// # Errors
-/// Where the system gives no random bytes.
-pub fn one_time_link(services: &Services, now: UnixTime) -> Result<Code, getrandom::Error> {
-    services.memory.sessions.make_link(now)
+/// The system provides no random bytes.
+pub(crate) fn one_time_link(services: &Services, now: UnixTime) -> Result<Code, getrandom::Error> {
+    services.state.sessions.make_link(now)
 }
 
-/// Every id that the cookies name: pages on other ports of this machine can set one of the same name beside ours.
+/// The hashes of all ids in the cookies. There can be several: pages on other ports of this host can set a cookie with
+/// the same name.
 fn named_by(headers: &HeaderMap) -> impl Iterator<Item = TokenHash> {
     let lines = headers.get_all(COOKIE).iter();
     let cookies = lines
@@ -146,15 +149,17 @@ fn named_by(headers: &HeaderMap) -> impl Iterator<Item = TokenHash> {
         .map(|(_, value)| TokenHash::of(value.as_bytes()))
 }
 
-/// Whether a call that a session's cookie came with was made by the panel's own code. No form and no page elsewhere
-/// can send such a header without being asked for permission first, which nobody gives.
-pub(super) fn is_asked_by_panel(method: &Method, headers: &HeaderMap) -> bool {
+/// Whether the panel's own code sent a call that has a session's cookie. A page of another origin cannot send this header
+/// without a CORS preflight, which is never granted.
+pub(super) fn is_sent_by_panel(method: &Method, headers: &HeaderMap) -> bool {
     if matches!(*method, Method::GET | Method::HEAD) {
         return true;
     }
     let mut lines = headers.get_all("x-keygate-panel").iter();
     let is_marked = lines.next().is_some_and(|value| value == "1") && lines.next().is_none();
-    is_marked && headers.contains_key(CONTENT_TYPE) && model::is_json(headers)
+    is_marked
+        && headers.contains_key(CONTENT_TYPE)
+        && model::is_json(request_head::content_type(headers))
 }
 
 #[derive(Serialize)]
@@ -167,30 +172,30 @@ struct View<'s> {
 /// POST /api/session
 pub(super) async fn sign_in(
     services: &Services,
-    caller: Caller,
+    peer: Peer,
     headers: &HeaderMap,
     body: &[u8],
     now: UnixTime,
-) -> Result<Reply, Refusal> {
-    let mut fields = Object::of(body)?;
+) -> Result<ApiResponse, ApiError> {
+    let mut fields = JsonObject::of(body)?;
     let (token, link) = (fields.text("token")?, fields.text("link")?);
     fields.finish()?;
-    let (way, is_right, refusal) = match (token, link) {
+    let (way, is_right, error) = match (token, link) {
         (Some(token), None) => {
             let is_right = services.token.is_some_and(|known| known.admits(&token));
-            ("token", is_right, Refusal::WrongToken)
+            ("token", is_right, ApiError::WrongToken)
         }
         (None, Some(link)) => {
-            let is_right = services.memory.sessions.take_link(&link, now);
-            ("link", is_right, Refusal::WrongLink)
+            let is_right = services.state.sessions.take_link(&link, now);
+            ("link", is_right, ApiError::WrongLink)
         }
-        (None, None) => return Err(Refusal::invalid("token", "is missing; add it")),
+        (None, None) => return Err(ApiError::invalid("token", "is missing; add it")),
         (Some(_), Some(_)) => {
             let message = "comes beside token; send one of the two";
-            return Err(Refusal::invalid("link", message));
+            return Err(ApiError::invalid("link", message));
         }
     };
-    let who = who(services, caller, headers);
+    let who = who(services, peer, headers);
     let line = |event: Event, result| {
         event
             .with("action", "sign_in")
@@ -199,23 +204,23 @@ pub(super) async fn sign_in(
             .with("result", result)
     };
     let Some(token) = services.token.filter(|_| is_right) else {
-        let refused = |count| line(Event::warn("change"), refusal.label()).with("count", count);
-        access::slow_down(services, refused).await;
-        return Err(refusal);
+        let refused = |count| line(Event::warn("change"), error.label()).with("count", count);
+        delay_response(services, refused).await;
+        return Err(error);
     };
-    let id = services.memory.sessions.begin(token, now);
-    let id = id.map_err(|_| Refusal::Internal)?;
-    // Whoever held the id from before the sign-in holds nothing now.
-    services.memory.sessions.end(headers);
+    let id = services.state.sessions.begin(token, now);
+    let id = id.map_err(|_| ApiError::Internal)?;
+    // Prevents session fixation: an id from before the sign-in is no longer valid.
+    services.state.sessions.end(headers);
     services.log.event(line(Event::info("change"), "ok"));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
-    Ok(show(services, caller, headers).with(SET_COOKIE, cookie))
+    Ok(show(services, peer, headers).with(SET_COOKIE, cookie))
 }
 
 /// GET /api/session
-pub(super) fn show(services: &Services, caller: Caller, headers: &HeaderMap) -> Reply {
-    Reply::json(&View {
-        client_address: match client(services, caller, headers) {
+pub(super) fn show(services: &Services, peer: Peer, headers: &HeaderMap) -> ApiResponse {
+    ApiResponse::json(&View {
+        client_address: match client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
@@ -229,43 +234,49 @@ pub(super) fn sign_out(
     services: &Services,
     who: &str,
     headers: &HeaderMap,
-) -> Result<Reply, Refusal> {
-    services.memory.sessions.end(headers);
+) -> Result<ApiResponse, ApiError> {
+    services.state.sessions.end(headers);
     let event = Event::info("change").with("action", "sign_out");
     services
         .log
         .event(event.with("who", who).with("result", "ok"));
     let cookie = cookie("", "; Max-Age=0", is_over_tls(services, headers))?;
-    Ok(Reply::done().with(SET_COOKIE, cookie))
+    Ok(ApiResponse::done().with(SET_COOKIE, cookie))
 }
 
-/// How change lines name whoever calls through the panel.
-pub(super) fn who(services: &Services, caller: Caller, headers: &HeaderMap) -> String {
-    match caller {
-        Caller::Socket { .. } => caller.to_string(),
-        Caller::Network { .. } => format!("panel from {}", client(services, caller, headers)),
+/// The name of a panel user in log lines.
+pub(super) fn who(services: &Services, peer: Peer, headers: &HeaderMap) -> String {
+    match peer {
+        Peer::Socket { .. } => peer.to_string(),
+        Peer::Network { .. } => format!("panel from {}", client(services, peer, headers)),
     }
 }
 
-/// Where a caller is, as the gateway would judge a key's request from there.
-fn client(services: &Services, caller: Caller, headers: &HeaderMap) -> ClientAddress {
-    let peer = match caller {
-        Caller::Socket { .. } => None,
-        Caller::Network { peer, .. } => Some(peer.ip()),
+/// The client's address, found as for a request to the gateway.
+fn client(services: &Services, peer: Peer, headers: &HeaderMap) -> ClientAddress {
+    let address = match peer {
+        Peer::Socket { .. } => None,
+        Peer::Network { address, .. } => Some(address.ip()),
     };
-    headers::client_address(&services.config.client_address, peer, headers)
+    let lines = headers.get_all("x-forwarded-for").iter();
+    let forwarded_for: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
+    client_address(
+        &services.config.client_address,
+        address,
+        forwarded_for.into_iter(),
+    )
 }
 
-/// Whether the page came over TLS: this listener's, or that of a proxy before it, which the page's origin tells.
+/// Whether the page was loaded over TLS, from this listener or from a proxy in front of it. The Origin tells.
 fn is_over_tls(services: &Services, headers: &HeaderMap) -> bool {
     let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
     services.config.admin.tls || origin.is_some_and(|origin| origin.starts_with(b"https://"))
 }
 
-fn cookie(value: &str, end: &str, is_over_tls: bool) -> Result<HeaderValue, Refusal> {
+fn cookie(value: &str, end: &str, is_over_tls: bool) -> Result<HeaderValue, ApiError> {
     let secure = if is_over_tls { "; Secure" } else { "" };
     let text = format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/{end}{secure}");
-    let mut cookie = HeaderValue::try_from(text).map_err(|_| Refusal::Internal)?;
+    let mut cookie = HeaderValue::try_from(text).map_err(|_| ApiError::Internal)?;
     cookie.set_sensitive(true);
     Ok(cookie)
 }

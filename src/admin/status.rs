@@ -1,35 +1,34 @@
-//! How the gateway stands: for people, and for what watches it.
+//! GET /api/status and GET /metrics.
 
 use serde::Serialize;
 
+use crate::admin::response::ApiResponse;
+use crate::admin::{Services, reload};
 use crate::runtime::lifecycle::Phase;
-
-use super::reply::Reply;
-use super::{Services, reload};
 
 #[derive(Serialize)]
 struct View {
     version: &'static str,
     generation: u64,
     keys: usize,
-    last_reload: LastReload,
-    /// Deletes and disables in force that the key file does not hold yet, and why it does not.
+    last_reload: LastReloadView,
+    /// Deletes and disables that are in force but not in the key file yet, and why not.
     unwritten_changes: usize,
     unwritten_reason: Option<String>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<UpstreamView>,
     in_flight: i64,
     draining: bool,
 }
 
 /// How the last reload ended.
 #[derive(Serialize)]
-pub(super) struct LastReload {
+pub(super) struct LastReloadView {
     at: String,
     result: &'static str,
     message: String,
 }
 
-impl LastReload {
+impl LastReloadView {
     pub(super) fn of(services: &Services) -> Self {
         let last = reload::last(services);
         Self {
@@ -41,41 +40,41 @@ impl LastReload {
 }
 
 #[derive(Serialize)]
-struct Upstream {
+struct UpstreamView {
     name: String,
     models: Vec<String>,
-    replicas: Vec<Replica>,
+    replicas: Vec<ReplicaView>,
 }
 
 #[derive(Serialize)]
-struct Replica {
+struct ReplicaView {
     url: String,
     up: bool,
 }
 
 /// GET /api/status
-pub(super) fn status(services: &Services) -> Reply {
-    let keeper = services.keeper.status();
+pub(super) fn status(services: &Services) -> ApiResponse {
+    let key_store = services.key_store.status();
     let routing = services.fleet.routing();
-    let upstreams = routing.upstreams().iter().map(|upstream| Upstream {
+    let upstreams = routing.upstreams().iter().map(|upstream| UpstreamView {
         name: upstream.name().to_owned(),
         models: upstream.models(),
         replicas: upstream
             .replicas()
             .iter()
-            .map(|replica| Replica {
+            .map(|replica| ReplicaView {
                 url: replica.url().to_string(),
                 up: replica.is_up(),
             })
             .collect(),
     });
-    Reply::json(&View {
+    ApiResponse::json(&View {
         version: env!("CARGO_PKG_VERSION"),
         generation: services.table.generation(),
         keys: services.table.len(),
-        last_reload: LastReload::of(services),
-        unwritten_changes: keeper.pending,
-        unwritten_reason: keeper.pending_error.as_ref().map(ToString::to_string),
+        last_reload: LastReloadView::of(services),
+        unwritten_changes: key_store.pending,
+        unwritten_reason: key_store.pending_error.as_ref().map(ToString::to_string),
         upstreams: upstreams.collect(),
         in_flight: services.metrics.in_flight(),
         draining: services.lifecycle.phase() != Phase::Running,
@@ -83,9 +82,9 @@ pub(super) fn status(services: &Services) -> Reply {
 }
 
 /// GET /metrics
-pub(super) fn metrics(services: &Services) -> Reply {
+pub(super) fn metrics(services: &Services) -> ApiResponse {
     let metrics = &services.metrics;
     metrics.table(services.table.len(), services.table.generation());
-    metrics.unwritten_changes(services.keeper.status().pending);
-    Reply::metrics(metrics.render())
+    metrics.unwritten_changes(services.key_store.status().pending);
+    ApiResponse::metrics(metrics.render())
 }

@@ -1,4 +1,4 @@
-//! Arguments that are more than text: networks and times.
+//! Parses arguments: key ids, networks and times.
 
 use ipnet::Ipv4Net;
 
@@ -11,34 +11,34 @@ pub(super) fn id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).map_err(|fault| fault.to_string())
 }
 
-/// Where a key may be used from, one argument of several.
+/// One `--allow-from` argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum AllowFromArg {
     /// Any address.
     Any,
     /// An IPv4 network.
     Network(Ipv4Net),
 }
 
-pub(super) fn source(text: &str) -> Result<Source, String> {
+pub(super) fn source(text: &str) -> Result<AllowFromArg, String> {
     match text {
-        "any" => Ok(Source::Any),
+        "any" => Ok(AllowFromArg::Any),
         text => parse_network(text)
-            .map(Source::Network)
+            .map(AllowFromArg::Network)
             .map_err(|fault| fault.to_string()),
     }
 }
 
-/// When a key ends.
+/// When a key expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// Not at all.
+pub(super) enum ExpiryArg {
+    /// Never.
     Never,
-    /// From this instant on.
+    /// At this time.
     At(UnixTime),
 }
 
-pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
+pub(super) fn expiry(text: &str) -> Result<ExpiryArg, String> {
     expiry_from(text, now())
 }
 
@@ -46,15 +46,15 @@ pub(super) fn time(text: &str) -> Result<UnixTime, String> {
     UnixTime::parse(text).map_err(|fault| fault.to_string())
 }
 
-fn expiry_from(text: &str, now: UnixTime) -> Result<Expiry, String> {
+fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
     if text == "never" {
-        return Ok(Expiry::Never);
+        return Ok(ExpiryArg::Never);
     }
     let span = [("d", 24 * 60 * 60), ("h", 60 * 60)]
         .into_iter()
         .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
     let Some((count, unit)) = span else {
-        return UnixTime::parse_expiry(text).map(Expiry::At).map_err(|_| {
+        return UnixTime::parse_expiry(text).map(ExpiryArg::At).map_err(|_| {
             "write a date like 2027-01-31, an RFC 3339 time with its zone, a span like 30d or 12h, or never"
                 .to_owned()
         });
@@ -64,9 +64,9 @@ fn expiry_from(text: &str, now: UnixTime) -> Result<Expiry, String> {
     let end = seconds
         .and_then(|count| count.checked_mul(unit))
         .map(|span| now.plus(span));
-    // What lies past the year 9999 cannot be written.
+    // Times after the year 9999 have no RFC 3339 form.
     end.filter(|end| *end > now && UnixTime::parse(&end.to_string()) == Ok(*end))
-        .map(Expiry::At)
+        .map(ExpiryArg::At)
         .ok_or_else(|| "write a span like 30d or 12h".to_owned())
 }
 
@@ -83,12 +83,12 @@ mod tests {
             ("30d", "2027-02-14T08:00:00Z"),
             ("12h", "2027-01-15T20:00:00Z"),
         ] {
-            let Ok(Expiry::At(at)) = expiry_from(text, now) else {
+            let Ok(ExpiryArg::At(at)) = expiry_from(text, now) else {
                 panic!("{text} is an end");
             };
             assert_eq!(at.to_string(), end, "{text}");
         }
-        assert_eq!(expiry_from("never", now), Ok(Expiry::Never));
+        assert_eq!(expiry_from("never", now), Ok(ExpiryArg::Never));
         for bad in [
             "",
             "d",

@@ -1,9 +1,12 @@
-//! `keygate check`: config and key file, read as `serve` would, and everything that is wrong with either.
+//! `keygate check`: reads config and key file as `serve` does, and prints all their faults.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::cli::CheckArgs;
+use crate::cli::command_error::CommandError;
+use crate::cli::output::{escaped, print};
 use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
@@ -12,11 +15,7 @@ use crate::store::key_file::{self, LoadedKeys};
 use crate::store::key_store;
 use crate::table::{NO_YIELD, Table};
 
-use super::CheckArgs;
-use super::failure::Failure;
-use super::output::{escaped, print};
-
-pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let reading = parse::read(args.config.find().as_deref(), &Overrides::default());
     let (config, mut faults) = match reading.config {
         Ok(config) => (Some(config), Vec::new()),
@@ -32,7 +31,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             config.upstreams.len()
         ));
     }
-    // Where nobody names a key file, `serve` makes one.
+    // Without a configured key file, `serve` creates one.
     let keys = reading.keys.filter(|keys| keys.named || keys.file.exists());
     if let Some(keys) = keys {
         let file = &keys.file;
@@ -67,8 +66,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-/// Models that keys exclude and that no upstream serves: perhaps a slip, and then one that lets too much pass. Unknown
-/// where an upstream is yet to be asked what it serves.
+/// A warning about models that keys exclude but no upstream serves. A misspelt name excludes nothing, so the key may use
+/// more than intended. None if the config does not list the models of an upstream.
 fn excluded(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> {
     let mut served = HashSet::new();
     for upstream in &config.upstreams {

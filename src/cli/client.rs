@@ -1,5 +1,5 @@
-//! Whom a command speaks to: a running gateway, through its admin socket, or a key file alone. Both answer the same
-//! calls with the same JSON.
+//! Sends the calls of commands to a running gateway, through its admin socket, or applies them to a key file. Both
+//! return the same JSON.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,31 +15,30 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::admin::keys::Keyring;
+use crate::admin::keys::KeyApi;
+use crate::cli::command_error::CommandError;
+use crate::cli::output;
+use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::key_file;
 use crate::store::key_store::KeyStore;
 use crate::table::{NO_YIELD, Table};
 
-use super::failure::Failure;
-use super::output;
-use super::{ConfigArgs, GatewayArgs, KeysPlace};
-
-/// How long a gateway may take: a reload of a million keys on a slow disk is well within.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest time for a response. A reload of a million keys on a slow disk takes less.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_SOCKET: &str = "keygate.sock";
-/// Where users find a gateway that nobody configured.
+/// The URL of a gateway without a config.
 const DEFAULT_URL: &str = "http://localhost:8080/v1";
 
-/// Who answers a command's calls.
+/// Sends a command's calls.
 pub(super) struct Client {
     runtime: Runtime,
-    answers: Answers,
+    backend: Backend,
     json: bool,
 }
 
-enum Answers {
+enum Backend {
     Gateway(PathBuf),
     File(Box<KeyFile>),
 }
@@ -48,80 +47,80 @@ enum Answers {
 struct KeyFile {
     path: PathBuf,
     table: Arc<Table>,
-    keeper: KeyStore,
+    key_store: KeyStore,
     url: String,
 }
 
-/// What was answered: JSON, or nothing.
-pub(super) struct Answer {
+/// A successful response: JSON, or nothing.
+pub(super) struct ClientResponse {
     bytes: Bytes,
     json: bool,
 }
 
-/// Whether a key file that is not there is made.
+/// What happens when the key file is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    Refused,
-    Made,
+pub(super) enum IfMissing {
+    Fail,
+    Create,
 }
 
 impl Client {
-    /// The gateway that the arguments name.
-    pub(super) fn of_gateway(args: &GatewayArgs) -> Result<Self, Failure> {
+    /// A client for the gateway that the arguments name.
+    pub(super) fn of_gateway(args: &GatewayArgs) -> Result<Self, CommandError> {
         let socket = socket_of(args)?;
-        Self::new(Answers::Gateway(socket), args.json)
+        Self::new(Backend::Gateway(socket), args.json)
     }
 
-    /// The gateway, or the key file alone where one is named.
-    pub(super) fn of_keys(place: &KeysPlace, missing: Missing) -> Result<Self, Failure> {
+    /// A client for the key file if the arguments name one, else for the gateway.
+    pub(super) fn of_keys(place: &KeysPlace, missing: IfMissing) -> Result<Self, CommandError> {
         match &place.keys {
             None => Self::of_gateway(&place.gateway),
             Some(path) => {
                 let file = KeyFile::open(path, missing, &place.gateway.config)?;
-                Self::new(Answers::File(Box::new(file)), place.gateway.json)
+                Self::new(Backend::File(Box::new(file)), place.gateway.json)
             }
         }
     }
 
-    fn new(answers: Answers, json: bool) -> Result<Self, Failure> {
+    fn new(backend: Backend, json: bool) -> Result<Self, CommandError> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Failure::System("the runtime".to_owned(), error))?;
+            .map_err(|error| CommandError::System("the runtime".to_owned(), error))?;
         Ok(Self {
             runtime,
-            answers,
+            backend,
             json,
         })
     }
 
-    /// Whether the answers' JSON is to be printed.
+    /// Whether to print the JSON of responses.
     pub(super) fn wants_json(&self) -> bool {
         self.json
     }
 
-    /// One call of the admin API. What is refused is a failure; its JSON is printed where JSON is wanted.
+    /// Makes one call. If it is refused, prints the JSON if `--json` is set, and returns an error.
     pub(super) fn call(
         &self,
         method: &Method,
         target: &str,
         body: Option<&Value>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ClientResponse, CommandError> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (status, bytes) = match &self.answers {
-            Answers::Gateway(socket) => {
-                let answer = ask(socket, method, target, body);
-                self.runtime.block_on(answer)?
+        let (status, bytes) = match &self.backend {
+            Backend::Gateway(socket) => {
+                let response = send(socket, method, target, body);
+                self.runtime.block_on(response)?
             }
-            Answers::File(file) => {
-                let keyring = file.keyring();
-                let answer = keyring.answer(method, target, body.as_bytes());
-                self.runtime.block_on(answer).into_parts()
+            Backend::File(file) => {
+                let api = file.key_api();
+                self.runtime
+                    .block_on(api.call(method, target, body.as_bytes()))
             }
         };
         if status.is_success() {
             let json = self.json;
-            if let Answers::File(file) = &self.answers
+            if let Backend::File(file) = &self.backend
                 && *method != Method::GET
             {
                 let path = file.path.display();
@@ -129,7 +128,7 @@ impl Client {
                     "written to {path}; a gateway that runs on it takes it over with 'keygate reload'"
                 );
             }
-            return Ok(Answer { bytes, json });
+            return Ok(ClientResponse { bytes, json });
         }
         if self.json && !bytes.is_empty() {
             output::print_line(&bytes)?;
@@ -137,19 +136,19 @@ impl Client {
         Err(self.refused(status, &bytes))
     }
 
-    fn refused(&self, status: StatusCode, bytes: &[u8]) -> Failure {
-        if let Answers::File(file) = &self.answers
+    fn refused(&self, status: StatusCode, bytes: &[u8]) -> CommandError {
+        if let Backend::File(file) = &self.backend
             && status == StatusCode::INSUFFICIENT_STORAGE
         {
-            // Whatever is in force in this process ends with it.
+            // Changes that are in force only in memory are lost when this process ends.
             let obstacle = file
-                .keeper
+                .key_store
                 .status()
                 .pending_error
                 .as_ref()
                 .map(ToString::to_string);
             let obstacle = obstacle.unwrap_or_else(|| "the key file cannot be written".to_owned());
-            return Failure::Refused(format!(
+            return CommandError::Refused(format!(
                 "{}: nothing was changed: {obstacle}",
                 file.path.display()
             ));
@@ -158,66 +157,66 @@ impl Client {
         let error = &answer["error"];
         if let Some(faults) = error["faults"].as_array().filter(|faults| faults.len() > 1) {
             let lines: Vec<String> = faults.iter().map(fault_line).collect();
-            return Failure::Refused(lines.join("\n"));
+            return CommandError::Refused(lines.join("\n"));
         }
-        Failure::Refused(match error["message"].as_str() {
+        CommandError::Refused(match error["message"].as_str() {
             Some(message) => output::escaped(message),
             None => format!("the gateway answers {status}"),
         })
     }
 }
 
-impl Answer {
-    /// Where JSON is wanted, prints it as it came, and says so.
-    pub(super) fn print_json(&self) -> Result<bool, Failure> {
+impl ClientResponse {
+    /// Prints the JSON if `--json` is set. Returns whether it is.
+    pub(super) fn print_json(&self) -> Result<bool, CommandError> {
         if self.json && !self.bytes.is_empty() {
             output::print_line(&self.bytes)?;
         }
         Ok(self.json)
     }
 
-    /// The JSON's bytes.
+    /// The JSON as bytes.
     pub(super) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The JSON.
-    pub(super) fn value(&self) -> Result<Value, Failure> {
+    /// The JSON, parsed.
+    pub(super) fn value(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.bytes)
-            .map_err(|error| Failure::Refused(format!("the answer is no JSON: {error}")))
+            .map_err(|error| CommandError::Refused(format!("the answer is no JSON: {error}")))
     }
 }
 
 impl KeyFile {
-    fn open(path: &Path, missing: Missing, config: &ConfigArgs) -> Result<Self, Failure> {
-        let system = |error| Failure::System(path.display().to_string(), error);
-        if missing == Missing::Made && !path.exists() {
+    fn open(path: &Path, missing: IfMissing, config: &ConfigArgs) -> Result<Self, CommandError> {
+        let system = |error| CommandError::System(path.display().to_string(), error);
+        if missing == IfMissing::Create && !path.exists() {
             key_file::create(path).map_err(system)?;
         }
         let table = Arc::new(Table::default());
         let loaded = key_file::read(path, &table, NO_YIELD)
-            .map_err(|error| Failure::Faulty(error.faults().to_vec()))?;
+            .map_err(|error| CommandError::Faulty(error.faults().to_vec()))?;
         let settings = config::KeysConfig {
             file: path.into(),
             named: true,
             watch: false,
-            // What others write meanwhile counts: nobody serves by what was read first.
+            // Accept every change that another process wrote meanwhile: no gateway uses the keys read here.
             max_drop_percent: 100,
         };
-        let keeper =
+        let key_store =
             KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;
         Ok(Self {
             path: path.into(),
             table,
-            keeper,
+            key_store,
             url: configured_url(config).unwrap_or_else(|| DEFAULT_URL.to_owned()),
         })
     }
 
-    fn keyring(&self) -> Keyring<'_> {
-        Keyring {
+    fn key_api(&self) -> KeyApi<'_> {
+        KeyApi {
             table: &self.table,
-            keeper: &self.keeper,
+            key_store: &self.key_store,
             routing: None,
             url: &self.url,
         }
@@ -230,8 +229,8 @@ fn configured_url(config: &ConfigArgs) -> Option<String> {
     Some(config.url(first) + "/v1")
 }
 
-/// --socket, else $KEYGATE_SOCKET, else the config's, else ./keygate.sock.
-fn socket_of(args: &GatewayArgs) -> Result<PathBuf, Failure> {
+/// The socket: --socket, else $KEYGATE_SOCKET, else the config's, else ./keygate.sock.
+fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
     let environment = std::env::var_os("KEYGATE_SOCKET").filter(|path| !path.is_empty());
     if let Some(socket) = args.socket.clone().or(environment.map(PathBuf::from)) {
         return Ok(socket);
@@ -242,21 +241,21 @@ fn socket_of(args: &GatewayArgs) -> Result<PathBuf, Failure> {
     let reading = parse::read(Some(&file), &Overrides::default());
     match (reading.socket, reading.config) {
         (Some(socket), _) => Ok(socket),
-        (None, Err(faults)) => Err(Failure::Faulty(faults)),
+        (None, Err(faults)) => Err(CommandError::Faulty(faults)),
         (None, Ok(config)) => Ok(config.admin.socket),
     }
 }
 
-async fn ask(
+async fn send(
     socket: &Path,
     method: &Method,
     target: &str,
     body: String,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<(StatusCode, Bytes), CommandError> {
     let stream = UnixStream::connect(socket)
         .await
-        .map_err(|error| Failure::NoGateway(socket.into(), error))?;
-    let no_answer = |what: String| Failure::NoAnswer(socket.into(), what);
+        .map_err(|error| CommandError::NoGateway(socket.into(), error))?;
+    let no_answer = |what: String| CommandError::NoAnswer(socket.into(), what);
     let broken = |error: hyper::Error| no_answer(error.to_string());
     let request = Request::builder()
         .method(method)
@@ -265,7 +264,7 @@ async fn ask(
         .header("content-type", "application/json")
         .header("connection", "close")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| Failure::Input(error.to_string()))?;
+        .map_err(|error| CommandError::Input(error.to_string()))?;
     let exchange = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -277,7 +276,7 @@ async fn ask(
         connection.abort();
         Ok((status, body.to_bytes()))
     };
-    timeout(PATIENCE, exchange)
+    timeout(RESPONSE_TIMEOUT, exchange)
         .await
         .unwrap_or_else(|_| Err(no_answer("none came in two minutes".to_owned())))
 }

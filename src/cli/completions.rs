@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use super::failure::Failure;
-use super::output::print;
-use super::{Cli, CompletionsArgs};
+use crate::cli::command_error::CommandError;
+use crate::cli::output::print;
+use crate::cli::{Cli, CompletionsArgs};
 
-pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "keygate", &mut script);
     print(script)?;

@@ -1,5 +1,5 @@
-//! `keygate demo`: the whole thing on one machine, with nothing but the binary. A stand-in upstream, one key, and a
-//! gateway between them, whose files live in a temporary folder that goes when it ends.
+//! `keygate demo`: a gateway with one key in front of a mock upstream. It needs nothing but the binary. Its files are in a
+//! temporary folder, which is deleted at the end.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,6 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::admin::{Services, session};
+use crate::cli::mock_upstream;
+use crate::cli::serve::{Bootstrap, serve};
+use crate::cli::start_error::StartError;
 use crate::policy::key::KeyName;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
@@ -17,16 +20,12 @@ use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 use crate::store::patch::NewKey;
 
-use super::serve::{Ground, serve};
-use super::stand_in;
-use super::start_fault::StartFault;
-
 const DATA_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9180;
 
 /// Runs the demo until Ctrl-C or SIGTERM.
 #[must_use]
-pub fn run() -> ExitCode {
+pub(super) fn run() -> ExitCode {
     match demo() {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
@@ -36,18 +35,18 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn demo() -> Result<(), StartFault> {
-    let system = |what: &'static str| move |error| StartFault::System(what.into(), error);
-    let ground = Ground::lay()?;
+fn demo() -> Result<(), StartError> {
+    let system = |what: &'static str| move |error| StartError::System(what.into(), error);
+    let bootstrap = Bootstrap::new()?;
     let folder = tempfile::Builder::new().prefix("keygate-demo-").tempdir();
     let folder = folder.map_err(system("a temporary folder"))?;
-    let upstream = stand_in::start().map_err(system("the stand-in upstream"))?;
+    let upstream = mock_upstream::start().map_err(system("the stand-in upstream"))?;
     let file = folder.path().join("keygate.toml");
     write_config(&file, upstream).map_err(system("the demo's config"))?;
-    let config = parse::load(&file, &Overrides::default()).map_err(StartFault::Files)?;
+    let config = parse::load(&file, &Overrides::default()).map_err(StartError::Files)?;
     let source = Arc::new(move || parse::read(Some(&file), &Overrides::default()));
     let mut shown = Ok(());
-    let ended = serve(ground, config, source, async |services, admin| {
+    let ended = serve(bootstrap, config, source, async |services, admin| {
         shown = introduce(services, admin).await
     });
     shown.map_err(system("standard output"))?;
@@ -65,20 +64,20 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
              [log]\nformat = \"text\"\n\
              [timeouts]\ndrain = \"2s\"\n\
              [[upstreams]]\nname = \"stand-in\"\nurl = \"http://{upstream}\"\nmodels = {models:?}\n",
-            models = stand_in::MODELS,
+            models = mock_upstream::MODELS,
         ),
     )?;
     key_file::create(&file.with_file_name("keys.jsonl"))
 }
 
-/// This port where it is free, else any.
+/// This port if it is free, else any free port.
 fn free_port(wanted: u16) -> io::Result<u16> {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted));
     let listener = taken.or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     Ok(listener.local_addr()?.port())
 }
 
-/// Makes the key and says how to use it.
+/// Creates the key and prints how to use it.
 async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result<()> {
     let name = KeyName::parse("demo").map_err(io::Error::other)?;
     let (model_access, allow_from) = (ModelAccess::All, AllowFrom::Anywhere);
@@ -90,7 +89,7 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
         account: None,
     };
     let created = services
-        .keeper
+        .key_store
         .create(new, wall_clock::now())
         .await
         .map_err(io::Error::other)?;
@@ -117,11 +116,11 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
     out.flush()
 }
 
-/// One line that works when pasted into any shell.
+/// A command that works in any shell.
 fn curl(url: &str, token: &str) -> String {
     let body = format!(
         r#"{{"model":"{}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}"#,
-        stand_in::MODELS[0]
+        mock_upstream::MODELS[0]
     );
     format!(
         "curl -N {url}/chat/completions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{body}'"

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::json;
 
-use super::ExplainArgs;
-use super::client::Client;
-use super::failure::Failure;
-use super::keys::token_on_stdin;
-use super::output::{escaped, print_line};
+use crate::cli::ExplainArgs;
+use crate::cli::client::Client;
+use crate::cli::command_error::CommandError;
+use crate::cli::keys::token_on_stdin;
+use crate::cli::output::{escaped, print_line};
 
-pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let mut question = json!({
         "model": args.model,

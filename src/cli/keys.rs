@@ -6,21 +6,20 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use crate::cli::arguments::{AllowFromArg, ExpiryArg};
+use crate::cli::client::{Client, ClientResponse, IfMissing};
+use crate::cli::command_error::CommandError;
+use crate::cli::output::{self, escaped, print, print_line};
+use crate::cli::{
+    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RuleArgs, UpdateArgs,
+};
 use crate::policy::key::KeyId;
 use crate::policy::token::Presented;
 
-use super::arguments::{Expiry, Source};
-use super::client::{Answer, Client, Missing};
-use super::failure::Failure;
-use super::output::{self, escaped, print, print_line};
-use super::{
-    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RuleArgs, UpdateArgs,
-};
-
-/// Keys that one call asks for.
+/// Keys per call.
 const PAGE: usize = 1000;
 
-pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, Failure> {
+pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, CommandError> {
     match command {
         KeysCommand::Create(args) => create(args),
         KeysCommand::List(args) => list(args),
@@ -34,12 +33,12 @@ pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn create(args: &CreateArgs) -> Result<(), Failure> {
+fn create(args: &CreateArgs) -> Result<(), CommandError> {
     let mode = args.rules.model_access.unwrap_or(AccessMode::All);
     let mut body = args.rules.fields(Some(mode))?;
     body.insert("name".to_owned(), args.name.as_str().into());
     body.retain(|_, value| !value.is_null());
-    let client = Client::of_keys(&args.place, Missing::Made)?;
+    let client = Client::of_keys(&args.place, IfMissing::Create)?;
     let answer = client.call(&Method::POST, "/api/keys", Some(&body.into()))?;
     if answer.print_json()? {
         return Ok(());
@@ -56,8 +55,8 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
     ))
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
-    let client = Client::of_keys(&args.place, Missing::Refused)?;
+fn list(args: &ListArgs) -> Result<(), CommandError> {
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     if client.wants_json() {
         return list_json(&client);
     }
@@ -84,14 +83,14 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     print(output::table(headings, rows))
 }
 
-/// All pages as one answer. The keys' own text is passed on, so that a million need not be held at once.
-fn list_json(client: &Client) -> Result<(), Failure> {
+/// Prints all pages as one JSON object. Copies the text of each page, so memory stays small with a million keys.
+fn list_json(client: &Client) -> Result<(), CommandError> {
     let mut target = format!("/api/keys?limit={PAGE}");
     let mut separator = "{\"keys\":[";
     loop {
         let answer = client.call(&Method::GET, &target, None)?;
         let (keys, next) = parts_of_page(&answer)
-            .ok_or_else(|| Failure::Refused("the answer is no page of keys".to_owned()))?;
+            .ok_or_else(|| CommandError::Refused("the answer is no page of keys".to_owned()))?;
         if !keys.is_empty() || separator.starts_with('{') {
             print([separator, keys].concat())?;
             separator = if keys.is_empty() { separator } else { "," };
@@ -103,8 +102,8 @@ fn list_json(client: &Client) -> Result<(), Failure> {
     }
 }
 
-/// The text between the brackets of `{"keys":[…],"next":…}`, and where the next page begins.
-fn parts_of_page(answer: &Answer) -> Option<(&str, Option<&str>)> {
+/// The text between the brackets of `{"keys":[…],"next":…}`, and the cursor of the next page.
+fn parts_of_page(answer: &ClientResponse) -> Option<(&str, Option<&str>)> {
     let page = std::str::from_utf8(answer.bytes()).ok()?;
     let (keys, next) = page
         .strip_prefix("{\"keys\":[")?
@@ -116,8 +115,8 @@ fn parts_of_page(answer: &Answer) -> Option<(&str, Option<&str>)> {
     Some((keys, next))
 }
 
-fn show(args: &KeyArgs) -> Result<(), Failure> {
-    let client = Client::of_keys(&args.place, Missing::Refused)?;
+fn show(args: &KeyArgs) -> Result<(), CommandError> {
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     let answer = client.call(&Method::GET, &path_of(&args.id), None)?;
     if answer.print_json()? {
         return Ok(());
@@ -125,16 +124,16 @@ fn show(args: &KeyArgs) -> Result<(), Failure> {
     print_key(&answer.value()?)
 }
 
-fn update(args: &UpdateArgs) -> Result<(), Failure> {
+fn update(args: &UpdateArgs) -> Result<(), CommandError> {
     let path = path_of(&args.id);
     if args.name.is_none() && args.rules.are_unnamed() {
-        return Err(Failure::Usage(
+        return Err(CommandError::Usage(
             "nothing is to change; name a field, like --name or --expires".to_owned(),
         ));
     }
-    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     let mode = match args.rules.model_access {
-        // Other models alone: how they are meant stays as it is.
+        // Only the models change; the mode stays.
         None if !args.rules.models.is_empty() => {
             let key = client.call(&Method::GET, &path, None)?.value()?;
             Some(mode_of(&key))
@@ -148,8 +147,8 @@ fn update(args: &UpdateArgs) -> Result<(), Failure> {
     change(&client, &path, &body.into())
 }
 
-fn switch(args: &KeyArgs, disabled: bool) -> Result<(), Failure> {
-    let client = Client::of_keys(&args.place, Missing::Refused)?;
+fn switch(args: &KeyArgs, disabled: bool) -> Result<(), CommandError> {
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     change(
         &client,
         &path_of(&args.id),
@@ -157,7 +156,7 @@ fn switch(args: &KeyArgs, disabled: bool) -> Result<(), Failure> {
     )
 }
 
-fn change(client: &Client, path: &str, body: &Value) -> Result<(), Failure> {
+fn change(client: &Client, path: &str, body: &Value) -> Result<(), CommandError> {
     let answer = client.call(&Method::PATCH, path, Some(body))?;
     if answer.print_json()? {
         return Ok(());
@@ -165,18 +164,18 @@ fn change(client: &Client, path: &str, body: &Value) -> Result<(), Failure> {
     print_key(&answer.value()?)
 }
 
-fn delete(args: &DeleteArgs) -> Result<(), Failure> {
+fn delete(args: &DeleteArgs) -> Result<(), CommandError> {
     let path = path_of(&args.id);
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
     if !args.yes && !can_ask {
-        return Err(Failure::Refused(format!(
+        return Err(CommandError::Refused(format!(
             "nothing was deleted: there is no terminal to ask on whether {} is meant; add --yes where it is",
             args.id.as_str()
         )));
     }
-    let client = Client::of_keys(&args.place, Missing::Refused)?;
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     if !args.yes && !is_meant(&client, &path)? {
-        return Err(Failure::Refused("nothing was deleted".to_owned()));
+        return Err(CommandError::Refused("nothing was deleted".to_owned()));
     }
     let answer = client.call(&Method::DELETE, &path, None)?;
     if answer.print_json()? {
@@ -185,7 +184,7 @@ fn delete(args: &DeleteArgs) -> Result<(), Failure> {
     print_line(format!("deleted {}", args.id.as_str()))
 }
 
-fn is_meant(client: &Client, path: &str) -> Result<bool, Failure> {
+fn is_meant(client: &Client, path: &str) -> Result<bool, CommandError> {
     let key = client.call(&Method::GET, path, None)?.value()?;
     eprint!(
         "Delete {} ({})? [y/N] ",
@@ -194,23 +193,23 @@ fn is_meant(client: &Client, path: &str) -> Result<bool, Failure> {
     );
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
-    read.map_err(|error| Failure::System("standard input".to_owned(), error))?;
+    read.map_err(|error| CommandError::System("standard input".to_owned(), error))?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-fn hash() -> Result<(), Failure> {
+fn hash() -> Result<(), CommandError> {
     let token = token_on_stdin()?;
     match Presented::parse(token.as_bytes()) {
         Some(token) => print_line(token.hash().to_string()),
-        None => Err(Failure::Input(
+        None => Err(CommandError::Input(
             "this is no token: it must be 1 to 512 visible ASCII characters, and one that begins with kg_ must be whole"
                 .to_owned(),
         )),
     }
 }
 
-/// A token, on standard input so that it stands in no process list and no shell history.
-pub(super) fn token_on_stdin() -> Result<zeroize::Zeroizing<String>, Failure> {
+/// Reads a token from standard input, so that it appears in no process list and no shell history.
+pub(super) fn token_on_stdin() -> Result<zeroize::Zeroizing<String>, CommandError> {
     if io::stdin().is_terminal() {
         eprint!("Bearer token: ");
     }
@@ -218,7 +217,7 @@ pub(super) fn token_on_stdin() -> Result<zeroize::Zeroizing<String>, Failure> {
     let input = io::stdin().lock();
     io::Read::take(input, 1024)
         .read_line(&mut line)
-        .map_err(|error| Failure::System("standard input".to_owned(), error))?;
+        .map_err(|error| CommandError::System("standard input".to_owned(), error))?;
     let length = line.trim_end_matches(['\r', '\n']).len();
     line.truncate(length);
     Ok(line)
@@ -240,8 +239,8 @@ impl RuleArgs {
             && account.is_none()
     }
 
-    /// The rules as the API takes them; those that are not named are left out, those that are cleared are null.
-    fn fields(&self, mode: Option<AccessMode>) -> Result<Map<String, Value>, Failure> {
+    /// The rules as the API expects them: an absent argument is left out, a cleared rule is null.
+    fn fields(&self, mode: Option<AccessMode>) -> Result<Map<String, Value>, CommandError> {
         let mut fields = Map::new();
         if let Some(mode) = mode {
             fields.insert("model_access".to_owned(), access(mode, &self.models)?);
@@ -251,8 +250,8 @@ impl RuleArgs {
         }
         if let Some(expiry) = self.expires {
             let end = match expiry {
-                Expiry::Never => Value::Null,
-                Expiry::At(end) => end.to_string().into(),
+                ExpiryArg::Never => Value::Null,
+                ExpiryArg::At(end) => end.to_string().into(),
             };
             fields.insert("expires_at".to_owned(), end);
         }
@@ -264,13 +263,13 @@ impl RuleArgs {
     }
 }
 
-fn access(mode: AccessMode, models: &[String]) -> Result<Value, Failure> {
+fn access(mode: AccessMode, models: &[String]) -> Result<Value, CommandError> {
     match (mode, models) {
         (AccessMode::All, []) => Ok(json!({"mode": "all"})),
-        (AccessMode::All, _) => Err(Failure::Usage(
+        (AccessMode::All, _) => Err(CommandError::Usage(
             "--model says nothing where every model may be used; add --model-access inclusive or exclusive".to_owned(),
         )),
-        (AccessMode::Inclusive | AccessMode::Exclusive, []) => Err(Failure::Usage(
+        (AccessMode::Inclusive | AccessMode::Exclusive, []) => Err(CommandError::Usage(
             "--model-access inclusive and exclusive need models; add --model MODEL, once for each".to_owned(),
         )),
         (AccessMode::Inclusive, models) => Ok(json!({"mode": "inclusive", "models": models})),
@@ -278,19 +277,21 @@ fn access(mode: AccessMode, models: &[String]) -> Result<Value, Failure> {
     }
 }
 
-fn networks(sources: &[Source]) -> Result<Value, Failure> {
-    if sources == [Source::Any] {
+fn networks(sources: &[AllowFromArg]) -> Result<Value, CommandError> {
+    if sources == [AllowFromArg::Any] {
         return Ok(json!([]));
     }
     let texts: Option<Vec<String>> = sources
         .iter()
         .map(|source| match source {
-            Source::Any => None,
-            Source::Network(network) => Some(network.to_string()),
+            AllowFromArg::Any => None,
+            AllowFromArg::Network(network) => Some(network.to_string()),
         })
         .collect();
     texts.map(Value::from).ok_or_else(|| {
-        Failure::Usage("--allow-from any stands beside networks; keep one of the two".to_owned())
+        CommandError::Usage(
+            "--allow-from any stands beside networks; keep one of the two".to_owned(),
+        )
     })
 }
 
@@ -306,7 +307,7 @@ fn path_of(id: &KeyId) -> String {
     format!("/api/keys/{}", id.as_str())
 }
 
-fn print_key(key: &Value) -> Result<(), Failure> {
+fn print_key(key: &Value) -> Result<(), CommandError> {
     let [_, name, access, from, expires, state, used, hint] = row(key);
     print(format!(
         "Key: {}\nName: {name}\nModel access: {access}\nAllow from: {from}\nExpires: {expires}\nState: {state}\n\

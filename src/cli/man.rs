@@ -1,4 +1,4 @@
-//! `keygate man`: one page, with a section for every command.
+//! `keygate man`: one page with a section for each command.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::Cli;
-use super::failure::Failure;
-use super::output::print;
+use crate::cli::Cli;
+use crate::cli::command_error::CommandError;
+use crate::cli::output::print;
 
-pub(super) fn run() -> Result<ExitCode, Failure> {
-    let page = page().map_err(|error| Failure::System("the manual page".to_owned(), error))?;
+pub(super) fn run() -> Result<ExitCode, CommandError> {
+    let page = page().map_err(|error| CommandError::System("the manual page".to_owned(), error))?;
     print(page)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -44,7 +44,7 @@ fn add(command: &Command, text: &mut String) -> io::Result<()> {
     let section = String::from_utf8_lossy(&section);
     let name = command.get_bin_name().unwrap_or(command.get_name());
     text.push_str(&format!(".SH \"{}\"\n", name.to_uppercase()));
-    // What are sections of a page of its own are parts of one here.
+    // Sections of a separate page become subsections here.
     text.push_str(&section.replace(".SH ", ".SS "));
     Ok(())
 }

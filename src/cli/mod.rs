@@ -1,31 +1,31 @@
-//! Floor 6: the command line. The definition is here; each command is one file, thin: it speaks to the admin API and
-//! prints.
+//! Floor 6: the command line. The arguments are defined here. Each command has a file, which calls the admin API and
+//! prints the result.
 //!
 //! Exit status: 0 done, 1 refused or failed, 2 wrong usage.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "commands speak to whoever typed them"
+    reason = "commands print to the terminal"
 )]
 
 mod arguments;
 mod check;
 mod client;
+mod command_error;
 mod completions;
-pub mod demo;
+mod demo;
 mod explain;
-mod failure;
-mod harden;
 mod keys;
-mod life;
 mod man;
+mod mock_upstream;
 mod output;
+mod process_limits;
 mod reload;
-pub mod serve;
-mod stand_in;
-mod start_fault;
+mod serve;
+mod start_error;
 mod status;
+mod supervisor;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,9 +38,9 @@ use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 
-use arguments::{Expiry, Source};
+use arguments::{AllowFromArg, ExpiryArg};
 
-/// What `--version` says: the version, and which versions of the libraries it was built with, by the hash of Cargo.lock.
+/// The text of `--version`: the version, and the hash of Cargo.lock, which identifies the versions of all libraries.
 static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
     let lock = blake3::hash(include_bytes!("../../Cargo.lock")).to_hex();
     let version = env!("CARGO_PKG_VERSION");
@@ -50,14 +50,14 @@ static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
 /// An API-key gateway in front of OpenAI-compatible LLM servers.
 #[derive(Debug, Parser)]
 #[command(name = "keygate", version, long_version = BUILT_FROM.as_str())]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine: a built-in stand-in upstream, one key, and the gateway before it.
+    /// Run a demo on this machine: a built-in mock upstream, one key, and a gateway in front of it.
     Demo(DemoArgs),
     /// Run the gateway.
     Serve(ServeArgs),
@@ -68,7 +68,7 @@ enum Command {
     Keys(KeysCommand),
     /// Have the gateway read key file, upstreams and certificates again.
     Reload(ReloadArgs),
-    /// Show how the gateway stands: keys, last reload, upstreams and their health.
+    /// Show the gateway's state: keys, last reload, upstreams and their health.
     Status(StatusArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
@@ -80,59 +80,59 @@ enum Command {
 
 /// Arguments of `keygate demo`.
 #[derive(Debug, Args)]
-pub struct DemoArgs {}
+struct DemoArgs {}
 
 /// Arguments of `keygate serve`.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. In place of the config's.
+    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. Replaces the config's.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. In place of the config's.
+    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. Replaces the config's.
     #[arg(long = "upstream", value_name = "URL")]
     upstreams: Vec<String>,
-    /// The key file. In place of the config's.
+    /// The key file. Replaces the config's.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// The admin socket. In place of the config's.
+    /// The admin socket. Replaces the config's.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The form of log lines. In place of the config's.
+    /// The form of log lines. Replaces the config's.
     #[arg(long, value_name = "FORM")]
-    log_format: Option<LogForm>,
+    log_format: Option<LogFormatArg>,
 }
 
 impl ServeArgs {
-    /// The config file to use, if any: the one named, else the first of the usual places that holds one.
+    /// The config file, if any: the named one, else the first that exists in the usual places.
     #[must_use]
-    pub fn config_file(&self) -> Option<PathBuf> {
+    fn config_file(&self) -> Option<PathBuf> {
         self.config.find()
     }
 
-    /// What the command line says in place of the config file.
+    /// The settings that replace those of the config file.
     #[must_use]
-    pub fn overrides(&self) -> Overrides {
+    fn overrides(&self) -> Overrides {
         Overrides {
             listen: self.listen.clone(),
             upstreams: self.upstreams.clone(),
             keys: self.keys.clone(),
             socket: self.socket.clone(),
-            log_format: self.log_format.map(LogForm::format),
+            log_format: self.log_format.map(LogFormatArg::format),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogForm {
+enum LogFormatArg {
     /// For people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-impl LogForm {
+impl LogFormatArg {
     fn format(self) -> LogFormat {
         match self {
             Self::Text => LogFormat::Text,
@@ -161,7 +161,7 @@ struct CheckArgs {
     config: ConfigArgs,
 }
 
-/// Which gateway is spoken to.
+/// Which gateway to call.
 #[derive(Clone, Debug, Args)]
 struct GatewayArgs {
     /// The admin socket; else $KEYGATE_SOCKET, the config's, ./keygate.sock.
@@ -186,7 +186,7 @@ struct KeysPlace {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Make a key; its bearer token is shown this once.
+    /// Make a key; its bearer token is shown only once.
     Create(CreateArgs),
     /// List all keys, newest first.
     List(ListArgs),
@@ -194,9 +194,9 @@ enum KeysCommand {
     Show(KeyArgs),
     /// Change a key.
     Update(UpdateArgs),
-    /// Refuse a key until it is enabled again.
+    /// Disable a key until it is enabled again.
     Disable(KeyArgs),
-    /// Take a key again that was disabled.
+    /// Enable a disabled key.
     Enable(KeyArgs),
     /// Delete a key.
     Delete(DeleteArgs),
@@ -206,7 +206,7 @@ enum KeysCommand {
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// What people call the key.
+    /// A name for people.
     #[arg(long)]
     name: String,
     #[command(flatten)]
@@ -220,7 +220,7 @@ struct UpdateArgs {
     /// The key's id.
     #[arg(value_parser = arguments::id)]
     id: KeyId,
-    /// Another name.
+    /// The new name.
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -240,11 +240,11 @@ struct RuleArgs {
     models: Vec<String>,
     /// An IPv4 network or address it may be used from; may be repeated. 'any' for every address.
     #[arg(long, value_name = "NET", value_parser = arguments::source)]
-    allow_from: Vec<Source>,
-    /// When it ends: 2027-01-31 (through that day, UTC), an RFC 3339 time, 30d, 12h. 'never' for no end.
+    allow_from: Vec<AllowFromArg>,
+    /// When it expires: 2027-01-31 (at the end of that day, UTC), an RFC 3339 time, 30d, 12h, or 'never'.
     #[arg(long, value_name = "WHEN", value_parser = arguments::expiry)]
-    expires: Option<Expiry>,
-    /// Whom it belongs to. Empty for nobody.
+    expires: Option<ExpiryArg>,
+    /// The account that owns the key. Empty for none.
     #[arg(long)]
     account: Option<String>,
 }
@@ -288,7 +288,7 @@ struct DeleteArgs {
 
 #[derive(Debug, Args)]
 struct ReloadArgs {
-    /// Even where the key file drops more keys than keys.max_drop_percent.
+    /// Reload even if the key file drops more keys than keys.max_drop_percent allows.
     #[arg(long)]
     force: bool,
     /// Say what would change, and change nothing.
@@ -315,7 +315,7 @@ struct ExplainArgs {
     /// The key's id; without it, a bearer token is read from standard input.
     #[arg(long, value_name = "ID")]
     key: Option<String>,
-    /// When, as an RFC 3339 time; else now.
+    /// The time of the request, in RFC 3339. Default: now.
     #[arg(long, value_name = "TIME", value_parser = arguments::time)]
     at: Option<UnixTime>,
     #[command(flatten)]
@@ -328,7 +328,7 @@ struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
-/// Runs the command that the process's arguments name.
+/// Runs the command that the arguments of the process name.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -346,5 +346,5 @@ pub fn run() -> ExitCode {
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };
-    done.unwrap_or_else(|failure| failure.report())
+    done.unwrap_or_else(|error| error.report())
 }

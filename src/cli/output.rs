@@ -1,37 +1,36 @@
-//! What commands print: whole or not at all, and nothing that could drive a terminal.
+//! Output of commands. Nothing in it can control the terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use crate::cli::command_error::CommandError;
 use crate::observe::log::is_harmless;
 
-use super::failure::Failure;
-
-/// Longest cell of a table on a terminal, in characters.
+/// The longest cell of a table on a terminal, in characters.
 const MAX_CELL: usize = 32;
 
 /// Writes to standard output.
-pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), CommandError> {
     let mut output = io::stdout().lock();
     output
         .write_all(text.as_ref())
         .and_then(|()| output.flush())
-        .map_err(Failure::Output)
+        .map_err(CommandError::Output)
 }
 
 /// Writes one line to standard output.
-pub(super) fn print_line(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+pub(super) fn print_line(text: impl AsRef<[u8]>) -> Result<(), CommandError> {
     print([text.as_ref(), b"\n"].concat())
 }
 
-/// What clap has to say: help and version on standard output, faults of the arguments on standard error.
+/// Prints clap's message: help and version on standard output, errors in the arguments on standard error.
 pub(super) fn usage(message: &clap::Error) -> ExitCode {
-    // Whoever asked for it may have left meanwhile.
+    // The reader may have closed the pipe.
     let _ = message.print();
     u8::try_from(message.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Text of others, with whatever could drive a terminal escaped.
+/// Escapes every character that could control a terminal.
 pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -44,7 +43,7 @@ pub(super) fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Rows under their headings, in columns. On a terminal long cells are cut; elsewhere nothing is.
+/// A table with headings. Long cells are cut, but only on a terminal.
 pub(super) fn table<const N: usize>(headings: [&str; N], mut rows: Vec<[String; N]>) -> String {
     if io::stdout().is_terminal() {
         for cell in rows.iter_mut().flatten() {
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_drives_a_terminal_is_printed() {
+    fn characters_that_control_a_terminal_are_escaped() {
         assert_eq!(escaped("wéb site"), "wéb site");
         assert_eq!(
             escaped("a\u{1b}[31m\u{202e}\n"),
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_lines_its_columns_up() {
+    fn the_columns_of_a_table_are_aligned() {
         let rows = vec![
             ["é".to_owned(), "x".to_owned()],
             ["longer".to_owned(), String::new()],

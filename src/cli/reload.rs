@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::cli::ReloadArgs;
+use crate::cli::client::Client;
+use crate::cli::command_error::CommandError;
+use crate::cli::output::{escaped, print};
 use crate::store::key_store;
 
-use super::ReloadArgs;
-use super::client::Client;
-use super::failure::Failure;
-use super::output::{escaped, print};
-
-pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let body = json!({"force": args.force, "dry_run": args.dry_run});
     let target = if args.dry_run {

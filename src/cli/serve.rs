@@ -1,7 +1,7 @@
-//! `keygate serve`: puts the floors together and starts them. The running and ending is [`super::life`]'s.
+//! `keygate serve`: creates all parts of the gateway and starts them. [`crate::cli::supervisor`] runs and ends them.
 //!
-//! The order of the start is a promise: nothing is accepted before config and key file are whole, the addresses are
-//! free, and the admin socket is this process's own.
+//! The order of the start is a guarantee: no connection is accepted before config and key file are valid, the addresses
+//! are free, and this process owns the admin socket.
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -15,13 +15,17 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
-use crate::admin::access::{AdminToken, admin_token};
+use crate::admin::token::{AdminToken, admin_token};
 use crate::admin::{self, ConfigSource, Services, reload};
+use crate::cli::ServeArgs;
+use crate::cli::process_limits::{log_panics, set_process_limits};
+use crate::cli::start_error::{StartError, system};
+use crate::cli::supervisor::{AdminListeners, Signals, Supervisor, Workers, tell_systemd};
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
 use crate::net::unix_socket;
-use crate::observe::log::{Event, Form, Log, Writer};
+use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
@@ -32,22 +36,17 @@ use crate::store::key_store::KeyStore;
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
-use super::ServeArgs;
-use super::harden::{harden, log_panics};
-use super::life::{Admin, Life, Signals, Workers, tell_systemd};
-use super::start_fault::{StartFault, system};
+/// The longest time to write the last log lines.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the last log lines may take to leave.
-const LAST_LINES: Duration = Duration::from_secs(1);
-
-/// Runs the gateway as the command line says.
+/// Runs the gateway as the arguments say.
 #[must_use]
-pub fn run(args: &ServeArgs) -> ExitCode {
+pub(super) fn run(args: &ServeArgs) -> ExitCode {
     let (file, overrides) = (args.config_file(), args.overrides());
     let source = move || parse::read(file.as_deref(), &overrides);
-    let served = Ground::lay().and_then(|ground| {
-        let config = source().config.map_err(StartFault::Files)?;
-        serve(ground, config, Arc::new(source), async |_, _| ())
+    let served = Bootstrap::new().and_then(|bootstrap| {
+        let config = source().config.map_err(StartError::Files)?;
+        serve(bootstrap, config, Arc::new(source), async |_, _| ())
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,20 +57,20 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-/// What the process stands on before it reads its first file.
-pub struct Ground {
+/// What the process needs before it reads its first file.
+pub(super) struct Bootstrap {
     runtime: Runtime,
     hangup: Signal,
     descriptors: Option<u64>,
 }
 
-impl Ground {
-    /// From here on SIGHUP means a reload, as soon as there is something to reload; until then it would end the process.
+impl Bootstrap {
+    /// Creates the runtime and handles SIGHUP: it means a reload from now on. Without a handler it would end the process.
     ///
     /// # Errors
-    /// [`StartFault::System`]
-    pub fn lay() -> Result<Self, StartFault> {
-        let descriptors = harden();
+    /// [`StartError::System`]
+    pub(super) fn new() -> Result<Self, StartError> {
+        let descriptors = set_process_limits();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -88,58 +87,58 @@ impl Ground {
     }
 }
 
-/// Runs the gateway until it is told to end. `started` is called once everything listens, with the address of the
-/// admin API where it has one.
+/// Runs the gateway until a signal ends it. Calls `started` when everything listens, with the TCP address of the admin
+/// API if it has one.
 ///
 /// # Errors
-/// [`StartFault`], before anything is accepted.
-pub fn serve(
-    ground: Ground,
+/// The gateway cannot start; no connection was accepted yet. Or a worker failed later.
+pub(super) fn serve(
+    bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,
     started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
-) -> Result<(), StartFault> {
-    let Ground {
+) -> Result<(), StartError> {
+    let Bootstrap {
         runtime,
         hangup,
         descriptors,
-    } = ground;
-    // From here on every signal finds its handler.
+    } = bootstrap;
+    // From now on every signal has a handler.
     let signals = {
         let _inside = runtime.enter();
         Signals::new(hangup).map_err(system("the signal handlers"))?
     };
-    let (parts, loaded) = Parts::prepare(config)?;
-    let claimed = listen::claim(&parts.config.listen).map_err(StartFault::Listen)?;
+    let (components, loaded) = Components::prepare(config)?;
+    let claimed = listen::claim(&components.config.listen).map_err(StartError::Listen)?;
     let (socket, socket_file) =
-        unix_socket::claim(&parts.config.admin.socket, unix_socket::PRIVATE)
-            .map_err(StartFault::Socket)?;
-    let keeper = parts.start_keeper(loaded)?;
+        unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
+            .map_err(StartError::Socket)?;
+    let key_store = components.start_key_store(loaded)?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
-        .map(|first| parts.config.url(first) + "/v1")
+        .map(|first| components.config.url(first) + "/v1")
         .unwrap_or_default();
-    let token = parts.admin_token()?;
+    let token = components.admin_token()?;
     let services = Arc::new(Services {
-        config: Arc::clone(&parts.config),
-        table: Arc::clone(&parts.table),
-        keeper,
-        fleet: Arc::clone(&parts.fleet),
-        certificates: parts.certificates.clone(),
-        metrics: parts.metrics.clone(),
-        log: parts.log.clone(),
-        lifecycle: parts.lifecycle.clone(),
+        config: Arc::clone(&components.config),
+        table: Arc::clone(&components.table),
+        key_store,
+        fleet: Arc::clone(&components.fleet),
+        certificates: components.certificates.clone(),
+        metrics: components.metrics.clone(),
+        log: components.log.clone(),
+        lifecycle: components.lifecycle.clone(),
         url,
         config_source,
         token,
-        memory: admin::Memory::default(),
+        state: admin::AdminState::default(),
     });
 
     let ended = LocalSet::new().block_on(&runtime, async {
-        let admin = Admin::open(&services, socket, socket_file).await?;
+        let admin = AdminListeners::open(&services, socket, socket_file).await?;
         let workers = Workers::start(
-            &parts.gateway(descriptors),
+            &components.gateway(descriptors),
             claimed,
             services.config.workers,
         )?;
@@ -147,11 +146,11 @@ pub fn serve(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));
-        tokio::task::spawn_local(admin::keep_the_hour(Arc::clone(&services)));
+        tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services, admin.address).await;
-        Life {
+        Supervisor {
             services,
             signals,
             admin,
@@ -160,73 +159,73 @@ pub fn serve(
         .run()
         .await
     });
-    // Log lines of a start that failed are still written.
-    parts.writer.finish(LAST_LINES);
+    // This also writes the log lines of a failed start.
+    components.log_writer.finish(LOG_FLUSH_TIMEOUT);
     ended
 }
 
-/// What is made before anything listens.
-struct Parts {
+/// What is created before anything listens.
+struct Components {
     config: Arc<Config>,
     table: Arc<Table>,
     fleet: Arc<Fleet>,
     certificates: Option<Certificates>,
     metrics: Metrics,
     log: Log,
-    writer: Writer,
+    log_writer: LogWriterHandle,
     lifecycle: Lifecycle,
 }
 
-impl Parts {
-    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartFault> {
+impl Components {
+    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartError> {
         let metrics = Metrics::new()
-            .map_err(|error| StartFault::System("metrics".into(), io::Error::other(error)))?;
+            .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
         let file = &config.keys.file;
         if !config.keys.named && !file.exists() {
             key_file::create(file).map_err(system(file.display().to_string()))?;
         }
         let loaded = key_file::read(file, &table, NO_YIELD)
-            .map_err(|error| StartFault::Files(error.faults().to_vec()))?;
+            .map_err(|error| StartError::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
-        let certificates = certificates.transpose().map_err(StartFault::Tls)?;
-        let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartFault::Upstream)?;
-        let form = match config.log_format {
-            Some(LogFormat::Text) => Form::Text,
-            Some(LogFormat::Json) => Form::Json,
-            None if io::stderr().is_terminal() => Form::Text,
-            None => Form::Json,
-        };
-        let (log, writer) = Log::start(form, metrics.log_lines_dropped().clone())
+        let certificates = certificates.transpose().map_err(StartError::Tls)?;
+        let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartError::Upstream)?;
+        let format = config
+            .log_format
+            .unwrap_or(match io::stderr().is_terminal() {
+                true => LogFormat::Text,
+                false => LogFormat::Json,
+            });
+        let (log, log_writer) = Log::start(format, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
-        let parts = Self {
+        let components = Self {
             config: Arc::new(config),
             table,
             fleet: Arc::new(fleet),
             certificates,
             metrics,
             log,
-            writer,
+            log_writer,
             lifecycle: Lifecycle::default(),
         };
-        Ok((parts, loaded))
+        Ok((components, loaded))
     }
 
-    fn start_keeper(&self, loaded: LoadedKeys) -> Result<KeyStore, StartFault> {
+    fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let keeper = KeyStore::start(
+        let key_store = KeyStore::start(
             &self.config.keys,
             Arc::clone(&self.table),
             loaded,
             move |event| {
-                reload::note(&log, &metrics, wall_clock::now(), &event);
+                reload::record_event(&log, &metrics, wall_clock::now(), &event);
             },
         );
-        let keeper = keeper.map_err(system("the keeper's thread"))?;
+        let key_store = key_store.map_err(system("the key_store's thread"))?;
         self.metrics
-            .last_reload(keeper.status().last_reload.at.seconds());
-        Ok(keeper)
+            .last_reload(key_store.status().last_reload.at.seconds());
+        Ok(key_store)
     }
 
     fn gateway(&self, descriptors: Option<u64>) -> Gateway {
@@ -240,7 +239,7 @@ impl Parts {
             self.log.event(
                 event
                     .with("limit", descriptors)
-                    .with("connections", settings.connections()),
+                    .with("connections", settings.max_connections()),
             );
         }
         Gateway {
@@ -255,7 +254,7 @@ impl Parts {
         }
     }
 
-    fn admin_token(&self) -> Result<Option<AdminToken>, StartFault> {
+    fn admin_token(&self) -> Result<Option<AdminToken>, StartError> {
         let file = &self.config.admin.token_file;
         match self.config.admin.listen {
             Some(_) => admin_token(file)
@@ -266,7 +265,7 @@ impl Parts {
     }
 }
 
-/// Says where the process listens, and what an operator should know of its files.
+/// Logs the addresses, and warnings about the config and the key file.
 fn announce(services: &Services, addresses: &[Listen], admin: Option<SocketAddr>) {
     let say = |event: Event, name, value: String| services.log.event(event.with(name, value));
     for warning in services.config.warnings() {

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::Value;
 
-use super::StatusArgs;
-use super::client::Client;
-use super::failure::Failure;
-use super::output::{escaped, print};
+use crate::cli::StatusArgs;
+use crate::cli::client::Client;
+use crate::cli::command_error::CommandError;
+use crate::cli::output::{escaped, print};
 
-pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let answer = client.call(&Method::GET, "/api/status", None)?;
     if !answer.print_json()? {

@@ -1,9 +1,8 @@
-//! A permit that stays under watch for as long as its request runs.
+//! A permit that is checked again for as long as its request runs.
 //!
-//! Invariant: whoever holds a lease and asks [`Lease::check`] before each piece of an answer sends nothing after the
+//! Invariant: whoever holds a lease and calls [`Lease::check`] before each piece of a response sends nothing after the
 //! key was deleted, disabled, expired or narrowed. The common case costs one load: the table's generation.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,34 +10,32 @@ use crate::policy::decide::Permit;
 use crate::policy::denial::Denial;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
-use crate::runtime::clock::Watch;
+use crate::runtime::timers::TimerEntry;
 use crate::runtime::wall_clock::now;
 use crate::table::{Entry, Table};
-
-/// A lease that an answer shares with whoever ends it when its client takes nothing.
-pub type SharedLease = Rc<RefCell<Lease>>;
+use crate::upstream::Upstream;
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Lease {
-    permit: Permit,
+pub(super) struct Lease {
+    permit: Permit<Arc<Upstream>>,
     hash: TokenHash,
     table: Arc<Table>,
     generation: u64,
     expires_at: Option<UnixTime>,
-    watch: Rc<Watch>,
+    timer_entry: Rc<TimerEntry>,
 }
 
 impl Lease {
     /// Keeps `permit` under watch. `generation` is the table's from before `entry` was looked up, so that no change
-    /// since then is missed; `watch` wakes whoever waits while the request stands still.
+    /// since then is missed; `timer_entry` wakes whoever waits while the request stands still.
     #[must_use]
-    pub fn new(
-        permit: Permit,
+    pub(super) fn new(
+        permit: Permit<Arc<Upstream>>,
         entry: &Entry,
         table: Arc<Table>,
         generation: u64,
-        watch: Rc<Watch>,
+        timer_entry: Rc<TimerEntry>,
     ) -> Self {
         let mut lease = Self {
             permit,
@@ -46,28 +43,22 @@ impl Lease {
             table,
             generation,
             expires_at: None,
-            watch,
+            timer_entry,
         };
         lease.follow(generation, entry.key().expires_at());
         lease
     }
 
     /// What is permitted.
-    pub fn permit(&self) -> &Permit {
+    pub(super) fn permit(&self) -> &Permit<Arc<Upstream>> {
         &self.permit
-    }
-
-    /// The watch that wakes whoever waits for this request.
-    #[must_use]
-    pub fn watch(&self) -> &Rc<Watch> {
-        &self.watch
     }
 
     /// Whether what was permitted still is.
     ///
     /// # Errors
     /// The rule that refuses by now.
-    pub fn check(&mut self) -> Result<(), Denial> {
+    pub(super) fn check(&mut self) -> Result<(), Denial> {
         let generation = self.table.generation();
         if generation == self.generation && self.expires_at.is_none_or(|end| now() < end) {
             return Ok(());
@@ -82,7 +73,7 @@ impl Lease {
     fn follow(&mut self, generation: u64, expires_at: Option<UnixTime>) {
         self.generation = generation;
         self.expires_at = expires_at;
-        self.watch
+        self.timer_entry
             .follow(generation, expires_at.map(UnixTime::seconds));
     }
 }

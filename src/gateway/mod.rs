@@ -1,16 +1,17 @@
-//! Floor 4: the data path. [`serve`] accepts connections, `connection` is a connection's life, [`request`] a request's
-//! from head to last byte.
+//! Floor 4: the data path. [`accept`] takes connections in, `http1` and `http2` are a connection's life, `request` is a
+//! request's from head to last byte, and `relay` a response's.
 
-mod answers;
-mod connection;
-pub mod lease;
-pub mod proxied;
-pub mod record;
-pub mod reply;
-pub mod request;
-pub mod serve;
-pub mod stall;
-pub mod stream;
+pub mod accept;
+mod access_record;
+mod client_source;
+mod exchange;
+mod http1;
+mod http2;
+mod lease;
+mod local_responses;
+mod refusal;
+mod relay;
+mod request;
 pub mod worker;
 
 #[cfg(test)]

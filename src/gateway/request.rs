@@ -2,11 +2,9 @@
 //! a security property: who is asked before what, what before how much, and nothing of the body is read before step 6.
 //!
 //! [`handle`] never fails: it reads the clock once, calls [`admit_and_forward`] once, and whatever comes of it is
-//! logged and counted once, when the [`Record`] is dropped.
+//! logged and counted once, when the [`AccessRecord`] is dropped.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,180 +12,143 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use http::StatusCode;
 
-use crate::gateway::reply::Refusal;
-use crate::http::headers::{self, Introduction, RequestId};
-use crate::http::io::{InFlight, Line};
-use crate::policy::decide::{self, Caller};
+use crate::gateway::access_record::AccessRecord;
+use crate::gateway::client_source::ClientSource;
+use crate::gateway::exchange::{BodyLength, Exchange, Part};
+use crate::gateway::lease::Lease;
+use crate::gateway::local_responses;
+use crate::gateway::refusal::{LocalResponse, Refusal};
+use crate::gateway::relay::{self, BrokenOff};
+use crate::gateway::worker::Worker;
+use crate::http::client_address::client_address;
+use crate::http::credential;
+use crate::http::fields::{FieldKind, Fields};
+use crate::http::forwarded_headers::{self, ForwardedHeaders};
+use crate::http::head::{HeadError, RequestHead};
+use crate::http::request_id::RequestId;
+use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
-use crate::request_body::collect;
-use crate::request_body::model::{self as model_name, Siblings};
-use crate::runtime::clock::Watch;
+use crate::request_body::collect::{self, CollectedBody};
+use crate::request_body::model::{self, ExtraModelFields};
+use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
 use crate::table::Entry;
 use crate::upstream::Upstream;
-use crate::upstream::outbound::Outbound;
-use crate::upstream::pool::{Answer, SendFault};
-
-use super::answers;
-use super::lease::Lease;
-use super::proxied::Source;
-use super::record::Record;
-use super::stream::{Guard, Relay, ReplyBody};
-use super::worker::Worker;
+use crate::upstream::outbound::OutboundRequest;
+use crate::upstream::pool::UpstreamResponse;
 
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin {
+pub(super) struct Origin {
     /// Who it comes from.
-    pub source: Source,
+    pub(super) source: ClientSource,
     /// http or https.
-    pub scheme: &'static str,
+    pub(super) scheme: &'static str,
 }
 
 /// One request's facts, gathered before it is judged.
 struct Inbound<'a> {
     worker: &'a Rc<Worker>,
     origin: Origin,
-    parts: Parts,
+    started: SystemTime,
     now: UnixTime,
     client: ClientAddress,
-    request_id: &'a RequestId,
-    line: &'a Rc<Line>,
-    watch: Rc<Watch>,
+    request_id: RequestId,
+    /// The Origin of a web page that the config lets read responses.
+    web_origin: Option<&'a str>,
 }
 
-impl Inbound<'_> {
-    /// Forgets the request's head, which stands in the memory that its connection reads into next. The answer's headers
-    /// get the place of the request's.
-    fn let_go(&mut self) -> HeaderMap {
-        self.parts.uri = Uri::default();
-        let mut spare = std::mem::take(&mut self.parts.headers);
-        spare.clear();
-        spare
+/// Why a request has no whole response.
+enum Failure {
+    Refused(Refusal),
+    BrokenOff,
+}
+
+impl<R: Into<Refusal>> From<R> for Failure {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
     }
 }
 
 /// Answers a request, whatever it is.
-pub async fn handle(
-    worker: Rc<Worker>,
+pub(super) async fn handle<E: Exchange>(worker: &Rc<Worker>, origin: Origin, exchange: &mut E) {
+    let inbound = Inbound::of(worker, origin, exchange.head());
+    let mut record = inbound.begin_record(exchange.head().method());
+    let result = contain(pin!(admit_and_forward(&inbound, exchange, &mut record))).await;
+    conclude(&inbound, exchange, &mut record, result).await;
+}
+
+/// Answers a head that breaks a rule of HTTP. Nothing of it is believed, not even its method.
+pub(super) async fn refuse_head<E: Exchange>(
+    worker: &Rc<Worker>,
     origin: Origin,
-    in_flight: InFlight,
-    request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Infallible> {
-    // Who sends requests behind one another lets others have their turn in between.
-    if in_flight.line().has_more_than_its_turn() {
-        tokio::task::yield_now().await;
-    }
-    let worker = &worker;
-    let started = SystemTime::now();
-    let (parts, mut body) = request.into_parts();
-    let request_id = RequestId::of(&parts.headers).unwrap_or_else(|| worker.new_request_id());
-    let source = &worker.settings.client_address;
-    let client = headers::client_address(source, origin.source.address, &parts.headers);
-    let id = request_id.clone();
-    let mut record = Record::begin(worker, started, id, &parts.method, client);
-    let (version, method) = (parts.version, parts.method.clone());
-    let page = answers::allowed_origin(worker, &parts.headers).cloned();
-    let mut inbound = Inbound {
-        worker,
-        origin,
-        parts,
-        now: unix_time(started),
-        client,
-        request_id: &request_id,
-        line: in_flight.line(),
-        watch: in_flight.line().watch_request(),
+    error: HeadError,
+    exchange: &mut E,
+) {
+    let inbound = Inbound::of(worker, origin, &RequestHead::default());
+    let mut record = inbound.begin_record("");
+    conclude(&inbound, exchange, &mut record, Err(error.into())).await;
+}
+
+/// Answers a refusal, and breaks off what cannot be finished.
+async fn conclude<E: Exchange>(
+    inbound: &Inbound<'_>,
+    exchange: &mut E,
+    record: &mut AccessRecord,
+    result: Result<(), Failure>,
+) {
+    let refusal = match result {
+        Ok(()) => return record.complete(),
+        Err(Failure::Refused(refusal)) if !exchange.has_begun() => refusal,
+        Err(Failure::Refused(_) | Failure::BrokenOff) => return exchange.abort(),
     };
-
-    let result = contain(pin!(admit_and_forward(
-        &mut inbound,
-        &mut body,
-        &mut record
-    )))
-    .await;
-    // Here and not before it is judged: a stranger is known by the credential alone.
-    if let Err(refusal) = &result
-        && refusal.status() == StatusCode::UNAUTHORIZED
-    {
-        worker.strangers.wait().await;
+    // Only 401s are delayed; before authentication nobody can tell who has a key.
+    if refusal.status() == StatusCode::UNAUTHORIZED {
+        inbound.worker.unauthenticated.wait().await;
     }
-    // What follows a CONNECT was meant for a tunnel, and is no request.
-    let closes = matches!(
-        result,
-        Err(Refusal::Malformed(_) | Refusal::HeadTooLarge | Refusal::ShuttingDown)
-    ) || method == Method::CONNECT;
-    let mut response = result.unwrap_or_else(|refusal| {
-        record.refused(&refusal);
-        refusal.response().map(ReplyBody::from)
-    });
-
-    record.status(response.status());
-    if method == Method::HEAD {
-        // Its answer has no body, so nobody will ask for the end of it (RFC 9110 9.3.2).
-        record.complete();
+    record.refused(&refusal);
+    if refusal.ends_connection() {
+        exchange.close_after();
     }
-    let headers = response.headers_mut();
-    // hyper does not say of a chunked body that it has ended, even once it was read to its end.
-    let is_unread = !record.has_body() && !body.is_end_stream();
-    if version != Version::HTTP_2 && (closes || is_unread) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        in_flight.line().leave_unread();
+    let response = refusal.response(&inbound.worker.buffers);
+    match inbound.respond(exchange, record, response).await {
+        Ok(()) => record.complete(),
+        Err(_) => exchange.abort(),
     }
-    headers.insert(headers::X_REQUEST_ID, request_id.to_header());
-    if let Some(page) = page {
-        answers::open_to(page, headers);
-    }
-    Ok(response.map(|body| body.guarded(Guard { record, in_flight })))
 }
 
-/// A panic is one request's, and is answered.
-async fn contain<T>(
-    mut request: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
-) -> Result<T, Refusal> {
-    // What is left of a panic. It stands outside what is caught, so that an answer is not moved with every poll.
-    let mut result = Err(Refusal::Internal);
+/// A panic is one request's: the others of its worker go on.
+async fn contain(
+    mut request: Pin<&mut impl Future<Output = Result<(), Failure>>>,
+) -> Result<(), Failure> {
     poll_fn(|cx| {
-        let poll = || match request.as_mut().poll(cx) {
-            Poll::Ready(ended) => {
-                result = ended;
-                Poll::Ready(())
-            }
-            Poll::Pending => Poll::Pending,
-        };
-        catch_unwind(AssertUnwindSafe(poll)).unwrap_or(Poll::Ready(()))
+        let poll = || request.as_mut().poll(cx);
+        catch_unwind(AssertUnwindSafe(poll)).unwrap_or(Poll::Ready(Err(Refusal::Internal.into())))
     })
-    .await;
-    result
+    .await
 }
 
-async fn admit_and_forward(
-    inbound: &mut Inbound<'_>,
-    body: &mut Incoming,
-    record: &mut Record,
-) -> Result<Response<ReplyBody>, Refusal> {
-    let (worker, parts) = (inbound.worker, &inbound.parts);
-    #[cfg(test)]
-    super::tests::panic_where_asked(parts.uri.query().unwrap_or_default().as_bytes());
-    headers::check_size(parts, worker.settings.head)?;
-    headers::check_framing(parts)?;
-    if let Some(answer) = answers::without_key(worker, parts) {
-        return Ok(answer.map(ReplyBody::from));
+async fn admit_and_forward<E: Exchange>(
+    inbound: &Inbound<'_>,
+    exchange: &mut E,
+    record: &mut AccessRecord,
+) -> Result<(), Failure> {
+    let (worker, head) = (inbound.worker, exchange.head());
+    if let Some(response) = local_responses::without_key(worker, head, inbound.web_origin) {
+        return inbound.respond(exchange, record, response).await;
     }
     worker.check_open()?;
 
     // Read before the key is looked up: a change after that is noticed by the lease.
     let generation = worker.table.generation();
-    let token = headers::bearer(&parts.headers)?; // 1
+    let token = credential::bearer(head.fields().all(FieldKind::Authorization))?; // 1
     let entry = worker.table.find(&token.hash()); // 2
     if let Some(entry) = &entry {
         record.key(entry);
@@ -197,169 +158,239 @@ async fn admit_and_forward(
     let entry = entry.as_deref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
 
-    let route = route::of(parts.method.as_str(), parts.uri.path())?; // 5
+    let route = route::of(head.method(), head.path())?; // 5
     record.route(route.label());
-    match route {
+    let response = match route {
         Route::Forward(endpoint) => {
-            let asked = read_model(inbound, endpoint, caller, body, record).await?; // 6
-            forward(inbound, asked, caller, entry, generation, record).await // 7, 8
+            let asked = read_model(inbound, endpoint, caller, exchange, record).await?; // 6
+            let served_by = |_: &str| asked.upstream.clone();
+            let permit = caller.for_model(Arc::clone(&asked.model), served_by)?; // 7
+            record.upstream(permit.target());
+            return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
-        Route::Models => Ok(answers::models(worker, caller).map(ReplyBody::from)),
-        Route::Model(id) => Ok(answers::one_model(worker, caller, &id)?.map(ReplyBody::from)),
-        Route::Key => {
-            let headers = &parts.headers;
-            Ok(answers::key(worker, caller, inbound.origin.source, headers).map(ReplyBody::from))
-        }
-    }
+        Route::Models => local_responses::models(worker, caller),
+        Route::Model(id) => local_responses::one_model(worker, caller, &id)?,
+        Route::Key => local_responses::key(worker, caller, inbound.origin.source, head),
+    };
+    inbound.respond(exchange, record, response).await
 }
 
 /// What a request asks for, once its body is read: the very bytes that were checked, and the model they name.
 struct Asked {
-    body: collect::Spooled,
+    body: CollectedBody,
     model: Arc<str>,
-    read: Instant,
+    /// Who serves the model, by the catalogue.
+    upstream: Option<Arc<Upstream>>,
+    /// When the body was there whole.
+    read_at: Instant,
     is_decoded: bool,
 }
 
 /// Step 6: the body, whole, and the one model it names.
-async fn read_model(
+async fn read_model<E: Exchange>(
     inbound: &Inbound<'_>,
     endpoint: Endpoint,
     caller: Caller<'_>,
-    body: &mut Incoming,
-    record: &mut Record,
+    exchange: &mut E,
+    record: &mut AccessRecord,
 ) -> Result<Asked, Refusal> {
-    let Inbound { worker, parts, .. } = inbound;
-    let mut expectations = parts.headers.get_all(header::EXPECT).iter();
-    if expectations.any(|expectation| !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-    {
+    let (worker, head) = (inbound.worker, exchange.head());
+    let fields = head.fields();
+    let is_other = |expectation: &[u8]| !expectation.eq_ignore_ascii_case(b"100-continue");
+    if fields.all(FieldKind::Expect).any(is_other) {
         return Err(Refusal::Expectation);
     }
-    model_name::check_query(parts.uri.query())?;
-    let format = model_name::check_headers(endpoint.body(), &parts.headers)?;
-    let coding = coding::of(&parts.headers)?;
-    let (limits, clock, watch) = (&worker.settings.bodies, &worker.clock, &inbound.watch);
+    model::check_query(head.query())?;
+    let content_type = fields.only(FieldKind::ContentType);
+    let format = model::check_content_type(endpoint.body(), content_type)?;
+    let coding = coding::of(fields.all(FieldKind::ContentEncoding))?;
+    let entry = Rc::clone(exchange.timer_entry());
+    let (limits, buffers, timer) = (&worker.settings.bodies, &worker.buffers, &worker.timer);
     let body = match coding {
-        None => collect::spool(body, limits, clock, watch).await?,
-        // Apart, so that a decoder's state makes no other request larger.
+        None => collect::collect(exchange, limits, buffers, timer, &entry).await?,
+        // Boxed, so that a decoder's state makes no other request larger.
         Some(coding) => {
-            Box::pin(collect::spool_decoded(body, coding, limits, clock, watch)).await?
+            Box::pin(collect::collect_decoded(
+                exchange, coding, limits, buffers, timer, &entry,
+            ))
+            .await?
         }
     };
-    let read = Instant::now();
+    let read_at = Instant::now();
     record.body(body.received());
-    let is_all = caller.key().model_access().is_all();
-    let siblings = if is_all {
-        Siblings::Allowed
-    } else {
-        Siblings::Refused
+    let extra_fields = match caller.key().model_access().is_all() {
+        true => ExtraModelFields::Allowed,
+        false => ExtraModelFields::Refused,
     };
-    let model = Arc::from(model_name::read(&format, body.bytes(), siblings)?);
+    let named = model::read(&format, body.bytes(), extra_fields)?;
+    // The catalogue's own name is shared; only a name that nobody serves is copied.
+    let (model, upstream) = match worker.fleet.routing().served(&named) {
+        Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
+        None => (Arc::from(&*named), None),
+    };
     record.model(&model);
     Ok(Asked {
         body,
         model,
-        read,
+        upstream,
+        read_at,
         is_decoded: coding.is_some(),
     })
 }
 
-/// Steps 7 and 8: whether the model may be used, and the request's way to its upstream and back.
-async fn forward(
-    inbound: &mut Inbound<'_>,
+/// Step 8: the request's way to its upstream and back.
+async fn forward<E: Exchange>(
+    inbound: &Inbound<'_>,
     asked: Asked,
-    caller: Caller<'_>,
+    permit: Permit<Arc<Upstream>>,
     entry: &Entry,
     generation: u64,
-    record: &mut Record,
-) -> Result<Response<ReplyBody>, Refusal> {
+    exchange: &mut E,
+    record: &mut AccessRecord,
+) -> Result<(), Failure> {
     let worker = inbound.worker;
-    let routing = worker.fleet.routing();
-    let upstream = routing.upstream_of(&asked.model);
-    let permit = caller.for_model(Arc::clone(&asked.model), upstream.is_some())?; // 7
-    let upstream = upstream.ok_or(Denial::ModelNotFound)?;
-    record.upstream(upstream);
-
-    let table = Arc::clone(&worker.table);
-    let watch = Rc::clone(&inbound.watch);
-    let mut lease = Lease::new(permit, entry, table, generation, watch);
-    let outbound = outbound(inbound, upstream, &asked);
-    let _share = asked.body.into_share();
-    let spare = inbound.let_go();
-    let mut answer = send(worker, &mut lease, upstream, outbound, spare, record).await?; // 8
-    let status = answer.head().status;
-    record.answered(upstream.name(), status, answer.overhead(asked.read));
+    let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
+    let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
+    let read_at = asked.read_at;
+    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked);
+    exchange.release_head();
+    let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
+    let status = response.status();
+    record.answered(status, response.overhead(read_at));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        return Err(Refusal::UpstreamRejected);
+        return Err(Refusal::UpstreamRejected.into());
     }
-
-    let headers = answer.take_headers();
-    let relay = Relay::new(answer, &headers, lease, inbound.line, worker);
-    let mut response = Response::new(relay.into());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    Ok(response)
+    record.status(status);
+    let length = response.length().into();
+    inbound.begin(exchange, status, response.fields(), length);
+    relay::relay(worker, exchange, response, lease, record)
+        .await
+        .map_err(|BrokenOff| Failure::BrokenOff)
 }
 
-/// Sends the request, for as long as it is permitted.
-async fn send(
+/// Sends the request and waits for the response's head, for as long as the request is permitted and its client stays.
+async fn send<E: Exchange>(
     worker: &Rc<Worker>,
     lease: &mut Lease,
-    upstream: &Upstream,
-    outbound: Outbound,
-    spare: HeaderMap,
-    record: &mut Record,
-) -> Result<Answer, Refusal> {
+    outbound: OutboundRequest,
+    exchange: &mut E,
+    record: &mut AccessRecord,
+) -> Result<UpstreamResponse, Failure> {
+    ready_tasks_ran().await;
     let permit = lease.permit().clone();
-    let watch = Rc::clone(lease.watch());
-    let pool = &worker.pool;
-    let mut sending = pin!(pool.send(&permit, upstream, outbound, spare, &watch));
+    let entry = Rc::clone(exchange.timer_entry());
+    let mut sending = pin!(worker.pool.send(&permit, outbound, &entry));
     poll_fn(|cx| {
         if let Err(denial) = lease.check() {
             record.revoked(denial);
-            return Poll::Ready(Err(Refusal::Denied(denial)));
+            return Poll::Ready(Err(denial.into()));
         }
-        lease.watch().register(cx);
-        sending
-            .as_mut()
-            .poll(cx)
-            .map_err(|fault: SendFault| Refusal::Upstream(fault))
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(sent.map_err(Failure::from));
+        }
+        if exchange.poll_closed(cx).is_ready() {
+            return Poll::Ready(Err(Failure::BrokenOff));
+        }
+        entry.register(cx);
+        Poll::Pending
     })
     .await
 }
 
-fn outbound(inbound: &Inbound<'_>, upstream: &Upstream, asked: &Asked) -> Outbound {
-    let Inbound { worker, parts, .. } = inbound;
-    let body = asked.body.bytes();
-    let peer = inbound
-        .origin
-        .source
-        .address
-        .map(|peer| peer.to_canonical());
-    let peer_text = peer.map(AddressText::of);
-    let introduction = Introduction {
-        request_id: inbound.request_id.as_str(),
-        peer: peer_text.as_ref().map(AddressText::as_str),
-        came_through: &came_through(inbound, peer),
-        scheme: inbound.origin.scheme,
-        length: body.len(),
-        is_decoded: asked.is_decoded,
-    };
-    let request_line = (parts.method.as_str(), headers::target(&parts.uri));
-    let write = |lines: &mut Vec<u8>| headers::write_outbound(lines, &parts.headers, &introduction);
-    Outbound::new(upstream, request_line, worker.pool.room(), write, body)
-}
-
-/// The list of a peer that is believed, for X-Forwarded-For as the upstream sees it; else nothing.
-fn came_through(inbound: &Inbound<'_>, peer: Option<IpAddr>) -> Vec<u8> {
-    match &inbound.worker.settings.client_address {
-        ClientAddressSource::XForwardedFor { trusted_proxies }
-            if peer.is_some_and(|peer| trusted_proxies.iter().any(|net| net.contains(&peer))) =>
-        {
-            headers::forwarded_list(&inbound.parts.headers)
+impl<'a> Inbound<'a> {
+    fn of(worker: &'a Rc<Worker>, origin: Origin, head: &RequestHead) -> Self {
+        let fields = head.fields();
+        let started = SystemTime::now();
+        let client = client_address(
+            &worker.settings.client_address,
+            origin.source.address,
+            fields.all(FieldKind::XForwardedFor),
+        );
+        let request_id = RequestId::from_client(fields.only(FieldKind::XRequestId))
+            .unwrap_or_else(|| worker.new_request_id());
+        Self {
+            worker,
+            origin,
+            started,
+            now: unix_time(started),
+            client,
+            request_id,
+            web_origin: local_responses::listed_origin(worker, fields),
         }
-        ClientAddressSource::XForwardedFor { .. }
-        | ClientAddressSource::ProxyProtocol { .. }
-        | ClientAddressSource::Peer => Vec::new(),
+    }
+
+    fn begin_record(&self, method: &str) -> AccessRecord {
+        let (id, client) = (self.request_id.clone(), self.client);
+        AccessRecord::begin(self.worker, self.started, id, method, client)
+    }
+
+    /// Begins a response with what every response has of the gateway's own.
+    fn begin<E: Exchange>(
+        &self,
+        exchange: &mut E,
+        status: StatusCode,
+        fields: &mut Fields,
+        length: BodyLength,
+    ) {
+        fields.push("x-request-id", self.request_id.as_str().as_bytes());
+        if let Some(origin) = self.web_origin {
+            fields.push("access-control-allow-origin", origin.as_bytes());
+            fields.push("access-control-expose-headers", b"x-request-id");
+            fields.push("vary", b"Origin");
+        }
+        if fields.count(FieldKind::Date) == 0 {
+            // RFC 9110 6.6.1
+            fields.push("date", &self.worker.date(self.started));
+        }
+        exchange.begin(status, fields, length);
+    }
+
+    /// Sends a response of the gateway's own.
+    async fn respond<E: Exchange>(
+        &self,
+        exchange: &mut E,
+        record: &mut AccessRecord,
+        mut response: LocalResponse,
+    ) -> Result<(), Failure> {
+        record.status(response.status);
+        let length = BodyLength::Known(response.body.len() as u64);
+        self.begin(exchange, response.status, &mut response.fields, length);
+        self.worker.buffers.give_fields(response.fields);
+        record.sent(response.body.len());
+        relay::send(self.worker, exchange, Part::Last(&response.body))
+            .await
+            .map_err(|_| Failure::BrokenOff)
+    }
+
+    /// The request as it goes out.
+    fn outbound(&self, head: &RequestHead, upstream: &Upstream, asked: Asked) -> OutboundRequest {
+        let peer = self.origin.source.address.map(|peer| peer.to_canonical());
+        let peer_text = peer.map(AddressText::of);
+        let forwarded = ForwardedHeaders {
+            request_id: self.request_id.as_str(),
+            peer: peer_text.as_ref().map(AddressText::as_str),
+            peer_is_trusted: match &self.worker.settings.client_address {
+                ClientAddressSource::XForwardedFor { trusted_proxies } => {
+                    peer.is_some_and(|peer| {
+                        trusted_proxies
+                            .iter()
+                            .any(|network| network.contains(&peer))
+                    })
+                }
+                ClientAddressSource::ProxyProtocol { .. } | ClientAddressSource::Peer => false,
+            },
+            scheme: self.origin.scheme,
+            length: asked.body.bytes().len(),
+            is_decoded: asked.is_decoded,
+        };
+        let request_line = (head.method(), head.target());
+        let write = |out: &mut Vec<u8>| forwarded_headers::write(out, head, &forwarded);
+        OutboundRequest::new(
+            &self.worker.buffers,
+            upstream,
+            request_line,
+            write,
+            asked.body,
+        )
     }
 }

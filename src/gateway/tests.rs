@@ -1,50 +1,169 @@
-//! Panics, which no request from outside can cause: this build of the gateway has them where a test asks for one, and
-//! no other build has. A whole worker runs, with sockets on both sides.
+//! Panics, which no request from outside can cause: an exchange of the tests' own has them, and everything behind it is
+//! real: the table, the judgement, and an upstream on a socket.
 
+use std::cell::RefCell;
+use std::io;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::StatusCode;
 use prometheus::IntCounter;
 use tempfile::TempDir;
+use tokio::task::LocalSet;
 
-use crate::observe::log::{Form, Log};
+use crate::gateway::client_source::ClientSource;
+use crate::gateway::exchange::{BodyLength, Exchange, Part};
+use crate::gateway::request::{self, Origin};
+use crate::gateway::worker::{Gateway, Settings, Worker};
+use crate::http::buffer::BodyBuffer;
+use crate::http::fields::Fields;
+use crate::http::head::{HeadScan, RequestHead};
+use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::policy::token::TokenHash;
-use crate::runtime::lifecycle::{Lifecycle, Phase};
+use crate::request_body::collect::{BodyBroken, BodySource};
+use crate::runtime::lifecycle::Lifecycle;
+use crate::runtime::timers::TimerEntry;
+use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::Fleet;
 
-use super::serve::run_worker;
-use super::worker::{Gateway, Settings};
-use crate::net::listen;
-
-const PANIC: &str = "panic-here";
 const TOKEN: &str = "sk-test";
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Called by the code under test where a request's head is judged and where a piece of its answer passes.
-pub(super) fn panic_where_asked(bytes: &[u8]) {
-    let found = memchr::memmem::find(bytes, PANIC.as_bytes());
-    assert!(found.is_none(), "a test asked for this");
+/// Where an exchange panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PanicAt {
+    Nowhere,
+    Body,
+    Begin,
+    /// When the second part of the response is sent.
+    SecondPart,
+}
+
+/// An exchange that keeps what it is given, and panics where it is told.
+struct FakeExchange {
+    head: RequestHead,
+    body: Option<Vec<u8>>,
+    panic_at: PanicAt,
+    entry: Rc<TimerEntry>,
+    status: Option<StatusCode>,
+    parts: usize,
+    response: Vec<u8>,
+    is_complete: bool,
+    is_aborted: bool,
+}
+
+impl FakeExchange {
+    fn new(worker: &Worker, body: &str, panic_at: PanicAt) -> Self {
+        let text = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut head = RequestHead::default();
+        let parsed = head.parse(text.as_bytes(), 64 << 10, &mut HeadScan::default());
+        assert_eq!(parsed, Ok(Some(text.len())));
+        Self {
+            head,
+            body: Some(body.into()),
+            panic_at,
+            entry: worker.timer.entry(),
+            status: None,
+            parts: 0,
+            response: Vec::new(),
+            is_complete: false,
+            is_aborted: false,
+        }
+    }
+
+    fn panic_if(&self, at: PanicAt) {
+        assert!(self.panic_at != at, "a test asked for this");
+    }
+}
+
+impl BodySource for FakeExchange {
+    fn declared_length(&self) -> Option<u64> {
+        None
+    }
+
+    fn poll_body(
+        &mut self,
+        _: &mut Context<'_>,
+        into: &mut BodyBuffer,
+    ) -> Poll<Result<usize, BodyBroken>> {
+        self.panic_if(PanicAt::Body);
+        let body = self.body.take().unwrap_or_default();
+        into.append(&body);
+        Poll::Ready(Ok(body.len()))
+    }
+}
+
+impl Exchange for FakeExchange {
+    fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    fn release_head(&mut self) {}
+
+    fn timer_entry(&self) -> &Rc<TimerEntry> {
+        &self.entry
+    }
+
+    fn close_after(&mut self) {}
+
+    fn begin(&mut self, status: StatusCode, _: &Fields, _: BodyLength) {
+        if status == StatusCode::OK {
+            self.panic_if(PanicAt::Begin);
+        }
+        self.status = Some(status);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.status.is_some()
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, part: Part<'_>) -> Poll<io::Result<()>> {
+        self.parts += usize::from(!part.bytes().is_empty());
+        if self.parts == 2 {
+            self.panic_if(PanicAt::SecondPart);
+        }
+        self.response.extend_from_slice(part.bytes());
+        self.is_complete |= part.is_last();
+        Poll::Ready(Ok(()))
+    }
+
+    fn sent(&self) -> u64 {
+        self.response.len() as u64
+    }
+
+    fn poll_flushed(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_closed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn abort(&mut self) {
+        self.is_aborted = true;
+    }
 }
 
 /// A worker, and what is counted of it.
 struct Stand {
-    address: SocketAddr,
+    worker: Rc<Worker>,
     metrics: Metrics,
-    lifecycle: Lifecycle,
     /// Connections that the upstream has open.
     at_upstream: Arc<AtomicUsize>,
-    worker: Option<thread::JoinHandle<std::io::Result<()>>>,
     _folder: TempDir,
 }
 
@@ -69,62 +188,62 @@ impl Stand {
         table.swap(loaded.entries, NO_YIELD);
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let (log, _writer) = Log::start(Form::Json, dropped).unwrap();
-        let lifecycle = Lifecycle::default();
-        let mut claimed = listen::claim(&config.listen).unwrap();
-        let addresses = claimed.addresses();
-        let address = addresses[0].to_string().parse().unwrap();
+        let (log, _writer) = Log::start(LogFormat::Json, dropped).unwrap();
         let gateway = Gateway {
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
             certificates: None,
             metrics: metrics.clone(),
             log,
-            lifecycle: lifecycle.clone(),
+            lifecycle: Lifecycle::default(),
             settings: Arc::new(Settings::from(&config)),
             connections: Arc::default(),
         };
-        let listeners = claimed.open().unwrap();
-        let worker = thread::spawn(move || run_worker(gateway, listeners));
         Self {
-            address,
+            worker: Worker::new(gateway).unwrap(),
             metrics,
-            lifecycle,
             at_upstream,
-            worker: Some(worker),
             _folder: folder,
         }
     }
 
-    /// Nothing that panicked is still held or counted, and the worker goes on.
-    fn assert_sound(&self) {
-        let quiet = || {
-            let connections = self.metrics.connections().get();
-            (self.metrics.in_flight(), connections) == (0, 0)
-        };
-        eventually("nothing is in flight", quiet);
-        let mut client = self.connect();
-        assert!(client.ask("/v1/models", "").starts_with("HTTP/1.1 200"));
-    }
-
-    fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Client(stream)
-    }
-}
-
-impl Drop for Stand {
-    fn drop(&mut self) {
-        self.lifecycle.advance(Phase::Ending);
-        if let Some(worker) = self.worker.take() {
-            let ended = worker.join();
-            assert!(thread::panicking() || ended.is_ok_and(|ended| ended.is_ok()));
+    /// Handles requests at the same time, as connections of one worker do.
+    async fn handle<const N: usize>(&self, panics: [PanicAt; N]) -> [FakeExchange; N] {
+        let body = r#"{"model":"good"}"#;
+        let tasks = panics.map(|panic_at| {
+            let worker = Rc::clone(&self.worker);
+            let mut exchange = FakeExchange::new(&worker, body, panic_at);
+            tokio::task::spawn_local(async move {
+                let source = ClientSource {
+                    address: Some([127, 0, 0, 1].into()),
+                    identity: None,
+                };
+                let origin = Origin {
+                    source,
+                    scheme: "http",
+                };
+                request::handle(&worker, origin, &mut exchange).await;
+                exchange
+            })
+        });
+        let done = RefCell::new(Vec::new());
+        for task in tasks {
+            let exchange = tokio::time::timeout(DEADLINE, task).await.unwrap();
+            done.borrow_mut().push(exchange.unwrap());
         }
+        done.into_inner().try_into().ok().unwrap()
     }
 }
 
-/// Answers each request with a stream that holds what the request holds, in its second piece; and counts who is there.
+fn run(test: impl AsyncFnOnce(Stand)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async { test(Stand::new()).await });
+}
+
+/// Answers each request with a stream of two pieces, and counts who is there.
 fn upstream() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -137,13 +256,11 @@ fn upstream() -> (SocketAddr, Arc<AtomicUsize>) {
             thread::spawn(move || {
                 let mut bytes = [0_u8; 4096];
                 // Requests here are small, and come in one piece.
-                while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                    let text = String::from_utf8_lossy(&bytes[..count]);
-                    let body = text.split_once("\r\n\r\n").unwrap_or_default().1.to_owned();
+                while let Ok(1..) = stream.read(&mut bytes) {
                     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
                     let _ = write!(stream, "{head}5\r\nfirst\r\n");
                     thread::sleep(Duration::from_millis(50));
-                    let _ = write!(stream, "{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+                    let _ = write!(stream, "6\r\nsecond\r\n0\r\n\r\n");
                 }
                 there.fetch_sub(1, Ordering::SeqCst);
             });
@@ -152,138 +269,60 @@ fn upstream() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, there)
 }
 
-struct Client(TcpStream);
-
-impl Client {
-    fn send(&mut self, path: &str, word: &str) {
-        let body = chat(word);
-        let body = if path.starts_with("/v1/models") {
-            String::new()
-        } else {
-            body
-        };
-        let method = if body.is_empty() { "GET" } else { "POST" };
-        let kind = "content-type: application/json";
-        write!(
-            self.0,
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n{kind}\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-    }
-
-    /// Reads until this is there, or the end.
-    fn until(&mut self, end: &str) -> String {
-        let (mut text, mut bytes) = (String::new(), [0_u8; 4096]);
-        while !text.contains(end) {
-            match self.0.read(&mut bytes) {
-                Ok(0) => break,
-                Ok(count) => text.push_str(&String::from_utf8_lossy(&bytes[..count])),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
-                Err(error) => panic!("{error} after {text}"),
-            }
-        }
-        text
-    }
-
-    fn ask(&mut self, path: &str, word: &str) -> String {
-        self.send(path, word);
-        self.until("}")
-    }
-}
-
-fn chat(word: &str) -> String {
-    format!(r#"{{"model":"good","text":"{word}"}}"#)
-}
-
-fn eventually(what: &str, mut ask: impl FnMut() -> bool) {
+async fn eventually(what: &str, mut ask: impl FnMut() -> bool) {
     let start = Instant::now();
     while !ask() {
         assert!(start.elapsed() < DEADLINE, "not in time: {what}");
-        thread::sleep(Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-#[test]
-fn a_panic_in_one_request_is_a_500_for_that_one_alone() {
-    let stand = Stand::new();
-    let mut other = stand.connect();
-    other.send("/v1/chat/completions", "other");
-    assert!(other.until("first").starts_with("HTTP/1.1 200"));
-    let mut client = stand.connect();
-    for _ in 0..3 {
-        let answer = client.ask(&format!("/v1/models?{PANIC}"), "");
-        assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
-        assert!(answer.contains("\"code\":\"internal_error\""), "{answer}");
-        // The same connection goes on.
-        let answer = client.ask("/v1/models", "");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-    let rest = other.until("0\r\n\r\n");
-    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
-    assert_eq!(stand.metrics.outcomes().get("internal_error"), Some(&3));
-    drop((client, other));
-    stand.assert_sound();
+fn assert_whole(exchange: &FakeExchange) {
+    assert_eq!(exchange.status, Some(StatusCode::OK));
+    assert_eq!(exchange.response, b"firstsecond");
+    assert!(exchange.is_complete && !exchange.is_aborted);
 }
 
 #[test]
-fn a_panic_in_the_middle_of_an_answer_cuts_that_one_and_frees_its_upstream() {
-    let stand = Stand::new();
-    let mut client = stand.connect();
-    client.send("/v1/chat/completions", PANIC);
-    let answer = client.until("0\r\n\r\n");
-    assert!(answer.contains("first"), "{answer}");
-    assert!(!answer.contains("0\r\n\r\n"), "a clean end: {answer}");
-    drop(client);
-    stand.assert_sound();
-    let freed = || stand.at_upstream.load(Ordering::SeqCst) == 0;
-    eventually("its upstream is freed", freed);
+fn a_panic_before_the_response_is_a_500_for_that_request_alone() {
+    run(async |stand: Stand| {
+        let at = [
+            PanicAt::Nowhere,
+            PanicAt::Body,
+            PanicAt::Begin,
+            PanicAt::Nowhere,
+        ];
+        let [first, body, begin, last] = stand.handle(at).await;
+        for panicked in [body, begin] {
+            assert_eq!(panicked.status, Some(StatusCode::INTERNAL_SERVER_ERROR));
+            let text = String::from_utf8(panicked.response).unwrap();
+            assert!(text.contains("\"code\":\"internal_error\""), "{text}");
+            assert!(panicked.is_complete && !panicked.is_aborted);
+        }
+        assert_whole(&first);
+        assert_whole(&last);
+        assert_eq!(stand.metrics.outcomes().get("internal_error"), Some(&2));
+        assert_eq!(stand.metrics.in_flight(), 0);
+    });
 }
 
 #[test]
-fn a_panic_in_one_http_2_stream_leaves_the_others_of_its_connection_alone() {
-    let stand = Stand::new();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let asked = async {
-        let stream = tokio::net::TcpStream::connect(stand.address).await.unwrap();
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        let ask = |query: &str, word: &str| {
-            let mut sender = sender.clone();
-            let request =
-                http::Request::post(format!("http://localhost/v1/chat/completions?{query}"))
-                    .header("authorization", format!("Bearer {TOKEN}"))
-                    .header("content-type", "application/json")
-                    .body(Full::new(bytes::Bytes::from(chat(word))))
-                    .unwrap();
-            async move {
-                let response = sender.send_request(request).await.unwrap();
-                let status = response.status().as_u16();
-                let body = response.into_body().collect().await;
-                (status, body.ok().map(|body| body.to_bytes()))
-            }
+fn a_panic_in_the_middle_of_a_response_breaks_that_one_off_and_frees_its_upstream() {
+    run(async |stand: Stand| {
+        let [panicked, other] = stand.handle([PanicAt::SecondPart, PanicAt::Nowhere]).await;
+        assert_eq!(panicked.response, b"first");
+        assert!(panicked.is_aborted && !panicked.is_complete);
+        assert_whole(&other);
+        assert_eq!(stand.metrics.in_flight(), 0);
+        // What is kept for later is closed by and by.
+        let worker = Rc::clone(&stand.worker);
+        let freed = || {
+            worker.timer.tick(0, 0);
+            worker.pool.tidy();
+            stand.at_upstream.load(Ordering::SeqCst) == 0
         };
-        tokio::join!(
-            ask("", "other"),
-            ask(PANIC, ""),
-            ask("", PANIC),
-            ask("", "more")
-        )
-    };
-    let asked = async { tokio::time::timeout(DEADLINE, asked).await.unwrap() };
-    let (other, in_head, in_body, more) = runtime.block_on(asked);
-    assert_eq!(other.0, 200);
-    assert!(other.1.is_some_and(|body| body.ends_with(b"}")));
-    assert_eq!(in_head.0, 500);
-    assert_eq!((in_body.0, in_body.1), (200, None), "cut");
-    assert_eq!(more.0, 200);
-    assert!(more.1.is_some_and(|body| body.ends_with(b"}")));
-    drop(runtime);
-    stand.assert_sound();
+        eventually("its upstream is freed", freed).await;
+        let [again] = stand.handle([PanicAt::Nowhere]).await;
+        assert_whole(&again);
+    });
 }

@@ -1,33 +1,33 @@
 //! What requests and connections share: with all workers, the [`Gateway`] and its [`Settings`]; with those of one
-//! worker, its upstream connections and its clock.
+//! worker, its upstream connections, its deadlines and its buffers.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::sync::Notify;
 
-use crate::gateway::reply::Refusal;
-use crate::http::headers::RequestId;
-use crate::http::io as client_io;
+use crate::gateway::refusal::Refusal;
+use crate::http::buffer::BufferPool;
+use crate::http::request_id::RequestId;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
-use crate::request_body::collect;
-use crate::runtime::clock::Clock;
+use crate::request_body::collect::{BodyLimits, BufferBudget};
 use crate::runtime::lifecycle::{Lifecycle, Phase};
+use crate::runtime::timers::TickTimer;
+use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
 use crate::runtime::wall_clock;
 use crate::store::config::{ClientAddressSource, Config};
 use crate::table::Table;
 use crate::upstream::Fleet;
-use crate::upstream::pool::{self, Pool};
-
-use super::stream;
-use crate::runtime::back_row::BackRow;
+use crate::upstream::pool::{Pool, UpstreamTimeouts};
 
 /// Descriptors that are not for connections: each of the two admin listeners may take a third, files have the rest.
 const KEPT_DESCRIPTORS: usize = 768;
@@ -63,16 +63,30 @@ pub struct Settings {
     /// How a client's address is found.
     pub client_address: ClientAddressSource,
     /// Under which bodies are read.
-    pub bodies: collect::Limits,
-    /// How long an answer's way is waited for.
-    pub relay: stream::Patience,
+    pub bodies: BodyLimits,
     /// When the process started, in seconds since 1970.
     pub started: u64,
-    pub(super) connection: client_io::Patience,
-    upstream: pool::Patience,
+    /// How long clients and streams are waited for.
+    pub(super) timeouts: Timeouts,
+    upstream: UpstreamTimeouts,
+    /// Most bytes of a request's head.
+    pub(super) max_head: usize,
+    max_connections: usize,
+}
+
+/// How long clients and streams are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    /// For the end of a TLS handshake.
     pub(super) tls_handshake: Duration,
-    pub(super) head: usize,
-    connections: usize,
+    /// From accept, or from a head's first byte on a kept connection, to the whole head.
+    pub(super) header_read: Duration,
+    /// From the end of a response to the next head's first byte.
+    pub(super) keep_alive: Duration,
+    /// While a client takes nothing of what is to be written.
+    pub(super) client_write: Duration,
+    /// For the next piece of an upstream's response.
+    pub(super) stream_idle: Duration,
 }
 
 impl From<&Config> for Settings {
@@ -82,29 +96,26 @@ impl From<&Config> for Settings {
             public_health: config.public_health,
             cors_origins: config.cors_origins.clone(),
             client_address: config.client_address.clone(),
-            bodies: collect::Limits {
+            bodies: BodyLimits {
                 size: limits.request_body,
-                budget: collect::Budget::new(limits.buffered_bodies),
+                budget: BufferBudget::new(limits.buffered_bodies),
                 idle: timeouts.body_idle,
             },
-            relay: stream::Patience {
-                stream_idle: timeouts.stream_idle,
-                client_write: timeouts.client_write,
-            },
             started: u64::try_from(wall_clock::now().seconds()).unwrap_or(0),
-            connection: client_io::Patience {
+            timeouts: Timeouts {
+                tls_handshake: timeouts.tls_handshake,
                 header_read: timeouts.header_read,
                 keep_alive: timeouts.keep_alive,
                 client_write: timeouts.client_write,
+                stream_idle: timeouts.stream_idle,
             },
-            upstream: pool::Patience {
+            upstream: UpstreamTimeouts {
                 connect: timeouts.upstream_connect,
                 first_byte: timeouts.upstream_first_byte,
                 keep_alive: timeouts.upstream_keep_alive,
             },
-            tls_handshake: timeouts.tls_handshake,
-            head: limits.headers,
-            connections: limits.connections,
+            max_head: limits.headers,
+            max_connections: limits.connections,
         }
     }
 }
@@ -116,15 +127,15 @@ impl Settings {
     pub fn fit(&mut self, descriptors: usize) -> bool {
         let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
         let room = ((descriptors - kept) / 4 * 3).max(1);
-        let is_tight = room < self.connections;
-        self.connections = self.connections.min(room);
+        let is_tight = room < self.max_connections;
+        self.max_connections = self.max_connections.min(room);
         is_tight
     }
 
     /// Connections that may be open at once, over all workers.
     #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
     }
 }
 
@@ -135,11 +146,14 @@ pub struct Worker {
     /// Its connections to upstreams.
     pub pool: Rc<Pool>,
     /// Its deadlines.
-    pub clock: Clock,
+    pub timer: TickTimer,
+    /// Its free buffers.
+    pub buffers: BufferPool,
     /// Of the lines about load balancers that do not say for whom they speak.
     pub(super) refused_proxies: Sampler,
     /// Where requests without a good credential wait for their answer.
-    pub(super) strangers: BackRow,
+    pub(super) unauthenticated: UnauthenticatedQueue,
+    date: RefCell<Date>,
     id_prefix: Box<str>,
     next_id: Cell<u64>,
     open: Cell<usize>,
@@ -160,21 +174,28 @@ impl Worker {
     /// # Errors
     /// Where the system has no random numbers.
     pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
-        gateway.log = gateway.log.with_own_page();
-        gateway.metrics = gateway.metrics.with_own_tally();
+        gateway.log = gateway.log.with_own_buffer();
+        gateway.metrics = gateway.metrics.with_own_counters();
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let seed = u64::from_le_bytes(random);
-        let clock = Clock::default();
-        let patience = gateway.settings.upstream;
-        let pool = Pool::new(Arc::clone(&gateway.fleet), clock.clone(), patience, seed);
+        let (timer, buffers) = (TickTimer::default(), BufferPool::default());
+        let pool = Pool::new(
+            Arc::clone(&gateway.fleet),
+            timer.clone(),
+            gateway.settings.upstream,
+            buffers.clone(),
+            seed,
+        );
         let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
         Ok(Rc::new(Self {
             gateway,
             pool,
-            clock,
+            timer,
+            buffers,
             refused_proxies: Sampler::default(),
-            strangers: BackRow::default(),
+            unauthenticated: UnauthenticatedQueue::default(),
+            date: RefCell::default(),
             id_prefix: format!("req-{seed:016x}-").into(),
             next_id,
             open,
@@ -190,6 +211,18 @@ impl Worker {
         RequestId::numbered(&self.id_prefix, id)
     }
 
+    /// A time as a Date header's value (RFC 9110 5.6.7), written out once a second.
+    pub(super) fn date(&self, time: SystemTime) -> [u8; DATE_LENGTH] {
+        let second = time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.second != second {
+            *date = Date::of(second);
+        }
+        date.text
+    }
+
     /// Whether table and catalogue are loaded and the process is not about to end.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -200,7 +233,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`Refusal::ShuttingDown`], [`Refusal::NotReady`]
-    pub fn check_open(&self) -> Result<(), Refusal> {
+    pub(super) fn check_open(&self) -> Result<(), Refusal> {
         if self.lifecycle.phase() >= Phase::Draining {
             return Err(Refusal::ShuttingDown);
         }
@@ -221,13 +254,44 @@ impl Worker {
 
     /// Whether more connections are open, over all workers, than may be.
     pub(super) fn is_crowded(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) > self.settings.connections
+        self.connections.load(Ordering::Relaxed) > self.settings.max_connections
     }
 
     /// Waits until this worker's last connection is closed.
     pub(super) async fn all_closed(&self) {
         while self.open.get() > 0 {
             self.all_closed.notified().await;
+        }
+    }
+}
+
+/// Bytes of a Date header's value.
+const DATE_LENGTH: usize = 29;
+
+/// A second, and its text.
+#[derive(Debug)]
+struct Date {
+    second: u64,
+    text: [u8; DATE_LENGTH],
+}
+
+impl Default for Date {
+    fn default() -> Self {
+        Self::of(0)
+    }
+}
+
+impl Date {
+    fn of(second: u64) -> Self {
+        let time = i64::try_from(second)
+            .ok()
+            .and_then(|second| Timestamp::from_second(second).ok())
+            .unwrap_or_default();
+        let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time);
+        let text = text.unwrap_or_default();
+        Self {
+            second,
+            text: text.as_bytes().try_into().unwrap_or([b' '; DATE_LENGTH]),
         }
     }
 }
@@ -253,6 +317,14 @@ mod tests {
     use crate::store::config::parse::{self, Overrides};
 
     #[test]
+    fn a_date_is_written_as_http_writes_it() {
+        assert_eq!(
+            &Date::of(784_111_777).text,
+            b"Sun, 06 Nov 1994 08:49:37 GMT"
+        );
+    }
+
+    #[test]
     fn connections_leave_descriptors_for_upstreams_and_for_the_admin_socket() {
         let overrides = Overrides {
             upstreams: vec!["http://127.0.0.1:1".into()],
@@ -260,10 +332,10 @@ mod tests {
         };
         let mut settings = Settings::from(&parse::without_file(&overrides).unwrap());
         assert!(!settings.fit(1 << 20));
-        assert_eq!(settings.connections(), 65_536);
+        assert_eq!(settings.max_connections(), 65_536);
         assert!(settings.fit(1024));
-        assert_eq!(settings.connections(), 576);
+        assert_eq!(settings.max_connections(), 576);
         assert!(settings.fit(60));
-        assert_eq!(settings.connections(), 33);
+        assert_eq!(settings.max_connections(), 33);
     }
 }

@@ -1,5 +1,11 @@
-//! Floor 3: parts of HTTP, without decisions: heads, framing, headers. They say what they saw; what follows from it is
-//! decided above and below.
+//! Floor 3: parts of HTTP, without decisions: heads, framing, headers, buffers. They say what they saw; what follows
+//! from it is decided above and below.
 
-pub mod headers;
-pub mod io;
+pub mod buffer;
+pub mod client_address;
+pub mod credential;
+pub mod fields;
+pub mod forwarded_headers;
+pub mod framing;
+pub mod head;
+pub mod request_id;

@@ -3,4 +3,5 @@
 pub mod listen;
 pub mod proxy_protocol;
 pub mod tls;
+pub mod transport;
 pub mod unix_socket;

@@ -25,7 +25,7 @@ const CRC32C: u8 = 0x03;
 
 /// Whom a trusted peer speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ProxyIdentity {
     /// A client at this address, in its canonical form.
     Client(IpAddr),
     /// Itself: a health check, say. The connection is to be taken as it is (LOCAL, and UNKNOWN in version 1).
@@ -36,7 +36,7 @@ pub enum Told {
 
 /// Why there is no header.
 #[derive(Debug)]
-pub enum Fault {
+pub enum ProxyHeaderError {
     /// The peer left before its first byte, as a load balancer does that only looks whether the port is open.
     Nothing,
     /// What came is none.
@@ -45,7 +45,7 @@ pub enum Fault {
     Io(io::Error),
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for ProxyHeaderError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing came"),
@@ -55,7 +55,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {
+impl std::error::Error for ProxyHeaderError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io(error) => Some(error),
@@ -67,25 +67,25 @@ impl std::error::Error for Fault {
 /// Reads the header that a connection begins with, and nothing behind it. It waits for as long as the peer does.
 ///
 /// # Errors
-/// [`Fault`]
-pub async fn read(socket: &mut TcpStream) -> Result<Told, Fault> {
+/// [`ProxyHeaderError`]
+pub async fn read(socket: &mut TcpStream) -> Result<ProxyIdentity, ProxyHeaderError> {
     let mut header = Vec::with_capacity(MOST_LINE);
     loop {
-        let wanted = match next(&header).map_err(Fault::Broken)? {
+        let wanted = match next(&header).map_err(ProxyHeaderError::Broken)? {
             Next::Done(told) => return Ok(told),
             Next::Bytes(count) => count,
             Next::Line => to_line_end(socket, MOST_LINE - header.len())
                 .await
-                .map_err(Fault::Io)?,
+                .map_err(ProxyHeaderError::Io)?,
         };
         let begun = header.len();
         header.resize(begun + wanted, 0);
         let count = socket.read(&mut header[begun..]).await;
-        let count = count.map_err(Fault::Io)?;
+        let count = count.map_err(ProxyHeaderError::Io)?;
         header.truncate(begun + count);
         match count {
-            0 if header.is_empty() => return Err(Fault::Nothing),
-            0 => return Err(Fault::Broken("the header is cut short")),
+            0 if header.is_empty() => return Err(ProxyHeaderError::Nothing),
+            0 => return Err(ProxyHeaderError::Broken("the header is cut short")),
             _ => {}
         }
     }
@@ -107,7 +107,7 @@ enum Next {
     Bytes(usize),
     /// It ends with the line, which has not ended yet.
     Line,
-    Done(Told),
+    Done(ProxyIdentity),
 }
 
 fn next(header: &[u8]) -> Result<Next, &'static str> {
@@ -146,7 +146,7 @@ fn version_1(header: &[u8]) -> Result<Next, &'static str> {
     let is_ipv4 = match words.next() {
         Some("TCP4") => true,
         Some("TCP6") => false,
-        Some("UNKNOWN") => return Ok(Next::Done(Told::Itself)),
+        Some("UNKNOWN") => return Ok(Next::Done(ProxyIdentity::Itself)),
         _ => return Err("the line names no family"),
     };
     let mut address = || {
@@ -166,7 +166,7 @@ fn version_1(header: &[u8]) -> Result<Next, &'static str> {
     }
     match words.next() {
         Some(_) => Err("the line has a word too many"),
-        None => Ok(Next::Done(Told::Client(source.to_canonical()))),
+        None => Ok(Next::Done(ProxyIdentity::Client(source.to_canonical()))),
     }
 }
 
@@ -198,16 +198,16 @@ fn version_2(header: &[u8]) -> Result<Next, &'static str> {
         relayed(header, family, rest)?
     } else {
         // LOCAL: everything else is to be passed over, the family too.
-        Told::Itself
+        ProxyIdentity::Itself
     };
     Ok(Next::Done(told))
 }
 
-fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<Told, &'static str> {
+fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdentity, &'static str> {
     let short = "the header has no room for its addresses";
     let (told, extensions) = match family {
         // Unspecified: nothing says where extensions would begin.
-        0x00 => return Ok(Told::Nobody),
+        0x00 => return Ok(ProxyIdentity::Nobody),
         0x11 | 0x12 => {
             let (addresses, extensions) = rest.split_first_chunk::<12>().ok_or(short)?;
             let [a, b, c, d, ..] = *addresses;
@@ -222,16 +222,16 @@ fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<Told, &'static str>
         0x31 | 0x32 => {
             let (_, extensions) = rest.split_first_chunk::<216>().ok_or(short)?;
             check_extensions(header, extensions)?;
-            return Ok(Told::Nobody);
+            return Ok(ProxyIdentity::Nobody);
         }
         _ => return Err("the header names no family"),
     };
     check_extensions(header, extensions)?;
     // Datagrams are no connection: whoever is named is not the one that sends.
     Ok(if family & 0x0f == 1 {
-        Told::Client(told)
+        ProxyIdentity::Client(told)
     } else {
-        Told::Nobody
+        ProxyIdentity::Nobody
     })
 }
 
@@ -281,7 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Hands a header over in pieces as [`read`] would ask for them; the rest must stay.
-    fn read_all(bytes: &[u8]) -> Result<(Told, usize), &'static str> {
+    fn read_all(bytes: &[u8]) -> Result<(ProxyIdentity, usize), &'static str> {
         let mut taken = 0;
         loop {
             let count = match next(&bytes[..taken])? {
@@ -299,15 +299,15 @@ mod tests {
         }
     }
 
-    fn told(bytes: &[u8]) -> Result<Told, &'static str> {
+    fn told(bytes: &[u8]) -> Result<ProxyIdentity, &'static str> {
         let behind = [bytes, b"GET / HTTP/1.1\r\n\r\n"].concat();
         let (told, taken) = read_all(&behind)?;
         assert_eq!(taken, bytes.len(), "{:?}", String::from_utf8_lossy(bytes));
         Ok(told)
     }
 
-    fn client(address: &str) -> Result<Told, &'static str> {
-        Ok(Told::Client(address.parse().unwrap()))
+    fn client(address: &str) -> Result<ProxyIdentity, &'static str> {
+        Ok(ProxyIdentity::Client(address.parse().unwrap()))
     }
 
     /// Version 2 with this command, family, and rest.
@@ -347,7 +347,7 @@ mod tests {
             "PROXY UNKNOWN 192.0.2.7 x\r\n",
             &longest,
         ] {
-            assert_eq!(told(line.as_bytes()), Ok(Told::Itself), "{line}");
+            assert_eq!(told(line.as_bytes()), Ok(ProxyIdentity::Itself), "{line}");
         }
     }
 
@@ -416,7 +416,7 @@ mod tests {
             (0xff, b"junk"),
             (0x11, b"x"),
         ] {
-            assert_eq!(told(&header(0x20, family, rest)), Ok(Told::Itself));
+            assert_eq!(told(&header(0x20, family, rest)), Ok(ProxyIdentity::Itself));
         }
         for (family, rest) in [
             (0x00, &[][..]),
@@ -428,7 +428,7 @@ mod tests {
         ] {
             assert_eq!(
                 told(&header(0x21, family, rest)),
-                Ok(Told::Nobody),
+                Ok(ProxyIdentity::Nobody),
                 "{family:x}"
             );
         }
@@ -498,7 +498,7 @@ mod tests {
                 IpAddr::V6(address) => ("TCP6", 0x21, address.octets().to_vec()),
             };
             let line = format!("PROXY {name} {source} {source} {} {}\r\n", ports.0, ports.1);
-            let wanted = Ok(Told::Client(source.to_canonical()));
+            let wanted = Ok(ProxyIdentity::Client(source.to_canonical()));
             prop_assert_eq!(told(line.as_bytes()), wanted);
             let length = u16::try_from(extension.len()).unwrap().to_be_bytes();
             let rest = [&octets[..], &octets, &[0; 4], &[0xe0], &length, &extension].concat();

@@ -1,34 +1,35 @@
-//! The last hour, minute by minute: what the counters grew by. Fed from outside with the counters and the time; keeps
-//! no more than an hour and asks nothing of a request.
+//! The growth of the counters in each minute of the last hour.
+//!
+//! A caller passes in the counters and the time, so requests pay nothing for it.
 
 use std::collections::BTreeMap;
 
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
 
-/// How many minutes are kept, the running one among them.
-pub const MINUTES: i64 = 60;
+/// How many minutes are kept, including the current one.
+const MINUTES: i64 = 60;
 
 /// The counters at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Requests by outcome.
     outcomes: BTreeMap<String, u64>,
-    /// The gateway's own seconds on a request: bounds, and how many took up to each.
+    /// The gateway's own time on a request: bucket bounds in seconds with their cumulative counts.
     overhead: Vec<(f64, u64)>,
 }
 
 impl Sample {
-    /// The counters as they stand.
+    /// The current counters.
     #[must_use]
-    pub fn of(metrics: &Metrics) -> Self {
+    pub(crate) fn of(metrics: &Metrics) -> Self {
         Self {
             outcomes: metrics.outcomes(),
             overhead: metrics.overhead_buckets(),
         }
     }
 
-    /// Adds what the counters grew by from `before` to `after`.
+    /// Adds the growth from `before` to `after`.
     fn grow(&mut self, before: &Self, after: &Self) {
         for (outcome, &count) in &after.outcomes {
             let known = before.outcomes.get(outcome).copied().unwrap_or(0);
@@ -48,29 +49,28 @@ impl Sample {
     }
 }
 
-/// The last hour. Begins with counters that stand at zero.
+/// The last hour. Counters start at zero.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     last: Sample,
-    /// By minutes since 1970.
+    /// The key is minutes since 1970.
     minutes: BTreeMap<i64, Sample>,
 }
 
-/// What one minute brought.
+/// One minute of the last hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Minute {
-    /// When it began.
-    pub at: UnixTime,
-    /// Requests that ended in it, by outcome; those that there were.
-    pub outcomes: BTreeMap<String, u64>,
+pub(crate) struct Minute {
+    /// When the minute began.
+    pub(crate) at: UnixTime,
+    /// Requests that ended in this minute, by outcome; outcomes without requests are left out.
+    pub(crate) outcomes: BTreeMap<String, u64>,
 }
 
 impl History {
-    /// Takes in the counters. What they grew by belongs to the minute of `now`, so that whoever wants sharp minutes
-    /// calls this more often than once in one.
-    pub fn note(&mut self, now: UnixTime, sample: Sample) {
+    /// Records the counters. Their growth is added to the minute of `now`, so call this several times a minute.
+    pub(crate) fn record(&mut self, now: UnixTime, sample: Sample) {
         let minute = minute_of(now);
-        // A clock that was set back leaves minutes that have not come yet.
+        // After the clock was set back, later minutes lie in the future.
         self.minutes
             .retain(|&known, _| (minute - MINUTES + 1..=minute).contains(&known));
         self.minutes
@@ -80,11 +80,11 @@ impl History {
         self.last = sample;
     }
 
-    /// The last hour's minutes, oldest first, the running one last.
+    /// The minutes of the last hour, oldest first, including the current one.
     #[must_use]
-    pub fn minutes(&self, now: UnixTime) -> Vec<Minute> {
-        let running = minute_of(now);
-        (running - MINUTES + 1..=running)
+    pub(crate) fn minutes(&self, now: UnixTime) -> Vec<Minute> {
+        let current = minute_of(now);
+        (current - MINUTES + 1..=current)
             .map(|minute| Minute {
                 at: UnixTime::from_seconds(minute * 60),
                 outcomes: self
@@ -96,13 +96,12 @@ impl History {
             .collect()
     }
 
-    /// The gateway's own seconds on a request that this share of the hour's requests stayed below; None where there
-    /// were no requests.
+    /// A quantile of the gateway's own time on a request over the last hour, in seconds; None without requests.
     #[must_use]
-    pub fn overhead(&self, now: UnixTime, share: f64) -> Option<f64> {
-        let running = minute_of(now);
+    pub(crate) fn overhead(&self, now: UnixTime, share: f64) -> Option<f64> {
+        let current = minute_of(now);
         let mut hour = Sample::default();
-        for (_, minute) in self.minutes.range(running - MINUTES + 1..=running) {
+        for (_, minute) in self.minutes.range(current - MINUTES + 1..=current) {
             hour.grow(&Sample::default(), minute);
         }
         quantile(&hour.overhead, share)
@@ -113,7 +112,7 @@ fn minute_of(now: UnixTime) -> i64 {
     now.seconds().div_euclid(60)
 }
 
-/// The value below which this share of observations lies, taking those of one bucket as spread evenly over it.
+/// The quantile `share` of a cumulative histogram. Values are assumed to spread evenly inside a bucket.
 fn quantile(buckets: &[(f64, u64)], share: f64) -> Option<f64> {
     let &(_, all) = buckets.last()?;
     if all == 0 {
@@ -134,7 +133,7 @@ fn quantile(buckets: &[(f64, u64)], share: f64) -> Option<f64> {
         }
         count_below = count;
     }
-    // All that is known of the rest is that it took longer than this.
+    // The last bucket has no upper bound, so its lower bound is all that is known.
     Some(bound_below)
 }
 
@@ -185,12 +184,12 @@ mod tests {
     fn growth_belongs_to_the_minute_in_which_it_was_seen() {
         let mut history = History::default();
         assert_eq!(busy(&history, 0), []);
-        history.note(at(600), counted(3, 0));
-        history.note(at(659), counted(5, 1));
+        history.record(at(600), counted(3, 0));
+        history.record(at(659), counted(5, 1));
         assert_eq!(busy(&history, 659), [(0, 5, 1)]);
-        history.note(at(660), counted(5, 1));
+        history.record(at(660), counted(5, 1));
         assert_eq!(busy(&history, 660), [(1, 5, 1)]);
-        history.note(at(725), counted(6, 1));
+        history.record(at(725), counted(6, 1));
         assert_eq!(busy(&history, 725), [(0, 1, 0), (2, 5, 1)]);
         assert_eq!(
             history.minutes(at(725))[59].outcomes.len(),
@@ -202,13 +201,13 @@ mod tests {
     #[test]
     fn what_is_older_than_an_hour_is_forgotten() {
         let mut history = History::default();
-        history.note(at(0), counted(1, 0));
+        history.record(at(0), counted(1, 0));
         assert_eq!(busy(&history, 59 * 60 + 59), [(59, 1, 0)]);
         assert_eq!(busy(&history, 60 * 60), []);
         assert_eq!(history.overhead(at(60 * 60), 0.5), None);
-        history.note(at(60 * 60), counted(2, 0));
+        history.record(at(60 * 60), counted(2, 0));
         assert_eq!(busy(&history, 60 * 60), [(0, 1, 0)]);
-        history.note(at(1_000_000), counted(4, 0));
+        history.record(at(1_000_000), counted(4, 0));
         assert_eq!(busy(&history, 1_000_000), [(0, 2, 0)]);
         assert_eq!(history.minutes.len(), 1);
     }
@@ -216,8 +215,8 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_leaves_no_minutes_of_the_future() {
         let mut history = History::default();
-        history.note(at(7200), counted(4, 0));
-        history.note(at(3600), counted(5, 0));
+        history.record(at(7200), counted(4, 0));
+        history.record(at(3600), counted(5, 0));
         assert_eq!(busy(&history, 3600), [(0, 1, 0)]);
         assert_eq!(
             busy(&history, 7200),
@@ -229,9 +228,9 @@ mod tests {
     #[test]
     fn overhead_is_read_off_the_hours_own_buckets() {
         let mut history = History::default();
-        history.note(at(0), counted(10, 0));
+        history.record(at(0), counted(10, 0));
         assert_eq!(history.overhead(at(0), 0.5), Some(0.05));
-        history.note(at(7200), counted(10, 0));
+        history.record(at(7200), counted(10, 0));
         assert_eq!(history.overhead(at(7200), 0.5), None);
     }
 
@@ -258,7 +257,6 @@ mod tests {
         ] {
             close(&even, share, expected);
         }
-        // Empty buckets hold no share.
         close(&[(1.0, 0), (2.0, 0), (4.0, 8), (none, 8)], 0.5, 3.0);
         close(&[(1.0, 0), (2.0, 0), (4.0, 8), (none, 8)], 0.0, 2.0);
         close(&[(1.0, 0), (2.0, 0), (none, 3)], 0.5, 2.0);

@@ -1,8 +1,8 @@
-//! How a log line is written: text for people or JSON for machines.
+//! Formats log lines, as text for people or JSON for machines.
 //!
-//! Client text is escaped, so that no name, method or model can break a line or drive a terminal. A request's line is
-//! written on the request's own thread: numbers, addresses and times do not go through `std::fmt`, which would cost more
-//! than everything else about a line, and the date is written out once a second.
+//! Text from clients is escaped, so that it can neither break a line nor control a terminal. A worker formats its
+//! requests' lines itself, so they must be cheap: numbers, addresses and times bypass `std::fmt`, which would cost more
+//! than all the rest, and the date is formatted once a second.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,86 +10,95 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::observe::event::{AccessEntry, Event};
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::time::UnixTime;
+use crate::store::config::LogFormat;
 
-use super::log::{Access, Event, Form};
-
-/// Text of a client's that a line holds at most, in characters.
+/// The longest text in a line, in characters; longer text is cut.
 const MAX_TEXT: usize = 256;
 
-/// Room for most requests' lines.
+/// Most access lines fit into this, so the buffer grows once per line at most.
 const USUAL_LENGTH: usize = 512;
 
-/// A [`Name`], put together once, by the compiler.
+/// A [`FieldName`], assembled at compile time.
 macro_rules! name {
     ($name:literal) => {
-        Name {
+        FieldName {
             json: concat!(",\"", $name, "\":"),
             text: concat!(" ", $name, "="),
         }
     };
 }
 
-/// Lines, one behind the other.
+/// Formatted lines, one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct LogLines {
     text: String,
-    second: Second,
+    last_second: FormattedSecond,
 }
 
-/// The last second that was written out.
+/// The second that was formatted last. Most lines fall into the same one.
 #[derive(Debug, Default)]
-struct Second {
+struct FormattedSecond {
     since_1970: Option<u64>,
     /// As in RFC 3339, without fraction and zone.
     text: String,
 }
 
-impl Lines {
-    /// Bytes written.
+impl LogLines {
+    /// The length in bytes.
     pub(super) fn len(&self) -> usize {
         self.text.len()
     }
 
-    /// Takes the text out and leaves `empty` to be written to.
+    /// Exchanges the text for an empty string.
     pub(super) fn swap(&mut self, empty: &mut String) {
         std::mem::swap(&mut self.text, empty);
     }
 
-    /// Adds other lines.
+    /// Appends other lines.
     pub(super) fn append(&mut self, other: &Self) {
         self.text.push_str(&other.text);
     }
 
-    /// A request's line.
-    pub(super) fn access(&mut self, form: Form, access: &Access<'_>) {
+    /// Appends a request's line.
+    pub(super) fn access(&mut self, format: LogFormat, access: &AccessEntry<'_>) {
         let ended = access.started + access.duration;
-        let facts: [(Name, Fact<'_>); 14] = [
-            (name!("request_id"), Fact::Word(Some(access.request_id))),
-            (name!("key_id"), Fact::Word(access.key_id)),
-            (name!("client"), Fact::Address(access.client)),
-            (name!("method"), Fact::Word(Some(access.method))),
-            (name!("route"), Fact::Word(access.route)),
-            (name!("model"), Fact::Text(access.model)),
-            (name!("upstream"), Fact::Text(access.upstream)),
-            (name!("status"), Fact::Number(access.status.map(u64::from))),
-            (name!("denial"), Fact::Word(access.denial)),
-            (name!("bytes_in"), Fact::Number(Some(access.bytes_in))),
-            (name!("bytes_out"), Fact::Number(Some(access.bytes_out))),
+        let fields: [(FieldName, FieldValue<'_>); 14] = [
+            (
+                name!("request_id"),
+                FieldValue::Word(Some(access.request_id)),
+            ),
+            (name!("key_id"), FieldValue::Word(access.key_id)),
+            (name!("client"), FieldValue::Address(access.client)),
+            (name!("method"), FieldValue::Word(Some(access.method))),
+            (name!("route"), FieldValue::Word(access.route)),
+            (name!("model"), FieldValue::Text(access.model)),
+            (name!("upstream"), FieldValue::Text(access.upstream)),
+            (
+                name!("status"),
+                FieldValue::Number(access.status.map(u64::from)),
+            ),
+            (name!("denial"), FieldValue::Word(access.denial)),
+            (name!("bytes_in"), FieldValue::Number(Some(access.bytes_in))),
+            (
+                name!("bytes_out"),
+                FieldValue::Number(Some(access.bytes_out)),
+            ),
             (
                 name!("first_byte_ms"),
-                Fact::Milliseconds(access.first_byte),
+                FieldValue::Milliseconds(access.first_byte),
             ),
             (
                 name!("duration_ms"),
-                Fact::Milliseconds(Some(access.duration)),
+                FieldValue::Milliseconds(Some(access.duration)),
             ),
-            (name!("end"), Fact::Word(Some(access.end.label()))),
+            (name!("end"), FieldValue::Word(Some(access.end.label()))),
         ];
         self.text.reserve(USUAL_LENGTH);
-        match form {
-            Form::Json => {
+        match format {
+            LogFormat::Json => {
                 self.text.push_str("{\"event\":\"access\",\"time\":\"");
                 self.time(ended);
                 self.text.push_str("\",\"started\":\"");
@@ -97,36 +106,36 @@ impl Lines {
                 self.text.push_str("\",\"ended\":\"");
                 self.time(ended);
                 self.text.push('"');
-                for (name, fact) in facts {
+                for (name, value) in fields {
                     self.text.push_str(name.json);
-                    fact.write_json(&mut self.text);
+                    value.write_json(&mut self.text);
                 }
                 self.text.push_str(",\"level\":\"info\"}\n");
             }
-            Form::Text => {
+            LogFormat::Text => {
                 self.time(access.started);
                 self.text.push_str(" access ended=");
                 self.time(ended);
-                for (name, fact) in facts.into_iter().filter(|(_, fact)| fact.is_known()) {
+                for (name, value) in fields.into_iter().filter(|(_, value)| value.is_known()) {
                     self.text.push_str(name.text);
-                    fact.write_text(&mut self.text);
+                    value.write_text(&mut self.text);
                 }
                 self.text.push('\n');
             }
         }
     }
 
-    /// An event's line.
-    pub(super) fn event(&mut self, form: Form, event: &Event) {
-        match form {
-            Form::Json => {
+    /// Appends an event's line.
+    pub(super) fn event(&mut self, format: LogFormat, event: &Event) {
+        match format {
+            LogFormat::Json => {
                 self.text.push_str("{\"event\":");
                 write_json_text(&mut self.text, event.name);
                 self.text.push_str(",\"time\":\"");
                 self.time(event.at);
                 self.text.push_str("\",\"level\":");
                 write_json_text(&mut self.text, event.level);
-                for (name, value) in &event.facts {
+                for (name, value) in &event.fields {
                     self.text.push(',');
                     write_json_text(&mut self.text, name);
                     self.text.push(':');
@@ -137,13 +146,13 @@ impl Lines {
                 }
                 self.text.push_str("}\n");
             }
-            Form::Text => {
+            LogFormat::Text => {
                 self.time(event.at);
                 for word in [event.level, event.name] {
                     self.text.push(' ');
                     self.text.push_str(word);
                 }
-                for (name, value) in &event.facts {
+                for (name, value) in &event.fields {
                     self.text.push(' ');
                     self.text.push_str(name);
                     self.text.push('=');
@@ -157,41 +166,41 @@ impl Lines {
         }
     }
 
-    /// RFC 3339, UTC, to the millisecond.
+    /// Appends a time as in RFC 3339, in UTC with milliseconds.
     fn time(&mut self, time: SystemTime) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if self.second.since_1970 != Some(since.as_secs()) {
+        if self.last_second.since_1970 != Some(since.as_secs()) {
             let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
             let whole = UnixTime::from_seconds(seconds).to_string();
-            self.second.since_1970 = Some(since.as_secs());
+            self.last_second.since_1970 = Some(since.as_secs());
             whole
                 .trim_end_matches('Z')
-                .clone_into(&mut self.second.text);
+                .clone_into(&mut self.last_second.text);
         }
-        self.text.push_str(&self.second.text);
+        self.text.push_str(&self.last_second.text);
         self.text.push('.');
         write_thousandths(&mut self.text, since.subsec_millis());
         self.text.push('Z');
     }
 }
 
-/// A fact's name with the signs that stand around it.
-struct Name {
+/// The name of a field, with the punctuation of each format.
+struct FieldName {
     json: &'static str,
     text: &'static str,
 }
 
-enum Fact<'a> {
-    /// Letters, digits and signs that need no escape in any form of line.
+enum FieldValue<'a> {
+    /// Text of ours that needs no escape in either format.
     Word(Option<&'a str>),
-    /// Whatever a client or an operator wrote.
+    /// Text from a client or an operator.
     Text(Option<&'a str>),
     Address(ClientAddress),
     Number(Option<u64>),
     Milliseconds(Option<Duration>),
 }
 
-impl Fact<'_> {
+impl FieldValue<'_> {
     fn is_known(&self) -> bool {
         !matches!(
             self,
@@ -242,7 +251,7 @@ fn shortened(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// A word of a text line: quoted where it would not stand as one word.
+/// A value in a text line, quoted if it has spaces or needs escapes.
 fn write_word(text: &mut String, value: &str) {
     if !value.is_empty()
         && value
@@ -255,7 +264,7 @@ fn write_word(text: &mut String, value: &str) {
     }
 }
 
-/// A JSON string (RFC 8259 7) in which control, format and line-separating characters are escaped too.
+/// A JSON string (RFC 8259 7). Characters that could control a terminal are escaped too.
 fn write_json_text(text: &mut String, value: &str) {
     text.push('"');
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
@@ -283,9 +292,9 @@ fn write_json_character(text: &mut String, character: char) {
     }
 }
 
-/// Neither a control character nor one that changes the direction or the lines of the text around it.
+/// Whether a character is safe on a terminal: it neither controls it nor changes the direction or the lines of text.
 #[must_use]
-pub fn is_harmless(character: char) -> bool {
+pub(crate) fn is_harmless(character: char) -> bool {
     !character.is_control()
         && !matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
@@ -303,7 +312,7 @@ fn write_number(text: &mut String, number: u64) {
     text.push_str(itoa::Buffer::new().format(number));
 }
 
-/// Milliseconds with three digits behind the point.
+/// Milliseconds with three decimals.
 fn write_milliseconds(text: &mut String, time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     write_number(text, micros / 1000);
@@ -311,7 +320,7 @@ fn write_milliseconds(text: &mut String, time: Duration) {
     write_thousandths(text, u32::try_from(micros % 1000).unwrap_or(0));
 }
 
-/// Three digits.
+/// Three digits with leading zeros.
 fn write_thousandths(text: &mut String, number: u32) {
     for place in [100, 10, 1] {
         let digit = char::from_digit(number / place % 10, 10);
@@ -327,10 +336,10 @@ fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::log::End;
+    use crate::observe::event::RequestEnd;
 
-    fn access(model: &str) -> Access<'_> {
-        Access {
+    fn access(model: &str) -> AccessEntry<'_> {
+        AccessEntry {
             started: UNIX_EPOCH + Duration::from_millis(1_800_000_000_123),
             duration: Duration::from_micros(1500),
             first_byte: None,
@@ -345,19 +354,19 @@ mod tests {
             denial: Some("model_not_found"),
             bytes_in: 7,
             bytes_out: 9,
-            end: End::Complete,
+            end: RequestEnd::Complete,
         }
     }
 
-    fn line(form: Form, access: &Access<'_>) -> String {
-        let mut lines = Lines::default();
-        lines.access(form, access);
+    fn line(format: LogFormat, access: &AccessEntry<'_>) -> String {
+        let mut lines = LogLines::default();
+        lines.access(format, access);
         lines.text
     }
 
     #[test]
     fn an_access_line_is_one_json_object_with_both_times() {
-        let line = line(Form::Json, &access("m"));
+        let line = line(LogFormat::Json, &access("m"));
         let value: Value = serde_json::from_str(line.trim_end()).unwrap();
         assert_eq!(value["started"], "2027-01-15T08:00:00.123Z");
         assert_eq!(value["ended"], "2027-01-15T08:00:00.124Z");
@@ -377,13 +386,13 @@ mod tests {
             "\0",
             "\u{e0041}",
         ] {
-            for form in [Form::Json, Form::Text] {
-                let mut event = Lines::default();
-                event.event(form, &Event::warn("name").with("text", hostile));
-                for line in [line(form, &access(hostile)), event.text] {
+            for format in [LogFormat::Json, LogFormat::Text] {
+                let mut event = LogLines::default();
+                event.event(format, &Event::warn("name").with("text", hostile));
+                for line in [line(format, &access(hostile)), event.text] {
                     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
                     assert!(line.trim_end().chars().all(is_harmless), "{line:?}");
-                    if form == Form::Json {
+                    if format == LogFormat::Json {
                         let value: Value = serde_json::from_str(&line).unwrap();
                         assert!(value["model"] == hostile || value["text"] == hostile);
                     }
@@ -394,7 +403,7 @@ mod tests {
 
     #[test]
     fn long_client_text_is_cut() {
-        let line = line(Form::Json, &access(&"é".repeat(100_000)));
+        let line = line(LogFormat::Json, &access(&"é".repeat(100_000)));
         assert!(line.len() < 2_000);
     }
 
@@ -405,7 +414,7 @@ mod tests {
             write_milliseconds(&mut text, Duration::from_micros(micros));
             assert_eq!(text, format!("{}.{:03}", micros / 1000, micros % 1000));
         }
-        let mut lines = Lines::default();
+        let mut lines = LogLines::default();
         for milliseconds in [999, 1000, 999, 61_001] {
             lines.time(UNIX_EPOCH + Duration::from_millis(milliseconds));
             lines.text.push(' ');

@@ -1,315 +1,194 @@
-//! Log lines on standard error: one line an event.
+//! The log: one line per event, on standard error.
 //!
-//! Whoever logs writes the line to a page in memory and goes on; one thread carries the pages out. Each worker has a
-//! page of its own, so that requests on different cores never wait for each other, and no request waits for standard
-//! error: when that is too slow, pages are full, and lines are given up and counted.
+//! A thread that logs appends the line to a buffer in memory and goes on; one writer thread writes all buffers out. Each
+//! worker has its own buffer, so workers never wait for each other, and no request waits for standard error. When
+//! standard error is too slow, the buffers fill up and further lines are dropped and counted.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
-use serde_json::{Map, Value};
 
-use crate::policy::network::ClientAddress;
+pub(crate) use crate::observe::event::{AccessEntry, Event, RequestEnd};
+use crate::observe::line::LogLines;
+pub(crate) use crate::observe::line::is_harmless;
+use crate::observe::lock::lock;
+use crate::observe::refusal_limit::RefusalLineLimit;
+use crate::store::config::LogFormat;
 
-use super::line::Lines;
-pub use super::line::is_harmless;
-use super::refusals::Refusals;
+/// The most bytes that a buffer holds; further lines are dropped.
+const MAX_BUFFERED: usize = 4 << 20;
+/// The pause between two rounds of the writer. Lines collect meanwhile, so a busy worker need not wake the writer for
+/// each.
+const WRITE_INTERVAL: Duration = Duration::from_millis(5);
+/// The memory that the writer keeps for the next round; a flood may have made it grow.
+const KEPT_CAPACITY: usize = 256 << 10;
 
-/// Bytes of lines that may wait on a page.
-const MOST_WAITING: usize = 4 << 20;
-/// The pause between two rounds: lines are gathered, and a busy worker need not wake the writer for each.
-const GATHER: Duration = Duration::from_millis(5);
-/// What a page keeps of its memory when a flood is over.
-const KEPT: usize = 256 << 10;
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Where log lines go. Cloning shares its page.
+/// Where log lines go. A clone writes to the same buffer.
 #[derive(Clone, Debug)]
-pub struct Log {
-    page: Arc<Page>,
-    press: Arc<Press>,
+pub(crate) struct Log {
+    buffer: Arc<LogBuffer>,
+    writer: Arc<LogWriter>,
 }
 
-/// Lines that wait to be carried out.
+/// Lines that are not written yet.
 #[derive(Debug, Default)]
-struct Page(Mutex<Lines>);
+struct LogBuffer(Mutex<LogLines>);
 
-/// What carries all pages out.
+/// Writes all buffers to standard error.
 #[derive(Debug)]
-struct Press {
-    form: Form,
-    pages: Mutex<Vec<Arc<Page>>>,
+struct LogWriter {
+    format: LogFormat,
+    buffers: Mutex<Vec<Arc<LogBuffer>>>,
     dropped: IntCounter,
-    refusals: Refusals,
-    /// The writer found nothing to do and has to be woken.
+    refusals: RefusalLineLimit,
+    /// The thread has nothing to write and must be woken.
     asleep: AtomicBool,
-    writer: OnceLock<Thread>,
+    thread: OnceLock<Thread>,
     ending: AtomicBool,
 }
 
-/// Writes what is waiting before the process ends.
+/// The writer's thread. [`LogWriterHandle::finish`] writes what is buffered before the process ends.
 #[derive(Debug)]
-pub struct Writer {
-    press: Arc<Press>,
+pub(crate) struct LogWriterHandle {
+    writer: Arc<LogWriter>,
     thread: JoinHandle<()>,
 }
 
-/// What there is to say of one request, taken when it ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Access<'a> {
-    /// When its head was read.
-    pub started: SystemTime,
-    /// From its head to its end.
-    pub duration: Duration,
-    /// From its head to the head of its answer, where there was one.
-    pub first_byte: Option<Duration>,
-    /// Its x-request-id.
-    pub request_id: &'a str,
-    /// The key it was judged by.
-    pub key_id: Option<&'a str>,
-    /// Where it was judged to come from.
-    pub client: ClientAddress,
-    /// Its method, where it is one that HTTP knows.
-    pub method: &'static str,
-    /// Its route, where one is served.
-    pub route: Option<&'static str>,
-    /// The model it named, once it was read.
-    pub model: Option<&'a str>,
-    /// The upstream it was sent to.
-    pub upstream: Option<&'a str>,
-    /// The status of its answer; None where there was none.
-    pub status: Option<u16>,
-    /// Why it was refused or failed.
-    pub denial: Option<&'static str>,
-    /// Bytes of its body.
-    pub bytes_in: u64,
-    /// Bytes of its answer's body.
-    pub bytes_out: u64,
-    /// How it ended.
-    pub end: End,
-}
-
-impl Access<'_> {
-    /// Whether it was refused before anything of its body was read.
-    fn is_refused_early(&self) -> bool {
-        self.denial.is_some() && self.route.is_none()
-    }
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Its answer was given whole.
-    Complete,
-    /// The client left before that.
-    ClientLeft,
-    /// Its key or access was taken away meanwhile.
-    Revoked,
-    /// The upstream broke off or fell silent.
-    UpstreamFailed,
-}
-
-impl End {
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientLeft => "client_left",
-            Self::Revoked => "revoked",
-            Self::UpstreamFailed => "upstream_failed",
-        }
-    }
-}
-
-/// Anything else worth a line: a change, a warning, a start.
-#[derive(Debug)]
-pub struct Event {
-    pub(super) at: SystemTime,
-    pub(super) level: &'static str,
-    pub(super) name: &'static str,
-    pub(super) facts: Map<String, Value>,
-}
-
-impl Event {
-    /// Something that happened as intended.
-    #[must_use]
-    pub fn info(name: &'static str) -> Self {
-        Self::new("info", name)
-    }
-
-    /// Something an operator should look at.
-    #[must_use]
-    pub fn warn(name: &'static str) -> Self {
-        Self::new("warn", name)
-    }
-
-    /// Something that failed.
-    #[must_use]
-    pub fn error(name: &'static str) -> Self {
-        Self::new("error", name)
-    }
-
-    /// Adds a fact.
-    #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        self.facts.insert(name.to_owned(), value.into());
-        self
-    }
-
-    fn new(level: &'static str, name: &'static str) -> Self {
-        Self {
-            at: SystemTime::now(),
-            level,
-            name,
-            facts: Map::new(),
-        }
-    }
-}
-
 impl Log {
-    /// Starts the thread that writes.
+    /// Starts the writer's thread.
     ///
     /// # Errors
-    /// Where no thread can be started.
-    pub fn start(form: Form, dropped: IntCounter) -> std::io::Result<(Self, Writer)> {
-        let page = Arc::new(Page::default());
-        let press = Arc::new(Press {
-            form,
-            pages: Mutex::new(vec![Arc::clone(&page)]),
+    /// The system cannot start a thread.
+    pub(crate) fn start(
+        format: LogFormat,
+        dropped: IntCounter,
+    ) -> std::io::Result<(Self, LogWriterHandle)> {
+        let buffer = Arc::new(LogBuffer::default());
+        let writer = Arc::new(LogWriter {
+            format,
+            buffers: Mutex::new(vec![Arc::clone(&buffer)]),
             dropped,
-            refusals: Refusals::new(Instant::now()),
+            refusals: RefusalLineLimit::new(Instant::now()),
             asleep: AtomicBool::new(false),
-            writer: OnceLock::new(),
+            thread: OnceLock::new(),
             ending: AtomicBool::new(false),
         });
         let thread = std::thread::Builder::new().name("log".into()).spawn({
-            let press = Arc::clone(&press);
-            move || press.run()
+            let writer = Arc::clone(&writer);
+            move || writer.run()
         })?;
-        let writer = Writer {
-            press: Arc::clone(&press),
+        let handle = LogWriterHandle {
+            writer: Arc::clone(&writer),
             thread,
         };
-        Ok((Self { page, press }, writer))
+        Ok((Self { buffer, writer }, handle))
     }
 
-    /// The same log with a page of its own, for a thread that writes much.
+    /// The same log with its own buffer, for a thread that writes many lines.
     #[must_use]
-    pub fn with_own_page(&self) -> Self {
-        let page = Arc::new(Page::default());
-        lock(&self.press.pages).push(Arc::clone(&page));
-        let press = Arc::clone(&self.press);
-        Self { page, press }
+    pub(crate) fn with_own_buffer(&self) -> Self {
+        let buffer = Arc::new(LogBuffer::default());
+        lock(&self.writer.buffers).push(Arc::clone(&buffer));
+        let writer = Arc::clone(&self.writer);
+        Self { buffer, writer }
     }
 
-    /// Hands over a request's line, unless it is one too many of a flood of refused ones.
-    pub fn access(&self, access: &Access<'_>) {
-        if access.is_refused_early() && !self.press.refusals.has_room(Instant::now()) {
+    /// Logs a request, unless too many refused ones were logged within this second.
+    pub(crate) fn access(&self, access: &AccessEntry<'_>) {
+        if access.is_refused_early() && !self.writer.refusals.may_write(Instant::now()) {
             return;
         }
-        self.write(|lines| lines.access(self.press.form, access));
+        self.write(|lines| lines.access(self.writer.format, access));
     }
 
-    /// Tells how many lines of refused requests were left out, where there is something to tell. To be called often.
-    pub fn tell_left_out(&self) {
-        if let Some(count) = self.press.refusals.left_out(Instant::now()) {
+    /// Logs how many lines of refused requests were left out, if there were any. The caller does this often.
+    pub(crate) fn tell_left_out(&self) {
+        if let Some(count) = self.writer.refusals.take_left_out(Instant::now()) {
             self.event(Event::warn("refusals_left_out").with("count", count));
         }
     }
 
-    /// Hands over an event's line.
-    pub fn event(&self, event: Event) {
-        // Written before the page is taken: a panic in between would wait for the page with its own line.
-        let mut line = Lines::default();
-        line.event(self.press.form, &event);
+    /// Logs an event.
+    pub(crate) fn event(&self, event: Event) {
+        // Formatted before the lock is taken: a panic while formatting logs a line too, and would wait for the lock.
+        let mut line = LogLines::default();
+        line.event(self.writer.format, &event);
         self.write(|lines| lines.append(&line));
     }
 
-    fn write(&self, write: impl FnOnce(&mut Lines)) {
-        let mut lines = lock(&self.page.0);
-        if lines.len() >= MOST_WAITING {
-            self.press.dropped.inc();
+    fn write(&self, write: impl FnOnce(&mut LogLines)) {
+        let mut lines = lock(&self.buffer.0);
+        if lines.len() >= MAX_BUFFERED {
+            self.writer.dropped.inc();
             return;
         }
         write(&mut lines);
         drop(lines);
-        self.press.wake();
+        self.writer.wake();
     }
 }
 
-impl Press {
+impl LogWriter {
     fn run(&self) {
         // Only this thread sets it.
-        let _ = self.writer.set(std::thread::current());
+        let _ = self.thread.set(std::thread::current());
         let mut text = String::new();
         loop {
             let ends = self.ending.load(Ordering::SeqCst);
-            let carried = self.carry_out(&mut text);
+            let wrote = self.write_buffers(&mut text);
             if ends {
                 return;
             }
-            if carried {
-                std::thread::sleep(GATHER);
+            if wrote {
+                std::thread::sleep(WRITE_INTERVAL);
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);
-            // A line may have come in since the last look, from somebody who saw that nobody slept.
-            if !self.carry_out(&mut text) && !self.ending.load(Ordering::SeqCst) {
+            // Look once more: a line that came before `asleep` was set woke nobody.
+            if !self.write_buffers(&mut text) && !self.ending.load(Ordering::SeqCst) {
                 std::thread::park();
             }
             self.asleep.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Writes out what is on the pages; false where there is nothing.
-    fn carry_out(&self, text: &mut String) -> bool {
-        let mut carried = false;
-        let pages = lock(&self.pages).clone();
-        for page in pages {
-            lock(&page.0).swap(text);
+    /// Writes all buffers; false if all are empty.
+    fn write_buffers(&self, text: &mut String) -> bool {
+        let mut wrote = false;
+        let buffers = lock(&self.buffers).clone();
+        for buffer in buffers {
+            lock(&buffer.0).swap(text);
             if text.is_empty() {
                 continue;
             }
-            carried = true;
-            // Nobody is left to be told where standard error is closed or full.
+            wrote = true;
+            // When standard error is closed or full, there is nowhere left to report it.
             let _ = std::io::stderr().write_all(text.as_bytes());
             text.clear();
-            text.shrink_to(KEPT);
+            text.shrink_to(KEPT_CAPACITY);
         }
-        carried
+        wrote
     }
 
     fn wake(&self) {
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
-            self.writer.get().inspect(|writer| writer.unpark());
+            self.thread.get().inspect(|thread| thread.unpark());
         }
     }
 }
 
-impl Writer {
-    /// Writes what is waiting, up to `patience`, and ends the thread.
-    pub fn finish(self, patience: Duration) {
-        let end = Instant::now() + patience;
-        self.press.ending.store(true, Ordering::SeqCst);
+impl LogWriterHandle {
+    /// Writes what is buffered and ends the thread. Waits for at most `timeout`.
+    pub(crate) fn finish(self, timeout: Duration) {
+        let end = Instant::now() + timeout;
+        self.writer.ending.store(true, Ordering::SeqCst);
         self.thread.thread().unpark();
         while Instant::now() < end && !self.thread.is_finished() {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-/// Lines stay lines where a thread panicked while it held them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! Counters, gauges and histograms, as Prometheus text.
+//! The metrics, as Prometheus text.
 //!
-//! Invariant: every label value comes from a closed set: a code, an upstream or replica of the config, a status.
-//! Nothing a client sends becomes a label.
+//! Invariant: every label value comes from a closed set: an error code, an upstream or replica of the config, a status.
+//! Nothing that a client sends becomes a label.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,19 +12,20 @@ use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::tally::{Tallies, Tally, lock};
+use crate::observe::counters::{Counters, WorkerCounters};
+use crate::observe::lock::lock;
 
-/// All metrics of one process. Cloning shares them, and the tally that is counted on.
+/// All metrics of the process. A clone shares them, and counts on the same counters.
 #[derive(Clone, Debug)]
-pub struct Metrics {
-    families: Arc<Families>,
-    tally: Arc<Mutex<Tally>>,
+pub(crate) struct Metrics {
+    families: Arc<MetricFamilies>,
+    counters: Arc<Mutex<Counters>>,
 }
 
 #[derive(Debug)]
-struct Families {
+struct MetricFamilies {
     registry: Registry,
-    tallies: Tallies,
+    workers: WorkerCounters,
     connections: IntGauge,
     keys: IntGauge,
     generation: IntGauge,
@@ -37,11 +38,11 @@ struct Families {
 
 impl Metrics {
     /// # Errors
-    /// Where two metrics have one name, which only a change of this file can bring about.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let families = Families {
+    /// Two metrics have the same name: a mistake in this file.
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let families = MetricFamilies {
             registry: Registry::new(),
-            tallies: Tallies::new()?,
+            workers: WorkerCounters::new()?,
             connections: gauge("keygate_connections", "Client connections open.")?,
             keys: gauge("keygate_keys", "Keys in the table.")?,
             generation: gauge(
@@ -74,89 +75,107 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        // Destructured, so that a new metric cannot be forgotten here.
+        let MetricFamilies {
+            registry,
+            workers,
+            connections,
+            keys,
+            generation,
+            reloads,
+            last_reload,
+            upstream_up,
+            unwritten_changes,
+            log_lines_dropped,
+        } = &families;
         let all: [Box<dyn Collector>; 10] = [
             Box::new(build),
-            Box::new(families.tallies.clone()),
-            Box::new(families.connections.clone()),
-            Box::new(families.keys.clone()),
-            Box::new(families.generation.clone()),
-            Box::new(families.reloads.clone()),
-            Box::new(families.last_reload.clone()),
-            Box::new(families.upstream_up.clone()),
-            Box::new(families.unwritten_changes.clone()),
-            Box::new(families.log_lines_dropped.clone()),
+            Box::new(workers.clone()),
+            Box::new(connections.clone()),
+            Box::new(keys.clone()),
+            Box::new(generation.clone()),
+            Box::new(reloads.clone()),
+            Box::new(last_reload.clone()),
+            Box::new(upstream_up.clone()),
+            Box::new(unwritten_changes.clone()),
+            Box::new(log_lines_dropped.clone()),
         ];
         for collector in all {
-            families.registry.register(collector)?;
+            registry.register(collector)?;
         }
-        // Present from the first scrape on, so that an alert on their increase sees the first one.
+        // Present in the first scrape, so that an alert on their increase sees the first reload.
         for result in ["ok", "faulty", "dropped", "failed"] {
             families.reloads.with_label_values(&[result]);
         }
-        let tally = families.tallies.add();
+        let counters = families.workers.add();
         let families = Arc::new(families);
-        Ok(Self { families, tally })
+        Ok(Self { families, counters })
     }
 
-    /// The same metrics with a tally of its own, for a thread that counts much.
+    /// The same metrics with their own counters, for a thread that counts often.
     #[must_use]
-    pub fn with_own_tally(&self) -> Self {
+    pub(crate) fn with_own_counters(&self) -> Self {
         Self {
             families: Arc::clone(&self.families),
-            tally: self.families.tallies.add(),
+            counters: self.families.workers.add(),
         }
     }
 
-    /// A request begins.
-    pub fn begin(&self) {
-        lock(&self.tally).in_flight += 1;
+    /// Counts a request that begins.
+    pub(crate) fn begin(&self) {
+        lock(&self.counters).in_flight += 1;
     }
 
-    /// A request that began has ended, so, after so many seconds.
-    pub fn end(&self, outcome: &'static str, seconds: f64) {
-        let mut tally = lock(&self.tally);
-        tally.in_flight -= 1;
-        tally.request(outcome, seconds);
+    /// Counts a request that ends.
+    pub(crate) fn end(&self, outcome: &'static str, seconds: f64) {
+        let mut counters = lock(&self.counters);
+        counters.in_flight -= 1;
+        counters.request(outcome, seconds);
     }
 
-    /// Counts the head of an upstream's answer, which came so long after the request's head, and the gateway's own time
-    /// on the request.
-    pub fn response(&self, upstream: &str, status: u16, first_byte: Duration, overhead: Duration) {
-        let mut tally = lock(&self.tally);
-        tally.response(upstream, status, first_byte.as_secs_f64());
-        tally.overhead_seconds.note(overhead.as_secs_f64());
+    /// Counts the head of an upstream's response. `first_byte` is the time since the request's head, `overhead` the
+    /// gateway's own part of it.
+    pub(crate) fn response(
+        &self,
+        upstream: &str,
+        status: u16,
+        first_byte: Duration,
+        overhead: Duration,
+    ) {
+        let mut counters = lock(&self.counters);
+        counters.response(upstream, status, first_byte.as_secs_f64());
+        counters.overhead_seconds.observe(overhead.as_secs_f64());
     }
 
-    /// How many requests ended by now, by outcome.
+    /// Requests that ended, by outcome.
     #[must_use]
-    pub fn outcomes(&self) -> BTreeMap<String, u64> {
-        let outcomes = self.families.tallies.sum().outcomes.into_iter();
+    pub(crate) fn outcomes(&self) -> BTreeMap<String, u64> {
+        let outcomes = self.families.workers.sum().outcomes.into_iter();
         outcomes
             .map(|(outcome, count)| (outcome.to_owned(), count))
             .collect()
     }
 
-    /// How many requests took up to each of these seconds of the gateway's own time, by now. Cumulative; the last
-    /// bucket has no bound.
+    /// The gateway's own time on requests: bucket bounds in seconds with cumulative counts. The last bound is infinite.
     #[must_use]
-    pub fn overhead_buckets(&self) -> Vec<(f64, u64)> {
-        self.families.tallies.sum().overhead_seconds.cumulative()
+    pub(crate) fn overhead_buckets(&self) -> Vec<(f64, u64)> {
+        self.families.workers.sum().overhead_seconds.cumulative()
     }
 
-    /// Requests being served.
+    /// Requests in flight.
     #[must_use]
-    pub fn in_flight(&self) -> i64 {
-        self.families.tallies.sum().in_flight
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.families.workers.sum().in_flight
     }
 
-    /// Client connections open.
+    /// Open client connections.
     #[must_use]
-    pub fn connections(&self) -> &IntGauge {
+    pub(crate) fn connections(&self) -> &IntGauge {
         &self.families.connections
     }
 
-    /// The table's size and generation.
-    pub fn table(&self, keys: usize, generation: u64) {
+    /// Sets the size and the generation of the key table.
+    pub(crate) fn table(&self, keys: usize, generation: u64) {
         self.families
             .keys
             .set(i64::try_from(keys).unwrap_or(i64::MAX));
@@ -166,26 +185,26 @@ impl Metrics {
     }
 
     /// Counts a reload by its result: ok, faulty, dropped or failed.
-    pub fn reload(&self, result: &'static str) {
+    pub(crate) fn reload(&self, result: &'static str) {
         self.families.reloads.with_label_values(&[result]).inc();
     }
 
-    /// When the table was last loaded, in seconds since 1970.
-    pub fn last_reload(&self, at: i64) {
+    /// Sets when the table was last loaded, in seconds since 1970.
+    pub(crate) fn last_reload(&self, at: i64) {
         self.families.last_reload.set(at);
     }
 
-    /// Whether a replica takes requests.
-    pub fn upstream_up(&self, upstream: &str, replica: &str, up: bool) {
+    /// Sets whether a replica takes requests.
+    pub(crate) fn upstream_up(&self, upstream: &str, replica: &str, up: bool) {
         self.families
             .upstream_up
             .with_label_values(&[upstream, replica])
             .set(i64::from(up));
     }
 
-    /// A replica is no longer in the config.
-    pub fn forget_replica(&self, upstream: &str, replica: &str) {
-        // It is not there when it was never asked about: nothing to forget then.
+    /// Removes a replica that is no longer in the config.
+    pub(crate) fn forget_replica(&self, upstream: &str, replica: &str) {
+        // An error means that the replica was never checked and has no value yet.
         drop(
             self.families
                 .upstream_up
@@ -193,24 +212,24 @@ impl Metrics {
         );
     }
 
-    /// Deletes and disables that the key file does not hold yet.
-    pub fn unwritten_changes(&self, count: usize) {
+    /// Sets how many deletes and disables the key file does not hold yet.
+    pub(crate) fn unwritten_changes(&self, count: usize) {
         self.families
             .unwritten_changes
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Counts log lines that were given up.
+    /// Counts dropped log lines.
     #[must_use]
-    pub fn log_lines_dropped(&self) -> &IntCounter {
+    pub(crate) fn log_lines_dropped(&self) -> &IntCounter {
         &self.families.log_lines_dropped
     }
 
-    /// Everything in the Prometheus text format.
+    /// All metrics in the Prometheus text format.
     #[must_use]
-    pub fn render(&self) -> Vec<u8> {
+    pub(crate) fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
-        // Writing to memory cannot fail; what the encoder refuses is an empty metric family, which is left out.
+        // Writing to memory cannot fail. The encoder refuses only empty metric families, which are left out.
         drop(TextEncoder::new().encode(&self.families.registry.gather(), &mut text));
         text
     }
@@ -229,9 +248,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_can_be_read_again() {
+    fn counted_requests_can_be_read_back() {
         let metrics = Metrics::new().unwrap();
-        let own = metrics.with_own_tally();
+        let own = metrics.with_own_counters();
         for (metrics, outcome) in [
             (&metrics, "allowed"),
             (&own, "allowed"),

@@ -1,10 +1,12 @@
-//! Floor 2: what the gateway tells its operators. Neither part decides anything, and neither ever holds a token, a
-//! prompt or a completion.
+//! Floor 2: metrics and log lines. Nothing here decides anything, and nothing here ever holds a token, a prompt or a
+//! completion.
 
-pub mod history;
+mod counters;
+mod event;
+pub(crate) mod history;
 mod line;
-pub mod log;
-pub mod metrics;
-mod refusals;
-pub mod sampler;
-mod tally;
+mod lock;
+pub(crate) mod log;
+pub(crate) mod metrics;
+mod refusal_limit;
+pub(crate) mod sampler;

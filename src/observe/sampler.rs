@@ -1,28 +1,28 @@
-//! Lines that a flood could cause: one a second is written, and says how many were not.
+//! Limits lines that a flood could cause: one per second is written, with the count of those left out.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Between two lines.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two lines.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Decides which of many like lines is written.
+/// Decides which of many similar lines are written.
 #[derive(Debug, Default)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     last: Cell<Option<Instant>>,
-    passed_over: Cell<u64>,
+    left_out: Cell<u64>,
 }
 
 impl Sampler {
-    /// Whether a line is to be written now: then, how many were passed over since the last.
-    pub fn due(&self, now: Instant) -> Option<u64> {
-        let is_early = |last: Instant| now.saturating_duration_since(last) < PAUSE;
+    /// Some if a line is due now: the count of lines left out since the last one.
+    pub(crate) fn due(&self, now: Instant) -> Option<u64> {
+        let is_early = |last: Instant| now.saturating_duration_since(last) < INTERVAL;
         if self.last.get().is_some_and(is_early) {
-            self.passed_over.set(self.passed_over.get() + 1);
+            self.left_out.set(self.left_out.get() + 1);
             return None;
         }
         self.last.set(Some(now));
-        Some(self.passed_over.take())
+        Some(self.left_out.take())
     }
 }
 

@@ -1,14 +1,14 @@
-//! The decision itself, in the order that is a security property: key, expiry, network, and then the model.
+//! The decision. The order of the checks is a security property: key, expiry, network, then the model.
 //!
-//! Invariant: a [`Permit`] can only be had from [`caller`] and [`Caller::for_model`]. Whatever sends a request
-//! upstream takes one as proof, so that forwarding without deciding cannot be written.
+//! Invariant: only [`caller`] and [`Caller::for_model`] create a [`Permit`]. The code that sends a request upstream takes
+//! one as proof, so code that forwards without a decision does not compile.
 
 use std::sync::Arc;
 
-use super::denial::Denial;
-use super::key::Key;
-use super::network::ClientAddress;
-use super::time::UnixTime;
+use crate::policy::denial::Denial;
+use crate::policy::key::Key;
+use crate::policy::network::ClientAddress;
+use crate::policy::time::UnixTime;
 
 /// Proof that a key may be used, now and from this address.
 #[must_use]
@@ -18,15 +18,17 @@ pub struct Caller<'k> {
     address: ClientAddress,
 }
 
-/// Proof that a key may use one model from one address.
+/// Proof that a key may use one model from one address, and at which target it is served. What forwards takes the target
+/// from here, so that a permitted request can't be sent elsewhere.
 #[must_use]
 #[derive(Clone, Debug)]
-pub struct Permit {
+pub struct Permit<T> {
     model: Arc<str>,
     address: ClientAddress,
+    target: T,
 }
 
-/// Steps 2 to 4: a key that exists, enabled, not expired, from where it may be used.
+/// Steps 2 to 4: the key exists, is enabled, has not expired, and may be used from this address.
 ///
 /// # Errors
 /// The first rule that refuses.
@@ -48,172 +50,59 @@ pub fn caller(
 }
 
 impl<'k> Caller<'k> {
-    /// The key that was judged.
+    /// The key.
     #[must_use]
     pub fn key(self) -> &'k Key {
         self.key
     }
 
-    /// Step 7: `served` says whether the catalogue holds the model.
+    /// Step 7: `lookup` finds in the catalogue who serves the model.
     ///
     /// # Errors
-    /// [`Denial::ModelNotFound`], whichever of the two is missing.
-    pub fn for_model<M>(self, model: M, served: bool) -> Result<Permit, Denial>
+    /// [`Denial::ModelNotFound`], whether nobody serves the model or the key may not use it.
+    pub fn for_model<M, T>(
+        self,
+        model: M,
+        lookup: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Permit<T>, Denial>
     where
         M: AsRef<str> + Into<Arc<str>>,
     {
-        if served && self.key.model_access().allows(model.as_ref()) {
-            Ok(Permit {
-                model: model.into(),
-                address: self.address,
-            })
-        } else {
-            Err(Denial::ModelNotFound)
+        let target = lookup(model.as_ref()).ok_or(Denial::ModelNotFound)?;
+        if !self.key.model_access().allows(model.as_ref()) {
+            return Err(Denial::ModelNotFound);
         }
+        Ok(Permit {
+            model: model.into(),
+            address: self.address,
+            target,
+        })
     }
 }
 
-impl Permit {
+impl<T> Permit<T> {
+    /// Who serves the model.
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
     /// The model that may be used.
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// Whether what was permitted still is, by the key as it stands now (None: it is gone).
+    /// Checks again whether the permit is valid, with the current key (None: it was deleted).
     ///
     /// # Errors
-    /// The first rule that refuses by now.
+    /// The first rule that refuses now.
     pub fn recheck(&self, key: Option<&Key>, now: UnixTime) -> Result<(), Denial> {
         let caller = caller(key, self.address, now)?;
-        let Permit { model, .. } = caller.for_model(Arc::clone(&self.model), true)?;
-        debug_assert_eq!(model, self.model);
-        Ok(())
+        caller
+            .for_model(Arc::clone(&self.model), |_| Some(()))
+            .map(drop)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::key::{KeyFields, KeyId, KeyName};
-    use crate::policy::model_access::{ModelAccess, ModelList};
-    use crate::policy::network::{AllowFrom, parse_network};
-    use crate::policy::token::TokenHash;
-
-    const NOW: UnixTime = UnixTime::from_seconds(1_000);
-
-    fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
-        let mut fields = KeyFields {
-            id: KeyId::parse("key_1").unwrap(),
-            name: KeyName::parse("name").unwrap(),
-            hash: TokenHash::of(b"token"),
-            hint: None,
-            model_access: ModelAccess::All,
-            allow_from: AllowFrom::Anywhere,
-            expires_at: None,
-            created_at: None,
-            account: None,
-            disabled: false,
-        };
-        change(&mut fields);
-        Key::from(fields)
-    }
-
-    fn from(address: &str) -> ClientAddress {
-        ClientAddress::of(address.parse().unwrap())
-    }
-
-    fn networks() -> AllowFrom {
-        AllowFrom::from_networks(vec![parse_network("192.0.2.0/24").unwrap()])
-    }
-
-    #[test]
-    fn an_unknown_and_a_disabled_key_are_refused_alike() {
-        let disabled = key(|fields| fields.disabled = true);
-        assert_eq!(
-            caller(None, from("192.0.2.1"), NOW).unwrap_err(),
-            Denial::InvalidApiKey
-        );
-        assert_eq!(
-            caller(Some(&disabled), from("192.0.2.1"), NOW).unwrap_err(),
-            Denial::InvalidApiKey
-        );
-    }
-
-    #[test]
-    fn the_first_broken_rule_answers() {
-        let all_wrong = |disabled| {
-            key(|fields| {
-                fields.disabled = disabled;
-                fields.expires_at = Some(NOW);
-                fields.allow_from = networks();
-            })
-        };
-        let elsewhere = from("198.51.100.1");
-        assert_eq!(
-            caller(Some(&all_wrong(true)), elsewhere, NOW).unwrap_err(),
-            Denial::InvalidApiKey
-        );
-        assert_eq!(
-            caller(Some(&all_wrong(false)), elsewhere, NOW).unwrap_err(),
-            Denial::ExpiredApiKey
-        );
-        let early = UnixTime::from_seconds(999);
-        assert_eq!(
-            caller(Some(&all_wrong(false)), elsewhere, early).unwrap_err(),
-            Denial::IpNotAuthorized
-        );
-        assert!(caller(Some(&all_wrong(false)), from("192.0.2.1"), early).is_ok());
-    }
-
-    #[test]
-    fn a_model_nobody_serves_and_a_model_not_allowed_are_refused_alike() {
-        let good = ModelList::new(vec!["good".into()]).unwrap();
-        let key = key(|fields| fields.model_access = ModelAccess::Inclusive(good));
-        let caller = caller(Some(&key), from("192.0.2.1"), NOW).unwrap();
-        assert_eq!(
-            caller.for_model("bad", true).unwrap_err(),
-            Denial::ModelNotFound
-        );
-        assert_eq!(
-            caller.for_model("good", false).unwrap_err(),
-            Denial::ModelNotFound
-        );
-        assert_eq!(caller.for_model("good", true).unwrap().model(), "good");
-    }
-
-    #[test]
-    fn a_permit_ends_with_what_it_rests_on() {
-        let before = key(|_| ());
-        let permit = caller(Some(&before), from("192.0.2.1"), NOW)
-            .unwrap()
-            .for_model("good", true)
-            .unwrap();
-        let changed = |change: fn(&mut KeyFields)| permit.recheck(Some(&key(change)), NOW);
-        assert_eq!(permit.recheck(None, NOW), Err(Denial::InvalidApiKey));
-        assert_eq!(
-            changed(|fields| fields.disabled = true),
-            Err(Denial::InvalidApiKey)
-        );
-        assert_eq!(
-            changed(|fields| fields.expires_at = Some(NOW)),
-            Err(Denial::ExpiredApiKey)
-        );
-        assert_eq!(
-            changed(|fields| fields.allow_from =
-                AllowFrom::from_networks(vec![parse_network("10.0.0.0/8").unwrap()])),
-            Err(Denial::IpNotAuthorized)
-        );
-        assert_eq!(
-            changed(|fields| {
-                fields.model_access =
-                    ModelAccess::Exclusive(ModelList::new(vec!["good".into()]).unwrap());
-            }),
-            Err(Denial::ModelNotFound)
-        );
-        assert_eq!(
-            changed(|fields| fields.name = KeyName::parse("renamed").unwrap()),
-            Ok(())
-        );
-    }
-}
+mod tests;

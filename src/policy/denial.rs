@@ -1,29 +1,29 @@
-//! Why a request is refused by the rules: the words, and what to do about it.
+//! Why the rules refuse a request: error codes and messages.
 
-/// A refusal by the rules of a key, a route or a model. What else can go wrong (bodies, upstreams) is not decided here.
+/// A refusal by the rules of a key, a route or a model. Errors of bodies and upstreams are defined elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
     /// No bearer token was sent.
     MissingApiKey,
-    /// Not a token, or one that no enabled key has: one answer, so that nothing is learned about the table.
+    /// A malformed token, or no enabled key has it. Both get the same error, so that clients learn nothing about the table.
     InvalidApiKey,
-    /// The key's end has come.
+    /// The key has expired.
     ExpiredApiKey,
     /// The key may not be used from this address.
     IpNotAuthorized,
-    /// No such path is served.
+    /// The path does not exist.
     UnknownUrl,
-    /// The path is served, under another method.
+    /// The path has another method.
     MethodNotAllowed {
         /// The method to use, for the Allow header (RFC 9110 10.2.1).
         allow: &'static str,
     },
-    /// Nobody serves this model, or the key may not use it: one answer for both.
+    /// No upstream serves this model, or the key may not use it. Both get the same error.
     ModelNotFound,
 }
 
 impl Denial {
-    /// The error's `code`, also the metrics' outcome. `ip_not_authorized` and `model_not_found` are OpenAI's words.
+    /// The error's `code`, and the outcome in metrics. `ip_not_authorized` and `model_not_found` are OpenAI's codes.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl Denial {
         }
     }
 
-    /// What the caller reads: what happened and what to do.
+    /// The message for the client: what happened and what to do.
     #[must_use]
     pub fn message(self) -> &'static str {
         match self {

@@ -1,25 +1,25 @@
-//! The record of one key: everything but its token.
+//! A key: everything except its token.
 //!
-//! Invariant: a [`Key`] that exists is valid. What a file, a flag or a request says becomes one only through the
-//! parsing constructors here, each of which names the rule it found broken.
+//! Invariant: every [`Key`] is valid. Text from a file, an argument or a request becomes one only through the parsing
+//! constructors here; each returns an error that names the broken rule.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::model_access::ModelAccess;
-use super::network::AllowFrom;
-use super::time::UnixTime;
-use super::token::TokenHash;
+use crate::policy::model_access::ModelAccess;
+use crate::policy::network::AllowFrom;
+use crate::policy::time::UnixTime;
+use crate::policy::token::TokenHash;
 
 /// Longest id, in bytes.
 pub const MAX_ID: usize = 64;
 /// Longest name or account, in characters.
 pub const MAX_NAME: usize = 100;
 
-/// One key. The text fields share one allocation: a table holds a million of these.
+/// One key. Id and name share one allocation, since a table may hold a million keys.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key {
-    /// The id, then the name.
+    /// The id followed by the name.
     text: Box<str>,
     id_length: u8,
     hint: Option<Hint>,
@@ -32,28 +32,28 @@ pub struct Key {
     created_at: StoredTime,
 }
 
-/// The fields of a key by name, to make one or take one apart.
+/// The fields of a key, to create or change one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFields {
     /// Unique within a table.
     pub id: KeyId,
-    /// What people call it; need not be unique.
+    /// A name for people; not necessarily unique.
     pub name: KeyName,
-    /// Of the bearer token; unique within a table.
+    /// The hash of the bearer token; unique within a table.
     pub hash: TokenHash,
-    /// The token's last four characters, where it was made here.
+    /// The last four characters of the token, if keygate created it.
     pub hint: Option<Hint>,
-    /// Which models it may use.
+    /// Which models the key may use.
     pub model_access: ModelAccess,
-    /// Where it may be used from.
+    /// From where the key may be used.
     pub allow_from: AllowFrom,
-    /// From this instant on it is refused.
+    /// The key is refused from this time on.
     pub expires_at: Option<UnixTime>,
-    /// When it was made, where known.
+    /// When the key was created, if known.
     pub created_at: Option<UnixTime>,
-    /// Whom it belongs to.
+    /// The account that owns the key.
     pub account: Option<Account>,
-    /// Refused as if it did not exist, until enabled again.
+    /// Whether the key is refused, as if it did not exist.
     pub disabled: bool,
 }
 
@@ -116,25 +116,25 @@ impl From<KeyFields> for Key {
 }
 
 impl Key {
-    /// Its id.
+    /// The id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.text[..usize::from(self.id_length)]
     }
 
-    /// Its id, owned.
+    /// The id, owned.
     #[must_use]
     pub fn key_id(&self) -> KeyId {
         KeyId(self.id().into())
     }
 
-    /// Its name.
+    /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.text[usize::from(self.id_length)..]
     }
 
-    /// The hash of its token.
+    /// The hash of the token.
     #[must_use]
     pub fn hash(&self) -> &TokenHash {
         &self.hash
@@ -158,37 +158,37 @@ impl Key {
         &self.allow_from
     }
 
-    /// Whom it belongs to.
+    /// The account that owns the key.
     #[must_use]
     pub fn account(&self) -> Option<&str> {
         self.account.as_ref().map(|account| &*account.0)
     }
 
-    /// The instant from which it is refused.
+    /// The time from which the key is refused.
     #[must_use]
     pub fn expires_at(&self) -> Option<UnixTime> {
         self.expires_at.get()
     }
 
-    /// When it was made.
+    /// When the key was created.
     #[must_use]
     pub fn created_at(&self) -> Option<UnixTime> {
         self.created_at.get()
     }
 
-    /// Whether it is disabled.
+    /// Whether the key is disabled.
     #[must_use]
     pub fn disabled(&self) -> bool {
         self.disabled
     }
 
-    /// Whether it is expired at `now`: the instant itself is too late.
+    /// Whether the key has expired at `now`. It has at exactly its expiry time.
     #[must_use]
     pub fn expired(&self, now: UnixTime) -> bool {
         self.expires_at.get().is_some_and(|end| now >= end)
     }
 
-    /// What an owner sees of its condition.
+    /// The state at `now`.
     #[must_use]
     pub fn state(&self, now: UnixTime) -> KeyState {
         match (self.disabled, self.expired(now)) {
@@ -198,7 +198,7 @@ impl Key {
         }
     }
 
-    /// Its fields, to make a changed key of.
+    /// The fields, to create a changed key.
     #[must_use]
     pub fn fields(&self) -> KeyFields {
         KeyFields {
@@ -222,19 +222,19 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A key's condition.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Usable, where its rules allow.
+    /// The key can be used.
     Active,
-    /// Switched off by an operator.
+    /// An operator disabled the key.
     Disabled,
-    /// Past its end.
+    /// The key has expired.
     Expired,
 }
 
 impl KeyState {
-    /// The word the API uses.
+    /// The word in the API.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -245,17 +245,17 @@ impl KeyState {
     }
 }
 
-/// A field's value breaks its rule.
+/// The value of a field breaks its rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FieldFault(&'static str);
+pub struct KeyFieldError(&'static str);
 
-impl fmt::Display for FieldFault {
+impl fmt::Display for KeyFieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl std::error::Error for FieldFault {}
+impl std::error::Error for KeyFieldError {}
 
 /// A key's id: 1 to 64 of `A-Z a-z 0-9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -263,13 +263,13 @@ pub struct KeyId(Box<str>);
 
 impl KeyId {
     /// # Errors
-    /// Where the text is not of that form.
-    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+    /// The text does not have that form.
+    pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
         let fits = (1..=MAX_ID).contains(&text.len())
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-        let fault = FieldFault("must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
+        let fault = KeyFieldError("must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
         if fits {
             Ok(Self(text.into()))
         } else {
@@ -290,20 +290,20 @@ pub struct KeyName(Box<str>);
 
 impl KeyName {
     /// # Errors
-    /// Where the text is not of that form.
-    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+    /// The text does not have that form.
+    pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
         check_text(text).map(|()| Self(text.into()))
     }
 }
 
-/// Whom a key belongs to: 1 to 100 characters, none a control character. Cloning shares the text.
+/// The account that owns a key: 1 to 100 characters, none a control character. A clone shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Account(Arc<str>);
 
 impl Account {
     /// # Errors
-    /// Where the text is not of that form.
-    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+    /// The text does not have that form.
+    pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
         check_text(text).map(|()| Self(text.into()))
     }
 }
@@ -314,11 +314,11 @@ pub struct Hint([u8; 4]);
 
 impl Hint {
     /// # Errors
-    /// Where the text is not four visible ASCII characters.
-    pub fn parse(text: &str) -> Result<Self, FieldFault> {
+    /// The text is not four visible ASCII characters.
+    pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
         match <[u8; 4]>::try_from(text.as_bytes()) {
             Ok(bytes) if bytes.iter().all(u8::is_ascii_graphic) => Ok(Self(bytes)),
-            _ => Err(FieldFault(
+            _ => Err(KeyFieldError(
                 "must be the token's last 4 characters, or absent",
             )),
         }
@@ -335,12 +335,14 @@ impl fmt::Debug for Hint {
     }
 }
 
-fn check_text(text: &str) -> Result<(), FieldFault> {
+fn check_text(text: &str) -> Result<(), KeyFieldError> {
     if !(1..=MAX_NAME).contains(&text.chars().count()) {
-        return Err(FieldFault("must be 1 to 100 characters long"));
+        return Err(KeyFieldError("must be 1 to 100 characters long"));
     }
     if text.chars().any(char::is_control) {
-        return Err(FieldFault("must not hold control characters; remove them"));
+        return Err(KeyFieldError(
+            "must not hold control characters; remove them",
+        ));
     }
     Ok(())
 }
@@ -367,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_gives_back_the_fields_it_was_made_of() {
+    fn a_key_returns_the_fields_it_was_created_from() {
         let fields = KeyFields {
             id: KeyId::parse("key_1").unwrap(),
             name: KeyName::parse("wéb site").unwrap(),

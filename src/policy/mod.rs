@@ -1,13 +1,14 @@
 //! Floor 0: who may do what, decided without doing anything.
 //!
-//! Every function here takes facts and the time and returns a value. Nothing in this folder knows HTTP, sockets,
-//! files, the environment, the clock, logs or metrics; so every rule can be tested with values alone, and the
-//! gateway, the admin API and `keygate explain` cannot disagree.
+//! Every function here takes facts and the time, and returns a value. Nothing in this folder uses HTTP, sockets, files,
+//! the environment, the clock, logs or metrics. So tests need only values, and the gateway, the admin API and
+//! `keygate explain` cannot disagree.
 
 pub mod decide;
 pub mod denial;
 pub mod explain;
 pub mod key;
+pub mod key_view;
 pub mod model_access;
 pub mod network;
 pub mod route;

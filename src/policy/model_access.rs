@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// A key's model access. Every mode is written out: there is no default and no list that means everything.
+/// The models that a key may use. Every mode is explicit: there is no default, and no list means "all".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelAccess {
     /// Every model of the catalogue.
@@ -14,7 +14,7 @@ pub enum ModelAccess {
 }
 
 impl ModelAccess {
-    /// Whether the key may use the model of exactly this name. That the name is in the catalogue is asked elsewhere.
+    /// Whether the key may use the model with exactly this name. Whether the model exists is checked elsewhere.
     #[must_use]
     pub fn allows(&self, model: &str) -> bool {
         match self {
@@ -24,7 +24,7 @@ impl ModelAccess {
         }
     }
 
-    /// Whether every model is allowed, so that no list has to be held against other names in a request.
+    /// Whether every model is allowed. Then other names in a request need no check.
     #[must_use]
     pub fn is_all(&self) -> bool {
         matches!(self, Self::All)
@@ -40,7 +40,7 @@ impl ModelAccess {
         }
     }
 
-    /// The listed models, in the order they were given; empty for *all*.
+    /// The listed models in their original order; empty for *all*.
     #[must_use]
     pub fn models(&self) -> &[Box<str>] {
         match self {
@@ -50,19 +50,19 @@ impl ModelAccess {
     }
 }
 
-/// Model names, at least one. Keys with the same list share it, so that a million keys with one list cost one list.
+/// One or more model names. Keys with the same list share it, to save memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelList(Arc<[Box<str>]>);
 
 impl ModelList {
-    /// None where the list is empty or holds an empty name.
+    /// None if the list is empty or contains an empty name.
     #[must_use]
     pub fn new(names: Vec<String>) -> Option<Self> {
         let usable = !names.is_empty() && names.iter().all(|name| !name.is_empty());
         usable.then(|| Self(names.into_iter().map(String::into_boxed_str).collect()))
     }
 
-    /// The names, in the order they were given.
+    /// The names in their original order.
     #[must_use]
     pub fn names(&self) -> &[Box<str>] {
         &self.0

@@ -1,21 +1,21 @@
-//! Where a key may be used from: IPv4 networks, the client's address, and the rule between the two.
+//! From where a key may be used: IPv4 networks, the client's address, and the rule for both.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 
-/// The address a request is judged by.
+/// The client address that the rules apply to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAddress {
     /// Canonical: an IPv4-mapped IPv6 address (`::ffff:192.0.2.7`, RFC 4291 2.5.5.2) is that IPv4 address.
     Known(IpAddr),
-    /// A trusted proxy did not say, or said nothing that can be believed.
+    /// A trusted proxy sent no usable address, or the connection has none.
     Unknown,
 }
 
 impl ClientAddress {
-    /// Takes a socket's address to the one form rules are written in.
+    /// Makes the address canonical.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         Self::Known(address.to_canonical())
@@ -31,19 +31,19 @@ impl fmt::Display for ClientAddress {
     }
 }
 
-/// An address as text. Every request has its client's in a header and in a log line, so an IPv4 one, which most are, is
-/// written without the library's formatting machinery; it reads as the library would write it.
+/// An address as text. Every request writes its client's address into a header and a log line. IPv4 addresses are
+/// formatted without `std::fmt`, which is slower; the result is the same.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressText {
     bytes: [u8; LONGEST_ADDRESS],
     length: usize,
 }
 
-/// Characters of an address at most: eight groups of four digits.
+/// The longest address in characters: eight groups of four digits.
 const LONGEST_ADDRESS: usize = 39;
 
 impl AddressText {
-    /// The text of this address.
+    /// Formats an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         let mut text = Self {
@@ -60,17 +60,17 @@ impl AddressText {
                 }
             }
             IpAddr::V6(address) => {
-                // There is room for every address.
+                // Every address fits, so this cannot fail.
                 let _ = write!(text, "{address}");
             }
         }
         text
     }
 
-    /// It.
+    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Nothing but ASCII is written to it.
+        // The bytes are always ASCII.
         std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
     }
 
@@ -104,12 +104,12 @@ impl fmt::Write for AddressText {
 pub enum AllowFrom {
     /// Any address, IPv4 or IPv6.
     Anywhere,
-    /// Only these; never over IPv6. Not empty, see [`AllowFrom::from_networks`].
+    /// Only these networks, and never IPv6. Not empty, see [`AllowFrom::from_networks`].
     Networks(Box<[Ipv4Net]>),
 }
 
 impl AllowFrom {
-    /// No networks means any address.
+    /// An empty list means any address.
     #[must_use]
     pub fn from_networks(networks: Vec<Ipv4Net>) -> Self {
         if networks.is_empty() {
@@ -119,7 +119,7 @@ impl AllowFrom {
         }
     }
 
-    /// The networks as written back; empty for any address.
+    /// The networks; empty for any address.
     #[must_use]
     pub fn networks(&self) -> &[Ipv4Net] {
         match self {
@@ -143,16 +143,16 @@ impl AllowFrom {
     }
 }
 
-/// Why a text is not a network a key can be restricted to.
+/// Why a text is not a network for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetworkFault {
+pub enum ParseNetworkError {
     /// Neither an IPv4 network nor an IPv4 address.
     Malformed(String),
-    /// IPv6, mapped addresses included.
+    /// IPv6, including IPv4-mapped addresses.
     Ipv6(String),
 }
 
-impl fmt::Display for NetworkFault {
+impl fmt::Display for ParseNetworkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(text) => write!(
@@ -167,18 +167,18 @@ impl fmt::Display for NetworkFault {
     }
 }
 
-impl std::error::Error for NetworkFault {}
+impl std::error::Error for ParseNetworkError {}
 
-/// Reads an IPv4 network or address; host bits are cleared, an address becomes a /32.
+/// Parses an IPv4 network or address. Clears the host bits; an address becomes a /32.
 ///
 /// # Errors
-/// [`NetworkFault`] says what is wrong and how to write it.
-pub fn parse_network(text: &str) -> Result<Ipv4Net, NetworkFault> {
+/// [`ParseNetworkError`] says what is wrong and how to write it.
+pub fn parse_network(text: &str) -> Result<Ipv4Net, ParseNetworkError> {
     let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
     if address.parse::<Ipv6Addr>().is_ok() {
-        return Err(NetworkFault::Ipv6(text.to_owned()));
+        return Err(ParseNetworkError::Ipv6(text.to_owned()));
     }
-    // The standard library's parser refuses `010.0.0.1` and short forms, which others read as other addresses.
+    // The standard library refuses `010.0.0.1` and short forms, which other parsers read as different addresses.
     let plain_prefix = matches!(
         prefix.as_bytes(),
         [b'0'..=b'9'] | [b'1'..=b'9', b'0'..=b'9']
@@ -186,8 +186,8 @@ pub fn parse_network(text: &str) -> Result<Ipv4Net, NetworkFault> {
     match (address.parse::<Ipv4Addr>(), prefix.parse::<u8>()) {
         (Ok(address), Ok(prefix)) if plain_prefix => Ipv4Net::new(address, prefix)
             .map(|network| network.trunc())
-            .map_err(|_| NetworkFault::Malformed(text.to_owned())),
-        _ => Err(NetworkFault::Malformed(text.to_owned())),
+            .map_err(|_| ParseNetworkError::Malformed(text.to_owned())),
+        _ => Err(ParseNetworkError::Malformed(text.to_owned())),
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
             "::1/x",
         ] {
             let fault = parse_network(text).unwrap_err();
-            assert_eq!(fault, NetworkFault::Ipv6(text.to_owned()));
+            assert_eq!(fault, ParseNetworkError::Ipv6(text.to_owned()));
             assert!(
                 fault
                     .to_string()
@@ -326,7 +326,7 @@ mod tests {
             "10.0.0.0/255.0.0.0",
         ] {
             assert!(
-                matches!(parse_network(text), Err(NetworkFault::Malformed(_))),
+                matches!(parse_network(text), Err(ParseNetworkError::Malformed(_))),
                 "{text:?}"
             );
         }

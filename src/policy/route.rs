@@ -1,12 +1,12 @@
-//! Which paths are served: a closed list, byte for byte. Nothing is decoded or folded, so no two parsers can
-//! disagree about what was asked for; the one exception is the model id at the end of `/v1/models/`.
+//! The served paths: a fixed list, compared byte for byte. Nothing is decoded or normalised, so no two parsers can
+//! disagree about a path. The only exception is the model id after `/v1/models/`.
 
-use super::denial::Denial;
+use crate::policy::denial::Denial;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// To be forwarded, when its model may be used.
+    /// Forwarded to an upstream, if the key may use the model.
     Forward(Endpoint),
     /// `GET /v1/models`.
     Models,
@@ -17,7 +17,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// The route as logs name it: never the path as sent, which may hold anything.
+    /// The route in logs. Never the path as sent, which may contain anything.
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Route {
     }
 }
 
-/// A path that upstreams serve.
+/// A path that is forwarded to upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     path: &'static str,
@@ -37,14 +37,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// How its body names the model.
+    /// The kind of the request body.
     #[must_use]
     pub fn body(self) -> BodyKind {
         self.body
     }
 }
 
-/// What a request's body is, and so where its model stands.
+/// The kind of a request body, which determines where the model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyKind {
     /// One JSON object with a `model`.
@@ -70,27 +70,35 @@ const ENDPOINTS: [Endpoint; 14] = [
     multipart("/v1/images/variations"),
 ];
 
-/// Step 5: the route of a method and a path, both as sent; the query is not part of the path.
+/// Step 5: the route of a method and a path, both as sent. The path excludes the query.
 ///
 /// # Errors
-/// [`Denial::UnknownUrl`], [`Denial::MethodNotAllowed`], or [`Denial::ModelNotFound`] for a model id that is no text.
+/// [`Denial::UnknownUrl`], [`Denial::MethodNotAllowed`], or [`Denial::ModelNotFound`] for a model id that is not UTF-8.
 pub fn of(method: &str, path: &str) -> Result<Route, Denial> {
     if let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) {
         return under(method, "POST").map(|()| Route::Forward(*endpoint));
     }
     match path {
-        "/v1/models" => under(method, "GET").map(|()| Route::Models),
-        "/v1/key" => under(method, "GET").map(|()| Route::Key),
+        "/v1/models" => get(method).map(|()| Route::Models),
+        "/v1/key" => get(method).map(|()| Route::Key),
         _ => {
             let id = path
                 .strip_prefix("/v1/models/")
                 .filter(|id| !id.is_empty())
                 .ok_or(Denial::UnknownUrl)?;
-            under(method, "GET")?;
+            get(method)?;
             percent_decode(id)
                 .map(Route::Model)
                 .ok_or(Denial::ModelNotFound)
         }
+    }
+}
+
+/// HEAD is served wherever GET is (RFC 9110 9.1).
+fn get(method: &str) -> Result<(), Denial> {
+    match method {
+        "GET" | "HEAD" => Ok(()),
+        _ => Err(Denial::MethodNotAllowed { allow: "GET, HEAD" }),
     }
 }
 
@@ -102,7 +110,7 @@ fn under(method: &str, allow: &'static str) -> Result<(), Denial> {
     }
 }
 
-/// Percent-decoding (RFC 3986 2.1), once; None where an escape is broken or the result is not UTF-8.
+/// Percent-decodes once (RFC 3986 2.1). None if an escape is invalid or the result is not UTF-8.
 fn percent_decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -184,15 +192,16 @@ mod tests {
             );
         }
         for (method, path) in [
-            ("HEAD", "/v1/models"),
+            ("PUT", "/v1/models"),
             ("POST", "/v1/key"),
             ("DELETE", "/v1/models/m"),
         ] {
             assert_eq!(
                 of(method, path),
-                Err(Denial::MethodNotAllowed { allow: "GET" })
+                Err(Denial::MethodNotAllowed { allow: "GET, HEAD" })
             );
         }
+        assert_eq!(of("HEAD", "/v1/models"), Ok(Route::Models));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Instants and dates as keys carry them: whole seconds, UTC, RFC 3339.
+//! Times of keys: whole seconds in UTC, written as in RFC 3339.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ pub struct UnixTime(i64);
 
 /// Why a text is not a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeFault {
-    /// Not RFC 3339, or out of the years 0000 to 9999.
+pub enum ParseTimeError {
+    /// Not RFC 3339, or outside of the years 0000 to 9999.
     Malformed,
-    /// A date and time that says no offset: which instant is meant cannot be known.
+    /// Date and time without an offset, so the instant is unknown.
     NoZone,
 }
 
-impl fmt::Display for TimeFault {
+impl fmt::Display for ParseTimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed => "is not an RFC 3339 time; write it like 2027-02-01T00:00:00Z",
@@ -27,7 +27,7 @@ impl fmt::Display for TimeFault {
     }
 }
 
-impl std::error::Error for TimeFault {}
+impl std::error::Error for ParseTimeError {}
 
 impl UnixTime {
     /// From seconds since 1970.
@@ -42,50 +42,50 @@ impl UnixTime {
         self.0
     }
 
-    /// This instant and `seconds` more.
+    /// The time `seconds` later.
     #[must_use]
     pub const fn plus(self, seconds: i64) -> Self {
         Self(self.0.saturating_add(seconds))
     }
 
-    /// Reads an RFC 3339 time with a zone. Fractions of a second are cut off, so that an expiry never comes late.
+    /// Parses an RFC 3339 time with an offset. Drops fractions of a second, so that a key never expires late.
     ///
     /// # Errors
-    /// [`TimeFault`] says what is wrong and how to write it.
-    pub fn parse(text: &str) -> Result<Self, TimeFault> {
+    /// [`ParseTimeError`] says what is wrong and how to write it.
+    pub fn parse(text: &str) -> Result<Self, ParseTimeError> {
         if !has_rfc3339_shape(text) {
-            return Err(TimeFault::Malformed);
+            return Err(ParseTimeError::Malformed);
         }
         let (date_time, rest) = text.split_at(DATE_TIME.len());
-        let date_time: DateTime = date_time.parse().map_err(|_| TimeFault::Malformed)?;
+        let date_time: DateTime = date_time.parse().map_err(|_| ParseTimeError::Malformed)?;
         let zone = match rest.strip_prefix('.') {
             Some(fraction) => {
                 let zone = fraction.trim_start_matches(|digit: char| digit.is_ascii_digit());
                 if zone.len() == fraction.len() {
-                    return Err(TimeFault::Malformed);
+                    return Err(ParseTimeError::Malformed);
                 }
                 zone
             }
             None => rest,
         };
         let time = seconds_of(date_time) - offset_of(zone)?;
-        // What cannot be written back is no time.
+        // Other times have no RFC 3339 form.
         (FIRST..=LAST)
             .contains(&time)
             .then_some(Self(time))
-            .ok_or(TimeFault::Malformed)
+            .ok_or(ParseTimeError::Malformed)
     }
 
-    /// Reads a time as [`UnixTime::parse`] does, or a bare date, which means through the end of that day, UTC.
+    /// Parses a time like [`UnixTime::parse`], or a date, which means the end of that day in UTC.
     ///
     /// # Errors
-    /// [`TimeFault`] says what is wrong and how to write it.
-    pub fn parse_expiry(text: &str) -> Result<Self, TimeFault> {
+    /// [`ParseTimeError`] says what is wrong and how to write it.
+    pub fn parse_expiry(text: &str) -> Result<Self, ParseTimeError> {
         if text.len() != DATE.len() {
             return Self::parse(text);
         }
-        let day: Date = text.parse().map_err(|_| TimeFault::Malformed)?;
-        // The last day of all ends a second early, since nothing after it can be written.
+        let day: Date = text.parse().map_err(|_| ParseTimeError::Malformed)?;
+        // The last day of the year 9999 ends one second early, since the next second has no RFC 3339 form.
         Ok(Self((seconds_of(day.at(0, 0, 0, 0)) + DAY).min(LAST)))
     }
 }
@@ -93,7 +93,7 @@ impl UnixTime {
 const DATE: &str = "2027-02-01";
 const DATE_TIME: &str = "2027-02-01T00:00:00";
 const DAY: i64 = 86_400;
-/// 0000-01-01T00:00:00Z and 9999-12-31T23:59:59Z: all that four digits of a year can write.
+/// 0000-01-01T00:00:00Z and 9999-12-31T23:59:59Z: the range of a year with four digits.
 const FIRST: i64 = -62_167_219_200;
 const LAST: i64 = 253_402_300_799;
 const EPOCH: Date = Date::constant(1970, 1, 1);
@@ -102,10 +102,10 @@ fn seconds_of(time: DateTime) -> i64 {
     time.duration_since(EPOCH.at(0, 0, 0, 0)).as_secs()
 }
 
-/// `Z`, or hours and minutes to UTC (RFC 3339 5.6), in seconds.
-fn offset_of(zone: &str) -> Result<i64, TimeFault> {
+/// The offset in seconds: `Z`, or hours and minutes (RFC 3339 5.6).
+fn offset_of(zone: &str) -> Result<i64, ParseTimeError> {
     match zone.as_bytes() {
-        [] => Err(TimeFault::NoZone),
+        [] => Err(ParseTimeError::NoZone),
         b"Z" | b"z" => Ok(0),
         [
             sign @ (b'+' | b'-'),
@@ -118,16 +118,16 @@ fn offset_of(zone: &str) -> Result<i64, TimeFault> {
             let two = |tens: &u8, ones: &u8| i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
             let (hours, minutes) = (two(h1, h2), two(m1, m2));
             if hours > 23 || minutes > 59 {
-                return Err(TimeFault::Malformed);
+                return Err(ParseTimeError::Malformed);
             }
             let offset = hours * 3600 + minutes * 60;
             Ok(if *sign == b'-' { -offset } else { offset })
         }
-        _ => Err(TimeFault::Malformed),
+        _ => Err(ParseTimeError::Malformed),
     }
 }
 
-/// Date, `T`, time to the second at least: the RFC's fixed columns, which general parsers are more liberal about.
+/// Whether the text has the fixed columns of RFC 3339. General parsers accept more.
 fn has_rfc3339_shape(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() >= 19
@@ -181,7 +181,7 @@ mod tests {
     fn a_time_without_a_zone_says_so() {
         assert_eq!(
             UnixTime::parse("2027-02-01T00:00:00"),
-            Err(TimeFault::NoZone)
+            Err(ParseTimeError::NoZone)
         );
     }
 
@@ -202,7 +202,11 @@ mod tests {
             "2027-02-01T00:00:00Z[Europe/Paris]",
             "99999-01-01T00:00:00Z",
         ] {
-            assert_eq!(UnixTime::parse(text), Err(TimeFault::Malformed), "{text}");
+            assert_eq!(
+                UnixTime::parse(text),
+                Err(ParseTimeError::Malformed),
+                "{text}"
+            );
         }
     }
 

@@ -1,15 +1,14 @@
-//! Bearer tokens: how one is made, which are refused unseen, and the hash that stands for one.
+//! Bearer tokens: creation, a check of their form, and their hash.
 //!
-//! Invariant: a token's text leaves this file only through [`BearerToken::reveal`], which whoever shows a token once
-//! has to call by name; so with [`Code`].
+//! Invariant: the text of a token leaves this file only through [`BearerToken::reveal`]. The same holds for [`Code`].
 
 use std::fmt;
 
 use zeroize::ZeroizeOnDrop;
 
-/// What every token made here begins with. Reserved: see [`Presented::parse`].
+/// The prefix of every token that keygate creates. Reserved: see [`Presented::parse`].
 pub const PREFIX: &str = "kg_";
-/// Longest token that is looked up, in bytes.
+/// The longest token that is accepted, in bytes.
 pub const MAX_LENGTH: usize = 512;
 
 const RANDOM_DIGITS: usize = 43;
@@ -17,7 +16,7 @@ const CHECKSUM_DIGITS: usize = 6;
 const MADE_LENGTH: usize = PREFIX.len() + RANDOM_DIGITS + CHECKSUM_DIGITS;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A token this program made, to be shown once. No Display, no Serialize, no Clone; wiped when dropped.
+/// A new token, to be shown once. It has no Display, Serialize or Clone, and its memory is wiped on drop.
 #[derive(ZeroizeOnDrop)]
 pub struct BearerToken(String);
 
@@ -25,7 +24,7 @@ impl BearerToken {
     /// Makes `kg_`, 43 base62 characters drawn uniformly from `random` (256 bits), and their checksum.
     ///
     /// # Errors
-    /// Whatever `random` fails with.
+    /// The error of `random`.
     pub fn make<E>(mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut text = String::with_capacity(MADE_LENGTH);
         text.push_str(PREFIX);
@@ -35,19 +34,19 @@ impl BearerToken {
         Ok(Self(text))
     }
 
-    /// The token itself, for the one answer that shows it.
+    /// The text, for the one response that shows it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The hash under which the key table knows this token.
+    /// The hash, which the key table stores.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(self.0.as_bytes())
     }
 
-    /// The last four characters, which tell an owner's tokens apart.
+    /// The last four characters, by which people recognise a token.
     #[must_use]
     pub fn hint(&self) -> &str {
         &self.0[self.0.len() - 4..]
@@ -60,31 +59,31 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// A secret that is no key's: a session, a sign-in link. As careful with its text as a token is.
+/// A secret other than a token: a session id or the code of a sign-in link. Its text is protected like a token's.
 #[derive(ZeroizeOnDrop)]
 pub struct Code(String);
 
 impl Code {
-    /// Its length, in characters.
+    /// The length in characters.
     pub const LENGTH: usize = RANDOM_DIGITS;
 
     /// Makes 43 base62 characters drawn uniformly from `random` (256 bits).
     ///
     /// # Errors
-    /// Whatever `random` fails with.
+    /// The error of `random`.
     pub fn make<E>(mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut text = String::with_capacity(RANDOM_DIGITS);
         draw(&mut text, &mut random)?;
         Ok(Self(text))
     }
 
-    /// The code itself, for whoever it is made for.
+    /// The text, to be sent to its owner.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The hash under which it is known.
+    /// The hash, which is stored.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(self.0.as_bytes())
@@ -97,20 +96,20 @@ impl fmt::Debug for Code {
     }
 }
 
-/// A token that a client sent, of a form worth looking up.
+/// A token from a client, with a valid form.
 #[derive(Clone, Copy)]
 pub struct Presented<'a>(&'a [u8]);
 
 impl<'a> Presented<'a> {
-    /// Takes 1 to 512 visible ASCII characters; what begins with `kg_` must carry its checksum too.
+    /// Accepts 1 to 512 visible ASCII characters. A token with the prefix `kg_` must have a valid checksum too.
     #[must_use]
     pub fn parse(token: &'a [u8]) -> Option<Self> {
-        let is_taken = if token.starts_with(PREFIX.as_bytes()) {
+        let is_valid = if token.starts_with(PREFIX.as_bytes()) {
             is_made_here(token)
         } else {
             (1..=MAX_LENGTH).contains(&token.len()) && are_all(token, u8::is_ascii_graphic)
         };
-        is_taken.then_some(Self(token))
+        is_valid.then_some(Self(token))
     }
 
     /// The hash to look up.
@@ -126,18 +125,18 @@ impl fmt::Debug for Presented<'_> {
     }
 }
 
-/// BLAKE3 of a token's bytes: all that is kept of a token.
+/// The BLAKE3 hash of a token. The token itself is never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    /// Hashes exactly these bytes: nothing is trimmed or folded.
+    /// Hashes exactly these bytes, without trimming or case folding.
     #[must_use]
     pub fn of(token: &[u8]) -> Self {
         Self(*blake3::hash(token).as_bytes())
     }
 
-    /// Reads the key file's form, `blake3:` and 64 hexadecimal digits.
+    /// Parses the form in the key file: `blake3:` and 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix("blake3:")?.as_bytes();
@@ -170,7 +169,7 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// Adds 43 base62 characters, drawn uniformly.
+/// Appends 43 base62 characters, chosen uniformly.
 fn draw<E>(
     text: &mut String,
     random: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
@@ -179,7 +178,7 @@ fn draw<E>(
     let mut bytes = zeroize::Zeroizing::new([0_u8; 64]);
     while text.len() < end {
         random(bytes.as_mut_slice())?;
-        // 248 is the largest multiple of 62 that fits a byte: larger draws would favour the first digits.
+        // 248 is the largest multiple of 62 in a byte. Larger values would make the first digits more likely.
         let digits = bytes.iter().filter(|&&byte| byte < 248);
         let missing = end - text.len();
         text.extend(
@@ -191,8 +190,8 @@ fn draw<E>(
     Ok(())
 }
 
-/// What a hexadecimal digit stands for; 255 where it is none. A table, since a branch on random digits is mispredicted
-/// every other time, and a key file holds 64 of them a line.
+/// The value of a hexadecimal digit; 255 for other bytes. A table is faster: branches on random digits are mispredicted
+/// half of the time, and each line of a key file has 64 digits.
 const HEX_VALUE: [u8; 256] = {
     let mut values = [255; 256];
     let mut value = 0;
@@ -211,7 +210,7 @@ fn is_made_here(token: &[u8]) -> bool {
             == checksum(&token[..MADE_LENGTH - CHECKSUM_DIGITS])
 }
 
-/// Looks at every byte, whatever the first ones are: many at once, that is faster than one after the other.
+/// Whether all bytes match. Without an early return the compiler can vectorise the loop, which is faster.
 fn are_all(bytes: &[u8], are: impl Fn(&u8) -> bool) -> bool {
     bytes.iter().fold(true, |all, byte| all & are(byte))
 }

@@ -8,9 +8,6 @@ mod gzip;
 mod inflate;
 mod zstandard;
 
-use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
-
 use self::brotli::Brotli;
 use self::gzip::Gzip;
 use self::inflate::Deflate;
@@ -46,12 +43,11 @@ pub struct UnknownCoding;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undecodable;
 
-/// How the body is compressed; None where it is sent as it is.
+/// How the body is compressed, by its Content-Encoding lines; None where it is sent as it is.
 ///
 /// # Errors
 /// [`UnknownCoding`]
-pub fn of(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
-    let mut lines = headers.get_all(CONTENT_ENCODING).iter();
+pub fn of<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Coding>, UnknownCoding> {
     let Some(only) = lines.next() else {
         return Ok(None);
     };
@@ -68,7 +64,7 @@ pub fn of(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
     ];
     codings
         .into_iter()
-        .find(|(name, _)| only.as_bytes().eq_ignore_ascii_case(name))
+        .find(|(name, _)| only.eq_ignore_ascii_case(name))
         .map(|(_, coding)| coding)
         .ok_or(UnknownCoding)
 }

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::http::headers::write_line;
+use crate::http::buffer::{BufferPool, ReadBuffer};
+use crate::http::forwarded_headers::write_line;
 use crate::observe::log::{Event, Log};
-use crate::runtime::clock::Clock;
-
-use super::connection::{Connection, ExchangeFault, Request};
-use super::pool::connect;
-use super::{Clash, Fleet, Replica, Upstream};
+use crate::runtime::timers::{TickTimer, TimerEntry};
+use crate::upstream::connection::{Connection, ExchangeError};
+use crate::upstream::head::ResponseHead;
+use crate::upstream::outbound::OutboundRequest;
+use crate::upstream::pool::connect;
+use crate::upstream::{Clash, Fleet, Replica, Upstream};
 
 /// How long an upstream may take to say what it serves.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ async fn ask_again_and_again(
     loop {
         let answer = timeout(ASK_TIMEOUT, ask(&fleet, &upstream))
             .await
-            .unwrap_or(Err(AskFault::Silent));
+            .unwrap_or(Err(AskError::Silent));
         let wait = match answer {
             Ok(models) => {
                 let news = upstream.discovered.load().as_deref() != Some(&models);
@@ -167,21 +167,21 @@ async fn ask_again_and_again(
 
 /// Why an upstream's models are not known.
 #[derive(Debug)]
-enum AskFault {
+enum AskError {
     Unreachable(io::Error),
-    Exchange(ExchangeFault),
+    Exchange(ExchangeError),
     Status(u16),
     TooLong,
     Malformed(serde_json::Error),
     Silent,
 }
 
-impl std::fmt::Display for AskFault {
+impl std::fmt::Display for AskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
-            Self::Exchange(ExchangeFault::Broken(broken)) => broken.fmt(f),
-            Self::Exchange(ExchangeFault::Stale | ExchangeFault::Silent) | Self::Silent => {
+            Self::Exchange(ExchangeError::Broken(broken)) => broken.fmt(f),
+            Self::Exchange(ExchangeError::Stale | ExchangeError::Silent) | Self::Silent => {
                 f.write_str("no answer to GET /v1/models in time")
             }
             Self::Status(status) => write!(
@@ -200,14 +200,14 @@ struct ModelList {
     data: Vec<Value>,
 }
 
-async fn ask(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, AskFault> {
-    let mut last = AskFault::Silent;
+async fn ask(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, AskError> {
+    let mut last = AskError::Silent;
     for replica in upstream.replicas() {
         match ask_one(upstream, replica).await {
             Ok(models) => return Ok(models),
             Err(fault) => {
                 // As for any connection: what refuses is set aside, and seen to be in status and metrics.
-                if let AskFault::Unreachable(error) = &fault
+                if let AskError::Unreachable(error) = &fault
                     && matches!(
                         error.kind(),
                         io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
@@ -222,9 +222,9 @@ async fn ask(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, AskFault
     Err(last)
 }
 
-async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, AskFault> {
+async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, AskError> {
     let mut head = b"GET /v1/models HTTP/1.1\r\n".to_vec();
-    write_line(&mut head, "host", replica.authority.as_bytes());
+    write_line(&mut head, "host", replica.authority().as_bytes());
     if let Some(credential) = upstream.credential() {
         write_line(
             &mut head,
@@ -233,30 +233,31 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
         );
     }
     head.extend_from_slice(b"accept: application/json\r\nconnection: close\r\n\r\n");
-    let mut connection = Connection::new(connect(replica).await.map_err(AskFault::Unreachable)?);
-    let (clock, watch) = (Clock::default(), Default::default());
-    let request = Request {
-        head: &head,
-        body: &Bytes::new(),
-    };
-    let mut spare = HeaderMap::new();
-    let answer = connection
-        .exchange(request, &mut spare, &clock, &watch)
-        .await;
-    let mut answer = answer.map_err(AskFault::Exchange)?;
-    if !answer.status.is_success() {
-        return Err(AskFault::Status(answer.status.as_u16()));
+    let mut connection = Connection::new(connect(replica).await.map_err(AskError::Unreachable)?);
+    // Whoever calls has a time limit of its own.
+    let (timer, entry) = (TickTimer::default(), TimerEntry::default());
+    let buffers = BufferPool::default();
+    let request = OutboundRequest::from_text(&buffers, head);
+    let mut read = ReadBuffer::new(&buffers);
+    let mut response = ResponseHead::awaited(buffers.take_fields());
+    connection
+        .exchange(&request, &mut read, &mut response, &timer, &entry)
+        .await
+        .map_err(AskError::Exchange)?;
+    if !response.status.is_success() {
+        return Err(AskError::Status(response.status.as_u16()));
     }
     let mut body = Vec::new();
-    while let Some(piece) = poll_fn(|cx| connection.poll_piece(cx, &mut answer)).await {
-        body.extend_from_slice(
-            &piece.map_err(|broken| AskFault::Exchange(ExchangeFault::Broken(broken)))?,
-        );
+    while let Some(piece) =
+        poll_fn(|cx| connection.poll_piece(cx, &mut read, &mut response.framing)).await
+    {
+        let piece = piece.map_err(|broken| AskError::Exchange(ExchangeError::Broken(broken)))?;
+        body.extend_from_slice(read.at(piece));
         if body.len() > MOST_LIST {
-            return Err(AskFault::TooLong);
+            return Err(AskError::TooLong);
         }
     }
-    let list: ModelList = serde_json::from_slice(&body).map_err(AskFault::Malformed)?;
+    let list: ModelList = serde_json::from_slice(&body).map_err(AskError::Malformed)?;
     let ids = list.data.iter().filter_map(|model| model["id"].as_str());
     let usable = ids.filter(|id| (1..=MOST_NAME).contains(&id.len()));
     Ok(usable.take(MOST_MODELS).map(str::to_owned).collect())

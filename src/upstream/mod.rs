@@ -5,7 +5,6 @@
 
 pub mod connection;
 pub mod discovery;
-mod framing;
 pub mod head;
 pub mod outbound;
 pub mod pool;
@@ -38,8 +37,8 @@ pub struct Fleet {
 pub struct Routing {
     upstreams: Vec<Arc<Upstream>>,
     /// In the config's order, then the upstream's own.
-    models: Vec<(Box<str>, Arc<Upstream>)>,
-    by_model: HashMap<Box<str>, usize>,
+    models: Vec<(Arc<str>, Arc<Upstream>)>,
+    by_model: HashMap<Arc<str>, usize>,
 }
 
 /// One kind of server.
@@ -228,8 +227,9 @@ impl Routing {
                     }
                     continue;
                 }
-                let model = model.into_boxed_str();
-                routing.by_model.insert(model.clone(), routing.models.len());
+                let model: Arc<str> = model.into();
+                let place = routing.models.len();
+                routing.by_model.insert(Arc::clone(&model), place);
                 routing.models.push((model, Arc::clone(upstream)));
             }
         }
@@ -241,6 +241,14 @@ impl Routing {
     #[must_use]
     pub fn upstream_of(&self, model: &str) -> Option<&Arc<Upstream>> {
         self.by_model.get(model).map(|at| &self.models[*at].1)
+    }
+
+    /// The catalogue's own name of a model, and the upstream that serves it.
+    #[must_use]
+    pub fn served(&self, model: &str) -> Option<(&Arc<str>, &Arc<Upstream>)> {
+        let place = self.by_model.get(model)?;
+        let (name, upstream) = &self.models[*place];
+        Some((name, upstream))
     }
 
     /// The catalogue: every model's name and its upstream.
@@ -347,6 +355,12 @@ impl Replica {
             up: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
         }
+    }
+
+    /// Its host, and its port where that is not the scheme's own, as a Host header names it.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// Its scheme and authority.

@@ -2,79 +2,105 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
-use crate::request_body::collect;
-
-use super::connection::Request;
-use super::{Replica, Upstream};
+use crate::http::buffer::BufferPool;
+use crate::request_body::collect::{BufferPermit, CollectedBody, SMALL_BODY};
+use crate::upstream::{Replica, Upstream};
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct Outbound {
+pub struct OutboundRequest {
+    pool: BufferPool,
     /// The head, and a small body.
     text: Vec<u8>,
-    /// Where in it stands which replica it is for.
+    /// Where the replica's authority stands in it.
     host: Range<usize>,
     /// A large body.
-    body: Bytes,
+    body: Option<CollectedBody>,
+    /// A small body's part of the budget, held until the request is sent.
+    _permit: Option<BufferPermit>,
 }
 
-impl Outbound {
-    /// A request line, header lines and a body. `room` is memory to write into.
+impl OutboundRequest {
+    /// A request line, the header lines that `write_headers` writes, and a body.
     #[must_use]
     pub fn new(
+        pool: &BufferPool,
         upstream: &Upstream,
         (method, target): (&str, &str),
-        mut room: Vec<u8>,
         write_headers: impl FnOnce(&mut Vec<u8>),
-        body: &Bytes,
+        body: CollectedBody,
     ) -> Self {
-        room.clear();
-        let parts = [method, " ", target, " HTTP/1.1\r\nhost: "];
-        parts
-            .iter()
-            .for_each(|part| room.extend_from_slice(part.as_bytes()));
-        let host = room.len();
+        let mut text = pool.take_write();
+        for part in [method, " ", target, " HTTP/1.1\r\nhost: "] {
+            text.extend_from_slice(part.as_bytes());
+        }
+        let host = text.len();
         if let [first, ..] = upstream.replicas() {
-            room.extend_from_slice(first.authority.as_bytes());
+            text.extend_from_slice(first.authority().as_bytes());
         }
-        let host = host..room.len();
-        room.extend_from_slice(b"\r\n");
+        let host = host..text.len();
+        text.extend_from_slice(b"\r\n");
         if let Some(credential) = upstream.credential() {
-            let parts = ["authorization: Bearer ", credential, "\r\n"];
-            parts
-                .iter()
-                .for_each(|part| room.extend_from_slice(part.as_bytes()));
+            for part in ["authorization: Bearer ", credential, "\r\n"] {
+                text.extend_from_slice(part.as_bytes());
+            }
         }
-        write_headers(&mut room);
-        room.extend_from_slice(b"\r\n");
-        let is_small = body.len() <= collect::SMALL;
-        if is_small {
-            room.extend_from_slice(body);
-        }
+        write_headers(&mut text);
+        text.extend_from_slice(b"\r\n");
+        let (body, permit) = if body.bytes().len() <= SMALL_BODY {
+            text.extend_from_slice(body.bytes());
+            (None, Some(body.into_permit()))
+        } else {
+            (Some(body), None)
+        };
         Self {
-            text: room,
+            pool: pool.clone(),
+            text,
             host,
-            body: if is_small { Bytes::new() } else { body.clone() },
+            body,
+            _permit: permit,
         }
     }
 
-    /// The request as it is sent to this replica.
-    pub(super) fn addressed_to(&mut self, replica: &Replica) -> Request<'_> {
-        let host = replica.authority.as_bytes();
+    /// A request of these bytes, without a body: to ask an upstream which models it serves.
+    #[must_use]
+    pub fn from_text(pool: &BufferPool, text: Vec<u8>) -> Self {
+        Self {
+            pool: pool.clone(),
+            text,
+            host: 0..0,
+            body: None,
+            _permit: None,
+        }
+    }
+
+    /// Names this replica as the request's host.
+    pub(super) fn address_to(&mut self, replica: &Replica) {
+        let host = replica.authority().as_bytes();
         if self.text[self.host.clone()] != *host {
             self.text.splice(self.host.clone(), host.iter().copied());
             self.host.end = self.host.start + host.len();
         }
-        Request {
-            head: &self.text,
-            body: &self.body,
-        }
     }
 
-    /// The memory, to be written into again.
-    pub(super) fn into_room(self) -> Vec<u8> {
-        self.text
+    /// All of it, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.text.len() + self.body().len()
+    }
+
+    /// What is left once `sent` bytes were sent.
+    pub(super) fn rest(&self, sent: usize) -> [&[u8]; 2] {
+        let of_text = sent.min(self.text.len());
+        [&self.text[of_text..], &self.body()[sent - of_text..]]
+    }
+
+    fn body(&self) -> &[u8] {
+        self.body.as_ref().map_or(&[], CollectedBody::bytes)
+    }
+}
+
+impl Drop for OutboundRequest {
+    fn drop(&mut self) {
+        self.pool.give_write(std::mem::take(&mut self.text));
     }
 }

@@ -11,26 +11,25 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use crate::http::buffer::{BufferPool, ReadBuffer};
+use crate::http::fields::Fields;
+use crate::http::framing::FramingError;
+use crate::net::transport::Transport;
 use crate::policy::decide::Permit;
-use crate::runtime::clock::{Clock, Watch};
-use crate::runtime::turn;
-
-use super::connection::{Connection, ExchangeFault, Stream};
-use super::head::{Broken, Head};
-use super::outbound::Outbound;
-use super::{Fleet, Replica, Upstream};
-
-/// Rooms of each kind that a worker keeps.
-const MOST_ROOMS: usize = 64;
+use crate::runtime::timers::{TickTimer, TimerEntry};
+use crate::upstream::connection::{BrokenResponse, Connection, ExchangeError};
+use crate::upstream::head::ResponseHead;
+use crate::upstream::outbound::OutboundRequest;
+use crate::upstream::{Fleet, Replica, Upstream};
 
 /// How long a worker waits for the parts of a connection to an upstream.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct UpstreamTimeouts {
     /// To connect, TLS included.
     pub connect: Duration,
     /// From the request's last byte to the answer's head.
@@ -43,12 +42,12 @@ pub struct Patience {
 #[derive(Debug)]
 pub struct Pool {
     fleet: Arc<Fleet>,
-    clock: Clock,
-    patience: Patience,
+    timer: TickTimer,
+    timeouts: UpstreamTimeouts,
+    buffers: BufferPool,
     /// Searched from end to end: a gateway has few replicas, and each request asks twice.
     idle: RefCell<Vec<Idle>>,
     random: Cell<u64>,
-    rooms: Rooms,
 }
 
 /// The connections to one replica that are not in use, each with the time since when.
@@ -58,48 +57,43 @@ struct Idle {
     connections: Vec<(Connection, Instant)>,
 }
 
-/// Memory that requests take turns in: to be written from, and to be read into.
-#[derive(Debug, Default)]
-struct Rooms {
-    outgoing: RefCell<Vec<Vec<u8>>>,
-    incoming: RefCell<Vec<BytesMut>>,
-}
-
-/// An upstream's answer, its body still to come. Dropping it frees the upstream.
+/// An upstream's response, its body still to come. Dropping it frees the upstream.
 #[derive(Debug)]
-pub struct Answer {
+pub struct UpstreamResponse {
     pool: Rc<Pool>,
     replica: InFlight,
+    /// None once the body has ended: the connection is free again then.
     connection: Option<Connection>,
-    head: Head,
-    handing: Handing,
+    read: ReadBuffer,
+    head: ResponseHead,
+    timing: SendTiming,
 }
 
 /// How long it took until a request was first handed to a connection.
 #[derive(Clone, Copy, Debug, Default)]
-struct Handing {
+struct SendTiming {
     /// When it was, and how much of the time before that went into connecting.
     first: Option<(Instant, Duration)>,
     connecting: Duration,
 }
 
-impl Handing {
+impl SendTiming {
     fn note(&mut self) {
         self.first
             .get_or_insert_with(|| (Instant::now(), self.connecting));
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
-pub enum SendFault {
+pub enum SendError {
     /// Every replica is set aside.
     Unavailable,
     /// No replica could be connected to.
     Unreachable(io::Error),
-    /// The answer broke off or is not HTTP.
-    Broken(Broken),
-    /// No answer came in time.
+    /// The response broke off or is not HTTP.
+    Broken(BrokenResponse),
+    /// No response came in time.
     Silent,
 }
 
@@ -123,66 +117,53 @@ impl Drop for InFlight {
 impl Pool {
     /// A worker's pool. `seed` makes its choices differ from the other workers'.
     #[must_use]
-    pub fn new(fleet: Arc<Fleet>, clock: Clock, patience: Patience, seed: u64) -> Rc<Self> {
+    pub fn new(
+        fleet: Arc<Fleet>,
+        timer: TickTimer,
+        timeouts: UpstreamTimeouts,
+        buffers: BufferPool,
+        seed: u64,
+    ) -> Rc<Self> {
         Rc::new(Self {
             fleet,
-            clock,
-            patience,
+            timer,
+            timeouts,
+            buffers,
             idle: RefCell::default(),
             random: Cell::new(seed | 1),
-            rooms: Rooms::default(),
         })
     }
 
-    /// Memory to write a request into.
-    #[must_use]
-    pub fn room(&self) -> Vec<u8> {
-        self.rooms.outgoing.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Step 8: sends a permitted request to the upstream that serves its model, and reads its answer's head. `spare` is
-    /// used for the answer's headers.
+    /// Step 8: sends a permitted request to the upstream that the permit names, and reads its response's head.
     ///
     /// # Errors
-    /// [`SendFault`]
+    /// [`SendError`]
     pub async fn send(
         self: &Rc<Self>,
-        _permit: &Permit,
-        upstream: &Upstream,
-        mut outbound: Outbound,
-        mut spare: HeaderMap,
-        watch: &Watch,
-    ) -> Result<Answer, SendFault> {
-        turn::end().await;
+        permit: &Permit<Arc<Upstream>>,
+        mut request: OutboundRequest,
+        entry: &TimerEntry,
+    ) -> Result<UpstreamResponse, SendError> {
+        let upstream = permit.target();
         let mut tried = Vec::new();
         let mut refused = None;
-        let mut handing = Handing::default();
+        let mut timing = SendTiming::default();
         while let Some(replica) = self.choose(upstream, &tried) {
             let replica = InFlight::at(replica);
-            let request = outbound.addressed_to(&replica.0);
-            // A kept connection first; a fresh one where there is none, or where it turns out to be closed.
-            let mut kept = self.kept(&replica.0);
-            let answered = loop {
-                let is_kept = kept.is_some();
-                let connected = match kept.take() {
-                    Some(kept) => Ok(kept),
-                    None => self.connect(&replica.0, &mut handing).await,
-                };
-                let mut connection = match connected {
-                    Ok(connection) => connection,
-                    Err(error) => break Err(error),
-                };
-                handing.note();
-                connection.lend(self.rooms.take_incoming());
-                watch.set_deadline(self.clock.now() + self.patience.first_byte);
-                let exchange = connection.exchange(request, &mut spare, &self.clock, watch);
-                match exchange.await {
-                    Err(ExchangeFault::Stale) if is_kept => {}
-                    answered => break Ok(answered.map(|head| (connection, head))),
+            request.address_to(&replica.0);
+            match self
+                .exchange(&replica.0, &request, &mut timing, entry)
+                .await
+            {
+                Ok(exchanged) => {
+                    let (mut connection, sent, read, head) = exchanged?;
+                    if sent < request.len() {
+                        connection.keep_sending(request, sent);
+                    }
+                    return Ok(UpstreamResponse::new(
+                        self, replica, connection, read, head, timing,
+                    ));
                 }
-            };
-            let answered = match answered {
-                Ok(answered) => answered,
                 Err(error) => {
                     if matches!(
                         error.kind(),
@@ -192,38 +173,57 @@ impl Pool {
                     }
                     tried.push(replica.0.id);
                     refused = Some(error);
-                    continue;
                 }
-            };
-            self.rooms.put_outgoing(outbound.into_room());
-            return match answered {
-                Ok((connection, head)) => Ok(Answer::new(self, replica, connection, head, handing)),
-                Err(ExchangeFault::Broken(broken)) => Err(SendFault::Broken(broken)),
-                Err(ExchangeFault::Stale) => Err(SendFault::Broken(
-                    "the upstream closed a fresh connection".into(),
-                )),
-                Err(ExchangeFault::Silent) => Err(SendFault::Silent),
-            };
+            }
         }
-        Err(refused.map_or(SendFault::Unavailable, SendFault::Unreachable))
+        Err(refused.map_or(SendError::Unavailable, SendError::Unreachable))
     }
 
-    async fn connect(&self, replica: &Replica, handing: &mut Handing) -> io::Result<Connection> {
+    /// Exchanges a request on a kept connection, or on a fresh one where there is none, or where it turns out to be
+    /// closed. The outer error is that of connecting: another replica may do better.
+    async fn exchange(
+        &self,
+        replica: &Replica,
+        request: &OutboundRequest,
+        timing: &mut SendTiming,
+        entry: &TimerEntry,
+    ) -> io::Result<Result<Exchanged, SendError>> {
+        let mut kept = self.check_out(replica);
+        loop {
+            let is_kept = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(kept) => kept,
+                None => self.connect(replica, timing).await?,
+            };
+            timing.note();
+            entry.set_deadline(self.timer.now() + self.timeouts.first_byte);
+            let mut read = ReadBuffer::new(&self.buffers);
+            let mut head = ResponseHead::awaited(self.buffers.take_fields());
+            let exchange = connection.exchange(request, &mut read, &mut head, &self.timer, entry);
+            return Ok(match exchange.await {
+                Ok(sent) => Ok((connection, sent, read, head)),
+                Err(ExchangeError::Stale) if is_kept => continue,
+                Err(error) => Err(error.into()),
+            });
+        }
+    }
+
+    async fn connect(&self, replica: &Replica, timing: &mut SendTiming) -> io::Result<Connection> {
         let began = Instant::now();
         // Boxed: most requests find a kept connection, and none should carry the room that a handshake takes.
         let connecting = Box::pin(connect(replica));
-        let connected = timeout(self.patience.connect, connecting).await;
-        handing.connecting += began.elapsed();
-        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        Ok(Connection::new(stream))
+        let connected = timeout(self.timeouts.connect, connecting).await;
+        timing.connecting += began.elapsed();
+        let transport = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        Ok(Connection::new(transport))
     }
 
     /// Closes connections that were idle for too long.
     pub fn tidy(&self) {
-        let now = self.clock.now();
+        let now = self.timer.now();
         self.idle.borrow_mut().retain_mut(|idle| {
             idle.connections.retain(|(_, since)| {
-                now.saturating_duration_since(*since) < self.patience.keep_alive
+                now.saturating_duration_since(*since) < self.timeouts.keep_alive
             });
             !idle.connections.is_empty()
         });
@@ -262,15 +262,15 @@ impl Pool {
         usize::try_from(spread).unwrap_or(0) % bound
     }
 
-    fn kept(&self, replica: &Replica) -> Option<Connection> {
-        let now = self.clock.now();
+    fn check_out(&self, replica: &Replica) -> Option<Connection> {
+        let now = self.timer.now();
         loop {
             let (mut connection, since) = {
                 let mut all = self.idle.borrow_mut();
                 let idle = all.iter_mut().find(|idle| idle.replica == replica.id)?;
                 idle.connections.pop()?
             };
-            let fresh = now.saturating_duration_since(since) < self.patience.keep_alive;
+            let fresh = now.saturating_duration_since(since) < self.timeouts.keep_alive;
             if fresh && connection.is_quiet() {
                 return Some(connection);
             }
@@ -278,8 +278,8 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    fn shelve(&self, replica: u64, connection: Connection) {
-        let kept = (connection, self.clock.now());
+    fn check_in(&self, replica: u64, connection: Connection) {
+        let kept = (connection, self.timer.now());
         let mut all = self.idle.borrow_mut();
         match all.iter_mut().find(|idle| idle.replica == replica) {
             Some(idle) => idle.connections.push(kept),
@@ -291,55 +291,78 @@ impl Pool {
     }
 }
 
-impl Answer {
+/// A connection, how much of the request it took, what was read behind the head, and the head.
+type Exchanged = (Connection, usize, ReadBuffer, ResponseHead);
+
+impl UpstreamResponse {
     fn new(
         pool: &Rc<Pool>,
         replica: InFlight,
         connection: Connection,
-        head: Head,
-        handing: Handing,
+        read: ReadBuffer,
+        head: ResponseHead,
+        timing: SendTiming,
     ) -> Self {
-        let mut answer = Self {
+        let mut response = Self {
             pool: Rc::clone(pool),
             replica,
             connection: Some(connection),
+            read,
             head,
-            handing,
+            timing,
         };
-        if answer.head.is_done() {
-            answer.keep();
-        }
-        answer
+        response.free_connection_at_end();
+        response
     }
 
-    /// The answer's head.
+    /// Its status.
     #[must_use]
-    pub fn head(&self) -> &Head {
-        &self.head
+    pub fn status(&self) -> StatusCode {
+        self.head.status
     }
 
-    /// Takes its headers out, for the client.
-    pub fn take_headers(&mut self) -> HeaderMap {
-        std::mem::take(&mut self.head.headers)
+    /// Its header fields, as far as a client gets to see them.
+    pub fn fields(&mut self) -> &mut Fields {
+        &mut self.head.fields
     }
 
-    /// The next piece of the body, as it comes; None at its clean end, after which the connection is kept.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    /// What is known of the body's length.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.head.length()
+    }
+
+    /// Whether the body has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.head.framing.is_done()
+    }
+
+    /// Waits for the next piece of the body, which [`Self::piece`] then finds; None at its clean end.
+    pub fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, BrokenResponse>>> {
         let Some(connection) = &mut self.connection else {
             return Poll::Ready(None);
         };
-        let polled = connection.poll_piece(cx, &mut self.head);
-        // Kept as soon as the last piece is out: the client may never ask whether there is another.
-        if self.head.is_done() && matches!(polled, Poll::Ready(None | Some(Ok(_)))) {
-            self.keep();
+        let polled = connection.poll_piece(cx, &mut self.read, &mut self.head.framing);
+        if polled.is_ready() {
+            self.free_connection_at_end();
         }
-        polled
+        polled.map(|next| next.map(|piece| piece.map(Piece)))
+    }
+
+    /// The bytes of a piece, until the next is waited for.
+    #[must_use]
+    pub fn piece(&self, piece: &Piece) -> &[u8] {
+        self.read.at(piece.0.clone())
     }
 
     /// The time from `since` until the request was handed to a connection, without connecting.
     #[must_use]
     pub fn overhead(&self, since: Instant) -> Duration {
-        self.handing
+        self.timing
             .first
             .map_or(Duration::ZERO, |(at, connecting)| {
                 at.saturating_duration_since(since)
@@ -347,49 +370,38 @@ impl Answer {
             })
     }
 
-    /// Whether the body has ended.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.connection.is_none()
-    }
-
-    fn keep(&mut self) {
-        let connection = self
-            .connection
-            .take()
-            .and_then(|connection| connection.reusable(&self.head));
-        if let Some((connection, room)) = connection {
-            self.pool.shelve(self.replica.0.id, connection);
-            self.pool.rooms.put_incoming(room);
+    /// Gives the connection to the next request as soon as the body has ended: the client may take its last piece
+    /// slowly. Where anything is left over, it is closed.
+    fn free_connection_at_end(&mut self) {
+        if !self.is_done() {
+            return;
+        }
+        let connection = self.connection.take();
+        if self.head.keeps_open
+            && self.read.is_empty()
+            && let Some(connection) = connection.and_then(Connection::into_reusable)
+        {
+            self.pool.check_in(self.replica.0.id, connection);
         }
     }
 }
 
-impl Rooms {
-    fn take_incoming(&self) -> BytesMut {
-        self.incoming.borrow_mut().pop().unwrap_or_default()
-    }
-
-    fn put_incoming(&self, room: BytesMut) {
-        let mut rooms = self.incoming.borrow_mut();
-        if rooms.len() < MOST_ROOMS {
-            rooms.push(room);
-        }
-    }
-
-    fn put_outgoing(&self, room: Vec<u8>) {
-        let mut rooms = self.outgoing.borrow_mut();
-        if rooms.len() < MOST_ROOMS {
-            rooms.push(room);
-        }
+impl Drop for UpstreamResponse {
+    fn drop(&mut self) {
+        let fields = std::mem::take(&mut self.head.fields);
+        self.pool.buffers.give_fields(fields);
     }
 }
 
-pub(super) async fn connect(replica: &Replica) -> io::Result<Stream> {
+/// Where a piece of a response's body stands.
+#[derive(Debug)]
+pub struct Piece(std::ops::Range<usize>);
+
+pub(super) async fn connect(replica: &Replica) -> io::Result<Transport> {
     let socket = TcpStream::connect((&*replica.url.host, replica.url.port)).await?;
     socket.set_nodelay(true)?;
     if !replica.url.https {
-        return Ok(Stream::Tcp(socket));
+        return Ok(Transport::Tcp(socket));
     }
     let Some((config, name)) = replica.tls.clone() else {
         return Err(io::Error::new(
@@ -397,24 +409,34 @@ pub(super) async fn connect(replica: &Replica) -> io::Result<Stream> {
             "the upstream's host is no TLS server name",
         ));
     };
-    let stream = tokio_rustls::TlsConnector::from(config)
-        .connect(name, socket)
-        .await?;
-    Ok(Stream::Tls(Box::new(stream)))
+    let stream = TlsConnector::from(config).connect(name, socket).await?;
+    Ok(Transport::Tls(Box::new(stream.into())))
 }
 
-impl std::fmt::Display for SendFault {
+impl From<ExchangeError> for SendError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Broken(broken) => Self::Broken(broken),
+            ExchangeError::Silent => Self::Silent,
+            ExchangeError::Stale => Self::Broken(BrokenResponse::Framing(FramingError(
+                "the upstream closed a fresh connection",
+            ))),
+        }
+    }
+}
+
+impl std::fmt::Display for SendError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unavailable => f.write_str("every replica is set aside"),
             Self::Unreachable(_) => f.write_str("no replica could be connected to"),
             Self::Broken(broken) => broken.fmt(f),
-            Self::Silent => f.write_str("no answer came in time"),
+            Self::Silent => f.write_str("no response came in time"),
         }
     }
 }
 
-impl std::error::Error for SendFault {
+impl std::error::Error for SendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreachable(error) => Some(error),

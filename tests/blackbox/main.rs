@@ -1,5 +1,8 @@
 //! Black-box tests: the running binary over its sockets, against what its contract promises and nothing else.
 //!
+//! A folder for each kind of promise, so that the test of a rule is found by the rule; the lines below say which. What
+//! several folders need is in `support`.
+//!
 //! Every test starts its own gateway on a port of its own (`support::gateway`), in front of an upstream that writes
 //! down each byte it sees (`support::recorder`). Whatever waits has a deadline; nothing sleeps to hope.
 
@@ -22,34 +25,163 @@ mod dice;
 mod lazy_form;
 mod support;
 
-mod admin;
-mod body;
-mod certificates;
-mod clock_steps;
-mod commands;
-mod compressed;
-mod crowd;
-mod decide;
-mod edges;
-mod floods;
-mod folded;
-mod forward;
-mod framing;
-mod full_disk;
-mod fuzz;
-mod harness;
-mod leaving;
-mod lifecycle;
-mod multipart;
-mod patience;
-mod process;
-mod proxies;
-mod refused_floods;
-mod reload;
-mod shortage;
-mod signals;
-mod slow_peers;
-mod slow_tools;
-mod soak;
-mod streams;
-mod tls;
+/// Where a client is: networks that a key may come from, proxies that name their clients, and the PROXY protocol.
+mod addresses {
+    mod load_balancers;
+    mod networks;
+    mod proxy_protocol;
+    mod x_forwarded_for;
+}
+
+/// The admin API: keys, lists and explain, who may call it, and what the metrics and the log say of what happened.
+mod admin {
+    pub mod calls;
+    mod explain;
+    mod keys;
+    mod lists;
+    mod metrics_and_log;
+    mod mutated;
+    mod over_tcp;
+    mod unknown_calls;
+}
+
+/// Which request bodies are taken: their size, their media type, their coding, and the pieces they come in.
+mod bodies {
+    mod compressed;
+    mod limits;
+    mod media_type;
+    mod pieces;
+}
+
+/// The command line: what each command prints, its exit status, and the demo.
+mod commands {
+    mod demo;
+    mod keys;
+    mod ran;
+    mod running_gateway;
+    mod terminal;
+    mod without_gateway;
+}
+
+/// A client's connection: kept between requests however long the client is idle, and let go when the client leaves.
+mod connections {
+    mod closing;
+    mod kept;
+    mod leaving;
+    mod pipelining;
+}
+
+/// Clients that try to exhaust memory, descriptors or processor time harm no other client.
+mod floods {
+    mod connections;
+    mod descriptors;
+    pub mod http2;
+    mod refused;
+    mod stalled_clients;
+    mod unread;
+}
+
+/// What an upstream is sent, what comes back to the client, and what happens when the upstream is broken.
+mod forwarding {
+    mod answers;
+    mod broken_answers;
+    mod catalogue;
+    mod replicas;
+    mod request_headers;
+    mod reuse;
+    mod upstream_connections;
+}
+
+/// A request that is not HTTP or that two servers could read in two ways is refused, or forwarded in one clean framing.
+mod framing {
+    mod bodies;
+    mod codec;
+    mod connection_header;
+    mod early_answers;
+    mod expect;
+    mod heads;
+    pub mod http2;
+    mod refused_uploads;
+    mod targets;
+    pub mod verdict;
+}
+
+/// Who is let in: tokens, expiry, and the order and form of refusals.
+mod keys {
+    mod expiry;
+    mod refusals;
+    mod tokens;
+}
+
+/// The process from start to end: what it refuses to start with, how it stops, and what it may do on its machine.
+mod lifecycle {
+    mod end;
+    mod full_disk;
+    mod key_file_at_start;
+    mod log;
+    mod process;
+    mod start;
+}
+
+/// Many clients at once: nobody gets another's answer, and nothing of them stays behind.
+mod load {
+    mod crowd;
+    mod idle;
+    mod soak;
+}
+
+/// Which models a key may use, however a request names them.
+mod models {
+    mod access;
+    mod json;
+    mod multipart;
+    pub mod mutated;
+    mod query;
+}
+
+/// Changes of the key file and the config while the gateway runs: taken whole or not at all, and never lost.
+mod reload {
+    mod config;
+    mod key_file;
+    mod signals;
+    mod under_load;
+    mod writes;
+}
+
+/// A key that is taken back: refused from the next request on, and its running requests end within a second.
+mod revocation {
+    mod expiry;
+    mod new_requests;
+    pub mod streams;
+}
+
+/// Which paths and methods are served, and what a browser on another origin may ask.
+mod routes {
+    mod browsers;
+    mod paths;
+}
+
+/// An answer reaches the client chunk by chunk, at the speed at which the client reads.
+mod streaming {
+    mod streams;
+}
+
+/// A client or an upstream that is slow or silent is given up when its time is over, and not before.
+mod timeouts {
+    mod bodies;
+    mod clock_steps;
+    mod handshakes;
+    mod heads;
+    mod idle;
+    mod slowhttptest;
+    mod unread_answers;
+    mod upstreams;
+}
+
+/// TLS toward clients and upstreams: versions, certificates, and certificates that change at run time.
+mod tls {
+    mod certificates;
+    mod client_certificates;
+    mod protocols;
+    mod upstreams;
+}

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use dice::{Dice, mutate, number, recombine, seed};
 use targets::{
-    Target, admin_body, bearer, config, form_model, forwarded_for, json_model, key_line,
+    Target, admin_body, bearer, config, form_model, forwarded_for, http1, json_model, key_line,
 };
 
 /// Inputs that are kept as parents for each word.
@@ -165,4 +165,9 @@ fn no_config_is_read_differently_twice_or_blamed_for_a_line_it_does_not_have() {
 #[test]
 fn no_body_of_the_admin_api_is_taken_for_another_key_than_it_says() {
     hunt(&admin_body::AdminBody);
+}
+
+#[test]
+fn no_request_is_read_otherwise_for_how_it_comes_or_when_written_again() {
+    hunt(&http1::Http1);
 }

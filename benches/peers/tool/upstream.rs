@@ -41,7 +41,7 @@ struct Upstream {
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     /// Streams that wait for the time of their next chunk, the earliest first: all have the same pace.
-    paced: VecDeque<(Instant, usize, u64)>,
+    yield_every: VecDeque<(Instant, usize, u64)>,
     /// Streams without a pace.
     hasty: VecDeque<(usize, u64)>,
     accepted: u64,
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Fault> {
         epoll,
         connections: Vec::new(),
         free: Vec::new(),
-        paced: VecDeque::new(),
+        yield_every: VecDeque::new(),
         hasty: VecDeque::new(),
         accepted: 0,
         requests: 0,
@@ -207,12 +207,12 @@ impl Upstream {
             self.hasty.push_back((at, connection.number));
         } else {
             let due = Instant::now() + connection.every;
-            self.paced.push_back((due, at, connection.number));
+            self.yield_every.push_back((due, at, connection.number));
         }
     }
 
     fn time_to_next_chunk(&self) -> Option<Timespec> {
-        let wait = match (self.hasty.is_empty(), self.paced.front()) {
+        let wait = match (self.hasty.is_empty(), self.yield_every.front()) {
             (false, _) => Duration::ZERO,
             (true, Some((due, _, _))) => due.saturating_duration_since(Instant::now()),
             (true, None) => return None,
@@ -222,8 +222,12 @@ impl Upstream {
 
     fn send_due_chunks(&mut self) {
         let now = Instant::now();
-        while self.paced.front().is_some_and(|(due, _, _)| *due <= now) {
-            let Some((due, at, number)) = self.paced.pop_front() else {
+        while self
+            .yield_every
+            .front()
+            .is_some_and(|(due, _, _)| *due <= now)
+        {
+            let Some((due, at, number)) = self.yield_every.pop_front() else {
                 break;
             };
             self.send_chunk(at, number, Some(due));
@@ -258,7 +262,7 @@ impl Upstream {
             match due {
                 // From when it was due, so that a late chunk does not delay all that follow.
                 Some(due) => {
-                    self.paced
+                    self.yield_every
                         .push_back((due + connection.every, at, connection.number));
                 }
                 None => self.hasty.push_back((at, connection.number)),

@@ -12,7 +12,7 @@ use brotli_decompressor::{
     StandardAlloc,
 };
 
-use super::{Step, Undecodable};
+use crate::request_body::coding::{Step, Undecodable};
 
 /// The largest window.
 const MOST_WINDOW: usize = 4 << 20;

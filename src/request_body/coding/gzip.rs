@@ -1,7 +1,7 @@
 //! gzip (RFC 1952): one member after another, each a head, a deflate stream and a checksum.
 
-use super::inflate::Inflate;
-use super::{MOST_MEMBERS, Step, Undecodable};
+use crate::request_body::coding::inflate::Inflate;
+use crate::request_body::coding::{MOST_MEMBERS, Step, Undecodable};
 
 const HAS_HEAD_CHECKSUM: u8 = 1 << 1;
 const HAS_EXTRA: u8 = 1 << 2;

@@ -5,7 +5,7 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::{Step, Undecodable};
+use crate::request_body::coding::{Step, Undecodable};
 
 /// What the decoder holds, in round numbers: a window of 32 KiB, and tables.
 pub(super) const MEMORY: usize = 64 << 10;

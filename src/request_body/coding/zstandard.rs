@@ -2,7 +2,7 @@
 
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::{MOST_MEMBERS, Step, Undecodable};
+use crate::request_body::coding::{MOST_MEMBERS, Step, Undecodable};
 
 /// The largest window, as a power of two.
 const MOST_WINDOW_LOG: u32 = 23;

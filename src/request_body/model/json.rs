@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::request_body::model::json_string::{self, StringFault};
-use crate::request_body::model::name::{self, Findings, Model, Naming, Siblings};
+use crate::request_body::model::name::{self, ExtraModelFields, FieldClass, Findings, Model};
 
 /// How deep a document may be. It is level 1 itself.
 const MAX_DEPTH: u32 = 128;
@@ -76,7 +76,7 @@ impl From<StringFault> for JsonFault {
 }
 
 /// What the document says about its model.
-pub(crate) fn read(body: &[u8], siblings: Siblings) -> Result<Findings<'_>, JsonFault> {
+pub(crate) fn read(body: &[u8], siblings: ExtraModelFields) -> Result<Findings<'_>, JsonFault> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))?;
     let mut scanner = Scanner {
         text,
@@ -120,7 +120,7 @@ struct Quoted {
 }
 
 impl<'b> Scanner<'b> {
-    fn document(&mut self, siblings: Siblings) -> Result<Findings<'b>, JsonFault> {
+    fn document(&mut self, siblings: ExtraModelFields) -> Result<Findings<'b>, JsonFault> {
         let mut findings = Findings::default();
         self.expect(b'{', Problem::NotAnObject)?;
         self.whitespace();
@@ -130,12 +130,12 @@ impl<'b> Scanner<'b> {
         loop {
             let name = self.name()?;
             match self.naming(name, siblings)? {
-                Naming::Model => findings.model(self.model()?),
-                Naming::Refused(ambiguity) => {
+                FieldClass::Model => findings.model(self.model()?),
+                FieldClass::Refused(ambiguity) => {
                     findings.ambiguous(ambiguity);
                     self.value()?;
                 }
-                Naming::Other => self.value()?,
+                FieldClass::Other => self.value()?,
             }
             self.whitespace();
             match self.peek() {
@@ -167,9 +167,9 @@ impl<'b> Scanner<'b> {
     }
 
     /// Judges a top-level name. Of an escaped one no more is decoded into memory than the longest known name needs.
-    fn naming(&self, name: Quoted, siblings: Siblings) -> Result<Naming, JsonFault> {
+    fn naming(&self, name: Quoted, siblings: ExtraModelFields) -> Result<FieldClass, JsonFault> {
         if !name.escaped {
-            return Ok(Naming::of(&self.text[name.start..name.end], siblings));
+            return Ok(FieldClass::of(&self.text[name.start..name.end], siblings));
         }
         let mut decoded = String::new();
         self.unescape(name, |character| {
@@ -177,7 +177,7 @@ impl<'b> Scanner<'b> {
                 decoded.push(character);
             }
         })?;
-        Ok(Naming::of(&decoded, siblings))
+        Ok(FieldClass::of(&decoded, siblings))
     }
 
     /// Decodes a string, whose escapes are known to be well-formed: only their surrogates may still not pair up.
@@ -431,14 +431,17 @@ mod tests {
     use proptest::prelude::*;
 
     /// What the document comes to; a fault as its problem alone.
-    fn verdict(body: &[u8], siblings: Siblings) -> Result<Result<String, NoModel>, Problem> {
+    fn verdict(
+        body: &[u8],
+        siblings: ExtraModelFields,
+    ) -> Result<Result<String, NoModel>, Problem> {
         read(body, siblings)
             .map(|findings| findings.conclude().map(Cow::into_owned))
             .map_err(|fault| fault.problem)
     }
 
     fn model(body: impl AsRef<[u8]>) -> Result<Result<String, NoModel>, Problem> {
-        verdict(body.as_ref(), Siblings::Refused)
+        verdict(body.as_ref(), ExtraModelFields::Refused)
     }
 
     fn named(name: &str) -> Result<Result<String, NoModel>, Problem> {
@@ -470,7 +473,10 @@ mod tests {
     #[test]
     fn a_model_without_escapes_is_borrowed_from_the_body() {
         let body = br#"{"\u0061":1,"model":"good"}"#;
-        let name = read(body, Siblings::Refused).unwrap().conclude().unwrap();
+        let name = read(body, ExtraModelFields::Refused)
+            .unwrap()
+            .conclude()
+            .unwrap();
         assert!(matches!(name, Cow::Borrowed("good")));
     }
 
@@ -522,7 +528,7 @@ mod tests {
             ] {
                 assert_eq!(model(&body), ambiguous(Ambiguity::LikeModel), "{body}");
                 assert_eq!(
-                    verdict(body.as_bytes(), Siblings::Allowed),
+                    verdict(body.as_bytes(), ExtraModelFields::Allowed),
                     ambiguous(Ambiguity::LikeModel)
                 );
             }
@@ -548,7 +554,7 @@ mod tests {
                 "{body}"
             );
             assert_eq!(
-                verdict(body.as_bytes(), Siblings::Allowed),
+                verdict(body.as_bytes(), ExtraModelFields::Allowed),
                 named("good"),
                 "{body}"
             );
@@ -665,7 +671,7 @@ mod tests {
                 assert_eq!(model(&body), Err(Problem::NotUtf8), "{body:?}");
             }
         }
-        let fault = read(b"{\"model\":\"\xFF\"}", Siblings::Allowed).unwrap_err();
+        let fault = read(b"{\"model\":\"\xFF\"}", ExtraModelFields::Allowed).unwrap_err();
         assert_eq!(fault.at, 10);
     }
 
@@ -839,7 +845,7 @@ mod tests {
                 let text = String::from_utf8_lossy(&body);
                 assert_eq!(model(&body), named("good"), "{text}");
                 assert!(
-                    reference(&body, Siblings::Refused).is_ok(),
+                    reference(&body, ExtraModelFields::Refused).is_ok(),
                     "serde_json refuses {text}"
                 );
             }
@@ -850,7 +856,7 @@ mod tests {
                 let text = String::from_utf8_lossy(&body);
                 assert!(model(&body).is_err(), "{text}");
                 assert!(
-                    reference(&body, Siblings::Refused).is_err(),
+                    reference(&body, ExtraModelFields::Refused).is_err(),
                     "serde_json takes {text}"
                 );
             }
@@ -866,7 +872,7 @@ mod tests {
     ];
 
     /// The same question put to serde_json, which reads a map field by field; depth and UTF-8 are asked separately.
-    fn reference(body: &[u8], siblings: Siblings) -> Result<Result<String, NoModel>, ()> {
+    fn reference(body: &[u8], siblings: ExtraModelFields) -> Result<Result<String, NoModel>, ()> {
         use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
         struct Value(Option<String>);
@@ -946,7 +952,7 @@ mod tests {
         }
         let refused = |name: &str| {
             let name = name.to_lowercase().replace('ſ', "s");
-            let siblings_refused = siblings == Siblings::Refused;
+            let siblings_refused = siblings == ExtraModelFields::Refused;
             name == "model"
                 || siblings_refused && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
         };
@@ -979,7 +985,7 @@ mod tests {
         deepest
     }
 
-    fn agrees(body: &[u8], siblings: Siblings) -> bool {
+    fn agrees(body: &[u8], siblings: ExtraModelFields) -> bool {
         let ours = match verdict(body, siblings) {
             Ok(Err(NoModel::Ambiguous(_))) => Ok(Err(NoModel::Ambiguous(Ambiguity::Twice))),
             other => other.map_err(drop),
@@ -1088,7 +1094,7 @@ mod tests {
 
         #[test]
         fn serde_json_reads_the_same_in_every_document(document in document(), restricted in any::<bool>()) {
-            let siblings = if restricted { Siblings::Refused } else { Siblings::Allowed };
+            let siblings = if restricted { ExtraModelFields::Refused } else { ExtraModelFields::Allowed };
             prop_assert!(agrees(document.as_bytes(), siblings));
         }
 
@@ -1115,12 +1121,12 @@ mod tests {
                 && serde_json::from_slice::<serde_json::Value>(&body)
                     .is_err_and(|fault| fault.to_string().contains("out of range"));
             prop_assume!(!number_out_of_range);
-            prop_assert!(agrees(&body, Siblings::Refused));
+            prop_assert!(agrees(&body, ExtraModelFields::Refused));
         }
 
         #[test]
         fn no_bytes_at_all_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(agrees(&body, Siblings::Refused));
+            prop_assert!(agrees(&body, ExtraModelFields::Refused));
         }
     }
 }

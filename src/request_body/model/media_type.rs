@@ -1,23 +1,12 @@
 //! What the request's headers say about its body: one media type.
 
-use http::HeaderMap;
-use http::header::{CONTENT_TYPE, HeaderName};
-
 use crate::request_body::model::multipart::{Boundary, MultipartFault};
 use crate::request_body::model::parameters::{self, Parameter};
 
-/// The value of a header that was sent exactly once.
-pub(crate) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => Some(value.as_bytes()),
-        _ => None,
-    }
-}
-
-/// Whether the body is JSON: `application/json`, with no parameter but one `charset=utf-8`.
-pub(crate) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = only(headers, &CONTENT_TYPE) else {
+/// Whether the one Content-Type says that the body is JSON: `application/json`, with no parameter but one
+/// `charset=utf-8`.
+pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
+    let Some(value) = content_type else {
         return false;
     };
     let (kind, rest) = parameters::split_first(value);
@@ -38,8 +27,8 @@ pub(crate) enum FormTypeFault {
 }
 
 /// The boundary of a form: `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
-pub(crate) fn form_boundary(headers: &HeaderMap) -> Result<Boundary, FormTypeFault> {
-    let value = only(headers, &CONTENT_TYPE).ok_or(FormTypeFault::NotAForm)?;
+pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, FormTypeFault> {
+    let value = content_type.ok_or(FormTypeFault::NotAForm)?;
     let (kind, rest) = parameters::split_first(value);
     if !kind.eq_ignore_ascii_case(b"multipart/form-data") {
         return Err(FormTypeFault::NotAForm);

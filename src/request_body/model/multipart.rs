@@ -9,7 +9,9 @@ use std::fmt;
 
 use memchr::memmem;
 
-use crate::request_body::model::name::{Ambiguity, Findings, MODEL, Model, Naming, Siblings};
+use crate::request_body::model::name::{
+    Ambiguity, ExtraModelFields, FieldClass, Findings, MODEL, Model,
+};
 use crate::request_body::model::parameters::{self, Parameter};
 use crate::request_body::model::query;
 
@@ -120,7 +122,7 @@ impl Boundary {
 pub(crate) fn read<'b>(
     boundary: &Boundary,
     body: &'b [u8],
-    siblings: Siblings,
+    siblings: ExtraModelFields,
 ) -> Result<Findings<'b>, MultipartFault> {
     let mut findings = Findings::default();
     let mut parts = Parts::begin(boundary, body)?;
@@ -224,7 +226,11 @@ struct Headers<'b> {
 }
 
 impl<'b> Part<'b> {
-    fn judge(&self, siblings: Siblings, findings: &mut Findings<'b>) -> Result<(), MultipartFault> {
+    fn judge(
+        &self,
+        siblings: ExtraModelFields,
+        findings: &mut Findings<'b>,
+    ) -> Result<(), MultipartFault> {
         let headers = self.headers()?;
         if headers.encoded {
             findings.ambiguous(Ambiguity::Encoded);
@@ -240,9 +246,9 @@ impl<'b> Part<'b> {
             findings.ambiguous(Ambiguity::SeveralNames);
         }
         match naming(disposition.name, siblings) {
-            Naming::Other => {}
-            Naming::Refused(ambiguity) => findings.ambiguous(ambiguity),
-            Naming::Model => {
+            FieldClass::Other => {}
+            FieldClass::Refused(ambiguity) => findings.ambiguous(ambiguity),
+            FieldClass::Model => {
                 if disposition.has_filename {
                     findings.ambiguous(Ambiguity::File);
                 } else if !disposition.is_name_alone {
@@ -366,11 +372,11 @@ fn seen_by_any_parser(parameter: &str, value: &[u8]) -> usize {
 
 /// Judges a part's name as it stands in its header. What any parser could make `model` of, by unescaping, trimming,
 /// dropping quotes or cutting at a bracket or a semicolon, is refused; so is an encoded word, which Java's parsers decode.
-fn naming(raw: &[u8], siblings: Siblings) -> Naming {
+fn naming(raw: &[u8], siblings: ExtraModelFields) -> FieldClass {
     if raw == MODEL.as_bytes() {
-        return Naming::Model;
+        return FieldClass::Model;
     }
-    let like_model = Naming::Refused(Ambiguity::LikeModel);
+    let like_model = FieldClass::Refused(Ambiguity::LikeModel);
     if memmem::find(raw, b"=?").is_some() {
         return like_model;
     }
@@ -380,8 +386,8 @@ fn naming(raw: &[u8], siblings: Siblings) -> Naming {
             letters.push(char::from(byte));
         }
     }
-    match Naming::of(&letters, siblings) {
-        Naming::Model => like_model,
+    match FieldClass::of(&letters, siblings) {
+        FieldClass::Model => like_model,
         judged => judged,
     }
 }
@@ -421,14 +427,14 @@ mod tests {
 
     type Verdict = Result<Result<String, NoModel>, MultipartFault>;
 
-    fn read_with(boundary: &str, body: &[u8], siblings: Siblings) -> Verdict {
+    fn read_with(boundary: &str, body: &[u8], siblings: ExtraModelFields) -> Verdict {
         let boundary = Boundary::new(boundary.as_bytes()).unwrap();
         read(&boundary, body, siblings).map(|findings| findings.conclude().map(Cow::into_owned))
     }
 
     /// A body that is complete as it stands; its boundary is `BX`.
     fn model(body: impl AsRef<[u8]>) -> Verdict {
-        read_with("BX", body.as_ref(), Siblings::Refused)
+        read_with("BX", body.as_ref(), ExtraModelFields::Refused)
     }
 
     fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
@@ -529,7 +535,7 @@ mod tests {
     fn the_forms_of_real_clients_are_read() {
         for (client, boundary, body) in CLIENTS {
             assert_eq!(
-                read_with(boundary, body, Siblings::Refused),
+                read_with(boundary, body, ExtraModelFields::Refused),
                 named("whisper-1"),
                 "{client}"
             );
@@ -540,7 +546,7 @@ mod tests {
     fn every_prefix_of_a_real_form_is_refused_but_for_the_last_crlf() {
         for (client, boundary, body) in CLIENTS {
             for end in 0..body.len() {
-                let verdict = read_with(boundary, &body[..end], Siblings::Refused);
+                let verdict = read_with(boundary, &body[..end], ExtraModelFields::Refused);
                 if end == body.len() - 2 {
                     assert_eq!(verdict, named("whisper-1"), "{client}");
                 } else {
@@ -747,7 +753,7 @@ mod tests {
                 "{name}"
             );
             assert_eq!(
-                read_with("BX", &body, Siblings::Allowed),
+                read_with("BX", &body, ExtraModelFields::Allowed),
                 named("good"),
                 "{name}"
             );
@@ -1186,7 +1192,7 @@ mod tests {
             assert!(Boundary::new(good.as_bytes()).is_ok(), "{good}");
             let body = format!("--{good}\r\n{}\r\n\r\ngood\r\n--{good}--", MODEL_PART.0);
             assert_eq!(
-                read_with(good, body.as_bytes(), Siblings::Refused),
+                read_with(good, body.as_bytes(), ExtraModelFields::Refused),
                 named("good")
             );
         }
@@ -1222,7 +1228,7 @@ mod tests {
         for filling in ["-", "\n-", "\n--", "\r--"] {
             let content = filling.repeat((5 << 20) / filling.len());
             let body = format!("--{boundary}\r\n{}\r\n\r\n{content}", FILE_PART.0);
-            assert!(read_with(&boundary, body.as_bytes(), Siblings::Refused).is_err());
+            assert!(read_with(&boundary, body.as_bytes(), ExtraModelFields::Refused).is_err());
         }
         assert!(began.elapsed() < std::time::Duration::from_secs(5));
     }

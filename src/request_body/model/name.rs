@@ -15,7 +15,7 @@ pub(crate) const LONGEST: usize = 12;
 
 /// Whether `models`, `fallbacks` and `lora_path` may stand beside `model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Siblings {
+pub enum ExtraModelFields {
     /// For a key that may use every model.
     Allowed,
     /// For a key restricted to some models.
@@ -91,15 +91,15 @@ impl fmt::Display for Ambiguity {
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Naming {
+pub(crate) enum FieldClass {
     Model,
     Refused(Ambiguity),
     Other,
 }
 
-impl Naming {
+impl FieldClass {
     /// Judges the decoded name of a field.
-    pub(crate) fn of(name: &str, siblings: Siblings) -> Self {
+    pub(crate) fn of(name: &str, siblings: ExtraModelFields) -> Self {
         if name == MODEL {
             return Self::Model;
         }
@@ -110,8 +110,8 @@ impl Naming {
             return Self::Refused(Ambiguity::LikeModel);
         }
         match siblings {
-            Siblings::Allowed => Self::Other,
-            Siblings::Refused => SIBLINGS
+            ExtraModelFields::Allowed => Self::Other,
+            ExtraModelFields::Refused => SIBLINGS
                 .into_iter()
                 .find(|sibling| folds_to(name, sibling))
                 .map_or(Self::Other, |field| {
@@ -183,11 +183,14 @@ mod tests {
 
     #[test]
     fn only_the_exact_name_is_the_model() {
-        assert_eq!(Naming::of("model", Siblings::Refused), Naming::Model);
+        assert_eq!(
+            FieldClass::of("model", ExtraModelFields::Refused),
+            FieldClass::Model
+        );
         for name in ["Model", "MODEL", "moDeL"] {
             assert_eq!(
-                Naming::of(name, Siblings::Allowed),
-                Naming::Refused(Ambiguity::LikeModel),
+                FieldClass::of(name, ExtraModelFields::Allowed),
+                FieldClass::Refused(Ambiguity::LikeModel),
                 "{name}"
             );
         }
@@ -195,8 +198,8 @@ mod tests {
             "", "mode", "models", "model ", "model\0", "mödel", "ｍodel", "messages",
         ] {
             assert_eq!(
-                Naming::of(name, Siblings::Allowed),
-                Naming::Other,
+                FieldClass::of(name, ExtraModelFields::Allowed),
+                FieldClass::Other,
                 "{name:?}"
             );
         }
@@ -214,12 +217,24 @@ mod tests {
             ("lora_path", "lora_path"),
             ("Lora_Path", "lora_path"),
         ] {
-            let refused = Naming::Refused(Ambiguity::Sibling(field));
-            assert_eq!(Naming::of(name, Siblings::Refused), refused, "{name}");
-            assert_eq!(Naming::of(name, Siblings::Allowed), Naming::Other, "{name}");
+            let refused = FieldClass::Refused(Ambiguity::Sibling(field));
+            assert_eq!(
+                FieldClass::of(name, ExtraModelFields::Refused),
+                refused,
+                "{name}"
+            );
+            assert_eq!(
+                FieldClass::of(name, ExtraModelFields::Allowed),
+                FieldClass::Other,
+                "{name}"
+            );
         }
         for name in ["lora_paths", "fallback", "lora-path", "modelss"] {
-            assert_eq!(Naming::of(name, Siblings::Refused), Naming::Other, "{name}");
+            assert_eq!(
+                FieldClass::of(name, ExtraModelFields::Refused),
+                FieldClass::Other,
+                "{name}"
+            );
         }
     }
 

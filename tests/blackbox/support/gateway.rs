@@ -1,4 +1,4 @@
-//! A gateway of a test's own: its folder, its config, its process, its log; and the command line.
+//! A gateway for one test: its folder, its config, its process, its log; and the command line.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};

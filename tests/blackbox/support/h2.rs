@@ -1,4 +1,4 @@
-//! HTTP/2 to the gateway, and one face for a stream over either protocol. The connections live on one background
+//! HTTP/2 to the gateway, and one interface to a stream over either protocol. The connections live on one background
 //! thread, so that tests stay plain and blocking.
 
 use std::net::SocketAddr;

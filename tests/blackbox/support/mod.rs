@@ -1,16 +1,20 @@
-//! What every test is built from.
+//! The tools of the tests: clients, upstreams, gateways and keys.
 
 pub mod balancer;
+pub mod chat;
 pub mod client;
 pub mod echo;
 pub mod gateway;
 pub mod h2;
+pub mod http1;
 pub mod pem;
 pub mod process;
 pub mod raw_h2;
 pub mod recorder;
 pub mod stand;
+pub mod streams;
 pub mod sweep;
+mod tests;
 pub mod token;
 
 use std::fmt::Write as _;
@@ -24,6 +28,13 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Contract 4: what reaches streams and upstreams "within 1 s", with room for a busy machine.
 pub const WITHIN_A_SECOND: Duration = Duration::from_millis(1600);
+
+/// Fails unless this was about a second, within what a busy machine may add.
+pub fn about_a_second(took: Duration) -> Result<(), String> {
+    (took > Duration::from_millis(700) && took < Duration::from_secs(4))
+        .then_some(())
+        .ok_or(format!("after {took:?}"))
+}
 
 /// A lock that outlives a panic elsewhere: the test that panicked has failed already.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

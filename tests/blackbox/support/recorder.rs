@@ -1,5 +1,5 @@
-//! A stand-in upstream: it writes down every byte it is sent, on which connection and when that ended, and answers
-//! as its test tells it to, byte by byte where that matters.
+//! A mock upstream: it records every byte it is sent, on which connection, and when that ended, and answers as its test
+//! says, byte by byte where that matters.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

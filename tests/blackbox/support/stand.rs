@@ -1,4 +1,4 @@
-//! The stand most tests begin with: an upstream that answers, a gateway before it, and a key of each model access.
+//! The setup that most tests begin with: an upstream that answers, a gateway before it, and a key of each model access.
 
 use super::gateway::{Gateway, Setup};
 use super::recorder::Recorder;

@@ -1,5 +1,5 @@
 //! The admin API's bodies, for a new key and for a change: not JSON exactly where serde_json says so, and what is
-//! taken becomes the key that the body says, on disk too. The running API is fed in `tests/blackbox/fuzz.rs`.
+//! taken becomes the key that the body says, on disk too. The running API is fed in `tests/blackbox/admin/mutated.rs`.
 
 use keygate::policy::key::{Key, KeyFields, KeyId};
 use keygate::policy::token::TokenHash;

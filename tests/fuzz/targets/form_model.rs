@@ -4,11 +4,11 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyDataStream, Full};
 use keygate::policy::route::BodyKind;
-use keygate::request_body::model::{BodyFault, BodyFormat, Siblings, check_headers, read};
+use keygate::request_body::model::{
+    BodyFault, BodyFormat, ExtraModelFields, check_content_type, read,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use super::lazy_form::parts_that_name_a_model;
@@ -24,11 +24,10 @@ const BOUNDARY: &str = "XyZ";
 
 impl Default for FormModel {
     fn default() -> Self {
-        let mut headers = HeaderMap::new();
-        let value = HeaderValue::from_static("multipart/form-data; boundary=XyZ");
-        headers.insert(CONTENT_TYPE, value);
+        let content_type = b"multipart/form-data; boundary=XyZ";
         Self {
-            format: check_headers(BodyKind::Multipart, &headers).expect("a form's headers"),
+            format: check_content_type(BodyKind::Multipart, Some(content_type))
+                .expect("a form's header"),
             runtime: Builder::new_current_thread().build().expect("a runtime"),
         }
     }
@@ -107,8 +106,8 @@ impl Target for FormModel {
     }
 
     fn check(&self, input: &[u8]) -> &'static str {
-        let restricted = read(&self.format, input, Siblings::Refused);
-        let unrestricted = read(&self.format, input, Siblings::Allowed);
+        let restricted = read(&self.format, input, ExtraModelFields::Refused);
+        let unrestricted = read(&self.format, input, ExtraModelFields::Allowed);
         if let Ok(name) = &restricted {
             assert_eq!(
                 unrestricted.as_ref(),

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use ipnet::IpNet;
-use keygate::http::headers;
+use keygate::http::client_address::forwarded_client;
 use keygate::policy::network::ClientAddress;
 
 use super::{Target, bytes_of};
@@ -85,17 +85,12 @@ impl Target for ForwardedFor {
         let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8::/32"]
             .map(|network| network.parse().expect("a network"))
             .into();
-        let mut map = HeaderMap::new();
-        let mut lines: Vec<&[u8]> = Vec::new();
-        for line in text.split(|byte| *byte == b'\n') {
-            if let Ok(value) = HeaderValue::from_bytes(line) {
-                map.append("x-forwarded-for", value);
-                lines.push(line);
-            }
-        }
-        let told = headers::forwarded_client(peer, &map, &trusted);
+        let lines = text.split(|byte| *byte == b'\n');
+        let lines: Vec<&[u8]> = lines
+            .filter(|line| HeaderValue::from_bytes(line).is_ok())
+            .collect();
+        let told = forwarded_client(peer, lines.iter().copied(), &trusted);
         assert_eq!(told, expected(peer, &lines));
-        assert_eq!(headers::forwarded_list(&map), lines.join(&b", "[..]));
         match (told, peer) {
             (ClientAddress::Unknown, None) => "the peer, unseen",
             (ClientAddress::Unknown, Some(_)) => "unknown",

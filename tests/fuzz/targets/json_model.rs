@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use keygate::request_body::model::{BodyFault, BodyFormat, Siblings, read};
+use keygate::request_body::model::{BodyFault, BodyFormat, ExtraModelFields, read};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -113,8 +113,8 @@ impl Target for JsonModel {
     }
 
     fn check(&self, input: &[u8]) -> &'static str {
-        let restricted = read(&BodyFormat::Json, input, Siblings::Refused);
-        let unrestricted = read(&BodyFormat::Json, input, Siblings::Allowed);
+        let restricted = read(&BodyFormat::Json, input, ExtraModelFields::Refused);
+        let unrestricted = read(&BodyFormat::Json, input, ExtraModelFields::Allowed);
         let document = Document::of(input);
         for (siblings, verdict) in [(true, &restricted), (false, &unrestricted)] {
             match (verdict, &document) {

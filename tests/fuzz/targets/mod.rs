@@ -5,6 +5,7 @@ pub mod bearer;
 pub mod config;
 pub mod form_model;
 pub mod forwarded_for;
+pub mod http1;
 pub mod json_model;
 pub mod key_line;
 pub mod lazy_form;

@@ -1,0 +1,265 @@
+//! Why a call fails. One exhaustive match maps every error to its status.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::admin::response::{ApiResponse, plain_json};
+use crate::store::fault::Fault;
+use crate::store::key_json::KeyJsonError;
+use crate::store::key_store::{StoreError, WriteError};
+use crate::store::strict_json::FieldError;
+
+/// Why a call fails.
+#[derive(Debug)]
+pub(super) enum ApiError {
+    /// The request is not valid HTTP or its body is not JSON.
+    Malformed(String),
+    /// No token or a wrong one, and no session.
+    Unauthorized,
+    /// A sign-in with a wrong token.
+    WrongToken,
+    /// A sign-in with a link that was used, is too old, or never existed.
+    WrongLink,
+    /// A page of another origin sent the request.
+    ForeignOrigin,
+    /// The request has a session's cookie, but not the headers that only the panel sends.
+    NotFromPanel,
+    /// No such path.
+    UnknownPath,
+    /// No such key.
+    UnknownKey,
+    /// The path has other methods, listed here.
+    MethodNotAllowed(String),
+    /// The body took too long.
+    Slow,
+    /// The key file drops too many keys.
+    Conflict(String),
+    /// The body is too long.
+    TooLarge,
+    /// The content type is not JSON.
+    MediaType,
+    /// The Host header names another server.
+    Misdirected,
+    /// A field or parameter is wrong.
+    Invalid(FieldError),
+    /// Files have faults.
+    Faulty {
+        /// The faults; at least one.
+        faults: Vec<Fault>,
+        /// Text to add to the message of the first fault.
+        suffix: String,
+    },
+    /// The key file could not be written.
+    NotWritten {
+        /// Whether the change is in force anyway.
+        in_force: bool,
+        /// Why.
+        message: String,
+    },
+    /// A bug: something failed that never should.
+    Internal,
+    /// Not ready for requests, and why.
+    NotReady(&'static str),
+}
+
+impl ApiError {
+    /// A field or parameter is wrong.
+    pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::Invalid(FieldError {
+            field: field.to_owned(),
+            message: message.into(),
+        })
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink => StatusCode::UNAUTHORIZED,
+            Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
+            Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    /// One word for the log.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Invalid(_) => "invalid",
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink => "unauthorized",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::NotFromPanel => "not_from_panel",
+            Self::UnknownPath | Self::UnknownKey => "not_found",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::Slow => "slow",
+            Self::Conflict(_) => "drops_too_many",
+            Self::TooLarge => "too_large",
+            Self::MediaType => "media_type",
+            Self::Misdirected => "misdirected",
+            Self::Faulty { .. } => "faulty",
+            Self::NotWritten { in_force: true, .. } => "in_force_not_written",
+            Self::NotWritten {
+                in_force: false, ..
+            } => "not_written",
+            Self::Internal => "internal",
+            Self::NotReady(_) => "not_ready",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Malformed(message) | Self::Conflict(message) => message.clone(),
+            Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
+            Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
+            Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
+            Self::NotFromPanel => {
+                "A session's changes need 'X-Keygate-Panel: 1' and 'Content-Type: application/json'; send both.".to_owned()
+            }
+            Self::ForeignOrigin => {
+                "Pages of another origin may not call the admin API; open it under its own address.".to_owned()
+            }
+            Self::UnknownPath => "This path is not served here; GET /api/openapi.json lists what is.".to_owned(),
+            Self::UnknownKey => "No key has this id; keygate keys list, or GET /api/keys, lists them.".to_owned(),
+            Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
+            Self::Slow => "The body did not come in time; send it at once.".to_owned(),
+            Self::TooLarge => "The body is longer than 1 MiB; send less.".to_owned(),
+            Self::MediaType => "Send the body as JSON, with 'Content-Type: application/json'.".to_owned(),
+            Self::Misdirected => {
+                "This Host is not one of this listener's; use its address or localhost, or add the name to admin.hosts."
+                    .to_owned()
+            }
+            Self::Invalid(complaint) => complaint.to_string(),
+            Self::Faulty { faults, suffix } => {
+                let first = faults.first().map(shown).unwrap_or_default();
+                let more = match faults.len() {
+                    0 | 1 => String::new(),
+                    count => format!(" (and {} more)", count - 1),
+                };
+                format!("{first}{more}{suffix}")
+            }
+            Self::NotWritten { message, .. } => message.clone(),
+            Self::Internal => "Something failed that should not; the log says what.".to_owned(),
+            Self::NotReady(why) => format!("Not ready: {why}."),
+        }
+    }
+
+    fn field(&self) -> Option<&str> {
+        let field = match self {
+            Self::Invalid(complaint) => &complaint.field,
+            Self::Faulty { faults, .. } => &faults.first()?.field,
+            _ => return None,
+        };
+        Some(field.as_str()).filter(|field| !field.is_empty())
+    }
+
+    fn body(&self) -> Value {
+        let mut body = json!({"error": {"message": self.message(), "field": self.field()}});
+        match self {
+            Self::Faulty { faults, .. } => {
+                body["error"]["faults"] = faults.iter().map(fault_value).collect();
+            }
+            Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
+            _ => {}
+        }
+        body
+    }
+
+    /// Status and body, for a caller without HTTP.
+    pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
+        (self.status(), plain_json(self.body().to_string()))
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = ApiResponse::with_status(self.status(), &self.body()).into_response();
+        let headers = response.headers_mut();
+        if let Self::MethodNotAllowed(allow) = &self
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(ALLOW, allow);
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<KeyJsonError> for ApiError {
+    fn from(fault: KeyJsonError) -> Self {
+        match fault {
+            KeyJsonError::NotJson(complaint) => {
+                Self::Malformed(format!("The body {}", complaint.message))
+            }
+            KeyJsonError::Invalid(complaint) => Self::Invalid(complaint),
+        }
+    }
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        let message = error.to_string();
+        match error {
+            WriteError::NotFound => Self::UnknownKey,
+            WriteError::Invalid(complaint) => Self::Invalid(complaint),
+            WriteError::NotWritten {
+                in_force: false,
+                error: obstacle @ (StoreError::Faulty(_) | StoreError::DropLimit(_)),
+            } => obstacle.into(),
+            WriteError::NotWritten { in_force, .. } => Self::NotWritten { in_force, message },
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(obstacle: StoreError) -> Self {
+        match &obstacle {
+            StoreError::Faulty(error) => Self::Faulty {
+                faults: error.faults().to_vec(),
+                suffix: String::new(),
+            },
+            StoreError::DropLimit(_) => Self::Conflict(obstacle.to_string()),
+            StoreError::Io(_) => Self::NotWritten {
+                in_force: false,
+                message: obstacle.to_string(),
+            },
+        }
+    }
+}
+
+/// A fault as text. It names the file without its folder: paths on the server are not for clients.
+fn shown(fault: &Fault) -> String {
+    Fault {
+        file: name_of(&fault.file).into(),
+        ..fault.clone()
+    }
+    .to_string()
+}
+
+fn fault_value(fault: &Fault) -> Value {
+    json!({
+        "file": name_of(&fault.file),
+        "line": fault.line,
+        "field": fault.field,
+        "message": fault.message,
+    })
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name()
+        .unwrap_or(file.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}

@@ -1,0 +1,80 @@
+//! The calls of the API: which method and path is which [`Operation`].
+
+use crate::admin::error::ApiError;
+use crate::admin::panel::PanelFile;
+
+/// A call of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation<'p> {
+    Health,
+    Ready,
+    Metrics,
+    ListKeys,
+    CreateKey,
+    ShowKey(&'p str),
+    ChangeKey(&'p str),
+    DeleteKey(&'p str),
+    Reload,
+    Status,
+    Models,
+    Overview,
+    Explain,
+    SignIn,
+    ShowSession,
+    SignOut,
+    OpenApi,
+    PanelFile(&'static PanelFile),
+}
+
+/// Every method that some path has.
+const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PATCH", "DELETE"];
+
+impl<'p> Operation<'p> {
+    /// The operation of a method and a path; both are compared byte for byte.
+    pub(super) fn of(method: &str, path: &'p str) -> Option<Self> {
+        Some(match (method, path) {
+            ("GET" | "HEAD", "/healthz") => Self::Health,
+            ("GET" | "HEAD", "/readyz") => Self::Ready,
+            ("GET", "/metrics") => Self::Metrics,
+            ("GET", "/api/keys") => Self::ListKeys,
+            ("POST", "/api/keys") => Self::CreateKey,
+            ("POST", "/api/reload") => Self::Reload,
+            ("GET", "/api/status") => Self::Status,
+            ("GET", "/api/models") => Self::Models,
+            ("GET", "/api/overview") => Self::Overview,
+            ("POST", "/api/explain") => Self::Explain,
+            ("POST", "/api/session") => Self::SignIn,
+            ("GET", "/api/session") => Self::ShowSession,
+            ("DELETE", "/api/session") => Self::SignOut,
+            ("GET", "/api/openapi.json") => Self::OpenApi,
+            (_, path) => {
+                if let Some(file) = PanelFile::at(path) {
+                    return matches!(method, "GET" | "HEAD").then_some(Self::PanelFile(file));
+                }
+                let id = path.strip_prefix("/api/keys/")?;
+                if id.is_empty() || id.contains('/') {
+                    return None;
+                }
+                match method {
+                    "GET" => Self::ShowKey(id),
+                    "PATCH" => Self::ChangeKey(id),
+                    "DELETE" => Self::DeleteKey(id),
+                    _ => return None,
+                }
+            }
+        })
+    }
+
+    /// The error for a path without an operation: the path is unknown, or it has other methods.
+    pub(super) fn missing(path: &str) -> ApiError {
+        let allow: Vec<&str> = METHODS
+            .into_iter()
+            .filter(|method| Operation::of(method, path).is_some())
+            .collect();
+        if allow.is_empty() {
+            ApiError::UnknownPath
+        } else {
+            ApiError::MethodNotAllowed(allow.join(", "))
+        }
+    }
+}

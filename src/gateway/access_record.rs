@@ -1,0 +1,187 @@
+//! What becomes known of a request while it lives; logged once and counted once, when it ends, however it ends.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::StatusCode;
+
+use crate::gateway::refusal::Refusal;
+use crate::gateway::worker::Worker;
+use crate::http::request_id::RequestId;
+use crate::observe::log::{AccessEntry, RequestEnd};
+use crate::policy::denial::Denial;
+use crate::policy::network::ClientAddress;
+use crate::table::Entry;
+use crate::upstream::Upstream;
+
+/// Bytes of a model's name that are kept for the log line: a client may send a name of any length.
+const MAX_MODEL: usize = 1024;
+
+/// See the module's page. Dropping it logs and counts.
+#[derive(Debug)]
+pub(super) struct AccessRecord {
+    worker: Rc<Worker>,
+    started: SystemTime,
+    began: Instant,
+    first_byte: Option<Duration>,
+    request_id: RequestId,
+    client: ClientAddress,
+    method: &'static str,
+    entry: Option<Arc<Entry>>,
+    route: Option<&'static str>,
+    model: Option<Arc<str>>,
+    upstream: Option<Arc<Upstream>>,
+    status: Option<u16>,
+    denial: Option<&'static str>,
+    bytes_in: u64,
+    bytes_out: u64,
+    ended: Option<RequestEnd>,
+}
+
+impl AccessRecord {
+    /// A request's head was read.
+    #[must_use]
+    pub(super) fn begin(
+        worker: &Rc<Worker>,
+        started: SystemTime,
+        request_id: RequestId,
+        method: &str,
+        client: ClientAddress,
+    ) -> Self {
+        worker.metrics.begin();
+        Self {
+            worker: Rc::clone(worker),
+            started,
+            began: Instant::now(),
+            first_byte: None,
+            request_id,
+            client,
+            method: known(method),
+            entry: None,
+            route: None,
+            model: None,
+            upstream: None,
+            status: None,
+            denial: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            ended: None,
+        }
+    }
+
+    /// The key it is judged by.
+    pub(super) fn key(&mut self, entry: &Arc<Entry>) {
+        self.entry = Some(Arc::clone(entry));
+    }
+
+    /// The route it takes.
+    pub(super) fn route(&mut self, route: &'static str) {
+        self.route = Some(route);
+    }
+
+    /// The body it came with, read to its end.
+    pub(super) fn body(&mut self, bytes: usize) {
+        self.bytes_in = bytes as u64;
+    }
+
+    /// The model it names.
+    pub(super) fn model(&mut self, model: &Arc<str>) {
+        self.model = Some(match model.floor_char_boundary(MAX_MODEL) {
+            all if all == model.len() => Arc::clone(model),
+            most => model[..most].into(),
+        });
+    }
+
+    /// The upstream it goes to.
+    pub(super) fn upstream(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(Arc::clone(upstream));
+    }
+
+    /// The upstream answers; `overhead` is the gateway's own time on the request.
+    pub(super) fn answered(&mut self, status: StatusCode, overhead: Duration) {
+        let first_byte = self.began.elapsed();
+        let upstream = self
+            .upstream
+            .as_ref()
+            .map_or("", |upstream| upstream.name());
+        let metrics = &self.worker.metrics;
+        metrics.response(upstream, status.as_u16(), first_byte, overhead);
+        self.first_byte = Some(first_byte);
+    }
+
+    /// It is refused, or failed.
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.denial = Some(refusal.code());
+        if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
+            self.ended = Some(RequestEnd::UpstreamFailed);
+        }
+    }
+
+    /// What was permitted is so no longer.
+    pub(super) fn revoked(&mut self, denial: Denial) {
+        self.denial = Some(denial.label());
+        self.ended = Some(RequestEnd::Revoked);
+    }
+
+    /// The upstream broke off or fell silent in the middle of its answer.
+    pub(super) fn upstream_failed(&mut self) {
+        self.ended = Some(RequestEnd::UpstreamFailed);
+    }
+
+    /// The status of its answer.
+    pub(super) fn status(&mut self, status: StatusCode) {
+        self.status = Some(status.as_u16());
+    }
+
+    /// So many bytes of its answer go out.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Its answer went out whole.
+    pub(super) fn complete(&mut self) {
+        self.ended.get_or_insert(RequestEnd::Complete);
+    }
+}
+
+impl Drop for AccessRecord {
+    fn drop(&mut self) {
+        let duration = self.began.elapsed();
+        let outcome = self.denial.unwrap_or("allowed");
+        self.worker.metrics.end(outcome, duration.as_secs_f64());
+        self.worker.log.access(&AccessEntry {
+            started: self.started,
+            duration,
+            first_byte: self.first_byte,
+            request_id: self.request_id.as_str(),
+            key_id: self.entry.as_ref().map(|entry| entry.key().id()),
+            client: self.client,
+            method: self.method,
+            route: self.route,
+            model: self.model.as_deref(),
+            upstream: self.upstream.as_ref().map(|upstream| upstream.name()),
+            status: self.status,
+            denial: self.denial,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            end: self.ended.unwrap_or(RequestEnd::ClientLeft),
+        });
+    }
+}
+
+/// The method's name, where HTTP knows it (RFC 9110 9.3, RFC 5789): a client may send anything.
+fn known(method: &str) -> &'static str {
+    match method {
+        "GET" => "GET",
+        "POST" => "POST",
+        "HEAD" => "HEAD",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        "TRACE" => "TRACE",
+        "CONNECT" => "CONNECT",
+        _ => "other",
+    }
+}

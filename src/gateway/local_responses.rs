@@ -1,0 +1,184 @@
+//! What the gateway answers by itself: the models a key may use, what a key allows, its own health, and browsers'
+//! questions about other origins.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::gateway::client_source::ClientSource;
+use crate::gateway::refusal::LocalResponse;
+use crate::gateway::worker::Worker;
+use crate::http::client_address::{client_address, forwarded_reason};
+use crate::http::fields::{FieldKind, Fields};
+use crate::http::head::RequestHead;
+use crate::net::proxy_protocol::ProxyIdentity;
+use crate::policy::decide::Caller;
+use crate::policy::denial::Denial;
+use crate::policy::key::Key;
+use crate::policy::key_view::KeyView;
+use crate::policy::network::ClientAddress;
+use crate::policy::route;
+use crate::store::config::ClientAddressSource;
+use crate::upstream::Routing;
+
+/// A model in OpenAI's form.
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+}
+
+/// OpenAI's list.
+#[derive(Serialize)]
+struct ModelList<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+/// What `GET /v1/key` shows besides the key.
+#[derive(Serialize)]
+struct ClientDetails {
+    client_address: Option<String>,
+    client_address_reason: &'static str,
+}
+
+/// The catalogue, as far as the key may use it.
+pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> LocalResponse {
+    let routing = worker.fleet.routing();
+    let data = usable(&routing, caller.key())
+        .map(|id| model(worker, id))
+        .collect();
+    let list = ModelList {
+        object: "list",
+        data,
+    };
+    LocalResponse::ok(&list, &worker.buffers)
+}
+
+/// One model, if the key may use it.
+///
+/// # Errors
+/// [`Denial::ModelNotFound`], as a request for it would be refused.
+pub(super) fn one_model(
+    worker: &Worker,
+    caller: Caller<'_>,
+    id: &str,
+) -> Result<LocalResponse, Denial> {
+    let routing = worker.fleet.routing();
+    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned())?;
+    let model = model(worker, permit.model());
+    Ok(LocalResponse::ok(&model, &worker.buffers))
+}
+
+/// What the key allows, and where its owner is seen to come from.
+pub(super) fn key(
+    worker: &Worker,
+    caller: Caller<'_>,
+    source: ClientSource,
+    head: &RequestHead,
+) -> LocalResponse {
+    let (key, routing) = (caller.key(), worker.fleet.routing());
+    let believed = &worker.settings.client_address;
+    let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
+    let client = client_address(believed, source.address, forwarded_for);
+    let details = ClientDetails {
+        client_address: match client {
+            ClientAddress::Known(address) => Some(address.to_string()),
+            ClientAddress::Unknown => None,
+        },
+        client_address_reason: reason(believed, source, head.fields()),
+    };
+    let models = usable(&routing, key).collect();
+    let view = KeyView::for_owner(key, models, details);
+    LocalResponse::ok(&view, &worker.buffers)
+}
+
+/// Why the client's address is taken to be what it is. No other address is told: a proxy's is the operator's business.
+fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields) -> &'static str {
+    match (believed, source.identity) {
+        (_, Some(ProxyIdentity::Client(_))) => "a trusted proxy named it by the PROXY protocol",
+        (_, Some(ProxyIdentity::Itself)) => {
+            "a trusted proxy spoke for itself by the PROXY protocol"
+        }
+        (_, Some(ProxyIdentity::Nobody)) => "a trusted proxy named no client by the PROXY protocol",
+        (ClientAddressSource::XForwardedFor { trusted_proxies }, None) => {
+            let forwarded_for = fields.all(FieldKind::XForwardedFor);
+            forwarded_reason(source.address, forwarded_for, trusted_proxies)
+        }
+        (_, None) if source.address.is_none() => "the connection came over a Unix socket",
+        (ClientAddressSource::Peer, None) => "the connection came from it",
+        (ClientAddressSource::ProxyProtocol { .. }, None) => {
+            "the connection came from it, and it is no trusted proxy"
+        }
+    }
+}
+
+fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a str> {
+    routing
+        .models()
+        .map(|(model, _)| model)
+        .filter(|model| key.model_access().allows(model))
+}
+
+fn model<'a>(worker: &Worker, id: &'a str) -> Model<'a> {
+    Model {
+        id,
+        object: "model",
+        created: worker.settings.started,
+        owned_by: "keygate",
+    }
+}
+
+/// What is answered without a key: health, where the config has it on this port, and a browser's preflight requests.
+pub(super) fn without_key(
+    worker: &Worker,
+    head: &RequestHead,
+    web_origin: Option<&str>,
+) -> Option<LocalResponse> {
+    health(worker, head).or_else(|| web_origin.and_then(|_| preflight(worker, head)))
+}
+
+fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
+    if !worker.settings.public_health || !matches!(head.method(), "GET" | "HEAD") {
+        return None;
+    }
+    let (status, text) = match head.path() {
+        "/healthz" => (StatusCode::OK, "ok\n"),
+        "/readyz" if worker.is_ready() => (StatusCode::OK, "ready\n"),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        _ => return None,
+    };
+    let mut response = LocalResponse::new(status, &worker.buffers);
+    response.fields.push("content-type", b"text/plain");
+    response.body = Bytes::from_static(text.as_bytes());
+    Some(response)
+}
+
+/// A browser's question whether a page of a listed origin may call a served path (Fetch standard, CORS protocol).
+fn preflight(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
+    if head.method() != "OPTIONS" {
+        return None;
+    }
+    let Err(Denial::MethodNotAllowed { allow }) = route::of("OPTIONS", head.path()) else {
+        return None;
+    };
+    let mut response = LocalResponse::new(StatusCode::NO_CONTENT, &worker.buffers);
+    let fields = &mut response.fields;
+    fields.push("access-control-allow-methods", allow.as_bytes());
+    if let Some(asked) = head.fields().first(FieldKind::AccessControlRequestHeaders) {
+        fields.push("access-control-allow-headers", asked);
+    }
+    fields.push("access-control-max-age", b"600");
+    Some(response)
+}
+
+/// The request's Origin, where the config lists it.
+pub(super) fn listed_origin<'w>(worker: &'w Worker, fields: &Fields) -> Option<&'w str> {
+    let origin = fields.first(FieldKind::Origin)?;
+    let mut listed = worker.settings.cors_origins.iter();
+    listed
+        .find(|listed| listed.as_bytes() == origin)
+        .map(String::as_str)
+}

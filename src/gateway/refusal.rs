@@ -1,0 +1,379 @@
+//! Answers that the gateway makes itself: every refusal, in OpenAI's form, and the few things it knows.
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use http::StatusCode;
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::http::buffer::BufferPool;
+use crate::http::fields::Fields;
+use crate::http::head::HeadError;
+use crate::policy::denial::Denial;
+use crate::request_body::coding::{self, UnknownCoding};
+use crate::request_body::collect::CollectError;
+use crate::request_body::model::BodyFault;
+use crate::upstream::pool::SendError;
+
+/// A response that the gateway makes itself, its body whole.
+#[derive(Debug)]
+pub(super) struct LocalResponse {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// Its own header fields.
+    pub(super) fields: Fields,
+    /// Its body.
+    pub(super) body: Bytes,
+}
+
+impl LocalResponse {
+    /// A response without a body and header fields.
+    #[must_use]
+    pub(super) fn new(status: StatusCode, buffers: &BufferPool) -> Self {
+        let mut fields = buffers.take_fields();
+        fields.restart(b"");
+        Self {
+            status,
+            fields,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The same with JSON as its body.
+    #[must_use]
+    pub(super) fn with_json(mut self, body: Bytes) -> Self {
+        self.fields.push("content-type", b"application/json");
+        self.body = body;
+        self
+    }
+
+    /// A 200 with this value as JSON.
+    #[must_use]
+    pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
+        Self::new(StatusCode::OK, buffers).with_json(json(value))
+    }
+}
+
+/// Why a request is not answered by an upstream.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Its head breaks a rule of HTTP, or is too large.
+    Head(HeadError),
+    /// A rule refuses it.
+    Denied(Denial),
+    /// Its body names no one model.
+    Body(BodyFault),
+    /// Its body is compressed in a way that is not taken.
+    Coding(UnknownCoding),
+    /// Its body could not be read.
+    Unread(CollectError),
+    /// It expects what nobody here does (RFC 9110 10.1.1).
+    Expectation,
+    /// The upstream gave no answer.
+    Upstream(SendError),
+    /// The upstream refuses the gateway's own credential.
+    UpstreamRejected,
+    /// Key table or catalogue are not loaded yet.
+    NotReady,
+    /// The process is ending.
+    ShuttingDown,
+    /// Too many connections.
+    Overloaded,
+    /// A fault of the gateway itself.
+    Internal,
+}
+
+impl Refusal {
+    /// The error's `code`, also the metrics' outcome.
+    #[must_use]
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Head(_)
+            | Self::Expectation
+            | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
+            Self::Denied(denial) => denial.label(),
+            Self::Body(fault) => fault.code(),
+            Self::Coding(UnknownCoding) => "unsupported_media_type",
+            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
+            Self::Unread(CollectError::Stalled) => "request_timeout",
+            Self::Unread(CollectError::Overloaded) | Self::Overloaded => "overloaded",
+            Self::Upstream(SendError::Unavailable) => "upstream_unavailable",
+            Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => "overloaded",
+            Self::Upstream(SendError::Unreachable(_) | SendError::Broken(_)) => {
+                "upstream_unreachable"
+            }
+            Self::Upstream(SendError::Silent) => "upstream_timeout",
+            Self::UpstreamRejected => "upstream_rejected",
+            Self::NotReady => "not_ready",
+            Self::ShuttingDown => "shutting_down",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    /// The status of the answer.
+    #[must_use]
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Head(HeadError::Malformed(_))
+            | Self::Unread(CollectError::Broken | CollectError::Undecodable) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Denied(denial) => match denial {
+                Denial::MissingApiKey
+                | Denial::InvalidApiKey
+                | Denial::ExpiredApiKey
+                | Denial::IpNotAuthorized => StatusCode::UNAUTHORIZED,
+                Denial::UnknownUrl | Denial::ModelNotFound => StatusCode::NOT_FOUND,
+                Denial::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            },
+            Self::Body(fault) => match fault {
+                BodyFault::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                BodyFault::AmbiguousModel(_)
+                | BodyFault::InvalidJson(_)
+                | BodyFault::MissingModel
+                | BodyFault::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
+            },
+            Self::Coding(UnknownCoding) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Self::Unread(CollectError::Stalled) => StatusCode::REQUEST_TIMEOUT,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Upstream(SendError::Unreachable(_) | SendError::Broken(_))
+            | Self::UpstreamRejected => StatusCode::BAD_GATEWAY,
+            Self::Upstream(SendError::Silent) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(SendError::Unavailable)
+            | Self::Unread(CollectError::Overloaded)
+            | Self::NotReady
+            | Self::ShuttingDown
+            | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The parameter at fault.
+    #[must_use]
+    pub(super) fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::Body(fault) => fault.param(),
+            Self::Denied(Denial::ModelNotFound) => Some("model"),
+            _ => None,
+        }
+    }
+
+    /// Whether no other request may follow on its connection: where the next one begins is not certain, or none is
+    /// taken any more.
+    #[must_use]
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(self, Self::Head(_) | Self::ShuttingDown)
+    }
+
+    /// The response.
+    #[must_use]
+    pub(super) fn response(&self, buffers: &BufferPool) -> LocalResponse {
+        let mut response = LocalResponse::new(self.status(), buffers).with_json(self.body());
+        self.add_fields(&mut response.fields);
+        response
+    }
+
+    /// The body alone, as an error event in a stream carries it too.
+    #[must_use]
+    pub(super) fn body(&self) -> Bytes {
+        let kind = if self.status().is_server_error() {
+            "server_error"
+        } else {
+            "invalid_request_error"
+        };
+        let message = self.to_string();
+        json(&ErrorBody {
+            error: Error {
+                message: &message,
+                kind,
+                param: self.param(),
+                code: self.code(),
+            },
+        })
+    }
+
+    fn add_fields(&self, fields: &mut Fields) {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => fields.push("www-authenticate", b"Bearer"),
+            StatusCode::SERVICE_UNAVAILABLE if self.code() == "overloaded" => {
+                fields.push("retry-after", b"1");
+            }
+            _ => {}
+        }
+        if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
+            fields.push("allow", allow.as_bytes());
+        }
+        if let Self::Coding(UnknownCoding) = self {
+            // Tells clients that it was the coding, and which to use (RFC 9110 15.5.16).
+            fields.push("accept-encoding", coding::TAKEN.as_bytes());
+        }
+    }
+}
+
+/// What the caller reads: what happened, and what to do.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Head(HeadError::Malformed(what)) => return write!(f, "The request is malformed: {what}."),
+            Self::Head(HeadError::TooLarge) => {
+                "The request's headers are larger than is taken here. Send fewer or shorter ones."
+            }
+            Self::Body(fault) => return fault.fmt(f),
+            Self::Denied(denial) => denial.message(),
+            Self::Unread(CollectError::TooLarge) => {
+                "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
+            }
+            Self::Coding(UnknownCoding) => {
+                "The body is compressed in a way that is not taken here. Send one Content-Encoding header with one of \
+                 gzip, deflate, br and zstd, or send the body as it is, without the header."
+            }
+            Self::Unread(CollectError::Undecodable) => {
+                "The body is not what its Content-Encoding says: it is cut short or damaged, something follows its end, \
+                 it has over 1024 members, or it needs a window over 4 MiB (br) or 8 MiB (zstd). Send it again, compressed in \
+                 one piece by an encoder's default settings, or send it as it is, without the header."
+            }
+            Self::Unread(CollectError::Inflated) => {
+                "The body unpacks to more than a hundred times its size. Send it as it is, without Content-Encoding."
+            }
+            Self::Unread(CollectError::Stalled) => {
+                "The request body stopped coming, or came too slowly. Send it again, without pauses."
+            }
+            Self::Unread(CollectError::Broken) => "The request body broke off, or its chunks are malformed.",
+            Self::Unread(CollectError::Overloaded) | Self::Overloaded => {
+                "Too much is being sent at the moment. Try again in a second."
+            }
+            Self::Expectation => "The only expectation taken is 100-continue; leave the Expect header out.",
+            Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => {
+                "Too much is going on at the moment. Try again in a second."
+            }
+            Self::Upstream(SendError::Unavailable) => "No server for this model is up at the moment. Try again soon.",
+            Self::Upstream(SendError::Unreachable(_) | SendError::Broken(_)) => {
+                "The server for this model could not be reached or broke off. Try again; if it stays so, tell the operator."
+            }
+            Self::Upstream(SendError::Silent) => "The server for this model did not answer in time. Try again later.",
+            Self::UpstreamRejected => {
+                "The server for this model refuses the gateway's own credential. Your API key is fine; tell the operator."
+            }
+            Self::NotReady => "The gateway is starting. Try again in a few seconds.",
+            Self::ShuttingDown => "The gateway is shutting down. Try again on a new connection.",
+            Self::Internal => "The gateway failed at this request. Try again; if it stays so, tell the operator.",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        Self::Head(error)
+    }
+}
+
+impl From<BodyFault> for Refusal {
+    fn from(fault: BodyFault) -> Self {
+        Self::Body(fault)
+    }
+}
+
+impl From<UnknownCoding> for Refusal {
+    fn from(unknown: UnknownCoding) -> Self {
+        Self::Coding(unknown)
+    }
+}
+
+impl From<CollectError> for Refusal {
+    fn from(fault: CollectError) -> Self {
+        Self::Unread(fault)
+    }
+}
+
+impl From<SendError> for Refusal {
+    fn from(fault: SendError) -> Self {
+        Self::Upstream(fault)
+    }
+}
+
+/// Whether it is the gateway itself that lacks what a connection takes: then the upstream is not at fault.
+fn is_shortage(error: &io::Error) -> bool {
+    let known = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let code = error.raw_os_error();
+    known.iter().any(|errno| code == Some(errno.raw_os_error()))
+}
+
+/// OpenAI's error object.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+/// A value as JSON text.
+#[must_use]
+pub(super) fn json(value: &impl Serialize) -> Bytes {
+    // Plain structs of text and numbers always serialize.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_openais_form() {
+        let response = Refusal::from(Denial::ModelNotFound).response(&BufferPool::default());
+        assert_eq!(response.status, 404);
+        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+        assert_eq!(body["error"]["param"], "model");
+        assert_eq!(body["error"]["code"], "model_not_found");
+        let body: serde_json::Value = serde_json::from_slice(&Refusal::Internal.body()).unwrap();
+        assert_eq!(body["error"]["type"], "server_error");
+        assert_eq!(body["error"]["param"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn statuses_carry_the_headers_that_belong_to_them() {
+        let headers = |refusal: Refusal| {
+            let mut text = Vec::new();
+            let response = refusal.response(&BufferPool::default());
+            response.fields.write(&mut text, |_| true);
+            String::from_utf8(text).unwrap()
+        };
+        let has = |refusal: Refusal, line: &str| headers(refusal).contains(line);
+        assert!(has(
+            Denial::ExpiredApiKey.into(),
+            "www-authenticate: Bearer\r\n"
+        ));
+        assert!(has(
+            Denial::MethodNotAllowed { allow: "GET" }.into(),
+            "allow: GET\r\n"
+        ));
+        assert!(has(CollectError::Overloaded.into(), "retry-after: 1\r\n"));
+        let out_of_descriptors = SendError::Unreachable(Errno::MFILE.into());
+        assert!(has(out_of_descriptors.into(), "retry-after: 1\r\n"));
+        assert!(!has(Refusal::ShuttingDown, "retry-after"));
+    }
+}

@@ -1,0 +1,468 @@
+//! Header fields of one message: its head's text, and where in it each line stands.
+//!
+//! A head is copied once, as it came, and classified in one pass ([`FieldKind`]). Lines that pass are then copied from
+//! here in stretches, so that a header costs neither an allocation nor a hash.
+
+/// Most lines that one head has.
+pub const MAX_FIELDS: usize = 128;
+
+/// What a header field is to the gateway. Variants without a line of their own are the fields of that name;
+/// `ContentOther`, `XForwardedOther` and `Accept` stand for all whose names begin so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "a field's name says it")]
+pub enum FieldKind {
+    /// Nothing of its own: it passes in both directions.
+    Other,
+    /// Its name holds `_`: CGI-style servers read `x_real_ip` as `x-real-ip`, so it does not go upstream.
+    Underscore,
+    /// Valid between two hops only (RFC 9110 7.6.1): Keep-Alive, TE, Trailer, Upgrade, Proxy-* and their like.
+    HopByHop,
+    /// A credential, another path or another tenant to some upstream: it does not go there.
+    NotToUpstream,
+    /// It speaks for the upstream, not for the gateway: clients do not get it.
+    NotToClient,
+    /// A digest of the body's bytes as sent (RFC 9530 and what came before it).
+    Digest,
+    Accept,
+    AccessControlRequestHeaders,
+    /// `api-key` and `x-api-key`.
+    ApiKey,
+    Authorization,
+    Connection,
+    ContentEncoding,
+    ContentLength,
+    ContentOther,
+    ContentType,
+    Date,
+    Expect,
+    Host,
+    Origin,
+    TransferEncoding,
+    XForwardedFor,
+    XForwardedOther,
+    XForwardedProto,
+    XRequestId,
+}
+
+/// How many kinds there are.
+const KINDS: usize = FieldKind::XRequestId as usize + 1;
+
+impl FieldKind {
+    /// The kind of a field name, in any case.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let kind = match (lower(name, 0), name.len()) {
+            (b'a', 6) if is("accept") => Self::Accept,
+            (b'a', 7) if is("alt-svc") => Self::NotToClient,
+            (b'a', 7) if is("api-key") => Self::ApiKey,
+            (b'a', 13) if is("authorization") => Self::Authorization,
+            (b'a', 30) if is("access-control-request-headers") => Self::AccessControlRequestHeaders,
+            (b'a', _) if begins(name, "accept-") => Self::Accept,
+            (b'a', _) if begins(name, "access-control-") => Self::NotToClient,
+            (b'c', 6) if is("cookie") => Self::NotToUpstream,
+            (b'c', 10) if is("connection") => Self::Connection,
+            (b'c', 11) if is("content-md5") => Self::Digest,
+            (b'c', 12) if is("content-type") => Self::ContentType,
+            (b'c', 14) if is("content-length") => Self::ContentLength,
+            (b'c', 14) if is("content-digest") => Self::Digest,
+            (b'c', 16) if is("content-encoding") => Self::ContentEncoding,
+            (b'c', _) if begins(name, "content-") => Self::ContentOther,
+            (b'd', 4) if is("date") => Self::Date,
+            (b'd', 6) if is("digest") => Self::Digest,
+            (b'e', 6) if is("expect") => Self::Expect,
+            (b'f', 9) if is("forwarded") => Self::NotToUpstream,
+            (b'h', 4) if is("host") => Self::Host,
+            (b'h', 14) if is("http2-settings") => Self::HopByHop,
+            (b'h', _) if begins(name, "helicone-") => Self::NotToUpstream,
+            (b'k', 10) if is("keep-alive") => Self::HopByHop,
+            (b'o', 6) if is("origin") => Self::Origin,
+            (b'o', 14) if is("openai-project") => Self::NotToUpstream,
+            (b'o', 19) if is("openai-organization") => Self::NotToUpstream,
+            (b'p', _) if begins(name, "proxy-") => Self::HopByHop,
+            (b'r', 11) if is("repr-digest") => Self::Digest,
+            (b's', 6) if is("server") => Self::NotToClient,
+            (b's', 10) if is("set-cookie") => Self::NotToClient,
+            (b't', 2) if is("te") => Self::HopByHop,
+            (b't', 7) if is("trailer") => Self::HopByHop,
+            (b't', 17) if is("transfer-encoding") => Self::TransferEncoding,
+            (b'u', 7) if is("upgrade") => Self::HopByHop,
+            (b'w', 16) if is("www-authenticate") => Self::NotToClient,
+            (b'x', _) => Self::of_extension(name),
+            _ => Self::Other,
+        };
+        match kind {
+            Self::Other | Self::ContentOther | Self::Accept | Self::XForwardedOther
+                if name.iter().any(|byte| *byte == b'_') =>
+            {
+                Self::Underscore
+            }
+            kind => kind,
+        }
+    }
+
+    /// The same for names that begin with `x`, of which a client may send many.
+    fn of_extension(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match lower(name, 2) {
+            b'a' if is("x-api-key") => Self::ApiKey,
+            b'f' if is("x-forwarded-for") => Self::XForwardedFor,
+            b'f' if is("x-forwarded-proto") => Self::XForwardedProto,
+            b'f' if begins(name, "x-forwarded-") => Self::XForwardedOther,
+            b'h' if begins(name, "x-http-method") => Self::NotToUpstream,
+            b'k' if begins(name, "x-keygate-") => Self::NotToUpstream,
+            b'l' if begins(name, "x-litellm-") => Self::NotToUpstream,
+            b'm' if is("x-method-override") => Self::NotToUpstream,
+            b'o' if is("x-original-url") => Self::NotToUpstream,
+            b'p' if begins(name, "x-portkey-") => Self::NotToUpstream,
+            b'r' if is("x-request-id") => Self::XRequestId,
+            b'r' if is("x-real-ip") || is("x-rewrite-url") => Self::NotToUpstream,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a request's line of this kind is forwarded as it came. What the gateway sets itself is not.
+    #[must_use]
+    pub fn passes_to_upstream(self) -> bool {
+        match self {
+            Self::Other
+            | Self::Accept
+            | Self::AccessControlRequestHeaders
+            | Self::ContentOther
+            | Self::ContentType
+            | Self::Date
+            | Self::Digest
+            | Self::NotToClient
+            | Self::Origin
+            | Self::XForwardedOther => true,
+            Self::Underscore
+            | Self::HopByHop
+            | Self::NotToUpstream
+            | Self::ApiKey
+            | Self::Authorization
+            | Self::Connection
+            | Self::ContentEncoding
+            | Self::ContentLength
+            | Self::Expect
+            | Self::Host
+            | Self::TransferEncoding
+            | Self::XForwardedFor
+            | Self::XForwardedProto
+            | Self::XRequestId => false,
+        }
+    }
+
+    /// Whether an answer's line of this kind is passed on to the client. Its length is written anew.
+    #[must_use]
+    pub fn passes_to_client(self) -> bool {
+        match self {
+            Self::HopByHop
+            | Self::NotToClient
+            | Self::AccessControlRequestHeaders
+            | Self::Connection
+            | Self::ContentLength
+            | Self::TransferEncoding
+            | Self::XRequestId => false,
+            Self::Other
+            | Self::Underscore
+            | Self::NotToUpstream
+            | Self::Accept
+            | Self::ApiKey
+            | Self::Authorization
+            | Self::ContentEncoding
+            | Self::ContentOther
+            | Self::ContentType
+            | Self::Date
+            | Self::Digest
+            | Self::Expect
+            | Self::Host
+            | Self::Origin
+            | Self::XForwardedFor
+            | Self::XForwardedOther
+            | Self::XForwardedProto => true,
+        }
+    }
+
+    /// Whether the gateway judges a request by fields of this kind, or sets them: a client must not have them removed
+    /// by naming them in Connection (RFC 9110 7.6.1).
+    #[must_use]
+    pub fn is_judged_or_set(self) -> bool {
+        matches!(
+            self,
+            Self::Accept
+                | Self::ApiKey
+                | Self::Authorization
+                | Self::ContentEncoding
+                | Self::ContentLength
+                | Self::ContentOther
+                | Self::ContentType
+                | Self::Digest
+                | Self::Expect
+                | Self::Host
+                | Self::XForwardedFor
+                | Self::XForwardedOther
+                | Self::XForwardedProto
+                | Self::XRequestId
+        )
+    }
+}
+
+/// A name's character at this place, in lower case; 0 where there is none.
+fn lower(name: &[u8], place: usize) -> u8 {
+    name.get(place).map_or(0, u8::to_ascii_lowercase)
+}
+
+fn begins(name: &[u8], known: &str) -> bool {
+    let start = name.get(..known.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// One header line, as places in its head's text.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldLine {
+    start: u32,
+    name_end: u32,
+    value_start: u32,
+    value_end: u32,
+    kind: FieldKind,
+    /// `name: value` and CRLF, with no other white space: it can be copied as it stands.
+    is_plain: bool,
+}
+
+impl FieldLine {
+    /// What the field is to the gateway.
+    #[must_use]
+    pub fn kind(&self) -> FieldKind {
+        self.kind
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Fields {
+    text: Vec<u8>,
+    lines: Vec<FieldLine>,
+    /// Memory for the lines that [`Self::retain`] keeps.
+    spare: Vec<FieldLine>,
+    first: [u8; KINDS],
+    count: [u8; KINDS],
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self {
+            text: Vec::new(),
+            lines: Vec::new(),
+            spare: Vec::new(),
+            first: [0; KINDS],
+            count: [0; KINDS],
+        }
+    }
+}
+
+impl Fields {
+    /// Forgets all fields and puts a new text in place, whose lines are then told by [`Self::index`].
+    pub fn restart(&mut self, text: &[u8]) {
+        self.text.clear();
+        self.text.extend_from_slice(text);
+        self.lines.clear();
+        self.count = [0; KINDS];
+    }
+
+    /// Bytes of memory that the text holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.text.capacity()
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Notes a line that stands in the text: the places of its name and of its value.
+    pub fn index(&mut self, name: std::ops::Range<usize>, value: std::ops::Range<usize>) {
+        let kind = FieldKind::of(&self.text[name.clone()]);
+        // An empty value has no place of its own: the parser says none.
+        let is_plain = value.start == name.end + 2
+            && self.text[name.end + 1] == b' '
+            && self.text.get(value.end..value.end + 2) == Some(b"\r\n");
+        self.note(FieldLine {
+            start: place(name.start),
+            name_end: place(name.end),
+            value_start: place(value.start),
+            value_end: place(value.end),
+            kind,
+            is_plain,
+        });
+    }
+
+    /// Appends a line of its own.
+    pub fn push(&mut self, name: &str, value: &[u8]) {
+        let start = self.text.len();
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.text.extend_from_slice(part);
+        }
+        let name = start..start + name.len();
+        let value_start = name.end + 2;
+        self.index(name, value_start..value_start + value.len());
+    }
+
+    fn note(&mut self, line: FieldLine) {
+        let kind = line.kind as usize;
+        if self.count[kind] == 0 {
+            self.first[kind] = u8::try_from(self.lines.len()).unwrap_or(u8::MAX);
+        }
+        self.count[kind] = self.count[kind].saturating_add(1);
+        self.lines.push(line);
+    }
+
+    /// Forgets the lines that do not stay; all are there until each was asked about.
+    pub fn retain(&mut self, stays: impl Fn(&Self, &FieldLine) -> bool) {
+        let mut kept = std::mem::take(&mut self.spare);
+        kept.extend(self.lines.iter().filter(|line| stays(self, line)));
+        self.lines.clear();
+        self.count = [0; KINDS];
+        for line in kept.drain(..) {
+            self.note(line);
+        }
+        self.spare = kept;
+    }
+
+    /// All lines, in their order.
+    pub fn lines(&self) -> impl DoubleEndedIterator<Item = &FieldLine> + Clone {
+        self.lines.iter()
+    }
+
+    /// How many lines there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is no line.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// A line's name, in the case it came in.
+    #[must_use]
+    pub fn name(&self, line: &FieldLine) -> &[u8] {
+        &self.text[line.start as usize..line.name_end as usize]
+    }
+
+    /// A line's value, without the white space around it.
+    #[must_use]
+    pub fn value(&self, line: &FieldLine) -> &[u8] {
+        &self.text[line.value_start as usize..line.value_end as usize]
+    }
+
+    /// How many lines are of this kind.
+    #[must_use]
+    pub fn count(&self, kind: FieldKind) -> usize {
+        usize::from(self.count[kind as usize])
+    }
+
+    /// The values of a kind's lines, in their order.
+    pub fn all(&self, kind: FieldKind) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
+        let from = match self.count(kind) {
+            0 => self.lines.len(),
+            _ => usize::from(self.first[kind as usize]),
+        };
+        let lines = self.lines[from..].iter();
+        lines
+            .filter(move |line| line.kind == kind)
+            .map(|line| self.value(line))
+    }
+
+    /// The first value of a kind.
+    #[must_use]
+    pub fn first(&self, kind: FieldKind) -> Option<&[u8]> {
+        self.all(kind).next()
+    }
+
+    /// The value of a kind that has exactly one line.
+    #[must_use]
+    pub fn only(&self, kind: FieldKind) -> Option<&[u8]> {
+        (self.count(kind) == 1).then(|| self.first(kind)).flatten()
+    }
+
+    /// Writes the lines that are chosen, with their line ends; neighbours that need no rewriting are copied at once.
+    pub fn write(&self, out: &mut Vec<u8>, chosen: impl Fn(&FieldLine) -> bool) {
+        let mut stretch = 0..0;
+        for line in self.lines.iter().filter(|line| chosen(line)) {
+            let start = line.start as usize;
+            if !line.is_plain {
+                for part in [self.name(line), b": ", self.value(line), b"\r\n"] {
+                    // What stands before it is written first.
+                    out.extend_from_slice(&self.text[std::mem::take(&mut stretch)]);
+                    out.extend_from_slice(part);
+                }
+                continue;
+            }
+            if stretch.end != start {
+                out.extend_from_slice(&self.text[stretch]);
+                stretch = start..start;
+            }
+            stretch.end = line.value_end as usize + 2;
+        }
+        out.extend_from_slice(&self.text[stretch]);
+    }
+}
+
+/// A head is far shorter than this; [`crate::http::head`] and the upstream's reader bound it.
+fn place(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_written_as_they_stand_or_put_right() {
+        let mut fields = Fields::default();
+        fields.restart(b"A: 1\r\nhost: h\r\nb:2 \r\nC: 3\r\nd: 4\r\n");
+        for (name, value) in [
+            (0..1, 3..4),
+            (6..10, 12..13),
+            (15..16, 17..18),
+            (21..22, 24..25),
+            (27..28, 30..31),
+        ] {
+            fields.index(name, value);
+        }
+        let mut out = Vec::new();
+        fields.write(&mut out, |line| line.kind() != FieldKind::Host);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "A: 1\r\nb: 2\r\nC: 3\r\nd: 4\r\n"
+        );
+        assert_eq!(fields.only(FieldKind::Host), Some(&b"h"[..]));
+        assert_eq!(fields.all(FieldKind::Other).count(), 4);
+        fields.push("x-request-id", b"r");
+        assert_eq!(fields.first(FieldKind::XRequestId), Some(&b"r"[..]));
+    }
+
+    #[test]
+    fn names_are_classified_in_any_case() {
+        for (name, kind) in [
+            ("Host", FieldKind::Host),
+            ("CONTENT-TYPE", FieldKind::ContentType),
+            ("X-Api-Key", FieldKind::ApiKey),
+            ("x_real_ip", FieldKind::Underscore),
+            ("content_length", FieldKind::Underscore),
+            ("Proxy-Connection", FieldKind::HopByHop),
+            ("x-portkey-config", FieldKind::NotToUpstream),
+            ("X-Forwarded-Host", FieldKind::XForwardedOther),
+            ("accept-encoding", FieldKind::Accept),
+            ("x-stainless-os", FieldKind::Other),
+            ("", FieldKind::Other),
+        ] {
+            assert_eq!(FieldKind::of(name.as_bytes()), kind, "{name}");
+        }
+    }
+}

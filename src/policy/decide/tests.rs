@@ -1,0 +1,125 @@
+use super::*;
+use crate::policy::key::{KeyFields, KeyId, KeyName};
+use crate::policy::model_access::{ModelAccess, ModelList};
+use crate::policy::network::{AllowFrom, parse_network};
+use crate::policy::token::TokenHash;
+
+const NOW: UnixTime = UnixTime::from_seconds(1_000);
+
+fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
+    let mut fields = KeyFields {
+        id: KeyId::parse("key_1").unwrap(),
+        name: KeyName::parse("name").unwrap(),
+        hash: TokenHash::of(b"token"),
+        hint: None,
+        model_access: ModelAccess::All,
+        allow_from: AllowFrom::Anywhere,
+        expires_at: None,
+        created_at: None,
+        account: None,
+        disabled: false,
+    };
+    change(&mut fields);
+    Key::from(fields)
+}
+
+fn from(address: &str) -> ClientAddress {
+    ClientAddress::of(address.parse().unwrap())
+}
+
+fn networks() -> AllowFrom {
+    AllowFrom::from_networks(vec![parse_network("192.0.2.0/24").unwrap()])
+}
+
+#[test]
+fn an_unknown_and_a_disabled_key_are_refused_alike() {
+    let disabled = key(|fields| fields.disabled = true);
+    assert_eq!(
+        caller(None, from("192.0.2.1"), NOW).unwrap_err(),
+        Denial::InvalidApiKey
+    );
+    assert_eq!(
+        caller(Some(&disabled), from("192.0.2.1"), NOW).unwrap_err(),
+        Denial::InvalidApiKey
+    );
+}
+
+#[test]
+fn the_first_broken_rule_answers() {
+    let all_wrong = |disabled| {
+        key(|fields| {
+            fields.disabled = disabled;
+            fields.expires_at = Some(NOW);
+            fields.allow_from = networks();
+        })
+    };
+    let elsewhere = from("198.51.100.1");
+    assert_eq!(
+        caller(Some(&all_wrong(true)), elsewhere, NOW).unwrap_err(),
+        Denial::InvalidApiKey
+    );
+    assert_eq!(
+        caller(Some(&all_wrong(false)), elsewhere, NOW).unwrap_err(),
+        Denial::ExpiredApiKey
+    );
+    let early = UnixTime::from_seconds(999);
+    assert_eq!(
+        caller(Some(&all_wrong(false)), elsewhere, early).unwrap_err(),
+        Denial::IpNotAuthorized
+    );
+    assert!(caller(Some(&all_wrong(false)), from("192.0.2.1"), early).is_ok());
+}
+
+#[test]
+fn a_model_nobody_serves_and_a_model_not_allowed_are_refused_alike() {
+    let good = ModelList::new(vec!["good".into()]).unwrap();
+    let key = key(|fields| fields.model_access = ModelAccess::Inclusive(good));
+    let caller = caller(Some(&key), from("192.0.2.1"), NOW).unwrap();
+    assert_eq!(
+        caller.for_model("bad", |_| Some(())).unwrap_err(),
+        Denial::ModelNotFound
+    );
+    assert_eq!(
+        caller.for_model("good", |_| None::<()>).unwrap_err(),
+        Denial::ModelNotFound
+    );
+    assert_eq!(
+        caller.for_model("good", |_| Some(())).unwrap().model(),
+        "good"
+    );
+}
+
+#[test]
+fn a_permit_ends_with_what_it_rests_on() {
+    let before = key(|_| ());
+    let permit = caller(Some(&before), from("192.0.2.1"), NOW)
+        .unwrap()
+        .for_model("good", |_| Some(()))
+        .unwrap();
+    let changed = |change: fn(&mut KeyFields)| permit.recheck(Some(&key(change)), NOW);
+    assert_eq!(permit.recheck(None, NOW), Err(Denial::InvalidApiKey));
+    assert_eq!(
+        changed(|fields| fields.disabled = true),
+        Err(Denial::InvalidApiKey)
+    );
+    assert_eq!(
+        changed(|fields| fields.expires_at = Some(NOW)),
+        Err(Denial::ExpiredApiKey)
+    );
+    assert_eq!(
+        changed(|fields| fields.allow_from =
+            AllowFrom::from_networks(vec![parse_network("10.0.0.0/8").unwrap()])),
+        Err(Denial::IpNotAuthorized)
+    );
+    assert_eq!(
+        changed(|fields| {
+            fields.model_access =
+                ModelAccess::Exclusive(ModelList::new(vec!["good".into()]).unwrap());
+        }),
+        Err(Denial::ModelNotFound)
+    );
+    assert_eq!(
+        changed(|fields| fields.name = KeyName::parse("renamed").unwrap()),
+        Ok(())
+    );
+}

@@ -1,0 +1,104 @@
+use super::*;
+use crate::policy::key::{KeyFields, KeyId, KeyName};
+use crate::policy::model_access::ModelList;
+use crate::policy::network::parse_network;
+use crate::policy::token::TokenHash;
+
+fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
+    let mut fields = KeyFields {
+        id: KeyId::parse("key_1").unwrap(),
+        name: KeyName::parse("name").unwrap(),
+        hash: TokenHash::of(b"token"),
+        hint: None,
+        model_access: ModelAccess::All,
+        allow_from: AllowFrom::Anywhere,
+        expires_at: None,
+        created_at: None,
+        account: None,
+        disabled: false,
+    };
+    change(&mut fields);
+    Key::from(fields)
+}
+
+fn ask(subject: Subject<'_>, model: &str, from: &str) -> (Option<&'static str>, String) {
+    let explanation = explain(&Question {
+        subject,
+        model,
+        served: model != "unserved",
+        address: ClientAddress::of(from.parse().unwrap()),
+        at: UnixTime::from_seconds(1_000),
+    });
+    (explanation.denial.map(Denial::label), explanation.reason)
+}
+
+fn list(names: &[&str]) -> ModelList {
+    ModelList::new(names.iter().map(ToString::to_string).collect()).unwrap()
+}
+
+#[test]
+fn an_allowed_request_names_every_rule_that_let_it_pass() {
+    let restricted = key(|fields| {
+        fields.allow_from = AllowFrom::from_networks(vec![parse_network("192.0.2.0/24").unwrap()]);
+        fields.model_access = ModelAccess::Inclusive(list(&["good"]));
+        fields.expires_at = Some(UnixTime::from_seconds(2_000));
+    });
+    assert_eq!(
+        ask(Subject::Key(&restricted), "good", "192.0.2.7"),
+        (
+            None,
+            "allowed: active key until 1970-01-01T00:33:20Z, 192.0.2.7 is in 192.0.2.0/24, the model is in its \
+             inclusive list and this one is in the catalogue"
+                .to_owned()
+        )
+    );
+    let (denial, reason) = ask(Subject::Key(&key(|_| ())), "good", "2001:db8::1");
+    assert_eq!(denial, None);
+    assert!(reason.contains("any address") && reason.contains("every model"));
+}
+
+#[track_caller]
+fn refused(subject: Subject<'_>, model: &str, from: &str, denial: &str, reason: &str) {
+    let (found, sentence) = ask(subject, model, from);
+    assert_eq!(found, Some(denial), "{sentence}");
+    assert!(
+        sentence.starts_with("denied: ") && sentence.contains(reason),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_refused_request_names_the_rule_that_refused_it() {
+    let networks = AllowFrom::from_networks(vec![parse_network("192.0.2.0/24").unwrap()]);
+    let here = key(|fields| fields.allow_from = networks.clone());
+    let disabled = key(|fields| fields.disabled = true);
+    let expired = key(|fields| fields.expires_at = Some(UnixTime::from_seconds(1_000)));
+    let only = key(|fields| fields.model_access = ModelAccess::Inclusive(list(&["good"])));
+    let but = key(|fields| fields.model_access = ModelAccess::Exclusive(list(&["bad"])));
+    let key_or_none = [
+        (Subject::NoSuchId, "no key has this id"),
+        (Subject::NoSuchToken, "no key has this token"),
+        (Subject::MalformedToken, "no bearer token"),
+        (Subject::Key(&disabled), "is disabled"),
+    ];
+    for (subject, reason) in key_or_none {
+        refused(subject, "good", "::1", "invalid_api_key", reason);
+    }
+    let expired = Subject::Key(&expired);
+    let end = "expired at 1970-01-01T00:16:40Z";
+    refused(expired, "good", "::1", "expired_api_key", end);
+    for (from, reason) in [
+        ("198.51.100.1", "198.51.100.1 is in none"),
+        ("::1", "is IPv6"),
+    ] {
+        let subject = Subject::Key(&here);
+        refused(subject, "good", from, "ip_not_authorized", reason);
+    }
+    for (key, model, reason) in [
+        (&only, "unserved", "no upstream serves"),
+        (&only, "bad", "not in the key's inclusive list"),
+        (&but, "bad", "in the key's exclusive list"),
+    ] {
+        refused(Subject::Key(key), model, "::1", "model_not_found", reason);
+    }
+}
