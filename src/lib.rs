@@ -21,10 +21,8 @@
 
 mod admin;
 pub mod cli;
-#[allow(unreachable_pub, reason = "temporary: its items become pub(crate)")]
 mod gateway;
 pub mod http;
-#[allow(unreachable_pub, reason = "temporary: its items become pub(crate)")]
 mod net;
 mod observe;
 pub mod policy;
@@ -32,5 +30,4 @@ pub mod request_body;
 pub mod runtime;
 pub mod store;
 pub mod table;
-#[allow(unreachable_pub, reason = "temporary: its items become pub(crate)")]
 mod upstream;

@@ -66,17 +66,6 @@ const IMPURE: [&str; 18] = [
     "rustix",
 ];
 
-/// TEMPORARY: rooms that are not yet held to the rules on circles, `super::` and type names. It must become empty, and
-/// then go.
-const NOT_YET_HELD: [&str; 6] = [
-    "gateway",
-    "http",
-    "net",
-    "request_body",
-    "runtime",
-    "upstream",
-];
-
 fn floor(room: &str) -> Option<u8> {
     FLOORS
         .iter()
@@ -125,7 +114,7 @@ fn faults(file: &SourceFile) -> Vec<String> {
         }
     }
     let words = words(&file.code);
-    if words.windows(2).any(|pair| pair == ["super", "::"]) && !NOT_YET_HELD.contains(&&*own) {
+    if words.windows(2).any(|pair| pair == ["super", "::"]) {
         faults.push("uses super::, write crate:: and the whole path".to_owned());
     }
     if own == "lib" && words.windows(2).any(|pair| pair == ["pub", "use"]) {
@@ -178,25 +167,19 @@ fn every_file_keeps_to_its_floor() {
 
 #[test]
 fn no_room_has_a_circle_inside() {
-    let circles = circles(&held_sources());
+    let circles = circles(&sources());
     assert!(circles.is_empty(), "{}", circles.join("\n"));
 }
 
 #[test]
 fn a_type_name_is_defined_once() {
-    let twice = defined_twice(&held_sources());
+    let twice = defined_twice(&sources());
     assert!(twice.is_empty(), "{}", twice.join("\n"));
 }
 
 fn sources() -> Vec<SourceFile> {
     let files = source_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     assert!(files.len() > 10, "the sources are elsewhere");
-    files
-}
-
-fn held_sources() -> Vec<SourceFile> {
-    let mut files = sources();
-    files.retain(|file| !NOT_YET_HELD.contains(&&*file.room()));
     files
 }
 

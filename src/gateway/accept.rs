@@ -40,7 +40,7 @@ const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Where the runtime or a listener cannot be set up.
-pub fn run_worker(gateway: Gateway, listeners: Listeners) -> io::Result<()> {
+pub(crate) fn run_worker(gateway: Gateway, listeners: Listeners) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -172,8 +172,8 @@ enum Protocol {
 }
 
 impl Opened {
-    fn into_http1(self) -> http1::Connection {
-        http1::Connection::new(
+    fn into_http1(self) -> http1::Http1Connection {
+        http1::Http1Connection::new(
             self.worker,
             self.origin,
             self.transport,
@@ -182,8 +182,8 @@ impl Opened {
         )
     }
 
-    fn into_http2(self) -> http2::Connection {
-        http2::Connection::new(
+    fn into_http2(self) -> http2::Http2Connection {
+        http2::Http2Connection::new(
             self.worker,
             self.origin,
             self.transport,

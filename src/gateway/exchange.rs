@@ -40,7 +40,7 @@ pub(super) trait Exchange: BodySource {
     ///
     /// # Errors
     /// The connection's, or the client does not want the response any more.
-    fn poll_send(&mut self, cx: &mut Context<'_>, part: Part<'_>) -> Poll<io::Result<()>>;
+    fn poll_send(&mut self, cx: &mut Context<'_>, part: BodyPart<'_>) -> Poll<io::Result<()>>;
 
     /// Bytes that the client's connection took so far, for telling a slow client from one that takes nothing.
     fn sent(&self) -> u64;
@@ -61,7 +61,7 @@ pub(super) trait Exchange: BodySource {
 
 /// A part of a response's body.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Part<'a> {
+pub(super) enum BodyPart<'a> {
     /// More follows. An empty part sends a head that has not left yet.
     More(&'a [u8]),
     /// The body ends with it.
@@ -77,7 +77,7 @@ pub(super) enum BodyLength {
     Unknown,
 }
 
-impl<'a> Part<'a> {
+impl<'a> BodyPart<'a> {
     /// The bytes of the part.
     #[must_use]
     pub(super) fn bytes(self) -> &'a [u8] {

@@ -1,8 +1,8 @@
-//! HTTP/1 toward clients (RFC 9112): one task and one [`Connection`] for as long as the client stays.
+//! HTTP/1 toward clients (RFC 9112): one task and one [`Http1Connection`] for as long as the client stays.
 //!
 //! The connection reads a head, hands itself to [`crate::gateway::request`] as the [`Exchange`] of that request, and
 //! goes on with the next. Invariants: the next request begins exactly where the body's framing says that this one ends;
-//! a connection that waits holds no buffer; and every good end goes through [`Connection::close`].
+//! a connection that waits holds no buffer; and every good end goes through [`Http1Connection::close`].
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::{StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::gateway::exchange::{BodyLength, Exchange, Part};
+use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
@@ -41,7 +41,7 @@ const MAX_COPIED: usize = 8 << 10;
 const MAX_READ_AHEAD: usize = 16 << 10;
 
 /// A client's connection.
-pub(super) struct Connection {
+pub(super) struct Http1Connection {
     worker: Rc<Worker>,
     origin: Origin,
     transport: Transport,
@@ -98,14 +98,14 @@ struct PartInFlight {
 }
 
 /// What a connection comes to between two requests.
-enum Next {
+enum NextRequest {
     Request,
     Refused(HeadError),
     /// The client closed, or was silent for too long.
     End,
 }
 
-impl Connection {
+impl Http1Connection {
     /// A connection on which the beginning of what the client sent was read already.
     pub(super) fn new(
         worker: Rc<Worker>,
@@ -142,12 +142,14 @@ impl Connection {
         loop {
             // Boxed, so that an idle connection holds no room for a request.
             match next {
-                Next::Request => Box::pin(request::handle(&worker, self.origin, &mut self)).await,
-                Next::Refused(error) => {
+                NextRequest::Request => {
+                    Box::pin(request::handle(&worker, self.origin, &mut self)).await
+                }
+                NextRequest::Refused(error) => {
                     self.begin_refused();
                     Box::pin(request::refuse_head(&worker, self.origin, error, &mut self)).await;
                 }
-                Next::End => break,
+                NextRequest::End => break,
             }
             if self.is_aborted {
                 return;
@@ -162,7 +164,7 @@ impl Connection {
     }
 
     /// Waits for the next request's head.
-    async fn next_head(&mut self) -> Next {
+    async fn next_head(&mut self) -> NextRequest {
         let worker = Rc::clone(&self.worker);
         let (timer, timeouts) = (&worker.timer, &worker.settings.timeouts);
         if !self.read.is_empty() {
@@ -190,10 +192,10 @@ impl Connection {
                     match self.head.parse(self.read.unread(), max, &mut scan) {
                         Ok(Some(length)) => {
                             self.read.consume(length);
-                            return Poll::Ready(Next::Request);
+                            return Poll::Ready(NextRequest::Request);
                         }
                         Ok(None) => {}
-                        Err(error) => return Poll::Ready(Next::Refused(error)),
+                        Err(error) => return Poll::Ready(NextRequest::Refused(error)),
                     }
                 }
                 match self.read.poll_fill(&mut self.transport, cx) {
@@ -203,11 +205,11 @@ impl Connection {
                             self.entry.set_deadline(timer.now() + timeouts.header_read);
                         }
                     }
-                    Poll::Ready(_) => return Poll::Ready(Next::End),
+                    Poll::Ready(_) => return Poll::Ready(NextRequest::End),
                     Poll::Pending => {
                         let is_over = timer.is_closing() && (is_idle || self.sent == 0);
                         if is_over || self.entry.is_late(timer.now()) {
-                            return Poll::Ready(Next::End);
+                            return Poll::Ready(NextRequest::End);
                         }
                         self.entry.register(cx);
                         return Poll::Pending;
@@ -218,9 +220,9 @@ impl Connection {
         .await;
         self.entry.reset();
         match next {
-            Next::Request => self.begin_exchange(),
-            Next::Refused(_) => self.lingers = true,
-            Next::End => {
+            NextRequest::Request => self.begin_exchange(),
+            NextRequest::Refused(_) => self.lingers = true,
+            NextRequest::End => {
                 // Nothing was answered to the head that stopped coming, so there is nothing to be lost.
                 self.read.consume(usize::MAX);
                 self.give_back_fields();
@@ -418,7 +420,7 @@ impl Connection {
     }
 
     /// Puts what frames a part around it.
-    fn begin_part(&mut self, part: Part<'_>) {
+    fn begin_part(&mut self, part: BodyPart<'_>) {
         if self.out.capacity() == 0 {
             self.out = self.worker.buffers.take_write();
         }
@@ -454,7 +456,7 @@ impl Connection {
             return Poll::Ready(Ok(()));
         }
         if self.response.part.is_none() {
-            self.begin_part(Part::More(b""));
+            self.begin_part(BodyPart::More(b""));
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         ready!(self.poll_write(cx, b""))?;
@@ -463,7 +465,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Http1Connection {
     fn drop(&mut self) {
         self.worker
             .buffers
@@ -471,7 +473,7 @@ impl Drop for Connection {
     }
 }
 
-impl BodySource for Connection {
+impl BodySource for Http1Connection {
     fn declared_length(&self) -> Option<u64> {
         match self.body {
             Framing::Length(left) => Some(left),
@@ -525,7 +527,7 @@ impl BodySource for Connection {
     }
 }
 
-impl Exchange for Connection {
+impl Exchange for Http1Connection {
     fn head(&self) -> &RequestHead {
         &self.head
     }
@@ -589,7 +591,7 @@ impl Exchange for Connection {
         self.response.framing.is_some()
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, part: Part<'_>) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, part: BodyPart<'_>) -> Poll<io::Result<()>> {
         if self.response.part.is_none() {
             self.begin_part(part);
         }

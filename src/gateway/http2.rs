@@ -1,4 +1,4 @@
-//! HTTP/2 toward clients (RFC 9113): one task for a [`Connection`], and one for each of its streams, which is the
+//! HTTP/2 toward clients (RFC 9113): one task for a [`Http2Connection`], and one for each of its streams, which is the
 //! [`Exchange`] of one request.
 //!
 //! Frames, flow control and header compression are the h2 crate's, which is also hyper's; a stream talks to it directly,
@@ -21,7 +21,7 @@ use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
-use crate::gateway::exchange::{BodyLength, Exchange, Part};
+use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
@@ -56,7 +56,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const DISCARD: Duration = Duration::from_secs(10);
 
 /// A client's connection.
-pub(super) struct Connection {
+pub(super) struct Http2Connection {
     worker: Rc<Worker>,
     origin: Origin,
     io: Io,
@@ -88,7 +88,7 @@ struct Io {
     worker: Rc<Worker>,
 }
 
-impl Connection {
+impl Http2Connection {
     /// A connection on which the beginning of what the client sent was read already.
     pub(super) fn new(
         worker: Rc<Worker>,
@@ -516,7 +516,7 @@ impl Exchange for Stream {
         matches!(self.response, Answering::Begun(_))
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, part: Part<'_>) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, part: BodyPart<'_>) -> Poll<io::Result<()>> {
         let Answering::Begun(Some(stream)) = &mut self.response else {
             return Poll::Ready(Ok(()));
         };

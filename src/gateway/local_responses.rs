@@ -23,7 +23,7 @@ use crate::upstream::Routing;
 
 /// A model in OpenAI's form.
 #[derive(Serialize)]
-struct Model<'a> {
+struct ModelObject<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -32,9 +32,9 @@ struct Model<'a> {
 
 /// OpenAI's list.
 #[derive(Serialize)]
-struct ModelList<'a> {
+struct ModelListObject<'a> {
     object: &'static str,
-    data: Vec<Model<'a>>,
+    data: Vec<ModelObject<'a>>,
 }
 
 /// What `GET /v1/key` shows besides the key.
@@ -50,7 +50,7 @@ pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> LocalResponse {
     let data = usable(&routing, caller.key())
         .map(|id| model(worker, id))
         .collect();
-    let list = ModelList {
+    let list = ModelListObject {
         object: "list",
         data,
     };
@@ -122,8 +122,8 @@ fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a st
         .filter(|model| key.model_access().allows(model))
 }
 
-fn model<'a>(worker: &Worker, id: &'a str) -> Model<'a> {
-    Model {
+fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {
+    ModelObject {
         id,
         object: "model",
         created: worker.settings.started,

@@ -1,7 +1,7 @@
 //! Floor 4: the data path. [`accept`] takes connections in, `http1` and `http2` are a connection's life, `request` is a
 //! request's from head to last byte, and `relay` a response's.
 
-pub mod accept;
+pub(crate) mod accept;
 mod access_record;
 mod client_source;
 mod exchange;
@@ -12,7 +12,7 @@ mod local_responses;
 mod refusal;
 mod relay;
 mod request;
-pub mod worker;
+pub(crate) mod worker;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::gateway::access_record::AccessRecord;
-use crate::gateway::exchange::{Exchange, Part};
+use crate::gateway::exchange::{BodyPart, Exchange};
 use crate::gateway::lease::Lease;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
@@ -30,7 +30,7 @@ const TIME_TO_READ: Duration = Duration::from_millis(50);
 pub(super) struct BrokenOff;
 
 /// What a relay comes to next.
-enum Event {
+enum RelayEvent {
     Piece(Piece),
     End,
     /// Nothing has come yet, and the head has not left.
@@ -67,28 +67,28 @@ pub(super) async fn relay<E: Exchange>(
                 .await;
         let piece;
         let part = match &event {
-            Event::Piece(place) => {
+            RelayEvent::Piece(place) => {
                 piece = response.piece(place);
                 record.sent(piece.len());
                 match response.is_done() {
-                    true => Part::Last(piece),
-                    false => Part::More(piece),
+                    true => BodyPart::Last(piece),
+                    false => BodyPart::More(piece),
                 }
             }
-            Event::HeadWaits => Part::More(b""),
-            Event::End => Part::Last(b""),
-            Event::Revoked(denial) => {
+            RelayEvent::HeadWaits => BodyPart::More(b""),
+            RelayEvent::End => BodyPart::Last(b""),
+            RelayEvent::Revoked(denial) => {
                 record.revoked(*denial);
                 let last_event = is_event_stream.then(|| error_event(*denial));
                 break_off(worker, exchange, &last_event.unwrap_or_default(), record).await;
                 return Err(BrokenOff);
             }
-            Event::UpstreamFailed => {
+            RelayEvent::UpstreamFailed => {
                 record.upstream_failed();
                 break_off(worker, exchange, b"", record).await;
                 return Err(BrokenOff);
             }
-            Event::ClientLeft => return Err(BrokenOff),
+            RelayEvent::ClientLeft => return Err(BrokenOff),
         };
         head_waits = false;
         match send_under_lease(worker, exchange, part, &mut lease).await {
@@ -110,28 +110,28 @@ fn poll_event<E: Exchange>(
     response: &mut UpstreamResponse,
     lease: &mut Lease,
     head_waits: bool,
-) -> Poll<Event> {
+) -> Poll<RelayEvent> {
     if let Err(denial) = lease.check() {
-        return Poll::Ready(Event::Revoked(denial));
+        return Poll::Ready(RelayEvent::Revoked(denial));
     }
     match response.poll_piece(cx) {
         Poll::Ready(Some(Ok(piece))) => {
             exchange.timer_entry().clear_deadline();
-            return Poll::Ready(Event::Piece(piece));
+            return Poll::Ready(RelayEvent::Piece(piece));
         }
-        Poll::Ready(None) => return Poll::Ready(Event::End),
-        Poll::Ready(Some(Err(_))) => return Poll::Ready(Event::UpstreamFailed),
+        Poll::Ready(None) => return Poll::Ready(RelayEvent::End),
+        Poll::Ready(Some(Err(_))) => return Poll::Ready(RelayEvent::UpstreamFailed),
         Poll::Pending => {}
     }
     if head_waits {
-        return Poll::Ready(Event::HeadWaits);
+        return Poll::Ready(RelayEvent::HeadWaits);
     }
     if exchange.poll_closed(cx).is_ready() {
-        return Poll::Ready(Event::ClientLeft);
+        return Poll::Ready(RelayEvent::ClientLeft);
     }
     let (entry, now) = (exchange.timer_entry(), worker.timer.now());
     if entry.is_late(now) {
-        return Poll::Ready(Event::UpstreamFailed);
+        return Poll::Ready(RelayEvent::UpstreamFailed);
     }
     entry.set_deadline_once(now + worker.settings.timeouts.stream_idle);
     entry.register(cx);
@@ -145,7 +145,7 @@ fn poll_event<E: Exchange>(
 pub(super) async fn send<E: Exchange>(
     worker: &Worker,
     exchange: &mut E,
-    part: Part<'_>,
+    part: BodyPart<'_>,
 ) -> io::Result<()> {
     ready_tasks_ran().await;
     let timeout = worker.settings.timeouts.client_write;
@@ -173,7 +173,7 @@ pub(super) async fn send<E: Exchange>(
 async fn send_under_lease<E: Exchange>(
     worker: &Worker,
     exchange: &mut E,
-    part: Part<'_>,
+    part: BodyPart<'_>,
     lease: &mut Lease,
 ) -> Result<(), Unsent> {
     let entry = Rc::clone(exchange.timer_entry());
@@ -212,7 +212,7 @@ async fn break_off<E: Exchange>(
     };
     // A client that does not take it, or is gone, loses it: the response is broken off in any case.
     let _ = tokio::time::timeout(patience, async {
-        send(worker, exchange, Part::More(last_event)).await?;
+        send(worker, exchange, BodyPart::More(last_event)).await?;
         poll_fn(|cx| exchange.poll_flushed(cx)).await
     })
     .await;

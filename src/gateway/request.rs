@@ -16,7 +16,7 @@ use http::StatusCode;
 
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::exchange::{BodyLength, Exchange, Part};
+use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::lease::Lease;
 use crate::gateway::local_responses;
 use crate::gateway::refusal::{LocalResponse, Refusal};
@@ -357,7 +357,7 @@ impl<'a> Inbound<'a> {
         self.begin(exchange, response.status, &mut response.fields, length);
         self.worker.buffers.give_fields(response.fields);
         record.sent(response.body.len());
-        relay::send(self.worker, exchange, Part::Last(&response.body))
+        relay::send(self.worker, exchange, BodyPart::Last(&response.body))
             .await
             .map_err(|_| Failure::BrokenOff)
     }

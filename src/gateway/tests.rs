@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::task::LocalSet;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::exchange::{BodyLength, Exchange, Part};
+use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::{Gateway, Settings, Worker};
 use crate::http::buffer::BodyBuffer;
@@ -131,7 +131,7 @@ impl Exchange for FakeExchange {
         self.status.is_some()
     }
 
-    fn poll_send(&mut self, _: &mut Context<'_>, part: Part<'_>) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, _: &mut Context<'_>, part: BodyPart<'_>) -> Poll<io::Result<()>> {
         self.parts += usize::from(!part.bytes().is_empty());
         if self.parts == 2 {
             self.panic_if(PanicAt::SecondPart);

@@ -34,40 +34,40 @@ const KEPT_DESCRIPTORS: usize = 768;
 
 /// What all workers have in common.
 #[derive(Clone, Debug)]
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// The keys.
-    pub table: Arc<Table>,
+    pub(crate) table: Arc<Table>,
     /// The upstreams.
-    pub fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<Fleet>,
     /// The certificates; None: plain HTTP.
-    pub certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Certificates>,
     /// Counters.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Log lines.
-    pub log: Log,
+    pub(crate) log: Log,
     /// The phase the process is in.
-    pub lifecycle: Lifecycle,
+    pub(crate) lifecycle: Lifecycle,
     /// What the config says.
-    pub settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
     /// Client connections, over all workers.
-    pub connections: Arc<AtomicUsize>,
+    pub(crate) connections: Arc<AtomicUsize>,
 }
 
 /// What the config says of the data path.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Whether /healthz and /readyz answer without a key.
-    pub public_health: bool,
+    pub(crate) public_health: bool,
     /// Browser origins that may call.
-    pub cors_origins: Vec<String>,
+    pub(crate) cors_origins: Vec<String>,
     /// How a client's address is found.
-    pub client_address: ClientAddressSource,
+    pub(crate) client_address: ClientAddressSource,
     /// Under which bodies are read.
-    pub bodies: BodyLimits,
+    pub(crate) bodies: BodyLimits,
     /// When the process started, in seconds since 1970.
-    pub started: u64,
+    pub(crate) started: u64,
     /// How long clients and streams are waited for.
-    pub(super) timeouts: Timeouts,
+    pub(super) timeouts: ClientTimeouts,
     upstream: UpstreamTimeouts,
     /// Most bytes of a request's head.
     pub(super) max_head: usize,
@@ -76,7 +76,7 @@ pub struct Settings {
 
 /// How long clients and streams are waited for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
+pub(super) struct ClientTimeouts {
     /// For the end of a TLS handshake.
     pub(super) tls_handshake: Duration,
     /// From accept, or from a head's first byte on a kept connection, to the whole head.
@@ -102,7 +102,7 @@ impl From<&Config> for Settings {
                 idle: timeouts.body_idle,
             },
             started: u64::try_from(wall_clock::now().seconds()).unwrap_or(0),
-            timeouts: Timeouts {
+            timeouts: ClientTimeouts {
                 tls_handshake: timeouts.tls_handshake,
                 header_read: timeouts.header_read,
                 keep_alive: timeouts.keep_alive,
@@ -124,7 +124,7 @@ impl Settings {
     /// Takes no more connections than `descriptors` have room for: some are kept for the admin socket, the key file and
     /// the log, and a quarter of the others for connections to upstreams, which idle clients do not need. Returns
     /// whether that is fewer than the config says.
-    pub fn fit(&mut self, descriptors: usize) -> bool {
+    pub(crate) fn fit(&mut self, descriptors: usize) -> bool {
         let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
         let room = ((descriptors - kept) / 4 * 3).max(1);
         let is_tight = room < self.max_connections;
@@ -134,21 +134,21 @@ impl Settings {
 
     /// Connections that may be open at once, over all workers.
     #[must_use]
-    pub fn max_connections(&self) -> usize {
+    pub(crate) fn max_connections(&self) -> usize {
         self.max_connections
     }
 }
 
 /// One worker, as its requests see it.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     gateway: Gateway,
     /// Its connections to upstreams.
-    pub pool: Rc<Pool>,
+    pub(crate) pool: Rc<Pool>,
     /// Its deadlines.
-    pub timer: TickTimer,
+    pub(crate) timer: TickTimer,
     /// Its free buffers.
-    pub buffers: BufferPool,
+    pub(crate) buffers: BufferPool,
     /// Of the lines about load balancers that do not say for whom they speak.
     pub(super) refused_proxies: Sampler,
     /// Where requests without a good credential wait for their answer.
@@ -205,7 +205,7 @@ impl Worker {
 
     /// An x-request-id that no other request of this or another worker has.
     #[must_use]
-    pub fn new_request_id(&self) -> RequestId {
+    pub(crate) fn new_request_id(&self) -> RequestId {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
         RequestId::numbered(&self.id_prefix, id)
@@ -225,7 +225,7 @@ impl Worker {
 
     /// Whether table and catalogue are loaded and the process is not about to end.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.fleet.is_ready() && self.lifecycle.phase() == Phase::Running
     }
 

@@ -94,7 +94,7 @@ impl FieldKind {
         };
         match kind {
             Self::Other | Self::ContentOther | Self::Accept | Self::XForwardedOther
-                if name.iter().any(|byte| *byte == b'_') =>
+                if name.contains(&b'_') =>
             {
                 Self::Underscore
             }

@@ -40,14 +40,14 @@ pub enum Framing {
 /// Where in a chunked body the reading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunks {
-    next: Next,
+    next: ChunkState,
     /// Bytes of extensions and trailers so far.
     dropped: usize,
 }
 
 /// What comes next in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+enum ChunkState {
     /// A size line.
     Size,
     /// So many bytes of data.
@@ -83,7 +83,7 @@ impl Framing {
     #[must_use]
     pub fn chunked() -> Self {
         Self::Chunked(Chunks {
-            next: Next::Size,
+            next: ChunkState::Size,
             dropped: 0,
         })
     }
@@ -139,7 +139,7 @@ impl Chunks {
     ) -> Result<(Range<usize>, bool), FramingError> {
         let mut data = *start..*start;
         loop {
-            if let Next::Data(left) = &mut self.next {
+            if let ChunkState::Data(left) = &mut self.next {
                 let count = at_most(*left, bytes.len() - *start);
                 if count == 0 {
                     return Ok((data, false));
@@ -153,7 +153,7 @@ impl Chunks {
                 *start += count;
                 *left -= count as u64;
                 if *left == 0 {
-                    self.next = Next::DataEnd;
+                    self.next = ChunkState::DataEnd;
                 }
             }
             match self.take_line(&bytes[*start..], start) {
@@ -161,7 +161,7 @@ impl Chunks {
                 Ok(Line::Last) => return Ok((data, true)),
                 Ok(Line::Awaited) => return Ok((data, false)),
                 Err(error) => {
-                    self.next = Next::Broken(error);
+                    self.next = ChunkState::Broken(error);
                     return if data.is_empty() {
                         Err(error)
                     } else {
@@ -175,9 +175,9 @@ impl Chunks {
     /// Reads the line that is due, where one is.
     fn take_line(&mut self, unread: &[u8], start: &mut usize) -> Result<Line, FramingError> {
         match self.next {
-            Next::Broken(error) => return Err(error),
-            Next::Data(_) => return Ok(Line::Awaited),
-            Next::Size | Next::DataEnd | Next::Trailer => {}
+            ChunkState::Broken(error) => return Err(error),
+            ChunkState::Data(_) => return Ok(Line::Awaited),
+            ChunkState::Size | ChunkState::DataEnd | ChunkState::Trailer => {}
         }
         let Some(end) = memchr::memchr(b'\n', unread) else {
             return self.check_partial(unread).map(|()| Line::Awaited);
@@ -191,24 +191,24 @@ impl Chunks {
         }
         let mut is_last = false;
         self.next = match self.next {
-            Next::Size => {
+            ChunkState::Size => {
                 let (size, extension) = chunk_size(line)?;
                 self.drop_bytes(extension)?;
                 match size {
-                    0 => Next::Trailer,
-                    size => Next::Data(size),
+                    0 => ChunkState::Trailer,
+                    size => ChunkState::Data(size),
                 }
             }
-            Next::Trailer => {
+            ChunkState::Trailer => {
                 is_last = line.is_empty();
                 if !is_last {
                     check_trailer(line)?;
                     self.drop_bytes(line.len())?;
                 }
-                Next::Trailer
+                ChunkState::Trailer
             }
-            Next::DataEnd if line.is_empty() => Next::Size,
-            Next::DataEnd | Next::Data(_) | Next::Broken(_) => {
+            ChunkState::DataEnd if line.is_empty() => ChunkState::Size,
+            ChunkState::DataEnd | ChunkState::Data(_) | ChunkState::Broken(_) => {
                 return Err(FramingError("a chunk is longer than it says"));
             }
         };
@@ -220,7 +220,7 @@ impl Chunks {
     fn check_partial(&self, unread: &[u8]) -> Result<(), FramingError> {
         let is_end = unread.is_empty() || unread == b"\r";
         match self.next {
-            Next::DataEnd if !is_end => Err(FramingError("a chunk is longer than it says")),
+            ChunkState::DataEnd if !is_end => Err(FramingError("a chunk is longer than it says")),
             _ if unread.len() > MAX_CHUNK_LINE => Err(TOO_LONG),
             _ => Ok(()),
         }

@@ -15,7 +15,7 @@ const BACKLOG: i32 = 4096;
 
 /// Addresses to listen on, held against everybody else before anything else is done.
 #[derive(Debug)]
-pub struct Claimed {
+pub(crate) struct Claimed {
     /// The address, and the listener that holds it until the first worker takes it over.
     tcp: Vec<(SocketAddr, Option<TcpListener>)>,
     unix: Vec<(PathBuf, UnixListener)>,
@@ -23,16 +23,16 @@ pub struct Claimed {
 
 /// One worker's listeners.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// TCP.
-    pub tcp: Vec<TcpListener>,
+    pub(crate) tcp: Vec<TcpListener>,
     /// Unix sockets, each shared by all workers.
-    pub unix: Vec<UnixListener>,
+    pub(crate) unix: Vec<UnixListener>,
 }
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
-pub enum ListenFault {
+pub(crate) enum ListenFault {
     /// A TCP address, and why not.
     Tcp(SocketAddr, io::Error),
     /// A Unix socket.
@@ -67,7 +67,7 @@ impl std::error::Error for ListenFault {
 ///
 /// # Errors
 /// [`ListenFault`] names the first address that is not free.
-pub fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
+pub(crate) fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
     let mut claimed = Claimed {
         tcp: Vec::new(),
         unix: Vec::new(),
@@ -95,7 +95,7 @@ pub fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
 impl Claimed {
     /// The addresses as they turned out: ports that were 0 are known now.
     #[must_use]
-    pub fn addresses(&self) -> Vec<Listen> {
+    pub(crate) fn addresses(&self) -> Vec<Listen> {
         let tcp = self.tcp.iter().map(|(address, _)| Listen::Tcp(*address));
         tcp.chain(self.unix.iter().map(|(path, _)| Listen::Unix(path.clone())))
             .collect()
@@ -106,7 +106,7 @@ impl Claimed {
     ///
     /// # Errors
     /// [`ListenFault`], should an address have been taken meanwhile.
-    pub fn open(&mut self) -> Result<Listeners, ListenFault> {
+    pub(crate) fn open(&mut self) -> Result<Listeners, ListenFault> {
         let mut listeners = Listeners {
             tcp: Vec::new(),
             unix: Vec::new(),

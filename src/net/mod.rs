@@ -1,7 +1,7 @@
 //! Floor 2: sockets, before any HTTP is spoken on them: listeners, Unix sockets, TLS, the PROXY protocol.
 
-pub mod listen;
-pub mod proxy_protocol;
-pub mod tls;
-pub mod transport;
-pub mod unix_socket;
+pub(crate) mod listen;
+pub(crate) mod proxy_protocol;
+pub(crate) mod tls;
+pub(crate) mod transport;
+pub(crate) mod unix_socket;

@@ -25,7 +25,7 @@ const CRC32C: u8 = 0x03;
 
 /// Whom a trusted peer speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyIdentity {
+pub(crate) enum ProxyIdentity {
     /// A client at this address, in its canonical form.
     Client(IpAddr),
     /// Itself: a health check, say. The connection is to be taken as it is (LOCAL, and UNKNOWN in version 1).
@@ -36,7 +36,7 @@ pub enum ProxyIdentity {
 
 /// Why there is no header.
 #[derive(Debug)]
-pub enum ProxyHeaderError {
+pub(crate) enum ProxyHeaderError {
     /// The peer left before its first byte, as a load balancer does that only looks whether the port is open.
     Nothing,
     /// What came is none.
@@ -68,13 +68,13 @@ impl std::error::Error for ProxyHeaderError {
 ///
 /// # Errors
 /// [`ProxyHeaderError`]
-pub async fn read(socket: &mut TcpStream) -> Result<ProxyIdentity, ProxyHeaderError> {
+pub(crate) async fn read(socket: &mut TcpStream) -> Result<ProxyIdentity, ProxyHeaderError> {
     let mut header = Vec::with_capacity(MOST_LINE);
     loop {
         let wanted = match next(&header).map_err(ProxyHeaderError::Broken)? {
-            Next::Done(told) => return Ok(told),
-            Next::Bytes(count) => count,
-            Next::Line => to_line_end(socket, MOST_LINE - header.len())
+            HeaderProgress::Done(told) => return Ok(told),
+            HeaderProgress::Bytes(count) => count,
+            HeaderProgress::Line => to_line_end(socket, MOST_LINE - header.len())
                 .await
                 .map_err(ProxyHeaderError::Io)?,
         };
@@ -102,7 +102,7 @@ async fn to_line_end(socket: &TcpStream, most: usize) -> io::Result<usize> {
 
 /// What is to be done with so much of a header.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+enum HeaderProgress {
     /// So many bytes more belong to it at least.
     Bytes(usize),
     /// It ends with the line, which has not ended yet.
@@ -110,14 +110,14 @@ enum Next {
     Done(ProxyIdentity),
 }
 
-fn next(header: &[u8]) -> Result<Next, &'static str> {
+fn next(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let begins = |with: &[u8]| {
         let known = header.len().min(with.len());
         header[..known] == with[..known]
     };
     if header.is_empty() {
         // No header is shorter than the signature of version 2.
-        Ok(Next::Bytes(SIGNATURE.len()))
+        Ok(HeaderProgress::Bytes(SIGNATURE.len()))
     } else if begins(SIGNATURE) {
         version_2(header)
     } else if begins(WORD) {
@@ -128,12 +128,12 @@ fn next(header: &[u8]) -> Result<Next, &'static str> {
 }
 
 /// 2.1: one line of words.
-fn version_1(header: &[u8]) -> Result<Next, &'static str> {
+fn version_1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let too_long = Err("the line is longer than 107 bytes");
     let Some(line) = header.strip_suffix(b"\n") else {
         return match header.len() {
-            0..12 => Ok(Next::Bytes(12 - header.len())),
-            12..MOST_LINE => Ok(Next::Line),
+            0..12 => Ok(HeaderProgress::Bytes(12 - header.len())),
+            12..MOST_LINE => Ok(HeaderProgress::Line),
             _ => too_long,
         };
     };
@@ -146,7 +146,7 @@ fn version_1(header: &[u8]) -> Result<Next, &'static str> {
     let is_ipv4 = match words.next() {
         Some("TCP4") => true,
         Some("TCP6") => false,
-        Some("UNKNOWN") => return Ok(Next::Done(ProxyIdentity::Itself)),
+        Some("UNKNOWN") => return Ok(HeaderProgress::Done(ProxyIdentity::Itself)),
         _ => return Err("the line names no family"),
     };
     let mut address = || {
@@ -166,7 +166,9 @@ fn version_1(header: &[u8]) -> Result<Next, &'static str> {
     }
     match words.next() {
         Some(_) => Err("the line has a word too many"),
-        None => Ok(Next::Done(ProxyIdentity::Client(source.to_canonical()))),
+        None => Ok(HeaderProgress::Done(ProxyIdentity::Client(
+            source.to_canonical(),
+        ))),
     }
 }
 
@@ -177,9 +179,9 @@ fn is_port(word: &str) -> bool {
 }
 
 /// 2.2: a fixed part, addresses, and extensions.
-fn version_2(header: &[u8]) -> Result<Next, &'static str> {
+fn version_2(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let Some((fixed, rest)) = header.split_first_chunk::<FIXED>() else {
-        return Ok(Next::Bytes(FIXED - header.len()));
+        return Ok(HeaderProgress::Bytes(FIXED - header.len()));
     };
     let [.., command, family, high, low] = *fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -192,7 +194,7 @@ fn version_2(header: &[u8]) -> Result<Next, &'static str> {
         return Err("the header is longer than is taken");
     }
     if rest.len() < length {
-        return Ok(Next::Bytes(length - rest.len()));
+        return Ok(HeaderProgress::Bytes(length - rest.len()));
     }
     let told = if is_relayed {
         relayed(header, family, rest)?
@@ -200,7 +202,7 @@ fn version_2(header: &[u8]) -> Result<Next, &'static str> {
         // LOCAL: everything else is to be passed over, the family too.
         ProxyIdentity::Itself
     };
-    Ok(Next::Done(told))
+    Ok(HeaderProgress::Done(told))
 }
 
 fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdentity, &'static str> {
@@ -285,9 +287,9 @@ mod tests {
         let mut taken = 0;
         loop {
             let count = match next(&bytes[..taken])? {
-                Next::Done(told) => return Ok((told, taken)),
-                Next::Bytes(count) => count,
-                Next::Line => bytes[taken..]
+                HeaderProgress::Done(told) => return Ok((told, taken)),
+                HeaderProgress::Bytes(count) => count,
+                HeaderProgress::Line => bytes[taken..]
                     .iter()
                     .position(|byte| *byte == b'\n')
                     .map_or(1, |end| end + 1),

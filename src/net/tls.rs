@@ -30,7 +30,7 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
 /// The certificates in use, for connections to come. Cloning shares them.
 #[derive(Clone, Debug)]
-pub struct Certificates {
+pub(crate) struct Certificates {
     current: Arc<ArcSwap<InUse>>,
 }
 
@@ -51,11 +51,11 @@ struct Identity {
 }
 
 /// Something wrong with what a field of the config names.
-pub type FieldFault = (String, TlsFault);
+pub(crate) type FieldFault = (String, TlsFault);
 
 /// Why a certificate or CA cannot be used.
 #[derive(Debug)]
-pub enum TlsFault {
+pub(crate) enum TlsFault {
     /// A PEM file cannot be read.
     Unreadable(PathBuf, rustls::pki_types::pem::Error),
     /// Key and certificate do not go together, or are not usable.
@@ -98,7 +98,7 @@ impl std::error::Error for TlsFault {
 impl TlsFault {
     /// The file it is about.
     #[must_use]
-    pub fn file(&self) -> Option<&Path> {
+    pub(crate) fn file(&self) -> Option<&Path> {
         match self {
             Self::Unreadable(file, _) | Self::Unusable(file, _) | Self::Empty(file) => Some(file),
             Self::NoRoots => None,
@@ -111,7 +111,7 @@ impl Certificates {
     ///
     /// # Errors
     /// The first fault found.
-    pub fn load(tls: &Tls) -> Result<Self, TlsFault> {
+    pub(crate) fn load(tls: &Tls) -> Result<Self, TlsFault> {
         let (in_use, faults) = InUse::read(tls, None)?;
         match faults.into_iter().next() {
             Some((_, fault)) => Err(fault),
@@ -124,7 +124,7 @@ impl Certificates {
     /// Reads all again, from the same files or others, for connections to come. Each stands for itself: what is faulty
     /// stays as it was, or is left out where it is new, and is told.
     #[must_use]
-    pub fn reload(&self, tls: &Tls) -> Vec<FieldFault> {
+    pub(crate) fn reload(&self, tls: &Tls) -> Vec<FieldFault> {
         match InUse::read(tls, Some(&self.current.load())) {
             Ok((in_use, faults)) => {
                 self.current.store(Arc::new(in_use));
@@ -136,20 +136,20 @@ impl Certificates {
 
     /// For one client's connection.
     #[must_use]
-    pub fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.current.load().data).into()
     }
 
     /// For one connection to the admin API, which speaks HTTP/1.1 alone and asks for a token instead of a certificate.
     #[must_use]
-    pub fn admin_acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn admin_acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.current.load().admin).into()
     }
 }
 
 /// What in these files could not be used.
 #[must_use]
-pub fn check(tls: &Tls) -> Vec<FieldFault> {
+pub(crate) fn check(tls: &Tls) -> Vec<FieldFault> {
     match InUse::read(tls, None) {
         Ok((_, faults)) => faults,
         Err(fault) => vec![("tls".to_owned(), fault)],
@@ -307,7 +307,7 @@ fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsFau
 ///
 /// # Errors
 /// [`TlsFault`]
-pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFault> {
+pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFault> {
     let roots = match ca_file {
         Some(file) => roots_of(file)?,
         None => {

@@ -14,7 +14,7 @@ use tokio_rustls::TlsStream;
 
 /// See the module's page.
 #[derive(Debug)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// Plain TCP.
     Tcp(TcpStream),
     /// A Unix socket.
@@ -26,13 +26,13 @@ pub enum Transport {
 impl Transport {
     /// Whether it is encrypted.
     #[must_use]
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
     /// Whether TLS agreed on HTTP/2 (RFC 7301); None without TLS.
     #[must_use]
-    pub fn agreed_on_http2(&self) -> Option<bool> {
+    pub(crate) fn agreed_on_http2(&self) -> Option<bool> {
         match self {
             Self::Tls(stream) => Some(stream.get_ref().1.alpn_protocol() == Some(b"h2")),
             Self::Tcp(_) | Self::Unix(_) => None,
@@ -42,7 +42,7 @@ impl Transport {
     /// Whether the peer has ended its side, or both. Asked of the system, since what the peer sent before that may still
     /// be unread.
     #[must_use]
-    pub fn is_hung_up(&self) -> bool {
+    pub(crate) fn is_hung_up(&self) -> bool {
         let mut asked = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
         poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
@@ -50,7 +50,7 @@ impl Transport {
     /// Whether nothing has come and the peer has not closed, on a connection that was read to its last byte. Asked of
     /// the system, since what the runtime knows of the socket may be older than the last read.
     #[must_use]
-    pub fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         if let Self::Tls(stream) = self {
             // What TLS has decrypted, the system knows nothing of any more.
             let read = match &mut **stream {
@@ -68,12 +68,12 @@ impl Transport {
 
     /// Has the connection end by a reset when it is dropped, or the process ends (SO_LINGER 0), not by FIN: for a body
     /// that only the connection's end ends, FIN would make half a body a whole one.
-    pub fn reset_on_drop(&self) {
+    pub(crate) fn reset_on_drop(&self) {
         self.set_linger(Some(Duration::ZERO));
     }
 
     /// Takes [`Self::reset_on_drop`] back: the body is whole.
-    pub fn finish_on_drop(&self) {
+    pub(crate) fn finish_on_drop(&self) {
         self.set_linger(None);
     }
 
@@ -85,7 +85,7 @@ impl Transport {
     /// Whether the peer's system was sent all that was written. Asked of the system, which wakes nobody when it comes to
     /// that.
     #[must_use]
-    pub fn is_all_sent(&self) -> bool {
+    pub(crate) fn is_all_sent(&self) -> bool {
         let socket = self.socket();
         // With this option the socket is writable only where nothing is left to send.
         if SockRef::from(&socket).set_tcp_notsent_lowat(1).is_err() {
@@ -99,7 +99,7 @@ impl Transport {
     ///
     /// # Errors
     /// The socket's.
-    pub fn poll_write_slices(
+    pub(crate) fn poll_write_slices(
         &mut self,
         cx: &mut Context<'_>,
         slices: [&[u8]; 3],

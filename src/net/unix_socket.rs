@@ -24,7 +24,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The socket's file, to be removed when the socket is given up.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -32,7 +32,7 @@ pub struct SocketFile {
 
 /// Why a socket cannot be claimed.
 #[derive(Debug)]
-pub enum ClaimFault {
+pub(crate) enum ClaimFault {
     /// The path is too long for a socket.
     TooLong(PathBuf),
     /// Another process answers there.
@@ -82,16 +82,16 @@ impl std::error::Error for ClaimFault {
 }
 
 /// Permissions of a socket that only this user may connect to.
-pub const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+pub(crate) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Permissions of a socket that anybody may connect to.
-pub const PUBLIC: Mode = Mode::from_raw_mode(0o666);
+pub(crate) const PUBLIC: Mode = Mode::from_raw_mode(0o666);
 
 /// Listens at `path`, with a file of these permissions. A socket that nobody answers on is replaced; one that somebody
 /// answers on, and any other file, is left alone. What is returned does not block, as tokio wants it.
 ///
 /// # Errors
 /// [`ClaimFault`]
-pub fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimFault> {
+pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimFault> {
     if path.as_os_str().as_bytes().len() >= MAX_PATH {
         return Err(ClaimFault::TooLong(path.into()));
     }
@@ -118,7 +118,7 @@ pub fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), Clai
 
 impl SocketFile {
     /// Removes the file, unless another process has put its own there meanwhile.
-    pub fn release(self) {
+    pub(crate) fn release(self) {
         let _turn = LockFile::take(&self.path, None, LOCK_WAIT);
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));

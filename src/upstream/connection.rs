@@ -27,7 +27,7 @@ const MAX_PIECE: u64 = 32 << 10;
 
 /// A connection, free or in the middle of an exchange.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct UpstreamConnection {
     transport: Transport,
     /// What is left to send of the request being exchanged, where its response began before that was done.
     unsent: Option<(OutboundRequest, usize)>,
@@ -36,7 +36,7 @@ pub struct Connection {
 
 /// Why an exchange came to nothing.
 #[derive(Debug)]
-pub enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// A kept connection had been closed before a byte of the response came: the request can be sent again.
     Stale,
     /// The response is not HTTP, or could be read in two ways, or broke off.
@@ -47,7 +47,7 @@ pub enum ExchangeError {
 
 /// What was wrong with a response.
 #[derive(Debug)]
-pub enum BrokenResponse {
+pub(crate) enum BrokenResponse {
     /// Its head or its framing.
     Framing(FramingError),
     /// The connection.
@@ -84,10 +84,10 @@ impl From<FramingError> for ExchangeError {
     }
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// A fresh connection.
     #[must_use]
-    pub fn new(transport: Transport) -> Self {
+    pub(crate) fn new(transport: Transport) -> Self {
         Self {
             transport,
             unsent: None,
@@ -97,7 +97,7 @@ impl Connection {
 
     /// Whether a kept connection is still silent and open. What a server says unasked belongs to nobody.
     #[must_use]
-    pub fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         self.transport.is_quiet()
     }
 
@@ -106,7 +106,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`ExchangeError`]; the connection is of no further use then.
-    pub async fn exchange(
+    pub(crate) async fn exchange(
         &mut self,
         request: &OutboundRequest,
         read: &mut ReadBuffer,
@@ -162,7 +162,7 @@ impl Connection {
 
     /// Reads on in the response's body and returns where its next piece stands in `read`, until the next call; None at
     /// its clean end.
-    pub fn poll_piece(
+    pub(crate) fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
         read: &mut ReadBuffer,

@@ -16,7 +16,7 @@ use crate::http::buffer::{BufferPool, ReadBuffer};
 use crate::http::forwarded_headers::write_line;
 use crate::observe::log::{Event, Log};
 use crate::runtime::timers::{TickTimer, TimerEntry};
-use crate::upstream::connection::{Connection, ExchangeError};
+use crate::upstream::connection::{ExchangeError, UpstreamConnection};
 use crate::upstream::head::ResponseHead;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::connect;
@@ -40,7 +40,7 @@ const MOST_NAME: usize = 512;
 const MOST_LOGGED: usize = 20;
 
 /// Looks after the fleet for as long as it is polled: to be spawned on a `LocalSet`.
-pub async fn look_after(fleet: Arc<Fleet>, log: Log) {
+pub(crate) async fn look_after(fleet: Arc<Fleet>, log: Log) {
     let mut asked: Vec<(Arc<Upstream>, tokio::task::JoinHandle<()>)> = Vec::new();
     let mut probed: Vec<(Arc<Replica>, tokio::task::JoinHandle<()>)> = Vec::new();
     let known_clashes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
@@ -196,7 +196,7 @@ impl std::fmt::Display for AskError {
 
 /// Only `data[].id` counts (OpenAI's API, List models); an entry without one is no model.
 #[derive(Deserialize)]
-struct ModelList {
+struct ModelsResponse {
     data: Vec<Value>,
 }
 
@@ -233,7 +233,8 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
         );
     }
     head.extend_from_slice(b"accept: application/json\r\nconnection: close\r\n\r\n");
-    let mut connection = Connection::new(connect(replica).await.map_err(AskError::Unreachable)?);
+    let mut connection =
+        UpstreamConnection::new(connect(replica).await.map_err(AskError::Unreachable)?);
     // Whoever calls has a time limit of its own.
     let (timer, entry) = (TickTimer::default(), TimerEntry::default());
     let buffers = BufferPool::default();
@@ -257,7 +258,7 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
             return Err(AskError::TooLong);
         }
     }
-    let list: ModelList = serde_json::from_slice(&body).map_err(AskError::Malformed)?;
+    let list: ModelsResponse = serde_json::from_slice(&body).map_err(AskError::Malformed)?;
     let ids = list.data.iter().filter_map(|model| model["id"].as_str());
     let usable = ids.filter(|id| (1..=MOST_NAME).contains(&id.len()));
     Ok(usable.take(MOST_MODELS).map(str::to_owned).collect())

@@ -13,13 +13,13 @@ pub(super) const MAX_HEAD: usize = 64 << 10;
 
 /// A response's head.
 #[derive(Debug)]
-pub struct ResponseHead {
+pub(crate) struct ResponseHead {
     /// Its status.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Its header fields, as far as a client gets to see them.
-    pub fields: Fields,
+    pub(crate) fields: Fields,
     /// What is left of its body.
-    pub framing: Framing,
+    pub(crate) framing: Framing,
     /// Whether the connection can be used again after the body.
     pub(super) keeps_open: bool,
 }
@@ -86,7 +86,7 @@ impl ResponseHead {
 
     /// The body's length, where it is known.
     #[must_use]
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         match self.framing {
             Framing::Length(length) => Some(length),
             Framing::Done => Some(0),

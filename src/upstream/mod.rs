@@ -3,11 +3,11 @@
 //! One [`Fleet`] is shared by all workers and replaced whole on reload; connections belong to a worker's
 //! [`pool::Pool`]. Nothing here asks whether a request may be sent: whoever calls [`pool::Pool::send`] shows a permit.
 
-pub mod connection;
-pub mod discovery;
-pub mod head;
-pub mod outbound;
-pub mod pool;
+pub(crate) mod connection;
+pub(crate) mod discovery;
+pub(crate) mod head;
+pub(crate) mod outbound;
+pub(crate) mod pool;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use crate::store::config;
 
 /// All upstreams and the catalogue, for every worker to read.
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     current: ArcSwap<Routing>,
     /// Held from reading `current` to replacing it: a reload and an upstream's new list of models must not undo each
     /// other.
@@ -34,7 +34,7 @@ pub struct Fleet {
 
 /// One state of the fleet.
 #[derive(Debug)]
-pub struct Routing {
+pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
     /// In the config's order, then the upstream's own.
     models: Vec<(Arc<str>, Arc<Upstream>)>,
@@ -43,7 +43,7 @@ pub struct Routing {
 
 /// One kind of server.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     config: config::UpstreamConfig,
     replicas: Vec<Arc<Replica>>,
     /// The models it said it serves; None until it answered once. Unused where the config names them.
@@ -54,7 +54,7 @@ pub struct Upstream {
 
 /// One server of an upstream.
 #[derive(Debug)]
-pub struct Replica {
+pub(crate) struct Replica {
     /// Tells a worker's kept connections apart; never used twice.
     id: u64,
     url: config::ReplicaUrl,
@@ -66,11 +66,11 @@ pub struct Replica {
 
 /// A fault of one upstream's TLS settings.
 #[derive(Debug)]
-pub struct UpstreamFault {
+pub(crate) struct UpstreamFault {
     /// The upstream's name.
-    pub upstream: String,
+    pub(crate) upstream: String,
     /// What is wrong.
-    pub fault: TlsFault,
+    pub(crate) fault: TlsFault,
 }
 
 impl Fleet {
@@ -78,7 +78,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
-    pub fn new(
+    pub(crate) fn new(
         upstreams: &[config::UpstreamConfig],
         metrics: Metrics,
     ) -> Result<Self, UpstreamFault> {
@@ -96,7 +96,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used; nothing changes then.
-    pub fn reload(&self, upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
+    pub(crate) fn reload(&self, upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
         let _turn = self.take_turn();
         let before = self.current.load_full();
         let mut after = Vec::with_capacity(upstreams.len());
@@ -137,7 +137,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
-    pub fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
+    pub(crate) fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
         upstreams
             .iter()
             .try_for_each(|upstream| Upstream::new(upstream.clone()).map(drop))
@@ -145,14 +145,14 @@ impl Fleet {
 
     /// The state of the fleet now.
     #[must_use]
-    pub fn routing(&self) -> Arc<Routing> {
+    pub(crate) fn routing(&self) -> Arc<Routing> {
         self.current.load_full()
     }
 
     /// Whether the catalogue is known: every upstream has named its models, or was asked for them once. Once ready, it
     /// stays so: a reload that adds an upstream must not stop requests for the others.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         if self.ready.load(Ordering::Acquire) {
             return true;
         }
@@ -197,13 +197,13 @@ impl Fleet {
 
 /// A model that two upstreams serve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Clash {
+pub(crate) struct Clash {
     /// Its name.
-    pub model: String,
+    pub(crate) model: String,
     /// The upstream that gets its requests.
-    pub taken: String,
+    pub(crate) taken: String,
     /// The upstream that does not.
-    pub ignored: String,
+    pub(crate) ignored: String,
 }
 
 impl Routing {
@@ -239,20 +239,20 @@ impl Routing {
 
     /// The upstream that serves a model of exactly this name.
     #[must_use]
-    pub fn upstream_of(&self, model: &str) -> Option<&Arc<Upstream>> {
+    pub(crate) fn upstream_of(&self, model: &str) -> Option<&Arc<Upstream>> {
         self.by_model.get(model).map(|at| &self.models[*at].1)
     }
 
     /// The catalogue's own name of a model, and the upstream that serves it.
     #[must_use]
-    pub fn served(&self, model: &str) -> Option<(&Arc<str>, &Arc<Upstream>)> {
+    pub(crate) fn served(&self, model: &str) -> Option<(&Arc<str>, &Arc<Upstream>)> {
         let place = self.by_model.get(model)?;
         let (name, upstream) = &self.models[*place];
         Some((name, upstream))
     }
 
     /// The catalogue: every model's name and its upstream.
-    pub fn models(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
+    pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
         self.models
             .iter()
             .map(|(model, upstream)| (&**model, upstream))
@@ -260,7 +260,7 @@ impl Routing {
 
     /// The upstreams, in the config's order.
     #[must_use]
-    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+    pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
     }
 }
@@ -307,19 +307,19 @@ impl Upstream {
 
     /// Its name in the config.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
 
     /// Its replicas.
     #[must_use]
-    pub fn replicas(&self) -> &[Arc<Replica>] {
+    pub(crate) fn replicas(&self) -> &[Arc<Replica>] {
         &self.replicas
     }
 
     /// The models it serves, as far as is known.
     #[must_use]
-    pub fn models(&self) -> Vec<String> {
+    pub(crate) fn models(&self) -> Vec<String> {
         match &self.config.models {
             Some(models) => models.clone(),
             None => self
@@ -359,19 +359,19 @@ impl Replica {
 
     /// Its host, and its port where that is not the scheme's own, as a Host header names it.
     #[must_use]
-    pub fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
     /// Its scheme and authority.
     #[must_use]
-    pub fn url(&self) -> &config::ReplicaUrl {
+    pub(crate) fn url(&self) -> &config::ReplicaUrl {
         &self.url
     }
 
     /// Whether requests are sent to it: it has not refused its last connection.
     #[must_use]
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 }

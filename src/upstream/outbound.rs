@@ -8,7 +8,7 @@ use crate::upstream::{Replica, Upstream};
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct OutboundRequest {
+pub(crate) struct OutboundRequest {
     pool: BufferPool,
     /// The head, and a small body.
     text: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct OutboundRequest {
 impl OutboundRequest {
     /// A request line, the header lines that `write_headers` writes, and a body.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         pool: &BufferPool,
         upstream: &Upstream,
         (method, target): (&str, &str),
@@ -64,7 +64,7 @@ impl OutboundRequest {
 
     /// A request of these bytes, without a body: to ask an upstream which models it serves.
     #[must_use]
-    pub fn from_text(pool: &BufferPool, text: Vec<u8>) -> Self {
+    pub(crate) fn from_text(pool: &BufferPool, text: Vec<u8>) -> Self {
         Self {
             pool: pool.clone(),
             text,

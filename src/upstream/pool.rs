@@ -22,25 +22,25 @@ use crate::http::framing::FramingError;
 use crate::net::transport::Transport;
 use crate::policy::decide::Permit;
 use crate::runtime::timers::{TickTimer, TimerEntry};
-use crate::upstream::connection::{BrokenResponse, Connection, ExchangeError};
+use crate::upstream::connection::{BrokenResponse, ExchangeError, UpstreamConnection};
 use crate::upstream::head::ResponseHead;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::{Fleet, Replica, Upstream};
 
 /// How long a worker waits for the parts of a connection to an upstream.
 #[derive(Clone, Copy, Debug)]
-pub struct UpstreamTimeouts {
+pub(crate) struct UpstreamTimeouts {
     /// To connect, TLS included.
-    pub connect: Duration,
+    pub(crate) connect: Duration,
     /// From the request's last byte to the answer's head.
-    pub first_byte: Duration,
+    pub(crate) first_byte: Duration,
     /// How long a connection is kept idle.
-    pub keep_alive: Duration,
+    pub(crate) keep_alive: Duration,
 }
 
 /// One worker's connections. Not shared between workers, so that a request stays on one core.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     fleet: Arc<Fleet>,
     timer: TickTimer,
     timeouts: UpstreamTimeouts,
@@ -54,16 +54,16 @@ pub struct Pool {
 #[derive(Debug)]
 struct Idle {
     replica: u64,
-    connections: Vec<(Connection, Instant)>,
+    connections: Vec<(UpstreamConnection, Instant)>,
 }
 
 /// An upstream's response, its body still to come. Dropping it frees the upstream.
 #[derive(Debug)]
-pub struct UpstreamResponse {
+pub(crate) struct UpstreamResponse {
     pool: Rc<Pool>,
     replica: InFlight,
     /// None once the body has ended: the connection is free again then.
-    connection: Option<Connection>,
+    connection: Option<UpstreamConnection>,
     read: ReadBuffer,
     head: ResponseHead,
     timing: SendTiming,
@@ -86,7 +86,7 @@ impl SendTiming {
 
 /// Why there is no response.
 #[derive(Debug)]
-pub enum SendError {
+pub(crate) enum SendError {
     /// Every replica is set aside.
     Unavailable,
     /// No replica could be connected to.
@@ -117,7 +117,7 @@ impl Drop for InFlight {
 impl Pool {
     /// A worker's pool. `seed` makes its choices differ from the other workers'.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         fleet: Arc<Fleet>,
         timer: TickTimer,
         timeouts: UpstreamTimeouts,
@@ -138,7 +138,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`SendError`]
-    pub async fn send(
+    pub(crate) async fn send(
         self: &Rc<Self>,
         permit: &Permit<Arc<Upstream>>,
         mut request: OutboundRequest,
@@ -208,18 +208,22 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, replica: &Replica, timing: &mut SendTiming) -> io::Result<Connection> {
+    async fn connect(
+        &self,
+        replica: &Replica,
+        timing: &mut SendTiming,
+    ) -> io::Result<UpstreamConnection> {
         let began = Instant::now();
         // Boxed: most requests find a kept connection, and none should carry the room that a handshake takes.
         let connecting = Box::pin(connect(replica));
         let connected = timeout(self.timeouts.connect, connecting).await;
         timing.connecting += began.elapsed();
         let transport = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        Ok(Connection::new(transport))
+        Ok(UpstreamConnection::new(transport))
     }
 
     /// Closes connections that were idle for too long.
-    pub fn tidy(&self) {
+    pub(crate) fn tidy(&self) {
         let now = self.timer.now();
         self.idle.borrow_mut().retain_mut(|idle| {
             idle.connections.retain(|(_, since)| {
@@ -262,7 +266,7 @@ impl Pool {
         usize::try_from(spread).unwrap_or(0) % bound
     }
 
-    fn check_out(&self, replica: &Replica) -> Option<Connection> {
+    fn check_out(&self, replica: &Replica) -> Option<UpstreamConnection> {
         let now = self.timer.now();
         loop {
             let (mut connection, since) = {
@@ -278,7 +282,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    fn check_in(&self, replica: u64, connection: Connection) {
+    fn check_in(&self, replica: u64, connection: UpstreamConnection) {
         let kept = (connection, self.timer.now());
         let mut all = self.idle.borrow_mut();
         match all.iter_mut().find(|idle| idle.replica == replica) {
@@ -292,13 +296,13 @@ impl Pool {
 }
 
 /// A connection, how much of the request it took, what was read behind the head, and the head.
-type Exchanged = (Connection, usize, ReadBuffer, ResponseHead);
+type Exchanged = (UpstreamConnection, usize, ReadBuffer, ResponseHead);
 
 impl UpstreamResponse {
     fn new(
         pool: &Rc<Pool>,
         replica: InFlight,
-        connection: Connection,
+        connection: UpstreamConnection,
         read: ReadBuffer,
         head: ResponseHead,
         timing: SendTiming,
@@ -317,29 +321,29 @@ impl UpstreamResponse {
 
     /// Its status.
     #[must_use]
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.head.status
     }
 
     /// Its header fields, as far as a client gets to see them.
-    pub fn fields(&mut self) -> &mut Fields {
+    pub(crate) fn fields(&mut self) -> &mut Fields {
         &mut self.head.fields
     }
 
     /// What is known of the body's length.
     #[must_use]
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.head.length()
     }
 
     /// Whether the body has ended.
     #[must_use]
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.head.framing.is_done()
     }
 
     /// Waits for the next piece of the body, which [`Self::piece`] then finds; None at its clean end.
-    pub fn poll_piece(
+    pub(crate) fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece, BrokenResponse>>> {
@@ -355,13 +359,13 @@ impl UpstreamResponse {
 
     /// The bytes of a piece, until the next is waited for.
     #[must_use]
-    pub fn piece(&self, piece: &Piece) -> &[u8] {
+    pub(crate) fn piece(&self, piece: &Piece) -> &[u8] {
         self.read.at(piece.0.clone())
     }
 
     /// The time from `since` until the request was handed to a connection, without connecting.
     #[must_use]
-    pub fn overhead(&self, since: Instant) -> Duration {
+    pub(crate) fn overhead(&self, since: Instant) -> Duration {
         self.timing
             .first
             .map_or(Duration::ZERO, |(at, connecting)| {
@@ -379,7 +383,7 @@ impl UpstreamResponse {
         let connection = self.connection.take();
         if self.head.keeps_open
             && self.read.is_empty()
-            && let Some(connection) = connection.and_then(Connection::into_reusable)
+            && let Some(connection) = connection.and_then(UpstreamConnection::into_reusable)
         {
             self.pool.check_in(self.replica.0.id, connection);
         }
@@ -395,7 +399,7 @@ impl Drop for UpstreamResponse {
 
 /// Where a piece of a response's body stands.
 #[derive(Debug)]
-pub struct Piece(std::ops::Range<usize>);
+pub(crate) struct Piece(std::ops::Range<usize>);
 
 pub(super) async fn connect(replica: &Replica) -> io::Result<Transport> {
     let socket = TcpStream::connect((&*replica.url.host, replica.url.port)).await?;

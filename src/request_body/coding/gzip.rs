@@ -105,13 +105,13 @@ impl Gzip {
 /// A member's head, as far as it has come. Nothing in it is of use, but all of it has to be right.
 #[derive(Default)]
 struct Head {
-    part: Part,
+    part: GzipState,
     flags: u8,
     checksum: crc32fast::Hasher,
 }
 
 #[derive(Clone, Copy)]
-enum Part {
+enum GzipState {
     /// Magic number, method, flags, time, system; so many bytes of them have come.
     Fixed(u8),
     ExtraLength(Option<u8>),
@@ -122,7 +122,7 @@ enum Part {
     Done,
 }
 
-impl Default for Part {
+impl Default for GzipState {
     fn default() -> Self {
         Self::Fixed(0)
     }
@@ -131,11 +131,11 @@ impl Default for Part {
 impl Head {
     /// Takes the next byte; true where it was the last.
     fn take(&mut self, byte: u8) -> Result<bool, Undecodable> {
-        if !matches!(self.part, Part::Checksum(_)) {
+        if !matches!(self.part, GzipState::Checksum(_)) {
             self.checksum.update(&[byte]);
         }
         self.part = match self.part {
-            Part::Fixed(at) => {
+            GzipState::Fixed(at) => {
                 let is_right = match at {
                     0 => byte == 0x1f,
                     1 => byte == 0x8b,
@@ -150,64 +150,64 @@ impl Head {
                     self.flags = byte;
                 }
                 if at < 9 {
-                    Part::Fixed(at + 1)
+                    GzipState::Fixed(at + 1)
                 } else {
                     self.after_fixed()
                 }
             }
-            Part::ExtraLength(None) => Part::ExtraLength(Some(byte)),
-            Part::ExtraLength(Some(low)) => match u16::from_le_bytes([low, byte]) {
+            GzipState::ExtraLength(None) => GzipState::ExtraLength(Some(byte)),
+            GzipState::ExtraLength(Some(low)) => match u16::from_le_bytes([low, byte]) {
                 0 => self.after_extra(),
-                length => Part::Extra(length),
+                length => GzipState::Extra(length),
             },
-            Part::Extra(1) => self.after_extra(),
-            Part::Extra(left) => Part::Extra(left - 1),
-            Part::Name if byte == 0 => self.after_name(),
-            Part::Comment if byte == 0 => self.after_comment(),
-            Part::Name => Part::Name,
-            Part::Comment => Part::Comment,
-            Part::Checksum(None) => Part::Checksum(Some(byte)),
-            Part::Checksum(Some(low)) => {
+            GzipState::Extra(1) => self.after_extra(),
+            GzipState::Extra(left) => GzipState::Extra(left - 1),
+            GzipState::Name if byte == 0 => self.after_name(),
+            GzipState::Comment if byte == 0 => self.after_comment(),
+            GzipState::Name => GzipState::Name,
+            GzipState::Comment => GzipState::Comment,
+            GzipState::Checksum(None) => GzipState::Checksum(Some(byte)),
+            GzipState::Checksum(Some(low)) => {
                 let [first, second, ..] = self.checksum.clone().finalize().to_le_bytes();
                 if [low, byte] != [first, second] {
                     return Err(Undecodable);
                 }
-                Part::Done
+                GzipState::Done
             }
-            Part::Done => Part::Done,
+            GzipState::Done => GzipState::Done,
         };
-        Ok(matches!(self.part, Part::Done))
+        Ok(matches!(self.part, GzipState::Done))
     }
 
-    fn after_fixed(&self) -> Part {
+    fn after_fixed(&self) -> GzipState {
         if self.flags & HAS_EXTRA != 0 {
-            Part::ExtraLength(None)
+            GzipState::ExtraLength(None)
         } else {
             self.after_extra()
         }
     }
 
-    fn after_extra(&self) -> Part {
+    fn after_extra(&self) -> GzipState {
         if self.flags & HAS_NAME != 0 {
-            Part::Name
+            GzipState::Name
         } else {
             self.after_name()
         }
     }
 
-    fn after_name(&self) -> Part {
+    fn after_name(&self) -> GzipState {
         if self.flags & HAS_COMMENT != 0 {
-            Part::Comment
+            GzipState::Comment
         } else {
             self.after_comment()
         }
     }
 
-    fn after_comment(&self) -> Part {
+    fn after_comment(&self) -> GzipState {
         if self.flags & HAS_HEAD_CHECKSUM != 0 {
-            Part::Checksum(None)
+            GzipState::Checksum(None)
         } else {
-            Part::Done
+            GzipState::Done
         }
     }
 }

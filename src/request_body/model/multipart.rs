@@ -162,7 +162,7 @@ impl<'b, 'f> Parts<'b, 'f> {
         })
     }
 
-    fn next(&mut self) -> Result<Option<Part<'b>>, MultipartFault> {
+    fn next(&mut self) -> Result<Option<FormPart<'b>>, MultipartFault> {
         let behind = &self.body[self.at..];
         if let Some(epilogue) = behind.strip_prefix(b"--") {
             let nothing = epilogue.is_empty() || epilogue == b"\r\n";
@@ -197,7 +197,7 @@ impl<'b, 'f> Parts<'b, 'f> {
             .filter(|_| self.body[delimiter_at - 1] == b'\r')
             .ok_or(MultipartFault::Delimiter)?;
         self.at = delimiter_at + self.delimiter_length;
-        Ok(Some(Part { headers, content }))
+        Ok(Some(FormPart { headers, content }))
     }
 
     /// The header block that begins at `start`, without its empty line, and where the content begins.
@@ -212,7 +212,7 @@ impl<'b, 'f> Parts<'b, 'f> {
     }
 }
 
-struct Part<'b> {
+struct FormPart<'b> {
     headers: &'b [u8],
     content: &'b [u8],
 }
@@ -225,7 +225,7 @@ struct Headers<'b> {
     encoded: bool,
 }
 
-impl<'b> Part<'b> {
+impl<'b> FormPart<'b> {
     fn judge(
         &self,
         siblings: ExtraModelFields,

@@ -9,13 +9,13 @@ use crate::upstream::head::MAX_HEAD;
 
 /// A connection in the middle of an exchange, and what was read of it.
 struct Exchange {
-    connection: Connection,
+    connection: UpstreamConnection,
     read: ReadBuffer,
     head: ResponseHead,
 }
 
 impl Exchange {
-    async fn of(mut connection: Connection, request: &[u8]) -> Result<Self, ExchangeError> {
+    async fn of(mut connection: UpstreamConnection, request: &[u8]) -> Result<Self, ExchangeError> {
         let (pool, timer) = (BufferPool::default(), TickTimer::default());
         let request = OutboundRequest::from_text(&pool, request.to_vec());
         let mut read = ReadBuffer::new(&pool);
@@ -72,7 +72,7 @@ async fn exchange(answer: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
         let _ = server.shutdown().await;
     };
     let client = async move {
-        let connection = Connection::new(Transport::Tcp(stream));
+        let connection = UpstreamConnection::new(Transport::Tcp(stream));
         let mut exchange = match Exchange::of(connection, b"POST / HTTP/1.1\r\n\r\nbody").await {
             Ok(exchange) => exchange,
             Err(error) => return (Err(format!("{error:?}")), false),
@@ -203,7 +203,10 @@ async fn an_answer_that_could_be_read_in_two_ways_is_refused() {
 }
 
 /// A TLS connection, and what serves it: whatever is written to that leaves as a record of its own.
-async fn over_tls() -> (Connection, tokio_rustls::server::TlsStream<TcpStream>) {
+async fn over_tls() -> (
+    UpstreamConnection,
+    tokio_rustls::server::TlsStream<TcpStream>,
+) {
     use std::sync::Arc;
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
@@ -234,7 +237,7 @@ async fn over_tls() -> (Connection, tokio_rustls::server::TlsStream<TcpStream>) 
         acceptor.accept(accepted)
     );
     let stream = Transport::Tls(Box::new(stream.unwrap().into()));
-    (Connection::new(stream), served.unwrap())
+    (UpstreamConnection::new(stream), served.unwrap())
 }
 
 #[tokio::test(flavor = "current_thread")]
