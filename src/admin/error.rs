@@ -141,7 +141,7 @@ impl ApiError {
                 "This Host is not one of this listener's; use its address or localhost, or add the name to admin.hosts."
                     .to_owned()
             }
-            Self::Invalid(complaint) => complaint.to_string(),
+            Self::Invalid(error) => error.to_string(),
             Self::Faulty { faults, suffix } => {
                 let first = faults.first().map(shown).unwrap_or_default();
                 let more = match faults.len() {
@@ -158,7 +158,7 @@ impl ApiError {
 
     fn field(&self) -> Option<&str> {
         let field = match self {
-            Self::Invalid(complaint) => &complaint.field,
+            Self::Invalid(error) => &error.field,
             Self::Faulty { faults, .. } => &faults.first()?.field,
             _ => return None,
         };
@@ -200,10 +200,8 @@ impl ApiError {
 impl From<KeyJsonError> for ApiError {
     fn from(fault: KeyJsonError) -> Self {
         match fault {
-            KeyJsonError::NotJson(complaint) => {
-                Self::Malformed(format!("The body {}", complaint.message))
-            }
-            KeyJsonError::Invalid(complaint) => Self::Invalid(complaint),
+            KeyJsonError::NotJson(error) => Self::Malformed(format!("The body {}", error.message)),
+            KeyJsonError::Invalid(error) => Self::Invalid(error),
         }
     }
 }
@@ -213,27 +211,27 @@ impl From<WriteError> for ApiError {
         let message = error.to_string();
         match error {
             WriteError::NotFound => Self::UnknownKey,
-            WriteError::Invalid(complaint) => Self::Invalid(complaint),
+            WriteError::Invalid(error) => Self::Invalid(error),
             WriteError::NotWritten {
                 in_force: false,
-                error: obstacle @ (StoreError::Faulty(_) | StoreError::DropLimit(_)),
-            } => obstacle.into(),
+                error: error @ (StoreError::Faulty(_) | StoreError::DropLimit(_)),
+            } => error.into(),
             WriteError::NotWritten { in_force, .. } => Self::NotWritten { in_force, message },
         }
     }
 }
 
 impl From<StoreError> for ApiError {
-    fn from(obstacle: StoreError) -> Self {
-        match &obstacle {
+    fn from(error: StoreError) -> Self {
+        match &error {
             StoreError::Faulty(error) => Self::Faulty {
                 faults: error.faults().to_vec(),
                 suffix: String::new(),
             },
-            StoreError::DropLimit(_) => Self::Conflict(obstacle.to_string()),
+            StoreError::DropLimit(_) => Self::Conflict(error.to_string()),
             StoreError::Io(_) => Self::NotWritten {
                 in_force: false,
-                message: obstacle.to_string(),
+                message: error.to_string(),
             },
         }
     }

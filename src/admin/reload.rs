@@ -48,7 +48,7 @@ impl Outcome {
     #[must_use]
     pub(crate) fn result(&self) -> ReloadResult {
         match &self.keys {
-            Err(obstacle) => obstacle.result(),
+            Err(error) => error.result(),
             Ok(_) if self.faults.is_empty() => ReloadResult::Ok,
             Ok(_) => ReloadResult::Faulty,
         }
@@ -68,8 +68,8 @@ impl Outcome {
                 let keys = key_store::format_key_count(reloaded.keys);
                 format!("{config}; the key file was loaded, {keys}")
             }
-            (Err(obstacle), None) => obstacle.to_string(),
-            (Err(obstacle), Some(config)) => format!("{obstacle}; {config}"),
+            (Err(error), None) => error.to_string(),
+            (Err(error), Some(config)) => format!("{error}; {config}"),
         }
     }
 }
@@ -142,7 +142,7 @@ fn build_response(
             let suffix = String::new();
             return Err(ApiError::Faulty { faults, suffix });
         }
-        Err(obstacle) => return Err(obstacle.into()),
+        Err(error) => return Err(error.into()),
     };
     let difference = &reloaded.difference;
     let ids = |entries: &[Arc<Entry>]| {
@@ -322,11 +322,11 @@ pub(crate) fn record_event(
             metrics.last_reload(now.seconds());
             loaded("key_file_loaded", reloaded)
         }
-        key_store::KeyStoreEvent::ReloadFailed(obstacle) => {
-            metrics.reload(obstacle.result().label());
+        key_store::KeyStoreEvent::ReloadFailed(error) => {
+            metrics.reload(error.result().label());
             Event::error("key_file_refused")
-                .with("result", obstacle.result().label())
-                .with("reason", obstacle.to_string())
+                .with("result", error.result().label())
+                .with("reason", error.to_string())
         }
         key_store::KeyStoreEvent::Merged(reloaded) => loaded("key_file_merged", reloaded),
         key_store::KeyStoreEvent::WriteFailed { error, pending } => {

@@ -141,15 +141,15 @@ impl Client {
             && status == StatusCode::INSUFFICIENT_STORAGE
         {
             // Changes that are in force only in memory are lost when this process ends.
-            let obstacle = file
+            let reason = file
                 .key_store
                 .status()
                 .pending_error
                 .as_ref()
                 .map(ToString::to_string);
-            let obstacle = obstacle.unwrap_or_else(|| "the key file cannot be written".to_owned());
+            let reason = reason.unwrap_or_else(|| "the key file cannot be written".to_owned());
             return CommandError::Refused(format!(
-                "{}: nothing was changed: {obstacle}",
+                "{}: nothing was changed: {reason}",
                 file.path.display()
             ));
         }

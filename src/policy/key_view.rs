@@ -82,11 +82,11 @@ impl<'k> ModelAccessView<'k> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::key::{KeyFields, KeyId, KeyName};
+    use crate::policy::key::fixture::key_fields;
+    use crate::policy::key::{KeyFields, KeyName};
     use crate::policy::model_access::ModelList;
     use crate::policy::network::{AllowFrom, parse_network};
     use crate::policy::time::UnixTime;
-    use crate::policy::token::TokenHash;
 
     #[derive(Serialize)]
     struct Details {
@@ -96,16 +96,11 @@ mod tests {
     #[test]
     fn operator_and_owner_see_the_same_rules_byte_for_byte() {
         let key = Key::from(KeyFields {
-            id: KeyId::parse("key_1").unwrap(),
             name: KeyName::parse("web").unwrap(),
-            hash: TokenHash::of(b"token"),
-            hint: None,
             model_access: ModelAccess::Inclusive(ModelList::new(vec!["m".into()]).unwrap()),
             allow_from: AllowFrom::from_networks(vec![parse_network("10.0.0.0/8").unwrap()]),
             expires_at: Some(UnixTime::from_seconds(0)),
-            created_at: None,
-            account: None,
-            disabled: false,
+            ..key_fields("key_1")
         });
         let operator = KeyView::for_operator(&key, Details { more: 1 });
         assert_eq!(

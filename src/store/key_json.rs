@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use ipnet::Ipv4Net;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
-use crate::policy::key::{Account, Hint, Key, KeyFields, KeyId, KeyName};
+use crate::policy::key::{Account, Hint, Key, KeyFieldError, KeyFields, KeyId, KeyName};
 use crate::policy::model_access::{ModelAccess, ModelList};
 use crate::policy::network::{AllowFrom, parse_network};
 use crate::policy::time::UnixTime;
@@ -148,11 +148,11 @@ impl Interner {
         Some(list)
     }
 
-    fn account(&mut self, text: &str) -> Result<Account, String> {
+    fn account(&mut self, text: &str) -> Result<Account, KeyFieldError> {
         if let Some(account) = self.accounts.get(text) {
             return Ok(account.clone());
         }
-        let account = Account::parse(text).map_err(|error| error.to_string())?;
+        let account = Account::parse(text)?;
         if self.accounts.len() < MAX_INTERNED {
             self.accounts.insert(text.into(), account.clone());
         }

@@ -16,7 +16,8 @@
 //! | a reload finds a pending change in the file | it is no longer pending | | |
 //!
 //! If a change that disables a key also changes other fields and cannot be written, only the disable is in force. Two
-//! changes of one key in a batch apply in the order in which they came.
+//! changes of one key in a batch apply in the order in which they came, except that deletes and disables come first while
+//! another process holds the lock.
 //!
 //! Pending changes are written with the next write, and at the latest after [`RETRY_INTERVAL`].
 //!

@@ -74,7 +74,7 @@ fn a_file_that_drops_too_many_keys_is_refused_unless_forced() {
             (&status["keys"], &status["last_reload"]["result"]),
             (&json!(3), &json!("dropped"))
         );
-        let rehearsed = api
+        let dry_run = api
             .call(
                 "POST",
                 "/api/reload?ids=true",
@@ -83,10 +83,10 @@ fn a_file_that_drops_too_many_keys_is_refused_unless_forced() {
             .await
             .json();
         assert_eq!(
-            (&rehearsed["removed"], &rehearsed["keys"]),
+            (&dry_run["removed"], &dry_run["keys"]),
             (&json!(3), &json!(0))
         );
-        assert_eq!(rehearsed["removed_ids"].as_array().unwrap().len(), 3);
+        assert_eq!(dry_run["removed_ids"].as_array().unwrap().len(), 3);
         assert_eq!(api.services.table.len(), 3);
         let forced = api
             .call("POST", "/api/reload", "{\"force\":true}")

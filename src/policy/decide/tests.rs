@@ -1,24 +1,13 @@
 use super::*;
-use crate::policy::key::{KeyFields, KeyId, KeyName};
+use crate::policy::key::fixture::key_fields;
+use crate::policy::key::{KeyFields, KeyName};
 use crate::policy::model_access::{ModelAccess, ModelList};
 use crate::policy::network::{AllowFrom, parse_network};
-use crate::policy::token::TokenHash;
 
 const NOW: UnixTime = UnixTime::from_seconds(1_000);
 
 fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
-    let mut fields = KeyFields {
-        id: KeyId::parse("key_1").unwrap(),
-        name: KeyName::parse("name").unwrap(),
-        hash: TokenHash::of(b"token"),
-        hint: None,
-        model_access: ModelAccess::All,
-        allow_from: AllowFrom::Anywhere,
-        expires_at: None,
-        created_at: None,
-        account: None,
-        disabled: false,
-    };
+    let mut fields = key_fields("key_1");
     change(&mut fields);
     Key::from(fields)
 }

@@ -1,22 +1,11 @@
 use super::*;
-use crate::policy::key::{KeyFields, KeyId, KeyName};
+use crate::policy::key::KeyFields;
+use crate::policy::key::fixture::key_fields;
 use crate::policy::model_access::ModelList;
 use crate::policy::network::parse_network;
-use crate::policy::token::TokenHash;
 
 fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
-    let mut fields = KeyFields {
-        id: KeyId::parse("key_1").unwrap(),
-        name: KeyName::parse("name").unwrap(),
-        hash: TokenHash::of(b"token"),
-        hint: None,
-        model_access: ModelAccess::All,
-        allow_from: AllowFrom::Anywhere,
-        expires_at: None,
-        created_at: None,
-        account: None,
-        disabled: false,
-    };
+    let mut fields = key_fields("key_1");
     change(&mut fields);
     Key::from(fields)
 }

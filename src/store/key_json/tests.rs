@@ -211,7 +211,7 @@ fn what_is_not_one_whole_object_is_a_fault() {
 }
 
 #[test]
-fn no_complaint_repeats_a_value_that_may_be_a_token() {
+fn no_error_repeats_a_value_that_may_be_a_token() {
     for field in [
         "id",
         "hash",

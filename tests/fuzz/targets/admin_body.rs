@@ -35,11 +35,11 @@ impl Target for AdminBody {
         let value = serde_json::from_slice::<Value>(input);
         let known_to_be_json = value.is_ok();
         let told = |fault: KeyJsonError| match fault {
-            KeyJsonError::NotJson(complaint) => {
-                assert!(!known_to_be_json, "it is JSON: {complaint}");
-                assert_helpful(&complaint.to_string());
+            KeyJsonError::NotJson(error) => {
+                assert!(!known_to_be_json, "it is JSON: {error}");
+                assert_helpful(&error.to_string());
             }
-            KeyJsonError::Invalid(complaint) => assert_helpful(&complaint.to_string()),
+            KeyJsonError::Invalid(error) => assert_helpful(&error.to_string()),
         };
         let new = parse_new(input).map_err(told);
         let patch = parse_patch(input).map_err(told);

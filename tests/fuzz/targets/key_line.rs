@@ -117,10 +117,10 @@ impl Target for KeyLine {
                 assert_reads_back(&key);
                 "read"
             }
-            Err(complaints) => {
-                assert!(!complaints.is_empty(), "refused without a word");
-                for complaint in &complaints {
-                    assert_helpful(&complaint.to_string());
+            Err(errors) => {
+                assert!(!errors.is_empty(), "refused without a word");
+                for error in &errors {
+                    assert_helpful(&error.to_string());
                 }
                 if value.is_ok() { "faulty" } else { "not JSON" }
             }
