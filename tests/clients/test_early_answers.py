@@ -159,8 +159,10 @@ def test_a_client_whose_upload_is_over_the_limit_reads_413(client: str, target: 
     if client in NEVER_LOOK and (client.endswith("HTTP/2") or target.url.startswith("https:")):
         pytest.skip("it sends all of its body before it looks for an answer")
     key = gateway.key()
-    # The limit is 32 MiB.
-    assert CLIENTS[client](target, key.token, 40 * MEGABYTE) == 413
+    # The limit is 32 MiB, and as much is thrown away. What comes on top stays in the systems' buffers until the client or the
+    # gateway closes; requests sends on until then, and over TLS it takes a close in that for a failure of TLS.
+    stops = client == "requests" and target.url.startswith("https:")
+    assert CLIENTS[client](target, key.token, (36 if stops else 40) * MEGABYTE) == 413
 
 
 @each_client
