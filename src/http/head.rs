@@ -40,7 +40,7 @@ pub enum RequestFraming {
 #[derive(Debug)]
 pub struct RequestHead {
     fields: Fields,
-    /// Method and target, which are ASCII, with a blank between them.
+    /// Method and target, with a blank between them.
     request_line: String,
     /// Where the method ends, and the path.
     method_end: usize,
@@ -417,9 +417,11 @@ fn what(error: httparse::Error) -> &'static str {
     }
 }
 
-/// A path in origin form (RFC 9112 3.2.1), or `*` to OPTIONS, of visible ASCII without a fragment.
+/// A path in origin form (RFC 9112 3.2.1), or `*` to OPTIONS, without a fragment. Some clients send UTF-8 in a query as it
+/// is; the parser takes no other bytes beyond ASCII.
 fn check_target(method: &str, target: &[u8]) -> Result<(), HeadError> {
-    let is_taken = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>');
+    let is_visible = |byte: &u8| byte.is_ascii_graphic() || !byte.is_ascii();
+    let is_taken = |byte: &u8| is_visible(byte) && !matches!(byte, b'#' | b'<' | b'>');
     let is_asterisk = method == "OPTIONS" && target == b"*";
     if !target.starts_with(b"/") && !is_asterisk && method != "CONNECT" {
         return Err(HeadError::Malformed(

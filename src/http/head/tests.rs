@@ -68,7 +68,6 @@ fn exactly_one_plain_host_and_a_path_are_needed() {
         "CONNECT a:443 HTTP/1.1",
         "GET /a#b HTTP/1.1",
         "GET /a<b HTTP/1.1",
-        "GET /\u{e4} HTTP/1.1",
         "GET  / HTTP/1.1",
         "GET / HTTP/1.1 ",
         "GET / HTTP/1.2",
@@ -82,6 +81,7 @@ fn exactly_one_plain_host_and_a_path_are_needed() {
         assert!(parse(line, "host: a\r\n").is_err(), "{line:?}");
     }
     assert!(parse("OPTIONS * HTTP/1.1", "host: a\r\n").is_ok());
+    assert!(parse("GET /?q=\u{e4} HTTP/1.1", "host: a\r\n").is_ok());
 }
 
 #[test]
