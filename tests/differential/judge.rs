@@ -155,7 +155,7 @@ impl Taken<'_> {
 }
 
 /// All of them. Whatever fits none fails the run.
-pub const EXPLANATIONS: [Explanation; 16] = [
+pub const EXPLANATIONS: [Explanation; 17] = [
     Explanation {
         other: "hyper",
         kind: Kind::OtherRefuses,
@@ -196,6 +196,15 @@ pub const EXPLANATIONS: [Explanation; 16] = [
             values
                 .iter()
                 .any(|value| value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+        },
+    },
+    Explanation {
+        other: "haproxy",
+        kind: Kind::OtherRefuses,
+        name: "UTF-8 in the target",
+        reason: "some clients send it in a query as it is; HAProxy refuses it unless told otherwise, nginx and hyper pass it on",
+        holds: |taken| {
+            !taken.target().is_ascii() || !taken.bytes.is_ascii() && taken.request.is_none()
         },
     },
     Explanation {
