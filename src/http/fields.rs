@@ -6,6 +6,9 @@
 /// Most lines that one head has.
 pub const MAX_FIELDS: usize = 128;
 
+/// No name that is known as a whole is longer.
+const MAX_KNOWN_NAME: usize = 32;
+
 /// What a header field is to the gateway. Variants without a line of their own are the fields of that name;
 /// `ContentOther`, `XForwardedOther` and `Accept` stand for all whose names begin so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,73 +55,72 @@ impl FieldKind {
     /// The kind of a field name, in any case.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        let kind = match (lower(name, 0), name.len()) {
-            (b'a', 6) if is("accept") => Self::Accept,
-            (b'a', 7) if is("alt-svc") => Self::NotToClient,
-            (b'a', 7) if is("api-key") => Self::ApiKey,
-            (b'a', 13) if is("authorization") => Self::Authorization,
-            (b'a', 30) if is("access-control-request-headers") => Self::AccessControlRequestHeaders,
-            (b'a', _) if begins(name, "accept-") => Self::Accept,
-            (b'a', _) if begins(name, "access-control-") => Self::NotToClient,
-            (b'c', 6) if is("cookie") => Self::NotToUpstream,
-            (b'c', 10) if is("connection") => Self::Connection,
-            (b'c', 11) if is("content-md5") => Self::Digest,
-            (b'c', 12) if is("content-type") => Self::ContentType,
-            (b'c', 14) if is("content-length") => Self::ContentLength,
-            (b'c', 14) if is("content-digest") => Self::Digest,
-            (b'c', 16) if is("content-encoding") => Self::ContentEncoding,
-            (b'c', _) if begins(name, "content-") => Self::ContentOther,
-            (b'd', 4) if is("date") => Self::Date,
-            (b'd', 6) if is("digest") => Self::Digest,
-            (b'e', 6) if is("expect") => Self::Expect,
-            (b'f', 9) if is("forwarded") => Self::NotToUpstream,
-            (b'h', 4) if is("host") => Self::Host,
-            (b'h', 14) if is("http2-settings") => Self::HopByHop,
-            (b'h', _) if begins(name, "helicone-") => Self::NotToUpstream,
-            (b'k', 10) if is("keep-alive") => Self::HopByHop,
-            (b'o', 6) if is("origin") => Self::Origin,
-            (b'o', 14) if is("openai-project") => Self::NotToUpstream,
-            (b'o', 19) if is("openai-organization") => Self::NotToUpstream,
-            (b'p', _) if begins(name, "proxy-") => Self::HopByHop,
-            (b'r', 11) if is("repr-digest") => Self::Digest,
-            (b's', 6) if is("server") => Self::NotToClient,
-            (b's', 10) if is("set-cookie") => Self::NotToClient,
-            (b't', 2) if is("te") => Self::HopByHop,
-            (b't', 7) if is("trailer") => Self::HopByHop,
-            (b't', 17) if is("transfer-encoding") => Self::TransferEncoding,
-            (b'u', 7) if is("upgrade") => Self::HopByHop,
-            (b'w', 16) if is("www-authenticate") => Self::NotToClient,
-            (b'x', _) => Self::of_extension(name),
-            _ => Self::Other,
-        };
-        match kind {
-            Self::Other | Self::ContentOther | Self::Accept | Self::XForwardedOther
-                if name.contains(&b'_') =>
-            {
-                Self::Underscore
-            }
-            kind => kind,
+        let mut lower = [0; MAX_KNOWN_NAME];
+        let length = name.len().min(MAX_KNOWN_NAME);
+        lower[..length].copy_from_slice(&name[..length]);
+        lower.make_ascii_lowercase();
+        match &lower[..length] {
+            b"accept" => Self::Accept,
+            b"access-control-request-headers" => Self::AccessControlRequestHeaders,
+            b"alt-svc" => Self::NotToClient,
+            b"api-key" => Self::ApiKey,
+            b"authorization" => Self::Authorization,
+            b"connection" => Self::Connection,
+            b"content-digest" => Self::Digest,
+            b"content-encoding" => Self::ContentEncoding,
+            b"content-length" => Self::ContentLength,
+            b"content-md5" => Self::Digest,
+            b"content-type" => Self::ContentType,
+            b"cookie" => Self::NotToUpstream,
+            b"date" => Self::Date,
+            b"digest" => Self::Digest,
+            b"expect" => Self::Expect,
+            b"forwarded" => Self::NotToUpstream,
+            b"host" => Self::Host,
+            b"http2-settings" => Self::HopByHop,
+            b"keep-alive" => Self::HopByHop,
+            b"openai-organization" => Self::NotToUpstream,
+            b"openai-project" => Self::NotToUpstream,
+            b"origin" => Self::Origin,
+            b"repr-digest" => Self::Digest,
+            b"server" => Self::NotToClient,
+            b"set-cookie" => Self::NotToClient,
+            b"te" => Self::HopByHop,
+            b"trailer" => Self::HopByHop,
+            b"transfer-encoding" => Self::TransferEncoding,
+            b"upgrade" => Self::HopByHop,
+            b"www-authenticate" => Self::NotToClient,
+            b"x-api-key" => Self::ApiKey,
+            b"x-forwarded-for" => Self::XForwardedFor,
+            b"x-forwarded-proto" => Self::XForwardedProto,
+            b"x-method-override" => Self::NotToUpstream,
+            b"x-original-url" => Self::NotToUpstream,
+            b"x-real-ip" => Self::NotToUpstream,
+            b"x-request-id" => Self::XRequestId,
+            b"x-rewrite-url" => Self::NotToUpstream,
+            other => Self::by_prefix(other, name),
         }
     }
 
-    /// The same for names that begin with `x`, of which a client may send many.
-    fn of_extension(name: &[u8]) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match lower(name, 2) {
-            b'a' if is("x-api-key") => Self::ApiKey,
-            b'f' if is("x-forwarded-for") => Self::XForwardedFor,
-            b'f' if is("x-forwarded-proto") => Self::XForwardedProto,
-            b'f' if begins(name, "x-forwarded-") => Self::XForwardedOther,
-            b'h' if begins(name, "x-http-method") => Self::NotToUpstream,
-            b'k' if begins(name, "x-keygate-") => Self::NotToUpstream,
-            b'l' if begins(name, "x-litellm-") => Self::NotToUpstream,
-            b'm' if is("x-method-override") => Self::NotToUpstream,
-            b'o' if is("x-original-url") => Self::NotToUpstream,
-            b'p' if begins(name, "x-portkey-") => Self::NotToUpstream,
-            b'r' if is("x-request-id") => Self::XRequestId,
-            b'r' if is("x-real-ip") || is("x-rewrite-url") => Self::NotToUpstream,
+    /// The kind of a name that is not known as a whole. `lower` is its beginning in lower case.
+    fn by_prefix(lower: &[u8], name: &[u8]) -> Self {
+        let kind = match lower.first() {
+            Some(b'a') if lower.starts_with(b"accept-") => Self::Accept,
+            Some(b'a') if lower.starts_with(b"access-control-") => Self::NotToClient,
+            Some(b'c') if lower.starts_with(b"content-") => Self::ContentOther,
+            Some(b'h') if lower.starts_with(b"helicone-") => Self::NotToUpstream,
+            Some(b'p') if lower.starts_with(b"proxy-") => Self::HopByHop,
+            Some(b'x') if lower.starts_with(b"x-forwarded-") => Self::XForwardedOther,
+            Some(b'x') if lower.starts_with(b"x-http-method") => Self::NotToUpstream,
+            Some(b'x') if lower.starts_with(b"x-keygate-") => Self::NotToUpstream,
+            Some(b'x') if lower.starts_with(b"x-litellm-") => Self::NotToUpstream,
+            Some(b'x') if lower.starts_with(b"x-portkey-") => Self::NotToUpstream,
             _ => Self::Other,
+        };
+        match kind {
+            Self::HopByHop | Self::NotToClient | Self::NotToUpstream => kind,
+            _ if name.contains(&b'_') => Self::Underscore,
+            kind => kind,
         }
     }
 
@@ -206,16 +208,6 @@ impl FieldKind {
                 | Self::XRequestId
         )
     }
-}
-
-/// A name's character at this place, in lower case; 0 where there is none.
-fn lower(name: &[u8], place: usize) -> u8 {
-    name.get(place).map_or(0, u8::to_ascii_lowercase)
-}
-
-fn begins(name: &[u8], known: &str) -> bool {
-    let start = name.get(..known.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// One header line, as places in its head's text.
@@ -460,6 +452,16 @@ mod tests {
             ("X-Forwarded-Host", FieldKind::XForwardedOther),
             ("accept-encoding", FieldKind::Accept),
             ("x-stainless-os", FieldKind::Other),
+            ("x_portkey_config", FieldKind::Underscore),
+            ("access-control-a_b", FieldKind::NotToClient),
+            (
+                "X-Portkey-a-name-that-is-longer-than-any-that-is-known",
+                FieldKind::NotToUpstream,
+            ),
+            (
+                "a-name-that-is-longer-than-any-that-is-known",
+                FieldKind::Other,
+            ),
             ("", FieldKind::Other),
         ] {
             assert_eq!(FieldKind::of(name.as_bytes()), kind, "{name}");
