@@ -29,8 +29,9 @@ const MAX_PIECE: u64 = 32 << 10;
 #[derive(Debug)]
 pub(crate) struct UpstreamConnection {
     transport: Transport,
-    /// What is left to send of the request being exchanged, where its response began before that was done.
-    unsent: Option<(OutboundRequest, usize)>,
+    /// The request being exchanged and how much of it was sent, where its response began before that was all. Boxed: it
+    /// is rare.
+    unsent: Option<Box<(OutboundRequest, usize)>>,
     is_reused: bool,
 }
 
@@ -157,7 +158,7 @@ impl UpstreamConnection {
 
     /// Goes on sending a request whose response began before all of it was sent.
     pub(super) fn keep_sending(&mut self, request: OutboundRequest, sent: usize) {
-        self.unsent = Some((request, sent));
+        self.unsent = Some(Box::new((request, sent)));
     }
 
     /// Reads on in the response's body and returns where its next piece stands in `read`, until the next call; None at
@@ -168,10 +169,11 @@ impl UpstreamConnection {
         read: &mut ReadBuffer,
         framing: &mut Framing,
     ) -> Poll<Option<Result<Range<usize>, BrokenResponse>>> {
-        if let Some((request, mut sent)) = self.unsent.take() {
+        if let Some(mut unsent) = self.unsent.take() {
+            let (request, sent) = &mut *unsent;
             // Whether the response can be finished without the rest is for the server to say.
-            if self.poll_send(cx, &request, &mut sent).is_pending() {
-                self.unsent = Some((request, sent));
+            if self.poll_send(cx, request, sent).is_pending() {
+                self.unsent = Some(unsent);
             }
         }
         loop {
