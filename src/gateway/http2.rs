@@ -67,6 +67,7 @@ struct Link {
     entry: Rc<TimerEntry>,
     /// Bytes read since the connection's task was woken.
     read: Cell<usize>,
+    writing: Cell<Writing>,
     /// Since when the client takes nothing of what is to be written.
     blocked_since: Cell<Option<Instant>>,
     /// How often everything written was flushed, and who waits for the next time.
@@ -77,6 +78,18 @@ struct Link {
     heads: Semaphore,
     /// Until when the connection may have no stream.
     idle_until: Cell<Instant>,
+}
+
+/// Whether the connection may write: first all ready tasks run, since its streams may have more to send with it (see
+/// [`crate::runtime::flush_coalescer`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// Nothing is to be written yet.
+    Idle,
+    /// Something is: the task is queued behind all that are ready.
+    Queued,
+    /// They have run.
+    Allowed,
 }
 
 /// A connection's bytes as h2 reads and writes them.
@@ -101,6 +114,7 @@ impl Http2Connection {
         let link = Rc::new(Link {
             entry,
             read: Cell::new(0),
+            writing: Cell::new(Writing::Idle),
             blocked_since: Cell::new(None),
             flushes: Cell::new(0),
             awaiting_flush: RefCell::default(),
@@ -179,8 +193,25 @@ impl Http2Connection {
 }
 
 impl Link {
+    /// The connection's task was woken.
     fn begin_turn(&self) {
         self.read.set(0);
+        self.writing.set(match self.writing.get() {
+            Writing::Queued => Writing::Allowed,
+            Writing::Idle | Writing::Allowed => Writing::Idle,
+        });
+    }
+
+    /// Ready once all tasks that were ready have run. A write that the client does not take waits for the socket alone,
+    /// so that a stalled client costs nothing.
+    fn poll_ready_tasks_ran(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.writing.get() == Writing::Allowed || self.blocked_since.get().is_some() {
+            return Poll::Ready(());
+        }
+        if self.writing.replace(Writing::Queued) == Writing::Idle {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     /// Ready once the client took nothing for too long, or the connection was without a stream for too long.
@@ -262,6 +293,7 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.link.poll_ready_tasks_ran(cx));
         let written = Pin::new(&mut this.transport).poll_write(cx, bytes);
         this.note_write(written)
     }
@@ -272,6 +304,7 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.link.poll_ready_tasks_ran(cx));
         let written = Pin::new(&mut this.transport).poll_write_vectored(cx, slices);
         this.note_write(written)
     }

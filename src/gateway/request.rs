@@ -339,8 +339,8 @@ impl<'a> Inbound<'a> {
             fields.push("vary", b"Origin");
         }
         if fields.count(FieldKind::Date) == 0 {
-            // RFC 9110 6.6.1
-            fields.push("date", &self.worker.date(self.started));
+            // When the response began (RFC 9110 6.6.1), which may be long after the request.
+            fields.push("date", &self.worker.date(SystemTime::now()));
         }
         exchange.begin(status, fields, length);
     }
