@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::net::unix_socket::{self, ClaimFault};
+use crate::net::unix_socket::{self, ClaimError};
 use crate::store::config::Listen;
 
 /// Connections that may wait to be accepted.
@@ -15,8 +15,8 @@ const BACKLOG: i32 = 4096;
 
 /// Addresses to listen on, held against everybody else before anything else is done.
 #[derive(Debug)]
-pub(crate) struct Claimed {
-    /// The address, and the listener that holds it until the first worker takes it over.
+pub(crate) struct ClaimedAddresses {
+    /// The address, and the listener that holds it until the first worker takes it.
     tcp: Vec<(SocketAddr, Option<TcpListener>)>,
     unix: Vec<(PathBuf, UnixListener)>,
 }
@@ -32,14 +32,14 @@ pub(crate) struct Listeners {
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
-pub(crate) enum ListenFault {
+pub(crate) enum ListenError {
     /// A TCP address, and why not.
     Tcp(SocketAddr, io::Error),
     /// A Unix socket.
-    Unix(ClaimFault),
+    Unix(ClaimError),
 }
 
-impl std::fmt::Display for ListenFault {
+impl std::fmt::Display for ListenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
@@ -48,16 +48,16 @@ impl std::fmt::Display for ListenFault {
                  --listen"
             ),
             Self::Tcp(address, error) => write!(f, "cannot listen on {address}: {error}"),
-            Self::Unix(fault) => fault.fmt(f),
+            Self::Unix(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for ListenFault {
+impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Tcp(_, error) => Some(error),
-            Self::Unix(fault) => Some(fault),
+            Self::Unix(error) => Some(error),
         }
     }
 }
@@ -66,18 +66,18 @@ impl std::error::Error for ListenFault {
 /// would let a second process share it too and serve another key table: so each is first bound without it, and held.
 ///
 /// # Errors
-/// [`ListenFault`] names the first address that is not free.
-pub(crate) fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
-    let mut claimed = Claimed {
+/// [`ListenError`] names the first address that is not free.
+pub(crate) fn claim(addresses: &[Listen]) -> Result<ClaimedAddresses, ListenError> {
+    let mut claimed = ClaimedAddresses {
         tcp: Vec::new(),
         unix: Vec::new(),
     };
     for address in addresses {
         match address {
             Listen::Tcp(address) => {
-                let probed = probe(*address).map_err(|error| ListenFault::Tcp(*address, error))?;
+                let probed = probe(*address).map_err(|error| ListenError::Tcp(*address, error))?;
                 let bound = probed.local_addr();
-                let bound = bound.map_err(|error| ListenFault::Tcp(*address, error))?;
+                let bound = bound.map_err(|error| ListenError::Tcp(*address, error))?;
                 claimed.tcp.push((bound, Some(probed)));
             }
             // Whoever connects still needs a key, as on a TCP port.
@@ -85,15 +85,15 @@ pub(crate) fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
                 let socket = unix_socket::claim(path, unix_socket::PUBLIC);
                 claimed
                     .unix
-                    .push((path.clone(), socket.map_err(ListenFault::Unix)?.0));
+                    .push((path.clone(), socket.map_err(ListenError::Unix)?.0));
             }
         }
     }
     Ok(claimed)
 }
 
-impl Claimed {
-    /// The addresses as they turned out: ports that were 0 are known now.
+impl ClaimedAddresses {
+    /// The addresses, with the ports that the kernel chose in place of port 0.
     #[must_use]
     pub(crate) fn addresses(&self) -> Vec<Listen> {
         let tcp = self.tcp.iter().map(|(address, _)| Listen::Tcp(*address));
@@ -105,8 +105,8 @@ impl Claimed {
     /// large key table was read wait in their queues, and would be turned away if these were closed.
     ///
     /// # Errors
-    /// [`ListenFault`], should an address have been taken meanwhile.
-    pub(crate) fn open(&mut self) -> Result<Listeners, ListenFault> {
+    /// [`ListenError`], should an address have been taken meanwhile.
+    pub(crate) fn open(&mut self) -> Result<Listeners, ListenError> {
         let mut listeners = Listeners {
             tcp: Vec::new(),
             unix: Vec::new(),
@@ -119,12 +119,12 @@ impl Claimed {
             };
             listeners
                 .tcp
-                .push(open.map_err(|error| ListenFault::Tcp(*address, error))?);
+                .push(open.map_err(|error| ListenError::Tcp(*address, error))?);
         }
         for (path, listener) in &self.unix {
             let shared = listener.try_clone();
-            let fault = |error| ListenFault::Unix(ClaimFault::Failed(path.clone(), error));
-            listeners.unix.push(shared.map_err(fault)?);
+            let failed = |error| ListenError::Unix(ClaimError::Failed(path.clone(), error));
+            listeners.unix.push(shared.map_err(failed)?);
         }
         Ok(listeners)
     }

@@ -31,11 +31,11 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 /// The certificates in use, for connections to come. Cloning shares them.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificates {
-    current: Arc<ArcSwap<InUse>>,
+    current: Arc<ArcSwap<TlsState>>,
 }
 
 #[derive(Debug)]
-struct InUse {
+struct TlsState {
     first: Identity,
     more: Vec<Identity>,
     /// Who decides about clients' certificates, where they must show one.
@@ -51,11 +51,11 @@ struct Identity {
 }
 
 /// Something wrong with what a field of the config names.
-pub(crate) type FieldFault = (String, TlsFault);
+pub(crate) type TlsFieldError = (String, TlsError);
 
 /// Why a certificate or CA cannot be used.
 #[derive(Debug)]
-pub(crate) enum TlsFault {
+pub(crate) enum TlsError {
     /// A PEM file cannot be read.
     Unreadable(PathBuf, rustls::pki_types::pem::Error),
     /// Key and certificate do not go together, or are not usable.
@@ -66,7 +66,7 @@ pub(crate) enum TlsFault {
     NoRoots,
 }
 
-impl std::fmt::Display for TlsFault {
+impl std::fmt::Display for TlsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreadable(file, cause) => {
@@ -85,7 +85,7 @@ impl std::fmt::Display for TlsFault {
     }
 }
 
-impl std::error::Error for TlsFault {
+impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable(_, cause) => Some(cause),
@@ -95,7 +95,7 @@ impl std::error::Error for TlsFault {
     }
 }
 
-impl TlsFault {
+impl TlsError {
     /// The file it is about.
     #[must_use]
     pub(crate) fn file(&self) -> Option<&Path> {
@@ -110,13 +110,13 @@ impl Certificates {
     /// Reads every chain with its key, and the clients' CA.
     ///
     /// # Errors
-    /// The first fault found.
-    pub(crate) fn load(tls: &Tls) -> Result<Self, TlsFault> {
-        let (in_use, faults) = InUse::read(tls, None)?;
-        match faults.into_iter().next() {
-            Some((_, fault)) => Err(fault),
+    /// The first error found.
+    pub(crate) fn load(tls: &Tls) -> Result<Self, TlsError> {
+        let (state, errors) = TlsState::read(tls, None)?;
+        match errors.into_iter().next() {
+            Some((_, error)) => Err(error),
             None => Ok(Self {
-                current: Arc::new(ArcSwap::from_pointee(in_use)),
+                current: Arc::new(ArcSwap::from_pointee(state)),
             }),
         }
     }
@@ -124,13 +124,13 @@ impl Certificates {
     /// Reads all again, from the same files or others, for connections to come. Each stands for itself: what is faulty
     /// stays as it was, or is left out where it is new, and is told.
     #[must_use]
-    pub(crate) fn reload(&self, tls: &Tls) -> Vec<FieldFault> {
-        match InUse::read(tls, Some(&self.current.load())) {
-            Ok((in_use, faults)) => {
-                self.current.store(Arc::new(in_use));
-                faults
+    pub(crate) fn reload(&self, tls: &Tls) -> Vec<TlsFieldError> {
+        match TlsState::read(tls, Some(&self.current.load())) {
+            Ok((state, errors)) => {
+                self.current.store(Arc::new(state));
+                errors
             }
-            Err(fault) => vec![("tls".to_owned(), fault)],
+            Err(error) => vec![("tls".to_owned(), error)],
         }
     }
 
@@ -149,22 +149,22 @@ impl Certificates {
 
 /// What in these files could not be used.
 #[must_use]
-pub(crate) fn check(tls: &Tls) -> Vec<FieldFault> {
-    match InUse::read(tls, None) {
-        Ok((_, faults)) => faults,
-        Err(fault) => vec![("tls".to_owned(), fault)],
+pub(crate) fn check(tls: &Tls) -> Vec<TlsFieldError> {
+    match TlsState::read(tls, None) {
+        Ok((_, errors)) => errors,
+        Err(error) => vec![("tls".to_owned(), error)],
     }
 }
 
-impl InUse {
+impl TlsState {
     /// What is faulty is told, and is as it was before. Fails where there is not even a first certificate.
-    fn read(tls: &Tls, before: Option<&Self>) -> Result<(Self, Vec<FieldFault>), TlsFault> {
-        let mut faults = Vec::new();
+    fn read(tls: &Tls, before: Option<&Self>) -> Result<(Self, Vec<TlsFieldError>), TlsError> {
+        let mut errors = Vec::new();
         let first = match (Identity::read(&tls.first), before) {
             (Ok(first), _) => first,
-            (Err(fault), None) => return Err(fault),
-            (Err(fault), Some(before)) => {
-                faults.push(("tls".to_owned(), fault));
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(before)) => {
+                errors.push(("tls".to_owned(), error));
                 before.of(&tls.first).unwrap_or(&before.first).clone()
             }
         };
@@ -172,21 +172,21 @@ impl InUse {
         for (index, files) in tls.more.iter().enumerate() {
             match Identity::read(files) {
                 Ok(identity) => more.push(identity),
-                Err(fault) => {
+                Err(error) => {
                     more.extend(before.and_then(|before| before.of(files)).cloned());
-                    faults.push((format!("tls.more[{index}]"), fault));
+                    errors.push((format!("tls.more[{index}]"), error));
                 }
             }
         }
         let clients = match tls.client_ca.as_deref().map(client_verifier) {
             None => None,
             Some(Ok(clients)) => Some(clients),
-            Some(Err(fault)) => {
-                faults.push(("tls.client_ca".to_owned(), fault));
+            Some(Err(error)) => {
+                errors.push(("tls.client_ca".to_owned(), error));
                 before.and_then(|before| before.clients.clone())
             }
         };
-        Ok((Self::of_parts(first, more, clients)?, faults))
+        Ok((Self::of_parts(first, more, clients)?, errors))
     }
 
     fn of(&self, files: &TlsFiles) -> Option<&Identity> {
@@ -201,9 +201,9 @@ impl InUse {
         first: Identity,
         more: Vec<Identity>,
         clients: Option<Arc<dyn ClientCertVerifier>>,
-    ) -> Result<Self, TlsFault> {
-        let choice = Arc::new(Choice::among(&first, &more));
-        let unusable = |cause| TlsFault::Unusable(first.files.certificate.clone(), cause);
+    ) -> Result<Self, TlsError> {
+        let resolver = Arc::new(CertificateResolver::new(&first, &more));
+        let unusable = |cause| TlsError::Unusable(first.files.certificate.clone(), cause);
         let config = |clients: Option<Arc<dyn ClientCertVerifier>>| {
             let builder = ServerConfig::builder_with_provider(provider())
                 .with_protocol_versions(&VERSIONS)
@@ -212,7 +212,7 @@ impl InUse {
                 Some(clients) => builder.with_client_cert_verifier(clients),
                 None => builder.with_no_client_auth(),
             };
-            Ok(builder.with_cert_resolver(choice.clone()))
+            Ok(builder.with_cert_resolver(resolver.clone()))
         };
         let mut data = config(clients.clone())?;
         data.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -235,14 +235,14 @@ impl InUse {
 }
 
 impl Identity {
-    fn read(files: &TlsFiles) -> Result<Self, TlsFault> {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let TlsFiles {
             certificate,
             private_key,
         } = files;
         let chain = certificates(certificate)?;
-        let unreadable = |cause| TlsFault::Unreadable(private_key.clone(), cause);
-        let unusable = |cause| TlsFault::Unusable(certificate.clone(), cause);
+        let unreadable = |cause| TlsError::Unreadable(private_key.clone(), cause);
+        let unusable = |cause| TlsError::Unusable(certificate.clone(), cause);
         // What is read of a private key is wiped, save what signs with it.
         let text = fs::read(private_key).map(Zeroizing::new);
         let text = text.map_err(|cause| unreadable(pem::Error::Io(cause)))?;
@@ -262,13 +262,13 @@ impl Identity {
 /// Which certificate a client gets: by the name it asks for (SNI), an exact one before one of a whole level (`*.`);
 /// among those the earliest whose kind of key it can check. Else the first.
 #[derive(Debug)]
-struct Choice {
+struct CertificateResolver {
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
     first: Arc<CertifiedKey>,
 }
 
-impl Choice {
-    fn among(first: &Identity, more: &[Identity]) -> Self {
+impl CertificateResolver {
+    fn new(first: &Identity, more: &[Identity]) -> Self {
         let mut by_name: HashMap<String, Vec<_>> = HashMap::new();
         for Identity { key, .. } in std::iter::once(first).chain(more) {
             for name in key.cert.first().into_iter().flat_map(names::of) {
@@ -280,7 +280,7 @@ impl Choice {
     }
 }
 
-impl ResolvesServerCert for Choice {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let checkable = |known: &&Arc<CertifiedKey>| {
             known.key.choose_scheme(hello.signature_schemes()).is_some()
@@ -296,53 +296,53 @@ impl ResolvesServerCert for Choice {
 }
 
 /// Takes clients whose certificate this CA signed, for as long as it is valid, and nobody else.
-fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsFault> {
+fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = Arc::new(roots_of(ca_file)?);
     WebPkiClientVerifier::builder_with_provider(roots, provider())
         .build()
-        .map_err(|_| TlsFault::Empty(ca_file.into()))
+        .map_err(|_| TlsError::Empty(ca_file.into()))
 }
 
 /// How an upstream's certificate is checked: against the CA file, or the system's roots. There is no way not to.
 ///
 /// # Errors
-/// [`TlsFault`]
-pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFault> {
+/// [`TlsError`]
+pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
         Some(file) => roots_of(file)?,
         None => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
-                return Err(TlsFault::NoRoots);
+                return Err(TlsError::NoRoots);
             }
             roots
         }
     };
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS);
-    let builder = builder.map_err(|cause| TlsFault::Unusable(PathBuf::new(), cause))?;
+    let builder = builder.map_err(|cause| TlsError::Unusable(PathBuf::new(), cause))?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn roots_of(ca_file: &Path) -> Result<RootCertStore, TlsFault> {
+fn roots_of(ca_file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca_file)? {
         roots
             .add(certificate)
-            .map_err(|cause| TlsFault::Unusable(ca_file.into(), cause))?;
+            .map_err(|cause| TlsError::Unusable(ca_file.into(), cause))?;
     }
     Ok(roots)
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
     match chain {
-        Ok(chain) if chain.is_empty() => Err(TlsFault::Empty(file.into())),
+        Ok(chain) if chain.is_empty() => Err(TlsError::Empty(file.into())),
         Ok(chain) => Ok(chain),
-        Err(cause) => Err(TlsFault::Unreadable(file.into(), cause)),
+        Err(cause) => Err(TlsError::Unreadable(file.into(), cause)),
     }
 }
 

@@ -43,8 +43,8 @@ impl Transport {
     /// be unread.
     #[must_use]
     pub(crate) fn is_hung_up(&self) -> bool {
-        let mut asked = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
-        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let mut sockets = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
+        poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether nothing has come and the peer has not closed, on a connection that was read to its last byte. Asked of
@@ -91,8 +91,8 @@ impl Transport {
         if SockRef::from(&socket).set_tcp_notsent_lowat(1).is_err() {
             return true;
         }
-        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let mut sockets = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+        poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Writes one slice, or a list of which empty ones are left out.

@@ -32,7 +32,7 @@ pub(crate) struct SocketFile {
 
 /// Why a socket cannot be claimed.
 #[derive(Debug)]
-pub(crate) enum ClaimFault {
+pub(crate) enum ClaimError {
     /// The path is too long for a socket.
     TooLong(PathBuf),
     /// Another process answers there.
@@ -43,7 +43,7 @@ pub(crate) enum ClaimFault {
     Failed(PathBuf, io::Error),
 }
 
-impl fmt::Display for ClaimFault {
+impl fmt::Display for ClaimError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong(path) => write!(
@@ -72,7 +72,7 @@ impl fmt::Display for ClaimFault {
     }
 }
 
-impl std::error::Error for ClaimFault {
+impl std::error::Error for ClaimError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(_, error) => Some(error),
@@ -90,17 +90,17 @@ pub(crate) const PUBLIC: Mode = Mode::from_raw_mode(0o666);
 /// answers on, and any other file, is left alone. What is returned does not block, as tokio wants it.
 ///
 /// # Errors
-/// [`ClaimFault`]
-pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimFault> {
+/// [`ClaimError`]
+pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimError> {
     if path.as_os_str().as_bytes().len() >= MAX_PATH {
-        return Err(ClaimFault::TooLong(path.into()));
+        return Err(ClaimError::TooLong(path.into()));
     }
-    let failed = |error| ClaimFault::Failed(path.into(), error);
+    let failed = |error| ClaimError::Failed(path.into(), error);
     // Between finding a socket stale and replacing it, another process must not have claimed it.
-    let _turn = LockFile::take(path, None, LOCK_WAIT).map_err(failed)?;
+    let _lock = LockFile::take(path, None, LOCK_WAIT).map_err(failed)?;
     let socket = match bind(path, mode) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            make_way(path)?;
+            remove_stale(path)?;
             bind(path, mode).map_err(failed)?
         }
         socket => socket.map_err(failed)?,
@@ -119,7 +119,7 @@ pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile
 impl SocketFile {
     /// Removes the file, unless another process has put its own there meanwhile.
     pub(crate) fn release(self) {
-        let _turn = LockFile::take(&self.path, None, LOCK_WAIT);
+        let _lock = LockFile::take(&self.path, None, LOCK_WAIT);
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         if is_ours {
@@ -140,11 +140,11 @@ fn bind(path: &Path, mode: Mode) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn make_way(path: &Path) -> Result<(), ClaimFault> {
-    let failed = |error| ClaimFault::Failed(path.into(), error);
+fn remove_stale(path: &Path) -> Result<(), ClaimError> {
+    let failed = |error| ClaimError::Failed(path.into(), error);
     let found = fs::symlink_metadata(path).map_err(failed)?;
     if !found.file_type().is_socket() {
-        return Err(ClaimFault::Occupied(path.into()));
+        return Err(ClaimError::Occupied(path.into()));
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
     // A process too busy to accept is alive all the same: then this would block.
@@ -154,7 +154,7 @@ fn make_way(path: &Path) -> Result<(), ClaimFault> {
             fs::remove_file(path).map_err(failed)
         }
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-        Ok(()) | Err(_) => Err(ClaimFault::Taken(path.into())),
+        Ok(()) | Err(_) => Err(ClaimError::Taken(path.into())),
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("s");
         let _held = claim(&path, PRIVATE).unwrap();
-        assert!(matches!(claim(&path, PRIVATE), Err(ClaimFault::Taken(_))));
+        assert!(matches!(claim(&path, PRIVATE), Err(ClaimError::Taken(_))));
         UnixStream::connect(&path).unwrap();
     }
 
@@ -226,7 +226,7 @@ mod tests {
         let occupied = || {
             assert!(matches!(
                 claim(&path, PRIVATE),
-                Err(ClaimFault::Occupied(_))
+                Err(ClaimError::Occupied(_))
             ));
             assert!(fs::symlink_metadata(&path).is_ok());
         };
@@ -244,9 +244,9 @@ mod tests {
     fn a_path_too_long_for_a_socket_says_so() {
         let folder = folder();
         let path = folder.path().join("x".repeat(108));
-        let fault = claim(&path, PRIVATE).unwrap_err();
-        assert!(matches!(fault, ClaimFault::TooLong(_)));
-        assert!(fault.to_string().contains("at most 107 bytes"));
+        let error = claim(&path, PRIVATE).unwrap_err();
+        assert!(matches!(error, ClaimError::TooLong(_)));
+        assert!(error.to_string().contains("at most 107 bytes"));
     }
 
     #[test]

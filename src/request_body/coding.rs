@@ -14,12 +14,12 @@ use self::inflate::Deflate;
 use self::zstandard::Zstandard;
 
 /// The codings that are taken, as a header says so.
-pub const TAKEN: &str = "gzip, deflate, br, zstd";
+pub const ACCEPTED: &str = "gzip, deflate, br, zstd";
 
 /// Members (gzip) or frames (zstd, skippable ones too) that a body may have. To begin one costs far more than the ten or twenty
 /// bytes that it takes. Most bodies have one; tools that compress in pieces, to do it in parallel or to seek, make one of each
 /// 64 KiB or more (bgzip; pzstd of some MiB), so that this is enough for 64 MiB even of those.
-const MOST_MEMBERS: usize = 1024;
+const MAX_MEMBERS: usize = 1024;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +36,25 @@ pub enum Coding {
 
 /// The headers name a coding that is not taken, several, or say it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownCoding;
+pub struct UnsupportedCodingError;
 
 /// The body is not what its coding says: cut short, damaged, or with something behind its end; or it asks for more than is
 /// given, in window or in members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undecodable;
+pub struct DecodeError;
 
 /// How the body is compressed, by its Content-Encoding lines; None where it is sent as it is.
 ///
 /// # Errors
-/// [`UnknownCoding`]
-pub fn of<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Coding>, UnknownCoding> {
+/// [`UnsupportedCodingError`]
+pub fn of<'a>(
+    mut lines: impl Iterator<Item = &'a [u8]>,
+) -> Result<Option<Coding>, UnsupportedCodingError> {
     let Some(only) = lines.next() else {
         return Ok(None);
     };
     if lines.next().is_some() {
-        return Err(UnknownCoding);
+        return Err(UnsupportedCodingError);
     }
     let codings: [(&[u8], Option<Coding>); 6] = [
         (b"identity", None),
@@ -66,7 +68,7 @@ pub fn of<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Coding
         .into_iter()
         .find(|(name, _)| only.eq_ignore_ascii_case(name))
         .map(|(_, coding)| coding)
-        .ok_or(UnknownCoding)
+        .ok_or(UnsupportedCodingError)
 }
 
 /// A decoder in the middle of a body.
@@ -83,9 +85,9 @@ enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Bytes taken off the input.
-    pub taken: usize,
+    pub consumed: usize,
     /// Bytes put into the output.
-    pub made: usize,
+    pub produced: usize,
 }
 
 impl Decoder {
@@ -104,8 +106,8 @@ impl Decoder {
     /// no further input is needed.
     ///
     /// # Errors
-    /// [`Undecodable`]; the decoder is of no further use then.
-    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+    /// [`DecodeError`]; the decoder is of no further use then.
+    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         match &mut self.0 {
             Kind::Gzip(decoder) => decoder.step(input, output),
             Kind::Deflate(decoder) => decoder.step(input, output),

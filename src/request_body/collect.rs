@@ -39,17 +39,17 @@ pub trait BodySource {
     /// empty at first.
     ///
     /// # Errors
-    /// [`BodyBroken`]
+    /// [`BodyReadError`]
     fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BodyBuffer,
-    ) -> Poll<Result<usize, BodyBroken>>;
+    ) -> Poll<Result<usize, BodyReadError>>;
 }
 
 /// A body broke off, or its framing is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BodyBroken;
+pub struct BodyReadError;
 
 /// Bytes that request bodies may hold at once, over all workers. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -152,8 +152,8 @@ pub enum CollectError {
     Inflated,
 }
 
-impl From<BodyBroken> for CollectError {
-    fn from(BodyBroken: BodyBroken) -> Self {
+impl From<BodyReadError> for CollectError {
+    fn from(BodyReadError: BodyReadError) -> Self {
         Self::Broken
     }
 }
@@ -234,8 +234,8 @@ pub async fn collect_decoded<S: BodySource>(
             let input = &rest[..rest.len().min(MAX_INPUT_STEP)];
             let step = decoder.step(input, &mut whole[before..]);
             let step = step.map_err(|_| CollectError::Undecodable)?;
-            whole.truncate(before + step.made);
-            rest = &rest[step.taken..];
+            whole.truncate(before + step.produced);
+            rest = &rest[step.consumed..];
             if whole.len() > limits.size {
                 return Err(CollectError::TooLarge);
             }
@@ -244,10 +244,10 @@ pub async fn collect_decoded<S: BodySource>(
                 return Err(CollectError::Inflated);
             }
             permit.resize(whole.len() + decoder.memory())?;
-            if rest.is_empty() && step.made < MAX_OUTPUT_STEP {
+            if rest.is_empty() && step.produced < MAX_OUTPUT_STEP {
                 break;
             }
-            if step.taken == 0 && step.made == 0 {
+            if step.consumed == 0 && step.produced == 0 {
                 return Err(CollectError::Undecodable);
             }
             tokio::task::yield_now().await;
@@ -333,35 +333,35 @@ impl<'a, S: BodySource> PieceReader<'a, S> {
 /// brings. Without the latter, a byte now and then would hold what has come of a body for years.
 struct RateLimit {
     idle: Duration,
-    /// What a stretch has to bring, and what it has brought.
-    wanted: usize,
-    come: usize,
-    until: Instant,
+    /// Bytes that the current period needs, and bytes that it received.
+    required: usize,
+    received: usize,
+    period_end: Instant,
 }
 
 impl RateLimit {
     fn new(idle: Duration, now: Instant) -> Self {
-        let stretch = u64::try_from((RATE_WINDOW * idle).as_millis()).unwrap_or(u64::MAX);
-        let wanted = stretch.saturating_mul(MIN_RATE) / 1000;
+        let period = u64::try_from((RATE_WINDOW * idle).as_millis()).unwrap_or(u64::MAX);
+        let required = period.saturating_mul(MIN_RATE) / 1000;
         Self {
             idle,
-            wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
-            come: 0,
-            until: now + RATE_WINDOW * idle,
+            required: usize::try_from(required).unwrap_or(usize::MAX),
+            received: 0,
+            period_end: now + RATE_WINDOW * idle,
         }
     }
 
     /// Until when the next piece has to come.
     fn deadline(&self, now: Instant) -> Instant {
-        self.until.min(now + self.idle)
+        self.period_end.min(now + self.idle)
     }
 
     /// The next stretch begins as soon as this one has brought enough.
     fn received(&mut self, bytes: usize, now: Instant) {
-        self.come += bytes;
-        if self.come >= self.wanted {
-            self.come = 0;
-            self.until = now + RATE_WINDOW * self.idle;
+        self.received += bytes;
+        if self.received >= self.required {
+            self.received = 0;
+            self.period_end = now + RATE_WINDOW * self.idle;
         }
     }
 }
@@ -393,7 +393,7 @@ mod tests {
             &mut self,
             _: &mut Context<'_>,
             into: &mut BodyBuffer,
-        ) -> Poll<Result<usize, BodyBroken>> {
+        ) -> Poll<Result<usize, BodyReadError>> {
             if self.pieces.is_empty() {
                 return Poll::Ready(Ok(0));
             }
@@ -524,28 +524,28 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn the_limits_hold_for_what_a_body_unpacks_to_and_all_is_given_back() {
         let full = 64 << 20;
-        let fault = async |body: Vec<u8>, size: usize, all: usize| {
+        let error = async |body: Vec<u8>, size: usize, all: usize| {
             let limits = limits(size, all);
-            let fault = decoded(body, &limits).await.map(|_| ()).unwrap_err();
+            let error = decoded(body, &limits).await.map(|_| ()).unwrap_err();
             assert_eq!(limits.budget.0.load(Ordering::Relaxed), all);
-            fault
+            error
         };
         let body = || gzipped(&text(200_000));
-        assert_eq!(fault(body(), 199_999, full).await, CollectError::TooLarge);
+        assert_eq!(error(body(), 199_999, full).await, CollectError::TooLarge);
         assert_eq!(
-            fault(body(), 200_000, 100_000).await,
+            error(body(), 200_000, 100_000).await,
             CollectError::Overloaded
         );
-        assert_eq!(fault(body(), 200_000, 1000).await, CollectError::Overloaded);
+        assert_eq!(error(body(), 200_000, 1000).await, CollectError::Overloaded);
         // Shorter than what it unpacks to only by its members' heads.
         let empty = gzipped(b"").repeat(1000);
-        assert_eq!(fault(empty, 10_000, full).await, CollectError::TooLarge);
+        assert_eq!(error(empty, 10_000, full).await, CollectError::TooLarge);
         let zeros = gzipped(&vec![b'0'; 8 << 20]);
-        assert_eq!(fault(zeros, 32 << 20, full).await, CollectError::Inflated);
+        assert_eq!(error(zeros, 32 << 20, full).await, CollectError::Inflated);
         let cut = body()[..1000].to_vec();
-        assert_eq!(fault(cut, full, full).await, CollectError::Undecodable);
+        assert_eq!(error(cut, full, full).await, CollectError::Undecodable);
         assert_eq!(
-            fault(Vec::new(), full, full).await,
+            error(Vec::new(), full, full).await,
             CollectError::Undecodable
         );
     }
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn others_have_their_turn_while_a_body_is_decoded() {
+    async fn other_tasks_run_while_a_body_is_decoded() {
         let (body, limits) = (gzipped(&text(4 << 20)), limits(8 << 20, 32 << 20));
         let turns = std::cell::Cell::new(0);
         let others = async {

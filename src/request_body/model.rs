@@ -1,7 +1,7 @@
 //! The one model name in a request, read strictly: from the body, and from nowhere else.
 //!
 //! Invariant: the name returned here is the only one that any parser behind the gateway can find in the same bytes.
-//! What two parsers could read differently is refused, however plain one of the readings looks. Three kinds of fault
+//! What two parsers could read differently is refused, however plain one of the readings looks. Three kinds of error
 //! may meet in one body; the whole body is read, and then an unreadable body is told before an ambiguous model, and
 //! that before a missing one. A clearer order for whoever has to mend the request, and no early way out to exploit.
 //!
@@ -22,11 +22,11 @@ use std::fmt;
 
 use crate::policy::route::BodyKind;
 
-pub use crate::request_body::model::json::JsonFault;
-use crate::request_body::model::media_type::FormTypeFault;
+pub use crate::request_body::model::json::JsonError;
+use crate::request_body::model::media_type::FormTypeError;
 pub(crate) use crate::request_body::model::media_type::is_json;
-pub use crate::request_body::model::multipart::{Boundary, MultipartFault};
-use crate::request_body::model::name::NoModel;
+pub use crate::request_body::model::multipart::{Boundary, MultipartError};
+use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
 pub(crate) use crate::request_body::model::query::percent_decoded;
 
@@ -41,27 +41,27 @@ pub enum BodyFormat {
 
 /// Why no one model can be read from a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BodyFault {
+pub enum BodyError {
     /// The headers promise a body of another kind.
-    UnsupportedMediaType(MediaTypeFault),
+    UnsupportedMediaType(MediaTypeError),
     /// Gateway and upstream could read different models.
     AmbiguousModel(Ambiguity),
     /// The body is not one JSON object.
-    InvalidJson(JsonFault),
+    InvalidJson(JsonError),
     /// The model is absent, null, empty or not a string.
     MissingModel,
     /// The body is not one readable form.
-    InvalidMultipart(MultipartFault),
+    InvalidMultipart(MultipartError),
 }
 
 /// Which header promises a body that is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaTypeFault {
+pub enum MediaTypeError {
     /// Content-Type is missing, sent twice, a list, or another than the route's.
     ContentType(BodyKind),
 }
 
-impl BodyFault {
+impl BodyError {
     /// The code that clients see.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -74,7 +74,7 @@ impl BodyFault {
         }
     }
 
-    /// The parameter at fault, as clients see it.
+    /// The parameter at error, as clients see it.
     #[must_use]
     pub fn param(&self) -> Option<&'static str> {
         match self {
@@ -86,22 +86,22 @@ impl BodyFault {
     }
 }
 
-impl fmt::Display for BodyFault {
+impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnsupportedMediaType(fault) => fault.fmt(f),
+            Self::UnsupportedMediaType(error) => error.fmt(f),
             Self::AmbiguousModel(ambiguity) => ambiguity.fmt(f),
-            Self::InvalidJson(fault) => fault.fmt(f),
+            Self::InvalidJson(error) => error.fmt(f),
             Self::MissingModel => f.write_str(
                 "The request names no model. Send the name of one as a string: in JSON as the top-level field \
                  `model`, in a form as the part `model`.",
             ),
-            Self::InvalidMultipart(fault) => fault.fmt(f),
+            Self::InvalidMultipart(error) => error.fmt(f),
         }
     }
 }
 
-impl fmt::Display for MediaTypeFault {
+impl fmt::Display for MediaTypeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ContentType(BodyKind::Json) => {
@@ -114,13 +114,13 @@ impl fmt::Display for MediaTypeFault {
     }
 }
 
-impl std::error::Error for BodyFault {}
+impl std::error::Error for BodyError {}
 
-impl From<NoModel> for BodyFault {
-    fn from(none: NoModel) -> Self {
+impl From<ModelError> for BodyError {
+    fn from(none: ModelError) -> Self {
         match none {
-            NoModel::Ambiguous(ambiguity) => Self::AmbiguousModel(ambiguity),
-            NoModel::Missing => Self::MissingModel,
+            ModelError::Ambiguous(ambiguity) => Self::AmbiguousModel(ambiguity),
+            ModelError::Missing => Self::MissingModel,
         }
     }
 }
@@ -129,19 +129,19 @@ impl From<NoModel> for BodyFault {
 /// To be asked before any of the body arrives.
 ///
 /// # Errors
-/// [`BodyFault::UnsupportedMediaType`], or [`BodyFault::InvalidMultipart`] where a form's boundary is unusable.
+/// [`BodyError::UnsupportedMediaType`], or [`BodyError::InvalidMultipart`] where a form's boundary is unusable.
 pub fn check_content_type(
     kind: BodyKind,
     content_type: Option<&[u8]>,
-) -> Result<BodyFormat, BodyFault> {
-    let other_type = BodyFault::UnsupportedMediaType(MediaTypeFault::ContentType(kind));
+) -> Result<BodyFormat, BodyError> {
+    let other_type = BodyError::UnsupportedMediaType(MediaTypeError::ContentType(kind));
     match kind {
         BodyKind::Json if media_type::is_json(content_type) => Ok(BodyFormat::Json),
         BodyKind::Json => Err(other_type),
         BodyKind::Multipart => match media_type::form_boundary(content_type) {
             Ok(boundary) => Ok(BodyFormat::Multipart(boundary)),
-            Err(FormTypeFault::NotAForm) => Err(other_type),
-            Err(FormTypeFault::Boundary(fault)) => Err(BodyFault::InvalidMultipart(fault)),
+            Err(FormTypeError::NotAForm) => Err(other_type),
+            Err(FormTypeError::Boundary(error)) => Err(BodyError::InvalidMultipart(error)),
         },
     }
 }
@@ -149,10 +149,10 @@ pub fn check_content_type(
 /// Whether the query leaves the model to the body.
 ///
 /// # Errors
-/// [`BodyFault::AmbiguousModel`] where it names one, however that is escaped.
-pub fn check_query(query: Option<&str>) -> Result<(), BodyFault> {
+/// [`BodyError::AmbiguousModel`] where it names one, however that is escaped.
+pub fn check_query(query: Option<&str>) -> Result<(), BodyError> {
     if query.is_some_and(query::names_model) {
-        return Err(BodyFault::AmbiguousModel(Ambiguity::Query));
+        return Err(BodyError::AmbiguousModel(Ambiguity::Query));
     }
     Ok(())
 }
@@ -160,16 +160,16 @@ pub fn check_query(query: Option<&str>) -> Result<(), BodyFault> {
 /// The model that the body names; the body is whole.
 ///
 /// # Errors
-/// [`BodyFault`] says what to mend: an unreadable body before an ambiguous model, and that before a missing one.
+/// [`BodyError`] says what to mend: an unreadable body before an ambiguous model, and that before a missing one.
 pub fn read<'b>(
     format: &BodyFormat,
     body: &'b [u8],
-    siblings: ExtraModelFields,
-) -> Result<Cow<'b, str>, BodyFault> {
+    extra_fields: ExtraModelFields,
+) -> Result<Cow<'b, str>, BodyError> {
     let findings = match format {
-        BodyFormat::Json => json::read(body, siblings).map_err(BodyFault::InvalidJson)?,
+        BodyFormat::Json => json::read(body, extra_fields).map_err(BodyError::InvalidJson)?,
         BodyFormat::Multipart(boundary) => {
-            multipart::read(boundary, body, siblings).map_err(BodyFault::InvalidMultipart)?
+            multipart::read(boundary, body, extra_fields).map_err(BodyError::InvalidMultipart)?
         }
     };
     Ok(findings.conclude()?)
@@ -178,7 +178,7 @@ pub fn read<'b>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    fn check(kind: BodyKind, content_types: &[&str]) -> Result<BodyFormat, BodyFault> {
+    fn check(kind: BodyKind, content_types: &[&str]) -> Result<BodyFormat, BodyError> {
         check_content_type(
             kind,
             match content_types {
@@ -188,9 +188,9 @@ mod tests {
         )
     }
 
-    fn other_type(kind: BodyKind) -> Result<BodyFormat, BodyFault> {
-        Err(BodyFault::UnsupportedMediaType(
-            MediaTypeFault::ContentType(kind),
+    fn other_type(kind: BodyKind) -> Result<BodyFormat, BodyError> {
+        Err(BodyError::UnsupportedMediaType(
+            MediaTypeError::ContentType(kind),
         ))
     }
 
@@ -306,9 +306,9 @@ mod tests {
 
     #[test]
     fn a_form_whose_boundary_is_missing_repeated_or_unusable_is_an_invalid_form() {
-        use MultipartFault::{Boundary, NoBoundary, Parameters, SeveralBoundaries};
+        use MultipartError::{Boundary, NoBoundary, Parameters, SeveralBoundaries};
         let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
-        for (value, fault) in [
+        for (value, error) in [
             ("multipart/form-data", NoBoundary),
             ("multipart/form-data; charset=utf-8", NoBoundary),
             (
@@ -345,7 +345,7 @@ mod tests {
             ("multipart/form-data; boundary", Parameters),
         ] {
             let verdict = check(BodyKind::Multipart, &[value]);
-            assert_eq!(verdict, Err(BodyFault::InvalidMultipart(fault)), "{value}");
+            assert_eq!(verdict, Err(BodyError::InvalidMultipart(error)), "{value}");
         }
     }
 
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(check_query(Some("api-version=1")), Ok(()));
         assert_eq!(
             check_query(Some("a;m%6fdel=bad")),
-            Err(BodyFault::AmbiguousModel(Ambiguity::Query))
+            Err(BodyError::AmbiguousModel(Ambiguity::Query))
         );
     }
 
@@ -364,7 +364,7 @@ mod tests {
         let json =
             |body: &[u8]| read(&BodyFormat::Json, body, ExtraModelFields::Refused).unwrap_err();
         let form = check(BodyKind::Multipart, &["multipart/form-data; boundary=X"]).unwrap();
-        for (fault, code, param) in [
+        for (error, code, param) in [
             (json(b"{"), "invalid_json", None),
             (json(b"{}"), "missing_model", Some("model")),
             (json(b"{\"Model\":1}"), "ambiguous_model", Some("model")),
@@ -379,7 +379,7 @@ mod tests {
                 None,
             ),
         ] {
-            assert_eq!((fault.code(), fault.param()), (code, param), "{fault}");
+            assert_eq!((error.code(), error.param()), (code, param), "{error}");
         }
     }
 

@@ -17,7 +17,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use crate::net::tls::{self, TlsFault};
+use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
 use crate::store::config;
 
@@ -27,7 +27,7 @@ pub(crate) struct Fleet {
     current: ArcSwap<Routing>,
     /// Held from reading `current` to replacing it: a reload and an upstream's new list of models must not undo each
     /// other.
-    changing: Mutex<()>,
+    update_lock: Mutex<()>,
     ready: AtomicBool,
     metrics: Metrics,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Upstream {
     /// The models it said it serves; None until it answered once. Unused where the config names them.
     discovered: ArcSwapOption<Vec<String>>,
     /// Whether it was asked at all by now, and answered, failed, or was silent for too long.
-    asked: AtomicBool,
+    discovery_attempted: AtomicBool,
 }
 
 /// One server of an upstream.
@@ -64,13 +64,13 @@ pub(crate) struct Replica {
     in_flight: AtomicUsize,
 }
 
-/// A fault of one upstream's TLS settings.
+/// A error of one upstream's TLS settings.
 #[derive(Debug)]
-pub(crate) struct UpstreamFault {
+pub(crate) struct UpstreamTlsError {
     /// The upstream's name.
     pub(crate) upstream: String,
     /// What is wrong.
-    pub(crate) fault: TlsFault,
+    pub(crate) error: TlsError,
 }
 
 impl Fleet {
@@ -81,10 +81,10 @@ impl Fleet {
     pub(crate) fn new(
         upstreams: &[config::UpstreamConfig],
         metrics: Metrics,
-    ) -> Result<Self, UpstreamFault> {
+    ) -> Result<Self, UpstreamTlsError> {
         let fleet = Self {
             current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
-            changing: Mutex::new(()),
+            update_lock: Mutex::new(()),
             ready: AtomicBool::new(false),
             metrics,
         };
@@ -96,8 +96,11 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used; nothing changes then.
-    pub(crate) fn reload(&self, upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
-        let _turn = self.take_turn();
+    pub(crate) fn reload(
+        &self,
+        upstreams: &[config::UpstreamConfig],
+    ) -> Result<(), UpstreamTlsError> {
+        let _guard = self.lock();
         let before = self.current.load_full();
         let mut after = Vec::with_capacity(upstreams.len());
         for config in upstreams {
@@ -110,7 +113,7 @@ impl Fleet {
                 Some(known) if known.config == *config && config.ca_file.is_none() => {
                     Arc::clone(known)
                 }
-                Some(known) => Arc::new(Upstream::new(config.clone())?.succeeding(known)),
+                Some(known) => Arc::new(Upstream::new(config.clone())?.with_state_of(known)),
                 None => Arc::new(Upstream::new(config.clone())?),
             });
         }
@@ -127,7 +130,7 @@ impl Fleet {
         self.current.store(Arc::new(Routing::of(after).0));
         for upstream in &self.current.load().upstreams {
             for replica in &upstream.replicas {
-                self.note_health(upstream, replica);
+                self.record_health(upstream, replica);
             }
         }
         Ok(())
@@ -137,7 +140,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
-    pub(crate) fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
+    pub(crate) fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamTlsError> {
         upstreams
             .iter()
             .try_for_each(|upstream| Upstream::new(upstream.clone()).map(drop))
@@ -156,72 +159,75 @@ impl Fleet {
         if self.ready.load(Ordering::Acquire) {
             return true;
         }
-        let was_asked = |upstream: &Arc<Upstream>| upstream.asked.load(Ordering::Acquire);
+        let was_attempted =
+            |upstream: &Arc<Upstream>| upstream.discovery_attempted.load(Ordering::Acquire);
         let routing = self.current.load();
         let ready = routing
             .upstreams
             .iter()
-            .all(|upstream| !upstream.is_discovered() || was_asked(upstream));
+            .all(|upstream| !upstream.is_discovered() || was_attempted(upstream));
         self.ready.fetch_or(ready, Ordering::Release);
         ready
     }
 
     /// Takes over what upstreams said they serve. Returns the names that two of them serve, of which the first in the
     /// config's order wins.
-    fn refresh_catalogue(&self) -> Vec<Clash> {
-        let _turn = self.take_turn();
-        let (routing, clashes) = Routing::of(self.current.load().upstreams.clone());
+    fn refresh_catalogue(&self) -> Vec<ModelConflict> {
+        let _guard = self.lock();
+        let (routing, conflicts) = Routing::of(self.current.load().upstreams.clone());
         self.current.store(Arc::new(routing));
-        clashes
+        conflicts
     }
 
     /// What the lock guards is in `current`, which is whole whatever happened.
-    fn take_turn(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.update_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_health(&self, upstream: &Upstream, replica: &Replica) {
+    fn record_health(&self, upstream: &Upstream, replica: &Replica) {
         self.metrics
             .upstream_up(upstream.name(), &replica.url.to_string(), replica.is_up());
     }
 
     /// Sets a replica aside, or takes it back. Returns whether that is news.
     fn set_health(&self, upstream: &Upstream, replica: &Replica, up: bool) -> bool {
-        let news = replica.up.swap(up, Ordering::Relaxed) != up;
-        if news {
-            self.note_health(upstream, replica);
+        let changed = replica.up.swap(up, Ordering::Relaxed) != up;
+        if changed {
+            self.record_health(upstream, replica);
         }
-        news
+        changed
     }
 }
 
 /// A model that two upstreams serve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Clash {
+pub(crate) struct ModelConflict {
     /// Its name.
     pub(crate) model: String,
     /// The upstream that gets its requests.
-    pub(crate) taken: String,
+    pub(crate) served_by: String,
     /// The upstream that does not.
     pub(crate) ignored: String,
 }
 
 impl Routing {
-    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<Clash>) {
+    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<ModelConflict>) {
         let mut routing = Self {
             upstreams: Vec::new(),
             models: Vec::new(),
             by_model: HashMap::new(),
         };
-        let mut clashes = Vec::new();
+        let mut conflicts = Vec::new();
         for upstream in &upstreams {
             for model in upstream.models() {
                 if let Some(at) = routing.by_model.get(model.as_str()) {
-                    let taken = routing.models[*at].1.name().to_owned();
-                    if taken != upstream.name() {
-                        clashes.push(Clash {
+                    let served_by = routing.models[*at].1.name().to_owned();
+                    if served_by != upstream.name() {
+                        conflicts.push(ModelConflict {
                             model,
-                            taken,
+                            served_by,
                             ignored: upstream.name().to_owned(),
                         });
                     }
@@ -234,7 +240,7 @@ impl Routing {
             }
         }
         routing.upstreams = upstreams;
-        (routing, clashes)
+        (routing, conflicts)
     }
 
     /// The upstream that serves a model of exactly this name.
@@ -266,14 +272,14 @@ impl Routing {
 }
 
 impl Upstream {
-    fn new(config: config::UpstreamConfig) -> Result<Self, UpstreamFault> {
-        let fault = |fault| UpstreamFault {
+    fn new(config: config::UpstreamConfig) -> Result<Self, UpstreamTlsError> {
+        let error = |error| UpstreamTlsError {
             upstream: config.name.clone(),
-            fault,
+            error,
         };
         let needs_tls = config.replicas.iter().any(|url| url.https);
         let tls = if needs_tls {
-            Some(tls::client_config(config.ca_file.as_deref()).map_err(fault)?)
+            Some(tls::client_config(config.ca_file.as_deref()).map_err(error)?)
         } else {
             None
         };
@@ -286,16 +292,18 @@ impl Upstream {
             config,
             replicas,
             discovered: ArcSwapOption::empty(),
-            asked: AtomicBool::new(false),
+            discovery_attempted: AtomicBool::new(false),
         })
     }
 
     /// Takes over what is known of the upstream of this name: its models, until it is asked itself, and the health of
     /// the replicas that stay.
-    fn succeeding(self, known: &Self) -> Self {
+    fn with_state_of(self, known: &Self) -> Self {
         self.discovered.store(known.discovered.load_full());
-        self.asked
-            .store(known.asked.load(Ordering::Acquire), Ordering::Release);
+        self.discovery_attempted.store(
+            known.discovery_attempted.load(Ordering::Acquire),
+            Ordering::Release,
+        );
         for replica in &self.replicas {
             let same = known.replicas.iter().find(|other| other.url == replica.url);
             replica

@@ -46,13 +46,13 @@ pub(crate) struct Pool {
     timeouts: UpstreamTimeouts,
     buffers: BufferPool,
     /// Searched from end to end: a gateway has few replicas, and each request asks twice.
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Vec<IdleConnections>>,
     random: Cell<u64>,
 }
 
 /// The connections to one replica that are not in use, each with the time since when.
 #[derive(Debug)]
-struct Idle {
+struct IdleConnections {
     replica: u64,
     connections: Vec<(UpstreamConnection, Instant)>,
 }
@@ -223,7 +223,7 @@ impl Pool {
     }
 
     /// Closes connections that were idle for too long.
-    pub(crate) fn tidy(&self) {
+    pub(crate) fn close_idle(&self) {
         let now = self.timer.now();
         self.idle.borrow_mut().retain_mut(|idle| {
             idle.connections.retain(|(_, since)| {
@@ -287,7 +287,7 @@ impl Pool {
         let mut all = self.idle.borrow_mut();
         match all.iter_mut().find(|idle| idle.replica == replica) {
             Some(idle) => idle.connections.push(kept),
-            None => all.push(Idle {
+            None => all.push(IdleConnections {
                 replica,
                 connections: vec![kept],
             }),

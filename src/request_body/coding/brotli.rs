@@ -12,10 +12,10 @@ use brotli_decompressor::{
     StandardAlloc,
 };
 
-use crate::request_body::coding::{Step, Undecodable};
+use crate::request_body::coding::{DecodeError, Step};
 
 /// The largest window.
-const MOST_WINDOW: usize = 4 << 20;
+const MAX_WINDOW: usize = 4 << 20;
 /// What the decoder asks for behind its window, at most.
 const SLACK: usize = 1 << 10;
 /// What the decoder holds beside its window and its Huffman codes, in round numbers.
@@ -23,22 +23,22 @@ const TABLES: usize = 128 << 10;
 
 /// A body of one stream.
 pub(super) struct Brotli {
-    state: BrotliState<Bounded, StandardAlloc, Counted>,
+    state: BrotliState<BoundedAllocator, StandardAlloc, CountingAllocator>,
     codes: Rc<Cell<usize>>,
     has_ended: bool,
 }
 
 /// Has no memory for a window over the largest, which the decoder asks for in powers of two as it comes to need it.
 #[derive(Default)]
-struct Bounded(StandardAlloc);
+struct BoundedAllocator(StandardAlloc);
 
 type Bytes = <StandardAlloc as Allocator<u8>>::AllocatedMemory;
 
-impl Allocator<u8> for Bounded {
+impl Allocator<u8> for BoundedAllocator {
     type AllocatedMemory = Bytes;
 
     fn alloc_cell(&mut self, length: usize) -> Bytes {
-        if length > MOST_WINDOW + SLACK {
+        if length > MAX_WINDOW + SLACK {
             return Bytes::default();
         }
         self.0.alloc_cell(length)
@@ -51,14 +51,14 @@ impl Allocator<u8> for Bounded {
 
 /// Counts what Huffman codes take: a few bytes of a stream can ask for megabytes of them.
 #[derive(Default)]
-struct Counted {
+struct CountingAllocator {
     inner: StandardAlloc,
     held: Rc<Cell<usize>>,
 }
 
 type Codes = <StandardAlloc as Allocator<HuffmanCode>>::AllocatedMemory;
 
-impl Allocator<HuffmanCode> for Counted {
+impl Allocator<HuffmanCode> for CountingAllocator {
     type AllocatedMemory = Codes;
 
     fn alloc_cell(&mut self, length: usize) -> Codes {
@@ -79,7 +79,8 @@ fn bytes_of(codes: usize) -> usize {
 
 impl Default for Brotli {
     fn default() -> Self {
-        let (bytes, words, codes) = <(Bounded, StandardAlloc, Counted)>::default();
+        let (bytes, words, codes) =
+            <(BoundedAllocator, StandardAlloc, CountingAllocator)>::default();
         let held = Rc::clone(&codes.held);
         Self {
             state: BrotliState::new_strict(bytes, words, codes),
@@ -90,16 +91,19 @@ impl Default for Brotli {
 }
 
 impl Brotli {
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
-        let mut step = Step { taken: 0, made: 0 };
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
+        let mut step = Step {
+            consumed: 0,
+            produced: 0,
+        };
         if !self.has_ended {
             let (mut left, mut room, mut total) = (input.len(), output.len(), 0);
             let result = BrotliDecompressStream(
                 &mut left,
-                &mut step.taken,
+                &mut step.consumed,
                 input,
                 &mut room,
-                &mut step.made,
+                &mut step.produced,
                 output,
                 &mut total,
                 &mut self.state,
@@ -107,11 +111,11 @@ impl Brotli {
             match result {
                 BrotliResult::ResultSuccess => self.has_ended = true,
                 BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
-                BrotliResult::ResultFailure => return Err(Undecodable),
+                BrotliResult::ResultFailure => return Err(DecodeError),
             }
         }
-        if self.has_ended && step.taken < input.len() {
-            return Err(Undecodable);
+        if self.has_ended && step.consumed < input.len() {
+            return Err(DecodeError);
         }
         Ok(step)
     }

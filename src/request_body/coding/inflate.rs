@@ -5,7 +5,7 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use crate::request_body::coding::{Step, Undecodable};
+use crate::request_body::coding::{DecodeError, Step};
 
 /// What the decoder holds, in round numbers: a window of 32 KiB, and tables.
 pub(super) const MEMORY: usize = 64 << 10;
@@ -34,17 +34,17 @@ impl Inflate {
     }
 
     /// Decodes until the stream ends, the input is used up or the output full.
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         let before = (self.decompress.total_in(), self.decompress.total_out());
         let status = self
             .decompress
             .decompress(input, output, FlushDecompress::None)
-            .map_err(|_| Undecodable)?;
+            .map_err(|_| DecodeError)?;
         self.has_ended = status == Status::StreamEnd;
-        let count = |now: u64, before: u64| usize::try_from(now - before).map_err(|_| Undecodable);
+        let count = |now: u64, before: u64| usize::try_from(now - before).map_err(|_| DecodeError);
         Ok(Step {
-            taken: count(self.decompress.total_in(), before.0)?,
-            made: count(self.decompress.total_out(), before.1)?,
+            consumed: count(self.decompress.total_in(), before.0)?,
+            produced: count(self.decompress.total_out(), before.1)?,
         })
     }
 
@@ -70,19 +70,25 @@ pub(super) enum Deflate {
 }
 
 impl Deflate {
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         match (&mut *self, input) {
             (Self::Known(inflate), _) => {
                 let step = inflate.step(input, output)?;
-                if inflate.has_ended() && step.taken < input.len() {
-                    return Err(Undecodable);
+                if inflate.has_ended() && step.consumed < input.len() {
+                    return Err(DecodeError);
                 }
                 Ok(step)
             }
-            (Self::New | Self::Begun(_), []) => Ok(Step { taken: 0, made: 0 }),
+            (Self::New | Self::Begun(_), []) => Ok(Step {
+                consumed: 0,
+                produced: 0,
+            }),
             (Self::New, [first]) => {
                 *self = Self::Begun(*first);
-                Ok(Step { taken: 1, made: 0 })
+                Ok(Step {
+                    consumed: 1,
+                    produced: 0,
+                })
             }
             (Self::New, [first, second, ..]) => {
                 *self = Self::Known(by_head(*first, *second));
@@ -92,8 +98,13 @@ impl Deflate {
                 let (first, mut inflate) = (*first, by_head(*first, *second));
                 // One byte makes nothing yet, in either form.
                 let begun = inflate.step(&[first], &mut [0; 1])?;
-                if begun != (Step { taken: 1, made: 0 }) {
-                    return Err(Undecodable);
+                if begun
+                    != (Step {
+                        consumed: 1,
+                        produced: 0,
+                    })
+                {
+                    return Err(DecodeError);
                 }
                 *self = Self::Known(inflate);
                 self.step(input, output)

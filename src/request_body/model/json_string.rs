@@ -10,11 +10,11 @@ const BLOCK: usize = 64;
 const VECTOR: usize = 16;
 const WORD: usize = 8;
 /// Names and short words end within these, and a block costs more than both.
-const WORDS_FIRST: usize = 2;
+const WORDS_BEFORE_BLOCKS: usize = 2;
 
 /// A string's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct StringEnd {
     /// Where its closing quote stands.
     pub(crate) at: usize,
     pub(crate) escaped: bool,
@@ -22,7 +22,7 @@ pub(crate) struct End {
 
 /// Why a string has no end, and where that shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StringFault {
+pub(crate) enum StringError {
     Unterminated(usize),
     ControlCharacter(usize),
     Escape(usize),
@@ -30,9 +30,9 @@ pub(crate) enum StringFault {
 
 /// Finds the end of the string whose opening quote stands before `start`, and checks all that is in it but UTF-8.
 #[inline]
-pub(crate) fn end(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+pub(crate) fn find_end(bytes: &[u8], start: usize) -> Result<StringEnd, StringError> {
     let mut at = start;
-    for _ in 0..WORDS_FIRST {
+    for _ in 0..WORDS_BEFORE_BLOCKS {
         let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<WORD>) else {
             break;
         };
@@ -43,15 +43,15 @@ pub(crate) fn end(bytes: &[u8], start: usize) -> Result<End, StringFault> {
         }
         at += (stops.trailing_zeros() / 8) as usize;
         if bytes.get(at) == Some(&b'"') {
-            return Ok(End { at, escaped: false });
+            return Ok(StringEnd { at, escaped: false });
         }
         break;
     }
-    end_by_blocks(bytes, at)
+    find_end_in_blocks(bytes, at)
 }
 
 #[inline(never)]
-fn end_by_blocks(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+fn find_end_in_blocks(bytes: &[u8], start: usize) -> Result<StringEnd, StringError> {
     let mut escaped = false;
     let mut at = start;
     while at < bytes.len() {
@@ -70,13 +70,13 @@ fn end_by_blocks(bytes: &[u8], start: usize) -> Result<End, StringFault> {
             let stop = stops.trailing_zeros() as usize;
             match block[stop] {
                 b'"' => {
-                    return Ok(End {
+                    return Ok(StringEnd {
                         at: at + stop,
                         escaped,
                     });
                 }
                 b'\\' => check_escape(bytes, at + stop)?,
-                _ => return Err(StringFault::ControlCharacter(at + stop)),
+                _ => return Err(StringError::ControlCharacter(at + stop)),
             }
             escaped = true;
             // What is escaped stops nothing, in this block or as the first byte of the next.
@@ -85,12 +85,12 @@ fn end_by_blocks(bytes: &[u8], start: usize) -> Result<End, StringFault> {
         }
         at += length;
     }
-    Err(StringFault::Unterminated(bytes.len()))
+    Err(StringError::Unterminated(bytes.len()))
 }
 
 /// What stands alone behind a backslash (RFC 8259 7). A table, since a jump for each would be mispredicted at every
 /// second escape.
-const SINGLE: [bool; 256] = {
+const SINGLE_ESCAPES: [bool; 256] = {
     let mut single = [false; 256];
     let mut letters: &[u8] = b"\"\\/bfnrt";
     while let [letter, rest @ ..] = letters {
@@ -101,18 +101,18 @@ const SINGLE: [bool; 256] = {
 };
 
 #[inline]
-fn check_escape(bytes: &[u8], at: usize) -> Result<(), StringFault> {
+fn check_escape(bytes: &[u8], at: usize) -> Result<(), StringError> {
     let Some(&escaped) = bytes.get(at + 1) else {
-        return Err(StringFault::Unterminated(bytes.len()));
+        return Err(StringError::Unterminated(bytes.len()));
     };
     let digits_follow = || {
         let digits = bytes.get(at + 2..at + 6);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
-    if SINGLE[usize::from(escaped)] || escaped == b'u' && digits_follow() {
+    if SINGLE_ESCAPES[usize::from(escaped)] || escaped == b'u' && digits_follow() {
         Ok(())
     } else {
-        Err(StringFault::Escape(at))
+        Err(StringError::Escape(at))
     }
 }
 
@@ -160,18 +160,18 @@ mod tests {
     use proptest::prelude::*;
 
     /// The same, byte by byte.
-    fn end_by_bytes(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+    fn find_end_bytewise(bytes: &[u8], start: usize) -> Result<StringEnd, StringError> {
         let (mut at, mut escaped) = (start, false);
         loop {
             match bytes.get(at) {
-                None => return Err(StringFault::Unterminated(bytes.len())),
-                Some(b'"') => return Ok(End { at, escaped }),
+                None => return Err(StringError::Unterminated(bytes.len())),
+                Some(b'"') => return Ok(StringEnd { at, escaped }),
                 Some(b'\\') => {
                     check_escape(bytes, at)?;
                     escaped = true;
                     at += 2;
                 }
-                Some(0..0x20) => return Err(StringFault::ControlCharacter(at)),
+                Some(0..0x20) => return Err(StringError::ControlCharacter(at)),
                 Some(_) => at += 1,
             }
         }
@@ -184,7 +184,11 @@ mod tests {
                 let mut bytes = vec![b'x'; 201];
                 bytes[200] = b'"';
                 bytes[place] = byte;
-                assert_eq!(end(&bytes, 0), end_by_bytes(&bytes, 0), "{byte} at {place}");
+                assert_eq!(
+                    find_end(&bytes, 0),
+                    find_end_bytewise(&bytes, 0),
+                    "{byte} at {place}"
+                );
             }
         }
     }
@@ -213,8 +217,8 @@ mod tests {
                     ] {
                         let bytes = &text.as_bytes()[..length];
                         assert_eq!(
-                            end(bytes, 0),
-                            end_by_bytes(bytes, 0),
+                            find_end(bytes, 0),
+                            find_end_bytewise(bytes, 0),
                             "{text} cut to {length}"
                         );
                     }
@@ -237,12 +241,12 @@ mod tests {
             start in 0_usize..4,
         ) {
             let text = pieces.concat() + "    \"";
-            prop_assert_eq!(end(text.as_bytes(), start), end_by_bytes(text.as_bytes(), start));
+            prop_assert_eq!(find_end(text.as_bytes(), start), find_end_bytewise(text.as_bytes(), start));
         }
 
         #[test]
         fn any_bytes_end_as_they_do_byte_by_byte(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(end(&bytes, 0), end_by_bytes(&bytes, 0));
+            prop_assert_eq!(find_end(&bytes, 0), find_end_bytewise(&bytes, 0));
         }
     }
 }

@@ -9,9 +9,9 @@ use std::fmt;
 /// The one name.
 pub(crate) const MODEL: &str = "model";
 /// Names beside which some upstreams let a request name further models.
-const SIBLINGS: [&str; 3] = ["models", "fallbacks", "lora_path"];
+const EXTRA_MODEL_FIELDS: [&str; 3] = ["models", "fallbacks", "lora_path"];
 /// No longer name folds to any of the above, in bytes: `fallbacks` with a Kelvin sign and a long s has twelve.
-pub(crate) const LONGEST: usize = 12;
+pub(crate) const MAX_NAME_LENGTH: usize = 12;
 
 /// Whether `models`, `fallbacks` and `lora_path` may stand beside `model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Ambiguity {
     /// A field whose name some parsers take for `model`, and others do not.
     LikeModel,
     /// One of the fields that name further models.
-    Sibling(&'static str),
+    ExtraField(&'static str),
     /// The query names a model.
     Query,
     /// The form's `model` is a file.
@@ -55,7 +55,7 @@ impl fmt::Display for Ambiguity {
                 "The request has a field whose name differs from `model` only in case, escaping or padding. \
                  Send the field `model` alone, spelled exactly so.",
             ),
-            Self::Sibling(field) => write!(
+            Self::ExtraField(field) => write!(
                 f,
                 "This API key is restricted to some models, so the field `{field}` is not taken. \
                  Remove it and name one model in the field `model`.",
@@ -99,23 +99,23 @@ pub(crate) enum FieldClass {
 
 impl FieldClass {
     /// Judges the decoded name of a field.
-    pub(crate) fn of(name: &str, siblings: ExtraModelFields) -> Self {
+    pub(crate) fn of(name: &str, extra_fields: ExtraModelFields) -> Self {
         if name == MODEL {
             return Self::Model;
         }
-        if !(MODEL.len()..=LONGEST).contains(&name.len()) {
+        if !(MODEL.len()..=MAX_NAME_LENGTH).contains(&name.len()) {
             return Self::Other;
         }
         if folds_to(name, MODEL) {
             return Self::Refused(Ambiguity::LikeModel);
         }
-        match siblings {
+        match extra_fields {
             ExtraModelFields::Allowed => Self::Other,
-            ExtraModelFields::Refused => SIBLINGS
+            ExtraModelFields::Refused => EXTRA_MODEL_FIELDS
                 .into_iter()
-                .find(|sibling| folds_to(name, sibling))
+                .find(|field| folds_to(name, field))
                 .map_or(Self::Other, |field| {
-                    Self::Refused(Ambiguity::Sibling(field))
+                    Self::Refused(Ambiguity::ExtraField(field))
                 }),
         }
     }
@@ -159,20 +159,20 @@ impl<'b> Findings<'b> {
     }
 
     /// The one model; an ambiguity is told before a missing model is.
-    pub(crate) fn conclude(self) -> Result<Cow<'b, str>, NoModel> {
+    pub(crate) fn conclude(self) -> Result<Cow<'b, str>, ModelError> {
         if let Some(ambiguity) = self.ambiguity {
-            return Err(NoModel::Ambiguous(ambiguity));
+            return Err(ModelError::Ambiguous(ambiguity));
         }
         match self.model {
             Some(Model::Named(name)) if !name.is_empty() => Ok(name),
-            Some(Model::Named(_) | Model::NotText) | None => Err(NoModel::Missing),
+            Some(Model::Named(_) | Model::NotText) | None => Err(ModelError::Missing),
         }
     }
 }
 
 /// Why a readable body names no one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoModel {
+pub(crate) enum ModelError {
     Ambiguous(Ambiguity),
     Missing,
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_are_refused_as_go_folds_them_and_only_for_restricted_keys() {
+    fn extra_fields_are_refused_as_go_folds_them_and_only_for_restricted_keys() {
         for (name, field) in [
             ("models", "models"),
             ("Models", "models"),
@@ -217,7 +217,7 @@ mod tests {
             ("lora_path", "lora_path"),
             ("Lora_Path", "lora_path"),
         ] {
-            let refused = FieldClass::Refused(Ambiguity::Sibling(field));
+            let refused = FieldClass::Refused(Ambiguity::ExtraField(field));
             assert_eq!(
                 FieldClass::of(name, ExtraModelFields::Refused),
                 refused,
@@ -268,8 +268,8 @@ mod tests {
         findings.model(Model::Named("good".into()));
         assert_eq!(
             findings.conclude(),
-            Err(NoModel::Ambiguous(Ambiguity::Twice))
+            Err(ModelError::Ambiguous(Ambiguity::Twice))
         );
-        assert_eq!(Findings::default().conclude(), Err(NoModel::Missing));
+        assert_eq!(Findings::default().conclude(), Err(ModelError::Missing));
     }
 }

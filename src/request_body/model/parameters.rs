@@ -26,7 +26,7 @@ impl Parameter<'_> {
 
 /// What stands where a parameter should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed<'a>(pub(crate) &'a [u8]);
+pub(crate) struct ParameterError<'a>(pub(crate) &'a [u8]);
 
 /// Splits a value at its first `;`, spaces before it cut off; the rest is for [`parameters`].
 pub(crate) fn split_first(value: &[u8]) -> (&[u8], &[u8]) {
@@ -38,21 +38,21 @@ pub(crate) fn split_first(value: &[u8]) -> (&[u8], &[u8]) {
 /// The parameters in `rest`, which is empty or begins with a `;`.
 pub(crate) fn parameters(
     mut rest: &[u8],
-) -> impl Iterator<Item = Result<Parameter<'_>, Malformed<'_>>> {
+) -> impl Iterator<Item = Result<Parameter<'_>, ParameterError<'_>>> {
     std::iter::from_fn(move || {
         rest = trim_start(rest);
         if rest.is_empty() {
             return None;
         }
-        let Some((parameter, behind)) = first(rest) else {
-            return Some(Err(Malformed(std::mem::take(&mut rest))));
+        let Some((parameter, behind)) = parse_parameter(rest) else {
+            return Some(Err(ParameterError(std::mem::take(&mut rest))));
         };
         rest = behind;
         Some(Ok(parameter))
     })
 }
 
-fn first(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
+fn parse_parameter(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
     let text = trim_start(text.strip_prefix(b";")?);
     let (name, text) = token(text);
     let text = text.strip_prefix(b"=")?;
@@ -60,13 +60,13 @@ fn first(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
         return None;
     }
     let (value, text) = match text.strip_prefix(b"\"") {
-        Some(quoted) => quoted_until_its_end(quoted)?,
+        Some(quoted) => quoted_string(quoted)?,
         None => token(text),
     };
     Some((Parameter { name, value }, text))
 }
 
-fn quoted_until_its_end(text: &[u8]) -> Option<(&[u8], &[u8])> {
+fn quoted_string(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut at = 0;
     loop {
         match text.get(at)? {

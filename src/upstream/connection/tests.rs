@@ -50,20 +50,20 @@ impl Exchange {
     }
 }
 
-/// What a client of `answer` gets: status and body, or what was wrong; and whether the connection can be kept.
-async fn exchange(answer: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
+/// What a client receives of `response` (status and body, or an error), and whether the connection can be reused.
+async fn exchange(response: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap())
         .await
         .unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    let answer = answer.to_vec();
+    let response = response.to_vec();
     let server = async move {
         let mut request = [0_u8; 64];
         let count = server.read(&mut request).await.unwrap();
         assert_eq!(&request[..count], b"POST / HTTP/1.1\r\n\r\nbody");
-        for piece in answer.chunks(7.max(answer.len() / 64)) {
-            // The client may have seen enough.
+        for piece in response.chunks(7.max(response.len() / 64)) {
+            // The client may have closed already.
             if server.write_all(piece).await.is_err() {
                 break;
             }
@@ -87,15 +87,19 @@ async fn exchange(answer: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
         .unwrap()
 }
 
-async fn accepts(answer: &str, status: u16, body: &str, kept: bool) {
-    let (result, reusable) = exchange(answer.as_bytes()).await;
-    assert_eq!(result, Ok((status, body.as_bytes().to_vec())), "{answer:?}");
-    assert_eq!(reusable, kept, "{answer:?}");
+async fn accepts(response: &str, status: u16, body: &str, kept: bool) {
+    let (result, reusable) = exchange(response.as_bytes()).await;
+    assert_eq!(
+        result,
+        Ok((status, body.as_bytes().to_vec())),
+        "{response:?}"
+    );
+    assert_eq!(reusable, kept, "{response:?}");
 }
 
-async fn refuses(answer: &str) {
-    let (result, _) = exchange(answer.as_bytes()).await;
-    assert!(result.is_err(), "{answer:?}: {result:?}");
+async fn refuses(response: &str) {
+    let (result, _) = exchange(response.as_bytes()).await;
+    assert!(result.is_err(), "{response:?}: {result:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -244,12 +248,12 @@ async fn over_tls() -> (
 async fn a_connection_whose_tls_holds_more_than_its_answer_is_not_quiet() {
     for leftover in ["", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"] {
         let (mut connection, mut server) = over_tls().await;
-        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
-        server.write_all(answer.as_bytes()).await.unwrap();
+        let response = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+        server.write_all(response.as_bytes()).await.unwrap();
         server.write_all(leftover.as_bytes()).await.unwrap();
         server.flush().await.unwrap();
-        // What is left over is decrypted with the answer, or waits in the socket.
-        let mut read = vec![0; answer.len()];
+        // The rest was decrypted with the response, or is still in the socket.
+        let mut read = vec![0; response.len()];
         connection.transport.read_exact(&mut read).await.unwrap();
         assert_eq!(connection.is_quiet(), leftover.is_empty());
     }
