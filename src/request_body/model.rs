@@ -1,11 +1,11 @@
-//! The one model name in a request, read strictly: from the body, and from nowhere else.
+//! Reads the one model name in a request, strictly, and only from the body.
 //!
-//! Invariant: the name returned here is the only one that any parser behind the gateway can find in the same bytes.
-//! What two parsers could read differently is refused, however plain one of the readings looks. Three kinds of error
-//! may meet in one body; the whole body is read, and then an unreadable body is told before an ambiguous model, and
-//! that before a missing one. A clearer order for whoever has to mend the request, and no early way out to exploit.
+//! Invariant: any parser behind the gateway that finds a model in the same bytes finds the name returned here. If two
+//! parsers could read the bytes differently, the request is refused. A body may have several errors. The whole body is
+//! always read, and then an invalid body is reported before an ambiguous model, and an ambiguous model before a missing
+//! one: the client fixes its request in a sensible order, and an attacker cannot end the check early.
 //!
-//! It does not know which models exist, nor who may use them.
+//! This module does not know which models exist or who may use them.
 
 #[cfg(test)]
 mod corpus;
@@ -30,39 +30,39 @@ use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
 pub(crate) use crate::request_body::model::query::percent_decoded;
 
-/// What the headers say about how to read the body.
+/// The format of the body, from the headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyFormat {
     /// One JSON object.
     Json,
-    /// A form whose parts this separates.
+    /// A form with this boundary.
     Multipart(Boundary),
 }
 
-/// Why no one model can be read from a request.
+/// Why no single model can be read from a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// The headers promise a body of another kind.
+    /// The Content-Type is not the route's.
     UnsupportedMediaType(MediaTypeError),
-    /// Gateway and upstream could read different models.
+    /// The gateway and the upstream could read different models.
     AmbiguousModel(Ambiguity),
     /// The body is not one JSON object.
     InvalidJson(JsonError),
-    /// The model is absent, null, empty or not a string.
+    /// The model is missing, null, empty or not a string.
     MissingModel,
-    /// The body is not one readable form.
+    /// The body is not a valid form.
     InvalidMultipart(MultipartError),
 }
 
-/// Which header promises a body that is not taken.
+/// Which header has the wrong media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaTypeError {
-    /// Content-Type is missing, sent twice, a list, or another than the route's.
+    /// Content-Type is missing, repeated, a list, or not the route's.
     ContentType(BodyKind),
 }
 
 impl BodyError {
-    /// The code that clients see.
+    /// The error code in the response.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -74,7 +74,7 @@ impl BodyError {
         }
     }
 
-    /// The parameter at error, as clients see it.
+    /// The `param` in the error response: the field with the error.
     #[must_use]
     pub fn param(&self) -> Option<&'static str> {
         match self {
@@ -125,11 +125,11 @@ impl From<ModelError> for BodyError {
     }
 }
 
-/// Whether the Content-Type promises a body that [`read`] can read; None where it is missing or was sent more than once.
-/// To be asked before any of the body arrives.
+/// Checks that [`read`] supports the Content-Type, which is None if it is missing or repeated. Called before the body
+/// is read.
 ///
 /// # Errors
-/// [`BodyError::UnsupportedMediaType`], or [`BodyError::InvalidMultipart`] where a form's boundary is unusable.
+/// [`BodyError::UnsupportedMediaType`], or [`BodyError::InvalidMultipart`] if a form's boundary cannot be used.
 pub fn check_content_type(
     kind: BodyKind,
     content_type: Option<&[u8]>,
@@ -146,10 +146,10 @@ pub fn check_content_type(
     }
 }
 
-/// Whether the query leaves the model to the body.
+/// Checks that the query names no model.
 ///
 /// # Errors
-/// [`BodyError::AmbiguousModel`] where it names one, however that is escaped.
+/// [`BodyError::AmbiguousModel`] if it names one, in any escaping.
 pub fn check_query(query: Option<&str>) -> Result<(), BodyError> {
     if query.is_some_and(query::names_model) {
         return Err(BodyError::AmbiguousModel(Ambiguity::Query));
@@ -157,10 +157,10 @@ pub fn check_query(query: Option<&str>) -> Result<(), BodyError> {
     Ok(())
 }
 
-/// The model that the body names; the body is whole.
+/// Reads the model that a complete body names.
 ///
 /// # Errors
-/// [`BodyError`] says what to mend: an unreadable body before an ambiguous model, and that before a missing one.
+/// [`BodyError`]: an invalid body before an ambiguous model, and an ambiguous model before a missing one.
 pub fn read<'b>(
     format: &BodyFormat,
     body: &'b [u8],

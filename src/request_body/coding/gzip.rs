@@ -1,4 +1,4 @@
-//! gzip (RFC 1952): one member after another, each a head, a deflate stream and a checksum.
+//! gzip (RFC 1952): a sequence of members, each with a header, a deflate stream and a trailer.
 
 use crate::request_body::coding::inflate::Inflate;
 use crate::request_body::coding::{DecodeError, MAX_MEMBERS, Step};
@@ -9,12 +9,12 @@ const FNAME: u8 = 1 << 3;
 const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0b1110_0000;
 
-/// A body of one or more members.
+/// The decoder of a body, which has one or more members.
 pub(super) struct Gzip {
     state: GzipState,
     inflate: Inflate,
     checksum: crc32fast::Hasher,
-    /// Bytes of the member's content, modulo 2^32, as its end says them.
+    /// Bytes of the member's content, modulo 2^32, as in the trailer (ISIZE).
     size: u32,
     members: usize,
 }
@@ -22,9 +22,9 @@ pub(super) struct Gzip {
 enum GzipState {
     Header(MemberHeader),
     Content,
-    /// In the checksum and size behind the content; so many bytes of them have count.
+    /// The trailer (checksum and size), and how many bytes of it were read.
     Trailer([u8; 8], usize),
-    /// Behind a member: the body's end, or another member.
+    /// After a member. Either the body ends here or another member follows.
     MemberEnd,
 }
 
@@ -54,7 +54,7 @@ impl Gzip {
                     let inflated = self.inflate.step(rest, free)?;
                     let produced = &free[..inflated.produced];
                     self.checksum.update(produced);
-                    // At most one output's length, which is far below 2^32.
+                    // No longer than the output buffer, which is far below 2^32.
                     let count = u32::try_from(produced.len()).map_err(|_| DecodeError)?;
                     self.size = self.size.wrapping_add(count);
                     step.consumed += inflated.consumed;
@@ -92,7 +92,7 @@ impl Gzip {
         matches!(self.state, GzipState::MemberEnd)
     }
 
-    /// `said`: the checksum in the lower half, the size in the upper.
+    /// `trailer` has the checksum in its lower half and the size in its upper half.
     fn end_member(&mut self, trailer: u64) -> Result<(), DecodeError> {
         let checksum = std::mem::take(&mut self.checksum).finalize();
         let expected = u64::from(std::mem::take(&mut self.size)) << 32 | u64::from(checksum);
@@ -105,7 +105,7 @@ impl Gzip {
     }
 }
 
-/// A member's head, as far as it has count. Nothing in it is of use, but all of it has to be right.
+/// The parser of a member's header. The decoder needs nothing from the header, but the header must be valid.
 #[derive(Default)]
 struct MemberHeader {
     state: HeaderState,
@@ -115,7 +115,7 @@ struct MemberHeader {
 
 #[derive(Clone, Copy)]
 enum HeaderState {
-    /// Magic number, method, flags, time, system; so many bytes of them have count.
+    /// Magic number, method, flags, time and system; the number of these bytes that were read.
     Fixed(u8),
     ExtraLength(Option<u8>),
     Extra(u16),
@@ -132,7 +132,7 @@ impl Default for HeaderState {
 }
 
 impl MemberHeader {
-    /// Takes the next byte; true where it was the last.
+    /// Reads the next byte. Returns true if it was the header's last.
     fn take(&mut self, byte: u8) -> Result<bool, DecodeError> {
         if !matches!(self.state, HeaderState::Checksum(_)) {
             self.checksum.update(&[byte]);

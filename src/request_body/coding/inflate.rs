@@ -1,23 +1,23 @@
-//! Deflate: bare (RFC 1951), or in the wrapping that HTTP means by that name (RFC 1950).
+//! Deflate: raw (RFC 1951), or with the zlib wrapper (RFC 1950), which is what HTTP calls "deflate".
 //!
-//! Many clients send it bare. The first two bytes tell: those of the wrapping have a checksum, and what they hold would
-//! be a stored block with padding that no compressor writes, were it bare.
+//! Many clients send it raw. The first two bytes tell which it is: a zlib header has a checksum, and read as raw
+//! deflate it would begin a stored block with non-zero padding, which no compressor writes.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::request_body::coding::{DecodeError, Step};
 
-/// What the decoder holds, in round numbers: a window of 32 KiB, and tables.
+/// Approximate memory of the decoder: a window of 32 KiB, and tables.
 pub(super) const MEMORY: usize = 64 << 10;
 
-/// One deflate stream.
+/// The decoder of one deflate stream.
 pub(super) struct Inflate {
     decompress: Decompress,
     has_ended: bool,
 }
 
 impl Inflate {
-    /// A bare stream.
+    /// A raw stream.
     pub(super) fn bare() -> Self {
         Self::of(Decompress::new(false))
     }
@@ -33,7 +33,7 @@ impl Inflate {
         }
     }
 
-    /// Decodes until the stream ends, the input is used up or the output full.
+    /// Decodes until the stream ends, the input is used up or the output is full.
     pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         let before = (self.decompress.total_in(), self.decompress.total_out());
         let status = self
@@ -52,17 +52,17 @@ impl Inflate {
         self.has_ended
     }
 
-    /// Begins a further bare stream.
+    /// Starts another raw stream.
     pub(super) fn restart(&mut self) {
         self.decompress.reset(false);
         self.has_ended = false;
     }
 }
 
-/// A body of one stream, bare or wrapped.
+/// The decoder of a body, which is one stream, raw or with the zlib wrapper.
 #[derive(Default)]
 pub(super) enum Deflate {
-    /// Before the second byte, with the first where it has come.
+    /// Fewer than two bytes were read.
     #[default]
     New,
     Begun(u8),
@@ -96,7 +96,7 @@ impl Deflate {
             }
             (Self::Begun(first), [second, ..]) => {
                 let (first, mut inflate) = (*first, by_head(*first, *second));
-                // One byte makes nothing yet, in either form.
+                // One byte produces no output, in either format.
                 let begun = inflate.step(&[first], &mut [0; 1])?;
                 if begun
                     != (Step {
@@ -117,7 +117,8 @@ impl Deflate {
     }
 }
 
-/// RFC 1950 2.2: method 8, a window of at most 32 KiB, and both bytes together a multiple of 31.
+/// Whether the first two bytes are a zlib header (RFC 1950 2.2): method 8, a window of at most 32 KiB, and both bytes
+/// together a multiple of 31.
 fn by_head(first: u8, second: u8) -> Inflate {
     let is_wrapped = first & 0x0f == 8
         && first >> 4 <= 7

@@ -1,15 +1,15 @@
-//! Zstandard (RFC 8878): one frame after another, each with a window of at most 8 MiB, as HTTP has it (RFC 9659).
+//! Zstandard (RFC 8878): a sequence of frames, each with a window of at most 8 MiB, the limit for HTTP (RFC 9659).
 
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use crate::request_body::coding::{DecodeError, MAX_MEMBERS, Step};
 
-/// The largest window, as a power of two.
+/// Log2 of the largest window.
 const MAX_WINDOW_LOG: u32 = 23;
-/// What the decoder holds beside its window, in round numbers: tables, a block that came, and one that was made.
+/// Approximate memory of the decoder without its window: tables, one block of input and one of output.
 const TABLES: usize = 512 << 10;
 
-/// A body of one or more frames.
+/// The decoder of a body, which has one or more frames.
 pub(super) struct Zstandard {
     context: DCtx<'static>,
     produced: usize,
@@ -18,7 +18,7 @@ pub(super) struct Zstandard {
 }
 
 impl Zstandard {
-    /// None where there is no memory for it.
+    /// None if there is no memory for it.
     pub(super) fn new() -> Option<Self> {
         let mut context = DCtx::try_create()?;
         context
@@ -37,7 +37,7 @@ impl Zstandard {
             consumed: 0,
             produced: 0,
         };
-        // A call takes or makes what it can up to a frame's end, and goes on behind it when called again.
+        // One call stops at the end of a frame. The next call continues with the next frame.
         loop {
             let mut from = InBuffer::around(&input[step.consumed..]);
             let mut to = OutBuffer::around(&mut output[step.produced..]);
@@ -61,7 +61,7 @@ impl Zstandard {
         }
     }
 
-    /// A window takes memory as it is filled.
+    /// The kernel gives memory to the window only as it is filled.
     pub(super) fn memory(&self) -> usize {
         TABLES + self.produced.min(1 << MAX_WINDOW_LOG)
     }

@@ -1,8 +1,8 @@
-//! One strict pass over a JSON document, to the top-level `model` in it.
+//! Reads the top-level `model` of a JSON document in one strict pass.
 //!
-//! The whole document is checked against RFC 8259, so that no upstream's more lenient parser can see another document
-//! in the same bytes. Nothing is built, nothing recurses, and nothing is allocated but where a name or the model is
-//! escaped. Numbers are never converted and strings never decoded, except those names and the model.
+//! The whole document is checked against RFC 8259, so that an upstream with a more lenient parser cannot read another
+//! document from the same bytes. The pass builds no tree and does not recurse. It allocates only for escaped field
+//! names and an escaped model. It converts no numbers, and decodes no strings but those.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,10 +10,10 @@ use std::fmt;
 use crate::request_body::model::json_string::{self, StringError};
 use crate::request_body::model::name::{self, ExtraModelFields, FieldClass, Findings, Model};
 
-/// How deep a document may be. It is level 1 itself.
+/// Maximum nesting depth. The document itself is level 1.
 const MAX_DEPTH: u32 = 128;
 
-/// Why a body is not one JSON object, and at which byte that shows.
+/// Why a body is not one JSON object, and the byte offset of the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonError {
     kind: JsonErrorKind,
@@ -77,7 +77,7 @@ impl From<StringError> for JsonError {
     }
 }
 
-/// What the document says about its model.
+/// Reads what the document says about its model.
 pub(crate) fn read(body: &[u8], extra_fields: ExtraModelFields) -> Result<Findings<'_>, JsonError> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))?;
     let mut scanner = Scanner {
@@ -97,7 +97,7 @@ pub(crate) fn read(body: &[u8], extra_fields: ExtraModelFields) -> Result<Findin
     Ok(findings)
 }
 
-/// The fast check says only that a body is not UTF-8; this one says where.
+/// The fast check does not return the offset of the error, so the slow one finds it.
 #[cold]
 fn not_utf8(body: &[u8]) -> JsonError {
     let at = simdutf8::compat::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
@@ -113,7 +113,7 @@ struct Scanner<'b> {
     at: usize,
 }
 
-/// A string that has been passed: where it stands between its quotes.
+/// The position of a string that was read, without its quotes.
 #[derive(Clone, Copy)]
 struct Quoted {
     start: usize,
@@ -168,7 +168,7 @@ impl<'b> Scanner<'b> {
         Ok(Model::Named(Cow::Owned(decoded)))
     }
 
-    /// Judges a top-level name. Of an escaped one no more is decoded into memory than the longest known name needs.
+    /// Classifies a top-level name. Of an escaped name, it decodes only enough to compare it with the known names.
     fn classify_name(
         &self,
         name: Quoted,
@@ -189,7 +189,7 @@ impl<'b> Scanner<'b> {
         Ok(FieldClass::of(&decoded, extra_fields))
     }
 
-    /// Decodes a string, whose escapes are known to be well-formed: only their surrogates may still not pair up.
+    /// Decodes a string whose escapes are well-formed. The only possible error is an unpaired surrogate.
     fn unescape(&self, quoted: Quoted, mut sink: impl FnMut(char)) -> Result<(), JsonError> {
         let mut rest = &self.text[quoted.start..quoted.end];
         while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
@@ -206,7 +206,7 @@ impl<'b> Scanner<'b> {
         Ok(())
     }
 
-    /// Passes one value below the top level, however deep.
+    /// Skips one value below the top level, at any depth.
     fn value(&mut self) -> Result<(), JsonError> {
         let mut levels = Levels {
             depth: 1,
@@ -239,7 +239,7 @@ impl<'b> Scanner<'b> {
         }
     }
 
-    /// Passes a bracket and says whether anything stands before the one that closes it.
+    /// Reads an opening bracket. Returns whether the object or list has any content.
     #[inline(always)]
     fn open(&mut self, levels: &mut Levels, closing: u8) -> Result<bool, JsonError> {
         if levels.depth == MAX_DEPTH {
@@ -254,8 +254,8 @@ impl<'b> Scanner<'b> {
         Ok(true)
     }
 
-    /// Behind a value: passes the brackets that close here, and says whether the outermost value has ended. Otherwise
-    /// a comma is passed too, and the next name or value begins.
+    /// After a value: reads the closing brackets, and returns true once the outermost value has ended. Otherwise it
+    /// also reads a comma, and the next name or value follows.
     #[inline(always)]
     fn close(&mut self, levels: &mut Levels) -> Result<bool, JsonError> {
         while levels.depth > 1 {
@@ -277,7 +277,7 @@ impl<'b> Scanner<'b> {
         Ok(true)
     }
 
-    /// A field's name, and the colon behind it.
+    /// Reads a field's name and the colon after it.
     #[inline(always)]
     fn name(&mut self) -> Result<Quoted, JsonError> {
         self.expect(b'"', JsonErrorKind::NoName)?;
@@ -288,7 +288,7 @@ impl<'b> Scanner<'b> {
         Ok(name)
     }
 
-    /// The string whose opening quote has been passed.
+    /// Reads a string, after its opening quote.
     #[inline(always)]
     fn string(&mut self) -> Result<Quoted, JsonError> {
         let start = self.at;
@@ -345,7 +345,7 @@ impl<'b> Scanner<'b> {
         }
     }
 
-    /// The next byte. At the end it is NUL, which is allowed nowhere outside strings either.
+    /// The next byte. At the end it returns NUL, which is invalid outside strings.
     #[inline]
     fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
@@ -376,7 +376,7 @@ impl<'b> Scanner<'b> {
     }
 }
 
-/// The objects and lists around a value, the innermost in the lowest bit.
+/// The objects and lists around a value. The lowest bit of `objects` tells whether the innermost is an object.
 struct Levels {
     depth: u32,
     objects: u128,
@@ -401,7 +401,7 @@ impl Levels {
     }
 }
 
-/// The character that an escape stands for, and the escape's length.
+/// The character of an escape, and the length of the escape.
 fn escaped_character(text: &str) -> Option<(char, usize)> {
     let single = match text.as_bytes().get(1)? {
         b'u' => return unicode_escape(text),
@@ -415,7 +415,7 @@ fn escaped_character(text: &str) -> Option<(char, usize)> {
     Some((single, 2))
 }
 
-/// The character that one or two `\u` escapes stand for, and their length.
+/// The character of one or two `\u` escapes, and their length.
 fn unicode_escape(text: &str) -> Option<(char, usize)> {
     let high = code_unit(text)?;
     if let Some(character) = char::from_u32(high) {
@@ -439,7 +439,7 @@ mod tests {
     use crate::request_body::model::name::{Ambiguity, ModelError};
     use proptest::prelude::*;
 
-    /// What the document comes to; a fault as its problem alone.
+    /// The result of reading the document, with only the kind of an error.
     fn verdict(
         body: &[u8],
         extra_fields: ExtraModelFields,
@@ -774,7 +774,7 @@ mod tests {
     fn depth_128_is_taken_and_129_refused() {
         for (open, close) in [("[", "]"), (r#"{"x":"#, "}")] {
             for (levels, taken) in [(127, true), (128, false)] {
-                // The document is one level more. The innermost list is empty or not.
+                // The document adds one level. The innermost list is empty or not.
                 for inside in ["1", ""] {
                     let inner = if inside.is_empty() {
                         "[]".to_owned()
@@ -883,7 +883,7 @@ mod tests {
         ("{ \"x\" : [ [ 0 , ", " ] ] , \"model\" : \"good\" }"),
     ];
 
-    /// The same question put to serde_json, which reads a map field by field; depth and UTF-8 are asked separately.
+    /// The same result from serde_json, which reads a map field by field. Depth and UTF-8 are checked separately.
     fn reference(
         body: &[u8],
         extra_fields: ExtraModelFields,
@@ -975,7 +975,7 @@ mod tests {
         let models: Vec<_> = fields.iter().filter(|(name, _)| name == "model").collect();
         Ok(
             if models.len() > 1 || fields.iter().any(|field| first(&field)) {
-                // Which ambiguity is named first is not compared.
+                // The tests do not compare which ambiguity is found first.
                 Err(ModelError::Ambiguous(Ambiguity::Twice))
             } else {
                 let name = models.first().and_then(|(_, Value(name))| name.clone());
@@ -1076,7 +1076,7 @@ mod tests {
         ]
     }
 
-    /// For `model`: no number that serde_json would convert and find too large.
+    /// Values of `model`, without numbers that serde_json would convert and find out of range.
     fn model_value() -> impl Strategy<Value = String> {
         prop_oneof![
             6 => prop::sample::select(vec![
@@ -1132,7 +1132,8 @@ mod tests {
                 2 => { body.remove(at); }
                 _ => body.truncate(at),
             }
-            // Damage may put a number too large for serde_json where the model stands; ours has no such limit.
+            // The mutation may create a number that is out of range for serde_json; the gateway's parser has no such
+            // limit.
             let number_out_of_range = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok()
                 && serde_json::from_slice::<serde_json::Value>(&body)
                     .is_err_and(|fault| fault.to_string().contains("out of range"));

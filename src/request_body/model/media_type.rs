@@ -1,10 +1,9 @@
-//! What the request's headers say about its body: one media type.
+//! Reads the Content-Type of a request.
 
 use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::parameters::{self, Parameter};
 
-/// Whether the one Content-Type says that the body is JSON: `application/json`, with no parameter but one
-/// `charset=utf-8`.
+/// Whether the Content-Type is `application/json`, with no parameter except one `charset=utf-8`.
 pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
     let Some(value) = content_type else {
         return false;
@@ -21,12 +20,12 @@ pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
 /// Why a Content-Type is not that of a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FormTypeError {
-    /// It is missing, sent twice, a list, another type, or has a parameter that parsers read differently.
+    /// The Content-Type is missing, repeated, a list or another type, or has a parameter that parsers read differently.
     NotAForm,
     Boundary(MultipartError),
 }
 
-/// The boundary of a form: `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
+/// The boundary of a form. The type must be `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
 pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, FormTypeError> {
     let value = content_type.ok_or(FormTypeError::NotAForm)?;
     let (kind, rest) = parameters::split_first(value);

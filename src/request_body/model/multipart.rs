@@ -1,8 +1,8 @@
-//! One strict pass over a multipart/form-data body, to the one part named `model`.
+//! Reads the part named `model` of a multipart/form-data body in one strict pass.
 //!
-//! RFC 7578 as clients write it, and nothing that parsers are known to read differently: no preamble, no epilogue, no
-//! padding behind a boundary, CRLF and only CRLF around boundaries and headers, no folded header. In content anything
-//! may stand but a line that begins with the boundary and is not exactly one.
+//! It accepts RFC 7578 as clients write it, and refuses everything that parsers are known to read differently: a
+//! preamble, an epilogue, padding after a boundary, line ends other than CRLF around boundaries and headers, and folded
+//! headers. Content may be anything except a line that begins with the boundary but is not exactly a boundary.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,39 +19,39 @@ use crate::request_body::model::query;
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Most parts in one form.
 const MAX_PARTS: usize = 64;
-/// Longest boundary, in characters (RFC 2046 5.1.1).
+/// Longest boundary, in bytes (RFC 2046 5.1.1).
 const MAX_BOUNDARY_BYTES: usize = 70;
 
-/// Why a body is not one readable form.
+/// Why a body is not a valid form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MultipartError {
-    /// The Content-Type names no boundary.
+    /// The Content-Type has no boundary.
     NoBoundary,
-    /// The Content-Type names two, or one in an extended form (`boundary*`).
+    /// The Content-Type has two boundaries, or one in an extended form (`boundary*`).
     SeveralBoundaries,
-    /// The boundary is not 1 to 70 of the characters that all parsers take.
+    /// The boundary is not 1 to 70 of the characters that all parsers accept.
     Boundary,
     /// The Content-Type's parameters are not `; name=value`.
     Parameters,
     /// The body does not begin with the boundary.
     Preamble,
-    /// A line begins with the boundary and is not exactly the boundary between CRLFs.
+    /// A line begins with the boundary but is not exactly the boundary between CRLFs.
     Delimiter,
-    /// The last boundary is missing.
+    /// The final boundary is missing.
     NoEnd,
-    /// More than one CRLF behind the last boundary.
+    /// More than one CRLF follows the final boundary.
     Epilogue,
     /// A part's headers have no end, or are over 8 KiB.
     HeadersTooLong,
-    /// A part's header line is not `name: value`, or is folded, or does not end with CRLF.
+    /// A part's header line is not `name: value`, is folded, or does not end with CRLF.
     Header,
     /// A part's Content-Disposition is missing, or is not `form-data; name="…"`.
     NoName,
     /// A part's Content-Length is not the length of its content.
     Length,
-    /// A part that is typed as a form or message of its own.
+    /// A part's type is a form or a message itself.
     Nested,
-    /// More than 64 parts.
+    /// The form has more than 64 parts.
     TooManyParts,
     /// The model's name is not UTF-8.
     ModelNotUtf8,
@@ -99,15 +99,15 @@ impl fmt::Display for MultipartError {
     }
 }
 
-/// What separates a form's parts.
+/// The boundary between the parts of a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boundary {
-    /// A line feed, two dashes, and the boundary: that begins a line is part of what makes a delimiter.
+    /// A line feed, two dashes and the boundary. The line feed is included because a delimiter begins a line.
     line: Box<[u8]>,
 }
 
 impl Boundary {
-    /// Takes what all parsers agree on. A space, which RFC 2046 allows inside, is among what some trim.
+    /// Accepts the characters that all parsers accept. RFC 2046 also allows spaces, but some parsers trim them.
     pub(crate) fn new(boundary: &[u8]) -> Result<Self, MultipartError> {
         let usable = |&byte: &u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
         if !(1..=MAX_BOUNDARY_BYTES).contains(&boundary.len()) || !boundary.iter().all(usable) {
@@ -118,7 +118,7 @@ impl Boundary {
     }
 }
 
-/// What the form says about its model.
+/// Reads what the form says about its model.
 pub(crate) fn read<'b>(
     boundary: &Boundary,
     body: &'b [u8],
@@ -132,12 +132,12 @@ pub(crate) fn read<'b>(
     Ok(findings)
 }
 
-/// The parts of a body, one after the other.
+/// Iterates over the parts of a body.
 struct Parts<'b, 'f> {
     delimiter: memmem::Finder<'f>,
     delimiter_length: usize,
     body: &'b [u8],
-    /// Where the bytes behind the last delimiter begin.
+    /// The position after the last delimiter.
     at: usize,
     read: usize,
 }
@@ -148,7 +148,7 @@ impl<'b, 'f> Parts<'b, 'f> {
         if !body.starts_with(dashed) {
             return Err(MultipartError::Preamble);
         }
-        // Werkzeug ends lines with a lone CR too.
+        // Werkzeug accepts a lone CR as a line end.
         let after_cr = [b"\r", dashed].concat();
         if memmem::find(body, &after_cr).is_some() {
             return Err(MultipartError::Delimiter);
@@ -185,7 +185,8 @@ impl<'b, 'f> Parts<'b, 'f> {
         }
         self.read += 1;
         let (headers, content_at) = self.headers(self.at + 2)?;
-        // Its own line feed may be the one that ends the headers: to Go that is an empty part, to others content.
+        // The search includes the line feed that ends the headers. If that begins a delimiter, Go reads an empty part,
+        // and other parsers read the delimiter as content; so it is an error.
         let delimiter_at = self
             .delimiter
             .find(&self.body[content_at - 1..])
@@ -200,7 +201,7 @@ impl<'b, 'f> Parts<'b, 'f> {
         Ok(Some(FormPart { headers, content }))
     }
 
-    /// The header block that begins at `start`, without its empty line, and where the content begins.
+    /// The header block that begins at `start`, without the empty line after it, and the position of the content.
     fn headers(&self, start: usize) -> Result<(&'b [u8], usize), MultipartError> {
         let rest = &self.body[start..];
         if rest.starts_with(b"\r\n") {
@@ -217,7 +218,7 @@ struct FormPart<'b> {
     content: &'b [u8],
 }
 
-/// The headers of a part that matter here, each as often as it was sent.
+/// The headers of a part that matter here, with repetitions.
 #[derive(Default)]
 struct Headers<'b> {
     dispositions: Vec<&'b [u8]>,
@@ -286,7 +287,7 @@ impl<'b> FormPart<'b> {
             } else if is("content-encoding") {
                 headers.encoded |= !value.eq_ignore_ascii_case(b"identity");
             } else if is("content-length") && value != self.content.len().to_string().as_bytes() {
-                // aiohttp reads by this length, over boundaries where it is too long.
+                // aiohttp reads content by this length, across boundaries if it is too long.
                 return Err(MultipartError::Length);
             }
         }
@@ -294,7 +295,7 @@ impl<'b> FormPart<'b> {
     }
 }
 
-/// Splits one header line. A name that begins like a delimiter is none: some parsers look for those here too.
+/// Splits one header line. The name must not begin like a delimiter: some parsers look for delimiters here too.
 fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
     let colon = memchr::memchr(b':', line).ok_or(MultipartError::Header)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
@@ -304,7 +305,7 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
     let sound_value = value
         .iter()
         .all(|&byte| byte == b'\t' || !byte.is_ascii_control())
-        // Werkzeug finds no field at all in a form with one such header.
+        // Werkzeug finds no field in a form that has such a header.
         && simdutf8::basic::from_utf8(value).is_ok();
     if sound_name && sound_value {
         Ok((name, value.trim_ascii()))
@@ -317,8 +318,8 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
 struct Disposition<'b> {
     name: &'b [u8],
     several_names: bool,
-    /// Whether it is `form-data;` and the name, nothing more. Beside anything else multer, cpp-httplib and others find no
-    /// name, each beside another thing, and their servers then have a default for the model.
+    /// Whether it is exactly `form-data;` and the name. Next to other parameters, multer, cpp-httplib and other parsers
+    /// find no name, each in other cases, and their servers then use a default model.
     is_name_alone: bool,
     has_filename: bool,
 }
@@ -344,7 +345,7 @@ impl<'b> Disposition<'b> {
         }
         Ok(Self {
             name,
-            // In another case, `Name=`, it is a name to some parsers and none to others.
+            // Some parsers read `Name=` as a name, others do not.
             several_names: extended
                 || named.is_some_and(|parameter| parameter.name != b"name")
                 || count_leniently("name", value) != 1,
@@ -354,8 +355,8 @@ impl<'b> Disposition<'b> {
     }
 }
 
-/// How many parameters of that name a parser may find: some split at `;` or search without minding quotes, so one
-/// inside another parameter's quotes counts as well.
+/// How many parameters of that name a lenient parser could find. Some parsers split at `;` or search without regard to
+/// quotes, so parameters inside quotes count as well.
 fn count_leniently(parameter: &str, value: &[u8]) -> usize {
     let begins_word = |at: usize| at == 0 || !value[at - 1].is_ascii_alphanumeric();
     let is_assigned = |behind: usize| {
@@ -370,8 +371,9 @@ fn count_leniently(parameter: &str, value: &[u8]) -> usize {
         .count()
 }
 
-/// Judges a part's name as it stands in its header. What any parser could make `model` of, by unescaping, trimming,
-/// dropping quotes or cutting at a bracket or a semicolon, is refused; so is an encoded word, which Java's parsers decode.
+/// Classifies a part's name as it is written in the header. A name that any parser could turn into `model`, by
+/// unescaping, trimming, dropping quotes or cutting at a bracket or semicolon, is refused. So are encoded words, which
+/// Java's parsers decode.
 fn classify_name(raw: &[u8], extra_fields: ExtraModelFields) -> FieldClass {
     if raw == MODEL.as_bytes() {
         return FieldClass::Model;
@@ -392,7 +394,7 @@ fn classify_name(raw: &[u8], extra_fields: ExtraModelFields) -> FieldClass {
     }
 }
 
-/// Whether some parsers would look for further fields inside a part of this type.
+/// Whether some parsers look for more fields inside a part of this type (RFC 2046 calls these types composite).
 fn is_composite_type(content_type: &[u8]) -> bool {
     [&b"multipart/"[..], b"message/"].iter().any(|family| {
         let begins = content_type.get(..family.len());
@@ -400,8 +402,8 @@ fn is_composite_type(content_type: &[u8]) -> bool {
     })
 }
 
-/// Whether every parser reads the content as the same text. A type other than text makes some take it for a file, and
-/// aiohttp knows text by its lower-case letters.
+/// Whether every parser reads the content as the same text. Some parsers read a type other than text as a file, and
+/// aiohttp recognizes text only in lower case.
 fn is_plain_text(content_types: &[&[u8]], content: &[u8]) -> bool {
     let value = match content_types {
         [] => return true,
@@ -432,7 +434,7 @@ mod tests {
         read(&boundary, body, extra_fields).map(|findings| findings.conclude().map(Cow::into_owned))
     }
 
-    /// A body that is complete as it stands; its boundary is `BX`.
+    /// The result for a complete body with the boundary `BX`.
     fn model(body: impl AsRef<[u8]>) -> Verdict {
         read_with("BX", body.as_ref(), ExtraModelFields::Refused)
     }
@@ -454,7 +456,7 @@ mod tests {
         b"RIFF\n--\r\n\r\n--B\r\n \0\xff",
     );
 
-    /// A form of the usual model, and beside it a part with this Content-Disposition.
+    /// The result for a form with the usual model, and another part with this Content-Disposition.
     fn beside(disposition: &str) -> Verdict {
         model(form(&[
             MODEL_PART,
@@ -477,7 +479,7 @@ mod tests {
         Ok(Err(ModelError::Ambiguous(ambiguity)))
     }
 
-    /// The forms that clients were seen to send, byte for byte but for their file's content.
+    /// Forms that real clients sent, byte for byte except for the content of their files.
     const CLIENTS: [(&str, &str, &[u8]); 10] = [
         (
             "httpx 0.28",
@@ -771,7 +773,7 @@ mod tests {
             "form-data; name*0*=UTF-8''mo; name*1=del",
             "form-data; name=\"x\"; name*=UTF-8''model",
             "form-data; name*=UTF-8''x",
-            // What a parser finds that splits or searches without minding quotes:
+            // A name that parsers find if they split or search without regard to quotes:
             "form-data; name=\"x; name=model; \"",
             "form-data; filename=\"; name=model; \"; name=\"x\"",
             "form-data; filename=\"\\\"; name=model; y=\"; name=\"x\"",
@@ -789,7 +791,7 @@ mod tests {
 
     #[test]
     fn the_models_name_is_written_as_every_parser_finds_it() {
-        // multer knows lower case only.
+        // multer accepts only lower case.
         for disposition in ["form-data; Name=\"model\"", "form-data; nAME=model"] {
             assert_eq!(
                 alone(disposition),
@@ -798,7 +800,7 @@ mod tests {
             );
         }
         for disposition in [
-            // multer gives up at the first word that begins like a name, cpp-httplib at any other parameter.
+            // multer stops at the first word that begins like a name, cpp-httplib at any other parameter.
             "form-data; name-of=\"x\"; name=\"model\"",
             "form-data; nameless=1; name=\"model\"",
             "form-data; x=\"my name\"; name=\"model\"",

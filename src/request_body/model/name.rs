@@ -1,49 +1,49 @@
-//! Which names stand for the model, which only seem to, and what a body said about its model in the end.
+//! Classifies field names as the model, similar to it, or other, and collects what a body says about its model.
 //!
-//! Parsers differ in what they take for `model`: Go folds case, PHP cuts at a bracket, some forms are unescaped and
-//! some are not. So there is one way to write the name, and whatever any of them might take for it is refused.
+//! Parsers differ in which names they accept as `model`: Go folds case, PHP cuts at a bracket, and some form parsers
+//! unescape names. So only the exact name is accepted, and any name that a parser could take for it is refused.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// The one name.
+/// The name of the model's field.
 pub(crate) const MODEL: &str = "model";
-/// Names beside which some upstreams let a request name further models.
+/// Fields in which some upstreams accept further models.
 const EXTRA_MODEL_FIELDS: [&str; 3] = ["models", "fallbacks", "lora_path"];
-/// No longer name folds to any of the above, in bytes: `fallbacks` with a Kelvin sign and a long s has twelve.
+/// The longest name that folds to one of these names, in bytes: `fallbacks` with a Kelvin sign and a long s has 12.
 pub(crate) const MAX_NAME_LENGTH: usize = 12;
 
-/// Whether `models`, `fallbacks` and `lora_path` may stand beside `model`.
+/// Whether `models`, `fallbacks` and `lora_path` are allowed next to `model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtraModelFields {
     /// For a key that may use every model.
     Allowed,
-    /// For a key restricted to some models.
+    /// For a key that is restricted to some models.
     Refused,
 }
 
-/// Why gateway and upstream could read different models out of one request.
+/// Why the gateway and the upstream could read different models from one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ambiguity {
-    /// Two fields named `model`.
+    /// Two fields are named `model`.
     Twice,
-    /// A field whose name some parsers take for `model`, and others do not.
+    /// Some parsers read the field's name as `model`, others do not.
     LikeModel,
-    /// One of the fields that name further models.
+    /// A field that names further models.
     ExtraField(&'static str),
     /// The query names a model.
     Query,
     /// The form's `model` is a file.
     File,
-    /// A form part with two names, or with a name in parts or in an encoding (`name*`).
+    /// A form part has two names, or a continued or encoded name (`name*`).
     SeveralNames,
-    /// The form's `model` has a Content-Disposition that says more than its name.
+    /// The Content-Disposition of the form's `model` has more than its name.
     NotNameAlone,
-    /// A form part with two Content-Disposition lines.
+    /// A form part has two Content-Disposition lines.
     SeveralDispositions,
-    /// A form part that has to be decoded before it is read.
+    /// A form part must be decoded before it can be read.
     Encoded,
-    /// The form's `model` is typed as something other than plain text in UTF-8.
+    /// The form's `model` has a type other than plain text in UTF-8.
     NotPlainText,
 }
 
@@ -89,7 +89,7 @@ impl fmt::Display for Ambiguity {
     }
 }
 
-/// What a name stands for.
+/// The class of a field name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldClass {
     Model,
@@ -98,7 +98,7 @@ pub(crate) enum FieldClass {
 }
 
 impl FieldClass {
-    /// Judges the decoded name of a field.
+    /// Classifies the decoded name of a field.
     pub(crate) fn of(name: &str, extra_fields: ExtraModelFields) -> Self {
         if name == MODEL {
             return Self::Model;
@@ -121,8 +121,8 @@ impl FieldClass {
     }
 }
 
-/// Whether `name` is `plain`, which is lower-case ASCII, under simple case folding. Two characters beyond ASCII fold
-/// into it, and Go's encoding/json takes both.
+/// Whether `name` is equal to `plain`, which is lower-case ASCII, under simple case folding. Two non-ASCII characters
+/// fold to ASCII, and Go's encoding/json accepts both.
 fn folds_to(name: &str, plain: &str) -> bool {
     let folded = name.chars().map(|character| match character {
         '\u{17F}' => 's',
@@ -132,7 +132,7 @@ fn folds_to(name: &str, plain: &str) -> bool {
     folded.eq(plain.chars())
 }
 
-/// What a whole body said about its model. The first ambiguity is kept.
+/// What a body says about its model. Only the first ambiguity is kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings<'b> {
     model: Option<Model<'b>>,
@@ -158,7 +158,7 @@ impl<'b> Findings<'b> {
         self.ambiguity.get_or_insert(ambiguity);
     }
 
-    /// The one model; an ambiguity is told before a missing model is.
+    /// Returns the model. An ambiguity is reported before a missing model.
     pub(crate) fn conclude(self) -> Result<Cow<'b, str>, ModelError> {
         if let Some(ambiguity) = self.ambiguity {
             return Err(ModelError::Ambiguous(ambiguity));
@@ -170,7 +170,7 @@ impl<'b> Findings<'b> {
     }
 }
 
-/// Why a readable body names no one model.
+/// Why a valid body names no single model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ModelError {
     Ambiguous(Ambiguity),
