@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says of a connection before its first byte. (HAProxy's
-//! `doc/proxy-protocol.txt`; the numbers of sections below are its own.)
+//! The PROXY protocol, versions 1 and 2: the header in which a load balancer names the client of a connection. Section
+//! numbers below refer to HAProxy's `doc/proxy-protocol.txt`.
 //!
-//! It is read strictly, since an address is decided by it, and never a byte past its end: what follows may be TLS. Whether
-//! a peer is asked for it at all is not known here; nothing is guessed from the bytes.
+//! The header is parsed strictly, because it decides the client address, and no byte after it is read, because TLS may
+//! follow. The caller decides whether a peer must send the header; this module never guesses from the bytes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,38 +10,40 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// What every header of version 2 begins with.
+/// The first bytes of every version 2 header.
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// What every header of version 1 begins with.
+/// The first bytes of every version 1 header.
 const V1_PREFIX: &[u8; 6] = b"PROXY ";
-/// The longest header of version 1, CRLF included (2.1).
+/// The longest version 1 header, with its CRLF (2.1).
 const MAX_V1_LENGTH: usize = 107;
 /// The fixed part of version 2: signature, command, family, length.
 const V2_FIXED_LENGTH: usize = 16;
-/// What may follow it. Addresses need 216 bytes at most; the rest is for extensions, such as a client's certificate.
+/// The longest part after the fixed one. Addresses need at most 216 bytes; the rest is for extensions, such as a client
+/// certificate.
 const MAX_V2_PAYLOAD: usize = 16 << 10;
-/// The extension that holds a checksum of the whole header (2.2.3).
+/// The type of the extension that holds a checksum of the whole header (2.2.3).
 const CRC32C: u8 = 0x03;
 
-/// Whom a trusted peer speaks for.
+/// The client that a trusted peer names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyIdentity {
     /// A client at this address, in its canonical form.
     Client(IpAddr),
-    /// Itself: a health check, say. The connection is to be taken as it is (LOCAL, and UNKNOWN in version 1).
+    /// The peer itself, for example for a health check: LOCAL, or UNKNOWN in version 1. The connection's own address
+    /// counts.
     Local,
-    /// A client that has no address of the kind: on a Unix socket, or of a family that is not specified.
+    /// A client without an IP address: on a Unix socket, or of an unspecified family.
     NoAddress,
 }
 
-/// Why there is no header.
+/// Why no header was read.
 #[derive(Debug)]
 pub(crate) enum ProxyHeaderError {
-    /// The peer left before its first byte, as a load balancer does that only looks whether the port is open.
+    /// The peer closed before its first byte, like a load balancer that only checks whether the port is open.
     Closed,
-    /// What came is none.
+    /// The bytes are no valid header.
     Malformed(&'static str),
-    /// The connection failed in the middle.
+    /// Reading from the connection failed.
     Io(io::Error),
 }
 
@@ -64,7 +66,7 @@ impl std::error::Error for ProxyHeaderError {
     }
 }
 
-/// Reads the header that a connection begins with, and nothing behind it. It waits for as long as the peer does.
+/// Reads the header at the start of a connection, and nothing after it. It has no time limit of its own.
 ///
 /// # Errors
 /// [`ProxyHeaderError`]
@@ -91,21 +93,21 @@ pub(crate) async fn read(socket: &mut TcpStream) -> Result<ProxyIdentity, ProxyH
     }
 }
 
-/// How many bytes there are to the end of the line, or of what has come of it.
+/// The number of bytes up to the end of the line, or the number available if the line has not ended.
 async fn bytes_to_line_end(socket: &TcpStream, most: usize) -> io::Result<usize> {
     let mut bytes = [0; MAX_V1_LENGTH];
     let count = socket.peek(&mut bytes[..most]).await?;
     let end = memchr::memchr(b'\n', &bytes[..count]);
-    // At the connection's end there is one byte to be missed.
+    // At the end of the connection, 1 makes the next read return 0.
     Ok(end.map_or(count, |end| end + 1).max(1))
 }
 
-/// What is to be done with so much of a header.
+/// What to read after a partial header.
 #[derive(Debug, PartialEq, Eq)]
 enum HeaderProgress {
-    /// So many bytes more belong to it at least.
+    /// At least this many bytes more.
     Bytes(usize),
-    /// It ends with the line, which has not ended yet.
+    /// Up to the end of the line.
     Line,
     Done(ProxyIdentity),
 }
@@ -127,7 +129,7 @@ fn parse(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     }
 }
 
-/// 2.1: one line of words.
+/// Version 1 (2.1): one line of words.
 fn parse_v1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let too_long = Err("the line is longer than 107 bytes");
     let Some(line) = header.strip_suffix(b"\n") else {
@@ -172,13 +174,13 @@ fn parse_v1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     }
 }
 
-/// Without leading zeros.
+/// Whether it is a port number without leading zeros.
 fn is_port(word: &str) -> bool {
     let is_plain = matches!(word.as_bytes(), [b'0'] | [b'1'..=b'9', ..]);
     is_plain && word.bytes().all(|byte| byte.is_ascii_digit()) && word.parse::<u16>().is_ok()
 }
 
-/// 2.2: a fixed part, addresses, and extensions.
+/// Version 2 (2.2): a fixed part, addresses, and extensions.
 fn parse_v2(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let Some((fixed, rest)) = header.split_first_chunk::<V2_FIXED_LENGTH>() else {
         return Ok(HeaderProgress::Bytes(V2_FIXED_LENGTH - header.len()));
@@ -199,7 +201,7 @@ fn parse_v2(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let identity = if is_proxied {
         parse_addresses(header, family, rest)?
     } else {
-        // LOCAL: everything else is to be passed over, the family too.
+        // LOCAL: the rest must be ignored, including the family.
         ProxyIdentity::Local
     };
     Ok(HeaderProgress::Done(identity))
@@ -208,7 +210,7 @@ fn parse_v2(header: &[u8]) -> Result<HeaderProgress, &'static str> {
 fn parse_addresses(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdentity, &'static str> {
     let short = "the header has no room for its addresses";
     let (identity, extensions) = match family {
-        // Unspecified: nothing says where extensions would begin.
+        // Unspecified: the addresses have no known length, so extensions cannot be found.
         0x00 => return Ok(ProxyIdentity::NoAddress),
         0x11 | 0x12 => {
             let (addresses, extensions) = rest.split_first_chunk::<12>().ok_or(short)?;
@@ -220,7 +222,7 @@ fn parse_addresses(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdenti
             let source = addresses.first_chunk::<16>().ok_or(short)?;
             (IpAddr::from(*source).to_canonical(), extensions)
         }
-        // Unix sockets, whose clients have no address that a key could be restricted to.
+        // Unix sockets: the client has no address that a key could be restricted to.
         0x31 | 0x32 => {
             let (_, extensions) = rest.split_first_chunk::<216>().ok_or(short)?;
             check_extensions(header, extensions)?;
@@ -229,7 +231,7 @@ fn parse_addresses(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdenti
         _ => return Err("the header names no family"),
     };
     check_extensions(header, extensions)?;
-    // Datagrams are no connection: whoever is named is not the one that sends.
+    // Datagrams have no connection, so the named client need not be the sender.
     Ok(if family & 0x0f == 1 {
         ProxyIdentity::Client(identity)
     } else {
@@ -237,7 +239,7 @@ fn parse_addresses(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdenti
     })
 }
 
-/// 2.2: a kind, a length and so many bytes, one after another. Only the checksum says anything here.
+/// Extensions (2.2): each has a type, a length and a value. Only the checksum is checked.
 fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), &'static str> {
     while !extensions.is_empty() {
         let Some((&[kind, high, low], rest)) = extensions.split_first_chunk::<3>() else {
@@ -261,7 +263,8 @@ fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), &'static
     Ok(())
 }
 
-/// CRC-32C (RFC 9260 appendix A), with the bytes of `zeroed` taken for zero. Bit by bit, for at most 16 KiB a connection.
+/// CRC-32C (RFC 9260 appendix A), with the bytes in `zeroed` read as zero. It works bit by bit: a header has at most 16
+/// KiB.
 fn crc32c(bytes: &[u8], zeroed: std::ops::Range<usize>) -> u32 {
     let mut crc = !0_u32;
     for (at, byte) in bytes.iter().enumerate() {
@@ -282,7 +285,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Hands a header over in pieces as [`read`] would ask for them; the rest must stay.
+    /// Passes a header to the parser in pieces of the requested sizes. The bytes after the header must remain.
     fn read_all(bytes: &[u8]) -> Result<(ProxyIdentity, usize), &'static str> {
         let mut taken = 0;
         loop {
@@ -312,7 +315,7 @@ mod tests {
         Ok(ProxyIdentity::Client(address.parse().unwrap()))
     }
 
-    /// Version 2 with this command, family, and rest.
+    /// A version 2 header with this command, family, and rest.
     fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
         [&V2_SIGNATURE[..], &[command, family], &length, rest].concat()

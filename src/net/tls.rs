@@ -1,5 +1,5 @@
-//! TLS 1.2 and 1.3 toward clients and upstreams: certificates that can be replaced while connections are open, and
-//! roots that are always checked.
+//! TLS 1.2 and 1.3 for clients and upstreams. Certificates can be replaced while connections are open, and certificates
+//! of upstreams are always verified.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,10 +25,10 @@ use zeroize::Zeroizing;
 
 use crate::store::config::{Tls, TlsFiles, names};
 
-/// Both versions that are spoken, on either side.
+/// The supported versions, for clients and upstreams.
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
-/// The certificates in use, for connections to come. Cloning shares them.
+/// The current certificates, for new connections. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificates {
     current: Arc<ArcSwap<TlsState>>,
@@ -38,7 +38,7 @@ pub(crate) struct Certificates {
 struct TlsState {
     first: Identity,
     more: Vec<Identity>,
-    /// Who decides about clients' certificates, where they must show one.
+    /// Verifies client certificates, if clients need one.
     clients: Option<Arc<dyn ClientCertVerifier>>,
     data: Arc<ServerConfig>,
     admin: Arc<ServerConfig>,
@@ -50,7 +50,7 @@ struct Identity {
     key: Arc<CertifiedKey>,
 }
 
-/// Something wrong with what a field of the config names.
+/// An error in a field of the config, with the path of the field.
 pub(crate) type TlsFieldError = (String, TlsError);
 
 /// Why a certificate or CA cannot be used.
@@ -58,9 +58,9 @@ pub(crate) type TlsFieldError = (String, TlsError);
 pub(crate) enum TlsError {
     /// A PEM file cannot be read.
     Unreadable(PathBuf, rustls::pki_types::pem::Error),
-    /// Key and certificate do not go together, or are not usable.
+    /// The key does not match the certificate, or one of them is invalid.
     Unusable(PathBuf, rustls::Error),
-    /// The file holds no certificate.
+    /// The file has no certificate.
     Empty(PathBuf),
     /// The system has no root certificates.
     NoRoots,
@@ -96,7 +96,7 @@ impl std::error::Error for TlsError {
 }
 
 impl TlsError {
-    /// The file it is about.
+    /// The file with the error.
     #[must_use]
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
@@ -107,7 +107,7 @@ impl TlsError {
 }
 
 impl Certificates {
-    /// Reads every chain with its key, and the clients' CA.
+    /// Reads every certificate chain with its key, and the CA of client certificates.
     ///
     /// # Errors
     /// The first error found.
@@ -121,8 +121,8 @@ impl Certificates {
         }
     }
 
-    /// Reads all again, from the same files or others, for connections to come. Each stands for itself: what is faulty
-    /// stays as it was, or is left out where it is new, and is told.
+    /// Reads all files again, or other files, for new connections. An invalid certificate does not affect the others:
+    /// the previous one stays in use, or none if it is new, and its error is returned.
     #[must_use]
     pub(crate) fn reload(&self, tls: &Tls) -> Vec<TlsFieldError> {
         match TlsState::read(tls, Some(&self.current.load())) {
@@ -134,20 +134,21 @@ impl Certificates {
         }
     }
 
-    /// For one client's connection.
+    /// For a client connection.
     #[must_use]
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.current.load().data).into()
     }
 
-    /// For one connection to the admin API, which speaks HTTP/1.1 alone and asks for a token instead of a certificate.
+    /// For a connection to the admin API, which supports only HTTP/1.1 and checks a token instead of a client
+    /// certificate.
     #[must_use]
     pub(crate) fn admin_acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.current.load().admin).into()
     }
 }
 
-/// What in these files could not be used.
+/// The errors in these files.
 #[must_use]
 pub(crate) fn check(tls: &Tls) -> Vec<TlsFieldError> {
     match TlsState::read(tls, None) {
@@ -157,7 +158,8 @@ pub(crate) fn check(tls: &Tls) -> Vec<TlsFieldError> {
 }
 
 impl TlsState {
-    /// What is faulty is told, and is as it was before. Fails where there is not even a first certificate.
+    /// If a certificate is invalid, the one from `before` is used and the error is returned. Fails if there is no first
+    /// certificate at all.
     fn read(tls: &Tls, before: Option<&Self>) -> Result<(Self, Vec<TlsFieldError>), TlsError> {
         let mut errors = Vec::new();
         let first = match (Identity::read(&tls.first), before) {
@@ -195,8 +197,8 @@ impl TlsState {
             .find(|known| known.files == *files)
     }
 
-    /// Each port has a configuration of its own, so that no session begun on the admin port, where clients show no
-    /// certificate, can be resumed on the data port, where they may have to.
+    /// Each port has its own configuration. With a shared one, a session from the admin port, where clients need no
+    /// certificate, could be resumed on the data port, where they may need one.
     fn of_parts(
         first: Identity,
         more: Vec<Identity>,
@@ -217,7 +219,7 @@ impl TlsState {
         let mut data = config(clients.clone())?;
         data.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         if clients.is_some() {
-            // A resumed session would go on past the end of the certificate that it began with.
+            // A resumed session would outlive the client certificate that it began with.
             data.session_storage = Arc::new(NoServerSessionStorage {});
             data.send_tls13_tickets = 0;
         }
@@ -243,7 +245,7 @@ impl Identity {
         let chain = certificates(certificate)?;
         let unreadable = |cause| TlsError::Unreadable(private_key.clone(), cause);
         let unusable = |cause| TlsError::Unusable(certificate.clone(), cause);
-        // What is read of a private key is wiped, save what signs with it.
+        // The buffers with the private key are zeroed after use; only the signer keeps the key.
         let text = fs::read(private_key).map(Zeroizing::new);
         let text = text.map_err(|cause| unreadable(pem::Error::Io(cause)))?;
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(unreadable)?;
@@ -259,8 +261,8 @@ impl Identity {
     }
 }
 
-/// Which certificate a client gets: by the name it asks for (SNI), an exact one before one of a whole level (`*.`);
-/// among those the earliest whose kind of key it can check. Else the first.
+/// Chooses the certificate for a client by the name that it asks for (SNI): an exact match before a wildcard (`*.`),
+/// and of those the first with a signature scheme that the client supports. Without a match, the first certificate.
 #[derive(Debug)]
 struct CertificateResolver {
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
@@ -295,7 +297,7 @@ impl ResolvesServerCert for CertificateResolver {
     }
 }
 
-/// Takes clients whose certificate this CA signed, for as long as it is valid, and nobody else.
+/// Accepts only clients with a valid certificate from this CA.
 fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = Arc::new(roots_of(ca_file)?);
     WebPkiClientVerifier::builder_with_provider(roots, provider())
@@ -303,7 +305,7 @@ fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsErr
         .map_err(|_| TlsError::Empty(ca_file.into()))
 }
 
-/// How an upstream's certificate is checked: against the CA file, or the system's roots. There is no way not to.
+/// Verifies upstreams against the CA file, or against the system's roots. Verification cannot be turned off.
 ///
 /// # Errors
 /// [`TlsError`]

@@ -1,5 +1,5 @@
-//! Unix sockets in the file system: claimed so that a file has its permissions from its first instant, and is never
-//! another process's.
+//! Unix sockets in the file system. A socket file has its final permissions from its creation on, and a socket of
+//! another process is never replaced.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -15,14 +15,14 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::store::lock_file::LockFile;
 
-/// What `sun_path` holds, with the NUL at its end (unix(7)).
+/// The size of `sun_path`, including the NUL at its end (unix(7)).
 const MAX_PATH: usize = 108;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// How long another process may take to claim the same socket.
+/// How long to wait while another process claims the same socket.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The socket's file, to be removed when the socket is given up.
+/// The socket's file, which is removed when the socket is closed.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -35,11 +35,11 @@ pub(crate) struct SocketFile {
 pub(crate) enum ClaimError {
     /// The path is too long for a socket.
     TooLong(PathBuf),
-    /// Another process answers there.
+    /// Another process listens there.
     Taken(PathBuf),
-    /// Something else than a socket is there.
+    /// A file that is no socket is there.
     Occupied(PathBuf),
-    /// The system refuses.
+    /// A system call failed.
     Failed(PathBuf, io::Error),
 }
 
@@ -83,11 +83,11 @@ impl std::error::Error for ClaimError {
 
 /// Permissions of a socket that only this user may connect to.
 pub(crate) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// Permissions of a socket that anybody may connect to.
+/// Permissions of a socket that every user may connect to.
 pub(crate) const PUBLIC: Mode = Mode::from_raw_mode(0o666);
 
-/// Listens at `path`, with a file of these permissions. A socket that nobody answers on is replaced; one that somebody
-/// answers on, and any other file, is left alone. What is returned does not block, as tokio wants it.
+/// Listens at `path`, with a socket file of these permissions. A socket that no process listens on is replaced. A
+/// socket in use, and any other file, is left as it is. The returned listener is non-blocking, as tokio requires.
 ///
 /// # Errors
 /// [`ClaimError`]
@@ -96,7 +96,8 @@ pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile
         return Err(ClaimError::TooLong(path.into()));
     }
     let failed = |error| ClaimError::Failed(path.into(), error);
-    // Between finding a socket stale and replacing it, another process must not have claimed it.
+    // Without the lock, another process could claim a stale socket after this one finds it stale and before this one
+    // replaces it.
     let _lock = LockFile::take(path, None, LOCK_WAIT).map_err(failed)?;
     let socket = match bind(path, mode) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -105,7 +106,7 @@ pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile
         }
         socket => socket.map_err(failed)?,
     };
-    // The umask may have taken permissions away, never added any.
+    // The umask can remove permissions, but never add any.
     fs::set_permissions(path, Permissions::from_mode(mode.as_raw_mode())).map_err(failed)?;
     let found = fs::symlink_metadata(path).map_err(failed)?;
     let file = SocketFile {
@@ -117,20 +118,20 @@ pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile
 }
 
 impl SocketFile {
-    /// Removes the file, unless another process has put its own there meanwhile.
+    /// Removes the file, unless another process has replaced it.
     pub(crate) fn release(self) {
         let _lock = LockFile::take(&self.path, None, LOCK_WAIT);
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         if is_ours {
-            // Where it can't be removed, the next start finds it stale.
+            // If the file can't be removed, the next start finds it stale.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// On Linux the file that `bind` makes has the mode of the socket itself: set before, there is no moment at which
-/// others could connect, and no umask of the whole process to change.
+/// On Linux `bind` creates the file with the mode of the socket. Setting the mode before `bind` leaves no moment at
+/// which other users could connect, and does not need the process-wide umask.
 fn bind(path: &Path, mode: Mode) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -147,7 +148,7 @@ fn remove_stale(path: &Path) -> Result<(), ClaimError> {
         return Err(ClaimError::Occupied(path.into()));
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // A process too busy to accept is alive all the same: then this would block.
+    // A process that is too busy to accept still listens; a blocking connect would then wait.
     socket.set_nonblocking(true).map_err(failed)?;
     match socket.connect(&SockAddr::unix(path).map_err(failed)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -255,7 +256,7 @@ mod tests {
         let path = folder.path().join("s");
         let (listener, file) = claim(&path, PRIVATE).unwrap();
         fs::remove_file(&path).unwrap();
-        // The old socket lives, so that the file system can't hand out its number again.
+        // The old socket stays open, so the file system can't reuse its inode number.
         let _successor = claim(&path, PRIVATE).unwrap();
         file.release();
         assert!(path.exists());

@@ -1,5 +1,5 @@
-//! What keeps a fleet up to date in the background: asking upstreams which models they serve, and probing replicas
-//! that were set aside.
+//! Background tasks that keep the fleet up to date: they fetch each upstream's list of models, and probe replicas that
+//! are down.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,24 +22,24 @@ use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::connect;
 use crate::upstream::{Fleet, ModelConflict, Replica, Upstream};
 
-/// How long an upstream may take to say what it serves.
+/// Time limit for fetching an upstream's list of models.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long until one that answered is discovery_tasks again.
+/// The interval between two fetches, after a successful one.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
-/// How long until one that did not answer is discovery_tasks again.
+/// The interval between two fetches, after a failed one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Of so many failures in a row one is logged: about one a minute.
+/// Of this many consecutive failures one is logged: about one a minute.
 const LOG_EVERY: u32 = 12;
-/// How often a replica that was set aside is probed, and how long a probe may take.
+/// The interval between two probes of a replica that is down, and the time limit of a probe.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest list of models that is read, in bytes; most models that are taken from it, and the longest name, in bytes.
+/// Limits on a list of models: its bytes, the number of models used, and the bytes of a model's name.
 const MAX_LIST_BYTES: usize = 4 << 20;
 const MAX_MODELS: usize = 10_000;
 const MAX_NAME_BYTES: usize = 512;
-/// Models that a log line names.
+/// The most models that one log line names.
 const MAX_LOGGED_MODELS: usize = 20;
 
-/// Looks after the fleet for as long as it is polled: to be spawned on a `LocalSet`.
+/// Runs the background tasks for as long as it is polled. Must be spawned on a `LocalSet`.
 pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
     let mut discovery_tasks: Vec<(Arc<Upstream>, tokio::task::JoinHandle<()>)> = Vec::new();
     let mut probe_tasks: Vec<(Arc<Replica>, tokio::task::JoinHandle<()>)> = Vec::new();
@@ -91,7 +91,7 @@ pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
     }
 }
 
-/// Tries a replica that was set aside until it takes a connection.
+/// Probes a replica that is down until it accepts a connection.
 async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>, log: Log) {
     let name = |event: Event| {
         event
@@ -174,7 +174,7 @@ async fn discover_periodically(
     }
 }
 
-/// Why an upstream's models are not known.
+/// Why an upstream's models could not be fetched.
 #[derive(Debug)]
 enum DiscoveryError {
     Unreachable(io::Error),
@@ -203,7 +203,7 @@ impl std::fmt::Display for DiscoveryError {
     }
 }
 
-/// Only `data[].id` counts (OpenAI's API, List models); an entry without one is no model.
+/// Only `data[].id` is used (OpenAI's API, List models). An entry without an id is ignored.
 #[derive(Deserialize)]
 struct ModelsResponse {
     data: Vec<Value>,
@@ -215,7 +215,8 @@ async fn fetch_models(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>,
         match fetch_models_from(upstream, replica).await {
             Ok(models) => return Ok(models),
             Err(error) => {
-                // As for any connection: what refuses is set aside, and seen to be in status and metrics.
+                // As for any other connection: a replica that refuses connections is marked down, and status and
+                // metrics show it.
                 if let DiscoveryError::Unreachable(cause) = &error
                     && matches!(
                         cause.kind(),
@@ -250,7 +251,7 @@ async fn fetch_models_from(
             .await
             .map_err(DiscoveryError::Unreachable)?,
     );
-    // Whoever calls has a time limit of its own.
+    // The caller sets the time limit.
     let (timer, entry) = (TickTimer::default(), TimerEntry::default());
     let buffers = BufferPool::default();
     let request = OutboundRequest::from_text(&buffers, head);

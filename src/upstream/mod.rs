@@ -1,7 +1,8 @@
-//! The servers behind the gateway: upstreams, their replicas and health, and the catalogue of the models they serve.
+//! Upstreams, their replicas and the replicas' health, and the catalogue of models that they serve.
 //!
-//! One [`Fleet`] is shared by all workers and replaced whole on reload; connections belong to a worker's
-//! [`pool::Pool`]. Nothing here asks whether a request may be sent: whoever calls [`pool::Pool::send`] shows a permit.
+//! All workers share one [`Fleet`], and a reload replaces its content as a whole. Each worker has its own connections,
+//! in [`pool::Pool`]. This module does not check whether a request is allowed: the caller of [`pool::Pool::send`]
+//! passes a permit.
 
 pub(crate) mod connection;
 pub(crate) mod discovery;
@@ -21,41 +22,41 @@ use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
 use crate::store::config;
 
-/// All upstreams and the catalogue, for every worker to read.
+/// All upstreams and the catalogue of models, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     current: ArcSwap<Routing>,
-    /// Held from reading `current` to replacing it: a reload and an upstream's new list of models must not undo each
-    /// other.
+    /// Held from reading `current` to replacing it. Without it, a reload and a new list of models could overwrite each
+    /// other's changes.
     update_lock: Mutex<()>,
     ready: AtomicBool,
     metrics: Metrics,
 }
 
-/// One state of the fleet.
+/// A snapshot of the upstreams and the models that they serve.
 #[derive(Debug)]
 pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
-    /// In the config's order, then the upstream's own.
+    /// In the order of the config, then in the order of the upstream's own list.
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
 }
 
-/// One kind of server.
+/// A group of replicas that serve the same models.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     config: config::UpstreamConfig,
     replicas: Vec<Arc<Replica>>,
-    /// The models it said it serves; None until it answered once. Unused where the config names them.
+    /// The upstream's own list of models; None until it was fetched. Not used if the config lists the models.
     discovered: ArcSwapOption<Vec<String>>,
-    /// Whether it was asked at all by now, and answered, failed, or was silent for too long.
+    /// Whether its list of models was requested at least once, with or without success.
     discovery_attempted: AtomicBool,
 }
 
 /// One server of an upstream.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    /// Tells a worker's kept connections apart; never used twice.
+    /// Identifies the replica in a worker's pool. Never reused.
     id: u64,
     url: config::ReplicaUrl,
     authority: Box<str>,
@@ -64,17 +65,16 @@ pub(crate) struct Replica {
     in_flight: AtomicUsize,
 }
 
-/// A error of one upstream's TLS settings.
+/// An error in the TLS settings of an upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamTlsError {
     /// The upstream's name.
     pub(crate) upstream: String,
-    /// What is wrong.
     pub(crate) error: TlsError,
 }
 
 impl Fleet {
-    /// A fleet as the config describes it. Upstreams without `models` serve none until they were asked.
+    /// The upstreams of the config. An upstream without `models` serves none until its list was fetched.
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
@@ -92,10 +92,10 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Puts the config's upstreams in place; those that did not change keep their health, models and connections.
+    /// Replaces the upstreams by those of the config. Unchanged upstreams keep their health, models and connections.
     ///
     /// # Errors
-    /// The first upstream whose CA cannot be used; nothing changes then.
+    /// The first upstream whose CA cannot be used; nothing is changed in that case.
     pub(crate) fn reload(
         &self,
         upstreams: &[config::UpstreamConfig],
@@ -109,7 +109,7 @@ impl Fleet {
                 .iter()
                 .find(|upstream| upstream.config.name == config.name);
             after.push(match known {
-                // A CA file may hold another CA by now.
+                // The content of a CA file may have changed.
                 Some(known) if known.config == *config && config.ca_file.is_none() => {
                     Arc::clone(known)
                 }
@@ -136,7 +136,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether the config's upstreams could be put in place.
+    /// Checks that the config's upstreams can be used.
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
@@ -146,14 +146,14 @@ impl Fleet {
             .try_for_each(|upstream| Upstream::new(upstream.clone()).map(drop))
     }
 
-    /// The state of the fleet now.
+    /// The current snapshot.
     #[must_use]
     pub(crate) fn routing(&self) -> Arc<Routing> {
         self.current.load_full()
     }
 
-    /// Whether the catalogue is known: every upstream has named its models, or was asked for them once. Once ready, it
-    /// stays so: a reload that adds an upstream must not stop requests for the others.
+    /// Whether the catalogue is known: the config lists the models of every upstream, or the list was requested at
+    /// least once. Once ready, it stays ready: a reload that adds an upstream must not stop requests to the others.
     #[must_use]
     pub(crate) fn is_ready(&self) -> bool {
         if self.ready.load(Ordering::Acquire) {
@@ -170,8 +170,8 @@ impl Fleet {
         ready
     }
 
-    /// Takes over what upstreams said they serve. Returns the names that two of them serve, of which the first in the
-    /// config's order wins.
+    /// Rebuilds the catalogue from the lists that the upstreams returned. Returns the models that two upstreams serve;
+    /// the first upstream in the order of the config gets their requests.
     fn refresh_catalogue(&self) -> Vec<ModelConflict> {
         let _guard = self.lock();
         let (routing, conflicts) = Routing::of(self.current.load().upstreams.clone());
@@ -179,7 +179,7 @@ impl Fleet {
         conflicts
     }
 
-    /// What the lock guards is in `current`, which is whole whatever happened.
+    /// A poisoned lock is no error: `current` is always replaced as a whole.
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.update_lock
             .lock()
@@ -191,7 +191,7 @@ impl Fleet {
             .upstream_up(upstream.name(), &replica.url.to_string(), replica.is_up());
     }
 
-    /// Sets a replica aside, or takes it back. Returns whether that is news.
+    /// Marks a replica up or down. Returns whether that changed it.
     fn set_health(&self, upstream: &Upstream, replica: &Replica, up: bool) -> bool {
         let changed = replica.up.swap(up, Ordering::Relaxed) != up;
         if changed {
@@ -204,7 +204,7 @@ impl Fleet {
 /// A model that two upstreams serve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ModelConflict {
-    /// Its name.
+    /// The model's name.
     pub(crate) model: String,
     /// The upstream that gets its requests.
     pub(crate) served_by: String,
@@ -249,7 +249,7 @@ impl Routing {
         self.by_model.get(model).map(|at| &self.models[*at].1)
     }
 
-    /// The catalogue's own name of a model, and the upstream that serves it.
+    /// The catalogue's own copy of a model's name, and the upstream that serves it.
     #[must_use]
     pub(crate) fn served(&self, model: &str) -> Option<(&Arc<str>, &Arc<Upstream>)> {
         let place = self.by_model.get(model)?;
@@ -257,14 +257,14 @@ impl Routing {
         Some((name, upstream))
     }
 
-    /// The catalogue: every model's name and its upstream.
+    /// The catalogue: each model's name and its upstream.
     pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
         self.models
             .iter()
             .map(|(model, upstream)| (&**model, upstream))
     }
 
-    /// The upstreams, in the config's order.
+    /// The upstreams, in the order of the config.
     #[must_use]
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
@@ -296,8 +296,8 @@ impl Upstream {
         })
     }
 
-    /// Takes over what is known of the upstream of this name: its models, until it is asked itself, and the health of
-    /// the replicas that stay.
+    /// Copies the state of the previous upstream of this name: its models, until the list is fetched again, and the
+    /// health of replicas that both have.
     fn with_state_of(self, known: &Self) -> Self {
         self.discovered.store(known.discovered.load_full());
         self.discovery_attempted.store(
@@ -313,19 +313,18 @@ impl Upstream {
         self
     }
 
-    /// Its name in the config.
+    /// The upstream's name in the config.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// Its replicas.
     #[must_use]
     pub(crate) fn replicas(&self) -> &[Arc<Replica>] {
         &self.replicas
     }
 
-    /// The models it serves, as far as is known.
+    /// The models that it is known to serve.
     #[must_use]
     pub(crate) fn models(&self) -> Vec<String> {
         match &self.config.models {
@@ -365,19 +364,19 @@ impl Replica {
         }
     }
 
-    /// Its host, and its port where that is not the scheme's own, as a Host header names it.
+    /// The value of a Host header for it: its host, and its port if that is not the default of the scheme.
     #[must_use]
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Its scheme and authority.
+    /// Its scheme, host and port.
     #[must_use]
     pub(crate) fn url(&self) -> &config::ReplicaUrl {
         &self.url
     }
 
-    /// Whether requests are sent to it: it has not refused its last connection.
+    /// Whether requests are sent to it. A replica that refuses a connection is marked down.
     #[must_use]
     pub(crate) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)

@@ -7,7 +7,7 @@ use super::*;
 use crate::http::buffer::BufferPool;
 use crate::upstream::head::MAX_HEAD;
 
-/// A connection in the middle of an exchange, and what was read of it.
+/// A connection in the middle of an exchange, and its read buffer.
 struct Exchange {
     connection: UpstreamConnection,
     read: ReadBuffer,
@@ -118,7 +118,7 @@ async fn every_framing_is_read_to_its_end() {
         true,
     )
     .await;
-    // A server may send a body all the same, so the connection is not used again.
+    // A server may send a body anyway, so the connection is not reused.
     accepts("HTTP/1.1 204 No Content\r\n\r\n", 204, "", false).await;
     for (status, length) in [(204, 2), (304, 2), (204, 0)] {
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n");
@@ -206,7 +206,7 @@ async fn an_answer_that_could_be_read_in_two_ways_is_refused() {
     .await;
 }
 
-/// A TLS connection, and what serves it: whatever is written to that leaves as a record of its own.
+/// A TLS connection and its server. Each write of the server is sent as a separate TLS record.
 async fn over_tls() -> (
     UpstreamConnection,
     tokio_rustls::server::TlsStream<TcpStream>,
