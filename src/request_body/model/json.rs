@@ -369,10 +369,7 @@ impl<'b> Scanner<'b> {
 
     #[cold]
     fn error(&self, kind: JsonErrorKind) -> JsonError {
-        JsonError {
-            kind,
-            at: self.at,
-        }
+        JsonError { kind, at: self.at }
     }
 }
 
@@ -969,7 +966,8 @@ mod tests {
             let name = name.to_lowercase().replace('ſ', "s");
             let extra_fields_refused = extra_fields == ExtraModelFields::Refused;
             name == "model"
-                || extra_fields_refused && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
+                || extra_fields_refused
+                    && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
         };
         let first = |(name, _): &&(String, Value)| name != "model" && refused(name);
         let models: Vec<_> = fields.iter().filter(|(name, _)| name == "model").collect();
