@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_names_the_client_and_its_extensions_are_passed_over() {
+    fn version_2_names_the_client_and_its_extensions_are_skipped() {
         assert_eq!(identity(&header(0x21, 0x11, &FOUR)), client("192.0.2.7"));
         let six = |address: &str| {
             let source: Ipv6Addr = address.parse().unwrap();

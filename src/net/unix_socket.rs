@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_answers_on_is_left_alone() {
+    fn a_socket_in_use_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("s");
         let _held = claim(&path, PRIVATE).unwrap();

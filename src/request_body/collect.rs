@@ -79,7 +79,7 @@ pub struct BufferPermit {
 }
 
 impl BufferPermit {
-    fn none_of(budget: &BufferBudget) -> Self {
+    fn empty(budget: &BufferBudget) -> Self {
         Self {
             budget: budget.clone(),
             taken: 0,
@@ -183,7 +183,7 @@ pub async fn collect<S: BodySource>(
 ) -> Result<CollectedBody, CollectError> {
     let declared = check_declared(source, limits)?;
     let mut reader = PieceReader::new(source, limits, timer, entry);
-    let mut permit = BufferPermit::none_of(&limits.budget);
+    let mut permit = BufferPermit::empty(&limits.budget);
     let mut body = BodyBuffer::new(buffers);
     while reader.read(&mut body).await? > 0 {
         if body.len() > limits.size {
@@ -217,7 +217,7 @@ pub async fn collect_decoded<S: BodySource>(
 ) -> Result<CollectedBody, CollectError> {
     check_declared(source, limits)?;
     let mut reader = PieceReader::new(source, limits, timer, entry);
-    let mut permit = BufferPermit::none_of(&limits.budget);
+    let mut permit = BufferPermit::empty(&limits.budget);
     let mut decoder = Decoder::new(coding).ok_or(CollectError::Overloaded)?;
     permit.resize(decoder.memory())?;
     let mut piece = BodyBuffer::new(buffers);

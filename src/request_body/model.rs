@@ -172,7 +172,7 @@ pub fn read<'b>(
             multipart::read(boundary, body, extra_fields).map_err(BodyError::InvalidMultipart)?
         }
     };
-    Ok(findings.conclude()?)
+    Ok(findings.into_model()?)
 }
 
 #[cfg(test)]
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_content_type_is_told_which_header_to_send() {
+    fn the_error_for_a_content_type_says_which_header_to_send() {
         let message = |kind| check(kind, &[]).unwrap_err().to_string();
         assert!(message(BodyKind::Json).contains("Content-Type: application/json"));
         assert!(

@@ -32,7 +32,7 @@ impl Default for Gzip {
     fn default() -> Self {
         Self {
             state: GzipState::Header(MemberHeader::default()),
-            inflate: Inflate::bare(),
+            inflate: Inflate::raw(),
             checksum: crc32fast::Hasher::new(),
             size: 0,
             members: 0,

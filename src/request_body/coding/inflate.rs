@@ -18,11 +18,11 @@ pub(super) struct Inflate {
 
 impl Inflate {
     /// A raw stream.
-    pub(super) fn bare() -> Self {
+    pub(super) fn raw() -> Self {
         Self::of(Decompress::new(false))
     }
 
-    fn wrapped() -> Self {
+    fn zlib() -> Self {
         Self::of(Decompress::new(true))
     }
 
@@ -91,11 +91,11 @@ impl Deflate {
                 })
             }
             (Self::New, [first, second, ..]) => {
-                *self = Self::Known(by_head(*first, *second));
+                *self = Self::Known(detect_format(*first, *second));
                 self.step(input, output)
             }
             (Self::Begun(first), [second, ..]) => {
-                let (first, mut inflate) = (*first, by_head(*first, *second));
+                let (first, mut inflate) = (*first, detect_format(*first, *second));
                 // One byte produces no output, in either format.
                 let begun = inflate.step(&[first], &mut [0; 1])?;
                 if begun
@@ -119,13 +119,13 @@ impl Deflate {
 
 /// Whether the first two bytes are a zlib header (RFC 1950 2.2): method 8, a window of at most 32 KiB, and both bytes
 /// together a multiple of 31.
-fn by_head(first: u8, second: u8) -> Inflate {
-    let is_wrapped = first & 0x0f == 8
+fn detect_format(first: u8, second: u8) -> Inflate {
+    let is_zlib = first & 0x0f == 8
         && first >> 4 <= 7
         && u16::from_be_bytes([first, second]).is_multiple_of(31);
-    if is_wrapped {
-        Inflate::wrapped()
+    if is_zlib {
+        Inflate::zlib()
     } else {
-        Inflate::bare()
+        Inflate::raw()
     }
 }

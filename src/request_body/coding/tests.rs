@@ -218,7 +218,7 @@ fn members_and_frames_follow_one_another_as_their_formats_have_it() {
 }
 
 #[test]
-fn every_part_of_a_gzip_head_is_passed_over_and_checked() {
+fn every_part_of_a_gzip_header_is_skipped_and_checked() {
     let mut out = Vec::new();
     GzBuilder::new()
         .extra("extra")

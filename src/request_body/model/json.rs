@@ -132,9 +132,9 @@ impl<'b> Scanner<'b> {
         loop {
             let name = self.name()?;
             match self.classify_name(name, extra_fields)? {
-                FieldClass::Model => findings.model(self.model()?),
+                FieldClass::Model => findings.add_model(self.model()?),
                 FieldClass::Refused(ambiguity) => {
-                    findings.ambiguous(ambiguity);
+                    findings.add_ambiguity(ambiguity);
                     self.value()?;
                 }
                 FieldClass::Other => self.value()?,
@@ -442,7 +442,7 @@ mod tests {
         extra_fields: ExtraModelFields,
     ) -> Result<Result<String, ModelError>, JsonErrorKind> {
         read(body, extra_fields)
-            .map(|findings| findings.conclude().map(Cow::into_owned))
+            .map(|findings| findings.into_model().map(Cow::into_owned))
             .map_err(|error| error.kind)
     }
 
@@ -481,7 +481,7 @@ mod tests {
         let body = br#"{"\u0061":1,"model":"good"}"#;
         let name = read(body, ExtraModelFields::Refused)
             .unwrap()
-            .conclude()
+            .into_model()
             .unwrap();
         assert!(matches!(name, Cow::Borrowed("good")));
     }
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_document_is_told_before_an_ambiguous_model_and_that_before_a_missing_one() {
+    fn an_invalid_document_is_reported_before_an_ambiguous_model_and_that_before_a_missing_one() {
         assert_eq!(
             model(r#"{"model":"a","model":"b",}"#),
             Err(JsonErrorKind::NoName)
@@ -811,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_behind_five_megabytes_is_read_like_one_before() {
+    fn a_model_after_five_megabytes_is_read_like_one_before() {
         let text = "All work and no play makes Jack a dull boy.\\n \\\"ä\\\" ".repeat(100_000);
         let messages = format!(r#""messages":[{{"role":"user","content":"{text}"}}]"#);
         assert!(messages.len() > 5_000_000);
@@ -846,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn the_corpus_is_judged_as_rfc_8259_says_wherever_a_value_may_stand() {
+    fn the_corpus_is_parsed_as_rfc_8259_says_at_every_place_of_a_value() {
         assert!(corpus::VALID.len() + corpus::INVALID.len() >= 150);
         for value in corpus::VALID {
             for (before, after) in AROUND {

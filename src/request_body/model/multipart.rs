@@ -234,33 +234,33 @@ impl<'b> FormPart<'b> {
     ) -> Result<(), MultipartError> {
         let headers = self.headers()?;
         if headers.encoded {
-            findings.ambiguous(Ambiguity::Encoded);
+            findings.add_ambiguity(Ambiguity::Encoded);
         }
         let [first, others @ ..] = headers.dispositions.as_slice() else {
             return Err(MultipartError::NoName);
         };
         if !others.is_empty() {
-            findings.ambiguous(Ambiguity::SeveralDispositions);
+            findings.add_ambiguity(Ambiguity::SeveralDispositions);
         }
         let disposition = Disposition::read(first)?;
         if disposition.several_names {
-            findings.ambiguous(Ambiguity::SeveralNames);
+            findings.add_ambiguity(Ambiguity::SeveralNames);
         }
         match classify_name(disposition.name, extra_fields) {
             FieldClass::Other => {}
-            FieldClass::Refused(ambiguity) => findings.ambiguous(ambiguity),
+            FieldClass::Refused(ambiguity) => findings.add_ambiguity(ambiguity),
             FieldClass::Model => {
                 if disposition.has_filename {
-                    findings.ambiguous(Ambiguity::File);
+                    findings.add_ambiguity(Ambiguity::File);
                 } else if !disposition.is_name_alone {
-                    findings.ambiguous(Ambiguity::NotNameAlone);
+                    findings.add_ambiguity(Ambiguity::NotNameAlone);
                 }
                 if !is_plain_text(&headers.content_types, self.content) {
-                    findings.ambiguous(Ambiguity::NotPlainText);
+                    findings.add_ambiguity(Ambiguity::NotPlainText);
                 }
                 let name = simdutf8::basic::from_utf8(self.content)
                     .map_err(|_| MultipartError::ModelNotUtf8)?;
-                findings.model(Model::Named(Cow::Borrowed(name)));
+                findings.add_model(Model::Named(Cow::Borrowed(name)));
             }
         }
         Ok(())
@@ -431,7 +431,8 @@ mod tests {
 
     fn read_with(boundary: &str, body: &[u8], extra_fields: ExtraModelFields) -> Verdict {
         let boundary = Boundary::new(boundary.as_bytes()).unwrap();
-        read(&boundary, body, extra_fields).map(|findings| findings.conclude().map(Cow::into_owned))
+        read(&boundary, body, extra_fields)
+            .map(|findings| findings.into_model().map(Cow::into_owned))
     }
 
     /// The result for a complete body with the boundary `BX`.
@@ -569,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_behind_twenty_five_megabytes_is_read_like_one_before() {
+    fn a_model_after_twenty_five_megabytes_is_read_like_one_before() {
         let large: Vec<u8> = (0_u32..25 << 20)
             .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0])
             .collect();
@@ -1010,7 +1011,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_behind_the_last_boundary_but_one_crlf_is_refused() {
+    fn anything_after_the_last_boundary_but_one_crlf_is_refused() {
         let body = form(&[MODEL_PART]);
         let end = body.len() - 2;
         assert_eq!(model(&body[..end]), named("good"));
@@ -1178,7 +1179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_form_is_told_before_an_ambiguous_model() {
+    fn an_invalid_form_is_reported_before_an_ambiguous_model() {
         let body = form(&[MODEL_PART, MODEL_PART]);
         assert_eq!(model(&body[..body.len() - 4]), Err(MultipartError::NoEnd));
     }

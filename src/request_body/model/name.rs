@@ -147,19 +147,19 @@ pub(crate) enum Model<'b> {
 }
 
 impl<'b> Findings<'b> {
-    pub(crate) fn model(&mut self, model: Model<'b>) {
+    pub(crate) fn add_model(&mut self, model: Model<'b>) {
         if self.model.is_some() {
-            self.ambiguous(Ambiguity::Twice);
+            self.add_ambiguity(Ambiguity::Twice);
         }
         self.model = Some(model);
     }
 
-    pub(crate) fn ambiguous(&mut self, ambiguity: Ambiguity) {
+    pub(crate) fn add_ambiguity(&mut self, ambiguity: Ambiguity) {
         self.ambiguity.get_or_insert(ambiguity);
     }
 
     /// Returns the model. An ambiguity is reported before a missing model.
-    pub(crate) fn conclude(self) -> Result<Cow<'b, str>, ModelError> {
+    pub(crate) fn into_model(self) -> Result<Cow<'b, str>, ModelError> {
         if let Some(ambiguity) = self.ambiguity {
             return Err(ModelError::Ambiguous(ambiguity));
         }
@@ -262,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ambiguity_is_told_before_a_missing_model() {
+    fn an_ambiguity_is_reported_before_a_missing_model() {
         let mut findings = Findings::default();
-        findings.model(Model::NotText);
-        findings.model(Model::Named("good".into()));
+        findings.add_model(Model::NotText);
+        findings.add_model(Model::Named("good".into()));
         assert_eq!(
-            findings.conclude(),
+            findings.into_model(),
             Err(ModelError::Ambiguous(Ambiguity::Twice))
         );
-        assert_eq!(Findings::default().conclude(), Err(ModelError::Missing));
+        assert_eq!(Findings::default().into_model(), Err(ModelError::Missing));
     }
 }

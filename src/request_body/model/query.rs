@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_behind_ten_thousand_parameters_is_found() {
+    fn a_model_after_ten_thousand_parameters_is_found() {
         let query = "a=b&".repeat(10_001) + "model=bad";
         assert!(names_model(&query));
     }

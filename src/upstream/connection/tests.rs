@@ -165,7 +165,7 @@ async fn every_framing_is_read_to_its_end() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn what_comes_after_an_answer_is_nobodys_and_ends_the_connection() {
+async fn data_after_a_response_belongs_to_no_request_and_ends_the_connection() {
     accepts(
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n\r\n",
         200,
@@ -177,7 +177,7 @@ async fn what_comes_after_an_answer_is_nobodys_and_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn an_answer_that_could_be_read_in_two_ways_is_refused() {
+async fn an_ambiguous_response_is_refused() {
     for headers in [
         "content-length: 2\r\ntransfer-encoding: chunked",
         "content-length: 2\r\ncontent-length: 2",
@@ -245,7 +245,7 @@ async fn over_tls() -> (
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_connection_whose_tls_holds_more_than_its_answer_is_not_quiet() {
+async fn a_connection_whose_tls_holds_more_than_its_response_is_not_quiet() {
     for leftover in ["", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"] {
         let (mut connection, mut server) = over_tls().await;
         let response = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
@@ -283,14 +283,14 @@ async fn broken_chunks_are_refused() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn an_answer_that_breaks_off_is_not_an_answer() {
+async fn a_response_that_ends_early_is_an_error() {
     refuses("").await;
     refuses("HTTP/1.1 200").await;
     refuses("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell").await;
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn interim_answers_are_passed_over_up_to_a_bound() {
+async fn interim_responses_are_skipped_up_to_a_limit() {
     let interim = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n";
     let last = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
     accepts(&format!("{}{last}", interim.repeat(16)), 200, "hi", true).await;
