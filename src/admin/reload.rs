@@ -11,7 +11,7 @@ use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::{JsonObject, Query};
 use crate::admin::response::ApiResponse;
-use crate::net::tls::{self, FieldFault, TlsFault};
+use crate::net::tls::{self, TlsError, TlsFieldError};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
@@ -21,7 +21,7 @@ use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
 use crate::table::{Entry, yield_every};
-use crate::upstream::{Fleet, UpstreamFault};
+use crate::upstream::{Fleet, UpstreamTlsError};
 
 /// Whether to reload or only to report what a reload would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,17 +205,17 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
         Err(faults) => faults,
     };
     if let Ok(upstreams) = upstreams
-        && let Err(UpstreamFault { upstream, fault }) = fleet(services, mode, &upstreams)
+        && let Err(UpstreamTlsError { upstream, error }) = fleet(services, mode, &upstreams)
     {
         let field = format!("upstreams.{upstream}.ca_file");
-        faults.push(about_tls(services, &field, &fault));
+        faults.push(about_tls(services, &field, &error));
     }
     if let Ok(Some(tls)) = tls {
         let of_config = faults.iter().any(|fault| fault.section() == "tls");
         let found = certificates(services, mode, &tls);
         // If [tls] has a fault in the config, that fault already says what is wrong.
         if !of_config {
-            let about = |(field, fault): &FieldFault| about_tls(services, field, fault);
+            let about = |(field, fault): &TlsFieldError| about_tls(services, field, fault);
             faults.extend(found.iter().map(about));
         }
     }
@@ -226,7 +226,7 @@ fn fleet(
     services: &Services,
     mode: ReloadMode,
     upstreams: &[config::UpstreamConfig],
-) -> Result<(), UpstreamFault> {
+) -> Result<(), UpstreamTlsError> {
     match mode {
         ReloadMode::Apply(_) => services.fleet.reload(upstreams),
         ReloadMode::DryRun(_) => Fleet::check(upstreams),
@@ -234,7 +234,7 @@ fn fleet(
 }
 
 /// Without certificates at the start there is no TLS until a restart, so they are only checked.
-fn certificates(services: &Services, mode: ReloadMode, tls: &Tls) -> Vec<FieldFault> {
+fn certificates(services: &Services, mode: ReloadMode, tls: &Tls) -> Vec<TlsFieldError> {
     match (mode, &services.certificates) {
         (ReloadMode::Apply(_), Some(certificates)) => certificates.reload(tls),
         (ReloadMode::DryRun(_), _) | (ReloadMode::Apply(_), None) => tls::check(tls),
@@ -342,7 +342,7 @@ pub(crate) fn record_event(
     });
 }
 
-fn about_tls(services: &Services, field: &str, fault: &TlsFault) -> Fault {
+fn about_tls(services: &Services, field: &str, fault: &TlsError) -> Fault {
     let mut about = about(
         services,
         field,

@@ -142,7 +142,7 @@ pub(super) fn serve(
             claimed,
             services.config.workers,
         )?;
-        tokio::task::spawn_local(discovery::look_after(
+        tokio::task::spawn_local(discovery::maintain(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::io;
 
-use crate::net::listen::ListenFault;
-use crate::net::tls::TlsFault;
-use crate::net::unix_socket::ClaimFault;
+use crate::net::listen::ListenError;
+use crate::net::tls::TlsError;
+use crate::net::unix_socket::ClaimError;
 use crate::store::fault::Fault;
-use crate::upstream::UpstreamFault;
+use crate::upstream::UpstreamTlsError;
 
 /// Why the process cannot start or go on.
 #[derive(Debug)]
@@ -15,13 +15,13 @@ pub(super) enum StartError {
     /// The config or the key file has faults.
     Files(Vec<Fault>),
     /// An address of the data port cannot be used.
-    Listen(ListenFault),
+    Listen(ListenError),
     /// The admin socket cannot be used.
-    Socket(ClaimFault),
+    Socket(ClaimError),
     /// A certificate cannot be used.
-    Tls(TlsFault),
+    Tls(TlsError),
     /// The CA of an upstream cannot be used.
-    Upstream(UpstreamFault),
+    Upstream(UpstreamTlsError),
     /// A system call failed: the part of the program, and the error.
     System(String, io::Error),
 }
@@ -36,10 +36,10 @@ impl fmt::Display for StartError {
                 }
                 Ok(())
             }
-            Self::Listen(fault) => fault.fmt(f),
-            Self::Socket(fault) => fault.fmt(f),
-            Self::Tls(fault) => fault.fmt(f),
-            Self::Upstream(fault) => write!(f, "upstream {}: {}", fault.upstream, fault.fault),
+            Self::Listen(error) => error.fmt(f),
+            Self::Socket(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+            Self::Upstream(error) => write!(f, "upstream {}: {}", error.upstream, error.error),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }

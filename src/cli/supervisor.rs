@@ -23,7 +23,7 @@ use crate::admin::{self, Services};
 use crate::cli::start_error::{StartError, system};
 use crate::gateway::accept::run_worker;
 use crate::gateway::worker::Gateway;
-use crate::net::listen::Claimed;
+use crate::net::listen::ClaimedAddresses;
 use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
 use crate::runtime::lifecycle::Phase;
@@ -99,7 +99,7 @@ impl Workers {
     /// the addresses.
     pub(super) fn start(
         gateway: &Gateway,
-        mut claimed: Claimed,
+        mut claimed: ClaimedAddresses,
         count: usize,
     ) -> Result<Self, StartError> {
         let count = match count {

@@ -99,7 +99,7 @@ async fn tick(worker: Rc<Worker>) {
         worker
             .timer
             .tick(wall_clock::now().seconds(), worker.table.generation());
-        worker.pool.tidy();
+        worker.pool.close_idle();
         worker.log.tell_left_out();
     }
 }

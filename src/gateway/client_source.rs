@@ -49,8 +49,8 @@ pub(super) async fn source_of(
     Ok(ClientSource {
         address: match identity {
             ProxyIdentity::Client(address) => Some(address),
-            ProxyIdentity::Itself => peer,
-            ProxyIdentity::Nobody => None,
+            ProxyIdentity::Local => peer,
+            ProxyIdentity::NoAddress => None,
         },
         identity: Some(identity),
     })
@@ -81,11 +81,11 @@ async fn read_header(
         }
     };
     header
-        .unwrap_or(Err(ProxyHeaderError::Broken(
+        .unwrap_or(Err(ProxyHeaderError::Malformed(
             "no whole header came in time",
         )))
         .map_err(|error| {
-            if !matches!(error, ProxyHeaderError::Nothing)
+            if !matches!(error, ProxyHeaderError::Closed)
                 && let Some(more) = worker.refused_proxies.due(worker.timer.now())
             {
                 let event = Event::warn("proxy_header_refused")

@@ -24,7 +24,7 @@ use crate::http::forwarded_headers::{write_line, write_number};
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, HeadScan, RequestFraming, RequestHead};
 use crate::net::transport::Transport;
-use crate::request_body::collect::{BodyBroken, BodySource};
+use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
 
 /// An unread rest of a body up to this length is read and thrown away, and the connection is kept.
@@ -486,16 +486,17 @@ impl BodySource for Http1Connection {
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BodyBuffer,
-    ) -> Poll<Result<usize, BodyBroken>> {
+    ) -> Poll<Result<usize, BodyReadError>> {
         loop {
             if let Framing::Length(left) = self.body {
                 let there = usize::try_from(left)
                     .unwrap_or(usize::MAX)
                     .min(self.read.len());
                 let count = if there == 0 {
-                    ready!(self.poll_continue(cx)).map_err(|_| BodyBroken)?;
+                    ready!(self.poll_continue(cx)).map_err(|_| BodyReadError)?;
                     // The rest is read to where it will stand.
-                    ready!(into.poll_fill(&mut self.transport, left, cx)).map_err(|_| BodyBroken)?
+                    ready!(into.poll_fill(&mut self.transport, left, cx))
+                        .map_err(|_| BodyReadError)?
                 } else {
                     self.awaits_continue = false;
                     if into.is_empty() {
@@ -507,21 +508,21 @@ impl BodySource for Http1Connection {
                     there
                 };
                 if count == 0 {
-                    return Poll::Ready(Err(BodyBroken));
+                    return Poll::Ready(Err(BodyReadError));
                 }
                 self.body = Framing::length(left - count as u64);
                 return Poll::Ready(Ok(count));
             }
-            let data = self.body.take(&mut self.read).map_err(|_| BodyBroken)?;
+            let data = self.body.take(&mut self.read).map_err(|_| BodyReadError)?;
             if !data.is_empty() || self.body.is_done() {
                 self.awaits_continue = false;
                 into.append(self.read.at(data.clone()));
                 return Poll::Ready(Ok(data.len()));
             }
-            ready!(self.poll_continue(cx)).map_err(|_| BodyBroken)?;
+            ready!(self.poll_continue(cx)).map_err(|_| BodyReadError)?;
             let filled = ready!(self.read.poll_fill(&mut self.transport, cx));
             if !filled.is_ok_and(|count| count > 0) {
-                return Poll::Ready(Err(BodyBroken));
+                return Poll::Ready(Err(BodyReadError));
             }
         }
     }

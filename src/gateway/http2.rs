@@ -28,7 +28,7 @@ use crate::http::buffer::{BodyBuffer, ReadBuffer};
 use crate::http::fields::{FieldKind, Fields};
 use crate::http::head::{RequestHead, decimal};
 use crate::net::transport::Transport;
-use crate::request_body::collect::{BodyBroken, BodySource};
+use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
 
 /// Requests that one connection may have open at once.
@@ -483,22 +483,22 @@ impl BodySource for Stream {
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BodyBuffer,
-    ) -> Poll<Result<usize, BodyBroken>> {
+    ) -> Poll<Result<usize, BodyReadError>> {
         loop {
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => {
                     let released = self.body.flow_control().release_capacity(data.len());
-                    released.map_err(|_| BodyBroken)?;
+                    released.map_err(|_| BodyReadError)?;
                     if !data.is_empty() {
                         into.append(&data);
                         return Poll::Ready(Ok(data.len()));
                     }
                 }
-                Some(Err(_)) => return Poll::Ready(Err(BodyBroken)),
+                Some(Err(_)) => return Poll::Ready(Err(BodyReadError)),
                 None => {
                     // Trailers are dropped, but a body ends cleanly only behind them.
                     let trailers = ready!(self.body.poll_trailers(cx));
-                    return Poll::Ready(trailers.map(|_| 0).map_err(|_| BodyBroken));
+                    return Poll::Ready(trailers.map(|_| 0).map_err(|_| BodyReadError));
                 }
             }
         }

@@ -99,10 +99,10 @@ pub(super) fn key(
 fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields) -> &'static str {
     match (believed, source.identity) {
         (_, Some(ProxyIdentity::Client(_))) => "a trusted proxy named it by the PROXY protocol",
-        (_, Some(ProxyIdentity::Itself)) => {
-            "a trusted proxy spoke for itself by the PROXY protocol"
+        (_, Some(ProxyIdentity::Local)) => "a trusted proxy spoke for itself by the PROXY protocol",
+        (_, Some(ProxyIdentity::NoAddress)) => {
+            "a trusted proxy named no client by the PROXY protocol"
         }
-        (_, Some(ProxyIdentity::Nobody)) => "a trusted proxy named no client by the PROXY protocol",
         (ClientAddressSource::XForwardedFor { trusted_proxies }, None) => {
             let forwarded_for = fields.all(FieldKind::XForwardedFor);
             forwarded_reason(source.address, forwarded_for, trusted_proxies)

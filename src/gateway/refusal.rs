@@ -12,9 +12,9 @@ use crate::http::buffer::BufferPool;
 use crate::http::fields::Fields;
 use crate::http::head::HeadError;
 use crate::policy::denial::Denial;
-use crate::request_body::coding::{self, UnknownCoding};
+use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
-use crate::request_body::model::BodyFault;
+use crate::request_body::model::BodyError;
 use crate::upstream::pool::SendError;
 
 /// A response that the gateway makes itself, its body whole.
@@ -64,9 +64,9 @@ pub(super) enum Refusal {
     /// A rule refuses it.
     Denied(Denial),
     /// Its body names no one model.
-    Body(BodyFault),
+    Body(BodyError),
     /// Its body is compressed in a way that is not taken.
-    Coding(UnknownCoding),
+    Coding(UnsupportedCodingError),
     /// Its body could not be read.
     Unread(CollectError),
     /// It expects what nobody here does (RFC 9110 10.1.1).
@@ -95,7 +95,7 @@ impl Refusal {
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
             Self::Body(fault) => fault.code(),
-            Self::Coding(UnknownCoding) => "unsupported_media_type",
+            Self::Coding(UnsupportedCodingError) => "unsupported_media_type",
             Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
             Self::Unread(CollectError::Stalled) => "request_timeout",
             Self::Unread(CollectError::Overloaded) | Self::Overloaded => "overloaded",
@@ -130,13 +130,13 @@ impl Refusal {
                 Denial::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             },
             Self::Body(fault) => match fault {
-                BodyFault::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                BodyFault::AmbiguousModel(_)
-                | BodyFault::InvalidJson(_)
-                | BodyFault::MissingModel
-                | BodyFault::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
+                BodyError::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                BodyError::AmbiguousModel(_)
+                | BodyError::InvalidJson(_)
+                | BodyError::MissingModel
+                | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
-            Self::Coding(UnknownCoding) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
@@ -212,9 +212,9 @@ impl Refusal {
         if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
             fields.push("allow", allow.as_bytes());
         }
-        if let Self::Coding(UnknownCoding) = self {
+        if let Self::Coding(UnsupportedCodingError) = self {
             // Tells clients that it was the coding, and which to use (RFC 9110 15.5.16).
-            fields.push("accept-encoding", coding::TAKEN.as_bytes());
+            fields.push("accept-encoding", coding::ACCEPTED.as_bytes());
         }
     }
 }
@@ -232,7 +232,7 @@ impl fmt::Display for Refusal {
             Self::Unread(CollectError::TooLarge) => {
                 "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
             }
-            Self::Coding(UnknownCoding) => {
+            Self::Coding(UnsupportedCodingError) => {
                 "The body is compressed in a way that is not taken here. Send one Content-Encoding header with one of \
                  gzip, deflate, br and zstd, or send the body as it is, without the header."
             }
@@ -284,14 +284,14 @@ impl From<HeadError> for Refusal {
     }
 }
 
-impl From<BodyFault> for Refusal {
-    fn from(fault: BodyFault) -> Self {
+impl From<BodyError> for Refusal {
+    fn from(fault: BodyError) -> Self {
         Self::Body(fault)
     }
 }
 
-impl From<UnknownCoding> for Refusal {
-    fn from(unknown: UnknownCoding) -> Self {
+impl From<UnsupportedCodingError> for Refusal {
+    fn from(unknown: UnsupportedCodingError) -> Self {
         Self::Coding(unknown)
     }
 }

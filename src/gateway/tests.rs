@@ -27,7 +27,7 @@ use crate::http::head::{HeadScan, RequestHead};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::policy::token::TokenHash;
-use crate::request_body::collect::{BodyBroken, BodySource};
+use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::timers::TimerEntry;
 use crate::store::config::LogFormat;
@@ -99,7 +99,7 @@ impl BodySource for FakeExchange {
         &mut self,
         _: &mut Context<'_>,
         into: &mut BodyBuffer,
-    ) -> Poll<Result<usize, BodyBroken>> {
+    ) -> Poll<Result<usize, BodyReadError>> {
         self.panic_if(PanicAt::Body);
         let body = self.body.take().unwrap_or_default();
         into.append(&body);
@@ -318,7 +318,7 @@ fn a_panic_in_the_middle_of_a_response_breaks_that_one_off_and_frees_its_upstrea
         let worker = Rc::clone(&stand.worker);
         let freed = || {
             worker.timer.tick(0, 0);
-            worker.pool.tidy();
+            worker.pool.close_idle();
             stand.at_upstream.load(Ordering::SeqCst) == 0
         };
         eventually("its upstream is freed", freed).await;

@@ -1,4 +1,5 @@
-//! Listeners: one a worker on every address, so that the kernel spreads connections and no worker hands one on.
+//! Listeners. Each worker has its own on every TCP address (SO_REUSEPORT), so the kernel distributes connections and no
+//! worker passes one on to another.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -7,39 +8,36 @@ use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::net::unix_socket::{self, ClaimFault};
+use crate::net::unix_socket::{self, ClaimError};
 use crate::store::config::Listen;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Addresses to listen on, held against everybody else before anything else is done.
+/// Addresses that this process listens on exclusively, before the workers start.
 #[derive(Debug)]
-pub(crate) struct Claimed {
-    /// The address, and the listener that holds it until the first worker takes it over.
+pub(crate) struct ClaimedAddresses {
+    /// The address, and the listener that holds it until the first worker takes it.
     tcp: Vec<(SocketAddr, Option<TcpListener>)>,
     unix: Vec<(PathBuf, UnixListener)>,
 }
 
-/// One worker's listeners.
+/// The listeners of one worker.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    /// TCP.
     pub(crate) tcp: Vec<TcpListener>,
-    /// Unix sockets, each shared by all workers.
+    /// Each Unix socket is shared by all workers.
     pub(crate) unix: Vec<UnixListener>,
 }
 
-/// An address that cannot be listened on.
+/// Why the gateway cannot listen on an address.
 #[derive(Debug)]
-pub(crate) enum ListenFault {
-    /// A TCP address, and why not.
+pub(crate) enum ListenError {
     Tcp(SocketAddr, io::Error),
-    /// A Unix socket.
-    Unix(ClaimFault),
+    Unix(ClaimError),
 }
 
-impl std::fmt::Display for ListenFault {
+impl std::fmt::Display for ListenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
@@ -48,52 +46,53 @@ impl std::fmt::Display for ListenFault {
                  --listen"
             ),
             Self::Tcp(address, error) => write!(f, "cannot listen on {address}: {error}"),
-            Self::Unix(fault) => fault.fmt(f),
+            Self::Unix(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for ListenFault {
+impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Tcp(_, error) => Some(error),
-            Self::Unix(fault) => Some(fault),
+            Self::Unix(error) => Some(error),
         }
     }
 }
 
-/// Makes sure that nobody else listens on any of the addresses, nor will. Workers share an address by SO_REUSEPORT, which
-/// would let a second process share it too and serve another key table: so each is first bound without it, and held.
+/// Makes sure that no other process listens on any of the addresses, now or later. Workers share an address through
+/// SO_REUSEPORT, which would also let a second process share it and serve from another key table. So each address is
+/// first bound without SO_REUSEPORT.
 ///
 /// # Errors
-/// [`ListenFault`] names the first address that is not free.
-pub(crate) fn claim(addresses: &[Listen]) -> Result<Claimed, ListenFault> {
-    let mut claimed = Claimed {
+/// [`ListenError`] names the first address that is not free.
+pub(crate) fn claim(addresses: &[Listen]) -> Result<ClaimedAddresses, ListenError> {
+    let mut claimed = ClaimedAddresses {
         tcp: Vec::new(),
         unix: Vec::new(),
     };
     for address in addresses {
         match address {
             Listen::Tcp(address) => {
-                let probed = probe(*address).map_err(|error| ListenFault::Tcp(*address, error))?;
+                let probed = probe(*address).map_err(|error| ListenError::Tcp(*address, error))?;
                 let bound = probed.local_addr();
-                let bound = bound.map_err(|error| ListenFault::Tcp(*address, error))?;
+                let bound = bound.map_err(|error| ListenError::Tcp(*address, error))?;
                 claimed.tcp.push((bound, Some(probed)));
             }
-            // Whoever connects still needs a key, as on a TCP port.
+            // Clients need a key, as on a TCP port, so any user may connect.
             Listen::Unix(path) => {
                 let socket = unix_socket::claim(path, unix_socket::PUBLIC);
                 claimed
                     .unix
-                    .push((path.clone(), socket.map_err(ListenFault::Unix)?.0));
+                    .push((path.clone(), socket.map_err(ListenError::Unix)?.0));
             }
         }
     }
     Ok(claimed)
 }
 
-impl Claimed {
-    /// The addresses as they turned out: ports that were 0 are known now.
+impl ClaimedAddresses {
+    /// The addresses, with the ports that the kernel chose in place of port 0.
     #[must_use]
     pub(crate) fn addresses(&self) -> Vec<Listen> {
         let tcp = self.tcp.iter().map(|(address, _)| Listen::Tcp(*address));
@@ -101,36 +100,37 @@ impl Claimed {
             .collect()
     }
 
-    /// Opens the listeners of one worker. The first gets those that hold the addresses: clients that connected while a
-    /// large key table was read wait in their queues, and would be turned away if these were closed.
+    /// Opens the listeners of one worker. The first worker gets the listeners that hold the addresses: clients that
+    /// connected while a large key file was read wait in their queues, and closing these listeners would reset them.
     ///
     /// # Errors
-    /// [`ListenFault`], should an address have been taken meanwhile.
-    pub(crate) fn open(&mut self) -> Result<Listeners, ListenFault> {
+    /// [`ListenError`], if another process has bound an address in the meantime.
+    pub(crate) fn open(&mut self) -> Result<Listeners, ListenError> {
         let mut listeners = Listeners {
             tcp: Vec::new(),
             unix: Vec::new(),
         };
         for (address, held) in &mut self.tcp {
             let open = match held.take() {
-                // From here on it may be shared; another process, which does not share at first, still finds it taken.
+                // From here on the address may be shared. Another gateway first binds without SO_REUSEPORT, so it still
+                // fails.
                 Some(held) => SockRef::from(&held).set_reuse_port(true).map(|()| held),
                 None => listener(*address, true),
             };
             listeners
                 .tcp
-                .push(open.map_err(|error| ListenFault::Tcp(*address, error))?);
+                .push(open.map_err(|error| ListenError::Tcp(*address, error))?);
         }
         for (path, listener) in &self.unix {
             let shared = listener.try_clone();
-            let fault = |error| ListenFault::Unix(ClaimFault::Failed(path.clone(), error));
-            listeners.unix.push(shared.map_err(fault)?);
+            let failed = |error| ListenError::Unix(ClaimError::Failed(path.clone(), error));
+            listeners.unix.push(shared.map_err(failed)?);
         }
         Ok(listeners)
     }
 }
 
-/// Binds without sharing. A dual-stack wildcard falls back to IPv4 where the host has no IPv6.
+/// Binds without SO_REUSEPORT. The IPv6 wildcard address falls back to IPv4 on a host without IPv6.
 fn probe(address: SocketAddr) -> io::Result<TcpListener> {
     match listener(address, false) {
         Err(error) if address.ip().is_unspecified() && address.is_ipv6() && lacks_ipv6(&error) => {
@@ -163,7 +163,7 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
-    // Every connection has it from its listener, without being asked.
+    // Accepted connections inherit the option from the listener.
     socket.set_tcp_nodelay(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;

@@ -1,4 +1,4 @@
-//! Floor 2: sockets, before any HTTP is spoken on them: listeners, Unix sockets, TLS, the PROXY protocol.
+//! Floor 2: everything on a socket below HTTP: listeners, Unix sockets, TLS, the PROXY protocol.
 
 pub(crate) mod listen;
 pub(crate) mod proxy_protocol;

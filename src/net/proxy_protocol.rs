@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says of a connection before its first byte. (HAProxy's
-//! `doc/proxy-protocol.txt`; the numbers of sections below are its own.)
+//! The PROXY protocol, versions 1 and 2: the header in which a load balancer names the client of a connection. Section
+//! numbers below refer to HAProxy's `doc/proxy-protocol.txt`.
 //!
-//! It is read strictly, since an address is decided by it, and never a byte past its end: what follows may be TLS. Whether
-//! a peer is asked for it at all is not known here; nothing is guessed from the bytes.
+//! The header is parsed strictly, because it decides the client address, and no byte after it is read, because TLS may
+//! follow. The caller decides whether a peer must send the header; this module never guesses from the bytes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,46 +10,48 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// What every header of version 2 begins with.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// What every header of version 1 begins with.
-const WORD: &[u8; 6] = b"PROXY ";
-/// The longest header of version 1, CRLF included (2.1).
-const MOST_LINE: usize = 107;
+/// The first bytes of every version 2 header.
+const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The first bytes of every version 1 header.
+const V1_PREFIX: &[u8; 6] = b"PROXY ";
+/// The longest version 1 header, with its CRLF (2.1).
+const MAX_V1_LENGTH: usize = 107;
 /// The fixed part of version 2: signature, command, family, length.
-const FIXED: usize = 16;
-/// What may follow it. Addresses need 216 bytes at most; the rest is for extensions, such as a client's certificate.
-const MOST_REST: usize = 16 << 10;
-/// The extension that holds a checksum of the whole header (2.2.3).
+const V2_FIXED_LENGTH: usize = 16;
+/// The longest part after the fixed one. Addresses need at most 216 bytes; the rest is for extensions, such as a client
+/// certificate.
+const MAX_V2_PAYLOAD: usize = 16 << 10;
+/// The type of the extension that holds a checksum of the whole header (2.2.3).
 const CRC32C: u8 = 0x03;
 
-/// Whom a trusted peer speaks for.
+/// The client that a trusted peer names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyIdentity {
     /// A client at this address, in its canonical form.
     Client(IpAddr),
-    /// Itself: a health check, say. The connection is to be taken as it is (LOCAL, and UNKNOWN in version 1).
-    Itself,
-    /// A client that has no address of the kind: on a Unix socket, or of a family that is not specified.
-    Nobody,
+    /// The peer itself, for example for a health check: LOCAL, or UNKNOWN in version 1. The connection's own address
+    /// counts.
+    Local,
+    /// A client without an IP address: on a Unix socket, or of an unspecified family.
+    NoAddress,
 }
 
-/// Why there is no header.
+/// Why no header was read.
 #[derive(Debug)]
 pub(crate) enum ProxyHeaderError {
-    /// The peer left before its first byte, as a load balancer does that only looks whether the port is open.
-    Nothing,
-    /// What came is none.
-    Broken(&'static str),
-    /// The connection failed in the middle.
+    /// The peer closed before its first byte, like a load balancer that only checks whether the port is open.
+    Closed,
+    /// The bytes are no valid header.
+    Malformed(&'static str),
+    /// Reading from the connection failed.
     Io(io::Error),
 }
 
 impl std::fmt::Display for ProxyHeaderError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Nothing => f.write_str("nothing came"),
-            Self::Broken(what) => f.write_str(what),
+            Self::Closed => f.write_str("nothing came"),
+            Self::Malformed(what) => f.write_str(what),
             Self::Io(error) => error.fmt(f),
         }
     }
@@ -59,22 +61,22 @@ impl std::error::Error for ProxyHeaderError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io(error) => Some(error),
-            Self::Nothing | Self::Broken(_) => None,
+            Self::Closed | Self::Malformed(_) => None,
         }
     }
 }
 
-/// Reads the header that a connection begins with, and nothing behind it. It waits for as long as the peer does.
+/// Reads the header at the start of a connection, and nothing after it. It has no time limit of its own.
 ///
 /// # Errors
 /// [`ProxyHeaderError`]
 pub(crate) async fn read(socket: &mut TcpStream) -> Result<ProxyIdentity, ProxyHeaderError> {
-    let mut header = Vec::with_capacity(MOST_LINE);
+    let mut header = Vec::with_capacity(MAX_V1_LENGTH);
     loop {
-        let wanted = match next(&header).map_err(ProxyHeaderError::Broken)? {
-            HeaderProgress::Done(told) => return Ok(told),
+        let wanted = match parse(&header).map_err(ProxyHeaderError::Malformed)? {
+            HeaderProgress::Done(identity) => return Ok(identity),
             HeaderProgress::Bytes(count) => count,
-            HeaderProgress::Line => to_line_end(socket, MOST_LINE - header.len())
+            HeaderProgress::Line => bytes_to_line_end(socket, MAX_V1_LENGTH - header.len())
                 .await
                 .map_err(ProxyHeaderError::Io)?,
         };
@@ -84,60 +86,60 @@ pub(crate) async fn read(socket: &mut TcpStream) -> Result<ProxyIdentity, ProxyH
         let count = count.map_err(ProxyHeaderError::Io)?;
         header.truncate(begun + count);
         match count {
-            0 if header.is_empty() => return Err(ProxyHeaderError::Nothing),
-            0 => return Err(ProxyHeaderError::Broken("the header is cut short")),
+            0 if header.is_empty() => return Err(ProxyHeaderError::Closed),
+            0 => return Err(ProxyHeaderError::Malformed("the header is cut short")),
             _ => {}
         }
     }
 }
 
-/// How many bytes there are to the end of the line, or of what has come of it.
-async fn to_line_end(socket: &TcpStream, most: usize) -> io::Result<usize> {
-    let mut bytes = [0; MOST_LINE];
+/// The number of bytes up to the end of the line, or the number available if the line has not ended.
+async fn bytes_to_line_end(socket: &TcpStream, most: usize) -> io::Result<usize> {
+    let mut bytes = [0; MAX_V1_LENGTH];
     let count = socket.peek(&mut bytes[..most]).await?;
     let end = memchr::memchr(b'\n', &bytes[..count]);
-    // At the connection's end there is one byte to be missed.
+    // At the end of the connection, 1 makes the next read return 0.
     Ok(end.map_or(count, |end| end + 1).max(1))
 }
 
-/// What is to be done with so much of a header.
+/// What to read after a partial header.
 #[derive(Debug, PartialEq, Eq)]
 enum HeaderProgress {
-    /// So many bytes more belong to it at least.
+    /// At least this many bytes more.
     Bytes(usize),
-    /// It ends with the line, which has not ended yet.
+    /// Up to the end of the line.
     Line,
     Done(ProxyIdentity),
 }
 
-fn next(header: &[u8]) -> Result<HeaderProgress, &'static str> {
+fn parse(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let begins = |with: &[u8]| {
         let known = header.len().min(with.len());
         header[..known] == with[..known]
     };
     if header.is_empty() {
         // No header is shorter than the signature of version 2.
-        Ok(HeaderProgress::Bytes(SIGNATURE.len()))
-    } else if begins(SIGNATURE) {
-        version_2(header)
-    } else if begins(WORD) {
-        version_1(header)
+        Ok(HeaderProgress::Bytes(V2_SIGNATURE.len()))
+    } else if begins(V2_SIGNATURE) {
+        parse_v2(header)
+    } else if begins(V1_PREFIX) {
+        parse_v1(header)
     } else {
         Err("what came is no PROXY header")
     }
 }
 
-/// 2.1: one line of words.
-fn version_1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
+/// Version 1 (2.1): one line of words.
+fn parse_v1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let too_long = Err("the line is longer than 107 bytes");
     let Some(line) = header.strip_suffix(b"\n") else {
         return match header.len() {
             0..12 => Ok(HeaderProgress::Bytes(12 - header.len())),
-            12..MOST_LINE => Ok(HeaderProgress::Line),
+            12..MAX_V1_LENGTH => Ok(HeaderProgress::Line),
             _ => too_long,
         };
     };
-    if header.len() > MOST_LINE {
+    if header.len() > MAX_V1_LENGTH {
         return too_long;
     }
     let line = line.strip_suffix(b"\r").ok_or("the line ends without CR")?;
@@ -146,7 +148,7 @@ fn version_1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     let is_ipv4 = match words.next() {
         Some("TCP4") => true,
         Some("TCP6") => false,
-        Some("UNKNOWN") => return Ok(HeaderProgress::Done(ProxyIdentity::Itself)),
+        Some("UNKNOWN") => return Ok(HeaderProgress::Done(ProxyIdentity::Local)),
         _ => return Err("the line names no family"),
     };
     let mut address = || {
@@ -172,44 +174,44 @@ fn version_1(header: &[u8]) -> Result<HeaderProgress, &'static str> {
     }
 }
 
-/// Without leading zeros.
+/// Whether it is a port number without leading zeros.
 fn is_port(word: &str) -> bool {
     let is_plain = matches!(word.as_bytes(), [b'0'] | [b'1'..=b'9', ..]);
     is_plain && word.bytes().all(|byte| byte.is_ascii_digit()) && word.parse::<u16>().is_ok()
 }
 
-/// 2.2: a fixed part, addresses, and extensions.
-fn version_2(header: &[u8]) -> Result<HeaderProgress, &'static str> {
-    let Some((fixed, rest)) = header.split_first_chunk::<FIXED>() else {
-        return Ok(HeaderProgress::Bytes(FIXED - header.len()));
+/// Version 2 (2.2): a fixed part, addresses, and extensions.
+fn parse_v2(header: &[u8]) -> Result<HeaderProgress, &'static str> {
+    let Some((fixed, rest)) = header.split_first_chunk::<V2_FIXED_LENGTH>() else {
+        return Ok(HeaderProgress::Bytes(V2_FIXED_LENGTH - header.len()));
     };
     let [.., command, family, high, low] = *fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
-    let is_relayed = match command {
+    let is_proxied = match command {
         0x20 => false,
         0x21 => true,
         _ => return Err("the header has another version or command"),
     };
-    if length > MOST_REST {
+    if length > MAX_V2_PAYLOAD {
         return Err("the header is longer than is taken");
     }
     if rest.len() < length {
         return Ok(HeaderProgress::Bytes(length - rest.len()));
     }
-    let told = if is_relayed {
-        relayed(header, family, rest)?
+    let identity = if is_proxied {
+        parse_addresses(header, family, rest)?
     } else {
-        // LOCAL: everything else is to be passed over, the family too.
-        ProxyIdentity::Itself
+        // LOCAL: the rest must be ignored, including the family.
+        ProxyIdentity::Local
     };
-    Ok(HeaderProgress::Done(told))
+    Ok(HeaderProgress::Done(identity))
 }
 
-fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdentity, &'static str> {
+fn parse_addresses(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdentity, &'static str> {
     let short = "the header has no room for its addresses";
-    let (told, extensions) = match family {
-        // Unspecified: nothing says where extensions would begin.
-        0x00 => return Ok(ProxyIdentity::Nobody),
+    let (identity, extensions) = match family {
+        // Unspecified: the addresses have no known length, so extensions cannot be found.
+        0x00 => return Ok(ProxyIdentity::NoAddress),
         0x11 | 0x12 => {
             let (addresses, extensions) = rest.split_first_chunk::<12>().ok_or(short)?;
             let [a, b, c, d, ..] = *addresses;
@@ -220,24 +222,24 @@ fn relayed(header: &[u8], family: u8, rest: &[u8]) -> Result<ProxyIdentity, &'st
             let source = addresses.first_chunk::<16>().ok_or(short)?;
             (IpAddr::from(*source).to_canonical(), extensions)
         }
-        // Unix sockets, whose clients have no address that a key could be restricted to.
+        // Unix sockets: the client has no address that a key could be restricted to.
         0x31 | 0x32 => {
             let (_, extensions) = rest.split_first_chunk::<216>().ok_or(short)?;
             check_extensions(header, extensions)?;
-            return Ok(ProxyIdentity::Nobody);
+            return Ok(ProxyIdentity::NoAddress);
         }
         _ => return Err("the header names no family"),
     };
     check_extensions(header, extensions)?;
-    // Datagrams are no connection: whoever is named is not the one that sends.
+    // Datagrams have no connection, so the named client need not be the sender.
     Ok(if family & 0x0f == 1 {
-        ProxyIdentity::Client(told)
+        ProxyIdentity::Client(identity)
     } else {
-        ProxyIdentity::Nobody
+        ProxyIdentity::NoAddress
     })
 }
 
-/// 2.2: a kind, a length and so many bytes, one after another. Only the checksum says anything here.
+/// Extensions (2.2): each has a type, a length and a value. Only the checksum is checked.
 fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), &'static str> {
     while !extensions.is_empty() {
         let Some((&[kind, high, low], rest)) = extensions.split_first_chunk::<3>() else {
@@ -249,10 +251,10 @@ fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), &'static
         };
         if kind == CRC32C {
             let at = header.len() - rest.len() - length;
-            let said: [u8; 4] = value
+            let expected: [u8; 4] = value
                 .try_into()
                 .map_err(|_| "the checksum has no 4 bytes")?;
-            if u32::from_be_bytes(said) != crc32c(header, at..at + 4) {
+            if u32::from_be_bytes(expected) != crc32c(header, at..at + 4) {
                 return Err("the checksum is another");
             }
         }
@@ -261,11 +263,12 @@ fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), &'static
     Ok(())
 }
 
-/// CRC-32C (RFC 9260 appendix A), with the bytes of `blank` taken for zero. Bit by bit, for at most 16 KiB a connection.
-fn crc32c(bytes: &[u8], blank: std::ops::Range<usize>) -> u32 {
+/// CRC-32C (RFC 9260 appendix A), with the bytes in `zeroed` read as zero. It works bit by bit: a header has at most 16
+/// KiB.
+fn crc32c(bytes: &[u8], zeroed: std::ops::Range<usize>) -> u32 {
     let mut crc = !0_u32;
     for (at, byte) in bytes.iter().enumerate() {
-        crc ^= if blank.contains(&at) {
+        crc ^= if zeroed.contains(&at) {
             0
         } else {
             u32::from(*byte)
@@ -282,12 +285,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Hands a header over in pieces as [`read`] would ask for them; the rest must stay.
+    /// Passes a header to the parser in pieces of the requested sizes. The bytes after the header must remain.
     fn read_all(bytes: &[u8]) -> Result<(ProxyIdentity, usize), &'static str> {
         let mut taken = 0;
         loop {
-            let count = match next(&bytes[..taken])? {
-                HeaderProgress::Done(told) => return Ok((told, taken)),
+            let count = match parse(&bytes[..taken])? {
+                HeaderProgress::Done(identity) => return Ok((identity, taken)),
                 HeaderProgress::Bytes(count) => count,
                 HeaderProgress::Line => bytes[taken..]
                     .iter()
@@ -301,21 +304,21 @@ mod tests {
         }
     }
 
-    fn told(bytes: &[u8]) -> Result<ProxyIdentity, &'static str> {
+    fn identity(bytes: &[u8]) -> Result<ProxyIdentity, &'static str> {
         let behind = [bytes, b"GET / HTTP/1.1\r\n\r\n"].concat();
-        let (told, taken) = read_all(&behind)?;
+        let (identity, taken) = read_all(&behind)?;
         assert_eq!(taken, bytes.len(), "{:?}", String::from_utf8_lossy(bytes));
-        Ok(told)
+        Ok(identity)
     }
 
     fn client(address: &str) -> Result<ProxyIdentity, &'static str> {
         Ok(ProxyIdentity::Client(address.parse().unwrap()))
     }
 
-    /// Version 2 with this command, family, and rest.
+    /// A version 2 header with this command, family, and rest.
     fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
-        [&SIGNATURE[..], &[command, family], &length, rest].concat()
+        [&V2_SIGNATURE[..], &[command, family], &length, rest].concat()
     }
 
     const FOUR: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0xc3, 0x50, 0, 80];
@@ -338,7 +341,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                told(format!("{line}\r\n").as_bytes()),
+                identity(format!("{line}\r\n").as_bytes()),
                 client(address),
                 "{line}"
             );
@@ -349,7 +352,11 @@ mod tests {
             "PROXY UNKNOWN 192.0.2.7 x\r\n",
             &longest,
         ] {
-            assert_eq!(told(line.as_bytes()), Ok(ProxyIdentity::Itself), "{line}");
+            assert_eq!(
+                identity(line.as_bytes()),
+                Ok(ProxyIdentity::Local),
+                "{line}"
+            );
         }
     }
 
@@ -385,29 +392,32 @@ mod tests {
             "PROXY \r\n\r\n\r\n\r\n",
             &long,
         ] {
-            assert!(told(line.as_bytes()).is_err(), "{line:?}");
+            assert!(identity(line.as_bytes()).is_err(), "{line:?}");
         }
     }
 
     #[test]
-    fn version_2_names_the_client_and_its_extensions_are_passed_over() {
-        assert_eq!(told(&header(0x21, 0x11, &FOUR)), client("192.0.2.7"));
+    fn version_2_names_the_client_and_its_extensions_are_skipped() {
+        assert_eq!(identity(&header(0x21, 0x11, &FOUR)), client("192.0.2.7"));
         let six = |address: &str| {
             let source: Ipv6Addr = address.parse().unwrap();
             [&source.octets()[..], &[0; 16], &[0; 4]].concat()
         };
         assert_eq!(
-            told(&header(0x21, 0x21, &six("2001:db8::7"))),
+            identity(&header(0x21, 0x21, &six("2001:db8::7"))),
             client("2001:db8::7")
         );
         assert_eq!(
-            told(&header(0x21, 0x21, &six("::ffff:192.0.2.7"))),
+            identity(&header(0x21, 0x21, &six("::ffff:192.0.2.7"))),
             client("192.0.2.7")
         );
         let extended = [&FOUR[..], &[0x02, 0, 3, b'a', b'.', b'b'], &[0x04, 0, 0]].concat();
-        assert_eq!(told(&header(0x21, 0x11, &extended)), client("192.0.2.7"));
+        assert_eq!(
+            identity(&header(0x21, 0x11, &extended)),
+            client("192.0.2.7")
+        );
         let large = [&FOUR[..], &[0x04, 0x3f, 0x00], &[0; 0x3f00]].concat();
-        assert_eq!(told(&header(0x21, 0x11, &large)), client("192.0.2.7"));
+        assert_eq!(identity(&header(0x21, 0x11, &large)), client("192.0.2.7"));
     }
 
     #[test]
@@ -418,7 +428,10 @@ mod tests {
             (0xff, b"junk"),
             (0x11, b"x"),
         ] {
-            assert_eq!(told(&header(0x20, family, rest)), Ok(ProxyIdentity::Itself));
+            assert_eq!(
+                identity(&header(0x20, family, rest)),
+                Ok(ProxyIdentity::Local)
+            );
         }
         for (family, rest) in [
             (0x00, &[][..]),
@@ -429,8 +442,8 @@ mod tests {
             (0x32, &[b'/'; 216]),
         ] {
             assert_eq!(
-                told(&header(0x21, family, rest)),
-                Ok(ProxyIdentity::Nobody),
+                identity(&header(0x21, family, rest)),
+                Ok(ProxyIdentity::NoAddress),
                 "{family:x}"
             );
         }
@@ -452,8 +465,8 @@ mod tests {
             (0x21, 0x11, Vec::new()),
             (0x21, 0x21, vec![0; 35]),
             (0x21, 0x31, vec![0; 215]),
-            (0x21, 0x11, vec![0; MOST_REST + 1]),
-            (0x20, 0x00, vec![0; MOST_REST + 1]),
+            (0x21, 0x11, vec![0; MAX_V2_PAYLOAD + 1]),
+            (0x20, 0x00, vec![0; MAX_V2_PAYLOAD + 1]),
             (0x21, 0x11, extended(&[0x04])),
             (0x21, 0x11, extended(&[0x04, 0])),
             (0x21, 0x11, extended(&[0x04, 0, 1])),
@@ -462,13 +475,13 @@ mod tests {
             (0x21, 0x11, extended(&[CRC32C, 0, 4, 0, 0, 0, 0])),
         ] {
             assert!(
-                told(&header(command, family, &rest)).is_err(),
+                identity(&header(command, family, &rest)).is_err(),
                 "{command:x} {family:x} {rest:?}"
             );
         }
         let mut other = header(0x21, 0x11, &FOUR);
         other[11] = b'\r';
-        assert!(told(&other).is_err());
+        assert!(identity(&other).is_err());
     }
 
     #[test]
@@ -483,9 +496,9 @@ mod tests {
         let at = bytes.len() - 7;
         let checksum = crc32c(&bytes, 0..0).to_be_bytes();
         bytes[at..at + 4].copy_from_slice(&checksum);
-        assert_eq!(told(&bytes), client("192.0.2.7"));
+        assert_eq!(identity(&bytes), client("192.0.2.7"));
         bytes[17] ^= 1;
-        assert_eq!(told(&bytes), Err("the checksum is another"));
+        assert_eq!(identity(&bytes), Err("the checksum is another"));
     }
 
     proptest! {
@@ -501,15 +514,15 @@ mod tests {
             };
             let line = format!("PROXY {name} {source} {source} {} {}\r\n", ports.0, ports.1);
             let wanted = Ok(ProxyIdentity::Client(source.to_canonical()));
-            prop_assert_eq!(told(line.as_bytes()), wanted);
+            prop_assert_eq!(identity(line.as_bytes()), wanted);
             let length = u16::try_from(extension.len()).unwrap().to_be_bytes();
             let rest = [&octets[..], &octets, &[0; 4], &[0xe0], &length, &extension].concat();
-            prop_assert_eq!(told(&header(0x21, family, &rest)), wanted);
+            prop_assert_eq!(identity(&header(0x21, family, &rest)), wanted);
         }
 
         #[test]
         fn whatever_comes_ends(
-            head in prop::sample::select(vec![&b""[..], WORD, b"PROXY TCP4 192.0.2.7 ", SIGNATURE, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"]),
+            head in prop::sample::select(vec![&b""[..], V1_PREFIX, b"PROXY TCP4 192.0.2.7 ", V2_SIGNATURE, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"]),
             rest in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let _ = read_all(&[head, &rest].concat());

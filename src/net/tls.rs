@@ -1,5 +1,5 @@
-//! TLS 1.2 and 1.3 toward clients and upstreams: certificates that can be replaced while connections are open, and
-//! roots that are always checked.
+//! TLS 1.2 and 1.3 for clients and upstreams. Certificates can be replaced while connections are open, and certificates
+//! of upstreams are always verified.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,20 +25,20 @@ use zeroize::Zeroizing;
 
 use crate::store::config::{Tls, TlsFiles, names};
 
-/// Both versions that are spoken, on either side.
+/// The supported versions, for clients and upstreams.
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
-/// The certificates in use, for connections to come. Cloning shares them.
+/// The current certificates, for new connections. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificates {
-    current: Arc<ArcSwap<InUse>>,
+    current: Arc<ArcSwap<TlsState>>,
 }
 
 #[derive(Debug)]
-struct InUse {
+struct TlsState {
     first: Identity,
     more: Vec<Identity>,
-    /// Who decides about clients' certificates, where they must show one.
+    /// Verifies client certificates, if clients need one.
     clients: Option<Arc<dyn ClientCertVerifier>>,
     data: Arc<ServerConfig>,
     admin: Arc<ServerConfig>,
@@ -50,23 +50,23 @@ struct Identity {
     key: Arc<CertifiedKey>,
 }
 
-/// Something wrong with what a field of the config names.
-pub(crate) type FieldFault = (String, TlsFault);
+/// An error in a field of the config, with the path of the field.
+pub(crate) type TlsFieldError = (String, TlsError);
 
 /// Why a certificate or CA cannot be used.
 #[derive(Debug)]
-pub(crate) enum TlsFault {
+pub(crate) enum TlsError {
     /// A PEM file cannot be read.
     Unreadable(PathBuf, rustls::pki_types::pem::Error),
-    /// Key and certificate do not go together, or are not usable.
+    /// The key does not match the certificate, or one of them is invalid.
     Unusable(PathBuf, rustls::Error),
-    /// The file holds no certificate.
+    /// The file has no certificate.
     Empty(PathBuf),
     /// The system has no root certificates.
     NoRoots,
 }
 
-impl std::fmt::Display for TlsFault {
+impl std::fmt::Display for TlsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreadable(file, cause) => {
@@ -85,7 +85,7 @@ impl std::fmt::Display for TlsFault {
     }
 }
 
-impl std::error::Error for TlsFault {
+impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable(_, cause) => Some(cause),
@@ -95,8 +95,8 @@ impl std::error::Error for TlsFault {
     }
 }
 
-impl TlsFault {
-    /// The file it is about.
+impl TlsError {
+    /// The file with the error.
     #[must_use]
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
@@ -107,64 +107,66 @@ impl TlsFault {
 }
 
 impl Certificates {
-    /// Reads every chain with its key, and the clients' CA.
+    /// Reads every certificate chain with its key, and the CA of client certificates.
     ///
     /// # Errors
-    /// The first fault found.
-    pub(crate) fn load(tls: &Tls) -> Result<Self, TlsFault> {
-        let (in_use, faults) = InUse::read(tls, None)?;
-        match faults.into_iter().next() {
-            Some((_, fault)) => Err(fault),
+    /// The first error found.
+    pub(crate) fn load(tls: &Tls) -> Result<Self, TlsError> {
+        let (state, errors) = TlsState::read(tls, None)?;
+        match errors.into_iter().next() {
+            Some((_, error)) => Err(error),
             None => Ok(Self {
-                current: Arc::new(ArcSwap::from_pointee(in_use)),
+                current: Arc::new(ArcSwap::from_pointee(state)),
             }),
         }
     }
 
-    /// Reads all again, from the same files or others, for connections to come. Each stands for itself: what is faulty
-    /// stays as it was, or is left out where it is new, and is told.
+    /// Reads all files again, or other files, for new connections. An invalid certificate does not affect the others:
+    /// the previous one stays in use, or none if it is new, and its error is returned.
     #[must_use]
-    pub(crate) fn reload(&self, tls: &Tls) -> Vec<FieldFault> {
-        match InUse::read(tls, Some(&self.current.load())) {
-            Ok((in_use, faults)) => {
-                self.current.store(Arc::new(in_use));
-                faults
+    pub(crate) fn reload(&self, tls: &Tls) -> Vec<TlsFieldError> {
+        match TlsState::read(tls, Some(&self.current.load())) {
+            Ok((state, errors)) => {
+                self.current.store(Arc::new(state));
+                errors
             }
-            Err(fault) => vec![("tls".to_owned(), fault)],
+            Err(error) => vec![("tls".to_owned(), error)],
         }
     }
 
-    /// For one client's connection.
+    /// For a client connection.
     #[must_use]
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.current.load().data).into()
     }
 
-    /// For one connection to the admin API, which speaks HTTP/1.1 alone and asks for a token instead of a certificate.
+    /// For a connection to the admin API, which supports only HTTP/1.1 and checks a token instead of a client
+    /// certificate.
     #[must_use]
     pub(crate) fn admin_acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.current.load().admin).into()
     }
 }
 
-/// What in these files could not be used.
+/// The errors in these files.
 #[must_use]
-pub(crate) fn check(tls: &Tls) -> Vec<FieldFault> {
-    match InUse::read(tls, None) {
-        Ok((_, faults)) => faults,
-        Err(fault) => vec![("tls".to_owned(), fault)],
+pub(crate) fn check(tls: &Tls) -> Vec<TlsFieldError> {
+    match TlsState::read(tls, None) {
+        Ok((_, errors)) => errors,
+        Err(error) => vec![("tls".to_owned(), error)],
     }
 }
 
-impl InUse {
-    /// What is faulty is told, and is as it was before. Fails where there is not even a first certificate.
-    fn read(tls: &Tls, before: Option<&Self>) -> Result<(Self, Vec<FieldFault>), TlsFault> {
-        let mut faults = Vec::new();
+impl TlsState {
+    /// If a certificate is invalid, the one from `before` is used and the error is returned. Fails if there is no first
+    /// certificate at all.
+    fn read(tls: &Tls, before: Option<&Self>) -> Result<(Self, Vec<TlsFieldError>), TlsError> {
+        let mut errors = Vec::new();
         let first = match (Identity::read(&tls.first), before) {
             (Ok(first), _) => first,
-            (Err(fault), None) => return Err(fault),
-            (Err(fault), Some(before)) => {
-                faults.push(("tls".to_owned(), fault));
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(before)) => {
+                errors.push(("tls".to_owned(), error));
                 before.of(&tls.first).unwrap_or(&before.first).clone()
             }
         };
@@ -172,21 +174,21 @@ impl InUse {
         for (index, files) in tls.more.iter().enumerate() {
             match Identity::read(files) {
                 Ok(identity) => more.push(identity),
-                Err(fault) => {
+                Err(error) => {
                     more.extend(before.and_then(|before| before.of(files)).cloned());
-                    faults.push((format!("tls.more[{index}]"), fault));
+                    errors.push((format!("tls.more[{index}]"), error));
                 }
             }
         }
         let clients = match tls.client_ca.as_deref().map(client_verifier) {
             None => None,
             Some(Ok(clients)) => Some(clients),
-            Some(Err(fault)) => {
-                faults.push(("tls.client_ca".to_owned(), fault));
+            Some(Err(error)) => {
+                errors.push(("tls.client_ca".to_owned(), error));
                 before.and_then(|before| before.clients.clone())
             }
         };
-        Ok((Self::of_parts(first, more, clients)?, faults))
+        Ok((Self::of_parts(first, more, clients)?, errors))
     }
 
     fn of(&self, files: &TlsFiles) -> Option<&Identity> {
@@ -195,15 +197,15 @@ impl InUse {
             .find(|known| known.files == *files)
     }
 
-    /// Each port has a configuration of its own, so that no session begun on the admin port, where clients show no
-    /// certificate, can be resumed on the data port, where they may have to.
+    /// Each port has its own configuration. With a shared one, a session from the admin port, where clients need no
+    /// certificate, could be resumed on the data port, where they may need one.
     fn of_parts(
         first: Identity,
         more: Vec<Identity>,
         clients: Option<Arc<dyn ClientCertVerifier>>,
-    ) -> Result<Self, TlsFault> {
-        let choice = Arc::new(Choice::among(&first, &more));
-        let unusable = |cause| TlsFault::Unusable(first.files.certificate.clone(), cause);
+    ) -> Result<Self, TlsError> {
+        let resolver = Arc::new(CertificateResolver::new(&first, &more));
+        let unusable = |cause| TlsError::Unusable(first.files.certificate.clone(), cause);
         let config = |clients: Option<Arc<dyn ClientCertVerifier>>| {
             let builder = ServerConfig::builder_with_provider(provider())
                 .with_protocol_versions(&VERSIONS)
@@ -212,12 +214,12 @@ impl InUse {
                 Some(clients) => builder.with_client_cert_verifier(clients),
                 None => builder.with_no_client_auth(),
             };
-            Ok(builder.with_cert_resolver(choice.clone()))
+            Ok(builder.with_cert_resolver(resolver.clone()))
         };
         let mut data = config(clients.clone())?;
         data.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         if clients.is_some() {
-            // A resumed session would go on past the end of the certificate that it began with.
+            // A resumed session would outlive the client certificate that it began with.
             data.session_storage = Arc::new(NoServerSessionStorage {});
             data.send_tls13_tickets = 0;
         }
@@ -235,15 +237,15 @@ impl InUse {
 }
 
 impl Identity {
-    fn read(files: &TlsFiles) -> Result<Self, TlsFault> {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let TlsFiles {
             certificate,
             private_key,
         } = files;
         let chain = certificates(certificate)?;
-        let unreadable = |cause| TlsFault::Unreadable(private_key.clone(), cause);
-        let unusable = |cause| TlsFault::Unusable(certificate.clone(), cause);
-        // What is read of a private key is wiped, save what signs with it.
+        let unreadable = |cause| TlsError::Unreadable(private_key.clone(), cause);
+        let unusable = |cause| TlsError::Unusable(certificate.clone(), cause);
+        // The buffers with the private key are zeroed after use; only the signer keeps the key.
         let text = fs::read(private_key).map(Zeroizing::new);
         let text = text.map_err(|cause| unreadable(pem::Error::Io(cause)))?;
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(unreadable)?;
@@ -259,16 +261,16 @@ impl Identity {
     }
 }
 
-/// Which certificate a client gets: by the name it asks for (SNI), an exact one before one of a whole level (`*.`);
-/// among those the earliest whose kind of key it can check. Else the first.
+/// Chooses the certificate for a client by the name that it asks for (SNI): an exact match before a wildcard (`*.`),
+/// and of those the first with a signature scheme that the client supports. Without a match, the first certificate.
 #[derive(Debug)]
-struct Choice {
+struct CertificateResolver {
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
     first: Arc<CertifiedKey>,
 }
 
-impl Choice {
-    fn among(first: &Identity, more: &[Identity]) -> Self {
+impl CertificateResolver {
+    fn new(first: &Identity, more: &[Identity]) -> Self {
         let mut by_name: HashMap<String, Vec<_>> = HashMap::new();
         for Identity { key, .. } in std::iter::once(first).chain(more) {
             for name in key.cert.first().into_iter().flat_map(names::of) {
@@ -280,7 +282,7 @@ impl Choice {
     }
 }
 
-impl ResolvesServerCert for Choice {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let checkable = |known: &&Arc<CertifiedKey>| {
             known.key.choose_scheme(hello.signature_schemes()).is_some()
@@ -295,54 +297,54 @@ impl ResolvesServerCert for Choice {
     }
 }
 
-/// Takes clients whose certificate this CA signed, for as long as it is valid, and nobody else.
-fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsFault> {
+/// Accepts only clients with a valid certificate from this CA.
+fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = Arc::new(roots_of(ca_file)?);
     WebPkiClientVerifier::builder_with_provider(roots, provider())
         .build()
-        .map_err(|_| TlsFault::Empty(ca_file.into()))
+        .map_err(|_| TlsError::Empty(ca_file.into()))
 }
 
-/// How an upstream's certificate is checked: against the CA file, or the system's roots. There is no way not to.
+/// Verifies upstreams against the CA file, or against the system's roots. Verification cannot be turned off.
 ///
 /// # Errors
-/// [`TlsFault`]
-pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFault> {
+/// [`TlsError`]
+pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
         Some(file) => roots_of(file)?,
         None => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
-                return Err(TlsFault::NoRoots);
+                return Err(TlsError::NoRoots);
             }
             roots
         }
     };
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS);
-    let builder = builder.map_err(|cause| TlsFault::Unusable(PathBuf::new(), cause))?;
+    let builder = builder.map_err(|cause| TlsError::Unusable(PathBuf::new(), cause))?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn roots_of(ca_file: &Path) -> Result<RootCertStore, TlsFault> {
+fn roots_of(ca_file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca_file)? {
         roots
             .add(certificate)
-            .map_err(|cause| TlsFault::Unusable(ca_file.into(), cause))?;
+            .map_err(|cause| TlsError::Unusable(ca_file.into(), cause))?;
     }
     Ok(roots)
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
     match chain {
-        Ok(chain) if chain.is_empty() => Err(TlsFault::Empty(file.into())),
+        Ok(chain) if chain.is_empty() => Err(TlsError::Empty(file.into())),
         Ok(chain) => Ok(chain),
-        Err(cause) => Err(TlsFault::Unreadable(file.into(), cause)),
+        Err(cause) => Err(TlsError::Unreadable(file.into(), cause)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A connection's bytes, to a client or to an upstream: TCP, a Unix socket, or TLS over TCP.
+//! The byte stream to a client or an upstream: TCP, a Unix socket, or TLS over TCP.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,25 +12,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-/// See the module's page.
+/// The byte stream of a connection.
 #[derive(Debug)]
 pub(crate) enum Transport {
-    /// Plain TCP.
     Tcp(TcpStream),
-    /// A Unix socket.
     Unix(UnixStream),
-    /// TLS over TCP, the handshake done.
+    /// TLS over TCP, after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
-    /// Whether it is encrypted.
     #[must_use]
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// Whether TLS agreed on HTTP/2 (RFC 7301); None without TLS.
+    /// Whether TLS negotiated HTTP/2 (ALPN, RFC 7301); None without TLS.
     #[must_use]
     pub(crate) fn agreed_on_http2(&self) -> Option<bool> {
         match self {
@@ -39,20 +36,20 @@ impl Transport {
         }
     }
 
-    /// Whether the peer has ended its side, or both. Asked of the system, since what the peer sent before that may still
-    /// be unread.
+    /// Whether the peer has closed its side, or both sides. Asks the kernel, because data that the peer sent earlier
+    /// may still be unread.
     #[must_use]
     pub(crate) fn is_hung_up(&self) -> bool {
-        let mut asked = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
-        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let mut sockets = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
+        poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Whether nothing has come and the peer has not closed, on a connection that was read to its last byte. Asked of
-    /// the system, since what the runtime knows of the socket may be older than the last read.
+    /// Whether there is nothing to read and the peer has not closed, on a connection that was read completely. Asks the
+    /// kernel, because tokio's readiness may be older than the last read.
     #[must_use]
     pub(crate) fn is_quiet(&mut self) -> bool {
         if let Self::Tls(stream) = self {
-            // What TLS has decrypted, the system knows nothing of any more.
+            // The kernel does not know about data that TLS has already decrypted.
             let read = match &mut **stream {
                 TlsStream::Client(stream) => stream.get_mut().1.process_new_packets(),
                 TlsStream::Server(stream) => stream.get_mut().1.process_new_packets(),
@@ -66,36 +63,35 @@ impl Transport {
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
-    /// Has the connection end by a reset when it is dropped, or the process ends (SO_LINGER 0), not by FIN: for a body
-    /// that only the connection's end ends, FIN would make half a body a whole one.
+    /// Makes the connection end with a reset (SO_LINGER 0) instead of FIN when it is dropped or the process exits. If
+    /// only the connection's end marks the end of a body, FIN would make a partial body look complete.
     pub(crate) fn reset_on_drop(&self) {
         self.set_linger(Some(Duration::ZERO));
     }
 
-    /// Takes [`Self::reset_on_drop`] back: the body is whole.
+    /// Undoes [`Self::reset_on_drop`], because the body is complete.
     pub(crate) fn finish_on_drop(&self) {
         self.set_linger(None);
     }
 
     fn set_linger(&self, linger: Option<Duration>) {
-        // Without the option the connection ends by FIN, as it would anyway.
+        // Without the option the connection ends with FIN, as usual.
         let _ = SockRef::from(&self.socket()).set_linger(linger);
     }
 
-    /// Whether the peer's system was sent all that was written. Asked of the system, which wakes nobody when it comes to
-    /// that.
+    /// Whether the kernel has sent all written bytes to the peer. The caller must poll this: no event reports it.
     #[must_use]
     pub(crate) fn is_all_sent(&self) -> bool {
         let socket = self.socket();
-        // With this option the socket is writable only where nothing is left to send.
+        // With this option the socket is writable only if no unsent bytes are left.
         if SockRef::from(&socket).set_tcp_notsent_lowat(1).is_err() {
             return true;
         }
-        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let mut sockets = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+        poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Writes one slice, or a list of which empty ones are left out.
+    /// Writes the slices, leaving out empty ones.
     ///
     /// # Errors
     /// The socket's.
@@ -108,7 +104,7 @@ impl Transport {
         let stream = Pin::new(self);
         match (filled.next(), filled.next()) {
             (None, _) => Poll::Ready(Ok(0)),
-            // One slice is cheaper for the system to take than a list.
+            // A write of one slice is cheaper than a vectored write.
             (Some(only), None) => stream.poll_write(cx, only),
             (Some(_), Some(_)) => stream.poll_write_vectored(cx, &slices.map(IoSlice::new)),
         }
@@ -123,7 +119,7 @@ impl Transport {
     }
 }
 
-/// Calls the same method of whichever stream it is.
+/// Calls the method on the stream of each variant.
 macro_rules! on_stream {
     ($transport:expr, $method:ident($($argument:expr),*)) => {
         match $transport.get_mut() {

@@ -1,5 +1,5 @@
-//! Unix sockets in the file system: claimed so that a file has its permissions from its first instant, and is never
-//! another process's.
+//! Unix sockets in the file system. A socket file has its final permissions from its creation on, and a socket of
+//! another process is never replaced.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -15,14 +15,14 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::store::lock_file::LockFile;
 
-/// What `sun_path` holds, with the NUL at its end (unix(7)).
+/// The size of `sun_path`, including the NUL at its end (unix(7)).
 const MAX_PATH: usize = 108;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// How long another process may take to claim the same socket.
+/// How long to wait while another process claims the same socket.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The socket's file, to be removed when the socket is given up.
+/// The socket's file, which is removed when the socket is closed.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -32,18 +32,18 @@ pub(crate) struct SocketFile {
 
 /// Why a socket cannot be claimed.
 #[derive(Debug)]
-pub(crate) enum ClaimFault {
+pub(crate) enum ClaimError {
     /// The path is too long for a socket.
     TooLong(PathBuf),
-    /// Another process answers there.
+    /// Another process listens there.
     Taken(PathBuf),
-    /// Something else than a socket is there.
+    /// A file that is no socket is there.
     Occupied(PathBuf),
-    /// The system refuses.
+    /// A system call failed.
     Failed(PathBuf, io::Error),
 }
 
-impl fmt::Display for ClaimFault {
+impl fmt::Display for ClaimError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong(path) => write!(
@@ -72,7 +72,7 @@ impl fmt::Display for ClaimFault {
     }
 }
 
-impl std::error::Error for ClaimFault {
+impl std::error::Error for ClaimError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(_, error) => Some(error),
@@ -83,29 +83,30 @@ impl std::error::Error for ClaimFault {
 
 /// Permissions of a socket that only this user may connect to.
 pub(crate) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// Permissions of a socket that anybody may connect to.
+/// Permissions of a socket that every user may connect to.
 pub(crate) const PUBLIC: Mode = Mode::from_raw_mode(0o666);
 
-/// Listens at `path`, with a file of these permissions. A socket that nobody answers on is replaced; one that somebody
-/// answers on, and any other file, is left alone. What is returned does not block, as tokio wants it.
+/// Listens at `path`, with a socket file of these permissions. A socket that no process listens on is replaced. A
+/// socket in use, and any other file, is left as it is. The returned listener is non-blocking, as tokio requires.
 ///
 /// # Errors
-/// [`ClaimFault`]
-pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimFault> {
+/// [`ClaimError`]
+pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile), ClaimError> {
     if path.as_os_str().as_bytes().len() >= MAX_PATH {
-        return Err(ClaimFault::TooLong(path.into()));
+        return Err(ClaimError::TooLong(path.into()));
     }
-    let failed = |error| ClaimFault::Failed(path.into(), error);
-    // Between finding a socket stale and replacing it, another process must not have claimed it.
-    let _turn = LockFile::take(path, None, LOCK_WAIT).map_err(failed)?;
+    let failed = |error| ClaimError::Failed(path.into(), error);
+    // Without the lock, another process could claim a stale socket after this one finds it stale and before this one
+    // replaces it.
+    let _lock = LockFile::take(path, None, LOCK_WAIT).map_err(failed)?;
     let socket = match bind(path, mode) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            make_way(path)?;
+            remove_stale(path)?;
             bind(path, mode).map_err(failed)?
         }
         socket => socket.map_err(failed)?,
     };
-    // The umask may have taken permissions away, never added any.
+    // The umask can remove permissions, but never add any.
     fs::set_permissions(path, Permissions::from_mode(mode.as_raw_mode())).map_err(failed)?;
     let found = fs::symlink_metadata(path).map_err(failed)?;
     let file = SocketFile {
@@ -117,20 +118,20 @@ pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile
 }
 
 impl SocketFile {
-    /// Removes the file, unless another process has put its own there meanwhile.
+    /// Removes the file, unless another process has replaced it.
     pub(crate) fn release(self) {
-        let _turn = LockFile::take(&self.path, None, LOCK_WAIT);
+        let _lock = LockFile::take(&self.path, None, LOCK_WAIT);
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         if is_ours {
-            // Where it can't be removed, the next start finds it stale.
+            // If the file can't be removed, the next start finds it stale.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// On Linux the file that `bind` makes has the mode of the socket itself: set before, there is no moment at which
-/// others could connect, and no umask of the whole process to change.
+/// On Linux `bind` creates the file with the mode of the socket. Setting the mode before `bind` leaves no moment at
+/// which other users could connect, and does not need the process-wide umask.
 fn bind(path: &Path, mode: Mode) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -140,21 +141,21 @@ fn bind(path: &Path, mode: Mode) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn make_way(path: &Path) -> Result<(), ClaimFault> {
-    let failed = |error| ClaimFault::Failed(path.into(), error);
+fn remove_stale(path: &Path) -> Result<(), ClaimError> {
+    let failed = |error| ClaimError::Failed(path.into(), error);
     let found = fs::symlink_metadata(path).map_err(failed)?;
     if !found.file_type().is_socket() {
-        return Err(ClaimFault::Occupied(path.into()));
+        return Err(ClaimError::Occupied(path.into()));
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // A process too busy to accept is alive all the same: then this would block.
+    // A process that is too busy to accept still listens; a blocking connect would then wait.
     socket.set_nonblocking(true).map_err(failed)?;
     match socket.connect(&SockAddr::unix(path).map_err(failed)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed)
         }
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-        Ok(()) | Err(_) => Err(ClaimFault::Taken(path.into())),
+        Ok(()) | Err(_) => Err(ClaimError::Taken(path.into())),
     }
 }
 
@@ -201,11 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_answers_on_is_left_alone() {
+    fn a_socket_in_use_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("s");
         let _held = claim(&path, PRIVATE).unwrap();
-        assert!(matches!(claim(&path, PRIVATE), Err(ClaimFault::Taken(_))));
+        assert!(matches!(claim(&path, PRIVATE), Err(ClaimError::Taken(_))));
         UnixStream::connect(&path).unwrap();
     }
 
@@ -226,7 +227,7 @@ mod tests {
         let occupied = || {
             assert!(matches!(
                 claim(&path, PRIVATE),
-                Err(ClaimFault::Occupied(_))
+                Err(ClaimError::Occupied(_))
             ));
             assert!(fs::symlink_metadata(&path).is_ok());
         };
@@ -244,9 +245,9 @@ mod tests {
     fn a_path_too_long_for_a_socket_says_so() {
         let folder = folder();
         let path = folder.path().join("x".repeat(108));
-        let fault = claim(&path, PRIVATE).unwrap_err();
-        assert!(matches!(fault, ClaimFault::TooLong(_)));
-        assert!(fault.to_string().contains("at most 107 bytes"));
+        let error = claim(&path, PRIVATE).unwrap_err();
+        assert!(matches!(error, ClaimError::TooLong(_)));
+        assert!(error.to_string().contains("at most 107 bytes"));
     }
 
     #[test]
@@ -255,7 +256,7 @@ mod tests {
         let path = folder.path().join("s");
         let (listener, file) = claim(&path, PRIVATE).unwrap();
         fs::remove_file(&path).unwrap();
-        // The old socket lives, so that the file system can't hand out its number again.
+        // The old socket stays open, so the file system can't reuse its inode number.
         let _successor = claim(&path, PRIVATE).unwrap();
         file.release();
         assert!(path.exists());

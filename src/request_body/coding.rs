@@ -1,7 +1,10 @@
-//! Compressed request bodies (RFC 9110 8.4): which coding the headers name, and its decoder, which works in steps of
-//! bounded size and time, so that neither memory nor the other requests of a worker depend on what a body unpacks to.
+//! Compressed request bodies (RFC 9110 8.4): finds the coding in the headers, and decodes.
 //!
-//! Invariant: a decoder takes a body to its very end. What is cut short, damaged, or goes on after its end is no body.
+//! A decoder works in steps of bounded size and time. A small body that decompresses to a huge one can neither exhaust
+//! memory nor block the worker's other requests.
+//!
+//! Invariant: a decoder accepts only a complete body. A truncated body, a damaged one, and one with bytes after its end
+//! are errors.
 
 mod brotli;
 mod gzip;
@@ -13,46 +16,48 @@ use self::gzip::Gzip;
 use self::inflate::Deflate;
 use self::zstandard::Zstandard;
 
-/// The codings that are taken, as a header says so.
-pub const TAKEN: &str = "gzip, deflate, br, zstd";
+/// The supported codings, as the value of an Accept-Encoding header.
+pub const ACCEPTED: &str = "gzip, deflate, br, zstd";
 
-/// Members (gzip) or frames (zstd, skippable ones too) that a body may have. To begin one costs far more than the ten or twenty
-/// bytes that it takes. Most bodies have one; tools that compress in pieces, to do it in parallel or to seek, make one of each
-/// 64 KiB or more (bgzip; pzstd of some MiB), so that this is enough for 64 MiB even of those.
-const MOST_MEMBERS: usize = 1024;
+/// Maximum number of gzip members or zstd frames (skippable ones included) in a body. Starting one costs far more than
+/// reading its 10 to 20 bytes. Most bodies have one. Tools that compress in blocks, in parallel or for seeking, write
+/// one for each 64 KiB or more (bgzip 64 KiB, pzstd some MiB), so 1024 is enough for 64 MiB.
+const MAX_MEMBERS: usize = 1024;
 
-/// How a body is compressed.
+/// The coding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// RFC 1952, also called x-gzip.
     Gzip,
-    /// RFC 1950, or what many send under that name: RFC 1951 without its wrapping.
+    /// RFC 1950 (zlib), or RFC 1951 without the zlib wrapper, which many clients send under this name.
     Deflate,
-    /// RFC 7932, with a window of at most 4 MiB where that much is used of it.
+    /// RFC 7932. At most 4 MiB of the window may be used.
     Brotli,
     /// RFC 8878, with windows of at most 8 MiB (RFC 9659).
     Zstandard,
 }
 
-/// The headers name a coding that is not taken, several, or say it twice.
+/// The headers name an unsupported coding, several codings, or the same coding twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownCoding;
+pub struct UnsupportedCodingError;
 
-/// The body is not what its coding says: cut short, damaged, or with something behind its end; or it asks for more than is
-/// given, in window or in members.
+/// The body does not match its coding: it is truncated, damaged, or has bytes after its end; or it exceeds the limits
+/// on the window or on members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undecodable;
+pub struct DecodeError;
 
-/// How the body is compressed, by its Content-Encoding lines; None where it is sent as it is.
+/// The coding that the Content-Encoding header lines name; None if the body is not compressed.
 ///
 /// # Errors
-/// [`UnknownCoding`]
-pub fn of<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Coding>, UnknownCoding> {
+/// [`UnsupportedCodingError`]
+pub fn of<'a>(
+    mut lines: impl Iterator<Item = &'a [u8]>,
+) -> Result<Option<Coding>, UnsupportedCodingError> {
     let Some(only) = lines.next() else {
         return Ok(None);
     };
     if lines.next().is_some() {
-        return Err(UnknownCoding);
+        return Err(UnsupportedCodingError);
     }
     let codings: [(&[u8], Option<Coding>); 6] = [
         (b"identity", None),
@@ -66,10 +71,10 @@ pub fn of<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Coding
         .into_iter()
         .find(|(name, _)| only.eq_ignore_ascii_case(name))
         .map(|(_, coding)| coding)
-        .ok_or(UnknownCoding)
+        .ok_or(UnsupportedCodingError)
 }
 
-/// A decoder in the middle of a body.
+/// The decoder of one body.
 pub struct Decoder(Kind);
 
 enum Kind {
@@ -79,17 +84,17 @@ enum Kind {
     Zstandard(Zstandard),
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Bytes taken off the input.
-    pub taken: usize,
-    /// Bytes put into the output.
-    pub made: usize,
+    /// Bytes read from the input.
+    pub consumed: usize,
+    /// Bytes written to the output.
+    pub produced: usize,
 }
 
 impl Decoder {
-    /// A decoder before the first byte; None where there is no memory for it.
+    /// A new decoder; None if there is no memory for it.
     #[must_use]
     pub fn new(coding: Coding) -> Option<Self> {
         Some(Self(match coding {
@@ -100,12 +105,12 @@ impl Decoder {
         }))
     }
 
-    /// Decodes until the input is used up or the output full. A full output may mean that more is to come, for which
-    /// no further input is needed.
+    /// Decodes until the input is used up or the output is full. If the output is full, more output may follow without
+    /// further input.
     ///
     /// # Errors
-    /// [`Undecodable`]; the decoder is of no further use then.
-    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
+    /// [`DecodeError`]; the decoder must not be used after it.
+    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         match &mut self.0 {
             Kind::Gzip(decoder) => decoder.step(input, output),
             Kind::Deflate(decoder) => decoder.step(input, output),
@@ -114,7 +119,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes that it holds beside what it has handed over: tables, buffers, and as much of its window as it has filled.
+    /// Memory that the decoder uses, in bytes: tables, buffers, and the filled part of its window.
     #[must_use]
     pub fn memory(&self) -> usize {
         match &self.0 {
@@ -124,7 +129,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the body may end here.
+    /// Whether the input so far is a complete body.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         match &self.0 {

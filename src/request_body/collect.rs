@@ -1,6 +1,7 @@
-//! A request's body, read whole under its limits: its own size, the size of all bodies held at once, the time between
-//! two of its pieces, and a pace that the slowest honest uplink keeps. A compressed one is decoded as it comes, and the
-//! same limits hold for what it unpacks to. What is checked and what is forwarded are these same bytes.
+//! Reads a request body whole, within limits: the size of one body, the total size of all bodies in memory, the time
+//! between two pieces, and a minimum upload rate that the slowest usual uplink meets. A compressed body is decoded
+//! while it arrives, and the same limits apply to the decoded size. The bytes that the gateway checks are the bytes
+//! that it forwards.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,51 +13,51 @@ use crate::http::buffer::{BodyBuffer, BufferPool};
 use crate::request_body::coding::{Coding, Decoder};
 use crate::runtime::timers::{TickTimer, TimerEntry};
 
-/// Room that is made for a body because it declares its length; more is made as it comes.
+/// The most memory that is reserved because of a declared length. Beyond this, the buffer grows as data arrives.
 const TRUSTED_LENGTH: usize = 256 << 10;
-/// Minimum upload rate in bytes a second, averaged over [`RATE_WINDOW`] × `body_idle`: less than half of what GPRS
-/// carries. The average allows pauses up to `body_idle`.
+/// Minimum upload rate in bytes a second, averaged over [`RATE_WINDOW`] × `body_idle`: less than half of the rate of
+/// GPRS. The average allows pauses up to `body_idle`.
 const MIN_RATE: u64 = 1024;
 const RATE_WINDOW: u32 = 4;
-/// A body up to this length leaves in one buffer with its head.
+/// A body of up to this many bytes is sent in one buffer with the request head.
 pub const SMALL_BODY: usize = 8 << 10;
-/// What a compressed body may unpack to, as a multiple of what has come of it; text reaches ten, and a long run of one
-/// letter a thousand. It counts from [`RATIO_FREE`] on, since a short body of little sense harms nobody.
+/// Maximum ratio of decoded to compressed size. Text reaches 10; a long run of one letter reaches 1000. The ratio is
+/// checked only from [`RATIO_FREE`] decoded bytes on: a short body of repeated bytes uses little memory.
 const MAX_RATIO: usize = 100;
 const RATIO_FREE: usize = 1 << 20;
-/// What is decoded before other requests of the worker run: at most so much of the input, and so much of the output.
+/// The most input and the most output of one decoding step. Other requests of the worker run between two steps.
 const MAX_INPUT_STEP: usize = 4 << 10;
 const MAX_OUTPUT_STEP: usize = 32 << 10;
-/// What is read of a body before other requests of the worker run.
+/// Bytes of a body that are read before other requests of the worker run.
 const READ_QUOTA: usize = 128 << 10;
 
-/// Where a request's body comes from.
+/// The connection or stream that a request body is read from.
 pub trait BodySource {
-    /// The length that was declared, where one was.
+    /// The declared length, if there is one.
     fn declared_length(&self) -> Option<u64>;
 
-    /// Appends what has come of the body to `into` and returns how much that is; 0 is the body's clean end. `into` is
-    /// empty at first.
+    /// Appends the available data to `into` and returns its length; 0 at the end of a complete body. `into` is empty at
+    /// first.
     ///
     /// # Errors
-    /// [`BodyBroken`]
+    /// [`BodyReadError`]
     fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BodyBuffer,
-    ) -> Poll<Result<usize, BodyBroken>>;
+    ) -> Poll<Result<usize, BodyReadError>>;
 }
 
-/// A body broke off, or its framing is broken.
+/// The body ended early, or its framing is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BodyBroken;
+pub struct BodyReadError;
 
-/// Bytes that request bodies may hold at once, over all workers. Cloning shares it.
+/// The number of bytes that request bodies may use at once, over all workers. Clones share it.
 #[derive(Clone, Debug)]
 pub struct BufferBudget(Arc<AtomicUsize>);
 
 impl BufferBudget {
-    /// A budget of so many bytes.
+    /// A budget of this many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
@@ -70,7 +71,7 @@ impl BufferBudget {
     }
 }
 
-/// A part of the budget, given back when dropped.
+/// A part of the budget. Dropping it returns the bytes.
 #[derive(Debug)]
 pub struct BufferPermit {
     budget: BufferBudget,
@@ -78,14 +79,14 @@ pub struct BufferPermit {
 }
 
 impl BufferPermit {
-    fn none_of(budget: &BufferBudget) -> Self {
+    fn empty(budget: &BufferBudget) -> Self {
         Self {
             budget: budget.clone(),
             taken: 0,
         }
     }
 
-    /// Takes more or gives back, so that it is for so many bytes.
+    /// Takes bytes from the budget or returns some, until the permit is for `bytes`.
     fn resize(&mut self, bytes: usize) -> Result<(), CollectError> {
         if bytes > self.taken {
             if !self.budget.take(bytes - self.taken) {
@@ -107,7 +108,7 @@ impl Drop for BufferPermit {
     }
 }
 
-/// A whole body, and its part of the budget.
+/// A complete body, and its part of the budget.
 #[derive(Debug)]
 pub struct CollectedBody {
     body: BodyBuffer,
@@ -116,19 +117,19 @@ pub struct CollectedBody {
 }
 
 impl CollectedBody {
-    /// The body.
+    /// The body, decoded.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.body.bytes()
     }
 
-    /// How many bytes came of it: fewer than it has where it was compressed.
+    /// The number of bytes received; less than the length of the body if it was compressed.
     #[must_use]
     pub fn received(&self) -> usize {
         self.received
     }
 
-    /// Frees the body and keeps its part of the budget: a copy is held elsewhere.
+    /// Frees the body but keeps its part of the budget, for a copy elsewhere.
     #[must_use]
     pub fn into_permit(self) -> BufferPermit {
         self.permit
@@ -138,41 +139,41 @@ impl CollectedBody {
 /// Why a body was not collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CollectError {
-    /// Longer than one body may be.
+    /// The body is larger than one body may be.
     TooLarge,
-    /// More than all bodies together may hold.
+    /// All bodies together would exceed the budget.
     Overloaded,
-    /// Nothing came for too long, or too little.
+    /// No data arrived in time, or too little.
     Stalled,
-    /// It broke off, or its framing is broken.
+    /// The body ended early, or its framing is invalid.
     Broken,
-    /// It is not what its Content-Encoding says.
+    /// The body does not match its Content-Encoding.
     Undecodable,
-    /// It unpacks to more than text ever does.
+    /// The decoded size exceeds the allowed ratio.
     Inflated,
 }
 
-impl From<BodyBroken> for CollectError {
-    fn from(BodyBroken: BodyBroken) -> Self {
+impl From<BodyReadError> for CollectError {
+    fn from(BodyReadError: BodyReadError) -> Self {
         Self::Broken
     }
 }
 
-/// The limits a body is read under.
+/// The limits on reading a body.
 #[derive(Clone, Debug)]
 pub struct BodyLimits {
-    /// Of one body, in bytes.
+    /// The largest body, in bytes.
     pub size: usize,
-    /// Over all bodies.
+    /// The budget for all bodies.
     pub budget: BufferBudget,
-    /// Between two pieces.
+    /// The longest time between two pieces.
     pub idle: Duration,
 }
 
-/// Reads a body to its end. Trailers are dropped.
+/// Reads a body to its end. Trailers are discarded.
 ///
 /// # Errors
-/// [`CollectError`]; a declared length over the limit is refused before anything is read.
+/// [`CollectError`]; a body with a declared length over the limit is refused before any of it is read.
 pub async fn collect<S: BodySource>(
     source: &mut S,
     limits: &BodyLimits,
@@ -182,7 +183,7 @@ pub async fn collect<S: BodySource>(
 ) -> Result<CollectedBody, CollectError> {
     let declared = check_declared(source, limits)?;
     let mut reader = PieceReader::new(source, limits, timer, entry);
-    let mut permit = BufferPermit::none_of(&limits.budget);
+    let mut permit = BufferPermit::empty(&limits.budget);
     let mut body = BodyBuffer::new(buffers);
     while reader.read(&mut body).await? > 0 {
         if body.len() > limits.size {
@@ -201,11 +202,11 @@ pub async fn collect<S: BodySource>(
     })
 }
 
-/// Reads a compressed body to its end and decodes it on the way; what came is not held. Other requests of the worker run
-/// between two short steps of that.
+/// Reads a compressed body to its end and decodes it as it arrives, without keeping the compressed bytes. Other
+/// requests of the worker run between two short decoding steps.
 ///
 /// # Errors
-/// [`CollectError`]; the size counts both of what comes and of what it unpacks to.
+/// [`CollectError`]; the size limit applies to the compressed and to the decoded size.
 pub async fn collect_decoded<S: BodySource>(
     source: &mut S,
     coding: Coding,
@@ -216,7 +217,7 @@ pub async fn collect_decoded<S: BodySource>(
 ) -> Result<CollectedBody, CollectError> {
     check_declared(source, limits)?;
     let mut reader = PieceReader::new(source, limits, timer, entry);
-    let mut permit = BufferPermit::none_of(&limits.budget);
+    let mut permit = BufferPermit::empty(&limits.budget);
     let mut decoder = Decoder::new(coding).ok_or(CollectError::Overloaded)?;
     permit.resize(decoder.memory())?;
     let mut piece = BodyBuffer::new(buffers);
@@ -234,8 +235,8 @@ pub async fn collect_decoded<S: BodySource>(
             let input = &rest[..rest.len().min(MAX_INPUT_STEP)];
             let step = decoder.step(input, &mut whole[before..]);
             let step = step.map_err(|_| CollectError::Undecodable)?;
-            whole.truncate(before + step.made);
-            rest = &rest[step.taken..];
+            whole.truncate(before + step.produced);
+            rest = &rest[step.consumed..];
             if whole.len() > limits.size {
                 return Err(CollectError::TooLarge);
             }
@@ -244,10 +245,10 @@ pub async fn collect_decoded<S: BodySource>(
                 return Err(CollectError::Inflated);
             }
             permit.resize(whole.len() + decoder.memory())?;
-            if rest.is_empty() && step.made < MAX_OUTPUT_STEP {
+            if rest.is_empty() && step.produced < MAX_OUTPUT_STEP {
                 break;
             }
-            if step.taken == 0 && step.made == 0 {
+            if step.consumed == 0 && step.produced == 0 {
                 return Err(CollectError::Undecodable);
             }
             tokio::task::yield_now().await;
@@ -260,7 +261,7 @@ pub async fn collect_decoded<S: BodySource>(
     }
     drop(decoder);
     whole.shrink_to_fit();
-    // What the decoder held is free again.
+    // Returns the memory of the decoder to the budget.
     permit.resize(whole.len())?;
     Ok(CollectedBody {
         body: BodyBuffer::of(buffers, whole),
@@ -269,7 +270,7 @@ pub async fn collect_decoded<S: BodySource>(
     })
 }
 
-/// The declared length, or 0, where it is within the limit.
+/// The declared length, or 0 if there is none. An error if it is over the limit.
 fn check_declared<S: BodySource>(source: &S, limits: &BodyLimits) -> Result<usize, CollectError> {
     let declared = usize::try_from(source.declared_length().unwrap_or(0)).unwrap_or(usize::MAX);
     if declared > limits.size {
@@ -278,13 +279,13 @@ fn check_declared<S: BodySource>(source: &S, limits: &BodyLimits) -> Result<usiz
     Ok(declared)
 }
 
-/// Reads a body piece by piece, within its time.
+/// Reads a body piece by piece, each before its deadline.
 struct PieceReader<'a, S> {
     source: &'a mut S,
     rate: RateLimit,
     timer: &'a TickTimer,
     entry: &'a TimerEntry,
-    /// Bytes read since other requests ran.
+    /// Bytes read since other requests last ran.
     read: usize,
 }
 
@@ -304,7 +305,7 @@ impl<'a, S: BodySource> PieceReader<'a, S> {
         }
     }
 
-    /// Appends the next piece and returns its length; 0 at the end.
+    /// Appends the next piece and returns its length; 0 at the end of the body.
     async fn read(&mut self, into: &mut BodyBuffer) -> Result<usize, CollectError> {
         if self.read >= READ_QUOTA {
             self.read = 0;
@@ -329,39 +330,40 @@ impl<'a, S: BodySource> PieceReader<'a, S> {
     }
 }
 
-/// How fast a body has to come: a piece in `idle`, and in each stretch of [`RATE_WINDOW`] times that as much as [`MIN_RATE`]
-/// brings. Without the latter, a byte now and then would hold what has come of a body for years.
+/// The minimum upload rate: one piece in every `idle`, and on average [`MIN_RATE`] in each period of [`RATE_WINDOW`] ×
+/// `idle`. Without the average, a client that sends one byte now and then could hold the buffered part of its body for
+/// years.
 struct RateLimit {
     idle: Duration,
-    /// What a stretch has to bring, and what it has brought.
-    wanted: usize,
-    come: usize,
-    until: Instant,
+    /// Bytes that the current period needs, and bytes that it received.
+    required: usize,
+    received: usize,
+    period_end: Instant,
 }
 
 impl RateLimit {
     fn new(idle: Duration, now: Instant) -> Self {
-        let stretch = u64::try_from((RATE_WINDOW * idle).as_millis()).unwrap_or(u64::MAX);
-        let wanted = stretch.saturating_mul(MIN_RATE) / 1000;
+        let period = u64::try_from((RATE_WINDOW * idle).as_millis()).unwrap_or(u64::MAX);
+        let required = period.saturating_mul(MIN_RATE) / 1000;
         Self {
             idle,
-            wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
-            come: 0,
-            until: now + RATE_WINDOW * idle,
+            required: usize::try_from(required).unwrap_or(usize::MAX),
+            received: 0,
+            period_end: now + RATE_WINDOW * idle,
         }
     }
 
-    /// Until when the next piece has to come.
+    /// The deadline of the next piece.
     fn deadline(&self, now: Instant) -> Instant {
-        self.until.min(now + self.idle)
+        self.period_end.min(now + self.idle)
     }
 
-    /// The next stretch begins as soon as this one has brought enough.
+    /// The next period begins once this one has received enough bytes.
     fn received(&mut self, bytes: usize, now: Instant) {
-        self.come += bytes;
-        if self.come >= self.wanted {
-            self.come = 0;
-            self.until = now + RATE_WINDOW * self.idle;
+        self.received += bytes;
+        if self.received >= self.required {
+            self.received = 0;
+            self.period_end = now + RATE_WINDOW * self.idle;
         }
     }
 }
@@ -378,7 +380,7 @@ mod tests {
         }
     }
 
-    /// A body that comes in these pieces.
+    /// A body that arrives in these pieces.
     struct Pieces {
         pieces: Vec<Vec<u8>>,
         declared: Option<u64>,
@@ -393,7 +395,7 @@ mod tests {
             &mut self,
             _: &mut Context<'_>,
             into: &mut BodyBuffer,
-        ) -> Poll<Result<usize, BodyBroken>> {
+        ) -> Poll<Result<usize, BodyReadError>> {
             if self.pieces.is_empty() {
                 return Poll::Ready(Ok(0));
             }
@@ -403,7 +405,7 @@ mod tests {
         }
     }
 
-    /// `count` pieces of `size` bytes, numbered, of undeclared length.
+    /// `count` pieces of `size` bytes, numbered, without a declared length.
     fn pieces(count: u8, size: usize) -> Pieces {
         Pieces {
             pieces: (0..count).map(|at| vec![at; size]).collect(),
@@ -468,14 +470,14 @@ mod tests {
     fn a_body_comes_at_its_rate_or_is_given_up() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // A piece in each 30 s, and 120 KiB in each 120 s.
+        // One piece in every 30 s, and 120 KiB in every 120 s.
         let mut rate = RateLimit::new(Duration::from_secs(30), start);
         assert_eq!(rate.deadline(at(0)), at(30));
         rate.received(1, at(29));
         assert_eq!(rate.deadline(at(29)), at(59));
         rate.received(119 << 10, at(110));
         assert_eq!(rate.deadline(at(110)), at(120));
-        // What comes at the pace is waited for, and what came faster buys no rest afterwards.
+        // A body at the minimum rate is accepted. A faster part does not allow a slower one later.
         let mut rate = RateLimit::new(Duration::from_secs(30), start);
         rate.received(120 << 10, at(119));
         assert_eq!(rate.deadline(at(119)), at(149));
@@ -499,7 +501,7 @@ mod tests {
         collect_decoded(&mut body, gzip, limits, &buffers, &timer, &entry).await
     }
 
-    /// Text that shrinks, but not a hundredfold.
+    /// Text that compresses, but by less than a factor of 100.
     fn text(length: usize) -> Vec<u8> {
         let numbers = (0_u32..)
             .flat_map(|number| format!("{} ", number.wrapping_mul(2_654_435_761)).into_bytes());
@@ -524,28 +526,28 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn the_limits_hold_for_what_a_body_unpacks_to_and_all_is_given_back() {
         let full = 64 << 20;
-        let fault = async |body: Vec<u8>, size: usize, all: usize| {
+        let error = async |body: Vec<u8>, size: usize, all: usize| {
             let limits = limits(size, all);
-            let fault = decoded(body, &limits).await.map(|_| ()).unwrap_err();
+            let error = decoded(body, &limits).await.map(|_| ()).unwrap_err();
             assert_eq!(limits.budget.0.load(Ordering::Relaxed), all);
-            fault
+            error
         };
         let body = || gzipped(&text(200_000));
-        assert_eq!(fault(body(), 199_999, full).await, CollectError::TooLarge);
+        assert_eq!(error(body(), 199_999, full).await, CollectError::TooLarge);
         assert_eq!(
-            fault(body(), 200_000, 100_000).await,
+            error(body(), 200_000, 100_000).await,
             CollectError::Overloaded
         );
-        assert_eq!(fault(body(), 200_000, 1000).await, CollectError::Overloaded);
-        // Shorter than what it unpacks to only by its members' heads.
+        assert_eq!(error(body(), 200_000, 1000).await, CollectError::Overloaded);
+        // Larger than its decoded size, because of the headers of its members.
         let empty = gzipped(b"").repeat(1000);
-        assert_eq!(fault(empty, 10_000, full).await, CollectError::TooLarge);
+        assert_eq!(error(empty, 10_000, full).await, CollectError::TooLarge);
         let zeros = gzipped(&vec![b'0'; 8 << 20]);
-        assert_eq!(fault(zeros, 32 << 20, full).await, CollectError::Inflated);
+        assert_eq!(error(zeros, 32 << 20, full).await, CollectError::Inflated);
         let cut = body()[..1000].to_vec();
-        assert_eq!(fault(cut, full, full).await, CollectError::Undecodable);
+        assert_eq!(error(cut, full, full).await, CollectError::Undecodable);
         assert_eq!(
-            fault(Vec::new(), full, full).await,
+            error(Vec::new(), full, full).await,
             CollectError::Undecodable
         );
     }
@@ -558,7 +560,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn others_have_their_turn_while_a_body_is_decoded() {
+    async fn other_tasks_run_while_a_body_is_decoded() {
         let (body, limits) = (gzipped(&text(4 << 20)), limits(8 << 20, 32 << 20));
         let turns = std::cell::Cell::new(0);
         let others = async {

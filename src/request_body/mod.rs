@@ -1,4 +1,4 @@
-//! Floor 3: a request's body: collected whole under its limits, decoded, and read for the model that it names.
+//! Floor 3: the request body: reading it whole within limits, decompressing it, finding the model that it names.
 
 pub mod coding;
 pub mod collect;

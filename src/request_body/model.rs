@@ -1,11 +1,11 @@
-//! The one model name in a request, read strictly: from the body, and from nowhere else.
+//! Reads the one model name in a request, strictly, and only from the body.
 //!
-//! Invariant: the name returned here is the only one that any parser behind the gateway can find in the same bytes.
-//! What two parsers could read differently is refused, however plain one of the readings looks. Three kinds of fault
-//! may meet in one body; the whole body is read, and then an unreadable body is told before an ambiguous model, and
-//! that before a missing one. A clearer order for whoever has to mend the request, and no early way out to exploit.
+//! Invariant: any parser behind the gateway that finds a model in the same bytes finds the name returned here. If two
+//! parsers could read the bytes differently, the request is refused. A body may have several errors. The whole body is
+//! always read, and then an invalid body is reported before an ambiguous model, and an ambiguous model before a missing
+//! one: the client fixes its request in a sensible order, and an attacker cannot end the check early.
 //!
-//! It does not know which models exist, nor who may use them.
+//! This module does not know which models exist or who may use them.
 
 #[cfg(test)]
 mod corpus;
@@ -22,47 +22,47 @@ use std::fmt;
 
 use crate::policy::route::BodyKind;
 
-pub use crate::request_body::model::json::JsonFault;
-use crate::request_body::model::media_type::FormTypeFault;
+pub use crate::request_body::model::json::JsonError;
+use crate::request_body::model::media_type::FormTypeError;
 pub(crate) use crate::request_body::model::media_type::is_json;
-pub use crate::request_body::model::multipart::{Boundary, MultipartFault};
-use crate::request_body::model::name::NoModel;
+pub use crate::request_body::model::multipart::{Boundary, MultipartError};
+use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
 pub(crate) use crate::request_body::model::query::percent_decoded;
 
-/// What the headers say about how to read the body.
+/// The format of the body, from the headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyFormat {
     /// One JSON object.
     Json,
-    /// A form whose parts this separates.
+    /// A form with this boundary.
     Multipart(Boundary),
 }
 
-/// Why no one model can be read from a request.
+/// Why no single model can be read from a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BodyFault {
-    /// The headers promise a body of another kind.
-    UnsupportedMediaType(MediaTypeFault),
-    /// Gateway and upstream could read different models.
+pub enum BodyError {
+    /// The Content-Type is not the route's.
+    UnsupportedMediaType(MediaTypeError),
+    /// The gateway and the upstream could read different models.
     AmbiguousModel(Ambiguity),
     /// The body is not one JSON object.
-    InvalidJson(JsonFault),
-    /// The model is absent, null, empty or not a string.
+    InvalidJson(JsonError),
+    /// The model is missing, null, empty or not a string.
     MissingModel,
-    /// The body is not one readable form.
-    InvalidMultipart(MultipartFault),
+    /// The body is not a valid form.
+    InvalidMultipart(MultipartError),
 }
 
-/// Which header promises a body that is not taken.
+/// Which header has the wrong media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaTypeFault {
-    /// Content-Type is missing, sent twice, a list, or another than the route's.
+pub enum MediaTypeError {
+    /// Content-Type is missing, repeated, a list, or not the route's.
     ContentType(BodyKind),
 }
 
-impl BodyFault {
-    /// The code that clients see.
+impl BodyError {
+    /// The error code in the response.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -74,7 +74,7 @@ impl BodyFault {
         }
     }
 
-    /// The parameter at fault, as clients see it.
+    /// The `param` in the error response: the field with the error.
     #[must_use]
     pub fn param(&self) -> Option<&'static str> {
         match self {
@@ -86,22 +86,22 @@ impl BodyFault {
     }
 }
 
-impl fmt::Display for BodyFault {
+impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnsupportedMediaType(fault) => fault.fmt(f),
+            Self::UnsupportedMediaType(error) => error.fmt(f),
             Self::AmbiguousModel(ambiguity) => ambiguity.fmt(f),
-            Self::InvalidJson(fault) => fault.fmt(f),
+            Self::InvalidJson(error) => error.fmt(f),
             Self::MissingModel => f.write_str(
                 "The request names no model. Send the name of one as a string: in JSON as the top-level field \
                  `model`, in a form as the part `model`.",
             ),
-            Self::InvalidMultipart(fault) => fault.fmt(f),
+            Self::InvalidMultipart(error) => error.fmt(f),
         }
     }
 }
 
-impl fmt::Display for MediaTypeFault {
+impl fmt::Display for MediaTypeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ContentType(BodyKind::Json) => {
@@ -114,71 +114,71 @@ impl fmt::Display for MediaTypeFault {
     }
 }
 
-impl std::error::Error for BodyFault {}
+impl std::error::Error for BodyError {}
 
-impl From<NoModel> for BodyFault {
-    fn from(none: NoModel) -> Self {
+impl From<ModelError> for BodyError {
+    fn from(none: ModelError) -> Self {
         match none {
-            NoModel::Ambiguous(ambiguity) => Self::AmbiguousModel(ambiguity),
-            NoModel::Missing => Self::MissingModel,
+            ModelError::Ambiguous(ambiguity) => Self::AmbiguousModel(ambiguity),
+            ModelError::Missing => Self::MissingModel,
         }
     }
 }
 
-/// Whether the Content-Type promises a body that [`read`] can read; None where it is missing or was sent more than once.
-/// To be asked before any of the body arrives.
+/// Checks that [`read`] supports the Content-Type, which is None if it is missing or repeated. Called before the body
+/// is read.
 ///
 /// # Errors
-/// [`BodyFault::UnsupportedMediaType`], or [`BodyFault::InvalidMultipart`] where a form's boundary is unusable.
+/// [`BodyError::UnsupportedMediaType`], or [`BodyError::InvalidMultipart`] if a form's boundary cannot be used.
 pub fn check_content_type(
     kind: BodyKind,
     content_type: Option<&[u8]>,
-) -> Result<BodyFormat, BodyFault> {
-    let other_type = BodyFault::UnsupportedMediaType(MediaTypeFault::ContentType(kind));
+) -> Result<BodyFormat, BodyError> {
+    let other_type = BodyError::UnsupportedMediaType(MediaTypeError::ContentType(kind));
     match kind {
         BodyKind::Json if media_type::is_json(content_type) => Ok(BodyFormat::Json),
         BodyKind::Json => Err(other_type),
         BodyKind::Multipart => match media_type::form_boundary(content_type) {
             Ok(boundary) => Ok(BodyFormat::Multipart(boundary)),
-            Err(FormTypeFault::NotAForm) => Err(other_type),
-            Err(FormTypeFault::Boundary(fault)) => Err(BodyFault::InvalidMultipart(fault)),
+            Err(FormTypeError::NotAForm) => Err(other_type),
+            Err(FormTypeError::Boundary(error)) => Err(BodyError::InvalidMultipart(error)),
         },
     }
 }
 
-/// Whether the query leaves the model to the body.
+/// Checks that the query names no model.
 ///
 /// # Errors
-/// [`BodyFault::AmbiguousModel`] where it names one, however that is escaped.
-pub fn check_query(query: Option<&str>) -> Result<(), BodyFault> {
+/// [`BodyError::AmbiguousModel`] if it names one, in any escaping.
+pub fn check_query(query: Option<&str>) -> Result<(), BodyError> {
     if query.is_some_and(query::names_model) {
-        return Err(BodyFault::AmbiguousModel(Ambiguity::Query));
+        return Err(BodyError::AmbiguousModel(Ambiguity::Query));
     }
     Ok(())
 }
 
-/// The model that the body names; the body is whole.
+/// Reads the model that a complete body names.
 ///
 /// # Errors
-/// [`BodyFault`] says what to mend: an unreadable body before an ambiguous model, and that before a missing one.
+/// [`BodyError`]: an invalid body before an ambiguous model, and an ambiguous model before a missing one.
 pub fn read<'b>(
     format: &BodyFormat,
     body: &'b [u8],
-    siblings: ExtraModelFields,
-) -> Result<Cow<'b, str>, BodyFault> {
+    extra_fields: ExtraModelFields,
+) -> Result<Cow<'b, str>, BodyError> {
     let findings = match format {
-        BodyFormat::Json => json::read(body, siblings).map_err(BodyFault::InvalidJson)?,
+        BodyFormat::Json => json::read(body, extra_fields).map_err(BodyError::InvalidJson)?,
         BodyFormat::Multipart(boundary) => {
-            multipart::read(boundary, body, siblings).map_err(BodyFault::InvalidMultipart)?
+            multipart::read(boundary, body, extra_fields).map_err(BodyError::InvalidMultipart)?
         }
     };
-    Ok(findings.conclude()?)
+    Ok(findings.into_model()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    fn check(kind: BodyKind, content_types: &[&str]) -> Result<BodyFormat, BodyFault> {
+    fn check(kind: BodyKind, content_types: &[&str]) -> Result<BodyFormat, BodyError> {
         check_content_type(
             kind,
             match content_types {
@@ -188,9 +188,9 @@ mod tests {
         )
     }
 
-    fn other_type(kind: BodyKind) -> Result<BodyFormat, BodyFault> {
-        Err(BodyFault::UnsupportedMediaType(
-            MediaTypeFault::ContentType(kind),
+    fn other_type(kind: BodyKind) -> Result<BodyFormat, BodyError> {
+        Err(BodyError::UnsupportedMediaType(
+            MediaTypeError::ContentType(kind),
         ))
     }
 
@@ -306,9 +306,9 @@ mod tests {
 
     #[test]
     fn a_form_whose_boundary_is_missing_repeated_or_unusable_is_an_invalid_form() {
-        use MultipartFault::{Boundary, NoBoundary, Parameters, SeveralBoundaries};
+        use MultipartError::{Boundary, NoBoundary, Parameters, SeveralBoundaries};
         let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
-        for (value, fault) in [
+        for (value, error) in [
             ("multipart/form-data", NoBoundary),
             ("multipart/form-data; charset=utf-8", NoBoundary),
             (
@@ -345,7 +345,7 @@ mod tests {
             ("multipart/form-data; boundary", Parameters),
         ] {
             let verdict = check(BodyKind::Multipart, &[value]);
-            assert_eq!(verdict, Err(BodyFault::InvalidMultipart(fault)), "{value}");
+            assert_eq!(verdict, Err(BodyError::InvalidMultipart(error)), "{value}");
         }
     }
 
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(check_query(Some("api-version=1")), Ok(()));
         assert_eq!(
             check_query(Some("a;m%6fdel=bad")),
-            Err(BodyFault::AmbiguousModel(Ambiguity::Query))
+            Err(BodyError::AmbiguousModel(Ambiguity::Query))
         );
     }
 
@@ -364,7 +364,7 @@ mod tests {
         let json =
             |body: &[u8]| read(&BodyFormat::Json, body, ExtraModelFields::Refused).unwrap_err();
         let form = check(BodyKind::Multipart, &["multipart/form-data; boundary=X"]).unwrap();
-        for (fault, code, param) in [
+        for (error, code, param) in [
             (json(b"{"), "invalid_json", None),
             (json(b"{}"), "missing_model", Some("model")),
             (json(b"{\"Model\":1}"), "ambiguous_model", Some("model")),
@@ -379,12 +379,12 @@ mod tests {
                 None,
             ),
         ] {
-            assert_eq!((fault.code(), fault.param()), (code, param), "{fault}");
+            assert_eq!((error.code(), error.param()), (code, param), "{error}");
         }
     }
 
     #[test]
-    fn a_refused_content_type_is_told_which_header_to_send() {
+    fn the_error_for_a_content_type_says_which_header_to_send() {
         let message = |kind| check(kind, &[]).unwrap_err().to_string();
         assert!(message(BodyKind::Json).contains("Content-Type: application/json"));
         assert!(

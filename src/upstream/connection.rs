@@ -1,8 +1,8 @@
-//! One HTTP/1.1 connection to an upstream: a request out whole, its response back piece by piece.
+//! One HTTP/1.1 connection to an upstream: sends a whole request, and reads the response piece by piece.
 //!
-//! The upstream is a server the operator chose, but its responses are read strictly all the same, and a connection is
-//! used again only when it is certain that nothing of one response can reach another client. Dropping a connection
-//! closes it, which is how an upstream learns that nobody waits for its response any more.
+//! Although the operator chose the upstream, its responses are parsed strictly, and a connection is reused only if no
+//! byte of one response can reach another client. Dropping a connection closes it: that tells the upstream that its
+//! response is no longer needed.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,29 +20,29 @@ use crate::runtime::timers::{TickTimer, TimerEntry};
 use crate::upstream::head::ResponseHead;
 use crate::upstream::outbound::OutboundRequest;
 
-/// Interim responses (RFC 9110 15.2) that are passed over before the final one.
+/// Maximum number of interim responses (RFC 9110 15.2) before the final one.
 const MAX_INTERIM: usize = 16;
-/// Most bytes of a body that are read at once: a slow client's connection holds as many.
+/// Most bytes of a body that are read at once, and so the most that the connection of a slow client buffers.
 const MAX_PIECE: u64 = 32 << 10;
 
-/// A connection, free or in the middle of an exchange.
+/// A connection, idle or in the middle of an exchange.
 #[derive(Debug)]
 pub(crate) struct UpstreamConnection {
     transport: Transport,
-    /// The request being exchanged and how much of it was sent, where its response began before that was all. Boxed: it
-    /// is rare.
+    /// If the response began before the whole request was sent: the request, and how much of it was sent. Boxed because
+    /// it is rare.
     unsent: Option<Box<(OutboundRequest, usize)>>,
     is_reused: bool,
 }
 
-/// Why an exchange came to nothing.
+/// Why an exchange failed.
 #[derive(Debug)]
 pub(crate) enum ExchangeError {
-    /// A kept connection had been closed before a byte of the response came: the request can be sent again.
+    /// A reused connection was closed before any byte of the response. The request can be sent again.
     Stale,
-    /// The response is not HTTP, or could be read in two ways, or broke off.
+    /// The response is not HTTP, is ambiguous, or ended early.
     Broken(BrokenResponse),
-    /// Nothing came in time.
+    /// No response arrived in time.
     Silent,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum ExchangeError {
 pub(crate) enum BrokenResponse {
     /// Its head or its framing.
     Framing(FramingError),
-    /// The connection.
+    /// The connection failed.
     Io(io::Error),
 }
 
@@ -86,7 +86,6 @@ impl From<FramingError> for ExchangeError {
 }
 
 impl UpstreamConnection {
-    /// A fresh connection.
     #[must_use]
     pub(crate) fn new(transport: Transport) -> Self {
         Self {
@@ -96,17 +95,17 @@ impl UpstreamConnection {
         }
     }
 
-    /// Whether a kept connection is still silent and open. What a server says unasked belongs to nobody.
+    /// Whether an idle connection is open and has nothing to read. A server's unsolicited data belongs to no request.
     #[must_use]
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.transport.is_quiet()
     }
 
     /// Sends a request and reads the head of its response. Returns how much of the request was sent: a response that
-    /// comes before all was sent is taken, but then the connection is not used again.
+    /// begins before the whole request was sent is accepted, but the connection is reused only if the rest is sent too.
     ///
     /// # Errors
-    /// [`ExchangeError`]; the connection is of no further use then.
+    /// [`ExchangeError`]; the connection must not be used after it.
     pub(crate) async fn exchange(
         &mut self,
         request: &OutboundRequest,
@@ -118,7 +117,7 @@ impl UpstreamConnection {
         let mut sent = 0;
         let mut interim = 0;
         let result = poll_fn(|cx| {
-            // A failed write alone decides nothing: the server may have answered before it closed.
+            // A failed write is no error yet: the server may have sent a response before it closed.
             let _ = self.poll_send(cx, request, &mut sent);
             loop {
                 match head.parse(read.unread())? {
@@ -156,13 +155,13 @@ impl UpstreamConnection {
         result.map(|()| sent)
     }
 
-    /// Goes on sending a request whose response began before all of it was sent.
+    /// Continues to send a request whose response began before the whole request was sent.
     pub(super) fn keep_sending(&mut self, request: OutboundRequest, sent: usize) {
         self.unsent = Some(Box::new((request, sent)));
     }
 
-    /// Reads on in the response's body and returns where its next piece stands in `read`, until the next call; None at
-    /// its clean end.
+    /// Reads the next piece of the response's body and returns its position in `read`, which is valid until the next
+    /// call; None at the end of a complete body.
     pub(crate) fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -171,7 +170,7 @@ impl UpstreamConnection {
     ) -> Poll<Option<Result<Range<usize>, BrokenResponse>>> {
         if let Some(mut unsent) = self.unsent.take() {
             let (request, sent) = &mut *unsent;
-            // Whether the response can be finished without the rest is for the server to say.
+            // The upstream decides whether it can finish the response without the rest of the request.
             if self.poll_send(cx, request, sent).is_pending() {
                 self.unsent = Some(unsent);
             }
@@ -199,7 +198,7 @@ impl UpstreamConnection {
         }
     }
 
-    /// The connection, to be used again, where all of its last request was sent.
+    /// Returns the connection for reuse, if its last request was sent completely.
     #[must_use]
     pub(super) fn into_reusable(mut self) -> Option<Self> {
         self.is_reused = true;

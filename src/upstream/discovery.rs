@@ -1,5 +1,5 @@
-//! What keeps a fleet up to date in the background: asking upstreams which models they serve, and probing replicas
-//! that were set aside.
+//! Background tasks that keep the fleet up to date: they fetch each upstream's list of models, and probe replicas that
+//! are down.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,33 +20,33 @@ use crate::upstream::connection::{ExchangeError, UpstreamConnection};
 use crate::upstream::head::ResponseHead;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::connect;
-use crate::upstream::{Clash, Fleet, Replica, Upstream};
+use crate::upstream::{Fleet, ModelConflict, Replica, Upstream};
 
-/// How long an upstream may take to say what it serves.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long until one that answered is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// How long until one that did not answer is asked again.
-const ASK_SOON: Duration = Duration::from_secs(5);
-/// Of so many failures in a row one is logged: about one a minute.
+/// Time limit for fetching an upstream's list of models.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The interval between two fetches, after a successful one.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+/// The interval between two fetches, after a failed one.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Of this many consecutive failures one is logged: about one a minute.
 const LOG_EVERY: u32 = 12;
-/// How often a replica that was set aside is probed, and how long a probe may take.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// Longest list of models that is read, in bytes; most models that are taken from it, and the longest name, in bytes.
-const MOST_LIST: usize = 4 << 20;
-const MOST_MODELS: usize = 10_000;
-const MOST_NAME: usize = 512;
-/// Models that a log line names.
-const MOST_LOGGED: usize = 20;
+/// The interval between two probes of a replica that is down, and the time limit of a probe.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Limits on a list of models: its bytes, the number of models used, and the bytes of a model's name.
+const MAX_LIST_BYTES: usize = 4 << 20;
+const MAX_MODELS: usize = 10_000;
+const MAX_NAME_BYTES: usize = 512;
+/// The most models that one log line names.
+const MAX_LOGGED_MODELS: usize = 20;
 
-/// Looks after the fleet for as long as it is polled: to be spawned on a `LocalSet`.
-pub(crate) async fn look_after(fleet: Arc<Fleet>, log: Log) {
-    let mut asked: Vec<(Arc<Upstream>, tokio::task::JoinHandle<()>)> = Vec::new();
-    let mut probed: Vec<(Arc<Replica>, tokio::task::JoinHandle<()>)> = Vec::new();
-    let known_clashes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+/// Runs the background tasks for as long as it is polled. Must be spawned on a `LocalSet`.
+pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
+    let mut discovery_tasks: Vec<(Arc<Upstream>, tokio::task::JoinHandle<()>)> = Vec::new();
+    let mut probe_tasks: Vec<(Arc<Replica>, tokio::task::JoinHandle<()>)> = Vec::new();
+    let known_conflicts = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     loop {
         let routing = fleet.routing();
-        asked.retain(|(upstream, task)| {
+        discovery_tasks.retain(|(upstream, task)| {
             let stays = routing
                 .upstreams()
                 .iter()
@@ -56,21 +56,26 @@ pub(crate) async fn look_after(fleet: Arc<Fleet>, log: Log) {
             }
             stays
         });
-        probed.retain(|(_, task)| !task.is_finished());
+        probe_tasks.retain(|(_, task)| !task.is_finished());
         for upstream in routing.upstreams() {
             if upstream.is_discovered()
-                && !asked.iter().any(|(known, _)| Arc::ptr_eq(known, upstream))
+                && !discovery_tasks
+                    .iter()
+                    .any(|(known, _)| Arc::ptr_eq(known, upstream))
             {
-                let task = ask_again_and_again(
+                let task = discover_periodically(
                     Arc::clone(&fleet),
                     Arc::clone(upstream),
                     log.clone(),
-                    std::rc::Rc::clone(&known_clashes),
+                    std::rc::Rc::clone(&known_conflicts),
                 );
-                asked.push((Arc::clone(upstream), tokio::task::spawn_local(task)));
+                discovery_tasks.push((Arc::clone(upstream), tokio::task::spawn_local(task)));
             }
             for replica in upstream.replicas() {
-                if !replica.is_up() && !probed.iter().any(|(known, _)| Arc::ptr_eq(known, replica))
+                if !replica.is_up()
+                    && !probe_tasks
+                        .iter()
+                        .any(|(known, _)| Arc::ptr_eq(known, replica))
                 {
                     let task = probe(
                         Arc::clone(&fleet),
@@ -78,7 +83,7 @@ pub(crate) async fn look_after(fleet: Arc<Fleet>, log: Log) {
                         Arc::clone(replica),
                         log.clone(),
                     );
-                    probed.push((Arc::clone(replica), tokio::task::spawn_local(task)));
+                    probe_tasks.push((Arc::clone(replica), tokio::task::spawn_local(task)));
                 }
             }
         }
@@ -86,7 +91,7 @@ pub(crate) async fn look_after(fleet: Arc<Fleet>, log: Log) {
     }
 }
 
-/// Tries a replica that was set aside until it takes a connection.
+/// Probes a replica that is down until it accepts a connection.
 async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>, log: Log) {
     let name = |event: Event| {
         event
@@ -95,9 +100,9 @@ async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>
     };
     log.event(name(Event::warn("replica_down")));
     while Arc::strong_count(&upstream) > 1 {
-        sleep(PROBE_EVERY).await;
+        sleep(PROBE_INTERVAL).await;
         let address = (&*replica.url().host, replica.url().port);
-        if let Ok(Ok(_)) = timeout(PROBE_EVERY, TcpStream::connect(address)).await {
+        if let Ok(Ok(_)) = timeout(PROBE_INTERVAL, TcpStream::connect(address)).await {
             if fleet.set_health(&upstream, &replica, true) {
                 log.event(name(Event::info("replica_up")));
             }
@@ -106,68 +111,72 @@ async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>
     }
 }
 
-async fn ask_again_and_again(
+async fn discover_periodically(
     fleet: Arc<Fleet>,
     upstream: Arc<Upstream>,
     log: Log,
-    known_clashes: std::rc::Rc<std::cell::RefCell<Vec<Clash>>>,
+    known_conflicts: std::rc::Rc<std::cell::RefCell<Vec<ModelConflict>>>,
 ) {
     let mut failures = 0_u32;
     loop {
-        let answer = timeout(ASK_TIMEOUT, ask(&fleet, &upstream))
+        let result = timeout(DISCOVERY_TIMEOUT, fetch_models(&fleet, &upstream))
             .await
-            .unwrap_or(Err(AskError::Silent));
-        let wait = match answer {
+            .unwrap_or(Err(DiscoveryError::Silent));
+        let wait = match result {
             Ok(models) => {
-                let news = upstream.discovered.load().as_deref() != Some(&models);
-                if news {
+                let changed = upstream.discovered.load().as_deref() != Some(&models);
+                if changed {
                     log.event(
                         Event::info("models_discovered")
                             .with("upstream", upstream.name())
                             .with("count", models.len())
                             .with(
                                 "models",
-                                models.iter().take(MOST_LOGGED).cloned().collect::<Vec<_>>(),
+                                models
+                                    .iter()
+                                    .take(MAX_LOGGED_MODELS)
+                                    .cloned()
+                                    .collect::<Vec<_>>(),
                             ),
                     );
                     upstream.discovered.store(Some(Arc::new(models)));
-                    let clashes = fleet.refresh_catalogue();
-                    for clash in clashes
+                    let conflicts = fleet.refresh_catalogue();
+                    for conflict in conflicts
                         .iter()
-                        .filter(|clash| !known_clashes.borrow().contains(clash))
+                        .filter(|conflict| !known_conflicts.borrow().contains(conflict))
                     {
                         log.event(
                             Event::warn("model_served_twice")
-                                .with("model", clash.model.as_str())
-                                .with("taken", clash.taken.as_str())
-                                .with("ignored", clash.ignored.as_str()),
+                                .with("model", conflict.model.as_str())
+                                .with("taken", conflict.served_by.as_str())
+                                .with("ignored", conflict.ignored.as_str()),
                         );
                     }
-                    known_clashes.replace(clashes);
+                    known_conflicts.replace(conflicts);
                 }
                 failures = 0;
-                ASK_AGAIN
+                REFRESH_INTERVAL
             }
-            Err(fault) => {
+            Err(error) => {
                 if failures.is_multiple_of(LOG_EVERY) {
                     log.event(
                         Event::warn("models_unknown")
                             .with("upstream", upstream.name())
-                            .with("reason", fault.to_string()),
+                            .with("reason", error.to_string()),
                     );
                 }
                 failures = failures.wrapping_add(1);
-                ASK_SOON
+                RETRY_INTERVAL
             }
         };
-        upstream.asked.store(true, Ordering::Release);
+        upstream.discovery_attempted.store(true, Ordering::Release);
         sleep(wait).await;
     }
 }
 
-/// Why an upstream's models are not known.
+/// Why an upstream's models could not be fetched.
 #[derive(Debug)]
-enum AskError {
+enum DiscoveryError {
     Unreachable(io::Error),
     Exchange(ExchangeError),
     Status(u16),
@@ -176,7 +185,7 @@ enum AskError {
     Silent,
 }
 
-impl std::fmt::Display for AskError {
+impl std::fmt::Display for DiscoveryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
@@ -194,35 +203,39 @@ impl std::fmt::Display for AskError {
     }
 }
 
-/// Only `data[].id` counts (OpenAI's API, List models); an entry without one is no model.
+/// Only `data[].id` is used (OpenAI's API, List models). An entry without an id is ignored.
 #[derive(Deserialize)]
 struct ModelsResponse {
     data: Vec<Value>,
 }
 
-async fn ask(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, AskError> {
-    let mut last = AskError::Silent;
+async fn fetch_models(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, DiscoveryError> {
+    let mut last = DiscoveryError::Silent;
     for replica in upstream.replicas() {
-        match ask_one(upstream, replica).await {
+        match fetch_models_from(upstream, replica).await {
             Ok(models) => return Ok(models),
-            Err(fault) => {
-                // As for any connection: what refuses is set aside, and seen to be in status and metrics.
-                if let AskError::Unreachable(error) = &fault
+            Err(error) => {
+                // As for any other connection: a replica that refuses connections is marked down, and status and
+                // metrics show it.
+                if let DiscoveryError::Unreachable(cause) = &error
                     && matches!(
-                        error.kind(),
+                        cause.kind(),
                         io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
                     )
                 {
                     fleet.set_health(upstream, replica, false);
                 }
-                last = fault;
+                last = error;
             }
         }
     }
     Err(last)
 }
 
-async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, AskError> {
+async fn fetch_models_from(
+    upstream: &Upstream,
+    replica: &Replica,
+) -> Result<Vec<String>, DiscoveryError> {
     let mut head = b"GET /v1/models HTTP/1.1\r\n".to_vec();
     write_line(&mut head, "host", replica.authority().as_bytes());
     if let Some(credential) = upstream.credential() {
@@ -233,9 +246,12 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
         );
     }
     head.extend_from_slice(b"accept: application/json\r\nconnection: close\r\n\r\n");
-    let mut connection =
-        UpstreamConnection::new(connect(replica).await.map_err(AskError::Unreachable)?);
-    // Whoever calls has a time limit of its own.
+    let mut connection = UpstreamConnection::new(
+        connect(replica)
+            .await
+            .map_err(DiscoveryError::Unreachable)?,
+    );
+    // The caller sets the time limit.
     let (timer, entry) = (TickTimer::default(), TimerEntry::default());
     let buffers = BufferPool::default();
     let request = OutboundRequest::from_text(&buffers, head);
@@ -244,22 +260,23 @@ async fn ask_one(upstream: &Upstream, replica: &Replica) -> Result<Vec<String>, 
     connection
         .exchange(&request, &mut read, &mut response, &timer, &entry)
         .await
-        .map_err(AskError::Exchange)?;
+        .map_err(DiscoveryError::Exchange)?;
     if !response.status.is_success() {
-        return Err(AskError::Status(response.status.as_u16()));
+        return Err(DiscoveryError::Status(response.status.as_u16()));
     }
     let mut body = Vec::new();
     while let Some(piece) =
         poll_fn(|cx| connection.poll_piece(cx, &mut read, &mut response.framing)).await
     {
-        let piece = piece.map_err(|broken| AskError::Exchange(ExchangeError::Broken(broken)))?;
+        let piece =
+            piece.map_err(|broken| DiscoveryError::Exchange(ExchangeError::Broken(broken)))?;
         body.extend_from_slice(read.at(piece));
-        if body.len() > MOST_LIST {
-            return Err(AskError::TooLong);
+        if body.len() > MAX_LIST_BYTES {
+            return Err(DiscoveryError::TooLong);
         }
     }
-    let list: ModelsResponse = serde_json::from_slice(&body).map_err(AskError::Malformed)?;
+    let list: ModelsResponse = serde_json::from_slice(&body).map_err(DiscoveryError::Malformed)?;
     let ids = list.data.iter().filter_map(|model| model["id"].as_str());
-    let usable = ids.filter(|id| (1..=MOST_NAME).contains(&id.len()));
-    Ok(usable.take(MOST_MODELS).map(str::to_owned).collect())
+    let usable = ids.filter(|id| (1..=MAX_NAME_BYTES).contains(&id.len()));
+    Ok(usable.take(MAX_MODELS).map(str::to_owned).collect())
 }

@@ -1,4 +1,4 @@
-//! The head of an upstream's response, read strictly: whatever could be framed in two ways is an error.
+//! Parses the head of an upstream's response strictly: ambiguous framing is an error.
 
 use std::mem::MaybeUninit;
 
@@ -11,21 +11,19 @@ use crate::http::head::{decimal, places};
 /// Largest head of a response, in bytes.
 pub(super) const MAX_HEAD: usize = 64 << 10;
 
-/// A response's head.
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
-    /// Its status.
     pub(crate) status: StatusCode,
-    /// Its header fields, as far as a client gets to see them.
+    /// The header fields that may be passed to the client.
     pub(crate) fields: Fields,
-    /// What is left of its body.
+    /// The rest of the body.
     pub(crate) framing: Framing,
-    /// Whether the connection can be used again after the body.
+    /// Whether the connection can be reused after the body.
     pub(super) keeps_open: bool,
 }
 
 impl ResponseHead {
-    /// A response that has not come yet, with memory for its fields.
+    /// A response of which nothing was read yet, with memory for its fields.
     pub(super) fn awaited(fields: Fields) -> Self {
         Self {
             status: StatusCode::OK,
@@ -35,10 +33,10 @@ impl ResponseHead {
         }
     }
 
-    /// Reads a head off the beginning of `bytes` and returns its length; None where more has to come.
+    /// Parses a head at the start of `bytes` and returns its length; None if it is incomplete.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If the head is invalid.
     pub(super) fn parse(&mut self, bytes: &[u8]) -> Result<Option<usize>, FramingError> {
         if bytes.is_empty() {
             return Ok(None);
@@ -70,8 +68,8 @@ impl ResponseHead {
             self.fields.index(name, value);
         }
         self.framing = framing(&self.fields, self.status, is_http11)?;
-        // A server that announces a body where the status forbids one may send it all the same, so such a connection
-        // is never used again (RFC 9112 6.3).
+        // A server that declares a body although the status allows none may send it anyway. So the connection is never
+        // reused (RFC 9112 6.3).
         self.keeps_open = self.framing != Framing::UntilClose
             && !has_no_body(self.status)
             && keeps_open(&self.fields, is_http11);
@@ -84,7 +82,7 @@ impl ResponseHead {
         Ok(Some(length))
     }
 
-    /// The body's length, where it is known.
+    /// The length of the body, if it is known.
     #[must_use]
     pub(crate) fn length(&self) -> Option<u64> {
         match self.framing {
@@ -95,7 +93,7 @@ impl ResponseHead {
     }
 }
 
-/// RFC 9112 6.3.
+/// The framing of the body (RFC 9112 6.3).
 fn framing(fields: &Fields, status: StatusCode, is_http11: bool) -> Result<Framing, FramingError> {
     let encodings = fields.count(FieldKind::TransferEncoding);
     let lengths = fields.count(FieldKind::ContentLength);
@@ -122,7 +120,7 @@ fn framing(fields: &Fields, status: StatusCode, is_http11: bool) -> Result<Frami
     }
 }
 
-/// Interim responses, 204 and 304 end with their head (RFC 9110 6.4.1).
+/// Interim responses, 204 and 304 have no body (RFC 9110 6.4.1).
 fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
@@ -132,7 +130,7 @@ fn keeps_open(fields: &Fields, is_http11: bool) -> bool {
     !says(b"close") && (is_http11 || says(b"keep-alive"))
 }
 
-/// What the Connection lines say.
+/// The options in the Connection header lines.
 fn options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
     let lines = fields.all(FieldKind::Connection);
     lines.flat_map(|line| line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))

@@ -1,7 +1,8 @@
-//! The servers behind the gateway: upstreams, their replicas and health, and the catalogue of the models they serve.
+//! Upstreams, their replicas and the replicas' health, and the catalogue of models that they serve.
 //!
-//! One [`Fleet`] is shared by all workers and replaced whole on reload; connections belong to a worker's
-//! [`pool::Pool`]. Nothing here asks whether a request may be sent: whoever calls [`pool::Pool::send`] shows a permit.
+//! All workers share one [`Fleet`], and a reload replaces its content as a whole. Each worker has its own connections,
+//! in [`pool::Pool`]. This module does not check whether a request is allowed: the caller of [`pool::Pool::send`]
+//! passes a permit.
 
 pub(crate) mod connection;
 pub(crate) mod discovery;
@@ -17,45 +18,45 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use crate::net::tls::{self, TlsFault};
+use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
 use crate::store::config;
 
-/// All upstreams and the catalogue, for every worker to read.
+/// All upstreams and the catalogue of models, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     current: ArcSwap<Routing>,
-    /// Held from reading `current` to replacing it: a reload and an upstream's new list of models must not undo each
-    /// other.
-    changing: Mutex<()>,
+    /// Held from reading `current` to replacing it. Without it, a reload and a new list of models could overwrite each
+    /// other's changes.
+    update_lock: Mutex<()>,
     ready: AtomicBool,
     metrics: Metrics,
 }
 
-/// One state of the fleet.
+/// A snapshot of the upstreams and the models that they serve.
 #[derive(Debug)]
 pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
-    /// In the config's order, then the upstream's own.
+    /// In the order of the config, then in the order of the upstream's own list.
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
 }
 
-/// One kind of server.
+/// A group of replicas that serve the same models.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     config: config::UpstreamConfig,
     replicas: Vec<Arc<Replica>>,
-    /// The models it said it serves; None until it answered once. Unused where the config names them.
+    /// The upstream's own list of models; None until it was fetched. Not used if the config lists the models.
     discovered: ArcSwapOption<Vec<String>>,
-    /// Whether it was asked at all by now, and answered, failed, or was silent for too long.
-    asked: AtomicBool,
+    /// Whether its list of models was requested at least once, with or without success.
+    discovery_attempted: AtomicBool,
 }
 
 /// One server of an upstream.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    /// Tells a worker's kept connections apart; never used twice.
+    /// Identifies the replica in a worker's pool. Never reused.
     id: u64,
     url: config::ReplicaUrl,
     authority: Box<str>,
@@ -64,27 +65,26 @@ pub(crate) struct Replica {
     in_flight: AtomicUsize,
 }
 
-/// A fault of one upstream's TLS settings.
+/// An error in the TLS settings of an upstream.
 #[derive(Debug)]
-pub(crate) struct UpstreamFault {
+pub(crate) struct UpstreamTlsError {
     /// The upstream's name.
     pub(crate) upstream: String,
-    /// What is wrong.
-    pub(crate) fault: TlsFault,
+    pub(crate) error: TlsError,
 }
 
 impl Fleet {
-    /// A fleet as the config describes it. Upstreams without `models` serve none until they were asked.
+    /// The upstreams of the config. An upstream without `models` serves none until its list was fetched.
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
     pub(crate) fn new(
         upstreams: &[config::UpstreamConfig],
         metrics: Metrics,
-    ) -> Result<Self, UpstreamFault> {
+    ) -> Result<Self, UpstreamTlsError> {
         let fleet = Self {
             current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
-            changing: Mutex::new(()),
+            update_lock: Mutex::new(()),
             ready: AtomicBool::new(false),
             metrics,
         };
@@ -92,12 +92,15 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Puts the config's upstreams in place; those that did not change keep their health, models and connections.
+    /// Replaces the upstreams by those of the config. Unchanged upstreams keep their health, models and connections.
     ///
     /// # Errors
-    /// The first upstream whose CA cannot be used; nothing changes then.
-    pub(crate) fn reload(&self, upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
-        let _turn = self.take_turn();
+    /// The first upstream whose CA cannot be used; nothing is changed in that case.
+    pub(crate) fn reload(
+        &self,
+        upstreams: &[config::UpstreamConfig],
+    ) -> Result<(), UpstreamTlsError> {
+        let _guard = self.lock();
         let before = self.current.load_full();
         let mut after = Vec::with_capacity(upstreams.len());
         for config in upstreams {
@@ -106,11 +109,11 @@ impl Fleet {
                 .iter()
                 .find(|upstream| upstream.config.name == config.name);
             after.push(match known {
-                // A CA file may hold another CA by now.
+                // The content of a CA file may have changed.
                 Some(known) if known.config == *config && config.ca_file.is_none() => {
                     Arc::clone(known)
                 }
-                Some(known) => Arc::new(Upstream::new(config.clone())?.succeeding(known)),
+                Some(known) => Arc::new(Upstream::new(config.clone())?.with_state_of(known)),
                 None => Arc::new(Upstream::new(config.clone())?),
             });
         }
@@ -127,101 +130,104 @@ impl Fleet {
         self.current.store(Arc::new(Routing::of(after).0));
         for upstream in &self.current.load().upstreams {
             for replica in &upstream.replicas {
-                self.note_health(upstream, replica);
+                self.record_health(upstream, replica);
             }
         }
         Ok(())
     }
 
-    /// Whether the config's upstreams could be put in place.
+    /// Checks that the config's upstreams can be used.
     ///
     /// # Errors
     /// The first upstream whose CA cannot be used.
-    pub(crate) fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamFault> {
+    pub(crate) fn check(upstreams: &[config::UpstreamConfig]) -> Result<(), UpstreamTlsError> {
         upstreams
             .iter()
             .try_for_each(|upstream| Upstream::new(upstream.clone()).map(drop))
     }
 
-    /// The state of the fleet now.
+    /// The current snapshot.
     #[must_use]
     pub(crate) fn routing(&self) -> Arc<Routing> {
         self.current.load_full()
     }
 
-    /// Whether the catalogue is known: every upstream has named its models, or was asked for them once. Once ready, it
-    /// stays so: a reload that adds an upstream must not stop requests for the others.
+    /// Whether the catalogue is known: the config lists the models of every upstream, or the list was requested at
+    /// least once. Once ready, it stays ready: a reload that adds an upstream must not stop requests to the others.
     #[must_use]
     pub(crate) fn is_ready(&self) -> bool {
         if self.ready.load(Ordering::Acquire) {
             return true;
         }
-        let was_asked = |upstream: &Arc<Upstream>| upstream.asked.load(Ordering::Acquire);
+        let was_attempted =
+            |upstream: &Arc<Upstream>| upstream.discovery_attempted.load(Ordering::Acquire);
         let routing = self.current.load();
         let ready = routing
             .upstreams
             .iter()
-            .all(|upstream| !upstream.is_discovered() || was_asked(upstream));
+            .all(|upstream| !upstream.is_discovered() || was_attempted(upstream));
         self.ready.fetch_or(ready, Ordering::Release);
         ready
     }
 
-    /// Takes over what upstreams said they serve. Returns the names that two of them serve, of which the first in the
-    /// config's order wins.
-    fn refresh_catalogue(&self) -> Vec<Clash> {
-        let _turn = self.take_turn();
-        let (routing, clashes) = Routing::of(self.current.load().upstreams.clone());
+    /// Rebuilds the catalogue from the lists that the upstreams returned. Returns the models that two upstreams serve;
+    /// the first upstream in the order of the config gets their requests.
+    fn refresh_catalogue(&self) -> Vec<ModelConflict> {
+        let _guard = self.lock();
+        let (routing, conflicts) = Routing::of(self.current.load().upstreams.clone());
         self.current.store(Arc::new(routing));
-        clashes
+        conflicts
     }
 
-    /// What the lock guards is in `current`, which is whole whatever happened.
-    fn take_turn(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A poisoned lock is no error: `current` is always replaced as a whole.
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.update_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_health(&self, upstream: &Upstream, replica: &Replica) {
+    fn record_health(&self, upstream: &Upstream, replica: &Replica) {
         self.metrics
             .upstream_up(upstream.name(), &replica.url.to_string(), replica.is_up());
     }
 
-    /// Sets a replica aside, or takes it back. Returns whether that is news.
+    /// Marks a replica up or down. Returns whether that changed it.
     fn set_health(&self, upstream: &Upstream, replica: &Replica, up: bool) -> bool {
-        let news = replica.up.swap(up, Ordering::Relaxed) != up;
-        if news {
-            self.note_health(upstream, replica);
+        let changed = replica.up.swap(up, Ordering::Relaxed) != up;
+        if changed {
+            self.record_health(upstream, replica);
         }
-        news
+        changed
     }
 }
 
 /// A model that two upstreams serve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Clash {
-    /// Its name.
+pub(crate) struct ModelConflict {
+    /// The model's name.
     pub(crate) model: String,
     /// The upstream that gets its requests.
-    pub(crate) taken: String,
+    pub(crate) served_by: String,
     /// The upstream that does not.
     pub(crate) ignored: String,
 }
 
 impl Routing {
-    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<Clash>) {
+    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<ModelConflict>) {
         let mut routing = Self {
             upstreams: Vec::new(),
             models: Vec::new(),
             by_model: HashMap::new(),
         };
-        let mut clashes = Vec::new();
+        let mut conflicts = Vec::new();
         for upstream in &upstreams {
             for model in upstream.models() {
                 if let Some(at) = routing.by_model.get(model.as_str()) {
-                    let taken = routing.models[*at].1.name().to_owned();
-                    if taken != upstream.name() {
-                        clashes.push(Clash {
+                    let served_by = routing.models[*at].1.name().to_owned();
+                    if served_by != upstream.name() {
+                        conflicts.push(ModelConflict {
                             model,
-                            taken,
+                            served_by,
                             ignored: upstream.name().to_owned(),
                         });
                     }
@@ -234,7 +240,7 @@ impl Routing {
             }
         }
         routing.upstreams = upstreams;
-        (routing, clashes)
+        (routing, conflicts)
     }
 
     /// The upstream that serves a model of exactly this name.
@@ -243,7 +249,7 @@ impl Routing {
         self.by_model.get(model).map(|at| &self.models[*at].1)
     }
 
-    /// The catalogue's own name of a model, and the upstream that serves it.
+    /// The catalogue's own copy of a model's name, and the upstream that serves it.
     #[must_use]
     pub(crate) fn served(&self, model: &str) -> Option<(&Arc<str>, &Arc<Upstream>)> {
         let place = self.by_model.get(model)?;
@@ -251,14 +257,14 @@ impl Routing {
         Some((name, upstream))
     }
 
-    /// The catalogue: every model's name and its upstream.
+    /// The catalogue: each model's name and its upstream.
     pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
         self.models
             .iter()
             .map(|(model, upstream)| (&**model, upstream))
     }
 
-    /// The upstreams, in the config's order.
+    /// The upstreams, in the order of the config.
     #[must_use]
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
@@ -266,14 +272,14 @@ impl Routing {
 }
 
 impl Upstream {
-    fn new(config: config::UpstreamConfig) -> Result<Self, UpstreamFault> {
-        let fault = |fault| UpstreamFault {
+    fn new(config: config::UpstreamConfig) -> Result<Self, UpstreamTlsError> {
+        let error = |error| UpstreamTlsError {
             upstream: config.name.clone(),
-            fault,
+            error,
         };
         let needs_tls = config.replicas.iter().any(|url| url.https);
         let tls = if needs_tls {
-            Some(tls::client_config(config.ca_file.as_deref()).map_err(fault)?)
+            Some(tls::client_config(config.ca_file.as_deref()).map_err(error)?)
         } else {
             None
         };
@@ -286,16 +292,18 @@ impl Upstream {
             config,
             replicas,
             discovered: ArcSwapOption::empty(),
-            asked: AtomicBool::new(false),
+            discovery_attempted: AtomicBool::new(false),
         })
     }
 
-    /// Takes over what is known of the upstream of this name: its models, until it is asked itself, and the health of
-    /// the replicas that stay.
-    fn succeeding(self, known: &Self) -> Self {
+    /// Copies the state of the previous upstream of this name: its models, until the list is fetched again, and the
+    /// health of replicas that both have.
+    fn with_state_of(self, known: &Self) -> Self {
         self.discovered.store(known.discovered.load_full());
-        self.asked
-            .store(known.asked.load(Ordering::Acquire), Ordering::Release);
+        self.discovery_attempted.store(
+            known.discovery_attempted.load(Ordering::Acquire),
+            Ordering::Release,
+        );
         for replica in &self.replicas {
             let same = known.replicas.iter().find(|other| other.url == replica.url);
             replica
@@ -305,19 +313,18 @@ impl Upstream {
         self
     }
 
-    /// Its name in the config.
+    /// The upstream's name in the config.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// Its replicas.
     #[must_use]
     pub(crate) fn replicas(&self) -> &[Arc<Replica>] {
         &self.replicas
     }
 
-    /// The models it serves, as far as is known.
+    /// The models that it is known to serve.
     #[must_use]
     pub(crate) fn models(&self) -> Vec<String> {
         match &self.config.models {
@@ -357,19 +364,19 @@ impl Replica {
         }
     }
 
-    /// Its host, and its port where that is not the scheme's own, as a Host header names it.
+    /// The value of a Host header for it: its host, and its port if that is not the default of the scheme.
     #[must_use]
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Its scheme and authority.
+    /// Its scheme, host and port.
     #[must_use]
     pub(crate) fn url(&self) -> &config::ReplicaUrl {
         &self.url
     }
 
-    /// Whether requests are sent to it: it has not refused its last connection.
+    /// Whether requests are sent to it. A replica that refuses a connection is marked down.
     #[must_use]
     pub(crate) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)

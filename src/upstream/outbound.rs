@@ -1,4 +1,4 @@
-//! A request as it goes out: written once, and sent again as it is where it has to be.
+//! A request to an upstream. It is serialized once, and can be sent again unchanged.
 
 use std::ops::Range;
 
@@ -6,22 +6,22 @@ use crate::http::buffer::BufferPool;
 use crate::request_body::collect::{BufferPermit, CollectedBody, SMALL_BODY};
 use crate::upstream::{Replica, Upstream};
 
-/// See the module's page.
+/// A serialized request.
 #[derive(Debug)]
 pub(crate) struct OutboundRequest {
     pool: BufferPool,
-    /// The head, and a small body.
+    /// The head, and the body if it is small.
     text: Vec<u8>,
-    /// Where the replica's authority stands in it.
+    /// The position of the replica's authority in `text`.
     host: Range<usize>,
-    /// A large body.
+    /// The body, if it is large.
     body: Option<CollectedBody>,
-    /// A small body's part of the budget, held until the request is sent.
+    /// The budget of a small body, held until the request is sent.
     _permit: Option<BufferPermit>,
 }
 
 impl OutboundRequest {
-    /// A request line, the header lines that `write_headers` writes, and a body.
+    /// Serializes a request: a request line, the header lines that `write_headers` writes, and a body.
     #[must_use]
     pub(crate) fn new(
         pool: &BufferPool,
@@ -62,7 +62,7 @@ impl OutboundRequest {
         }
     }
 
-    /// A request of these bytes, without a body: to ask an upstream which models it serves.
+    /// A request of these bytes, without a body. Used to fetch an upstream's list of models.
     #[must_use]
     pub(crate) fn from_text(pool: &BufferPool, text: Vec<u8>) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl OutboundRequest {
         }
     }
 
-    /// Names this replica as the request's host.
+    /// Sets the Host header to this replica.
     pub(super) fn address_to(&mut self, replica: &Replica) {
         let host = replica.authority().as_bytes();
         if self.text[self.host.clone()] != *host {
@@ -83,12 +83,12 @@ impl OutboundRequest {
         }
     }
 
-    /// All of it, in bytes.
+    /// The length of head and body, in bytes.
     pub(super) fn len(&self) -> usize {
         self.text.len() + self.body().len()
     }
 
-    /// What is left once `sent` bytes were sent.
+    /// The unsent rest, after `sent` bytes were sent.
     pub(super) fn rest(&self, sent: usize) -> [&[u8]; 2] {
         let of_text = sent.min(self.text.len());
         [&self.text[of_text..], &self.body()[sent - of_text..]]

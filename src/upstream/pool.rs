@@ -1,7 +1,8 @@
-//! A worker's connections to upstreams, and the one way to send a request.
+//! A worker's connections to upstreams, and the only way to send a request.
 //!
-//! A replica is chosen as the less loaded of two random ones; one that refuses connections is set aside and tried
-//! past. A request is sent again only when a kept connection turned out to be closed before any byte of an answer.
+//! The pool takes two random replicas and chooses the one with fewer requests in flight. A replica that refuses
+//! connections is marked down, and the next one is tried. A request is sent again only if a reused connection was
+//! closed before any byte of the response.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -27,52 +28,52 @@ use crate::upstream::head::ResponseHead;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::{Fleet, Replica, Upstream};
 
-/// How long a worker waits for the parts of a connection to an upstream.
+/// Timeouts of a connection to an upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UpstreamTimeouts {
-    /// To connect, TLS included.
+    /// For connecting, including the TLS handshake.
     pub(crate) connect: Duration,
-    /// From the request's last byte to the answer's head.
+    /// From the last byte of the request to the head of the response.
     pub(crate) first_byte: Duration,
-    /// How long a connection is kept idle.
+    /// How long an idle connection is kept open.
     pub(crate) keep_alive: Duration,
 }
 
-/// One worker's connections. Not shared between workers, so that a request stays on one core.
+/// The connections of one worker. Workers do not share them, so a request stays on one core.
 #[derive(Debug)]
 pub(crate) struct Pool {
     fleet: Arc<Fleet>,
     timer: TickTimer,
     timeouts: UpstreamTimeouts,
     buffers: BufferPool,
-    /// Searched from end to end: a gateway has few replicas, and each request asks twice.
-    idle: RefCell<Vec<Idle>>,
+    /// A list with linear search: a gateway has few replicas, and each request searches it twice.
+    idle: RefCell<Vec<IdleConnections>>,
     random: Cell<u64>,
 }
 
-/// The connections to one replica that are not in use, each with the time since when.
+/// The idle connections to one replica, and when each became idle.
 #[derive(Debug)]
-struct Idle {
+struct IdleConnections {
     replica: u64,
     connections: Vec<(UpstreamConnection, Instant)>,
 }
 
-/// An upstream's response, its body still to come. Dropping it frees the upstream.
+/// An upstream's response, whose body is still to be read. Dropping it before its end closes the connection.
 #[derive(Debug)]
 pub(crate) struct UpstreamResponse {
     pool: Rc<Pool>,
     replica: InFlight,
-    /// None once the body has ended: the connection is free again then.
+    /// None once the body has ended, because the connection is reusable then.
     connection: Option<UpstreamConnection>,
     read: ReadBuffer,
     head: ResponseHead,
     timing: SendTiming,
 }
 
-/// How long it took until a request was first handed to a connection.
+/// When a request was first given to a connection, and the time spent on connecting.
 #[derive(Clone, Copy, Debug, Default)]
 struct SendTiming {
-    /// When it was, and how much of the time before that went into connecting.
+    /// The time at which it was first given to a connection, and how much of the time before was spent on connecting.
     first: Option<(Instant, Duration)>,
     connecting: Duration,
 }
@@ -87,17 +88,17 @@ impl SendTiming {
 /// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// Every replica is set aside.
+    /// Every replica is marked down.
     Unavailable,
-    /// No replica could be connected to.
+    /// No replica accepted a connection.
     Unreachable(io::Error),
-    /// The response broke off or is not HTTP.
+    /// The response ended early or is not valid HTTP.
     Broken(BrokenResponse),
-    /// No response came in time.
+    /// No response arrived in time.
     Silent,
 }
 
-/// A request counted at its replica.
+/// Counts a request as in flight at its replica until it is dropped.
 #[derive(Debug)]
 struct InFlight(Arc<Replica>);
 
@@ -115,7 +116,7 @@ impl Drop for InFlight {
 }
 
 impl Pool {
-    /// A worker's pool. `seed` makes its choices differ from the other workers'.
+    /// The pool of one worker. `seed` makes its random choices differ from those of other workers.
     #[must_use]
     pub(crate) fn new(
         fleet: Arc<Fleet>,
@@ -134,7 +135,7 @@ impl Pool {
         })
     }
 
-    /// Step 8: sends a permitted request to the upstream that the permit names, and reads its response's head.
+    /// Step 8: sends a permitted request to the upstream in the permit, and reads the head of the response.
     ///
     /// # Errors
     /// [`SendError`]
@@ -179,8 +180,8 @@ impl Pool {
         Err(refused.map_or(SendError::Unavailable, SendError::Unreachable))
     }
 
-    /// Exchanges a request on a kept connection, or on a fresh one where there is none, or where it turns out to be
-    /// closed. The outer error is that of connecting: another replica may do better.
+    /// Sends a request on an idle connection, or on a new one if there is none or the idle one is closed. The outer
+    /// error means that connecting failed, so another replica may work.
     async fn exchange(
         &self,
         replica: &Replica,
@@ -214,7 +215,7 @@ impl Pool {
         timing: &mut SendTiming,
     ) -> io::Result<UpstreamConnection> {
         let began = Instant::now();
-        // Boxed: most requests find a kept connection, and none should carry the room that a handshake takes.
+        // Boxed, because most requests reuse a connection and need no memory for a TLS handshake.
         let connecting = Box::pin(connect(replica));
         let connected = timeout(self.timeouts.connect, connecting).await;
         timing.connecting += began.elapsed();
@@ -222,8 +223,8 @@ impl Pool {
         Ok(UpstreamConnection::new(transport))
     }
 
-    /// Closes connections that were idle for too long.
-    pub(crate) fn tidy(&self) {
+    /// Closes connections that were idle for longer than `keep_alive`.
+    pub(crate) fn close_idle(&self) {
         let now = self.timer.now();
         self.idle.borrow_mut().retain_mut(|idle| {
             idle.connections.retain(|(_, since)| {
@@ -233,7 +234,7 @@ impl Pool {
         });
     }
 
-    /// The less loaded of two random replicas that are up and not tried yet.
+    /// Of two random replicas that are up and not tried yet, the one with fewer requests in flight.
     fn choose(&self, upstream: &Upstream, tried: &[u64]) -> Option<Arc<Replica>> {
         let fit = |replica: &&Arc<Replica>| replica.is_up() && !tried.contains(&replica.id);
         let count = upstream.replicas().iter().filter(fit).count();
@@ -255,7 +256,7 @@ impl Pool {
         }
     }
 
-    /// xorshift64*: good enough to spread load.
+    /// xorshift64*, whose randomness is sufficient for balancing load.
     fn random_below(&self, bound: usize) -> usize {
         let mut state = self.random.get();
         state ^= state >> 12;
@@ -281,13 +282,13 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection for the next request.
+    /// Stores an idle connection for reuse.
     fn check_in(&self, replica: u64, connection: UpstreamConnection) {
         let kept = (connection, self.timer.now());
         let mut all = self.idle.borrow_mut();
         match all.iter_mut().find(|idle| idle.replica == replica) {
             Some(idle) => idle.connections.push(kept),
-            None => all.push(Idle {
+            None => all.push(IdleConnections {
                 replica,
                 connections: vec![kept],
             }),
@@ -295,7 +296,7 @@ impl Pool {
     }
 }
 
-/// A connection, how much of the request it took, what was read behind the head, and the head.
+/// The connection, how many bytes of the request were sent, the bytes read after the head, and the head.
 type Exchanged = (UpstreamConnection, usize, ReadBuffer, ResponseHead);
 
 impl UpstreamResponse {
@@ -319,18 +320,17 @@ impl UpstreamResponse {
         response
     }
 
-    /// Its status.
     #[must_use]
     pub(crate) fn status(&self) -> StatusCode {
         self.head.status
     }
 
-    /// Its header fields, as far as a client gets to see them.
+    /// The header fields that may be passed to the client.
     pub(crate) fn fields(&mut self) -> &mut Fields {
         &mut self.head.fields
     }
 
-    /// What is known of the body's length.
+    /// The length of the body, if it is known.
     #[must_use]
     pub(crate) fn length(&self) -> Option<u64> {
         self.head.length()
@@ -342,7 +342,7 @@ impl UpstreamResponse {
         self.head.framing.is_done()
     }
 
-    /// Waits for the next piece of the body, which [`Self::piece`] then finds; None at its clean end.
+    /// Waits for the next piece of the body, whose bytes [`Self::piece`] returns; None at the end of a complete body.
     pub(crate) fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -357,13 +357,13 @@ impl UpstreamResponse {
         polled.map(|next| next.map(|piece| piece.map(Piece)))
     }
 
-    /// The bytes of a piece, until the next is waited for.
+    /// The bytes of a piece. They are valid until the next call of [`Self::poll_piece`].
     #[must_use]
     pub(crate) fn piece(&self, piece: &Piece) -> &[u8] {
         self.read.at(piece.0.clone())
     }
 
-    /// The time from `since` until the request was handed to a connection, without connecting.
+    /// The time from `since` until the request was given to a connection, without the time spent on connecting.
     #[must_use]
     pub(crate) fn overhead(&self, since: Instant) -> Duration {
         self.timing
@@ -374,8 +374,8 @@ impl UpstreamResponse {
             })
     }
 
-    /// Gives the connection to the next request as soon as the body has ended: the client may take its last piece
-    /// slowly. Where anything is left over, it is closed.
+    /// Returns the connection to the pool once the body has ended, because the client may still read the last piece
+    /// slowly. If bytes are left over, the connection is closed instead.
     fn free_connection_at_end(&mut self) {
         if !self.is_done() {
             return;
@@ -397,7 +397,7 @@ impl Drop for UpstreamResponse {
     }
 }
 
-/// Where a piece of a response's body stands.
+/// The position of a piece of a response's body in the read buffer.
 #[derive(Debug)]
 pub(crate) struct Piece(std::ops::Range<usize>);
 

@@ -1,8 +1,8 @@
-//! Brotli (RFC 7932), without the large windows that are no part of it, and with 4 MiB of those of up to 16 MiB that are.
+//! Brotli (RFC 7932), without the large-window extension, and with at most 4 MiB of window.
 //!
-//! The decoder fills its window before it hands anything over, in one go if the stream says so in a few bytes: what a
-//! window costs in memory and time, a body of fifty bytes costs. 4 MiB is what encoders use where they are told
-//! nothing else (lgwin 22). A stream may say that its window is larger, as long as it does not get to use more than that.
+//! The decoder fills its window before it outputs anything, and a few bytes of input can make it fill the whole window
+//! at once. So a body of 50 bytes can cost the memory and the time of a whole window. Encoders use 4 MiB by default
+//! (lgwin 22). A stream may declare a larger window if it uses no more than 4 MiB of it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,33 +12,34 @@ use brotli_decompressor::{
     StandardAlloc,
 };
 
-use crate::request_body::coding::{Step, Undecodable};
+use crate::request_body::coding::{DecodeError, Step};
 
-/// The largest window.
-const MOST_WINDOW: usize = 4 << 20;
-/// What the decoder asks for behind its window, at most.
+/// The largest window that may be used.
+const MAX_WINDOW: usize = 4 << 20;
+/// The most that the decoder allocates in addition to the window.
 const SLACK: usize = 1 << 10;
-/// What the decoder holds beside its window and its Huffman codes, in round numbers.
+/// Approximate memory of the decoder without its window and its Huffman codes.
 const TABLES: usize = 128 << 10;
 
-/// A body of one stream.
+/// The decoder of a body, which is one stream.
 pub(super) struct Brotli {
-    state: BrotliState<Bounded, StandardAlloc, Counted>,
+    state: BrotliState<BoundedAllocator, StandardAlloc, CountingAllocator>,
     codes: Rc<Cell<usize>>,
     has_ended: bool,
 }
 
-/// Has no memory for a window over the largest, which the decoder asks for in powers of two as it comes to need it.
+/// Refuses to allocate more than the largest window. The decoder allocates its window in powers of two, when it needs
+/// more.
 #[derive(Default)]
-struct Bounded(StandardAlloc);
+struct BoundedAllocator(StandardAlloc);
 
 type Bytes = <StandardAlloc as Allocator<u8>>::AllocatedMemory;
 
-impl Allocator<u8> for Bounded {
+impl Allocator<u8> for BoundedAllocator {
     type AllocatedMemory = Bytes;
 
     fn alloc_cell(&mut self, length: usize) -> Bytes {
-        if length > MOST_WINDOW + SLACK {
+        if length > MAX_WINDOW + SLACK {
             return Bytes::default();
         }
         self.0.alloc_cell(length)
@@ -49,16 +50,16 @@ impl Allocator<u8> for Bounded {
     }
 }
 
-/// Counts what Huffman codes take: a few bytes of a stream can ask for megabytes of them.
+/// Counts the bytes of Huffman codes: a few bytes of input can make the decoder allocate megabytes of them.
 #[derive(Default)]
-struct Counted {
+struct CountingAllocator {
     inner: StandardAlloc,
     held: Rc<Cell<usize>>,
 }
 
 type Codes = <StandardAlloc as Allocator<HuffmanCode>>::AllocatedMemory;
 
-impl Allocator<HuffmanCode> for Counted {
+impl Allocator<HuffmanCode> for CountingAllocator {
     type AllocatedMemory = Codes;
 
     fn alloc_cell(&mut self, length: usize) -> Codes {
@@ -79,7 +80,8 @@ fn bytes_of(codes: usize) -> usize {
 
 impl Default for Brotli {
     fn default() -> Self {
-        let (bytes, words, codes) = <(Bounded, StandardAlloc, Counted)>::default();
+        let (bytes, words, codes) =
+            <(BoundedAllocator, StandardAlloc, CountingAllocator)>::default();
         let held = Rc::clone(&codes.held);
         Self {
             state: BrotliState::new_strict(bytes, words, codes),
@@ -90,16 +92,19 @@ impl Default for Brotli {
 }
 
 impl Brotli {
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
-        let mut step = Step { taken: 0, made: 0 };
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
+        let mut step = Step {
+            consumed: 0,
+            produced: 0,
+        };
         if !self.has_ended {
             let (mut left, mut room, mut total) = (input.len(), output.len(), 0);
             let result = BrotliDecompressStream(
                 &mut left,
-                &mut step.taken,
+                &mut step.consumed,
                 input,
                 &mut room,
-                &mut step.made,
+                &mut step.produced,
                 output,
                 &mut total,
                 &mut self.state,
@@ -107,16 +112,17 @@ impl Brotli {
             match result {
                 BrotliResult::ResultSuccess => self.has_ended = true,
                 BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
-                BrotliResult::ResultFailure => return Err(Undecodable),
+                BrotliResult::ResultFailure => return Err(DecodeError),
             }
         }
-        if self.has_ended && step.taken < input.len() {
-            return Err(Undecodable);
+        if self.has_ended && step.consumed < input.len() {
+            return Err(DecodeError);
         }
         Ok(step)
     }
 
-    /// The window is filled before any of it is handed over, and takes memory as it is filled.
+    /// The decoder fills its window before it outputs any of it. The kernel gives memory to the window only as it is
+    /// filled.
     pub(super) fn memory(&self) -> usize {
         let window = usize::try_from(self.state.ringbuffer_size).unwrap_or(0);
         let filled = usize::try_from(self.state.pos).unwrap_or(0).min(window);

@@ -1,38 +1,38 @@
-//! gzip (RFC 1952): one member after another, each a head, a deflate stream and a checksum.
+//! gzip (RFC 1952): a sequence of members, each with a header, a deflate stream and a trailer.
 
 use crate::request_body::coding::inflate::Inflate;
-use crate::request_body::coding::{MOST_MEMBERS, Step, Undecodable};
+use crate::request_body::coding::{DecodeError, MAX_MEMBERS, Step};
 
-const HAS_HEAD_CHECKSUM: u8 = 1 << 1;
-const HAS_EXTRA: u8 = 1 << 2;
-const HAS_NAME: u8 = 1 << 3;
-const HAS_COMMENT: u8 = 1 << 4;
+const FHCRC: u8 = 1 << 1;
+const FEXTRA: u8 = 1 << 2;
+const FNAME: u8 = 1 << 3;
+const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0b1110_0000;
 
-/// A body of one or more members.
+/// The decoder of a body, which has one or more members.
 pub(super) struct Gzip {
-    place: Place,
+    state: GzipState,
     inflate: Inflate,
     checksum: crc32fast::Hasher,
-    /// Bytes of the member's content, modulo 2^32, as its end says them.
+    /// Bytes of the member's content, modulo 2^32, as in the trailer (ISIZE).
     size: u32,
     members: usize,
 }
 
-enum Place {
-    Head(Head),
+enum GzipState {
+    Header(MemberHeader),
     Content,
-    /// In the checksum and size behind the content; so many bytes of them have come.
-    End([u8; 8], usize),
-    /// Behind a member: the body's end, or another member.
-    Between,
+    /// The trailer (checksum and size), and how many bytes of it were read.
+    Trailer([u8; 8], usize),
+    /// After a member. Either the body ends here or another member follows.
+    MemberEnd,
 }
 
 impl Default for Gzip {
     fn default() -> Self {
         Self {
-            place: Place::Head(Head::default()),
-            inflate: Inflate::bare(),
+            state: GzipState::Header(MemberHeader::default()),
+            inflate: Inflate::raw(),
             checksum: crc32fast::Hasher::new(),
             size: 0,
             members: 0,
@@ -41,78 +41,81 @@ impl Default for Gzip {
 }
 
 impl Gzip {
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
-        let mut step = Step { taken: 0, made: 0 };
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
+        let mut step = Step {
+            consumed: 0,
+            produced: 0,
+        };
         loop {
-            let rest = &input[step.taken..];
-            match &mut self.place {
-                Place::Content => {
-                    let room = &mut output[step.made..];
-                    let inflated = self.inflate.step(rest, room)?;
-                    let made = &room[..inflated.made];
-                    self.checksum.update(made);
-                    // At most one output's length, which is far below 2^32.
-                    let count = u32::try_from(made.len()).map_err(|_| Undecodable)?;
+            let rest = &input[step.consumed..];
+            match &mut self.state {
+                GzipState::Content => {
+                    let free = &mut output[step.produced..];
+                    let inflated = self.inflate.step(rest, free)?;
+                    let produced = &free[..inflated.produced];
+                    self.checksum.update(produced);
+                    // No longer than the output buffer, which is far below 2^32.
+                    let count = u32::try_from(produced.len()).map_err(|_| DecodeError)?;
                     self.size = self.size.wrapping_add(count);
-                    step.taken += inflated.taken;
-                    step.made += inflated.made;
+                    step.consumed += inflated.consumed;
+                    step.produced += inflated.produced;
                     if !self.inflate.has_ended() {
                         return Ok(step);
                     }
-                    self.place = Place::End([0; 8], 0);
+                    self.state = GzipState::Trailer([0; 8], 0);
                 }
                 _ if rest.is_empty() => return Ok(step),
-                Place::Head(head) => {
-                    step.taken += 1;
+                GzipState::Header(head) => {
+                    step.consumed += 1;
                     if head.take(rest[0])? {
-                        self.place = Place::Content;
+                        self.state = GzipState::Content;
                     }
                 }
-                Place::End(bytes, come) => {
-                    bytes[*come] = rest[0];
-                    *come += 1;
-                    step.taken += 1;
-                    if *come == bytes.len() {
-                        let said = u64::from_le_bytes(*bytes);
-                        self.end_member(said)?;
+                GzipState::Trailer(bytes, count) => {
+                    bytes[*count] = rest[0];
+                    *count += 1;
+                    step.consumed += 1;
+                    if *count == bytes.len() {
+                        let trailer = u64::from_le_bytes(*bytes);
+                        self.end_member(trailer)?;
                     }
                 }
-                Place::Between => {
+                GzipState::MemberEnd => {
                     self.inflate.restart();
-                    self.place = Place::Head(Head::default());
+                    self.state = GzipState::Header(MemberHeader::default());
                 }
             }
         }
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        matches!(self.place, Place::Between)
+        matches!(self.state, GzipState::MemberEnd)
     }
 
-    /// `said`: the checksum in the lower half, the size in the upper.
-    fn end_member(&mut self, said: u64) -> Result<(), Undecodable> {
+    /// `trailer` has the checksum in its lower half and the size in its upper half.
+    fn end_member(&mut self, trailer: u64) -> Result<(), DecodeError> {
         let checksum = std::mem::take(&mut self.checksum).finalize();
-        let is = u64::from(std::mem::take(&mut self.size)) << 32 | u64::from(checksum);
-        self.place = Place::Between;
+        let expected = u64::from(std::mem::take(&mut self.size)) << 32 | u64::from(checksum);
+        self.state = GzipState::MemberEnd;
         self.members += 1;
-        if self.members > MOST_MEMBERS {
-            return Err(Undecodable);
+        if self.members > MAX_MEMBERS {
+            return Err(DecodeError);
         }
-        (said == is).then_some(()).ok_or(Undecodable)
+        (trailer == expected).then_some(()).ok_or(DecodeError)
     }
 }
 
-/// A member's head, as far as it has come. Nothing in it is of use, but all of it has to be right.
+/// The parser of a member's header. The decoder needs nothing from the header, but the header must be valid.
 #[derive(Default)]
-struct Head {
-    part: GzipState,
+struct MemberHeader {
+    state: HeaderState,
     flags: u8,
     checksum: crc32fast::Hasher,
 }
 
 #[derive(Clone, Copy)]
-enum GzipState {
-    /// Magic number, method, flags, time, system; so many bytes of them have come.
+enum HeaderState {
+    /// Magic number, method, flags, time and system; the number of these bytes that were read.
     Fixed(u8),
     ExtraLength(Option<u8>),
     Extra(u16),
@@ -122,20 +125,20 @@ enum GzipState {
     Done,
 }
 
-impl Default for GzipState {
+impl Default for HeaderState {
     fn default() -> Self {
         Self::Fixed(0)
     }
 }
 
-impl Head {
-    /// Takes the next byte; true where it was the last.
-    fn take(&mut self, byte: u8) -> Result<bool, Undecodable> {
-        if !matches!(self.part, GzipState::Checksum(_)) {
+impl MemberHeader {
+    /// Reads the next byte. Returns true if it was the header's last.
+    fn take(&mut self, byte: u8) -> Result<bool, DecodeError> {
+        if !matches!(self.state, HeaderState::Checksum(_)) {
             self.checksum.update(&[byte]);
         }
-        self.part = match self.part {
-            GzipState::Fixed(at) => {
+        self.state = match self.state {
+            HeaderState::Fixed(at) => {
                 let is_right = match at {
                     0 => byte == 0x1f,
                     1 => byte == 0x8b,
@@ -144,70 +147,70 @@ impl Head {
                     _ => true,
                 };
                 if !is_right {
-                    return Err(Undecodable);
+                    return Err(DecodeError);
                 }
                 if at == 3 {
                     self.flags = byte;
                 }
                 if at < 9 {
-                    GzipState::Fixed(at + 1)
+                    HeaderState::Fixed(at + 1)
                 } else {
                     self.after_fixed()
                 }
             }
-            GzipState::ExtraLength(None) => GzipState::ExtraLength(Some(byte)),
-            GzipState::ExtraLength(Some(low)) => match u16::from_le_bytes([low, byte]) {
+            HeaderState::ExtraLength(None) => HeaderState::ExtraLength(Some(byte)),
+            HeaderState::ExtraLength(Some(low)) => match u16::from_le_bytes([low, byte]) {
                 0 => self.after_extra(),
-                length => GzipState::Extra(length),
+                length => HeaderState::Extra(length),
             },
-            GzipState::Extra(1) => self.after_extra(),
-            GzipState::Extra(left) => GzipState::Extra(left - 1),
-            GzipState::Name if byte == 0 => self.after_name(),
-            GzipState::Comment if byte == 0 => self.after_comment(),
-            GzipState::Name => GzipState::Name,
-            GzipState::Comment => GzipState::Comment,
-            GzipState::Checksum(None) => GzipState::Checksum(Some(byte)),
-            GzipState::Checksum(Some(low)) => {
+            HeaderState::Extra(1) => self.after_extra(),
+            HeaderState::Extra(left) => HeaderState::Extra(left - 1),
+            HeaderState::Name if byte == 0 => self.after_name(),
+            HeaderState::Comment if byte == 0 => self.after_comment(),
+            HeaderState::Name => HeaderState::Name,
+            HeaderState::Comment => HeaderState::Comment,
+            HeaderState::Checksum(None) => HeaderState::Checksum(Some(byte)),
+            HeaderState::Checksum(Some(low)) => {
                 let [first, second, ..] = self.checksum.clone().finalize().to_le_bytes();
                 if [low, byte] != [first, second] {
-                    return Err(Undecodable);
+                    return Err(DecodeError);
                 }
-                GzipState::Done
+                HeaderState::Done
             }
-            GzipState::Done => GzipState::Done,
+            HeaderState::Done => HeaderState::Done,
         };
-        Ok(matches!(self.part, GzipState::Done))
+        Ok(matches!(self.state, HeaderState::Done))
     }
 
-    fn after_fixed(&self) -> GzipState {
-        if self.flags & HAS_EXTRA != 0 {
-            GzipState::ExtraLength(None)
+    fn after_fixed(&self) -> HeaderState {
+        if self.flags & FEXTRA != 0 {
+            HeaderState::ExtraLength(None)
         } else {
             self.after_extra()
         }
     }
 
-    fn after_extra(&self) -> GzipState {
-        if self.flags & HAS_NAME != 0 {
-            GzipState::Name
+    fn after_extra(&self) -> HeaderState {
+        if self.flags & FNAME != 0 {
+            HeaderState::Name
         } else {
             self.after_name()
         }
     }
 
-    fn after_name(&self) -> GzipState {
-        if self.flags & HAS_COMMENT != 0 {
-            GzipState::Comment
+    fn after_name(&self) -> HeaderState {
+        if self.flags & FCOMMENT != 0 {
+            HeaderState::Comment
         } else {
             self.after_comment()
         }
     }
 
-    fn after_comment(&self) -> GzipState {
-        if self.flags & HAS_HEAD_CHECKSUM != 0 {
-            GzipState::Checksum(None)
+    fn after_comment(&self) -> HeaderState {
+        if self.flags & FHCRC != 0 {
+            HeaderState::Checksum(None)
         } else {
-            GzipState::Done
+            HeaderState::Done
         }
     }
 }

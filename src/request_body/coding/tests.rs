@@ -1,4 +1,4 @@
-//! What every decoder must do, and what is particular to each.
+//! Tests of all decoders together, and of each coding's own rules.
 
 use super::*;
 
@@ -9,7 +9,7 @@ use flate2::{Compression, GzBuilder};
 use proptest::prelude::*;
 use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
 
-/// A way to write each coding.
+/// An encoder's output format.
 #[derive(Clone, Copy, Debug)]
 enum Written {
     Gzip,
@@ -54,7 +54,7 @@ impl Written {
     }
 }
 
-/// One frame with a checksum, whose length is not told beforehand.
+/// One frame with a checksum and without a content size.
 fn zstandard(data: &[u8]) -> Vec<u8> {
     let mut context = CCtx::create();
     context
@@ -72,34 +72,34 @@ fn zstandard(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Decodes in pieces of these sizes, each step into so much room. None where the body is cut short.
+/// Decodes in pieces of these sizes, with this much output space in each step. None if the body is truncated.
 fn decode(
     coding: Coding,
     bytes: &[u8],
     piece: usize,
     room: usize,
-) -> Result<Option<Vec<u8>>, Undecodable> {
+) -> Result<Option<Vec<u8>>, DecodeError> {
     let mut decoder = Decoder::new(coding).unwrap();
     let (mut out, mut buffer) = (Vec::new(), vec![0; room]);
     for mut rest in bytes.chunks(piece) {
         loop {
             let step = decoder.step(rest, &mut buffer)?;
-            out.extend_from_slice(&buffer[..step.made]);
-            rest = &rest[step.taken..];
-            if rest.is_empty() && step.made < room {
+            out.extend_from_slice(&buffer[..step.produced]);
+            rest = &rest[step.consumed..];
+            if rest.is_empty() && step.produced < room {
                 break;
             }
-            assert!(step.taken + step.made > 0, "a decoder stands still");
+            assert!(step.consumed + step.produced > 0, "a decoder stands still");
         }
     }
     Ok(decoder.is_complete().then_some(out))
 }
 
-fn whole(coding: Coding, bytes: &[u8]) -> Result<Option<Vec<u8>>, Undecodable> {
+fn whole(coding: Coding, bytes: &[u8]) -> Result<Option<Vec<u8>>, DecodeError> {
     decode(coding, bytes, 4096, 32 << 10)
 }
 
-fn named(lines: &[&str]) -> Result<Option<Coding>, UnknownCoding> {
+fn named(lines: &[&str]) -> Result<Option<Coding>, UnsupportedCodingError> {
     of(lines.iter().map(|line| line.as_bytes()))
 }
 
@@ -133,7 +133,7 @@ fn several_codings_and_unknown_ones_are_not_taken() {
         &["identity", "gzip"],
         &["\u{fb01}"],
     ] {
-        assert_eq!(named(lines), Err(UnknownCoding), "{lines:?}");
+        assert_eq!(named(lines), Err(UnsupportedCodingError), "{lines:?}");
     }
 }
 
@@ -185,7 +185,7 @@ fn checksums_are_compared() {
         bytes[at] ^= 1;
         assert_eq!(
             whole(written.coding(), &bytes),
-            Err(Undecodable),
+            Err(DecodeError),
             "{written:?}"
         );
     }
@@ -205,7 +205,7 @@ fn members_and_frames_follow_one_another_as_their_formats_have_it() {
             assert_eq!(decoded.as_deref(), Some(TEXT), "{written:?}");
         }
     }
-    // A frame to be skipped (RFC 8878 3.1.2).
+    // A skippable frame (RFC 8878 3.1.2).
     let skipped = [
         &b"\x50\x2a\x4d\x18\x03\0\0\0abc"[..],
         &Written::Zstandard.encode(TEXT),
@@ -218,7 +218,7 @@ fn members_and_frames_follow_one_another_as_their_formats_have_it() {
 }
 
 #[test]
-fn every_part_of_a_gzip_head_is_passed_over_and_checked() {
+fn every_part_of_a_gzip_header_is_skipped_and_checked() {
     let mut out = Vec::new();
     GzBuilder::new()
         .extra("extra")
@@ -233,7 +233,7 @@ fn every_part_of_a_gzip_head_is_passed_over_and_checked() {
         assert_eq!(decoded.as_deref(), Some(TEXT));
     }
     let plain = Written::Gzip.encode(TEXT);
-    // The same with a checksum of its head, and with an empty extra field.
+    // The same with a header checksum and an empty extra field.
     let mut head = plain[..10].to_vec();
     head[3] = gzip_flags::CHECKSUM | gzip_flags::EXTRA;
     head.extend_from_slice(&[0, 0]);
@@ -244,13 +244,13 @@ fn every_part_of_a_gzip_head_is_passed_over_and_checked() {
         Some(TEXT)
     );
     let wrong = [&head, &[checksum[0], !checksum[1]][..], &plain[10..]].concat();
-    assert_eq!(whole(Coding::Gzip, &wrong), Err(Undecodable));
+    assert_eq!(whole(Coding::Gzip, &wrong), Err(DecodeError));
     for (at, byte) in [(0, 0x1e), (1, 0x8c), (2, 7), (3, 0x20), (3, 0x80)] {
         let mut wrong = plain.clone();
         wrong[at] = byte;
         assert_eq!(
             whole(Coding::Gzip, &wrong),
-            Err(Undecodable),
+            Err(DecodeError),
             "{at}: {byte}"
         );
     }
@@ -264,15 +264,15 @@ mod gzip_flags {
 #[test]
 fn a_wrapped_deflate_stream_that_needs_a_dictionary_is_undecodable() {
     let mut bytes = Written::Wrapped.encode(TEXT);
-    // The flag, and the check bits that go with it.
+    // The preset-dictionary flag, and the check bits that match it.
     bytes[1] = 0x20;
     bytes[1] += u8::try_from(31 - u16::from_be_bytes([bytes[0], bytes[1]]) % 31).unwrap();
-    assert_eq!(whole(Coding::Deflate, &bytes), Err(Undecodable));
+    assert_eq!(whole(Coding::Deflate, &bytes), Err(DecodeError));
 }
 
 #[test]
 fn a_window_over_8_mib_is_refused_and_one_of_8_mib_taken() {
-    // What follows the descriptor: one raw block with the last-block bit, of length 1.
+    // After the descriptor: one raw block of length 1 with the last-block bit.
     let frame = |descriptor: u8| {
         let head = [0x28, 0xb5, 0x2f, 0xfd, 0x00, descriptor];
         [&head[..], &[0x09, 0, 0, b'x']].concat()
@@ -282,11 +282,11 @@ fn a_window_over_8_mib_is_refused_and_one_of_8_mib_taken() {
     assert_eq!(taken, Ok(Some(b"x".to_vec())));
     for descriptor in [exponent(23) + 1, exponent(24), exponent(27), exponent(41)] {
         let refused = whole(Coding::Zstandard, &frame(descriptor));
-        assert_eq!(refused, Err(Undecodable), "{descriptor}");
+        assert_eq!(refused, Err(DecodeError), "{descriptor}");
     }
 }
 
-/// As an encoder with a window of two to the power of `lgwin` writes it, without being told its length.
+/// Encoded with a window of 2^`lgwin` and without a declared length.
 fn brotli(data: &[u8], lgwin: i32, large_window: bool) -> Vec<u8> {
     let parameters = ::brotli::enc::BrotliEncoderParams {
         quality: 5,
@@ -319,16 +319,16 @@ fn brotli_is_refused_where_it_gets_to_use_a_window_over_4_mib_and_fills_no_more_
         let bytes = brotli(&long, lgwin, false);
         assert!(bytes.len() < 100, "a bomb");
         let mut decoder = Decoder::new(Coding::Brotli).unwrap();
-        assert_eq!(decoder.step(&bytes, &mut [0; 1000]), Err(Undecodable));
+        assert_eq!(decoder.step(&bytes, &mut [0; 1000]), Err(DecodeError));
         let held = decoder.memory();
         assert!(held < (4 << 20) + (1 << 20), "{lgwin}: {held}");
     }
 }
 
-/// A decoder that prepares for each of them takes minutes for the most that a body may hold.
+/// A decoder with a slow setup for each member would take minutes for the largest allowed body.
 #[test]
 fn blocks_that_hold_nothing_change_nothing() {
-    // Four blocks with the codes that every decoder knows (RFC 1951 3.2.6): not the last, and ended at once.
+    // Four empty blocks with fixed Huffman codes (RFC 1951 3.2.6), none of them the last.
     let block = 0b10_u64;
     let four: u64 = (0..4).map(|at| block << (10 * at)).sum();
     let blocks = four.to_le_bytes()[..5].repeat(100_000);
@@ -340,7 +340,7 @@ fn blocks_that_hold_nothing_change_nothing() {
 #[test]
 fn a_body_has_no_more_members_or_frames_than_anybody_writes() {
     let [gzip, zstandard] = [Written::Gzip, Written::Zstandard].map(|written| written.encode(b""));
-    // RFC 8878 3.1.2, with nothing in it.
+    // An empty skippable frame (RFC 8878 3.1.2).
     let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0].to_vec();
     for (coding, member) in [
         (Coding::Gzip, gzip),
@@ -350,7 +350,7 @@ fn a_body_has_no_more_members_or_frames_than_anybody_writes() {
         for piece in [1, 4096] {
             let members = |count| decode(coding, &member.repeat(count), piece, 512);
             assert_eq!(members(1024), Ok(Some(Vec::new())), "{coding:?}");
-            assert_eq!(members(1025), Err(Undecodable), "{coding:?}");
+            assert_eq!(members(1025), Err(DecodeError), "{coding:?}");
         }
     }
 }
@@ -363,7 +363,7 @@ fn a_decoder_tells_what_it_holds() {
         let mut decoder = Decoder::new(written.coding()).unwrap();
         let before = decoder.memory();
         assert!(before < 1 << 20, "{written:?}: {before}");
-        // Brotli fills its window before it hands anything over.
+        // Brotli fills its window before it outputs anything.
         let mut buffer = vec![0; 1000];
         decoder.step(&bytes, &mut buffer).unwrap();
         let window = match written.coding() {
@@ -387,7 +387,7 @@ fn a_step_makes_no_more_than_there_is_room_for() {
         let mut decoder = Decoder::new(written.coding()).unwrap();
         let mut buffer = [0; 1000];
         let step = decoder.step(&bytes, &mut buffer).unwrap();
-        assert_eq!(step.made, buffer.len(), "{written:?}");
+        assert_eq!(step.produced, buffer.len(), "{written:?}");
         assert!(!decoder.is_complete());
         assert_eq!(
             whole(written.coding(), &bytes).unwrap(),
@@ -426,7 +426,7 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
         let decoded = decode(written.coding(), &bytes, piece, 512);
-        // Bare deflate and Brotli have no checksum, and a damaged head of a zstd frame may say that it has none.
+        // Raw deflate and Brotli have no checksum. A damaged zstd frame header may say that the frame has none.
         if matches!(written, Written::Wrapped | Written::Gzip) {
             prop_assert!(!matches!(decoded, Ok(Some(other)) if other != data));
         }

@@ -1,6 +1,7 @@
-//! JSON values at the edges of RFC 8259, for the tests: what every parser has to take, and what none may.
+//! JSON values at the edges of RFC 8259, for tests: some that every parser must accept, and some that every parser must
+//! refuse.
 
-/// Values that are JSON, however odd.
+/// Valid JSON values.
 pub(crate) const VALID: &[&[u8]] = &[
     // Lists and objects
     b"[]",
@@ -109,9 +110,9 @@ pub(crate) const VALID: &[&[u8]] = &[
     b"\"a string of more than thirty-two bytes with \\\"quotes\\\" and \\\\ and \\u0041 in it, past the first block\"",
 ];
 
-/// Values that are not JSON.
+/// Invalid JSON values.
 pub(crate) const INVALID: &[&[u8]] = &[
-    // Nothing, or too much
+    // Missing or additional values
     b"",
     b" ",
     b",",

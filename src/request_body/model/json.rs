@@ -1,27 +1,27 @@
-//! One strict pass over a JSON document, to the top-level `model` in it.
+//! Reads the top-level `model` of a JSON document in one strict pass.
 //!
-//! The whole document is checked against RFC 8259, so that no upstream's more lenient parser can see another document
-//! in the same bytes. Nothing is built, nothing recurses, and nothing is allocated but where a name or the model is
-//! escaped. Numbers are never converted and strings never decoded, except those names and the model.
+//! The whole document is checked against RFC 8259, so that an upstream with a more lenient parser cannot read another
+//! document from the same bytes. The pass builds no tree and does not recurse. It allocates only for escaped field
+//! names and an escaped model. It converts no numbers, and decodes no strings but those.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::request_body::model::json_string::{self, StringFault};
+use crate::request_body::model::json_string::{self, StringError};
 use crate::request_body::model::name::{self, ExtraModelFields, FieldClass, Findings, Model};
 
-/// How deep a document may be. It is level 1 itself.
+/// Maximum nesting depth. The document itself is level 1.
 const MAX_DEPTH: u32 = 128;
 
-/// Why a body is not one JSON object, and at which byte that shows.
+/// Why a body is not one JSON object, and the byte offset of the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JsonFault {
-    problem: Problem,
+pub struct JsonError {
+    kind: JsonErrorKind,
     at: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Problem {
+enum JsonErrorKind {
     ByteOrderMark,
     NotUtf8,
     NotAnObject,
@@ -38,23 +38,25 @@ enum Problem {
     Trailing,
 }
 
-impl fmt::Display for JsonFault {
+impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let problem = match self.problem {
-            Problem::ByteOrderMark => "a byte-order mark",
-            Problem::NotUtf8 => "text that is not UTF-8",
-            Problem::NotAnObject => "something other than an object",
-            Problem::NoName => "no name in quotes where a field should begin",
-            Problem::NoColon => "no colon behind a field's name",
-            Problem::NoValue => "no JSON value where one should be",
-            Problem::NoCommaOrEnd => "neither a comma nor the end of the object or list",
-            Problem::Number => "a malformed number",
-            Problem::Unterminated => "no end of a string",
-            Problem::ControlCharacter => "an unescaped control character in a string",
-            Problem::Escape => "an unknown escape in a string",
-            Problem::LoneSurrogate => "half of a surrogate pair in a field's name or in the model",
-            Problem::TooDeep => "more than 128 levels of objects and lists",
-            Problem::Trailing => "text behind the end of the object",
+        let problem = match self.kind {
+            JsonErrorKind::ByteOrderMark => "a byte-order mark",
+            JsonErrorKind::NotUtf8 => "text that is not UTF-8",
+            JsonErrorKind::NotAnObject => "something other than an object",
+            JsonErrorKind::NoName => "no name in quotes where a field should begin",
+            JsonErrorKind::NoColon => "no colon behind a field's name",
+            JsonErrorKind::NoValue => "no JSON value where one should be",
+            JsonErrorKind::NoCommaOrEnd => "neither a comma nor the end of the object or list",
+            JsonErrorKind::Number => "a malformed number",
+            JsonErrorKind::Unterminated => "no end of a string",
+            JsonErrorKind::ControlCharacter => "an unescaped control character in a string",
+            JsonErrorKind::Escape => "an unknown escape in a string",
+            JsonErrorKind::LoneSurrogate => {
+                "half of a surrogate pair in a field's name or in the model"
+            }
+            JsonErrorKind::TooDeep => "more than 128 levels of objects and lists",
+            JsonErrorKind::Trailing => "text behind the end of the object",
         };
         write!(
             f,
@@ -64,19 +66,19 @@ impl fmt::Display for JsonFault {
     }
 }
 
-impl From<StringFault> for JsonFault {
-    fn from(fault: StringFault) -> Self {
-        let (problem, at) = match fault {
-            StringFault::Unterminated(at) => (Problem::Unterminated, at),
-            StringFault::ControlCharacter(at) => (Problem::ControlCharacter, at),
-            StringFault::Escape(at) => (Problem::Escape, at),
+impl From<StringError> for JsonError {
+    fn from(error: StringError) -> Self {
+        let (kind, at) = match error {
+            StringError::Unterminated(at) => (JsonErrorKind::Unterminated, at),
+            StringError::ControlCharacter(at) => (JsonErrorKind::ControlCharacter, at),
+            StringError::Escape(at) => (JsonErrorKind::Escape, at),
         };
-        Self { problem, at }
+        Self { kind, at }
     }
 }
 
-/// What the document says about its model.
-pub(crate) fn read(body: &[u8], siblings: ExtraModelFields) -> Result<Findings<'_>, JsonFault> {
+/// Reads what the document says about its model.
+pub(crate) fn read(body: &[u8], extra_fields: ExtraModelFields) -> Result<Findings<'_>, JsonError> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))?;
     let mut scanner = Scanner {
         text,
@@ -84,23 +86,23 @@ pub(crate) fn read(body: &[u8], siblings: ExtraModelFields) -> Result<Findings<'
         at: 0,
     };
     if text.starts_with('\u{FEFF}') {
-        return Err(scanner.fault(Problem::ByteOrderMark));
+        return Err(scanner.error(JsonErrorKind::ByteOrderMark));
     }
     scanner.whitespace();
-    let findings = scanner.document(siblings)?;
+    let findings = scanner.document(extra_fields)?;
     scanner.whitespace();
     if scanner.at < body.len() {
-        return Err(scanner.fault(Problem::Trailing));
+        return Err(scanner.error(JsonErrorKind::Trailing));
     }
     Ok(findings)
 }
 
-/// The fast check says only that a body is not UTF-8; this one says where.
+/// The fast check does not return the offset of the error, so the slow one finds it.
 #[cold]
-fn not_utf8(body: &[u8]) -> JsonFault {
-    let at = simdutf8::compat::from_utf8(body).map_or_else(|fault| fault.valid_up_to(), str::len);
-    JsonFault {
-        problem: Problem::NotUtf8,
+fn not_utf8(body: &[u8]) -> JsonError {
+    let at = simdutf8::compat::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
+    JsonError {
+        kind: JsonErrorKind::NotUtf8,
         at,
     }
 }
@@ -111,7 +113,7 @@ struct Scanner<'b> {
     at: usize,
 }
 
-/// A string that has been passed: where it stands between its quotes.
+/// The position of a string that was read, without its quotes.
 #[derive(Clone, Copy)]
 struct Quoted {
     start: usize,
@@ -120,19 +122,19 @@ struct Quoted {
 }
 
 impl<'b> Scanner<'b> {
-    fn document(&mut self, siblings: ExtraModelFields) -> Result<Findings<'b>, JsonFault> {
+    fn document(&mut self, extra_fields: ExtraModelFields) -> Result<Findings<'b>, JsonError> {
         let mut findings = Findings::default();
-        self.expect(b'{', Problem::NotAnObject)?;
+        self.expect(b'{', JsonErrorKind::NotAnObject)?;
         self.whitespace();
         if self.take(b'}') {
             return Ok(findings);
         }
         loop {
             let name = self.name()?;
-            match self.naming(name, siblings)? {
-                FieldClass::Model => findings.model(self.model()?),
+            match self.classify_name(name, extra_fields)? {
+                FieldClass::Model => findings.add_model(self.model()?),
                 FieldClass::Refused(ambiguity) => {
-                    findings.ambiguous(ambiguity);
+                    findings.add_ambiguity(ambiguity);
                     self.value()?;
                 }
                 FieldClass::Other => self.value()?,
@@ -144,13 +146,13 @@ impl<'b> Scanner<'b> {
                     self.at += 1;
                     return Ok(findings);
                 }
-                _ => return Err(self.fault(Problem::NoCommaOrEnd)),
+                _ => return Err(self.error(JsonErrorKind::NoCommaOrEnd)),
             }
             self.whitespace();
         }
     }
 
-    fn model(&mut self) -> Result<Model<'b>, JsonFault> {
+    fn model(&mut self) -> Result<Model<'b>, JsonError> {
         if !self.take(b'"') {
             self.value()?;
             return Ok(Model::NotText);
@@ -166,28 +168,35 @@ impl<'b> Scanner<'b> {
         Ok(Model::Named(Cow::Owned(decoded)))
     }
 
-    /// Judges a top-level name. Of an escaped one no more is decoded into memory than the longest known name needs.
-    fn naming(&self, name: Quoted, siblings: ExtraModelFields) -> Result<FieldClass, JsonFault> {
+    /// Classifies a top-level name. Of an escaped name, it decodes only enough to compare it with the known names.
+    fn classify_name(
+        &self,
+        name: Quoted,
+        extra_fields: ExtraModelFields,
+    ) -> Result<FieldClass, JsonError> {
         if !name.escaped {
-            return Ok(FieldClass::of(&self.text[name.start..name.end], siblings));
+            return Ok(FieldClass::of(
+                &self.text[name.start..name.end],
+                extra_fields,
+            ));
         }
         let mut decoded = String::new();
         self.unescape(name, |character| {
-            if decoded.len() <= name::LONGEST {
+            if decoded.len() <= name::MAX_NAME_LENGTH {
                 decoded.push(character);
             }
         })?;
-        Ok(FieldClass::of(&decoded, siblings))
+        Ok(FieldClass::of(&decoded, extra_fields))
     }
 
-    /// Decodes a string, whose escapes are known to be well-formed: only their surrogates may still not pair up.
-    fn unescape(&self, quoted: Quoted, mut sink: impl FnMut(char)) -> Result<(), JsonFault> {
+    /// Decodes a string whose escapes are well-formed. The only possible error is an unpaired surrogate.
+    fn unescape(&self, quoted: Quoted, mut sink: impl FnMut(char)) -> Result<(), JsonError> {
         let mut rest = &self.text[quoted.start..quoted.end];
         while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
             rest[..at].chars().for_each(&mut sink);
             rest = &rest[at..];
-            let (character, length) = escaped_character(rest).ok_or(JsonFault {
-                problem: Problem::LoneSurrogate,
+            let (character, length) = escaped_character(rest).ok_or(JsonError {
+                kind: JsonErrorKind::LoneSurrogate,
                 at: quoted.end - rest.len(),
             })?;
             sink(character);
@@ -197,8 +206,8 @@ impl<'b> Scanner<'b> {
         Ok(())
     }
 
-    /// Passes one value below the top level, however deep.
-    fn value(&mut self) -> Result<(), JsonFault> {
+    /// Skips one value below the top level, at any depth.
+    fn value(&mut self) -> Result<(), JsonError> {
         let mut levels = Levels {
             depth: 1,
             objects: 0,
@@ -230,11 +239,11 @@ impl<'b> Scanner<'b> {
         }
     }
 
-    /// Passes a bracket and says whether anything stands before the one that closes it.
+    /// Reads an opening bracket. Returns whether the object or list has any content.
     #[inline(always)]
-    fn open(&mut self, levels: &mut Levels, closing: u8) -> Result<bool, JsonFault> {
+    fn open(&mut self, levels: &mut Levels, closing: u8) -> Result<bool, JsonError> {
         if levels.depth == MAX_DEPTH {
-            return Err(self.fault(Problem::TooDeep));
+            return Err(self.error(JsonErrorKind::TooDeep));
         }
         self.at += 1;
         self.whitespace();
@@ -245,10 +254,10 @@ impl<'b> Scanner<'b> {
         Ok(true)
     }
 
-    /// Behind a value: passes the brackets that close here, and says whether the outermost value has ended. Otherwise
-    /// a comma is passed too, and the next name or value begins.
+    /// After a value: reads the closing brackets, and returns true once the outermost value has ended. Otherwise it
+    /// also reads a comma, and the next name or value follows.
     #[inline(always)]
-    fn close(&mut self, levels: &mut Levels) -> Result<bool, JsonFault> {
+    fn close(&mut self, levels: &mut Levels) -> Result<bool, JsonError> {
         while levels.depth > 1 {
             self.whitespace();
             let closing = if levels.in_object() { b'}' } else { b']' };
@@ -262,28 +271,28 @@ impl<'b> Scanner<'b> {
                     self.at += 1;
                     levels.leave();
                 }
-                _ => return Err(self.fault(Problem::NoCommaOrEnd)),
+                _ => return Err(self.error(JsonErrorKind::NoCommaOrEnd)),
             }
         }
         Ok(true)
     }
 
-    /// A field's name, and the colon behind it.
+    /// Reads a field's name and the colon after it.
     #[inline(always)]
-    fn name(&mut self) -> Result<Quoted, JsonFault> {
-        self.expect(b'"', Problem::NoName)?;
+    fn name(&mut self) -> Result<Quoted, JsonError> {
+        self.expect(b'"', JsonErrorKind::NoName)?;
         let name = self.string()?;
         self.whitespace();
-        self.expect(b':', Problem::NoColon)?;
+        self.expect(b':', JsonErrorKind::NoColon)?;
         self.whitespace();
         Ok(name)
     }
 
-    /// The string whose opening quote has been passed.
+    /// Reads a string, after its opening quote.
     #[inline(always)]
-    fn string(&mut self) -> Result<Quoted, JsonFault> {
+    fn string(&mut self) -> Result<Quoted, JsonError> {
         let start = self.at;
-        let end = json_string::end(self.bytes, start)?;
+        let end = json_string::find_end(self.bytes, start)?;
         self.at = end.at + 1;
         Ok(Quoted {
             start,
@@ -292,7 +301,7 @@ impl<'b> Scanner<'b> {
         })
     }
 
-    fn number(&mut self) -> Result<(), JsonFault> {
+    fn number(&mut self) -> Result<(), JsonError> {
         self.take(b'-');
         if !self.take(b'0') {
             self.digits()?;
@@ -309,9 +318,9 @@ impl<'b> Scanner<'b> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), JsonFault> {
+    fn digits(&mut self) -> Result<(), JsonError> {
         if !self.peek().is_ascii_digit() {
-            return Err(self.fault(Problem::Number));
+            return Err(self.error(JsonErrorKind::Number));
         }
         while self.peek().is_ascii_digit() {
             self.at += 1;
@@ -319,11 +328,11 @@ impl<'b> Scanner<'b> {
         Ok(())
     }
 
-    fn literal(&mut self) -> Result<(), JsonFault> {
+    fn literal(&mut self) -> Result<(), JsonError> {
         let rest = &self.bytes[self.at..];
         let known = [&b"true"[..], b"false", b"null"];
         let Some(literal) = known.into_iter().find(|literal| rest.starts_with(literal)) else {
-            return Err(self.fault(Problem::NoValue));
+            return Err(self.error(JsonErrorKind::NoValue));
         };
         self.at += literal.len();
         Ok(())
@@ -336,7 +345,7 @@ impl<'b> Scanner<'b> {
         }
     }
 
-    /// The next byte. At the end it is NUL, which is allowed nowhere outside strings either.
+    /// The next byte. At the end it returns NUL, which is invalid outside strings.
     #[inline]
     fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
@@ -350,24 +359,21 @@ impl<'b> Scanner<'b> {
     }
 
     #[inline]
-    fn expect(&mut self, byte: u8, otherwise: Problem) -> Result<(), JsonFault> {
+    fn expect(&mut self, byte: u8, otherwise: JsonErrorKind) -> Result<(), JsonError> {
         if self.take(byte) {
             Ok(())
         } else {
-            Err(self.fault(otherwise))
+            Err(self.error(otherwise))
         }
     }
 
     #[cold]
-    fn fault(&self, problem: Problem) -> JsonFault {
-        JsonFault {
-            problem,
-            at: self.at,
-        }
+    fn error(&self, kind: JsonErrorKind) -> JsonError {
+        JsonError { kind, at: self.at }
     }
 }
 
-/// The objects and lists around a value, the innermost in the lowest bit.
+/// The objects and lists around a value. The lowest bit of `objects` tells whether the innermost is an object.
 struct Levels {
     depth: u32,
     objects: u128,
@@ -392,7 +398,7 @@ impl Levels {
     }
 }
 
-/// The character that an escape stands for, and the escape's length.
+/// The character of an escape, and the length of the escape.
 fn escaped_character(text: &str) -> Option<(char, usize)> {
     let single = match text.as_bytes().get(1)? {
         b'u' => return unicode_escape(text),
@@ -406,7 +412,7 @@ fn escaped_character(text: &str) -> Option<(char, usize)> {
     Some((single, 2))
 }
 
-/// The character that one or two `\u` escapes stand for, and their length.
+/// The character of one or two `\u` escapes, and their length.
 fn unicode_escape(text: &str) -> Option<(char, usize)> {
     let high = code_unit(text)?;
     if let Some(character) = char::from_u32(high) {
@@ -427,33 +433,33 @@ fn code_unit(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::request_body::model::corpus;
-    use crate::request_body::model::name::{Ambiguity, NoModel};
+    use crate::request_body::model::name::{Ambiguity, ModelError};
     use proptest::prelude::*;
 
-    /// What the document comes to; a fault as its problem alone.
+    /// The result of reading the document, with only the kind of an error.
     fn verdict(
         body: &[u8],
-        siblings: ExtraModelFields,
-    ) -> Result<Result<String, NoModel>, Problem> {
-        read(body, siblings)
-            .map(|findings| findings.conclude().map(Cow::into_owned))
-            .map_err(|fault| fault.problem)
+        extra_fields: ExtraModelFields,
+    ) -> Result<Result<String, ModelError>, JsonErrorKind> {
+        read(body, extra_fields)
+            .map(|findings| findings.into_model().map(Cow::into_owned))
+            .map_err(|error| error.kind)
     }
 
-    fn model(body: impl AsRef<[u8]>) -> Result<Result<String, NoModel>, Problem> {
+    fn model(body: impl AsRef<[u8]>) -> Result<Result<String, ModelError>, JsonErrorKind> {
         verdict(body.as_ref(), ExtraModelFields::Refused)
     }
 
-    fn named(name: &str) -> Result<Result<String, NoModel>, Problem> {
+    fn named(name: &str) -> Result<Result<String, ModelError>, JsonErrorKind> {
         Ok(Ok(name.to_owned()))
     }
 
-    fn ambiguous(ambiguity: Ambiguity) -> Result<Result<String, NoModel>, Problem> {
-        Ok(Err(NoModel::Ambiguous(ambiguity)))
+    fn ambiguous(ambiguity: Ambiguity) -> Result<Result<String, ModelError>, JsonErrorKind> {
+        Ok(Err(ModelError::Ambiguous(ambiguity)))
     }
 
-    fn missing() -> Result<Result<String, NoModel>, Problem> {
-        Ok(Err(NoModel::Missing))
+    fn missing() -> Result<Result<String, ModelError>, JsonErrorKind> {
+        Ok(Err(ModelError::Missing))
     }
 
     #[test]
@@ -475,7 +481,7 @@ mod tests {
         let body = br#"{"\u0061":1,"model":"good"}"#;
         let name = read(body, ExtraModelFields::Refused)
             .unwrap()
-            .conclude()
+            .into_model()
             .unwrap();
         assert!(matches!(name, Cow::Borrowed("good")));
     }
@@ -514,7 +520,7 @@ mod tests {
         );
         assert_eq!(
             model(r#"{"model\u017f":[],"model":"good"}"#),
-            ambiguous(Ambiguity::Sibling("models"))
+            ambiguous(Ambiguity::ExtraField("models"))
         );
     }
 
@@ -536,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_are_ambiguous_at_the_top_and_for_restricted_keys_only() {
+    fn extra_fields_are_ambiguous_at_the_top_and_for_restricted_keys_only() {
         for name in [
             "models",
             "fallbacks",
@@ -549,7 +555,7 @@ mod tests {
             assert!(
                 matches!(
                     model(&body),
-                    Ok(Err(NoModel::Ambiguous(Ambiguity::Sibling(_))))
+                    Ok(Err(ModelError::Ambiguous(Ambiguity::ExtraField(_))))
                 ),
                 "{body}"
             );
@@ -597,11 +603,14 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_document_is_told_before_an_ambiguous_model_and_that_before_a_missing_one() {
-        assert_eq!(model(r#"{"model":"a","model":"b",}"#), Err(Problem::NoName));
+    fn an_invalid_document_is_reported_before_an_ambiguous_model_and_that_before_a_missing_one() {
+        assert_eq!(
+            model(r#"{"model":"a","model":"b",}"#),
+            Err(JsonErrorKind::NoName)
+        );
         assert_eq!(
             model(r#"{"model":"a","model":"b"} x"#),
-            Err(Problem::Trailing)
+            Err(JsonErrorKind::Trailing)
         );
         assert_eq!(model(r#"{"Model":null}"#), ambiguous(Ambiguity::LikeModel));
     }
@@ -610,9 +619,9 @@ mod tests {
     fn a_byte_order_mark_is_refused() {
         assert_eq!(
             model(b"\xEF\xBB\xBF{\"model\":\"good\"}"),
-            Err(Problem::ByteOrderMark)
+            Err(JsonErrorKind::ByteOrderMark)
         );
-        assert_eq!(model(b"\xEF\xBB\xBF"), Err(Problem::ByteOrderMark));
+        assert_eq!(model(b"\xEF\xBB\xBF"), Err(JsonErrorKind::ByteOrderMark));
     }
 
     #[test]
@@ -668,7 +677,7 @@ mod tests {
                 [b"{\"model\":\"good\"}".as_slice(), bad].concat(),
             ];
             for body in cases {
-                assert_eq!(model(&body), Err(Problem::NotUtf8), "{body:?}");
+                assert_eq!(model(&body), Err(JsonErrorKind::NotUtf8), "{body:?}");
             }
         }
         let fault = read(b"{\"model\":\"\xFF\"}", ExtraModelFields::Allowed).unwrap_err();
@@ -695,7 +704,7 @@ mod tests {
                     r#"{{"a name longer than all the names that are known {lone}":1,"model":"good"}}"#
                 ),
             ] {
-                assert_eq!(model(&body), Err(Problem::LoneSurrogate), "{body}");
+                assert_eq!(model(&body), Err(JsonErrorKind::LoneSurrogate), "{body}");
             }
             for body in [
                 format!(r#"{{"model":"good","x":"{lone}"}}"#),
@@ -733,7 +742,7 @@ mod tests {
             "true",
             "model=good",
         ] {
-            assert_eq!(model(body), Err(Problem::NotAnObject), "{body:?}");
+            assert_eq!(model(body), Err(JsonErrorKind::NotAnObject), "{body:?}");
         }
     }
 
@@ -753,7 +762,7 @@ mod tests {
             "\x0c",
         ] {
             let body = format!(r#"{{"model":"good"}}{behind}"#);
-            assert_eq!(model(&body), Err(Problem::Trailing), "{body:?}");
+            assert_eq!(model(&body), Err(JsonErrorKind::Trailing), "{body:?}");
         }
         assert_eq!(model("{\"model\":\"good\"} \n\r\t"), named("good"));
     }
@@ -762,7 +771,7 @@ mod tests {
     fn depth_128_is_taken_and_129_refused() {
         for (open, close) in [("[", "]"), (r#"{"x":"#, "}")] {
             for (levels, taken) in [(127, true), (128, false)] {
-                // The document is one level more. The innermost list is empty or not.
+                // The document adds one level. The innermost list is empty or not.
                 for inside in ["1", ""] {
                     let inner = if inside.is_empty() {
                         "[]".to_owned()
@@ -774,7 +783,7 @@ mod tests {
                     let expected = if taken {
                         named("good")
                     } else {
-                        Err(Problem::TooDeep)
+                        Err(JsonErrorKind::TooDeep)
                     };
                     assert_eq!(model(&body), expected, "{levels} {inside}");
                 }
@@ -787,7 +796,7 @@ mod tests {
         let began = std::time::Instant::now();
         for open in ["[", r#"{"x":"#] {
             let body = format!(r#"{{"model":"good","x":{}"#, open.repeat(200_000));
-            assert_eq!(model(&body), Err(Problem::TooDeep));
+            assert_eq!(model(&body), Err(JsonErrorKind::TooDeep));
         }
         assert!(began.elapsed() < std::time::Duration::from_secs(1));
     }
@@ -802,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_behind_five_megabytes_is_read_like_one_before() {
+    fn a_model_after_five_megabytes_is_read_like_one_before() {
         let text = "All work and no play makes Jack a dull boy.\\n \\\"ä\\\" ".repeat(100_000);
         let messages = format!(r#""messages":[{{"role":"user","content":"{text}"}}]"#);
         assert!(messages.len() > 5_000_000);
@@ -829,7 +838,7 @@ mod tests {
                 let body = [b"{\"model\":\"good\",\"x\":\"".as_slice(), &text, b"\"}"].concat();
                 assert_eq!(
                     model(&body),
-                    Err(Problem::ControlCharacter),
+                    Err(JsonErrorKind::ControlCharacter),
                     "{place} of {length}"
                 );
             }
@@ -837,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn the_corpus_is_judged_as_rfc_8259_says_wherever_a_value_may_stand() {
+    fn the_corpus_is_parsed_as_rfc_8259_says_at_every_place_of_a_value() {
         assert!(corpus::VALID.len() + corpus::INVALID.len() >= 150);
         for value in corpus::VALID {
             for (before, after) in AROUND {
@@ -871,8 +880,11 @@ mod tests {
         ("{ \"x\" : [ [ 0 , ", " ] ] , \"model\" : \"good\" }"),
     ];
 
-    /// The same question put to serde_json, which reads a map field by field; depth and UTF-8 are asked separately.
-    fn reference(body: &[u8], siblings: ExtraModelFields) -> Result<Result<String, NoModel>, ()> {
+    /// The same result from serde_json, which reads a map field by field. Depth and UTF-8 are checked separately.
+    fn reference(
+        body: &[u8],
+        extra_fields: ExtraModelFields,
+    ) -> Result<Result<String, ModelError>, ()> {
         use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
         struct Value(Option<String>);
@@ -952,19 +964,21 @@ mod tests {
         }
         let refused = |name: &str| {
             let name = name.to_lowercase().replace('ſ', "s");
-            let siblings_refused = siblings == ExtraModelFields::Refused;
+            let extra_fields_refused = extra_fields == ExtraModelFields::Refused;
             name == "model"
-                || siblings_refused && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
+                || extra_fields_refused
+                    && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
         };
         let first = |(name, _): &&(String, Value)| name != "model" && refused(name);
         let models: Vec<_> = fields.iter().filter(|(name, _)| name == "model").collect();
         Ok(
             if models.len() > 1 || fields.iter().any(|field| first(&field)) {
-                // Which ambiguity is named first is not compared.
-                Err(NoModel::Ambiguous(Ambiguity::Twice))
+                // The tests do not compare which ambiguity is found first.
+                Err(ModelError::Ambiguous(Ambiguity::Twice))
             } else {
                 let name = models.first().and_then(|(_, Value(name))| name.clone());
-                name.filter(|name| !name.is_empty()).ok_or(NoModel::Missing)
+                name.filter(|name| !name.is_empty())
+                    .ok_or(ModelError::Missing)
             },
         )
     }
@@ -985,12 +999,12 @@ mod tests {
         deepest
     }
 
-    fn agrees(body: &[u8], siblings: ExtraModelFields) -> bool {
-        let ours = match verdict(body, siblings) {
-            Ok(Err(NoModel::Ambiguous(_))) => Ok(Err(NoModel::Ambiguous(Ambiguity::Twice))),
+    fn agrees(body: &[u8], extra_fields: ExtraModelFields) -> bool {
+        let ours = match verdict(body, extra_fields) {
+            Ok(Err(ModelError::Ambiguous(_))) => Ok(Err(ModelError::Ambiguous(Ambiguity::Twice))),
             other => other.map_err(drop),
         };
-        ours == reference(body, siblings)
+        ours == reference(body, extra_fields)
     }
 
     fn space() -> impl Strategy<Value = String> {
@@ -1060,7 +1074,7 @@ mod tests {
         ]
     }
 
-    /// For `model`: no number that serde_json would convert and find too large.
+    /// Values of `model`, without numbers that serde_json would convert and find out of range.
     fn model_value() -> impl Strategy<Value = String> {
         prop_oneof![
             6 => prop::sample::select(vec![
@@ -1094,8 +1108,8 @@ mod tests {
 
         #[test]
         fn serde_json_reads_the_same_in_every_document(document in document(), restricted in any::<bool>()) {
-            let siblings = if restricted { ExtraModelFields::Refused } else { ExtraModelFields::Allowed };
-            prop_assert!(agrees(document.as_bytes(), siblings));
+            let extra_fields = if restricted { ExtraModelFields::Refused } else { ExtraModelFields::Allowed };
+            prop_assert!(agrees(document.as_bytes(), extra_fields));
         }
 
         #[test]
@@ -1116,7 +1130,8 @@ mod tests {
                 2 => { body.remove(at); }
                 _ => body.truncate(at),
             }
-            // Damage may put a number too large for serde_json where the model stands; ours has no such limit.
+            // The mutation may create a number that is out of range for serde_json; the gateway's parser has no such
+            // limit.
             let number_out_of_range = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok()
                 && serde_json::from_slice::<serde_json::Value>(&body)
                     .is_err_and(|fault| fault.to_string().contains("out of range"));

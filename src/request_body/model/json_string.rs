@@ -1,38 +1,38 @@
-//! Where a JSON string ends: the one loop that sees nearly every byte of a body.
+//! Finds the end of a JSON string: the loop that reads nearly every byte of a body.
 //!
-//! It looks at blocks of 64 bytes at once, by vector instructions, and then only at the few bytes in them that stop
-//! the text: quotes, backslashes, control characters. Restarting a search
-//! behind every escape instead costs three times as much in code and markdown, where every second line has some.
+//! It compares blocks of 64 bytes with vector instructions, and then looks only at the bytes in them that need
+//! attention: quotes, backslashes and control characters ("stops"). Restarting a search after each escape instead takes
+//! three times as long on code and markdown, where every second line has an escape.
 
 use wide::u8x16;
 
 const BLOCK: usize = 64;
 const VECTOR: usize = 16;
 const WORD: usize = 8;
-/// Names and short words end within these, and a block costs more than both.
-const WORDS_FIRST: usize = 2;
+/// Most names and short words end within two machine words, and a block costs more than both.
+const WORDS_BEFORE_BLOCKS: usize = 2;
 
-/// A string's end.
+/// The end of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct End {
-    /// Where its closing quote stands.
+pub(crate) struct StringEnd {
+    /// The position of the closing quote.
     pub(crate) at: usize,
     pub(crate) escaped: bool,
 }
 
-/// Why a string has no end, and where that shows.
+/// Why a string has no end, and the position of the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StringFault {
+pub(crate) enum StringError {
     Unterminated(usize),
     ControlCharacter(usize),
     Escape(usize),
 }
 
-/// Finds the end of the string whose opening quote stands before `start`, and checks all that is in it but UTF-8.
+/// Finds the end of the string whose opening quote is before `start`, and checks everything in it except UTF-8.
 #[inline]
-pub(crate) fn end(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+pub(crate) fn find_end(bytes: &[u8], start: usize) -> Result<StringEnd, StringError> {
     let mut at = start;
-    for _ in 0..WORDS_FIRST {
+    for _ in 0..WORDS_BEFORE_BLOCKS {
         let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<WORD>) else {
             break;
         };
@@ -43,15 +43,15 @@ pub(crate) fn end(bytes: &[u8], start: usize) -> Result<End, StringFault> {
         }
         at += (stops.trailing_zeros() / 8) as usize;
         if bytes.get(at) == Some(&b'"') {
-            return Ok(End { at, escaped: false });
+            return Ok(StringEnd { at, escaped: false });
         }
         break;
     }
-    end_by_blocks(bytes, at)
+    find_end_in_blocks(bytes, at)
 }
 
 #[inline(never)]
-fn end_by_blocks(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+fn find_end_in_blocks(bytes: &[u8], start: usize) -> Result<StringEnd, StringError> {
     let mut escaped = false;
     let mut at = start;
     while at < bytes.len() {
@@ -70,27 +70,27 @@ fn end_by_blocks(bytes: &[u8], start: usize) -> Result<End, StringFault> {
             let stop = stops.trailing_zeros() as usize;
             match block[stop] {
                 b'"' => {
-                    return Ok(End {
+                    return Ok(StringEnd {
                         at: at + stop,
                         escaped,
                     });
                 }
                 b'\\' => check_escape(bytes, at + stop)?,
-                _ => return Err(StringFault::ControlCharacter(at + stop)),
+                _ => return Err(StringError::ControlCharacter(at + stop)),
             }
             escaped = true;
-            // What is escaped stops nothing, in this block or as the first byte of the next.
+            // An escaped byte is not a stop, even as the first byte of the next block.
             stops &= !(0b11 << stop);
             length = length.max(stop + 2);
         }
         at += length;
     }
-    Err(StringFault::Unterminated(bytes.len()))
+    Err(StringError::Unterminated(bytes.len()))
 }
 
-/// What stands alone behind a backslash (RFC 8259 7). A table, since a jump for each would be mispredicted at every
-/// second escape.
-const SINGLE: [bool; 256] = {
+/// The bytes that make an escape alone after a backslash (RFC 8259 7). A table, because a branch for each would be
+/// mispredicted at every second escape.
+const SINGLE_ESCAPES: [bool; 256] = {
     let mut single = [false; 256];
     let mut letters: &[u8] = b"\"\\/bfnrt";
     while let [letter, rest @ ..] = letters {
@@ -101,22 +101,22 @@ const SINGLE: [bool; 256] = {
 };
 
 #[inline]
-fn check_escape(bytes: &[u8], at: usize) -> Result<(), StringFault> {
+fn check_escape(bytes: &[u8], at: usize) -> Result<(), StringError> {
     let Some(&escaped) = bytes.get(at + 1) else {
-        return Err(StringFault::Unterminated(bytes.len()));
+        return Err(StringError::Unterminated(bytes.len()));
     };
     let digits_follow = || {
         let digits = bytes.get(at + 2..at + 6);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
-    if SINGLE[usize::from(escaped)] || escaped == b'u' && digits_follow() {
+    if SINGLE_ESCAPES[usize::from(escaped)] || escaped == b'u' && digits_follow() {
         Ok(())
     } else {
-        Err(StringFault::Escape(at))
+        Err(StringError::Escape(at))
     }
 }
 
-/// The last bytes as a block; a space stops nothing.
+/// The last bytes, padded to a block with spaces, which are not stops.
 #[cold]
 fn padded(bytes: &[u8]) -> [u8; BLOCK] {
     let mut block = [b' '; BLOCK];
@@ -124,9 +124,8 @@ fn padded(bytes: &[u8]) -> [u8; BLOCK] {
     block
 }
 
-/// One bit for each byte that stops the text, the lowest for the first: a quote, a backslash, a control character.
-/// Flipping one bit puts the quote (0x22) next to the control characters (below 0x20) and moves none of those out, so
-/// that one comparison finds both.
+/// A bit for each stop, the lowest bit for the first byte. The XOR with 2 moves the quote (0x22) to 0x20, next to the
+/// control characters (below 0x20), and keeps those below 0x20. So one comparison finds both.
 #[inline]
 fn stops_in_block(block: &[u8; BLOCK]) -> u64 {
     let (vectors, _) = block.as_chunks::<VECTOR>();
@@ -142,7 +141,7 @@ fn stops_in_block(block: &[u8; BLOCK]) -> u64 {
     stops
 }
 
-/// The top bit of every byte that stops the text. A borrow may set bits behind the first stop, never before it.
+/// The top bit of each stop. A borrow may set bits after the first stop, but never before it.
 #[inline]
 fn stops_in_word(word: u64) -> u64 {
     const fn each(byte: u8) -> u64 {
@@ -150,7 +149,7 @@ fn stops_in_word(word: u64) -> u64 {
     }
     let control_or_quote = (word ^ each(2)).wrapping_sub(each(0x21));
     let backslash = (word ^ each(b'\\')).wrapping_sub(each(1));
-    // No stop has its top bit set, and flipping others leaves that one as it was.
+    // Stops are ASCII: `!word` clears the bytes that have their top bit set.
     (control_or_quote | backslash) & !word & each(0x80)
 }
 
@@ -160,18 +159,18 @@ mod tests {
     use proptest::prelude::*;
 
     /// The same, byte by byte.
-    fn end_by_bytes(bytes: &[u8], start: usize) -> Result<End, StringFault> {
+    fn find_end_bytewise(bytes: &[u8], start: usize) -> Result<StringEnd, StringError> {
         let (mut at, mut escaped) = (start, false);
         loop {
             match bytes.get(at) {
-                None => return Err(StringFault::Unterminated(bytes.len())),
-                Some(b'"') => return Ok(End { at, escaped }),
+                None => return Err(StringError::Unterminated(bytes.len())),
+                Some(b'"') => return Ok(StringEnd { at, escaped }),
                 Some(b'\\') => {
                     check_escape(bytes, at)?;
                     escaped = true;
                     at += 2;
                 }
-                Some(0..0x20) => return Err(StringFault::ControlCharacter(at)),
+                Some(0..0x20) => return Err(StringError::ControlCharacter(at)),
                 Some(_) => at += 1,
             }
         }
@@ -184,7 +183,11 @@ mod tests {
                 let mut bytes = vec![b'x'; 201];
                 bytes[200] = b'"';
                 bytes[place] = byte;
-                assert_eq!(end(&bytes, 0), end_by_bytes(&bytes, 0), "{byte} at {place}");
+                assert_eq!(
+                    find_end(&bytes, 0),
+                    find_end_bytewise(&bytes, 0),
+                    "{byte} at {place}"
+                );
             }
         }
     }
@@ -213,8 +216,8 @@ mod tests {
                     ] {
                         let bytes = &text.as_bytes()[..length];
                         assert_eq!(
-                            end(bytes, 0),
-                            end_by_bytes(bytes, 0),
+                            find_end(bytes, 0),
+                            find_end_bytewise(bytes, 0),
                             "{text} cut to {length}"
                         );
                     }
@@ -237,12 +240,12 @@ mod tests {
             start in 0_usize..4,
         ) {
             let text = pieces.concat() + "    \"";
-            prop_assert_eq!(end(text.as_bytes(), start), end_by_bytes(text.as_bytes(), start));
+            prop_assert_eq!(find_end(text.as_bytes(), start), find_end_bytewise(text.as_bytes(), start));
         }
 
         #[test]
         fn any_bytes_end_as_they_do_byte_by_byte(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(end(&bytes, 0), end_by_bytes(&bytes, 0));
+            prop_assert_eq!(find_end(&bytes, 0), find_end_bytewise(&bytes, 0));
         }
     }
 }

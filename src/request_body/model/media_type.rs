@@ -1,10 +1,9 @@
-//! What the request's headers say about its body: one media type.
+//! Reads the Content-Type of a request.
 
-use crate::request_body::model::multipart::{Boundary, MultipartFault};
+use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::parameters::{self, Parameter};
 
-/// Whether the one Content-Type says that the body is JSON: `application/json`, with no parameter but one
-/// `charset=utf-8`.
+/// Whether the Content-Type is `application/json`, with no parameter except one `charset=utf-8`.
 pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
     let Some(value) = content_type else {
         return false;
@@ -20,18 +19,18 @@ pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
 
 /// Why a Content-Type is not that of a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FormTypeFault {
-    /// It is missing, sent twice, a list, another type, or has a parameter that parsers read differently.
+pub(crate) enum FormTypeError {
+    /// The Content-Type is missing, repeated, a list or another type, or has a parameter that parsers read differently.
     NotAForm,
-    Boundary(MultipartFault),
+    Boundary(MultipartError),
 }
 
-/// The boundary of a form: `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
-pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, FormTypeFault> {
-    let value = content_type.ok_or(FormTypeFault::NotAForm)?;
+/// The boundary of a form. The type must be `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
+pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, FormTypeError> {
+    let value = content_type.ok_or(FormTypeError::NotAForm)?;
     let (kind, rest) = parameters::split_first(value);
     if !kind.eq_ignore_ascii_case(b"multipart/form-data") {
-        return Err(FormTypeFault::NotAForm);
+        return Err(FormTypeError::NotAForm);
     }
     let mut boundaries = Vec::new();
     let mut charsets = 0;
@@ -39,20 +38,20 @@ pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, For
         match parameter {
             Ok(parameter) if parameter.is("boundary") => boundaries.push(parameter.value),
             Ok(parameter) if parameter.extends("boundary") => {
-                return Err(FormTypeFault::Boundary(MultipartFault::SeveralBoundaries));
+                return Err(FormTypeError::Boundary(MultipartError::SeveralBoundaries));
             }
             Ok(parameter) if is_utf8(&parameter) && charsets == 0 => charsets += 1,
-            Ok(_) => return Err(FormTypeFault::NotAForm),
-            Err(malformed) if malformed.0.starts_with(b",") => return Err(FormTypeFault::NotAForm),
-            Err(_) => return Err(FormTypeFault::Boundary(MultipartFault::Parameters)),
+            Ok(_) => return Err(FormTypeError::NotAForm),
+            Err(malformed) if malformed.0.starts_with(b",") => return Err(FormTypeError::NotAForm),
+            Err(_) => return Err(FormTypeError::Boundary(MultipartError::Parameters)),
         }
     }
     let boundary = match boundaries.as_slice() {
-        [] => Err(MultipartFault::NoBoundary),
+        [] => Err(MultipartError::NoBoundary),
         [boundary] => Boundary::new(boundary),
-        _ => Err(MultipartFault::SeveralBoundaries),
+        _ => Err(MultipartError::SeveralBoundaries),
     };
-    boundary.map_err(FormTypeFault::Boundary)
+    boundary.map_err(FormTypeError::Boundary)
 }
 
 fn is_utf8(parameter: &Parameter<'_>) -> bool {

@@ -1,8 +1,8 @@
-//! One strict pass over a multipart/form-data body, to the one part named `model`.
+//! Reads the part named `model` of a multipart/form-data body in one strict pass.
 //!
-//! RFC 7578 as clients write it, and nothing that parsers are known to read differently: no preamble, no epilogue, no
-//! padding behind a boundary, CRLF and only CRLF around boundaries and headers, no folded header. In content anything
-//! may stand but a line that begins with the boundary and is not exactly one.
+//! It accepts RFC 7578 as clients write it, and refuses everything that parsers are known to read differently: a
+//! preamble, an epilogue, padding after a boundary, line ends other than CRLF around boundaries and headers, and folded
+//! headers. Content may be anything except a line that begins with the boundary but is not exactly a boundary.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,45 +19,45 @@ use crate::request_body::model::query;
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Most parts in one form.
 const MAX_PARTS: usize = 64;
-/// Longest boundary, in characters (RFC 2046 5.1.1).
+/// Longest boundary, in bytes (RFC 2046 5.1.1).
 const MAX_BOUNDARY_BYTES: usize = 70;
 
-/// Why a body is not one readable form.
+/// Why a body is not a valid form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MultipartFault {
-    /// The Content-Type names no boundary.
+pub enum MultipartError {
+    /// The Content-Type has no boundary.
     NoBoundary,
-    /// The Content-Type names two, or one in an extended form (`boundary*`).
+    /// The Content-Type has two boundaries, or one in an extended form (`boundary*`).
     SeveralBoundaries,
-    /// The boundary is not 1 to 70 of the characters that all parsers take.
+    /// The boundary is not 1 to 70 of the characters that all parsers accept.
     Boundary,
     /// The Content-Type's parameters are not `; name=value`.
     Parameters,
     /// The body does not begin with the boundary.
     Preamble,
-    /// A line begins with the boundary and is not exactly the boundary between CRLFs.
+    /// A line begins with the boundary but is not exactly the boundary between CRLFs.
     Delimiter,
-    /// The last boundary is missing.
+    /// The final boundary is missing.
     NoEnd,
-    /// More than one CRLF behind the last boundary.
+    /// More than one CRLF follows the final boundary.
     Epilogue,
     /// A part's headers have no end, or are over 8 KiB.
     HeadersTooLong,
-    /// A part's header line is not `name: value`, or is folded, or does not end with CRLF.
+    /// A part's header line is not `name: value`, is folded, or does not end with CRLF.
     Header,
     /// A part's Content-Disposition is missing, or is not `form-data; name="…"`.
     NoName,
     /// A part's Content-Length is not the length of its content.
     Length,
-    /// A part that is typed as a form or message of its own.
+    /// A part's type is a form or a message itself.
     Nested,
-    /// More than 64 parts.
+    /// The form has more than 64 parts.
     TooManyParts,
     /// The model's name is not UTF-8.
     ModelNotUtf8,
 }
 
-impl fmt::Display for MultipartFault {
+impl fmt::Display for MultipartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoBoundary => {
@@ -99,59 +99,59 @@ impl fmt::Display for MultipartFault {
     }
 }
 
-/// What separates a form's parts.
+/// The boundary between the parts of a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boundary {
-    /// A line feed, two dashes, and the boundary: that begins a line is part of what makes a delimiter.
+    /// A line feed, two dashes and the boundary. The line feed is included because a delimiter begins a line.
     line: Box<[u8]>,
 }
 
 impl Boundary {
-    /// Takes what all parsers agree on. A space, which RFC 2046 allows inside, is among what some trim.
-    pub(crate) fn new(boundary: &[u8]) -> Result<Self, MultipartFault> {
+    /// Accepts the characters that all parsers accept. RFC 2046 also allows spaces, but some parsers trim them.
+    pub(crate) fn new(boundary: &[u8]) -> Result<Self, MultipartError> {
         let usable = |&byte: &u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
         if !(1..=MAX_BOUNDARY_BYTES).contains(&boundary.len()) || !boundary.iter().all(usable) {
-            return Err(MultipartFault::Boundary);
+            return Err(MultipartError::Boundary);
         }
         let line = [b"\n--", boundary].concat().into_boxed_slice();
         Ok(Self { line })
     }
 }
 
-/// What the form says about its model.
+/// Reads what the form says about its model.
 pub(crate) fn read<'b>(
     boundary: &Boundary,
     body: &'b [u8],
-    siblings: ExtraModelFields,
-) -> Result<Findings<'b>, MultipartFault> {
+    extra_fields: ExtraModelFields,
+) -> Result<Findings<'b>, MultipartError> {
     let mut findings = Findings::default();
-    let mut parts = Parts::begin(boundary, body)?;
+    let mut parts = Parts::new(boundary, body)?;
     while let Some(part) = parts.next()? {
-        part.judge(siblings, &mut findings)?;
+        part.read_into(extra_fields, &mut findings)?;
     }
     Ok(findings)
 }
 
-/// The parts of a body, one after the other.
+/// Iterates over the parts of a body.
 struct Parts<'b, 'f> {
     delimiter: memmem::Finder<'f>,
     delimiter_length: usize,
     body: &'b [u8],
-    /// Where the bytes behind the last delimiter begin.
+    /// The position after the last delimiter.
     at: usize,
     read: usize,
 }
 
 impl<'b, 'f> Parts<'b, 'f> {
-    fn begin(boundary: &'f Boundary, body: &'b [u8]) -> Result<Self, MultipartFault> {
+    fn new(boundary: &'f Boundary, body: &'b [u8]) -> Result<Self, MultipartError> {
         let dashed = &boundary.line[1..];
         if !body.starts_with(dashed) {
-            return Err(MultipartFault::Preamble);
+            return Err(MultipartError::Preamble);
         }
-        // Werkzeug ends lines with a lone CR too.
+        // Werkzeug accepts a lone CR as a line end.
         let after_cr = [b"\r", dashed].concat();
         if memmem::find(body, &after_cr).is_some() {
-            return Err(MultipartFault::Delimiter);
+            return Err(MultipartError::Delimiter);
         }
         Ok(Self {
             delimiter: memmem::Finder::new(&boundary.line),
@@ -162,52 +162,53 @@ impl<'b, 'f> Parts<'b, 'f> {
         })
     }
 
-    fn next(&mut self) -> Result<Option<FormPart<'b>>, MultipartFault> {
+    fn next(&mut self) -> Result<Option<FormPart<'b>>, MultipartError> {
         let behind = &self.body[self.at..];
         if let Some(epilogue) = behind.strip_prefix(b"--") {
             let nothing = epilogue.is_empty() || epilogue == b"\r\n";
             return if nothing {
                 Ok(None)
             } else {
-                Err(MultipartFault::Epilogue)
+                Err(MultipartError::Epilogue)
             };
         }
         if !behind.starts_with(b"\r\n") {
             let cut_off = behind.is_empty() || behind == b"-" || behind == b"\r";
             return Err(if cut_off {
-                MultipartFault::NoEnd
+                MultipartError::NoEnd
             } else {
-                MultipartFault::Delimiter
+                MultipartError::Delimiter
             });
         }
         if self.read == MAX_PARTS {
-            return Err(MultipartFault::TooManyParts);
+            return Err(MultipartError::TooManyParts);
         }
         self.read += 1;
         let (headers, content_at) = self.headers(self.at + 2)?;
-        // Its own line feed may be the one that ends the headers: to Go that is an empty part, to others content.
+        // The search includes the line feed that ends the headers. If that begins a delimiter, Go reads an empty part,
+        // and other parsers read the delimiter as content; so it is an error.
         let delimiter_at = self
             .delimiter
             .find(&self.body[content_at - 1..])
             .map(|found| content_at - 1 + found)
-            .ok_or(MultipartFault::NoEnd)?;
+            .ok_or(MultipartError::NoEnd)?;
         let content = delimiter_at
             .checked_sub(1)
             .and_then(|end| self.body.get(content_at..end))
             .filter(|_| self.body[delimiter_at - 1] == b'\r')
-            .ok_or(MultipartFault::Delimiter)?;
+            .ok_or(MultipartError::Delimiter)?;
         self.at = delimiter_at + self.delimiter_length;
         Ok(Some(FormPart { headers, content }))
     }
 
-    /// The header block that begins at `start`, without its empty line, and where the content begins.
-    fn headers(&self, start: usize) -> Result<(&'b [u8], usize), MultipartFault> {
+    /// The header block that begins at `start`, without the empty line after it, and the position of the content.
+    fn headers(&self, start: usize) -> Result<(&'b [u8], usize), MultipartError> {
         let rest = &self.body[start..];
         if rest.starts_with(b"\r\n") {
-            return Err(MultipartFault::NoName);
+            return Err(MultipartError::NoName);
         }
         let longest = &rest[..rest.len().min(MAX_HEADER_BYTES)];
-        let end = memmem::find(longest, b"\r\n\r\n").ok_or(MultipartFault::HeadersTooLong)?;
+        let end = memmem::find(longest, b"\r\n\r\n").ok_or(MultipartError::HeadersTooLong)?;
         Ok((&rest[..end], start + end + 4))
     }
 }
@@ -217,7 +218,7 @@ struct FormPart<'b> {
     content: &'b [u8],
 }
 
-/// The headers of a part that matter here, each as often as it was sent.
+/// The headers of a part that matter here, with repetitions.
 #[derive(Default)]
 struct Headers<'b> {
     dispositions: Vec<&'b [u8]>,
@@ -226,46 +227,46 @@ struct Headers<'b> {
 }
 
 impl<'b> FormPart<'b> {
-    fn judge(
+    fn read_into(
         &self,
-        siblings: ExtraModelFields,
+        extra_fields: ExtraModelFields,
         findings: &mut Findings<'b>,
-    ) -> Result<(), MultipartFault> {
+    ) -> Result<(), MultipartError> {
         let headers = self.headers()?;
         if headers.encoded {
-            findings.ambiguous(Ambiguity::Encoded);
+            findings.add_ambiguity(Ambiguity::Encoded);
         }
         let [first, others @ ..] = headers.dispositions.as_slice() else {
-            return Err(MultipartFault::NoName);
+            return Err(MultipartError::NoName);
         };
         if !others.is_empty() {
-            findings.ambiguous(Ambiguity::SeveralDispositions);
+            findings.add_ambiguity(Ambiguity::SeveralDispositions);
         }
         let disposition = Disposition::read(first)?;
         if disposition.several_names {
-            findings.ambiguous(Ambiguity::SeveralNames);
+            findings.add_ambiguity(Ambiguity::SeveralNames);
         }
-        match naming(disposition.name, siblings) {
+        match classify_name(disposition.name, extra_fields) {
             FieldClass::Other => {}
-            FieldClass::Refused(ambiguity) => findings.ambiguous(ambiguity),
+            FieldClass::Refused(ambiguity) => findings.add_ambiguity(ambiguity),
             FieldClass::Model => {
                 if disposition.has_filename {
-                    findings.ambiguous(Ambiguity::File);
+                    findings.add_ambiguity(Ambiguity::File);
                 } else if !disposition.is_name_alone {
-                    findings.ambiguous(Ambiguity::NotNameAlone);
+                    findings.add_ambiguity(Ambiguity::NotNameAlone);
                 }
                 if !is_plain_text(&headers.content_types, self.content) {
-                    findings.ambiguous(Ambiguity::NotPlainText);
+                    findings.add_ambiguity(Ambiguity::NotPlainText);
                 }
                 let name = simdutf8::basic::from_utf8(self.content)
-                    .map_err(|_| MultipartFault::ModelNotUtf8)?;
-                findings.model(Model::Named(Cow::Borrowed(name)));
+                    .map_err(|_| MultipartError::ModelNotUtf8)?;
+                findings.add_model(Model::Named(Cow::Borrowed(name)));
             }
         }
         Ok(())
     }
 
-    fn headers(&self) -> Result<Headers<'b>, MultipartFault> {
+    fn headers(&self) -> Result<Headers<'b>, MultipartError> {
         let mut headers = Headers::default();
         let mut rest = self.headers;
         while !rest.is_empty() {
@@ -276,8 +277,8 @@ impl<'b> FormPart<'b> {
             if is("content-disposition") {
                 headers.dispositions.push(value);
             } else if is("content-type") {
-                if holds_parts(value) {
-                    return Err(MultipartFault::Nested);
+                if is_composite_type(value) {
+                    return Err(MultipartError::Nested);
                 }
                 headers.content_types.push(value);
             } else if is("content-transfer-encoding") {
@@ -286,17 +287,17 @@ impl<'b> FormPart<'b> {
             } else if is("content-encoding") {
                 headers.encoded |= !value.eq_ignore_ascii_case(b"identity");
             } else if is("content-length") && value != self.content.len().to_string().as_bytes() {
-                // aiohttp reads by this length, over boundaries where it is too long.
-                return Err(MultipartFault::Length);
+                // aiohttp reads content by this length, across boundaries if it is too long.
+                return Err(MultipartError::Length);
             }
         }
         Ok(headers)
     }
 }
 
-/// Splits one header line. A name that begins like a delimiter is none: some parsers look for those here too.
-fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartFault> {
-    let colon = memchr::memchr(b':', line).ok_or(MultipartFault::Header)?;
+/// Splits one header line. The name must not begin like a delimiter: some parsers look for delimiters here too.
+fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
+    let colon = memchr::memchr(b':', line).ok_or(MultipartError::Header)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     let sound_name = !name.is_empty()
         && name.iter().copied().all(parameters::is_token_byte)
@@ -304,12 +305,12 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartFault> {
     let sound_value = value
         .iter()
         .all(|&byte| byte == b'\t' || !byte.is_ascii_control())
-        // Werkzeug finds no field at all in a form with one such header.
+        // Werkzeug finds no field in a form that has such a header.
         && simdutf8::basic::from_utf8(value).is_ok();
     if sound_name && sound_value {
         Ok((name, value.trim_ascii()))
     } else {
-        Err(MultipartFault::Header)
+        Err(MultipartError::Header)
     }
 }
 
@@ -317,46 +318,46 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), MultipartFault> {
 struct Disposition<'b> {
     name: &'b [u8],
     several_names: bool,
-    /// Whether it is `form-data;` and the name, nothing more. Beside anything else multer, cpp-httplib and others find no
-    /// name, each beside another thing, and their servers then have a default for the model.
+    /// Whether it is exactly `form-data;` and the name. Next to other parameters, multer, cpp-httplib and other parsers
+    /// find no name, each in other cases, and their servers then use a default model.
     is_name_alone: bool,
     has_filename: bool,
 }
 
 impl<'b> Disposition<'b> {
-    fn read(value: &'b [u8]) -> Result<Self, MultipartFault> {
+    fn read(value: &'b [u8]) -> Result<Self, MultipartError> {
         let (kind, rest) = parameters::split_first(value);
         if !kind.eq_ignore_ascii_case(b"form-data") {
-            return Err(MultipartFault::NoName);
+            return Err(MultipartError::NoName);
         }
         let all = parameters::parameters(rest)
             .collect::<Result<Vec<Parameter<'b>>, _>>()
-            .map_err(|_| MultipartFault::NoName)?;
+            .map_err(|_| MultipartError::NoName)?;
         let extended = all.iter().any(|parameter| parameter.extends("name"));
         let named = all.iter().find(|parameter| parameter.is("name"));
         let name = match named {
             Some(parameter) => parameter.value,
             None if extended => &[],
-            None => return Err(MultipartFault::NoName),
+            None => return Err(MultipartError::NoName),
         };
         if name.is_empty() && !extended {
-            return Err(MultipartFault::NoName);
+            return Err(MultipartError::NoName);
         }
         Ok(Self {
             name,
-            // In another case, `Name=`, it is a name to some parsers and none to others.
+            // Some parsers read `Name=` as a name, others do not.
             several_names: extended
                 || named.is_some_and(|parameter| parameter.name != b"name")
-                || seen_by_any_parser("name", value) != 1,
+                || count_leniently("name", value) != 1,
             is_name_alone: all.len() == 1 && value[kind.len()..].starts_with(b";"),
-            has_filename: seen_by_any_parser("filename", value) > 0,
+            has_filename: count_leniently("filename", value) > 0,
         })
     }
 }
 
-/// How many parameters of that name a parser may find: some split at `;` or search without minding quotes, so one
-/// inside another parameter's quotes counts as well.
-fn seen_by_any_parser(parameter: &str, value: &[u8]) -> usize {
+/// How many parameters of that name a lenient parser could find. Some parsers split at `;` or search without regard to
+/// quotes, so parameters inside quotes count as well.
+fn count_leniently(parameter: &str, value: &[u8]) -> usize {
     let begins_word = |at: usize| at == 0 || !value[at - 1].is_ascii_alphanumeric();
     let is_assigned = |behind: usize| {
         let behind = value[behind..].trim_ascii_start();
@@ -370,9 +371,10 @@ fn seen_by_any_parser(parameter: &str, value: &[u8]) -> usize {
         .count()
 }
 
-/// Judges a part's name as it stands in its header. What any parser could make `model` of, by unescaping, trimming,
-/// dropping quotes or cutting at a bracket or a semicolon, is refused; so is an encoded word, which Java's parsers decode.
-fn naming(raw: &[u8], siblings: ExtraModelFields) -> FieldClass {
+/// Classifies a part's name as it is written in the header. A name that any parser could turn into `model`, by
+/// unescaping, trimming, dropping quotes or cutting at a bracket or semicolon, is refused. So are encoded words, which
+/// Java's parsers decode.
+fn classify_name(raw: &[u8], extra_fields: ExtraModelFields) -> FieldClass {
     if raw == MODEL.as_bytes() {
         return FieldClass::Model;
     }
@@ -386,22 +388,22 @@ fn naming(raw: &[u8], siblings: ExtraModelFields) -> FieldClass {
             letters.push(char::from(byte));
         }
     }
-    match FieldClass::of(&letters, siblings) {
+    match FieldClass::of(&letters, extra_fields) {
         FieldClass::Model => like_model,
-        judged => judged,
+        class => class,
     }
 }
 
-/// Whether some parsers would look for further fields inside a part of this type.
-fn holds_parts(content_type: &[u8]) -> bool {
+/// Whether some parsers look for more fields inside a part of this type (RFC 2046 calls these types composite).
+fn is_composite_type(content_type: &[u8]) -> bool {
     [&b"multipart/"[..], b"message/"].iter().any(|family| {
         let begins = content_type.get(..family.len());
         begins.is_some_and(|begins| begins.eq_ignore_ascii_case(family))
     })
 }
 
-/// Whether every parser reads the content as the same text. A type other than text makes some take it for a file, and
-/// aiohttp knows text by its lower-case letters.
+/// Whether every parser reads the content as the same text. Some parsers read a type other than text as a file, and
+/// aiohttp recognizes text only in lower case.
 fn is_plain_text(content_types: &[&[u8]], content: &[u8]) -> bool {
     let value = match content_types {
         [] => return true,
@@ -422,17 +424,18 @@ fn is_plain_text(content_types: &[&[u8]], content: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request_body::model::name::NoModel;
+    use crate::request_body::model::name::ModelError;
     use proptest::prelude::*;
 
-    type Verdict = Result<Result<String, NoModel>, MultipartFault>;
+    type Verdict = Result<Result<String, ModelError>, MultipartError>;
 
-    fn read_with(boundary: &str, body: &[u8], siblings: ExtraModelFields) -> Verdict {
+    fn read_with(boundary: &str, body: &[u8], extra_fields: ExtraModelFields) -> Verdict {
         let boundary = Boundary::new(boundary.as_bytes()).unwrap();
-        read(&boundary, body, siblings).map(|findings| findings.conclude().map(Cow::into_owned))
+        read(&boundary, body, extra_fields)
+            .map(|findings| findings.into_model().map(Cow::into_owned))
     }
 
-    /// A body that is complete as it stands; its boundary is `BX`.
+    /// The result for a complete body with the boundary `BX`.
     fn model(body: impl AsRef<[u8]>) -> Verdict {
         read_with("BX", body.as_ref(), ExtraModelFields::Refused)
     }
@@ -454,7 +457,7 @@ mod tests {
         b"RIFF\n--\r\n\r\n--B\r\n \0\xff",
     );
 
-    /// A form of the usual model, and beside it a part with this Content-Disposition.
+    /// The result for a form with the usual model, and another part with this Content-Disposition.
     fn beside(disposition: &str) -> Verdict {
         model(form(&[
             MODEL_PART,
@@ -474,10 +477,10 @@ mod tests {
     }
 
     fn ambiguous(ambiguity: Ambiguity) -> Verdict {
-        Ok(Err(NoModel::Ambiguous(ambiguity)))
+        Ok(Err(ModelError::Ambiguous(ambiguity)))
     }
 
-    /// The forms that clients were seen to send, byte for byte but for their file's content.
+    /// Forms that real clients sent, byte for byte except for the content of their files.
     const CLIENTS: [(&str, &str, &[u8]); 10] = [
         (
             "httpx 0.28",
@@ -567,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_behind_twenty_five_megabytes_is_read_like_one_before() {
+    fn a_model_after_twenty_five_megabytes_is_read_like_one_before() {
         let large: Vec<u8> = (0_u32..25 << 20)
             .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0])
             .collect();
@@ -581,11 +584,11 @@ mod tests {
 
     #[test]
     fn a_form_without_a_filled_model_is_missing_one() {
-        assert_eq!(model("--BX--"), Ok(Err(NoModel::Missing)));
-        assert_eq!(model(form(&[FILE_PART])), Ok(Err(NoModel::Missing)));
+        assert_eq!(model("--BX--"), Ok(Err(ModelError::Missing)));
+        assert_eq!(model(form(&[FILE_PART])), Ok(Err(ModelError::Missing)));
         assert_eq!(
             model(form(&[(MODEL_PART.0, b"")])),
-            Ok(Err(NoModel::Missing))
+            Ok(Err(ModelError::Missing))
         );
     }
 
@@ -609,7 +612,7 @@ mod tests {
         }
         assert_eq!(
             model(form(&[(MODEL_PART.0, b"\xff")])),
-            Err(MultipartFault::ModelNotUtf8)
+            Err(MultipartError::ModelNotUtf8)
         );
     }
 
@@ -729,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_are_ambiguous_for_restricted_keys_only() {
+    fn extra_fields_are_ambiguous_for_restricted_keys_only() {
         for name in [
             "models",
             "Models",
@@ -748,7 +751,7 @@ mod tests {
             assert!(
                 matches!(
                     model(&body),
-                    Ok(Err(NoModel::Ambiguous(Ambiguity::Sibling(_))))
+                    Ok(Err(ModelError::Ambiguous(Ambiguity::ExtraField(_))))
                 ),
                 "{name}"
             );
@@ -771,7 +774,7 @@ mod tests {
             "form-data; name*0*=UTF-8''mo; name*1=del",
             "form-data; name=\"x\"; name*=UTF-8''model",
             "form-data; name*=UTF-8''x",
-            // What a parser finds that splits or searches without minding quotes:
+            // A name that parsers find if they split or search without regard to quotes:
             "form-data; name=\"x; name=model; \"",
             "form-data; filename=\"; name=model; \"; name=\"x\"",
             "form-data; filename=\"\\\"; name=model; y=\"; name=\"x\"",
@@ -789,7 +792,7 @@ mod tests {
 
     #[test]
     fn the_models_name_is_written_as_every_parser_finds_it() {
-        // multer knows lower case only.
+        // multer accepts only lower case.
         for disposition in ["form-data; Name=\"model\"", "form-data; nAME=model"] {
             assert_eq!(
                 alone(disposition),
@@ -798,7 +801,7 @@ mod tests {
             );
         }
         for disposition in [
-            // multer gives up at the first word that begins like a name, cpp-httplib at any other parameter.
+            // multer stops at the first word that begins like a name, cpp-httplib at any other parameter.
             "form-data; name-of=\"x\"; name=\"model\"",
             "form-data; nameless=1; name=\"model\"",
             "form-data; x=\"my name\"; name=\"model\"",
@@ -860,15 +863,15 @@ mod tests {
         ] {
             assert_eq!(
                 beside(disposition),
-                Err(MultipartFault::NoName),
+                Err(MultipartError::NoName),
                 "{disposition}"
             );
         }
         let no_headers = b"--BX\r\n\r\ngood\r\n--BX--";
-        assert_eq!(model(no_headers), Err(MultipartFault::NoName));
+        assert_eq!(model(no_headers), Err(MultipartError::NoName));
         assert_eq!(
             model(form(&[("Content-Type: text/plain", b"good")])),
-            Err(MultipartFault::NoName)
+            Err(MultipartError::NoName)
         );
     }
 
@@ -969,7 +972,7 @@ mod tests {
                 format!("Content-Disposition: form-data; name=\"x\"\r\nContent-Type: {value}");
             assert_eq!(
                 model(form(&[MODEL_PART, (&headers, b"")])),
-                Err(MultipartFault::Nested),
+                Err(MultipartError::Nested),
                 "{value}"
             );
         }
@@ -990,7 +993,7 @@ mod tests {
             let expected = if taken {
                 named("good")
             } else {
-                Err(MultipartFault::Length)
+                Err(MultipartError::Length)
             };
             assert_eq!(model(form(&[(&headers, b"good")])), expected, "{value:?}");
         }
@@ -1000,15 +1003,15 @@ mod tests {
     fn anything_before_the_first_boundary_is_refused() {
         for before in ["\r\n", "\n", " ", "preamble\r\n", "-", "\0", "\u{feff}"] {
             let body = [before.as_bytes(), &form(&[MODEL_PART])].concat();
-            assert_eq!(model(&body), Err(MultipartFault::Preamble), "{before:?}");
+            assert_eq!(model(&body), Err(MultipartError::Preamble), "{before:?}");
         }
         for body in ["", "-", "--", "--B", "model=good", "{\"model\":\"good\"}"] {
-            assert_eq!(model(body), Err(MultipartFault::Preamble), "{body:?}");
+            assert_eq!(model(body), Err(MultipartError::Preamble), "{body:?}");
         }
     }
 
     #[test]
-    fn anything_behind_the_last_boundary_but_one_crlf_is_refused() {
+    fn anything_after_the_last_boundary_but_one_crlf_is_refused() {
         let body = form(&[MODEL_PART]);
         let end = body.len() - 2;
         assert_eq!(model(&body[..end]), named("good"));
@@ -1025,10 +1028,10 @@ mod tests {
             "\0",
         ] {
             let body = [&body[..end], behind.as_bytes()].concat();
-            assert_eq!(model(&body), Err(MultipartFault::Epilogue), "{behind:?}");
+            assert_eq!(model(&body), Err(MultipartError::Epilogue), "{behind:?}");
         }
         let second_form = [body, form(&[(MODEL_PART.0, b"bad")])].concat();
-        assert_eq!(model(second_form), Err(MultipartFault::Epilogue));
+        assert_eq!(model(second_form), Err(MultipartError::Epilogue));
     }
 
     #[test]
@@ -1039,8 +1042,8 @@ mod tests {
             assert_eq!(verdict.is_err(), cut > 2, "{cut}");
         }
         let open = "--BX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngood";
-        assert_eq!(model(open), Err(MultipartFault::NoEnd));
-        assert_eq!(model(format!("{open}\r\n--BX")), Err(MultipartFault::NoEnd));
+        assert_eq!(model(open), Err(MultipartError::NoEnd));
+        assert_eq!(model(format!("{open}\r\n--BX")), Err(MultipartError::NoEnd));
     }
 
     #[test]
@@ -1065,12 +1068,12 @@ mod tests {
         ] {
             let line = format!("{before}--BX{behind}");
             let content = format!("--BX\r\n{part}good{line}{part}bad\r\n--BX--\r\n");
-            assert_eq!(model(&content), Err(MultipartFault::Delimiter), "{line:?}");
+            assert_eq!(model(&content), Err(MultipartError::Delimiter), "{line:?}");
             let at_the_start = format!("--BX{behind}{part}good\r\n--BX--\r\n");
             if !matches!(behind, "\r\n" | "--\r\n") {
                 assert_eq!(
                     model(&at_the_start),
-                    Err(MultipartFault::Delimiter),
+                    Err(MultipartError::Delimiter),
                     "{behind:?}"
                 );
             }
@@ -1080,7 +1083,7 @@ mod tests {
     #[test]
     fn an_empty_part_needs_the_crlf_of_its_boundary() {
         let part = format!("--BX\r\n{}\r\n\r\n--BX--\r\n", MODEL_PART.0);
-        assert_eq!(model(part), Err(MultipartFault::Delimiter));
+        assert_eq!(model(part), Err(MultipartError::Delimiter));
     }
 
     #[test]
@@ -1134,7 +1137,7 @@ mod tests {
             "X: y\r\n--BX: z",
         ] {
             let verdict = model(form(&[MODEL_PART, (headers, b"bad")]));
-            assert_eq!(verdict, Err(MultipartFault::Header), "{headers:?}");
+            assert_eq!(verdict, Err(MultipartError::Header), "{headers:?}");
         }
         let bare = "--BX\r\nContent-Disposition: form-data; name=\"model\"\n\ngood\r\n--BX--";
         assert!(model(bare).is_err());
@@ -1151,7 +1154,7 @@ mod tests {
         ] {
             let whole = form(&[MODEL_PART]);
             let body = [b"--BX\r\n", header, b"\r\n\r\nx\r\n", &whole[..]].concat();
-            assert_eq!(model(&body), Err(MultipartFault::Header));
+            assert_eq!(model(&body), Err(MultipartError::Header));
         }
     }
 
@@ -1160,7 +1163,7 @@ mod tests {
         let fixed = MODEL_PART.0.len() + "\r\nX: ".len() + "\r\n\r\n".len();
         for (length, expected) in [
             (MAX_HEADER_BYTES, named("good")),
-            (MAX_HEADER_BYTES + 1, Err(MultipartFault::HeadersTooLong)),
+            (MAX_HEADER_BYTES + 1, Err(MultipartError::HeadersTooLong)),
         ] {
             let headers = format!("{}\r\nX: {}", MODEL_PART.0, "y".repeat(length - fixed));
             assert_eq!(model(form(&[(&headers, b"good")])), expected, "{length}");
@@ -1172,13 +1175,13 @@ mod tests {
         let other = ("Content-Disposition: form-data; name=\"x\"", &b""[..]);
         let parts = |count: usize| [vec![other; count - 1], vec![MODEL_PART]].concat();
         assert_eq!(model(form(&parts(64))), named("good"));
-        assert_eq!(model(form(&parts(65))), Err(MultipartFault::TooManyParts));
+        assert_eq!(model(form(&parts(65))), Err(MultipartError::TooManyParts));
     }
 
     #[test]
-    fn an_unreadable_form_is_told_before_an_ambiguous_model() {
+    fn an_invalid_form_is_reported_before_an_ambiguous_model() {
         let body = form(&[MODEL_PART, MODEL_PART]);
-        assert_eq!(model(&body[..body.len() - 4]), Err(MultipartFault::NoEnd));
+        assert_eq!(model(&body[..body.len() - 4]), Err(MultipartError::NoEnd));
     }
 
     #[test]
@@ -1215,7 +1218,7 @@ mod tests {
         ] {
             assert_eq!(
                 Boundary::new(bad.as_bytes()),
-                Err(MultipartFault::Boundary),
+                Err(MultipartError::Boundary),
                 "{bad:?}"
             );
         }

@@ -1,49 +1,49 @@
-//! Which names stand for the model, which only seem to, and what a body said about its model in the end.
+//! Classifies field names as the model, similar to it, or other, and collects what a body says about its model.
 //!
-//! Parsers differ in what they take for `model`: Go folds case, PHP cuts at a bracket, some forms are unescaped and
-//! some are not. So there is one way to write the name, and whatever any of them might take for it is refused.
+//! Parsers differ in which names they accept as `model`: Go folds case, PHP cuts at a bracket, and some form parsers
+//! unescape names. So only the exact name is accepted, and any name that a parser could take for it is refused.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// The one name.
+/// The name of the model's field.
 pub(crate) const MODEL: &str = "model";
-/// Names beside which some upstreams let a request name further models.
-const SIBLINGS: [&str; 3] = ["models", "fallbacks", "lora_path"];
-/// No longer name folds to any of the above, in bytes: `fallbacks` with a Kelvin sign and a long s has twelve.
-pub(crate) const LONGEST: usize = 12;
+/// Fields in which some upstreams accept further models.
+const EXTRA_MODEL_FIELDS: [&str; 3] = ["models", "fallbacks", "lora_path"];
+/// The longest name that folds to one of these names, in bytes: `fallbacks` with a Kelvin sign and a long s has 12.
+pub(crate) const MAX_NAME_LENGTH: usize = 12;
 
-/// Whether `models`, `fallbacks` and `lora_path` may stand beside `model`.
+/// Whether `models`, `fallbacks` and `lora_path` are allowed next to `model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtraModelFields {
     /// For a key that may use every model.
     Allowed,
-    /// For a key restricted to some models.
+    /// For a key that is restricted to some models.
     Refused,
 }
 
-/// Why gateway and upstream could read different models out of one request.
+/// Why the gateway and the upstream could read different models from one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ambiguity {
-    /// Two fields named `model`.
+    /// Two fields are named `model`.
     Twice,
-    /// A field whose name some parsers take for `model`, and others do not.
+    /// Some parsers read the field's name as `model`, others do not.
     LikeModel,
-    /// One of the fields that name further models.
-    Sibling(&'static str),
+    /// A field that names further models.
+    ExtraField(&'static str),
     /// The query names a model.
     Query,
     /// The form's `model` is a file.
     File,
-    /// A form part with two names, or with a name in parts or in an encoding (`name*`).
+    /// A form part has two names, or a continued or encoded name (`name*`).
     SeveralNames,
-    /// The form's `model` has a Content-Disposition that says more than its name.
+    /// The Content-Disposition of the form's `model` has more than its name.
     NotNameAlone,
-    /// A form part with two Content-Disposition lines.
+    /// A form part has two Content-Disposition lines.
     SeveralDispositions,
-    /// A form part that has to be decoded before it is read.
+    /// A form part must be decoded before it can be read.
     Encoded,
-    /// The form's `model` is typed as something other than plain text in UTF-8.
+    /// The form's `model` has a type other than plain text in UTF-8.
     NotPlainText,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Ambiguity {
                 "The request has a field whose name differs from `model` only in case, escaping or padding. \
                  Send the field `model` alone, spelled exactly so.",
             ),
-            Self::Sibling(field) => write!(
+            Self::ExtraField(field) => write!(
                 f,
                 "This API key is restricted to some models, so the field `{field}` is not taken. \
                  Remove it and name one model in the field `model`.",
@@ -89,7 +89,7 @@ impl fmt::Display for Ambiguity {
     }
 }
 
-/// What a name stands for.
+/// The class of a field name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldClass {
     Model,
@@ -98,31 +98,31 @@ pub(crate) enum FieldClass {
 }
 
 impl FieldClass {
-    /// Judges the decoded name of a field.
-    pub(crate) fn of(name: &str, siblings: ExtraModelFields) -> Self {
+    /// Classifies the decoded name of a field.
+    pub(crate) fn of(name: &str, extra_fields: ExtraModelFields) -> Self {
         if name == MODEL {
             return Self::Model;
         }
-        if !(MODEL.len()..=LONGEST).contains(&name.len()) {
+        if !(MODEL.len()..=MAX_NAME_LENGTH).contains(&name.len()) {
             return Self::Other;
         }
         if folds_to(name, MODEL) {
             return Self::Refused(Ambiguity::LikeModel);
         }
-        match siblings {
+        match extra_fields {
             ExtraModelFields::Allowed => Self::Other,
-            ExtraModelFields::Refused => SIBLINGS
+            ExtraModelFields::Refused => EXTRA_MODEL_FIELDS
                 .into_iter()
-                .find(|sibling| folds_to(name, sibling))
+                .find(|field| folds_to(name, field))
                 .map_or(Self::Other, |field| {
-                    Self::Refused(Ambiguity::Sibling(field))
+                    Self::Refused(Ambiguity::ExtraField(field))
                 }),
         }
     }
 }
 
-/// Whether `name` is `plain`, which is lower-case ASCII, under simple case folding. Two characters beyond ASCII fold
-/// into it, and Go's encoding/json takes both.
+/// Whether `name` is equal to `plain`, which is lower-case ASCII, under simple case folding. Two non-ASCII characters
+/// fold to ASCII, and Go's encoding/json accepts both.
 fn folds_to(name: &str, plain: &str) -> bool {
     let folded = name.chars().map(|character| match character {
         '\u{17F}' => 's',
@@ -132,7 +132,7 @@ fn folds_to(name: &str, plain: &str) -> bool {
     folded.eq(plain.chars())
 }
 
-/// What a whole body said about its model. The first ambiguity is kept.
+/// What a body says about its model. Only the first ambiguity is kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings<'b> {
     model: Option<Model<'b>>,
@@ -147,32 +147,32 @@ pub(crate) enum Model<'b> {
 }
 
 impl<'b> Findings<'b> {
-    pub(crate) fn model(&mut self, model: Model<'b>) {
+    pub(crate) fn add_model(&mut self, model: Model<'b>) {
         if self.model.is_some() {
-            self.ambiguous(Ambiguity::Twice);
+            self.add_ambiguity(Ambiguity::Twice);
         }
         self.model = Some(model);
     }
 
-    pub(crate) fn ambiguous(&mut self, ambiguity: Ambiguity) {
+    pub(crate) fn add_ambiguity(&mut self, ambiguity: Ambiguity) {
         self.ambiguity.get_or_insert(ambiguity);
     }
 
-    /// The one model; an ambiguity is told before a missing model is.
-    pub(crate) fn conclude(self) -> Result<Cow<'b, str>, NoModel> {
+    /// Returns the model. An ambiguity is reported before a missing model.
+    pub(crate) fn into_model(self) -> Result<Cow<'b, str>, ModelError> {
         if let Some(ambiguity) = self.ambiguity {
-            return Err(NoModel::Ambiguous(ambiguity));
+            return Err(ModelError::Ambiguous(ambiguity));
         }
         match self.model {
             Some(Model::Named(name)) if !name.is_empty() => Ok(name),
-            Some(Model::Named(_) | Model::NotText) | None => Err(NoModel::Missing),
+            Some(Model::Named(_) | Model::NotText) | None => Err(ModelError::Missing),
         }
     }
 }
 
-/// Why a readable body names no one model.
+/// Why a valid body names no single model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoModel {
+pub(crate) enum ModelError {
     Ambiguous(Ambiguity),
     Missing,
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_are_refused_as_go_folds_them_and_only_for_restricted_keys() {
+    fn extra_fields_are_refused_as_go_folds_them_and_only_for_restricted_keys() {
         for (name, field) in [
             ("models", "models"),
             ("Models", "models"),
@@ -217,7 +217,7 @@ mod tests {
             ("lora_path", "lora_path"),
             ("Lora_Path", "lora_path"),
         ] {
-            let refused = FieldClass::Refused(Ambiguity::Sibling(field));
+            let refused = FieldClass::Refused(Ambiguity::ExtraField(field));
             assert_eq!(
                 FieldClass::of(name, ExtraModelFields::Refused),
                 refused,
@@ -262,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ambiguity_is_told_before_a_missing_model() {
+    fn an_ambiguity_is_reported_before_a_missing_model() {
         let mut findings = Findings::default();
-        findings.model(Model::NotText);
-        findings.model(Model::Named("good".into()));
+        findings.add_model(Model::NotText);
+        findings.add_model(Model::Named("good".into()));
         assert_eq!(
-            findings.conclude(),
-            Err(NoModel::Ambiguous(Ambiguity::Twice))
+            findings.into_model(),
+            Err(ModelError::Ambiguous(Ambiguity::Twice))
         );
-        assert_eq!(Findings::default().conclude(), Err(NoModel::Missing));
+        assert_eq!(Findings::default().into_model(), Err(ModelError::Missing));
     }
 }

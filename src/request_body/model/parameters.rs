@@ -1,58 +1,58 @@
-//! The parameters behind a header value: `; name=value; name="value"`, strictly as RFC 9110 5.6.6 writes them.
+//! The parameters after a header value: `; name=value; name="value"`, strictly as in RFC 9110 5.6.6.
 //!
-//! Invariant: nothing is skipped or repaired. No empty parameter, no space around `=`, no text behind a value: where
-//! one parser would guess, another guesses differently.
+//! Invariant: nothing is skipped or repaired. Empty parameters, spaces around `=` and text after a value are errors,
+//! because parsers differ in how they repair them.
 
-/// One parameter as it was sent.
+/// One parameter, as the client sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parameter<'a> {
     pub(crate) name: &'a [u8],
-    /// Without the quotes, but with its backslashes. Empty where nothing that can be a value follows the `=`.
+    /// Without the quotes, but with backslashes. Empty if no valid value follows the `=`.
     pub(crate) value: &'a [u8],
 }
 
 impl Parameter<'_> {
-    /// Whether this is the parameter of that name, which is lower-case.
+    /// Whether this parameter has that name, which is lower-case.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 
-    /// Whether this is that parameter's extended or continued form (RFC 2231): `name*`, `name*0`, `name*0*`.
+    /// Whether this is the extended or continued form of that parameter (RFC 2231): `name*`, `name*0`, `name*0*`.
     pub(crate) fn extends(&self, name: &str) -> bool {
         let star = self.name.iter().position(|&byte| byte == b'*');
         star.is_some_and(|star| self.name[..star].eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
-/// What stands where a parameter should.
+/// The rest of the header value, from the point where it is no valid parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed<'a>(pub(crate) &'a [u8]);
+pub(crate) struct ParameterError<'a>(pub(crate) &'a [u8]);
 
-/// Splits a value at its first `;`, spaces before it cut off; the rest is for [`parameters`].
+/// Splits a value at its first `;` and trims spaces before it. The rest is the input of [`parameters`].
 pub(crate) fn split_first(value: &[u8]) -> (&[u8], &[u8]) {
     let end = value.iter().position(|&byte| byte == b';');
     let (first, rest) = value.split_at(end.unwrap_or(value.len()));
     (first.trim_ascii_end(), rest)
 }
 
-/// The parameters in `rest`, which is empty or begins with a `;`.
+/// Iterates over the parameters in `rest`, which is empty or begins with a `;`.
 pub(crate) fn parameters(
     mut rest: &[u8],
-) -> impl Iterator<Item = Result<Parameter<'_>, Malformed<'_>>> {
+) -> impl Iterator<Item = Result<Parameter<'_>, ParameterError<'_>>> {
     std::iter::from_fn(move || {
         rest = trim_start(rest);
         if rest.is_empty() {
             return None;
         }
-        let Some((parameter, behind)) = first(rest) else {
-            return Some(Err(Malformed(std::mem::take(&mut rest))));
+        let Some((parameter, behind)) = parse_parameter(rest) else {
+            return Some(Err(ParameterError(std::mem::take(&mut rest))));
         };
         rest = behind;
         Some(Ok(parameter))
     })
 }
 
-fn first(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
+fn parse_parameter(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
     let text = trim_start(text.strip_prefix(b";")?);
     let (name, text) = token(text);
     let text = text.strip_prefix(b"=")?;
@@ -60,13 +60,13 @@ fn first(text: &[u8]) -> Option<(Parameter<'_>, &[u8])> {
         return None;
     }
     let (value, text) = match text.strip_prefix(b"\"") {
-        Some(quoted) => quoted_until_its_end(quoted)?,
+        Some(quoted) => quoted_string(quoted)?,
         None => token(text),
     };
     Some((Parameter { name, value }, text))
 }
 
-fn quoted_until_its_end(text: &[u8]) -> Option<(&[u8], &[u8])> {
+fn quoted_string(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut at = 0;
     loop {
         match text.get(at)? {

@@ -1,8 +1,9 @@
-//! Whether a query names a model. It never may: some upstreams prefer the query to the body.
+//! Checks that a query names no model. No query may: some upstreams prefer the query to the body.
 
 use crate::request_body::model::name::MODEL;
 
-/// Whether any name in the query, split at `&` and `;`, percent-decoded and case-folded, is `model` or `model[]`.
+/// Whether any name in the query is `model` or `model[]`, after splitting at `&` and `;`, percent-decoding and case
+/// folding.
 pub(crate) fn names_model(query: &str) -> bool {
     query
         .as_bytes()
@@ -14,7 +15,7 @@ pub(crate) fn names_model(query: &str) -> bool {
         })
 }
 
-/// The bytes that a percent-encoded text stands for; what is no escape stands for itself.
+/// Percent-decodes a text. Invalid escapes are left as they are.
 pub(crate) fn percent_decoded(text: &[u8]) -> impl Iterator<Item = u8> + '_ {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_behind_ten_thousand_parameters_is_found() {
+    fn a_model_after_ten_thousand_parameters_is_found() {
         let query = "a=b&".repeat(10_001) + "model=bad";
         assert!(names_model(&query));
     }

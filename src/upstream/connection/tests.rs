@@ -7,7 +7,7 @@ use super::*;
 use crate::http::buffer::BufferPool;
 use crate::upstream::head::MAX_HEAD;
 
-/// A connection in the middle of an exchange, and what was read of it.
+/// A connection in the middle of an exchange, and its read buffer.
 struct Exchange {
     connection: UpstreamConnection,
     read: ReadBuffer,
@@ -50,20 +50,20 @@ impl Exchange {
     }
 }
 
-/// What a client of `answer` gets: status and body, or what was wrong; and whether the connection can be kept.
-async fn exchange(answer: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
+/// What a client receives of `response` (status and body, or an error), and whether the connection can be reused.
+async fn exchange(response: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap())
         .await
         .unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    let answer = answer.to_vec();
+    let response = response.to_vec();
     let server = async move {
         let mut request = [0_u8; 64];
         let count = server.read(&mut request).await.unwrap();
         assert_eq!(&request[..count], b"POST / HTTP/1.1\r\n\r\nbody");
-        for piece in answer.chunks(7.max(answer.len() / 64)) {
-            // The client may have seen enough.
+        for piece in response.chunks(7.max(response.len() / 64)) {
+            // The client may have closed already.
             if server.write_all(piece).await.is_err() {
                 break;
             }
@@ -87,15 +87,19 @@ async fn exchange(answer: &[u8]) -> (Result<(u16, Vec<u8>), String>, bool) {
         .unwrap()
 }
 
-async fn accepts(answer: &str, status: u16, body: &str, kept: bool) {
-    let (result, reusable) = exchange(answer.as_bytes()).await;
-    assert_eq!(result, Ok((status, body.as_bytes().to_vec())), "{answer:?}");
-    assert_eq!(reusable, kept, "{answer:?}");
+async fn accepts(response: &str, status: u16, body: &str, kept: bool) {
+    let (result, reusable) = exchange(response.as_bytes()).await;
+    assert_eq!(
+        result,
+        Ok((status, body.as_bytes().to_vec())),
+        "{response:?}"
+    );
+    assert_eq!(reusable, kept, "{response:?}");
 }
 
-async fn refuses(answer: &str) {
-    let (result, _) = exchange(answer.as_bytes()).await;
-    assert!(result.is_err(), "{answer:?}: {result:?}");
+async fn refuses(response: &str) {
+    let (result, _) = exchange(response.as_bytes()).await;
+    assert!(result.is_err(), "{response:?}: {result:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -114,7 +118,7 @@ async fn every_framing_is_read_to_its_end() {
         true,
     )
     .await;
-    // A server may send a body all the same, so the connection is not used again.
+    // A server may send a body anyway, so the connection is not reused.
     accepts("HTTP/1.1 204 No Content\r\n\r\n", 204, "", false).await;
     for (status, length) in [(204, 2), (304, 2), (204, 0)] {
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n");
@@ -161,7 +165,7 @@ async fn every_framing_is_read_to_its_end() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn what_comes_after_an_answer_is_nobodys_and_ends_the_connection() {
+async fn data_after_a_response_belongs_to_no_request_and_ends_the_connection() {
     accepts(
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n\r\n",
         200,
@@ -173,7 +177,7 @@ async fn what_comes_after_an_answer_is_nobodys_and_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn an_answer_that_could_be_read_in_two_ways_is_refused() {
+async fn an_ambiguous_response_is_refused() {
     for headers in [
         "content-length: 2\r\ntransfer-encoding: chunked",
         "content-length: 2\r\ncontent-length: 2",
@@ -202,7 +206,7 @@ async fn an_answer_that_could_be_read_in_two_ways_is_refused() {
     .await;
 }
 
-/// A TLS connection, and what serves it: whatever is written to that leaves as a record of its own.
+/// A TLS connection and its server. Each write of the server is sent as a separate TLS record.
 async fn over_tls() -> (
     UpstreamConnection,
     tokio_rustls::server::TlsStream<TcpStream>,
@@ -241,15 +245,15 @@ async fn over_tls() -> (
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_connection_whose_tls_holds_more_than_its_answer_is_not_quiet() {
+async fn a_connection_whose_tls_holds_more_than_its_response_is_not_quiet() {
     for leftover in ["", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"] {
         let (mut connection, mut server) = over_tls().await;
-        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
-        server.write_all(answer.as_bytes()).await.unwrap();
+        let response = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+        server.write_all(response.as_bytes()).await.unwrap();
         server.write_all(leftover.as_bytes()).await.unwrap();
         server.flush().await.unwrap();
-        // What is left over is decrypted with the answer, or waits in the socket.
-        let mut read = vec![0; answer.len()];
+        // The rest was decrypted with the response, or is still in the socket.
+        let mut read = vec![0; response.len()];
         connection.transport.read_exact(&mut read).await.unwrap();
         assert_eq!(connection.is_quiet(), leftover.is_empty());
     }
@@ -279,14 +283,14 @@ async fn broken_chunks_are_refused() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn an_answer_that_breaks_off_is_not_an_answer() {
+async fn a_response_that_ends_early_is_an_error() {
     refuses("").await;
     refuses("HTTP/1.1 200").await;
     refuses("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell").await;
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn interim_answers_are_passed_over_up_to_a_bound() {
+async fn interim_responses_are_skipped_up_to_a_limit() {
     let interim = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n";
     let last = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
     accepts(&format!("{}{last}", interim.repeat(16)), 200, "hi", true).await;

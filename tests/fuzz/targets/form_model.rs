@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyDataStream, Full};
 use keygate::policy::route::BodyKind;
 use keygate::request_body::model::{
-    BodyFault, BodyFormat, ExtraModelFields, check_content_type, read,
+    BodyError, BodyFormat, ExtraModelFields, check_content_type, read,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -125,8 +125,8 @@ impl Target for FormModel {
         }
         match restricted {
             Ok(_) => "read",
-            Err(BodyFault::AmbiguousModel(_)) => "ambiguous",
-            Err(BodyFault::MissingModel) => "missing",
+            Err(BodyError::AmbiguousModel(_)) => "ambiguous",
+            Err(BodyError::MissingModel) => "missing",
             Err(_) => "not a form",
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use keygate::request_body::model::{BodyFault, BodyFormat, ExtraModelFields, read};
+use keygate::request_body::model::{BodyError, BodyFormat, ExtraModelFields, read};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -120,7 +120,7 @@ impl Target for JsonModel {
             match (verdict, &document) {
                 (Ok(name), Ok(document)) => document.assert_names(name, siblings),
                 (Ok(_), Err(refusal)) => panic!("taken, and serde_json says: {refusal}"),
-                (Err(BodyFault::InvalidJson(fault)), Ok(document)) => {
+                (Err(BodyError::InvalidJson(fault)), Ok(document)) => {
                     let told = fault.to_string();
                     assert!(
                         document.deeper_than(MAX_DEPTH)
@@ -128,14 +128,14 @@ impl Target for JsonModel {
                         "refused, and serde_json takes it: {told}"
                     );
                 }
-                (Err(BodyFault::InvalidJson(_)), Err(_)) => {}
-                (Err(BodyFault::AmbiguousModel(_)), Ok(document)) => {
+                (Err(BodyError::InvalidJson(_)), Err(_)) => {}
+                (Err(BodyError::AmbiguousModel(_)), Ok(document)) => {
                     assert!(
                         document.is_ambiguous(siblings),
                         "not ambiguous: {verdict:?}"
                     );
                 }
-                (Err(BodyFault::MissingModel), Ok(document)) => {
+                (Err(BodyError::MissingModel), Ok(document)) => {
                     let one = document.model().and_then(Value::as_str);
                     assert!(
                         document.is_ambiguous(siblings) || one.is_none_or(str::is_empty),
@@ -147,8 +147,8 @@ impl Target for JsonModel {
         }
         match restricted {
             Ok(_) => "read",
-            Err(BodyFault::AmbiguousModel(_)) => "ambiguous",
-            Err(BodyFault::MissingModel) => "missing",
+            Err(BodyError::AmbiguousModel(_)) => "ambiguous",
+            Err(BodyError::MissingModel) => "missing",
             Err(_) => "not JSON",
         }
     }
