@@ -93,6 +93,8 @@ struct PartInFlight {
     is_copied: bool,
     /// What follows it.
     suffix: &'static [u8],
+    /// Whether all tasks that were ready ran before the first byte (see [`crate::runtime::flush_coalescer`]).
+    has_waited: bool,
     /// Bytes of prefix, part and suffix that were written.
     written: usize,
 }
@@ -390,6 +392,10 @@ impl Http1Connection {
         let Some(in_flight) = &mut self.response.part else {
             return Poll::Ready(Ok(()));
         };
+        if !std::mem::replace(&mut in_flight.has_waited, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let (part, suffix) = match in_flight.is_copied {
             true => (&[][..], &[][..]),
             false => (part, in_flight.suffix),
@@ -446,6 +452,7 @@ impl Http1Connection {
         self.response.part = Some(PartInFlight {
             is_copied,
             suffix,
+            has_waited: false,
             written: 0,
         });
     }

@@ -16,7 +16,6 @@ use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::fields::{FieldKind, Fields};
 use crate::policy::denial::Denial;
-use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::upstream::pool::{Piece, UpstreamResponse};
 
 /// How long the last bytes of a revoked stream may take to leave.
@@ -147,7 +146,6 @@ pub(super) async fn send<E: Exchange>(
     exchange: &mut E,
     part: BodyPart<'_>,
 ) -> io::Result<()> {
-    ready_tasks_ran().await;
     let timeout = worker.settings.timeouts.client_write;
     let mut sent = None;
     let result = poll_fn(|cx| {
