@@ -157,8 +157,10 @@ impl Pool {
                 .await
             {
                 Ok(exchanged) => {
-                    let (mut connection, sent, read, head) = exchanged?;
+                    let (mut connection, sent, read, mut head) = exchanged?;
                     if sent < request.len() {
+                        // A response that comes before all of its request was sent ends the use of the connection.
+                        head.keeps_open = false;
                         connection.keep_sending(request, sent);
                     }
                     return Ok(UpstreamResponse::new(
