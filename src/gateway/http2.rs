@@ -26,7 +26,7 @@ use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
 use crate::http::fields::{FieldKind, Fields};
-use crate::http::head::{RequestHead, decimal};
+use crate::http::head::{MAX_REQUEST_FIELDS, RequestHead, decimal};
 use crate::net::transport::Transport;
 use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
@@ -48,6 +48,10 @@ const READ_QUOTA: usize = 16 << 10;
 const MAX_HEADS: usize = 1 << 20;
 /// The last part of a response up to this length is handed over without waiting for the client's window.
 const SMALL_LAST: usize = 8 << 10;
+/// What a header field takes of memory beside its name and value.
+const FIELD_OVERHEAD: usize = 80;
+/// Refused uploads of one connection whose rest is read at the same time; those above it are reset at once.
+const MAX_DISCARDING: usize = 16;
 /// How long a connection without streams is kept once it is to end: a client that sent a request just then is told so,
 /// and one that reads nothing is not waited for.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -74,6 +78,8 @@ struct Link {
     flushes: Cell<u64>,
     awaiting_flush: RefCell<Vec<Waker>>,
     streams: Cell<usize>,
+    /// Streams that throw away the rest of a refused upload.
+    discarding: Cell<usize>,
     /// Bytes that are left of [`MAX_HEADS`].
     heads: Semaphore,
     /// Until when the connection may have no stream.
@@ -119,6 +125,7 @@ impl Http2Connection {
             flushes: Cell::new(0),
             awaiting_flush: RefCell::default(),
             streams: Cell::new(0),
+            discarding: Cell::new(0),
             heads: Semaphore::new(MAX_HEADS),
             idle_until: Cell::new(first_request),
         });
@@ -358,16 +365,13 @@ async fn serve_stream(
     open: OpenStream,
     origin: Origin,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Bytes>,
 ) {
     let (worker, link) = (Rc::clone(&open.worker), Rc::clone(&open.link));
     let (parts, body) = request.into_parts();
-    let held = u32::try_from(head_size(&parts).min(MAX_HEADS)).unwrap_or(u32::MAX);
-    // Nobody closes the semaphore.
-    if let Ok(permit) = link.heads.acquire_many(held).await {
-        // Given back with the head.
-        permit.forget();
-    }
+    let Some(held) = hold_head(&worker, &link, &parts, &mut respond).await else {
+        return;
+    };
     let mut head = RequestHead::in_fields(worker.buffers.take_fields());
     let read = head.read_http2(&parts, worker.settings.max_head);
     drop(parts);
@@ -385,24 +389,51 @@ async fn serve_stream(
         flush: None,
     };
     match read {
-        Ok(()) => request::handle(&worker, origin, &mut stream).await,
-        Err(error) => request::refuse_head(&worker, origin, error, &mut stream).await,
+        // Boxed, so that a stream that only discards its upload holds no room for a request.
+        Ok(()) => Box::pin(request::handle(&worker, origin, &mut stream)).await,
+        Err(error) => Box::pin(request::refuse_head(&worker, origin, error, &mut stream)).await,
     }
     stream.release_head();
     stream.discard_body(&worker).await;
 }
 
-/// What a head takes of memory once it is copied.
+/// Waits until the connection's [`MAX_HEADS`] has room for a head, and returns what the head takes of it; None where the
+/// client resets the stream meanwhile, or other streams hold their heads for too long.
+async fn hold_head(
+    worker: &Worker,
+    link: &Link,
+    parts: &Parts,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<u32> {
+    if parts.headers.len() > MAX_REQUEST_FIELDS {
+        // It is refused before it is copied.
+        return Some(0);
+    }
+    let held = u32::try_from(head_size(parts).min(MAX_HEADS)).unwrap_or(u32::MAX);
+    let mut acquiring = pin!(link.heads.acquire_many(held));
+    let acquired = tokio::time::timeout(
+        worker.settings.timeouts.header_read,
+        poll_fn(|cx| match acquiring.as_mut().poll(cx) {
+            // Nobody closes the semaphore. What is taken is given back with the head.
+            Poll::Ready(permit) => Poll::Ready(permit.ok().map(|permit| permit.forget())),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        }),
+    )
+    .await;
+    if acquired.is_err() {
+        respond.send_reset(Reason::REFUSED_STREAM);
+    }
+    acquired.ok().flatten().map(|()| held)
+}
+
+/// What a head takes of memory.
 fn head_size(parts: &Parts) -> usize {
     let fields = parts.headers.iter();
     let fields: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
         .sum();
-    fields
-        + parts
-            .uri
-            .path_and_query()
-            .map_or(1, |target| target.as_str().len())
+    let target = parts.uri.path_and_query();
+    fields + target.map_or(1, |target| target.as_str().len())
 }
 
 /// Counts a stream while it is open.
@@ -451,6 +482,11 @@ impl Stream {
         if self.body.is_end_stream() || matches!(self.response, Answering::Awaited(_)) {
             return;
         }
+        let others = self.link.discarding.get();
+        if others >= MAX_DISCARDING {
+            return;
+        }
+        self.link.discarding.set(others + 1);
         let mut left = worker.settings.bodies.size;
         let discarding = poll_fn(|cx| {
             loop {
@@ -465,6 +501,7 @@ impl Stream {
         });
         // A client that goes on for longer sees a reset with NO_ERROR behind its response (RFC 9113 8.1).
         let _ = tokio::time::timeout(DISCARD, discarding).await;
+        self.link.discarding.set(self.link.discarding.get() - 1);
     }
 }
 
