@@ -21,7 +21,7 @@ use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
 use crate::http::fields::{FieldKind, Fields};
 use crate::http::forwarded_headers::{write_line, write_number};
-use crate::http::framing::Framing;
+use crate::http::framing::{Framing, Sender};
 use crate::http::head::{HeadError, HeadScan, RequestFraming, RequestHead};
 use crate::net::transport::Transport;
 use crate::request_body::collect::{BodyReadError, BodySource};
@@ -236,7 +236,7 @@ impl Http1Connection {
     fn begin_exchange(&mut self) {
         self.body = match self.head.framing() {
             RequestFraming::Length(length) => Framing::length(length),
-            RequestFraming::Chunked => Framing::chunked(),
+            RequestFraming::Chunked => Framing::chunked(Sender::Client),
             RequestFraming::Stream => Framing::Done,
         };
         self.version = self.head.version();

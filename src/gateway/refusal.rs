@@ -167,11 +167,16 @@ impl Refusal {
         }
     }
 
-    /// Whether no other request may follow on its connection: where the next one begins is not certain, or none is
-    /// taken any more.
+    /// Whether no other request may follow on its connection: where the next one begins is not certain, the client does
+    /// not send what it said it would, or no request is taken any more.
     #[must_use]
     pub(super) fn ends_connection(&self) -> bool {
-        matches!(self, Self::Head(_) | Self::ShuttingDown)
+        matches!(
+            self,
+            Self::Head(_)
+                | Self::Unread(CollectError::Stalled | CollectError::Broken)
+                | Self::ShuttingDown
+        )
     }
 
     /// The response.

@@ -23,7 +23,7 @@ pub enum FieldKind {
     HopByHop,
     /// A credential, another path or another tenant to some upstream: it does not go there.
     NotToUpstream,
-    /// It speaks for the upstream, not for the gateway: clients do not get it.
+    /// A server's word about itself: clients do not get the upstream's, and in a request it means nothing.
     NotToClient,
     /// A digest of the body's bytes as sent (RFC 9530 and what came before it).
     Digest,
@@ -135,11 +135,11 @@ impl FieldKind {
             | Self::ContentType
             | Self::Date
             | Self::Digest
-            | Self::NotToClient
             | Self::Origin
             | Self::XForwardedOther => true,
             Self::Underscore
             | Self::HopByHop
+            | Self::NotToClient
             | Self::NotToUpstream
             | Self::ApiKey
             | Self::Authorization

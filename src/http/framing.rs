@@ -7,7 +7,8 @@ use crate::http::buffer::ReadBuffer;
 
 /// Most bytes of one chunk's size line.
 const MAX_CHUNK_LINE: usize = 4 << 10;
-/// Most bytes of all extensions and trailers of a body.
+/// Most bytes of all trailers of a body, and of all extensions of a request's: a client sends few, but a server may pad
+/// each chunk of a long stream.
 const MAX_DROPPED: usize = 16 << 10;
 /// Most digits of a chunk's size.
 const MAX_SIZE_DIGITS: usize = 15;
@@ -41,8 +42,18 @@ pub enum Framing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunks {
     next: ChunkState,
-    /// Bytes of extensions and trailers so far.
+    /// Bytes of trailers, and of extensions where those are bounded, so far.
     dropped: usize,
+    sender: Sender,
+}
+
+/// Who sends a chunked body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A client: the extensions of all chunks are bounded together.
+    Client,
+    /// An upstream: extensions are bounded by the length of their line alone.
+    Upstream,
 }
 
 /// What comes next in a chunked body.
@@ -81,10 +92,11 @@ impl Framing {
 
     /// A chunked body, before its first chunk.
     #[must_use]
-    pub fn chunked() -> Self {
+    pub fn chunked(sender: Sender) -> Self {
         Self::Chunked(Chunks {
             next: ChunkState::Size,
             dropped: 0,
+            sender,
         })
     }
 
@@ -193,7 +205,9 @@ impl Chunks {
         self.next = match self.next {
             ChunkState::Size => {
                 let (size, extension) = chunk_size(line)?;
-                self.drop_bytes(extension)?;
+                if self.sender == Sender::Client {
+                    self.drop_bytes(extension)?;
+                }
                 match size {
                     0 => ChunkState::Trailer,
                     size => ChunkState::Data(size),

@@ -182,7 +182,9 @@ impl RequestHead {
             return Err(HeadError::Malformed("send at most 100 header fields"));
         }
         for (name, value) in &parts.headers {
-            self.fields.push(name.as_str(), value.as_bytes());
+            // HTTP/1's parser leaves out the white space around a value too (RFC 9110 5.5).
+            self.fields
+                .push(name.as_str(), value.as_bytes().trim_ascii());
         }
         if self.request_line.len() + self.fields.text().len() > max {
             return Err(HeadError::TooLarge);

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use http::StatusCode;
 
 use crate::http::fields::{FieldKind, Fields, MAX_FIELDS};
-use crate::http::framing::{Framing, FramingError};
+use crate::http::framing::{Framing, FramingError, Sender};
 use crate::http::head::{decimal, places};
 
 /// Largest head of a response, in bytes.
@@ -105,7 +105,7 @@ fn framing(fields: &Fields, status: StatusCode, is_http11: bool) -> Result<Frami
     }
     if let Some(encoding) = fields.first(FieldKind::TransferEncoding) {
         return if is_http11 && encoding.eq_ignore_ascii_case(b"chunked") {
-            Ok(Framing::chunked())
+            Ok(Framing::chunked(Sender::Upstream))
         } else {
             Err(FramingError(
                 "the response's transfer encoding is not chunked",

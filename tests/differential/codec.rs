@@ -1,7 +1,7 @@
 //! The gateway's own HTTP/1 reader, in process: the same parts in the same order as on a connection.
 
 use keygate::http::buffer::{BufferPool, ReadBuffer};
-use keygate::http::framing::Framing;
+use keygate::http::framing::{Framing, Sender};
 use keygate::http::head::{HeadScan, RequestFraming, RequestHead};
 
 use super::outcome::{Outcome, Parser, Request};
@@ -87,7 +87,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reading<I> {
         }
         let body = self.body(match head.framing() {
             RequestFraming::Length(length) => Framing::length(length),
-            RequestFraming::Chunked => Framing::chunked(),
+            RequestFraming::Chunked => Framing::chunked(Sender::Client),
             RequestFraming::Stream => unreachable!("only HTTP/2 has it"),
         })?;
         let fields = head.fields();

@@ -25,7 +25,7 @@ fn decode(
 }
 
 fn chunked(body: &str) -> Result<(String, Option<String>), FramingError> {
-    let (data, rest) = decode(Framing::chunked(), &[body.as_bytes()])?;
+    let (data, rest) = decode(Framing::chunked(Sender::Client), &[body.as_bytes()])?;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Ok((text(data), rest.map(text)))
 }
@@ -48,7 +48,7 @@ fn a_body_of_known_length_ends_there() {
 fn chunks_that_came_together_are_one_piece() {
     let mut buffer = ReadBuffer::new(&BufferPool::default());
     buffer.append(b"3\r\none\r\n4;x=\"y\"\r\n two\r\n000\r\nTrailer: x\r\n\r\nGET");
-    let mut framing = Framing::chunked();
+    let mut framing = Framing::chunked(Sender::Client);
     let place = framing.take(&mut buffer).unwrap();
     assert_eq!(buffer.at(place), b"one two");
     assert_eq!((framing, buffer.unread()), (Framing::Done, &b"GET"[..]));
@@ -92,7 +92,7 @@ fn broken_chunks_are_refused() {
     // The data before a fault comes before it.
     let mut buffer = ReadBuffer::new(&BufferPool::default());
     buffer.append(b"5\r\nhelloXX0\r\n\r\n");
-    let mut framing = Framing::chunked();
+    let mut framing = Framing::chunked(Sender::Client);
     let place = framing.take(&mut buffer).unwrap();
     assert_eq!(buffer.at(place), b"hello");
     assert!(framing.take(&mut buffer).is_err());
@@ -107,6 +107,13 @@ fn extensions_and_trailers_are_bounded() {
     let extended = format!("1;{}\r\na\r\n", "x".repeat(1000));
     assert!(chunked(&extended.repeat(16)).is_ok());
     assert!(chunked(&extended.repeat(17)).is_err());
+    let padded = extended.repeat(1000) + "0\r\n\r\n";
+    let (data, rest) = decode(Framing::chunked(Sender::Upstream), &[padded.as_bytes()]).unwrap();
+    assert_eq!(
+        (data.len(), rest),
+        (1000, Some(Vec::new())),
+        "an upstream's"
+    );
     let trailer = format!("a: {}\r\n", "x".repeat(1000));
     assert!(chunked(&format!("0\r\n{}\r\n", trailer.repeat(16))).is_ok());
     assert!(chunked(&format!("0\r\n{}\r\n", trailer.repeat(17))).is_err());
@@ -126,9 +133,9 @@ proptest! {
         text.extend_from_slice(b"0\r\n");
         text.extend_from_slice(&noise);
         text.extend_from_slice(b"\r\n\r\n");
-        let whole = decode(Framing::chunked(), &[&text]);
+        let whole = decode(Framing::chunked(Sender::Client), &[&text]);
         let pieces: Vec<&[u8]> = text.chunks(cut).collect();
-        let piecewise = decode(Framing::chunked(), &pieces);
+        let piecewise = decode(Framing::chunked(Sender::Client), &pieces);
         match (whole, piecewise) {
             (Ok(whole), Ok(piecewise)) => prop_assert_eq!(whole, piecewise),
             (whole, piecewise) => prop_assert_eq!(whole.is_err(), piecewise.is_err()),

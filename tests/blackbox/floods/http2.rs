@@ -213,6 +213,50 @@ fn requests_reset_as_soon_as_they_run_free_their_upstreams_and_are_withstood() {
 }
 
 #[test]
+fn heads_that_wait_for_room_are_let_go_when_their_streams_are_reset() {
+    let stand = Stand::new();
+    let pid = stand.gateway.process.pid();
+    let start = block(&stand.all);
+    let mut learn = start.clone();
+    learn.extend(raw_h2::learned("cookie", &"c".repeat(3900)));
+    // Heads of 54 kB, whose bodies never come, hold all the room that a connection's heads have.
+    let large = [&start[..], &[0xbe; 14]].concat();
+    let few = [&start[..], &[0x90; 85]].concat();
+    let many = [&start[..], &[0x90; 900]].concat();
+    for (name, waiting) in [("a usual number of fields", few), ("many fields", many)] {
+        let mut raw = RawH2::connect(stand.gateway.address);
+        raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, 1, &learn);
+        for stream in (3..43).step_by(2) {
+            raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, stream, &large);
+        }
+        let settle = |raw: &mut RawH2| {
+            raw.frame(raw_h2::PING, 0, 0, &[1; 8]);
+            while let Some(frame) = raw.next(DEADLINE) {
+                if (frame.kind, frame.flags) == (raw_h2::PING, raw_h2::ACK) {
+                    return;
+                }
+            }
+            panic!("{name}: no answer to PING");
+        };
+        settle(&mut raw);
+        let before = resident(pid);
+        for round in 0..200_u32 {
+            let streams: Vec<u32> = (0..10).map(|at| 101 + 2 * (10 * round + at)).collect();
+            for stream in &streams {
+                raw.frame(raw_h2::HEADERS, raw_h2::END_HEADERS, *stream, &waiting);
+            }
+            settle(&mut raw);
+            for stream in &streams {
+                raw.frame(raw_h2::RST_STREAM, 0, *stream, &8_u32.to_be_bytes());
+            }
+        }
+        settle(&mut raw);
+        let grown = resident(pid).saturating_sub(before);
+        assert!(grown < 8 << 20, "{name}: {grown} bytes more");
+    }
+}
+
+#[test]
 fn heads_that_unpack_to_much_more_than_was_sent_hold_little() {
     let stand = Stand::new();
     let pid = stand.gateway.process.pid();
