@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -11,17 +12,23 @@ use crate::support::client::{Call, Client};
 use crate::support::gateway::{Process, keygate};
 use crate::support::{DEADLINE, assert_error, eventually};
 
+/// A demo looks for its ports before it opens them. Two that begin in the same millisecond may find the same one, so these
+/// tests begin one after the other.
+static BEGINNING: Mutex<()> = Mutex::new(());
+
 #[test]
 fn the_demo_runs_its_curl_line_works_and_nothing_of_it_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let temporary = tempfile::tempdir().expect("a folder");
     let mut command = keygate(folder.path());
     command.arg("demo").env("TMPDIR", temporary.path());
+    let beginning = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut demo = Process::spawn(command);
     let printed = eventually("the demo tells how to use it", DEADLINE, || {
         let text = demo.log().join("\n");
         (text.contains("curl ") && text.contains("kg_")).then_some(text)
     });
+    drop(beginning);
     assert!(
         printed.contains("OpenAI Compatible URL") && printed.contains("Bearer Token"),
         "{printed}"
@@ -117,6 +124,7 @@ fn two_demos_run_beside_each_other() {
         .map(|_| {
             let mut command = keygate(folder.path());
             command.arg("demo").env("TMPDIR", folder.path());
+            let beginning = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
             let demo = Process::spawn(command);
             let url = eventually("the demo tells its address", DEADLINE, || {
                 let text = demo.log().join("\n");
@@ -124,6 +132,7 @@ fn two_demos_run_beside_each_other() {
                     .find(|word| word.starts_with("http://") && word.ends_with("/v1"))
                     .map(str::to_owned)
             });
+            drop(beginning);
             (demo, url)
         })
         .collect();
