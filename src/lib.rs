@@ -1,7 +1,7 @@
 //! keygate: an API-key gateway in front of OpenAI-compatible LLM servers. This page is the map of the house.
 //!
-//! Seven floors; a file uses only what stands on a lower floor, or beside it in its own folder. `tests/layering.rs`
-//! checks this. A module is public only if tests, benches or fuzz targets use it; the compiler reports dead code in
+//! Seven floors; a file uses lower floors, its own folder, and rooms of its own floor that stand below it in this table.
+//! `tests/layering.rs` checks this. A module is public only if tests, benches or fuzz targets use it; the compiler reports dead code in
 //! the others.
 //!
 //! | floor | rooms | what is done there |
