@@ -385,6 +385,23 @@ fn check_names_every_fault_of_both_files_and_starts_nothing() {
 }
 
 #[test]
+fn check_takes_the_settings_that_serve_takes() {
+    let folder = Folder::new();
+    let done = folder.run("check");
+    assert_eq!(done.status, 1);
+    assert!(
+        done.output.contains("add --upstream URL"),
+        "{}",
+        done.output
+    );
+    let output = folder.done("check|--upstream|http://127.0.0.1:1");
+    assert_eq!(output.trim_end(), "ok: command line: 1 upstream");
+    let missing = folder.run("check|--upstream|http://127.0.0.1:1|--keys|none.jsonl");
+    assert_eq!(missing.status, 1, "{}", missing.output);
+    assert!(missing.output.contains("none.jsonl"), "{}", missing.output);
+}
+
+#[test]
 fn check_warns_and_is_content() {
     let folder = Folder::new();
     folder.write(

@@ -87,18 +87,8 @@ struct DemoArgs {}
 struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. Replaces the config's.
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Vec<String>,
-    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. Replaces the config's.
-    #[arg(long = "upstream", value_name = "URL")]
-    upstreams: Vec<String>,
-    /// The key file. Replaces the config's.
-    #[arg(long, value_name = "FILE")]
-    keys: Option<PathBuf>,
-    /// The admin socket. Replaces the config's.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingArgs,
     /// The form of log lines. Replaces the config's.
     #[arg(long, value_name = "FORM")]
     log_format: Option<LogFormatArg>,
@@ -115,11 +105,37 @@ impl ServeArgs {
     #[must_use]
     fn overrides(&self) -> Overrides {
         Overrides {
+            log_format: self.log_format.map(LogFormatArg::format),
+            ..self.settings.overrides()
+        }
+    }
+}
+
+/// Settings that replace those of a config file, and stand in for a missing one.
+#[derive(Debug, Args)]
+struct SettingArgs {
+    /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. Replaces the config's.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+    /// An upstream's scheme and authority, like http://127.0.0.1:8000; may be repeated. Replaces the config's.
+    #[arg(long = "upstream", value_name = "URL")]
+    upstreams: Vec<String>,
+    /// The key file. Replaces the config's.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// The admin socket. Replaces the config's.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SettingArgs {
+    fn overrides(&self) -> Overrides {
+        Overrides {
             listen: self.listen.clone(),
             upstreams: self.upstreams.clone(),
             keys: self.keys.clone(),
             socket: self.socket.clone(),
-            log_format: self.log_format.map(LogFormatArg::format),
+            log_format: None,
         }
     }
 }
@@ -159,6 +175,8 @@ impl ConfigArgs {
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    settings: SettingArgs,
 }
 
 /// Which gateway to call.
