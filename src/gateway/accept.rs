@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use crate::gateway::client_source;
+use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::http1;
 use crate::gateway::http2;
 use crate::gateway::refusal::Refusal;
@@ -27,6 +28,7 @@ use crate::net::listen::Listeners;
 use crate::net::tls::Certificates;
 use crate::net::transport::Transport;
 use crate::observe::log::Event;
+use crate::policy::route::ApiStyle;
 use crate::runtime::lifecycle::Phase;
 use crate::runtime::timers::{TICK, TimerEntry};
 use crate::runtime::wall_clock;
@@ -281,11 +283,17 @@ async fn spoken(
 
 /// Says that there is no room, as far as that takes no waiting. A TLS client only sees the connection close.
 fn turn_away(worker: &Worker, transport: &Transport) {
-    let body = Refusal::Overloaded.body();
+    let id = worker.new_request_id();
+    // No path is known yet, so no API either.
+    let format = ErrorFormat {
+        style: ApiStyle::OpenAi,
+        request_id: id.as_str(),
+    };
+    let body = format.body(&Refusal::Overloaded);
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\nx-request-id: {}\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        worker.new_request_id().as_str(),
+         cache-control: no-store\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        id.as_str(),
         body.len()
     );
     let answer = [head.as_bytes(), &body].concat();

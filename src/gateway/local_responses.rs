@@ -6,8 +6,8 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::refusal::LocalResponse;
 use crate::gateway::worker::Worker;
+use crate::http::buffer::BufferPool;
 use crate::http::client_address::{client_address, forwarded_reason};
 use crate::http::fields::{FieldKind, Fields};
 use crate::http::head::RequestHead;
@@ -18,8 +18,57 @@ use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
+use crate::policy::time::UnixTime;
 use crate::store::config::ClientAddressSource;
 use crate::upstream::Routing;
+
+/// A response that the gateway makes itself, its body whole.
+#[derive(Debug)]
+pub(super) struct LocalResponse {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// Its own header fields.
+    pub(super) fields: Fields,
+    /// Its body.
+    pub(super) body: Bytes,
+}
+
+impl LocalResponse {
+    /// A response without a body and header fields.
+    #[must_use]
+    pub(super) fn new(status: StatusCode, buffers: &BufferPool) -> Self {
+        let mut fields = buffers.take_fields();
+        fields.restart(b"");
+        // What a key may see is nobody else's, and the next change may make it another (RFC 9111 5.2.2.5).
+        fields.push("cache-control", b"no-store");
+        Self {
+            status,
+            fields,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The same with JSON as its body.
+    #[must_use]
+    pub(super) fn with_json(mut self, body: Bytes) -> Self {
+        self.fields.push("content-type", b"application/json");
+        self.body = body;
+        self
+    }
+
+    /// A 200 with this value as JSON.
+    #[must_use]
+    pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
+        Self::new(StatusCode::OK, buffers).with_json(json(value))
+    }
+}
+
+/// A value as JSON text.
+#[must_use]
+pub(super) fn json(value: &impl Serialize) -> Bytes {
+    // Plain structs of text and numbers always serialize.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
 
 /// A model in OpenAI's form.
 #[derive(Serialize)]
@@ -44,9 +93,39 @@ struct ClientDetails {
     client_address_reason: &'static str,
 }
 
+/// A model in Anthropic's form (its API reference, "Models").
+#[derive(Serialize)]
+struct AnthropicModel<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    display_name: &'a str,
+    created_at: String,
+}
+
+/// Anthropic's list, all on one page.
+#[derive(Serialize)]
+struct AnthropicModelList<'a> {
+    data: Vec<AnthropicModel<'a>>,
+    has_more: bool,
+    first_id: Option<&'a str>,
+    last_id: Option<&'a str>,
+}
+
 /// The catalogue, as far as the key may use it.
-pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> LocalResponse {
+pub(super) fn models(worker: &Worker, caller: Caller<'_>, head: &RequestHead) -> LocalResponse {
     let routing = worker.fleet.routing();
+    if is_for_anthropic(head) {
+        let models = usable(&routing, caller.key());
+        let data: Vec<_> = models.map(|id| anthropic_model(worker, id)).collect();
+        let list = AnthropicModelList {
+            has_more: false,
+            first_id: data.first().map(|model| model.id),
+            last_id: data.last().map(|model| model.id),
+            data,
+        };
+        return LocalResponse::ok(&list, &worker.buffers);
+    }
     let data = usable(&routing, caller.key())
         .map(|id| model(worker, id))
         .collect();
@@ -65,9 +144,14 @@ pub(super) fn one_model(
     worker: &Worker,
     caller: Caller<'_>,
     id: &str,
+    head: &RequestHead,
 ) -> Result<LocalResponse, Denial> {
     let routing = worker.fleet.routing();
     let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned())?;
+    if is_for_anthropic(head) {
+        let model = anthropic_model(worker, permit.model());
+        return Ok(LocalResponse::ok(&model, &worker.buffers));
+    }
     let model = model(worker, permit.model());
     Ok(LocalResponse::ok(&model, &worker.buffers))
 }
@@ -129,6 +213,23 @@ fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {
         created: worker.settings.started,
         owned_by: "keygate",
     }
+}
+
+fn anthropic_model<'a>(worker: &Worker, id: &'a str) -> AnthropicModel<'a> {
+    let started = i64::try_from(worker.settings.started).unwrap_or(0);
+    AnthropicModel {
+        kind: "model",
+        id,
+        display_name: id,
+        created_at: UnixTime::from_seconds(started).to_string(),
+    }
+}
+
+/// Whether a client of Anthropic's API asks: each of them sends this header.
+fn is_for_anthropic(head: &RequestHead) -> bool {
+    let fields = head.fields();
+    let mut names = fields.lines().map(|line| fields.name(line));
+    names.any(|name| name.eq_ignore_ascii_case(b"anthropic-version"))
 }
 
 /// What is answered without a key: health, where the config has it on this port, and a browser's preflight requests.

@@ -4,6 +4,7 @@
 pub(crate) mod accept;
 mod access_record;
 mod client_source;
+mod error_response;
 mod exchange;
 mod http1;
 mod http2;

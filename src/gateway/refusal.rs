@@ -1,14 +1,11 @@
-//! Answers that the gateway makes itself: every refusal, in OpenAI's form, and the few things it knows.
+//! Why a request is refused: the status, the code and the message of each reason.
 
 use std::fmt;
 use std::io;
 
-use bytes::Bytes;
 use http::StatusCode;
 use rustix::io::Errno;
-use serde::Serialize;
 
-use crate::http::buffer::BufferPool;
 use crate::http::fields::Fields;
 use crate::http::head::HeadError;
 use crate::policy::denial::Denial;
@@ -16,45 +13,6 @@ use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyError;
 use crate::upstream::pool::SendError;
-
-/// A response that the gateway makes itself, its body whole.
-#[derive(Debug)]
-pub(super) struct LocalResponse {
-    /// Its status.
-    pub(super) status: StatusCode,
-    /// Its own header fields.
-    pub(super) fields: Fields,
-    /// Its body.
-    pub(super) body: Bytes,
-}
-
-impl LocalResponse {
-    /// A response without a body and header fields.
-    #[must_use]
-    pub(super) fn new(status: StatusCode, buffers: &BufferPool) -> Self {
-        let mut fields = buffers.take_fields();
-        fields.restart(b"");
-        Self {
-            status,
-            fields,
-            body: Bytes::new(),
-        }
-    }
-
-    /// The same with JSON as its body.
-    #[must_use]
-    pub(super) fn with_json(mut self, body: Bytes) -> Self {
-        self.fields.push("content-type", b"application/json");
-        self.body = body;
-        self
-    }
-
-    /// A 200 with this value as JSON.
-    #[must_use]
-    pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
-        Self::new(StatusCode::OK, buffers).with_json(json(value))
-    }
-}
 
 /// Why a request is not answered by an upstream.
 #[derive(Debug)]
@@ -179,34 +137,8 @@ impl Refusal {
         )
     }
 
-    /// The response.
-    #[must_use]
-    pub(super) fn response(&self, buffers: &BufferPool) -> LocalResponse {
-        let mut response = LocalResponse::new(self.status(), buffers).with_json(self.body());
-        self.add_fields(&mut response.fields);
-        response
-    }
-
-    /// The body alone, as an error event in a stream carries it too.
-    #[must_use]
-    pub(super) fn body(&self) -> Bytes {
-        let kind = if self.status().is_server_error() {
-            "server_error"
-        } else {
-            "invalid_request_error"
-        };
-        let message = self.to_string();
-        json(&ErrorBody {
-            error: Error {
-                message: &message,
-                kind,
-                param: self.param(),
-                code: self.code(),
-            },
-        })
-    }
-
-    fn add_fields(&self, fields: &mut Fields) {
+    /// Adds the header fields that belong to the refusal.
+    pub(super) fn add_fields(&self, fields: &mut Fields) {
         match self.status() {
             StatusCode::UNAUTHORIZED => fields.push("www-authenticate", b"Bearer"),
             StatusCode::SERVICE_UNAVAILABLE if self.code() == "overloaded" => {
@@ -320,51 +252,16 @@ fn is_shortage(error: &io::Error) -> bool {
     known.iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
-/// OpenAI's error object.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: Error<'a>,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    message: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: &'a str,
-}
-
-/// A value as JSON text.
-#[must_use]
-pub(super) fn json(value: &impl Serialize) -> Bytes {
-    // Plain structs of text and numbers always serialize.
-    serde_json::to_vec(value).unwrap_or_default().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_has_openais_form() {
-        let response = Refusal::from(Denial::ModelNotFound).response(&BufferPool::default());
-        assert_eq!(response.status, 404);
-        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
-        assert_eq!(body["error"]["type"], "invalid_request_error");
-        assert_eq!(body["error"]["param"], "model");
-        assert_eq!(body["error"]["code"], "model_not_found");
-        let body: serde_json::Value = serde_json::from_slice(&Refusal::Internal.body()).unwrap();
-        assert_eq!(body["error"]["type"], "server_error");
-        assert_eq!(body["error"]["param"], serde_json::Value::Null);
-    }
-
-    #[test]
     fn statuses_carry_the_headers_that_belong_to_them() {
         let headers = |refusal: Refusal| {
-            let mut text = Vec::new();
-            let response = refusal.response(&BufferPool::default());
-            response.fields.write(&mut text, |_| true);
+            let (mut fields, mut text) = (Fields::default(), Vec::new());
+            refusal.add_fields(&mut fields);
+            fields.write(&mut text, |_| true);
             String::from_utf8(text).unwrap()
         };
         let has = |refusal: Refusal, line: &str| headers(refusal).contains(line);

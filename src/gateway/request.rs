@@ -16,14 +16,16 @@ use http::StatusCode;
 
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::client_source::ClientSource;
+use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::lease::Lease;
-use crate::gateway::local_responses;
-use crate::gateway::refusal::{LocalResponse, Refusal};
+use crate::gateway::local_responses::{self, LocalResponse};
+use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
 use crate::gateway::worker::Worker;
 use crate::http::client_address::client_address;
 use crate::http::credential;
+use crate::http::event_stream::is_event_stream;
 use crate::http::fields::{FieldKind, Fields};
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
@@ -31,7 +33,7 @@ use crate::http::request_id::RequestId;
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
 use crate::policy::network::{AddressText, ClientAddress};
-use crate::policy::route::{self, Endpoint, Route};
+use crate::policy::route::{self, ApiStyle, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
@@ -61,6 +63,8 @@ struct Inbound<'a> {
     now: UnixTime,
     client: ClientAddress,
     request_id: RequestId,
+    /// The API of its path.
+    style: ApiStyle,
     /// The Origin of a web page that the config lets read responses.
     web_origin: Option<&'a str>,
 }
@@ -117,7 +121,8 @@ async fn conclude<E: Exchange>(
     if refusal.ends_connection() {
         exchange.close_after();
     }
-    let response = refusal.response(&inbound.worker.buffers);
+    let format = inbound.error_format();
+    let response = format.response(&refusal, &inbound.worker.buffers);
     match inbound.respond(exchange, record, response).await {
         Ok(()) => record.complete(),
         Err(_) => exchange.abort(),
@@ -148,7 +153,7 @@ async fn admit_and_forward<E: Exchange>(
 
     // Read before the key is looked up: a change after that is noticed by the lease.
     let generation = worker.table.generation();
-    let token = credential::bearer(head.fields().all(FieldKind::Authorization))?; // 1
+    let token = credential::token(head.fields())?; // 1
     let entry = worker.table.find(&token.hash()); // 2
     if let Some(entry) = &entry {
         record.key(entry);
@@ -168,8 +173,8 @@ async fn admit_and_forward<E: Exchange>(
             record.upstream(permit.target());
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
-        Route::Models => local_responses::models(worker, caller),
-        Route::Model(id) => local_responses::one_model(worker, caller, &id)?,
+        Route::Models => local_responses::models(worker, caller, head),
+        Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
         Route::Key => local_responses::key(worker, caller, inbound.origin.source, head),
     };
     inbound.respond(exchange, record, response).await
@@ -262,8 +267,13 @@ async fn forward<E: Exchange>(
     }
     record.status(status);
     let length = response.length().into();
+    if is_event_stream(response.fields()) {
+        // nginx would hold it back to fill its buffers.
+        response.fields().push("x-accel-buffering", b"no");
+    }
     inbound.begin(exchange, status, response.fields(), length);
-    relay::relay(worker, exchange, response, lease, record)
+    let format = inbound.error_format();
+    relay::relay(worker, exchange, response, lease, format, record)
         .await
         .map_err(|BrokenOff| Failure::BrokenOff)
 }
@@ -315,6 +325,7 @@ impl<'a> Inbound<'a> {
             now: unix_time(started),
             client,
             request_id,
+            style: ApiStyle::of(head.path()),
             web_origin: local_responses::listed_origin(worker, fields),
         }
     }
@@ -322,6 +333,13 @@ impl<'a> Inbound<'a> {
     fn begin_record(&self, method: &str) -> AccessRecord {
         let (id, client) = (self.request_id.clone(), self.client);
         AccessRecord::begin(self.worker, self.started, id, method, client)
+    }
+
+    fn error_format(&self) -> ErrorFormat<'_> {
+        ErrorFormat {
+            style: self.style,
+            request_id: self.request_id.as_str(),
+        }
     }
 
     /// Begins a response with what every response has of the gateway's own.
@@ -332,7 +350,12 @@ impl<'a> Inbound<'a> {
         fields: &mut Fields,
         length: BodyLength,
     ) {
-        fields.push("x-request-id", self.request_id.as_str().as_bytes());
+        let id = self.request_id.as_str().as_bytes();
+        fields.push("x-request-id", id);
+        if self.style == ApiStyle::Anthropic {
+            // Where Anthropic's libraries look for it.
+            fields.push("request-id", id);
+        }
         if let Some(origin) = self.web_origin {
             fields.push("access-control-allow-origin", origin.as_bytes());
             fields.push("access-control-expose-headers", b"x-request-id");

@@ -87,6 +87,8 @@ pub(super) struct ClientTimeouts {
     pub(super) client_write: Duration,
     /// For the next piece of an upstream's response.
     pub(super) stream_idle: Duration,
+    /// Silence of an event stream after which its client is sent a comment.
+    pub(super) sse_ping: Option<Duration>,
 }
 
 impl From<&Config> for Settings {
@@ -108,6 +110,7 @@ impl From<&Config> for Settings {
                 keep_alive: timeouts.keep_alive,
                 client_write: timeouts.client_write,
                 stream_idle: timeouts.stream_idle,
+                sse_ping: Some(timeouts.sse_ping).filter(|pause| !pause.is_zero()),
             },
             upstream: UpstreamTimeouts {
                 connect: timeouts.upstream_connect,

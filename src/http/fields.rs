@@ -23,7 +23,8 @@ pub enum FieldKind {
     HopByHop,
     /// A credential, another path or another tenant to some upstream: it does not go there.
     NotToUpstream,
-    /// A server's word about itself: clients do not get the upstream's, and in a request it means nothing.
+    /// A server's word about itself, about the browser's other pages, or to a proxy in front of it: clients do not get
+    /// the upstream's, and in a request it means nothing.
     NotToClient,
     /// A digest of the body's bytes as sent (RFC 9530 and what came before it).
     Digest,
@@ -61,10 +62,12 @@ impl FieldKind {
         lower.make_ascii_lowercase();
         match &lower[..length] {
             b"accept" => Self::Accept,
+            b"accept-ch" => Self::NotToClient,
             b"access-control-request-headers" => Self::AccessControlRequestHeaders,
             b"alt-svc" => Self::NotToClient,
             b"api-key" => Self::ApiKey,
             b"authorization" => Self::Authorization,
+            b"clear-site-data" => Self::NotToClient,
             b"connection" => Self::Connection,
             b"content-digest" => Self::Digest,
             b"content-encoding" => Self::ContentEncoding,
@@ -72,19 +75,30 @@ impl FieldKind {
             b"content-md5" => Self::Digest,
             b"content-type" => Self::ContentType,
             b"cookie" => Self::NotToUpstream,
+            b"critical-ch" => Self::NotToClient,
             b"date" => Self::Date,
             b"digest" => Self::Digest,
             b"expect" => Self::Expect,
+            b"expect-ct" => Self::NotToClient,
             b"forwarded" => Self::NotToUpstream,
             b"host" => Self::Host,
             b"http2-settings" => Self::HopByHop,
             b"keep-alive" => Self::HopByHop,
+            b"link" => Self::NotToClient,
+            b"nel" => Self::NotToClient,
             b"openai-organization" => Self::NotToUpstream,
             b"openai-project" => Self::NotToUpstream,
             b"origin" => Self::Origin,
+            b"public-key-pins" => Self::NotToClient,
+            b"refresh" => Self::NotToClient,
             b"repr-digest" => Self::Digest,
+            b"report-to" => Self::NotToClient,
+            b"reporting-endpoints" => Self::NotToClient,
+            b"request-id" => Self::NotToClient,
             b"server" => Self::NotToClient,
             b"set-cookie" => Self::NotToClient,
+            b"set-cookie2" => Self::NotToClient,
+            b"strict-transport-security" => Self::NotToClient,
             b"te" => Self::HopByHop,
             b"trailer" => Self::HopByHop,
             b"transfer-encoding" => Self::TransferEncoding,
@@ -93,11 +107,15 @@ impl FieldKind {
             b"x-api-key" => Self::ApiKey,
             b"x-forwarded-for" => Self::XForwardedFor,
             b"x-forwarded-proto" => Self::XForwardedProto,
+            b"x-lighttpd-send-file" => Self::NotToClient,
+            b"x-lighttpd-send-tempfile" => Self::NotToClient,
             b"x-method-override" => Self::NotToUpstream,
             b"x-original-url" => Self::NotToUpstream,
             b"x-real-ip" => Self::NotToUpstream,
+            b"x-reproxy-url" => Self::NotToClient,
             b"x-request-id" => Self::XRequestId,
             b"x-rewrite-url" => Self::NotToUpstream,
+            b"x-sendfile" => Self::NotToClient,
             other => Self::by_prefix(other, name),
         }
     }
@@ -110,11 +128,13 @@ impl FieldKind {
             Some(b'c') if lower.starts_with(b"content-") => Self::ContentOther,
             Some(b'h') if lower.starts_with(b"helicone-") => Self::NotToUpstream,
             Some(b'p') if lower.starts_with(b"proxy-") => Self::HopByHop,
+            Some(b'x') if lower.starts_with(b"x-accel-") => Self::NotToClient,
             Some(b'x') if lower.starts_with(b"x-forwarded-") => Self::XForwardedOther,
             Some(b'x') if lower.starts_with(b"x-http-method") => Self::NotToUpstream,
             Some(b'x') if lower.starts_with(b"x-keygate-") => Self::NotToUpstream,
             Some(b'x') if lower.starts_with(b"x-litellm-") => Self::NotToUpstream,
             Some(b'x') if lower.starts_with(b"x-portkey-") => Self::NotToUpstream,
+            Some(b'x') if lower.starts_with(b"x-ratelimit-") => Self::NotToClient,
             _ => Self::Other,
         };
         match kind {

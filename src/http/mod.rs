@@ -4,6 +4,7 @@
 pub mod buffer;
 pub mod client_address;
 pub mod credential;
+pub mod event_stream;
 pub mod fields;
 pub mod forwarded_headers;
 pub mod framing;

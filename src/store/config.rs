@@ -214,6 +214,8 @@ pub struct Timeouts {
     pub upstream_first_byte: Duration,
     /// Between two reads of an upstream's response.
     pub stream_idle: Duration,
+    /// How long an event stream is silent before its client is sent a comment; zero: never.
+    pub sse_ping: Duration,
     /// How long an idle upstream connection is kept.
     pub upstream_keep_alive: Duration,
     /// How long running requests may take after SIGTERM.
@@ -323,6 +325,7 @@ impl Default for Timeouts {
             upstream_connect: Duration::from_secs(5),
             upstream_first_byte: Duration::from_secs(600),
             stream_idle: Duration::from_secs(600),
+            sse_ping: Duration::ZERO,
             upstream_keep_alive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
             drain_delay: Duration::ZERO,

@@ -157,6 +157,7 @@ mod revocation {
 
 /// Which paths and methods are served, and what a browser on another origin may ask.
 mod routes {
+    mod anthropic;
     mod browsers;
     mod paths;
 }

@@ -42,6 +42,7 @@ COUNT = int(os.environ.get("KEYGATE_ORACLE_CASES", 1200))
 JSON_ROUTES = [
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/rerank",
     "/v1/score", "/v1/audio/speech", "/v1/images/generations", "/v1/messages",
+    "/v1/messages/count_tokens",
 ]
 FORM_ROUTES = ["/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations"]
 READERS = {

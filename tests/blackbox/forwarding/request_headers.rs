@@ -13,8 +13,6 @@ use crate::support::token::Key;
 fn what_identifies_the_client_or_steers_the_upstream_is_never_sent_on() {
     let stand = Stand::new();
     let dropped = [
-        ("api-key", "1"),
-        ("x-api-key", "1"),
         ("cookie", "a=b"),
         ("proxy-authorization", "Basic eDp5"),
         ("forwarded", "for=203.0.113.5"),
@@ -214,7 +212,7 @@ fn an_upstreams_credential_is_sent_in_place_of_the_clients_token() {
         assert_eq!(seen.all("authorization"), ["Bearer sk-upstream-secret"]);
     }
     for protocol in BOTH {
-        let call = Call::chat(&key.token, "good").header("x-api-key", "sk-client");
+        let call = Call::chat(&key.token, "good").header("x-api-key", &key.token);
         assert_eq!(h2::ask(protocol, &gateway, &call).status, 200);
         assert_eq!(
             up.last().all("authorization"),
