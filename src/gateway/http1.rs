@@ -19,11 +19,12 @@ use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{write_line, write_number};
 use crate::http::framing::{Framing, Sender};
 use crate::http::head::{HeadError, HeadScan, RequestFraming, RequestHead};
 use crate::net::transport::Transport;
+use crate::policy::field_kind::FieldKind;
 use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
 

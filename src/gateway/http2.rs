@@ -25,9 +25,10 @@ use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
 use crate::http::head::{MAX_REQUEST_FIELDS, RequestHead, decimal};
 use crate::net::transport::Transport;
+use crate::policy::field_kind::FieldKind;
 use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
 

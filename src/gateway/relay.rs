@@ -16,8 +16,8 @@ use crate::gateway::lease::Lease;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::event_stream::{EventBoundary, is_event_stream};
-use crate::http::fields::FieldKind;
 use crate::policy::denial::Denial;
+use crate::policy::field_kind::FieldKind;
 use crate::upstream::pool::{Piece, UpstreamResponse};
 
 /// A comment and the end of its event, which event readers skip (WHATWG HTML 9.2.6).

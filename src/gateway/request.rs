@@ -26,18 +26,19 @@ use crate::gateway::worker::Worker;
 use crate::http::client_address::client_address;
 use crate::http::credential;
 use crate::http::event_stream::is_event_stream;
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
+use crate::policy::field_kind::FieldKind;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, ApiStyle, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
-use crate::request_body::model::{self, ExtraModelFields};
+use crate::request_body::model::{self, BodyFormat, ExtraModelFields};
 use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
@@ -63,6 +64,8 @@ struct Inbound<'a> {
     now: UnixTime,
     client: ClientAddress,
     request_id: RequestId,
+    /// The id that the client gave it.
+    client_request_id: Option<RequestId>,
     /// The API of its path.
     style: ApiStyle,
     /// The Origin of a web page that the config lets read responses.
@@ -189,6 +192,7 @@ struct Asked {
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
+    format: BodyFormat,
 }
 
 /// Step 6: the body, whole, and the one model it names.
@@ -240,6 +244,7 @@ async fn read_model<E: Exchange>(
         upstream,
         read_at,
         is_decoded: coding.is_some(),
+        format,
     })
 }
 
@@ -316,29 +321,39 @@ impl<'a> Inbound<'a> {
             origin.source.address,
             fields.all(FieldKind::XForwardedFor),
         );
-        let request_id = RequestId::from_client(fields.only(FieldKind::XRequestId))
-            .unwrap_or_else(|| worker.new_request_id());
         Self {
             worker,
             origin,
             started,
             now: unix_time(started),
             client,
-            request_id,
+            request_id: worker.new_request_id(),
+            client_request_id: RequestId::from_client(fields.only(FieldKind::XRequestId)),
             style: ApiStyle::of(head.path()),
             web_origin: local_responses::listed_origin(worker, fields),
         }
     }
 
     fn begin_record(&self, method: &str) -> AccessRecord {
-        let (id, client) = (self.request_id.clone(), self.client);
-        AccessRecord::begin(self.worker, self.started, id, method, client)
+        AccessRecord::begin(
+            self.worker,
+            self.started,
+            self.request_id.clone(),
+            self.client_request_id.clone(),
+            method,
+            self.client,
+        )
+    }
+
+    /// The id in the response: the client's own where it sent one.
+    fn id_for_client(&self) -> &RequestId {
+        self.client_request_id.as_ref().unwrap_or(&self.request_id)
     }
 
     fn error_format(&self) -> ErrorFormat<'_> {
         ErrorFormat {
             style: self.style,
-            request_id: self.request_id.as_str(),
+            request_id: self.id_for_client().as_str(),
         }
     }
 
@@ -350,7 +365,7 @@ impl<'a> Inbound<'a> {
         fields: &mut Fields,
         length: BodyLength,
     ) {
-        let id = self.request_id.as_str().as_bytes();
+        let id = self.id_for_client().as_str().as_bytes();
         fields.push("x-request-id", id);
         if self.style == ApiStyle::Anthropic {
             // Where Anthropic's libraries look for it.
@@ -403,6 +418,8 @@ impl<'a> Inbound<'a> {
                 ClientAddressSource::ProxyProtocol { .. } | ClientAddressSource::Peer => false,
             },
             scheme: self.origin.scheme,
+            listed: upstream.forward_headers(),
+            content_type: &asked.format.content_type(),
             length: asked.body.bytes().len(),
             is_decoded: asked.is_decoded,
         };

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::gateway::refusal::Refusal;
 use crate::http::buffer::BufferPool;
-use crate::http::request_id::RequestId;
+use crate::http::request_id::{RequestId, RequestIds};
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
@@ -157,8 +157,7 @@ pub(crate) struct Worker {
     /// Where requests without a good credential wait for their answer.
     pub(super) unauthenticated: UnauthenticatedQueue,
     date: RefCell<Date>,
-    id_prefix: Box<str>,
-    next_id: Cell<u64>,
+    request_ids: RefCell<RequestIds>,
     open: Cell<usize>,
     all_closed: Notify,
 }
@@ -179,18 +178,18 @@ impl Worker {
     pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
         gateway.log = gateway.log.with_own_buffer();
         gateway.metrics = gateway.metrics.with_own_counters();
-        let mut random = [0_u8; 8];
+        let (mut random, mut seed) = ([0; 8], [0; 32]);
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let seed = u64::from_le_bytes(random);
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let (timer, buffers) = (TickTimer::default(), BufferPool::default());
         let pool = Pool::new(
             Arc::clone(&gateway.fleet),
             timer.clone(),
             gateway.settings.upstream,
             buffers.clone(),
-            seed,
+            u64::from_le_bytes(random),
         );
-        let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
+        let (open, all_closed) = (Cell::new(0), Notify::new());
         Ok(Rc::new(Self {
             gateway,
             pool,
@@ -199,19 +198,16 @@ impl Worker {
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),
             date: RefCell::default(),
-            id_prefix: format!("req-{seed:016x}-").into(),
-            next_id,
+            request_ids: RefCell::new(RequestIds::new(seed)),
             open,
             all_closed,
         }))
     }
 
-    /// An x-request-id that no other request of this or another worker has.
+    /// An id that no other request has and nobody can foretell.
     #[must_use]
     pub(crate) fn new_request_id(&self) -> RequestId {
-        let id = self.next_id.get();
-        self.next_id.set(id.wrapping_add(1));
-        RequestId::numbered(&self.id_prefix, id)
+        self.request_ids.borrow_mut().make()
     }
 
     /// A time as a Date header's value (RFC 9110 5.6.7), written out once a second.

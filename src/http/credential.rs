@@ -1,9 +1,13 @@
 //! Step 1 of a request: the one bearer token. It comes in Authorization (RFC 6750 2.1), or without that in x-api-key, as
 //! Anthropic's clients send it, or in api-key, as Azure's do.
 
-use crate::http::fields::{FieldKind, FieldLine, Fields};
+use crate::http::fields::{FieldLine, Fields};
 use crate::policy::denial::Denial;
+use crate::policy::field_kind::FieldKind;
 use crate::policy::token::Presented;
+
+/// How many names a header of [`FieldKind::ApiKey`] can have.
+const API_KEY_NAMES: usize = 2;
 
 /// The bearer token of a request. The same token may stand in more than one of the three headers.
 ///
@@ -19,6 +23,9 @@ pub fn token(fields: &Fields) -> Result<Presented<'_>, Denial> {
     }
     let is_api_key = |line: &&FieldLine| line.kind() == FieldKind::ApiKey;
     let lines: Vec<&FieldLine> = fields.lines().filter(is_api_key).collect();
+    if lines.len() > API_KEY_NAMES {
+        return Err(Denial::InvalidApiKey);
+    }
     for (index, line) in lines.iter().enumerate() {
         let is_repeated = lines[..index]
             .iter()

@@ -1,6 +1,7 @@
 //! Server-sent events (WHATWG HTML 9.2): whether a response is a stream of them, and where one ends.
 
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
+use crate::policy::field_kind::FieldKind;
 
 /// Whether a response's body is a stream of events, encoded or not.
 #[must_use]

@@ -9,10 +9,13 @@ use std::ops::Range;
 use http::Version;
 use http::request::Parts;
 
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
+use crate::policy::field_kind::FieldKind;
 
 /// Most header fields of a request.
 pub const MAX_REQUEST_FIELDS: usize = 100;
+/// Most names in the Connection lines: each is compared with every header field.
+pub const MAX_CONNECTION_OPTIONS: usize = 100;
 /// Empty lines that are passed over before a request line (RFC 9112 2.2).
 const MAX_EMPTY_LINES: usize = 2;
 
@@ -267,7 +270,10 @@ impl RequestHead {
             return Ok(is_http11);
         }
         let (mut closes, mut keeps, mut names_others) = (false, false, false);
-        for option in options(self.fields.all(FieldKind::Connection)) {
+        for (index, option) in options(self.fields.all(FieldKind::Connection)).enumerate() {
+            if index == MAX_CONNECTION_OPTIONS {
+                return Err(HeadError::Malformed("the Connection header names too much"));
+            }
             if !option.is_ascii() {
                 return Err(HeadError::Malformed("the Connection header must be ASCII"));
             }

@@ -65,10 +65,14 @@ impl LogLines {
     /// Appends a request's line.
     pub(super) fn access(&mut self, format: LogFormat, access: &AccessEntry<'_>) {
         let ended = access.started + access.duration;
-        let fields: [(FieldName, FieldValue<'_>); 14] = [
+        let fields: [(FieldName, FieldValue<'_>); 15] = [
             (
                 name!("request_id"),
                 FieldValue::Word(Some(access.request_id)),
+            ),
+            (
+                name!("client_request_id"),
+                FieldValue::Word(access.client_request_id),
             ),
             (name!("key_id"), FieldValue::Word(access.key_id)),
             (name!("client"), FieldValue::Address(access.client)),
@@ -344,6 +348,7 @@ mod tests {
             duration: Duration::from_micros(1500),
             first_byte: None,
             request_id: "r-1",
+            client_request_id: Some("mine"),
             key_id: Some("key_1"),
             client: ClientAddress::Unknown,
             method: "POST",

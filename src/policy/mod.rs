@@ -7,6 +7,7 @@
 pub mod decide;
 pub mod denial;
 pub mod explain;
+pub mod field_kind;
 pub mod key;
 pub mod key_view;
 pub mod model_access;

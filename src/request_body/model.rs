@@ -39,6 +39,18 @@ pub enum BodyFormat {
     Multipart(Boundary),
 }
 
+impl BodyFormat {
+    /// The Content-Type that the body is forwarded with. It is written here, so that it says to the upstream what it
+    /// said to the gateway: some servers compare media types byte for byte.
+    #[must_use]
+    pub fn content_type(&self) -> Cow<'static, [u8]> {
+        match self {
+            Self::Json => Cow::Borrowed(b"application/json"),
+            Self::Multipart(boundary) => Cow::Owned(boundary.content_type()),
+        }
+    }
+}
+
 /// Why no single model can be read from a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyError {

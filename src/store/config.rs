@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::policy::field_kind::ForwardHeaders;
+
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -246,6 +248,8 @@ pub struct UpstreamConfig {
     pub credential: Option<Credential>,
     /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// Which of a client's header fields it gets besides those that every upstream gets.
+    pub forward_headers: ForwardHeaders,
 }
 
 /// Scheme and authority of a replica.

@@ -4,9 +4,10 @@ use std::mem::MaybeUninit;
 
 use http::StatusCode;
 
-use crate::http::fields::{FieldKind, Fields, MAX_FIELDS};
+use crate::http::fields::{Fields, MAX_FIELDS};
 use crate::http::framing::{Framing, FramingError, Sender};
-use crate::http::head::{decimal, places};
+use crate::http::head::{MAX_CONNECTION_OPTIONS, decimal, places};
+use crate::policy::field_kind::FieldKind;
 
 /// Largest head of a response, in bytes.
 pub(super) const MAX_HEAD: usize = 64 << 10;
@@ -66,6 +67,11 @@ impl ResponseHead {
                 value => places(bytes, value),
             };
             self.fields.index(name, value);
+        }
+        if options(&self.fields).nth(MAX_CONNECTION_OPTIONS).is_some() {
+            return Err(FramingError(
+                "the response's Connection header names too much",
+            ));
         }
         self.framing = framing(&self.fields, self.status, is_http11)?;
         // A server that declares a body although the status allows none may send it anyway. So the connection is never

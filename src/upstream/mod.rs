@@ -20,6 +20,7 @@ use rustls::pki_types::ServerName;
 
 use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
+use crate::policy::field_kind::ForwardHeaders;
 use crate::store::config;
 
 /// All upstreams and the catalogue of models, shared by all workers.
@@ -340,6 +341,12 @@ impl Upstream {
 
     fn is_discovered(&self) -> bool {
         self.config.models.is_none()
+    }
+
+    /// Which of a client's header fields it gets besides those that every upstream gets.
+    #[must_use]
+    pub(crate) fn forward_headers(&self) -> &ForwardHeaders {
+        &self.config.forward_headers
     }
 
     fn credential(&self) -> Option<&str> {

@@ -105,15 +105,18 @@ def sent(corpus: list[Case], tmp_path_factory: pytest.TempPathFactory) -> list[S
             answers.update(await ask_all(gateway.address, requests))
         finally:
             await asyncio.to_thread(gateway.end)
+        # Upstreams know a request by the gateway's own id for it.
         for event in gateway.log():
             if event.get("event") == "access":
-                judged[event["request_id"]] = event.get("model")
+                judged[event["client_request_id"]] = event.get("model")
+                if event["request_id"] in upstream.recorded:
+                    forwarded[event["client_request_id"]] = upstream.recorded[event["request_id"]]
 
     asyncio.run(upstream.serve(through_a_gateway))
     assert not upstream.faults
     return [
         Sent(
-            corpus[number], name, answer.status, upstream.recorded.get(f"{name}.{number}"),
+            corpus[number], name, answer.status, forwarded.get(f"{name}.{number}"),
             judged.get(f"{name}.{number}")
         ) for (number, name), answer in answers.items()
     ]

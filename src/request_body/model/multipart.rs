@@ -99,6 +99,9 @@ impl fmt::Display for MultipartError {
     }
 }
 
+/// What stands before a boundary in a body, the line feed of the line before included.
+const LINE_START: &[u8] = b"\n--";
+
 /// The boundary between the parts of a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boundary {
@@ -113,8 +116,20 @@ impl Boundary {
         if !(1..=MAX_BOUNDARY_BYTES).contains(&boundary.len()) || !boundary.iter().all(usable) {
             return Err(MultipartError::Boundary);
         }
-        let line = [b"\n--", boundary].concat().into_boxed_slice();
+        let line = [LINE_START, boundary].concat().into_boxed_slice();
         Ok(Self { line })
+    }
+
+    /// The Content-Type of a form with this boundary.
+    pub(crate) fn content_type(&self) -> Vec<u8> {
+        let boundary = self.line.strip_prefix(LINE_START).unwrap_or_default();
+        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"'+_-.".contains(byte);
+        let quote: &[u8] = if boundary.iter().all(is_token) {
+            b""
+        } else {
+            b"\""
+        };
+        [b"multipart/form-data; boundary=", quote, boundary, quote].concat()
     }
 }
 

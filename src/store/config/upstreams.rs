@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
+use crate::policy::field_kind::ForwardHeaders;
 use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::tree::{Located, Location, Section};
 use crate::store::config::{Credential, UpstreamConfig, files, value};
@@ -95,6 +96,7 @@ impl ConfigReader<'_> {
                 let path = value::path(text, self.folder)?;
                 files::certificate_authorities(&path).map(|()| path)
             }),
+            forward_headers: self.forward_headers(&mut section),
         };
         let location = section.location("name");
         section.reject_unknown_fields();
@@ -121,6 +123,24 @@ impl ConfigReader<'_> {
                 );
             }
         }
+    }
+
+    fn forward_headers(&self, section: &mut Section<'_>) -> ForwardHeaders {
+        let names = section.texts("forward_headers", |text| match text {
+            "*" => Ok(text.to_owned()),
+            name => ForwardHeaders::check_name(name)
+                .map(|()| name.to_owned())
+                .map_err(str::to_owned),
+        });
+        let names = names.unwrap_or_default();
+        if !names.iter().any(|name| name.value == "*") {
+            return ForwardHeaders::Named(values(Some(names)));
+        }
+        for name in names.iter().filter(|name| name.value != "*") {
+            let message = "is one of \"*\" already; write \"*\" alone";
+            self.faults.add(&name.location, message.to_owned());
+        }
+        ForwardHeaders::All
     }
 
     /// Messages here never contain the value: it may be the credential itself, written into the wrong field.
@@ -153,6 +173,7 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         models: None,
         credential: None,
         ca_file: None,
+        forward_headers: ForwardHeaders::NONE,
     })
 }
 

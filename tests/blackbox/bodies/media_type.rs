@@ -27,7 +27,7 @@ fn one_content_type_is_taken_and_the_others_are_told_which() {
             taken,
             passed(&response).and_then(|()| {
                 let seen = stand.up.last();
-                (seen.all("content-type") == [taken])
+                (seen.all("content-type") == ["application/json"])
                     .then_some(())
                     .ok_or(format!("{:?}", seen.headers))
             }),

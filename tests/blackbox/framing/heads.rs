@@ -185,7 +185,7 @@ fn bytes_beyond_ascii_in_headers_that_steer_are_refused_and_elsewhere_pass_or_ar
         cases.check(name, verdict);
     }
     cases.check("upstream", stand.up.untouched());
-    let mut bytes = raw(&stand.all, &["x-other: MARK", "content-length: 16"], BODY);
+    let mut bytes = raw(&stand.all, &["x-title: MARK", "content-length: 16"], BODY);
     let at = bytes
         .windows(4)
         .position(|window| window == b"MARK")
@@ -214,7 +214,7 @@ fn header_names_with_an_underscore_never_reach_the_upstream() {
         .header("Proxy_Authorization", "0")
         .header("x_", "1")
         .header("_", "2")
-        .header("X-Kept", "3");
+        .header("X-Title", "3");
     for response in [stand.gateway.ask(&call), stand.gateway.h2().ask(&call)] {
         assert_eq!(response.status, 200, "{}", response.text());
         let seen = stand.up.last();
@@ -224,7 +224,7 @@ fn header_names_with_an_underscore_never_reach_the_upstream() {
             .filter(|(name, _)| name.contains('_'))
             .collect();
         assert!(with.is_empty(), "{with:?}");
-        assert_eq!(seen.header("x-kept"), Some("3"));
+        assert_eq!(seen.header("x-title"), Some("3"));
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::policy::field_kind::ForwardHeaders;
+
 use super::*;
 use crate::store::config::restart::restart_needed;
 use crate::store::config::{ReplicaUrl, TlsFiles, tree};
@@ -148,6 +150,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             models: None,
             credential: None,
             ca_file: None,
+            forward_headers: ForwardHeaders::NONE,
         }],
     };
     assert_eq!(config, expected);

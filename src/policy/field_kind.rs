@@ -1,0 +1,524 @@
+//! What a header field is to the gateway, by its name: which lines it judges by, which it sets itself, and which pass to
+//! an upstream or to a client.
+//!
+//! What goes upstream is a list of what may, so that a header which some server obeys and nobody here has heard of stays
+//! behind. An operator adds to it for each upstream ([`ForwardHeaders`]), but never a credential or an identity.
+
+use crate::policy::field_kind::FieldKind::{
+    Accept, AcceptEncoding, AcceptOther, AccessControlRequestHeaders, ApiKey, Authorization,
+    Connection, ContentEncoding, ContentLength, ContentOther, ContentType, Date, Digest, Expect,
+    Forwarded, HopByHop, Host, NotToClient, NotToUpstream, Origin, Other, TransferEncoding,
+    Underscore, XForwardedFor, XForwardedOther, XForwardedProto, XRequestId,
+};
+
+/// What a header field is to the gateway. Variants without a line of their own are the fields of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "a field's name says it")]
+pub enum FieldKind {
+    /// Nothing of its own: it passes to clients, and to upstreams whose config names it.
+    Other,
+    /// It passes in both directions.
+    Forwarded,
+    /// Its name has `_`: CGI-style servers read `x_real_ip` as `x-real-ip`, so it does not go upstream.
+    Underscore,
+    /// Valid between two hops only (RFC 9110 7.6.1).
+    HopByHop,
+    /// A credential, an identity, or a word that steers some upstream: it does not go there.
+    NotToUpstream,
+    /// A server's word about itself, about the browser's other pages, or to a proxy in front of it: clients do not get
+    /// the upstream's, and in a request it means nothing.
+    NotToClient,
+    /// A digest of the body's bytes as sent (RFC 9530 and what came before it).
+    Digest,
+    /// Accept and Accept-Language.
+    Accept,
+    /// An encoded response cannot be looked at, so upstreams are not asked for one.
+    AcceptEncoding,
+    /// Every other name that begins with `accept-`.
+    AcceptOther,
+    AccessControlRequestHeaders,
+    /// `api-key` and `x-api-key`.
+    ApiKey,
+    Authorization,
+    Connection,
+    ContentEncoding,
+    ContentLength,
+    /// Every other name that begins with `content-`.
+    ContentOther,
+    ContentType,
+    Date,
+    Expect,
+    Host,
+    Origin,
+    TransferEncoding,
+    XForwardedFor,
+    /// Every other name that begins with `x-forwarded-`.
+    XForwardedOther,
+    XForwardedProto,
+    XRequestId,
+}
+
+/// How many kinds there are.
+pub const FIELD_KINDS: usize = XRequestId as usize + 1;
+
+/// Names that are known as a whole, in lower case.
+const NAMES: [(&str, FieldKind); 98] = [
+    ("accept", Accept),
+    ("accept-encoding", AcceptEncoding),
+    ("accept-language", Accept),
+    (
+        "access-control-request-headers",
+        AccessControlRequestHeaders,
+    ),
+    ("api-key", ApiKey),
+    ("authorization", Authorization),
+    ("connection", Connection),
+    ("content-digest", Digest),
+    ("content-encoding", ContentEncoding),
+    ("content-length", ContentLength),
+    ("content-md5", Digest),
+    ("content-type", ContentType),
+    ("date", Date),
+    ("digest", Digest),
+    ("expect", Expect),
+    ("host", Host),
+    ("origin", Origin),
+    ("repr-digest", Digest),
+    ("transfer-encoding", TransferEncoding),
+    ("x-api-key", ApiKey),
+    ("x-forwarded-for", XForwardedFor),
+    ("x-forwarded-proto", XForwardedProto),
+    ("x-request-id", XRequestId),
+    // What OpenAI's and Anthropic's clients say about themselves and the version that they speak, and what tracing needs.
+    ("anthropic-beta", Forwarded),
+    ("anthropic-dangerous-direct-browser-access", Forwarded),
+    ("anthropic-version", Forwarded),
+    ("baggage", Forwarded),
+    ("idempotency-key", Forwarded),
+    ("openai-beta", Forwarded),
+    ("openai-version", Forwarded),
+    ("referer", Forwarded),
+    ("traceparent", Forwarded),
+    ("tracestate", Forwarded),
+    ("user-agent", Forwarded),
+    ("x-app", Forwarded),
+    ("x-title", Forwarded),
+    // RFC 9110 7.6.1 and RFC 9113 8.2.2. Names that begin with `proxy-` are in PREFIXES.
+    ("http2-settings", HopByHop),
+    ("keep-alive", HopByHop),
+    ("te", HopByHop),
+    ("trailer", HopByHop),
+    ("upgrade", HopByHop),
+    // Credentials of other products and places.
+    ("cookie", NotToUpstream),
+    ("cookie2", NotToUpstream),
+    ("dpop", NotToUpstream),
+    ("ocp-apim-subscription-key", NotToUpstream),
+    ("openai-organization", NotToUpstream),
+    ("openai-project", NotToUpstream),
+    ("private-token", NotToUpstream),
+    ("x-access-token", NotToUpstream),
+    ("x-authorization", NotToUpstream),
+    ("x-csrf-token", NotToUpstream),
+    ("x-functions-key", NotToUpstream),
+    ("x-id-token", NotToUpstream),
+    ("x-rapidapi-key", NotToUpstream),
+    ("x-session-token", NotToUpstream),
+    // Who the client is, as a proxy in front would say it. Authelia, oauth2-proxy, Cloudflare, Akamai.
+    ("client-ip", NotToUpstream),
+    ("forwarded", NotToUpstream),
+    ("from", NotToUpstream),
+    ("remote-email", NotToUpstream),
+    ("remote-groups", NotToUpstream),
+    ("remote-name", NotToUpstream),
+    ("remote-user", NotToUpstream),
+    ("true-client-ip", NotToUpstream),
+    ("x-client-ip", NotToUpstream),
+    ("x-cluster-client-ip", NotToUpstream),
+    ("x-email", NotToUpstream),
+    ("x-originating-ip", NotToUpstream),
+    ("x-real-ip", NotToUpstream),
+    ("x-user", NotToUpstream),
+    ("x-username", NotToUpstream),
+    // Another method or path than the one that was judged.
+    ("x-method-override", NotToUpstream),
+    ("x-rewrite-url", NotToUpstream),
+    // A server about itself.
+    ("alt-svc", NotToClient),
+    ("request-id", NotToClient),
+    ("server", NotToClient),
+    ("set-cookie", NotToClient),
+    ("set-cookie2", NotToClient),
+    ("www-authenticate", NotToClient),
+    // To a browser, about more than this response.
+    ("accept-ch", NotToClient),
+    ("clear-site-data", NotToClient),
+    ("critical-ch", NotToClient),
+    ("expect-ct", NotToClient),
+    ("link", NotToClient),
+    ("nel", NotToClient),
+    ("observe-browsing-topics", NotToClient),
+    ("origin-agent-cluster", NotToClient),
+    ("public-key-pins", NotToClient),
+    ("refresh", NotToClient),
+    ("report-to", NotToClient),
+    ("reporting-endpoints", NotToClient),
+    ("service-worker-allowed", NotToClient),
+    ("sourcemap", NotToClient),
+    ("speculation-rules", NotToClient),
+    ("strict-transport-security", NotToClient),
+    // To a proxy in front: nginx, lighttpd, Apache, Perlbal. Names that begin with `x-accel-` are in PREFIXES.
+    ("x-lighttpd-send-file", NotToClient),
+    ("x-lighttpd-send-tempfile", NotToClient),
+    ("x-reproxy-url", NotToClient),
+    ("x-sendfile", NotToClient),
+];
+
+/// Beginnings of names that are not known as a whole, in lower case. The first that fits counts.
+const PREFIXES: [(&str, FieldKind); 45] = [
+    ("x-stainless-", Forwarded),
+    ("accept-", AcceptOther),
+    ("access-control-", NotToClient),
+    ("content-", ContentOther),
+    ("proxy-", HopByHop),
+    ("x-accel-", NotToClient),
+    ("x-forwarded-", XForwardedOther),
+    ("x-ratelimit-", NotToClient),
+    ("x-keygate-", NotToUpstream),
+    // Another method or path than the one that was judged.
+    ("x-http-method", NotToUpstream),
+    ("x-original-", NotToUpstream),
+    // Other gateways, and engines that route or configure by headers.
+    ("helicone-", NotToUpstream),
+    ("x-data-parallel-", NotToUpstream),
+    ("x-envoy-", NotToUpstream),
+    ("x-gateway-", NotToUpstream),
+    ("x-litellm-", NotToUpstream),
+    ("x-llm-d-", NotToUpstream),
+    ("x-override-", NotToUpstream),
+    ("x-portkey-", NotToUpstream),
+    ("x-routing-", NotToUpstream),
+    ("x-semantic-router-", NotToUpstream),
+    ("x-vllm-", NotToUpstream),
+    // Who the client is, as a proxy in front would say it: Cloudflare, Google, Amazon, Microsoft, Fastly, Kong, Tyk,
+    // Tailscale, Pomerium, Authentik, oauth2-proxy, and servers that end TLS.
+    ("cf-", NotToUpstream),
+    ("fastly-", NotToUpstream),
+    ("ssl-client-", NotToUpstream),
+    ("tailscale-", NotToUpstream),
+    ("x-amz", NotToUpstream),
+    ("x-anonymous-", NotToUpstream),
+    ("x-appengine-", NotToUpstream),
+    ("x-auth-", NotToUpstream),
+    ("x-authenticated-", NotToUpstream),
+    ("x-authentik-", NotToUpstream),
+    ("x-azure-", NotToUpstream),
+    ("x-client-cert", NotToUpstream),
+    ("x-consumer-", NotToUpstream),
+    ("x-credential-", NotToUpstream),
+    ("x-goog-", NotToUpstream),
+    ("x-jwt-", NotToUpstream),
+    ("x-ms-", NotToUpstream),
+    ("x-pomerium-", NotToUpstream),
+    ("x-remote-", NotToUpstream),
+    ("x-ssl-", NotToUpstream),
+    ("x-tyk-", NotToUpstream),
+    ("x-user-", NotToUpstream),
+    ("x-webauth-", NotToUpstream),
+];
+
+/// The longest of [`NAMES`].
+const MAX_NAME: usize = 41;
+/// The indexes of [`NAMES`], shortest name first; and for each length where its names begin.
+const BY_LENGTH: ([u8; NAMES.len()], [u8; MAX_NAME + 2]) = by_length();
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "there are fewer than 256 names"
+)]
+const fn by_length() -> ([u8; NAMES.len()], [u8; MAX_NAME + 2]) {
+    let (mut indexes, mut starts) = ([0; NAMES.len()], [0; MAX_NAME + 2]);
+    let (mut length, mut filled) = (0, 0);
+    while length <= MAX_NAME {
+        starts[length] = filled as u8;
+        let mut index = 0;
+        while index < NAMES.len() {
+            if NAMES[index].0.len() == length {
+                indexes[filled] = index as u8;
+                filled += 1;
+            }
+            index += 1;
+        }
+        length += 1;
+    }
+    assert!(filled == NAMES.len(), "a name is longer than MAX_NAME");
+    starts[MAX_NAME + 1] = filled as u8;
+    (indexes, starts)
+}
+
+/// Whether a request's line goes to its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToUpstream {
+    /// As it came.
+    Always,
+    /// Where the upstream's config names it.
+    IfListed,
+    /// Not at all, or as the gateway sets it.
+    Never,
+}
+
+impl FieldKind {
+    /// The kind of a field name, in any case.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        let mut lower = [0; MAX_NAME];
+        let length = name.len().min(MAX_NAME);
+        let lower = &mut lower[..length];
+        lower.copy_from_slice(&name[..length]);
+        lower.make_ascii_lowercase();
+        Self::known(lower, name.len()).unwrap_or_else(|| Self::by_prefix(lower, name))
+    }
+
+    fn known(lower: &[u8], length: usize) -> Option<Self> {
+        let (indexes, starts) = &BY_LENGTH;
+        let range = usize::from(*starts.get(length)?)..usize::from(*starts.get(length + 1)?);
+        for index in indexes.get(range)? {
+            let (name, kind) = NAMES[usize::from(*index)];
+            // Names of one length differ in their last letter more often than in their first.
+            if name.as_bytes().last() == lower.last() && name.as_bytes() == lower {
+                return Some(kind);
+            }
+        }
+        None
+    }
+
+    /// The kind of a name that is not known as a whole. `lower` is its beginning in lower case.
+    fn by_prefix(lower: &[u8], name: &[u8]) -> Self {
+        let known = PREFIXES
+            .iter()
+            .find(|(prefix, _)| lower.starts_with(prefix.as_bytes()));
+        match known.map_or(Other, |(_, kind)| *kind) {
+            kind @ (HopByHop | NotToClient | NotToUpstream) => kind,
+            _ if name.contains(&b'_') => Underscore,
+            kind => kind,
+        }
+    }
+
+    /// Whether a request's line of this kind goes to its upstream.
+    #[must_use]
+    pub fn to_upstream(self) -> ToUpstream {
+        match self {
+            Accept | Forwarded => ToUpstream::Always,
+            Other
+            | AcceptOther
+            | AccessControlRequestHeaders
+            | ContentOther
+            | Date
+            | Digest
+            | Origin => ToUpstream::IfListed,
+            Underscore | HopByHop | NotToClient | NotToUpstream | AcceptEncoding | ApiKey
+            | Authorization | Connection | ContentEncoding | ContentLength | ContentType
+            | Expect | Host | TransferEncoding | XForwardedFor | XForwardedOther
+            | XForwardedProto | XRequestId => ToUpstream::Never,
+        }
+    }
+
+    /// Whether a response's line of this kind is passed on to the client. Its length is written anew.
+    #[must_use]
+    pub fn passes_to_client(self) -> bool {
+        match self {
+            HopByHop
+            | NotToClient
+            | AccessControlRequestHeaders
+            | Connection
+            | ContentLength
+            | TransferEncoding
+            | XRequestId => false,
+            Other | Forwarded | Underscore | NotToUpstream | Accept | AcceptEncoding
+            | AcceptOther | ApiKey | Authorization | ContentEncoding | ContentOther
+            | ContentType | Date | Digest | Expect | Host | Origin | XForwardedFor
+            | XForwardedOther | XForwardedProto => true,
+        }
+    }
+
+    /// Whether the gateway judges a request by fields of this kind, or sets them: a client must not have them removed
+    /// by naming them in Connection (RFC 9110 7.6.1).
+    #[must_use]
+    pub fn is_judged_or_set(self) -> bool {
+        match self {
+            Accept | AcceptEncoding | AcceptOther | ApiKey | Authorization | ContentEncoding
+            | ContentLength | ContentOther | ContentType | Digest | Expect | Host
+            | XForwardedFor | XForwardedOther | XForwardedProto | XRequestId => true,
+            Other
+            | Forwarded
+            | Underscore
+            | HopByHop
+            | NotToUpstream
+            | NotToClient
+            | AccessControlRequestHeaders
+            | Connection
+            | Date
+            | Origin
+            | TransferEncoding => false,
+        }
+    }
+}
+
+/// Header fields that an upstream gets besides those that always pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardHeaders {
+    /// These names, in any case.
+    Named(Vec<String>),
+    /// Every name, save credentials, identities and hop-by-hop fields.
+    All,
+}
+
+impl ForwardHeaders {
+    /// No others.
+    pub const NONE: Self = Self::Named(Vec::new());
+
+    /// Whether a client's line of this name passes. Only for a line that is [`ToUpstream::IfListed`].
+    #[must_use]
+    pub fn lists(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Named(names) => names
+                .iter()
+                .any(|listed| listed.as_bytes().eq_ignore_ascii_case(name)),
+            Self::All => true,
+        }
+    }
+
+    /// Whether a name can be listed.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do.
+    pub fn check_name(name: &str) -> Result<(), &'static str> {
+        let is_token =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(
+                "is not the name of a header; write one like \"x-tenant\", or \"*\" alone for every other",
+            );
+        }
+        match FieldKind::of(name.as_bytes()) {
+            Underscore => {
+                Err("has a _, which some servers read as -; such headers are never sent upstream")
+            }
+            HopByHop | Connection | TransferEncoding | Expect => {
+                Err("is for one connection only and never sent upstream; remove it")
+            }
+            NotToUpstream | Authorization | ApiKey => Err(
+                "is a credential, an identity or steers servers, and never sent upstream; remove it",
+            ),
+            kind => match kind.to_upstream() {
+                ToUpstream::Always | ToUpstream::IfListed => Ok(()),
+                ToUpstream::Never => Err("is set or dropped by the gateway itself; remove it"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_classified_in_any_case() {
+        for (name, kind) in [
+            ("Host", Host),
+            ("CONTENT-TYPE", ContentType),
+            ("X-Api-Key", ApiKey),
+            ("x_real_ip", Underscore),
+            ("content_length", Underscore),
+            ("Proxy-Connection", HopByHop),
+            ("x-portkey-config", NotToUpstream),
+            ("X-Forwarded-Host", XForwardedOther),
+            ("accept-encoding", AcceptEncoding),
+            ("accept-charset", AcceptOther),
+            ("x-stainless-os", Forwarded),
+            ("x-stainless_os", Underscore),
+            ("Anthropic-Dangerous-Direct-Browser-Access", Forwarded),
+            ("anthropic-dangerous-direct-browser-accesses", Other),
+            ("x_portkey_config", Underscore),
+            ("x-portkey-a_b", NotToUpstream),
+            ("access-control-a_b", NotToClient),
+            ("CF-Connecting-IP", NotToUpstream),
+            ("x-amzn-trace-id", NotToUpstream),
+            (
+                "X-Portkey-a-name-that-is-longer-than-any-that-is-known-as-a-whole",
+                NotToUpstream,
+            ),
+            (
+                "a-name-that-is-longer-than-any-that-is-known-as-a-whole",
+                Other,
+            ),
+            ("", Other),
+        ] {
+            assert_eq!(FieldKind::of(name.as_bytes()), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_name_and_beginning_is_found_as_it_stands_in_the_list() {
+        for (name, kind) in NAMES {
+            assert_eq!(FieldKind::of(name.as_bytes()), kind, "{name}");
+            assert_eq!(
+                FieldKind::of(name.to_uppercase().as_bytes()),
+                kind,
+                "{name}"
+            );
+            assert_eq!(name, name.to_lowercase());
+        }
+        for (prefix, kind) in PREFIXES {
+            assert_eq!(
+                FieldKind::of(format!("{prefix}zzz").as_bytes()),
+                kind,
+                "{prefix}"
+            );
+            assert_eq!(prefix, prefix.to_lowercase());
+        }
+    }
+
+    #[test]
+    fn a_listed_header_passes_in_any_case() {
+        let named = ForwardHeaders::Named(vec!["x-tenant".into()]);
+        assert!(named.lists(b"X-Tenant"));
+        assert!(!named.lists(b"x-tenants"));
+        assert!(ForwardHeaders::All.lists(b"x-other"));
+        assert!(!ForwardHeaders::NONE.lists(b"x-other"));
+    }
+
+    #[test]
+    fn what_never_goes_upstream_cannot_be_listed() {
+        for good in [
+            "x-tenant",
+            "X-Custom",
+            "content-language",
+            "origin",
+            "user-agent",
+        ] {
+            assert_eq!(ForwardHeaders::check_name(good), Ok(()), "{good}");
+        }
+        for (bad, part) in [
+            ("", "is not the name of a header"),
+            ("x tenant", "is not the name of a header"),
+            ("x-\u{e4}", "is not the name of a header"),
+            ("x_tenant", "has a _"),
+            ("Connection", "for one connection only"),
+            ("proxy-authorization", "for one connection only"),
+            ("Cookie", "a credential"),
+            ("authorization", "a credential"),
+            ("x-api-key", "a credential"),
+            ("x-goog-iap-jwt-assertion", "a credential"),
+            ("x-vllm-anything", "steers servers"),
+            ("content-type", "set or dropped"),
+            ("x-request-id", "set or dropped"),
+            ("x-forwarded-user", "set or dropped"),
+            ("accept-encoding", "set or dropped"),
+        ] {
+            let fault = ForwardHeaders::check_name(bad).unwrap_err();
+            assert!(fault.contains(part), "{bad}: {fault}");
+        }
+    }
+}
