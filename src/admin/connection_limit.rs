@@ -25,11 +25,11 @@ pub(super) enum Place {
 
 /// The connections of one listener. Cloning shares them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ConnectionLimit(Arc<Mutex<Open>>);
+pub(super) struct ConnectionLimit(Arc<Mutex<AdminConnections>>);
 
 /// By number, oldest first.
 #[derive(Debug, Default)]
-struct Open {
+struct AdminConnections {
     next: u64,
     connections: BTreeMap<u64, State>,
 }
@@ -79,12 +79,12 @@ impl ConnectionLimit {
     }
 
     /// Every change of the map is whole.
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, AdminConnections> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl AdminConnections {
     fn silent(&self, wanted: impl Fn(Place) -> bool) -> impl Iterator<Item = u64> {
         let connections = self.connections.iter();
         connections.filter_map(move |(number, state)| match state {

@@ -165,6 +165,7 @@ async fn admit_and_forward<E: Exchange>(
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
+    exchange.authenticated();
 
     let route = route::of(head.method(), head.path())?; // 5
     record.route(route.label());

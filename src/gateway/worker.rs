@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::sync::Notify;
 
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::refusal::Refusal;
 use crate::http::buffer::BufferPool;
 use crate::http::request_id::{RequestId, RequestIds};
@@ -159,6 +160,8 @@ pub(crate) struct Worker {
     pub(super) refused_proxies: Sampler,
     /// Where requests without a good credential wait for their answer.
     pub(super) unauthenticated: UnauthenticatedQueue,
+    /// Connections that give way where there is no room for a new one.
+    pub(super) keyless: Rc<RefCell<KeylessConnections>>,
     date: RefCell<Date>,
     request_ids: RefCell<RequestIds>,
     open: Cell<usize>,
@@ -200,6 +203,7 @@ impl Worker {
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),
+            keyless: Rc::default(),
             date: RefCell::default(),
             request_ids: RefCell::new(RequestIds::new(seed)),
             open,

@@ -16,10 +16,10 @@ const RESERVE: usize = 8;
 
 /// The number of bytes that request bodies may use at once. Clones share it.
 #[derive(Clone, Debug)]
-pub struct BufferBudget(Arc<Shared>);
+pub struct BufferBudget(Arc<BudgetCounters>);
 
 #[derive(Debug)]
-struct Shared {
+struct BudgetCounters {
     all: usize,
     /// What large bodies may use of it.
     for_large: usize,
@@ -35,7 +35,7 @@ impl BufferBudget {
     /// A budget of this many bytes, in which one body of up to `largest` bytes always fits.
     #[must_use]
     pub fn new(bytes: usize, largest: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(BudgetCounters {
             all: bytes,
             for_large: (bytes - bytes / RESERVE).max(largest.min(bytes)),
             large: AtomicUsize::new(0),
@@ -51,7 +51,7 @@ impl BufferBudget {
         taken: usize,
         of_key: &BodyBytes,
     ) -> Result<(), OverBudgetError> {
-        let Shared { all, for_large, .. } = *self.0;
+        let BudgetCounters { all, for_large, .. } = *self.0;
         let (large, small) = (self.held(BodySize::Large), self.held(BodySize::Small));
         let key_large = of_key.large.load(Ordering::Relaxed);
         let key_small = of_key.small.load(Ordering::Relaxed);
@@ -88,7 +88,7 @@ impl BufferBudget {
     }
 }
 
-impl Shared {
+impl BudgetCounters {
     fn of(&self, size: BodySize) -> &AtomicUsize {
         match size {
             BodySize::Large => &self.large,

@@ -111,9 +111,14 @@ pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
 /// it is known whether it is up before a request needs it.
 async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>, log: Log) {
     if !replica.was_tried() {
-        let is_up = accepts_connections(&replica).await;
-        fleet.set_health(&upstream, &replica, is_up);
-        if is_up {
+        match try_connection(&replica).await {
+            // Where this machine lacks what a connection takes, nothing is known.
+            None => return,
+            Some(is_up) => {
+                fleet.set_health(&upstream, &replica, is_up);
+            }
+        }
+        if replica.is_up() {
             return;
         }
     }
@@ -125,7 +130,7 @@ async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>
     log.event(name(Event::warn("replica_down")));
     while Arc::strong_count(&upstream) > 1 {
         sleep(PROBE_INTERVAL).await;
-        if accepts_connections(&replica).await {
+        if try_connection(&replica).await == Some(true) {
             if fleet.set_health(&upstream, &replica, true) {
                 log.event(name(Event::info("replica_up")));
             }
@@ -134,10 +139,22 @@ async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>
     }
 }
 
-async fn accepts_connections(replica: &Replica) -> bool {
+/// Whether a replica accepts a connection; None where it was not asked, such as without a free descriptor.
+async fn try_connection(replica: &Replica) -> Option<bool> {
     let address = (&*replica.url().host, replica.url().port);
-    let connecting = timeout(PROBE_INTERVAL, TcpStream::connect(address));
-    matches!(connecting.await, Ok(Ok(_)))
+    match timeout(PROBE_INTERVAL, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Some(true),
+        Ok(Err(error)) if !is_refusal(&error) => None,
+        Ok(Err(_)) | Err(_) => Some(false),
+    }
+}
+
+/// Whether a failed connection is the replica's fault.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
+    )
 }
 
 async fn discover_periodically(fleet: Arc<Fleet>, upstream: Arc<Upstream>, log: Log) {
@@ -232,10 +249,7 @@ async fn fetch_models(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>,
                 // As for any other connection: a replica that refuses connections is marked down, and status and
                 // metrics show it.
                 if let DiscoveryError::Unreachable(cause) = &error
-                    && matches!(
-                        cause.kind(),
-                        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
-                    )
+                    && is_refusal(cause)
                 {
                     fleet.set_health(upstream, replica, false);
                 }

@@ -97,3 +97,33 @@ fn connections_that_say_nothing_lock_nobody_out_of_the_admin_listener() {
     assert_eq!(unauthorized.status, 401);
     drop(silent);
 }
+
+#[test]
+fn connections_without_a_key_give_way_to_new_ones() {
+    for tls in [false, true] {
+        let stand = Stand::with(|setup| {
+            let setup = setup.line("workers = 1").set("limits", "connections = 8");
+            if tls { setup.tls() } else { setup }
+        });
+        let models = Call::get("/v1/models", &stand.all.token);
+        let mut keyed = stand.gateway.client();
+        assert_eq!(keyed.ask(&models).status, 200);
+        // Some say nothing, some begin a request, some have a wrong key.
+        let mut keyless: Vec<Client> = (0..7).map(|_| stand.gateway.client()).collect();
+        keyless[1].send(b"GET /v1/mod");
+        let wrong = Call::get("/v1/models", "sk-wrong");
+        assert_eq!(keyless[2].ask(&wrong).status, 401);
+        for _ in 0..20 {
+            let mut client = stand.gateway.client();
+            assert_eq!(client.ask(&models).status, 200, "TLS: {tls}");
+        }
+        let mut held: Vec<Client> = (0..7).map(|_| stand.gateway.client()).collect();
+        for client in &mut held {
+            assert_eq!(client.ask(&models).status, 200, "TLS: {tls}");
+        }
+        for client in &mut keyless {
+            assert!(client.ends_within(DEADLINE).is_some(), "TLS: {tls}");
+        }
+        assert_eq!(keyed.ask(&models).status, 200, "one with a key stays");
+    }
+}
