@@ -65,6 +65,12 @@ pub(super) enum Refusal {
     Denied(Denial),
     /// Its body names no one model.
     Body(BodyError),
+    /// It has a field that uses what the upstream stored.
+    StateField(&'static str),
+    /// It has a field that steers the upstream's engine.
+    EngineField(&'static str),
+    /// It has a field that is not documented for the route. The name, fit to be shown.
+    UnknownField(String),
     /// Its body is compressed in a way that is not taken.
     Coding(UnsupportedCodingError),
     /// Its body could not be read.
@@ -95,6 +101,9 @@ impl Refusal {
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
             Self::Body(fault) => fault.code(),
+            Self::StateField(_) => "state_not_allowed",
+            Self::EngineField(_) => "field_not_allowed",
+            Self::UnknownField(_) => "unknown_field",
             Self::Coding(UnsupportedCodingError) => "unsupported_media_type",
             Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
             Self::Unread(CollectError::Stalled) => "request_timeout",
@@ -136,6 +145,9 @@ impl Refusal {
                 | BodyError::MissingModel
                 | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
+            Self::StateField(_) | Self::EngineField(_) | Self::UnknownField(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -159,8 +171,10 @@ impl Refusal {
 
     /// The parameter at fault.
     #[must_use]
-    pub(super) fn param(&self) -> Option<&'static str> {
+    pub(super) fn param(&self) -> Option<&str> {
         match self {
+            Self::StateField(field) | Self::EngineField(field) => Some(field),
+            Self::UnknownField(field) => Some(field),
             Self::Body(fault) => fault.param(),
             Self::Denied(Denial::ModelNotFound) => Some("model"),
             _ => None,
@@ -234,6 +248,20 @@ impl fmt::Display for Refusal {
             }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
+            Self::StateField(field) => return write!(
+                f,
+                "The field `{field}` uses what the server keeps of earlier requests, which is not taken here: other users \
+                 could see it. Remove it, and send all that the model needs with each request."
+            ),
+            Self::EngineField(field) => return write!(
+                f,
+                "The field `{field}` steers the server's engine, and is not taken here. Remove it."
+            ),
+            Self::UnknownField(field) => return write!(
+                f,
+                "The field `{field}` is not documented for this path, and the server for this model takes only documented \
+                 fields here. Remove it, or look at its spelling."
+            ),
             Self::Unread(CollectError::TooLarge) => {
                 "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
             }

@@ -28,8 +28,10 @@ use crate::http::fields::{FieldKind, Fields};
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
+use crate::policy::body_fields::{self, FieldDenial, NotedFields};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
+use crate::policy::documented_fields::Documented;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
@@ -43,6 +45,9 @@ use crate::table::Entry;
 use crate::upstream::Upstream;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::UpstreamResponse;
+
+/// The most characters of an unknown field's name that an error repeats.
+const MAX_SHOWN_NAME: usize = 64;
 
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +171,7 @@ async fn admit_and_forward<E: Exchange>(
             let served_by = |_: &str| asked.upstream.clone();
             let permit = caller.for_model(Arc::clone(&asked.model), served_by)?; // 7
             record.upstream(permit.target());
+            judge_fields(&asked, permit.target())?;
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller),
@@ -181,6 +187,8 @@ struct Asked {
     model: Arc<str>,
     /// Who serves the model, by the catalogue.
     upstream: Option<Arc<Upstream>>,
+    /// Fields that the upstream may not take.
+    noted: NotedFields,
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
@@ -222,9 +230,14 @@ async fn read_model<E: Exchange>(
         true => ExtraModelFields::Allowed,
         false => ExtraModelFields::Refused,
     };
-    let named = model::read(&format, body.bytes(), extra_fields)?;
+    let routing = worker.fleet.routing();
+    let documented = routing
+        .refuses_unknown_fields()
+        .then(|| Documented::of(endpoint));
+    let facts = model::scan(&format, body.bytes(), extra_fields, documented)?;
+    let (named, noted) = (facts.model, facts.noted);
     // The catalogue's own name is shared; only a name that nobody serves is copied.
-    let (model, upstream) = match worker.fleet.routing().served(&named) {
+    let (model, upstream) = match routing.served(&named) {
         Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
         None => (Arc::from(&*named), None),
     };
@@ -233,9 +246,45 @@ async fn read_model<E: Exchange>(
         body,
         model,
         upstream,
+        noted,
         read_at,
         is_decoded: coding.is_some(),
     })
+}
+
+/// After step 7: the body's fields, by the rules of the upstream. Not before, so that nobody learns the rules of an
+/// upstream that the key may not use.
+fn judge_fields(asked: &Asked, upstream: &Upstream) -> Result<(), Refusal> {
+    body_fields::judge(&asked.noted, upstream.field_rules()).map_err(|denial| match denial {
+        FieldDenial::State(field) => Refusal::StateField(field),
+        FieldDenial::Engine(field) => Refusal::EngineField(field),
+        FieldDenial::Unknown(place) => {
+            let name = asked.body.bytes().get(place).unwrap_or_default();
+            Refusal::UnknownField(shown_name(name))
+        }
+    })
+}
+
+/// A field's name as it is written in the body, for a message: without control characters, and not long.
+fn shown_name(raw: &[u8]) -> String {
+    let text = String::from_utf8_lossy(raw);
+    let visible =
+        |letter: char| letter == ' ' || letter.is_ascii_graphic() || letter.is_alphanumeric();
+    let mut shown: String = text
+        .chars()
+        .take(MAX_SHOWN_NAME)
+        .map(|letter| {
+            if visible(letter) {
+                letter
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect();
+    if text.chars().nth(MAX_SHOWN_NAME).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Step 8: the request's way to its upstream and back.

@@ -37,6 +37,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The path.
+    pub(crate) fn path(self) -> &'static str {
+        self.path
+    }
+
     /// The kind of the request body.
     #[must_use]
     pub fn body(self) -> BodyKind {
@@ -53,7 +58,8 @@ pub enum BodyKind {
     Multipart,
 }
 
-const ENDPOINTS: [Endpoint; 14] = [
+/// Every path that is forwarded.
+pub(crate) const ENDPOINTS: [Endpoint; 14] = [
     json("/v1/chat/completions"),
     json("/v1/completions"),
     json("/v1/embeddings"),

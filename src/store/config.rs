@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::policy::body_fields::FieldRules;
+
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -244,6 +246,8 @@ pub struct UpstreamConfig {
     pub credential: Option<Credential>,
     /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// Which fields of a body it takes.
+    pub fields: FieldRules,
 }
 
 /// Scheme and authority of a replica.

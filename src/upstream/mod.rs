@@ -20,6 +20,7 @@ use rustls::pki_types::ServerName;
 
 use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
+use crate::policy::body_fields::{FieldRules, Taken};
 use crate::store::config;
 
 /// All upstreams and the catalogue of models, shared by all workers.
@@ -40,6 +41,7 @@ pub(crate) struct Routing {
     /// In the order of the config, then in the order of the upstream's own list.
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
+    refuses_unknown_fields: bool,
 }
 
 /// A group of replicas that serve the same models.
@@ -218,6 +220,9 @@ impl Routing {
             upstreams: Vec::new(),
             models: Vec::new(),
             by_model: HashMap::new(),
+            refuses_unknown_fields: upstreams
+                .iter()
+                .any(|upstream| upstream.field_rules().unknown_fields == Taken::Refuse),
         };
         let mut conflicts = Vec::new();
         for upstream in &upstreams {
@@ -262,6 +267,12 @@ impl Routing {
         self.models
             .iter()
             .map(|(model, upstream)| (&**model, upstream))
+    }
+
+    /// Whether any upstream takes only documented fields.
+    #[must_use]
+    pub(crate) fn refuses_unknown_fields(&self) -> bool {
+        self.refuses_unknown_fields
     }
 
     /// The upstreams, in the order of the config.
@@ -336,6 +347,11 @@ impl Upstream {
                 .cloned()
                 .unwrap_or_default(),
         }
+    }
+
+    /// Which fields of a body it takes.
+    pub(crate) fn field_rules(&self) -> FieldRules {
+        self.config.fields
     }
 
     fn is_discovered(&self) -> bool {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
+use crate::policy::body_fields::{FieldRules, Taken};
 use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::tree::{Located, Location, Section};
 use crate::store::config::{Credential, UpstreamConfig, files, value};
@@ -95,6 +96,7 @@ impl ConfigReader<'_> {
                 let path = value::path(text, self.folder)?;
                 files::certificate_authorities(&path).map(|()| path)
             }),
+            fields: field_rules(&mut section),
         };
         let location = section.location("name");
         section.reject_unknown_fields();
@@ -144,6 +146,32 @@ impl ConfigReader<'_> {
     }
 }
 
+/// What the upstream takes in a body.
+fn field_rules(section: &mut Section<'_>) -> FieldRules {
+    let usual = FieldRules::USUAL;
+    FieldRules {
+        stateful: section.boolean("stateful").unwrap_or(usual.stateful),
+        client_fields: section
+            .text("client_fields", taken)
+            .unwrap_or(usual.client_fields),
+        unknown_fields: section
+            .text("unknown_fields", taken)
+            .unwrap_or(usual.unknown_fields),
+        sets_cache_salt: usual.sets_cache_salt,
+    }
+}
+
+fn taken(text: &str) -> Result<Taken, String> {
+    match text {
+        "pass" => Ok(Taken::Pass),
+        "refuse" => Ok(Taken::Refuse),
+        _ => Err(format!(
+            "is {}; write \"pass\" or \"refuse\"",
+            value::quoted(text)
+        )),
+    }
+}
+
 /// An upstream from its URL alone.
 fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
     let replica = value::base_url(url)?;
@@ -153,6 +181,7 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         models: None,
         credential: None,
         ca_file: None,
+        fields: FieldRules::USUAL,
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::body_fields::FieldRules;
 use crate::store::config::restart::restart_needed;
 use crate::store::config::{ReplicaUrl, TlsFiles, tree};
 
@@ -147,6 +148,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             models: None,
             credential: None,
             ca_file: None,
+            fields: FieldRules::USUAL,
         }],
     };
     assert_eq!(config, expected);
