@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::refusal::LocalResponse;
+use crate::gateway::refusal::{LocalResponse, Refusal};
 use crate::gateway::worker::Worker;
 use crate::http::client_address::{client_address, forwarded_reason};
 use crate::http::fields::{FieldKind, Fields};
@@ -20,6 +20,9 @@ use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::store::config::ClientAddressSource;
 use crate::upstream::Routing;
+
+/// The longest name that is looked up again with a tag, in bytes.
+const MAX_HINTED_NAME: usize = 512;
 
 /// A model in OpenAI's form.
 #[derive(Serialize)]
@@ -65,11 +68,42 @@ pub(super) fn one_model(
     worker: &Worker,
     caller: Caller<'_>,
     id: &str,
-) -> Result<LocalResponse, Denial> {
+) -> Result<LocalResponse, Refusal> {
     let routing = worker.fleet.routing();
-    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned())?;
+    let sent_as = routing.sent_as(id).cloned();
+    let permit = caller
+        .for_model(id, sent_as, |id| routing.upstream_of(id).cloned())
+        .map_err(|denial| with_hint(worker, caller, id, denial))?;
     let model = model(worker, permit.model());
     Ok(LocalResponse::ok(&model, &worker.buffers))
+}
+
+/// The tag that Ollama takes where a model's name has none.
+const DEFAULT_TAG: &str = ":latest";
+
+/// Names a model that the key may use and that differs from the one it asked for only by Ollama's default tag. A key
+/// that may not use such a model gets the same bytes as for any unknown model.
+pub(super) fn with_hint(
+    worker: &Worker,
+    caller: Caller<'_>,
+    asked: &str,
+    denial: Denial,
+) -> Refusal {
+    let tagged = match asked.strip_suffix(DEFAULT_TAG) {
+        Some(untagged) => untagged.to_owned(),
+        // Longer names are in no catalogue, and are not copied.
+        None if asked.len() <= MAX_HINTED_NAME => format!("{asked}{DEFAULT_TAG}"),
+        None => return denial.into(),
+    };
+    let routing = worker.fleet.routing();
+    let sent_as = routing.sent_as(&tagged).cloned();
+    let permit = caller.for_model(tagged.as_str(), sent_as, |id| {
+        routing.upstream_of(id).map(drop)
+    });
+    match (denial, permit) {
+        (Denial::ModelNotFound, Ok(_)) => Refusal::SimilarModel(tagged),
+        (denial, Ok(_) | Err(_)) => denial.into(),
+    }
 }
 
 /// What the key allows, and where its owner is seen to come from.
@@ -116,10 +150,10 @@ fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields)
 }
 
 fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a str> {
-    routing
-        .models()
-        .map(|(model, _)| model)
-        .filter(|model| key.model_access().allows(model))
+    routing.models().map(|(model, _)| model).filter(|model| {
+        let sent_as = routing.sent_as(model).map(|name| &**name);
+        key.model_access().allows_as(model, sent_as)
+    })
 }
 
 fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {

@@ -63,6 +63,8 @@ pub(super) enum Refusal {
     Head(HeadError),
     /// A rule refuses it.
     Denied(Denial),
+    /// It names a model that nobody serves, and the key may use this one of a similar name.
+    SimilarModel(String),
     /// Its body names no one model.
     Body(BodyError),
     /// It has a field that uses what the upstream stored.
@@ -100,6 +102,7 @@ impl Refusal {
             | Self::Expectation
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
+            Self::SimilarModel(_) => Denial::ModelNotFound.label(),
             Self::Body(fault) => fault.code(),
             Self::StateField(_) => "state_not_allowed",
             Self::EngineField(_) => "field_not_allowed",
@@ -138,6 +141,7 @@ impl Refusal {
                 Denial::UnknownUrl | Denial::ModelNotFound => StatusCode::NOT_FOUND,
                 Denial::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             },
+            Self::SimilarModel(_) => StatusCode::NOT_FOUND,
             Self::Body(fault) => match fault {
                 BodyError::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 BodyError::AmbiguousModel(_)
@@ -176,7 +180,7 @@ impl Refusal {
             Self::StateField(field) | Self::EngineField(field) => Some(field),
             Self::UnknownField(field) => Some(field),
             Self::Body(fault) => fault.param(),
-            Self::Denied(Denial::ModelNotFound) => Some("model"),
+            Self::Denied(Denial::ModelNotFound) | Self::SimilarModel(_) => Some("model"),
             _ => None,
         }
     }
@@ -248,6 +252,11 @@ impl fmt::Display for Refusal {
             }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
+            Self::SimilarModel(model) => return write!(
+                f,
+                "{} Did you mean `{model}`?",
+                Denial::ModelNotFound.message()
+            ),
             Self::StateField(field) => return write!(
                 f,
                 "The field `{field}` uses what the server keeps of earlier requests, which is not taken here: other users \

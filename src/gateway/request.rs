@@ -37,7 +37,8 @@ use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
-use crate::request_body::model::{self, ExtraModelFields};
+use crate::request_body::edit::{self, BodyEdits};
+use crate::request_body::model::{self, ExtraModelFields, Places};
 use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
@@ -169,7 +170,12 @@ async fn admit_and_forward<E: Exchange>(
         Route::Forward(endpoint) => {
             let asked = read_model(inbound, endpoint, caller, exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
-            let permit = caller.for_model(Arc::clone(&asked.model), served_by)?; // 7
+            let sent_as = asked.sent_as.clone();
+            let permit = caller
+                .for_model(Arc::clone(&asked.model), sent_as, served_by)
+                .map_err(|denial| {
+                    local_responses::with_hint(worker, caller, &asked.model, denial)
+                })?; // 7
             record.upstream(permit.target());
             judge_fields(&asked, permit.target())?;
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
@@ -187,6 +193,10 @@ struct Asked {
     model: Arc<str>,
     /// Who serves the model, by the catalogue.
     upstream: Option<Arc<Upstream>>,
+    /// The upstream's own name for the model, where that is an alias.
+    sent_as: Option<Arc<str>>,
+    /// Where the body's parts are that the gateway may change.
+    places: Places,
     /// Fields that the upstream may not take.
     noted: NotedFields,
     /// When the body was there whole.
@@ -235,7 +245,7 @@ async fn read_model<E: Exchange>(
         .refuses_unknown_fields()
         .then(|| Documented::of(endpoint));
     let facts = model::scan(&format, body.bytes(), extra_fields, documented)?;
-    let (named, noted) = (facts.model, facts.noted);
+    let (named, noted, places) = (facts.model, facts.noted, facts.places);
     // The catalogue's own name is shared; only a name that nobody serves is copied.
     let (model, upstream) = match routing.served(&named) {
         Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
@@ -244,8 +254,10 @@ async fn read_model<E: Exchange>(
     record.model(&model);
     Ok(Asked {
         body,
+        sent_as: routing.sent_as(&model).cloned(),
         model,
         upstream,
+        places,
         noted,
         read_at,
         is_decoded: coding.is_some(),
@@ -263,6 +275,22 @@ fn judge_fields(asked: &Asked, upstream: &Upstream) -> Result<(), Refusal> {
             Refusal::UnknownField(shown_name(name))
         }
     })
+}
+
+/// What the gateway changes in the body: the model, where the client named it by an alias.
+fn body_edits(asked: &Asked, permit: &Permit<Arc<Upstream>>) -> BodyEdits {
+    let mut edits = BodyEdits::default();
+    if let Some(name) = permit.sent_as() {
+        let text = match asked.places.first_member {
+            Some(_) => edit::json_string(name),
+            None => name.to_owned(),
+        };
+        for length in &asked.places.model_lengths {
+            edits.replace(length.clone(), text.len().to_string());
+        }
+        edits.replace(asked.places.model.clone(), text);
+    }
+    edits
 }
 
 /// A field's name as it is written in the body, for a message: without control characters, and not long.
@@ -301,7 +329,8 @@ async fn forward<E: Exchange>(
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
-    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked);
+    let edits = body_edits(&asked, lease.permit());
+    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
     let status = response.status();
@@ -412,7 +441,13 @@ impl<'a> Inbound<'a> {
     }
 
     /// The request as it goes out.
-    fn outbound(&self, head: &RequestHead, upstream: &Upstream, asked: Asked) -> OutboundRequest {
+    fn outbound(
+        &self,
+        head: &RequestHead,
+        upstream: &Upstream,
+        asked: Asked,
+        edits: BodyEdits,
+    ) -> OutboundRequest {
         let peer = self.origin.source.address.map(|peer| peer.to_canonical());
         let peer_text = peer.map(AddressText::of);
         let forwarded = ForwardedHeaders {
@@ -429,7 +464,7 @@ impl<'a> Inbound<'a> {
                 ClientAddressSource::ProxyProtocol { .. } | ClientAddressSource::Peer => false,
             },
             scheme: self.origin.scheme,
-            length: asked.body.bytes().len(),
+            length: edits.edited_length(asked.body.bytes().len()),
             is_decoded: asked.is_decoded,
         };
         let request_line = (head.method(), head.target());
@@ -440,6 +475,7 @@ impl<'a> Inbound<'a> {
             request_line,
             write,
             asked.body,
+            edits,
         )
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod coding;
 pub mod collect;
+pub(crate) mod edit;
 pub mod model;

@@ -27,9 +27,9 @@ pub use crate::request_body::model::json::JsonError;
 use crate::request_body::model::media_type::FormTypeError;
 pub(crate) use crate::request_body::model::media_type::is_json;
 pub use crate::request_body::model::multipart::{Boundary, MultipartError};
-pub(crate) use crate::request_body::model::name::BodyFacts;
 use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
+pub(crate) use crate::request_body::model::name::{BodyFacts, Places};
 pub(crate) use crate::request_body::model::query::percent_decoded;
 
 /// The format of the body, from the headers.

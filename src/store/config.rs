@@ -246,6 +246,8 @@ pub struct UpstreamConfig {
     pub credential: Option<Credential>,
     /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// Further names of its models, each with the model's own name.
+    pub aliases: Vec<(String, String)>,
     /// Which fields of a body it takes.
     pub fields: FieldRules,
 }

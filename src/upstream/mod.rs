@@ -42,6 +42,8 @@ pub(crate) struct Routing {
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
     refuses_unknown_fields: bool,
+    /// The aliases that are in the catalogue, each with the upstream's own name for the model.
+    aliases: HashMap<Arc<str>, Arc<str>>,
 }
 
 /// A group of replicas that serve the same models.
@@ -223,10 +225,20 @@ impl Routing {
             refuses_unknown_fields: upstreams
                 .iter()
                 .any(|upstream| upstream.field_rules().unknown_fields == Taken::Refuse),
+            aliases: HashMap::new(),
         };
+        let reserved = reserved_names(&upstreams);
         let mut conflicts = Vec::new();
         for upstream in &upstreams {
             for model in upstream.models() {
+                if let Some(owner) = reserved.get(model.as_str()) {
+                    conflicts.push(ModelConflict {
+                        served_by: (*owner).to_owned(),
+                        ignored: upstream.name().to_owned(),
+                        model,
+                    });
+                    continue;
+                }
                 if let Some(at) = routing.by_model.get(model.as_str()) {
                     let served_by = routing.models[*at].1.name().to_owned();
                     if served_by != upstream.name() {
@@ -244,8 +256,36 @@ impl Routing {
                 routing.models.push((model, Arc::clone(upstream)));
             }
         }
+        for upstream in &upstreams {
+            routing.add_aliases(upstream);
+        }
+        drop(reserved);
         routing.upstreams = upstreams;
         (routing, conflicts)
+    }
+
+    /// Adds an upstream's aliases of models that it serves by now.
+    fn add_aliases(&mut self, upstream: &Arc<Upstream>) {
+        if upstream.config.aliases.is_empty() {
+            return;
+        }
+        let models = upstream.models();
+        let aliases = upstream.config.aliases.iter();
+        for (alias, sent_as) in aliases.filter(|(_, sent_as)| models.contains(sent_as)) {
+            let alias: Arc<str> = alias.as_str().into();
+            self.by_model.insert(Arc::clone(&alias), self.models.len());
+            self.models.push((Arc::clone(&alias), Arc::clone(upstream)));
+            self.aliases.insert(alias, sent_as.as_str().into());
+        }
+    }
+
+    /// The upstream's own name for a model, if the model is an alias.
+    #[must_use]
+    pub(crate) fn sent_as(&self, model: &str) -> Option<&Arc<str>> {
+        if self.aliases.is_empty() {
+            return None;
+        }
+        self.aliases.get(model)
     }
 
     /// The upstream that serves a model of exactly this name.
@@ -280,6 +320,19 @@ impl Routing {
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
     }
+}
+
+/// The aliases of all upstreams, each with the upstream that has it. No discovered model takes such a name, also while
+/// the alias is not offered yet: the same name must not lead to another upstream later.
+fn reserved_names(upstreams: &[Arc<Upstream>]) -> HashMap<&str, &str> {
+    let aliases = |upstream: &'_ Arc<Upstream>| upstream.config.aliases.len();
+    let mut reserved = HashMap::with_capacity(upstreams.iter().map(aliases).sum());
+    for upstream in upstreams {
+        for (alias, _) in &upstream.config.aliases {
+            reserved.insert(alias.as_str(), upstream.name());
+        }
+    }
+    reserved
 }
 
 impl Upstream {

@@ -146,7 +146,7 @@ impl<'b> Scanner<'b> {
     ) -> Result<Findings<'b>, JsonError> {
         let mut findings = Findings::default();
         self.expect(b'{', JsonErrorKind::NotAnObject)?;
-        findings.places.first_member = self.at;
+        findings.places.first_member = Some(self.at);
         self.whitespace();
         if self.take(b'}') {
             return Ok(findings);

@@ -233,6 +233,7 @@ struct Headers<'b> {
     dispositions: Vec<&'b [u8]>,
     content_types: Vec<&'b [u8]>,
     encoded: bool,
+    lengths: Vec<&'b [u8]>,
 }
 
 impl<'b> FormPart<'b> {
@@ -281,6 +282,8 @@ impl<'b> FormPart<'b> {
                 }
                 let name = simdutf8::basic::from_utf8(self.content)
                     .map_err(|_| MultipartError::ModelNotUtf8)?;
+                let lengths = headers.lengths.iter();
+                findings.places.model_lengths = lengths.map(|value| self.place(value)).collect();
                 findings.add_model(Model::Named(Cow::Borrowed(name)), self.place(self.content));
             }
         }
@@ -325,9 +328,12 @@ impl<'b> FormPart<'b> {
                 headers.encoded |= !as_is.iter().any(|known| value.eq_ignore_ascii_case(known));
             } else if is("content-encoding") {
                 headers.encoded |= !value.eq_ignore_ascii_case(b"identity");
-            } else if is("content-length") && value != self.content.len().to_string().as_bytes() {
+            } else if is("content-length") {
                 // aiohttp reads content by this length, across boundaries if it is too long.
-                return Err(MultipartError::Length);
+                if value != self.content.len().to_string().as_bytes() {
+                    return Err(MultipartError::Length);
+                }
+                headers.lengths.push(value);
             }
         }
         Ok(headers)

@@ -135,8 +135,10 @@ pub(crate) struct Findings<'b> {
 pub(crate) struct Places {
     /// The model's value: in JSON with its quotes.
     pub(crate) model: Range<usize>,
-    /// Behind the brace that opens a JSON document.
-    pub(crate) first_member: usize,
+    /// Behind the brace that opens a JSON document; None in a form.
+    pub(crate) first_member: Option<usize>,
+    /// In a form: the values of the model part's Content-Length headers, which the content decides.
+    pub(crate) model_lengths: Vec<Range<usize>>,
 }
 
 /// The value of a field `model`.

@@ -9,6 +9,14 @@ use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::tree::{Located, Location, Section};
 use crate::store::config::{Credential, UpstreamConfig, files, value};
 
+/// The names that the config gives to models, over all upstreams.
+#[derive(Default)]
+struct CatalogueNames {
+    /// Each with its line.
+    models: HashMap<String, usize>,
+    aliases: Vec<Located<String>>,
+}
+
 impl ConfigReader<'_> {
     pub(crate) fn upstreams(&self, root: &mut Section<'_>) -> Vec<UpstreamConfig> {
         let sections = root.sections("upstreams");
@@ -26,12 +34,13 @@ impl ConfigReader<'_> {
                 "names no upstream; add [[upstreams]] with a name and a url",
             );
         }
-        let mut models = HashMap::new();
+        let mut models = CatalogueNames::default();
         let from_file: Vec<_> = sections
             .into_iter()
             .flatten()
             .filter_map(|section| self.upstream(section, &mut models))
             .collect();
+        self.reject_taken_aliases(&models);
         self.reject_duplicate_names(&from_file);
         self.reject_duplicate_names(&from_flags);
         values(Some(if self.overrides.upstreams.is_empty() {
@@ -41,11 +50,11 @@ impl ConfigReader<'_> {
         }))
     }
 
-    /// `models`: the models of earlier upstreams, each with its line.
+    /// `models`: the models of earlier upstreams, and their aliases.
     fn upstream(
         &self,
         mut section: Section<'_>,
-        models: &mut HashMap<String, usize>,
+        models: &mut CatalogueNames,
     ) -> Option<Located<UpstreamConfig>> {
         if !section.is_present() {
             return None;
@@ -68,7 +77,7 @@ impl ConfigReader<'_> {
             );
         }
         for Located { location, value } in served.iter().flatten() {
-            if let Some(line) = models.insert(value.clone(), location.line()) {
+            if let Some(line) = models.models.insert(value.clone(), location.line()) {
                 self.faults.add(
                     location,
                     format!(
@@ -87,6 +96,7 @@ impl ConfigReader<'_> {
                 );
             }
         }
+        let aliases = self.aliases(&mut section, served.as_deref(), models);
         let upstream = UpstreamConfig {
             name: name.clone().unwrap_or_default(),
             replicas: values(replicas),
@@ -96,6 +106,7 @@ impl ConfigReader<'_> {
                 let path = value::path(text, self.folder)?;
                 files::certificate_authorities(&path).map(|()| path)
             }),
+            aliases,
             fields: field_rules(&mut section),
         };
         let location = section.location("name");
@@ -104,6 +115,54 @@ impl ConfigReader<'_> {
             location,
             value: upstream,
         })
+    }
+
+    /// `served`: the upstream's models, if the config lists them.
+    fn aliases(
+        &self,
+        section: &mut Section<'_>,
+        served: Option<&[Located<String>]>,
+        names: &mut CatalogueNames,
+    ) -> Vec<(String, String)> {
+        let mut aliases = Vec::new();
+        let written = section.texts_by_name("aliases", value::name);
+        for (alias, model) in written.into_iter().flatten() {
+            let is_served =
+                served.is_none_or(|served| served.iter().any(|known| known.value == model));
+            if alias.value == model {
+                let fault = "names itself; remove it, a model needs no alias of the same name";
+                self.faults.add(&alias.location, fault);
+            } else if !is_served {
+                let model = value::quoted(&model);
+                let fault = format!(
+                    "leads to {model}, which is not in this upstream's models; name one of them"
+                );
+                self.faults.add(&alias.location, fault);
+            }
+            aliases.push((alias.value.clone(), model));
+            names.aliases.push(alias);
+        }
+        aliases
+    }
+
+    /// An alias is a name of its own in the catalogue.
+    fn reject_taken_aliases(&self, names: &CatalogueNames) {
+        let mut known: HashMap<&str, usize> = HashMap::new();
+        for Located { location, value } in &names.aliases {
+            if let Some(line) = names.models.get(value) {
+                let fault = format!(
+                    "{} is a model of line {line} already; choose another name",
+                    value::quoted(value)
+                );
+                self.faults.add(location, fault);
+            } else if let Some(line) = known.insert(value, location.line()) {
+                let fault = format!(
+                    "{} is an alias of line {line} already; choose another name",
+                    value::quoted(value)
+                );
+                self.faults.add(location, fault);
+            }
+        }
     }
 
     fn reject_duplicate_names(&self, upstreams: &[Located<UpstreamConfig>]) {
@@ -181,6 +240,7 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         models: None,
         credential: None,
         ca_file: None,
+        aliases: Vec::new(),
         fields: FieldRules::USUAL,
     })
 }

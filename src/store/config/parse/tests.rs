@@ -148,6 +148,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             models: None,
             credential: None,
             ca_file: None,
+            aliases: Vec::new(),
             fields: FieldRules::USUAL,
         }],
     };
