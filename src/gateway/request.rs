@@ -28,10 +28,11 @@ use crate::http::fields::{FieldKind, Fields};
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
-use crate::policy::body_fields::{self, FieldDenial, NotedFields};
+use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
 use crate::policy::documented_fields::Documented;
+use crate::policy::key::Key;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, Endpoint, Route};
 use crate::policy::time::UnixTime;
@@ -277,8 +278,13 @@ fn judge_fields(asked: &Asked, upstream: &Upstream) -> Result<(), Refusal> {
     })
 }
 
-/// What the gateway changes in the body: the model, where the client named it by an alias.
-fn body_edits(asked: &Asked, permit: &Permit<Arc<Upstream>>) -> BodyEdits {
+/// What the gateway changes in the body: the model, where the client named it by an alias; and the cache salt, where the
+/// upstream's config has the gateway set it.
+fn body_edits(
+    asked: &Asked,
+    permit: &Permit<Arc<Upstream>>,
+    key: &Key,
+) -> Result<BodyEdits, Refusal> {
     let mut edits = BodyEdits::default();
     if let Some(name) = permit.sent_as() {
         let text = match asked.places.first_member {
@@ -290,7 +296,20 @@ fn body_edits(asked: &Asked, permit: &Permit<Arc<Upstream>>) -> BodyEdits {
         }
         edits.replace(asked.places.model.clone(), text);
     }
-    edits
+    let upstream = permit.target();
+    if let Some(first_member) = asked.places.first_member
+        && upstream.sets_cache_salt()
+    {
+        // Without its secret the upstream would mix the caches of all keys.
+        let salt = upstream.cache_salt(key).ok_or(Refusal::Internal)?;
+        let salt = edit::json_string(&salt);
+        match asked.noted.salt() {
+            Salt::Absent => edits.insert_member(first_member, CACHE_SALT, &salt),
+            Salt::Once(place) => edits.replace(place.clone(), salt),
+            Salt::Several => return Err(Refusal::EngineField(CACHE_SALT)),
+        }
+    }
+    Ok(edits)
 }
 
 /// A field's name as it is written in the body, for a message: without control characters, and not long.
@@ -329,7 +348,7 @@ async fn forward<E: Exchange>(
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
-    let edits = body_edits(&asked, lease.permit());
+    let edits = body_edits(&asked, lease.permit(), entry.key())?;
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;

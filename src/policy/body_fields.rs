@@ -389,6 +389,11 @@ impl NotedFields {
         };
     }
 
+    /// Where `cache_salt` is.
+    pub(crate) fn salt(&self) -> &Salt {
+        &self.salt
+    }
+
     fn first(&self, reach: Reach) -> Option<&'static str> {
         if self.set == 0 {
             return None;

@@ -47,7 +47,6 @@ impl BodyEdits {
 
     /// Inserts a member into an object that is not empty. `first_member` is the place behind its opening brace, and
     /// `value` is JSON.
-    #[cfg(test)]
     pub(crate) fn insert_member(&mut self, first_member: usize, name: &str, value: &str) {
         let member = format!("{}:{value},", json_string(name));
         self.replace(first_member..first_member, member);

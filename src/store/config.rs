@@ -22,6 +22,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::policy::body_fields::FieldRules;
+pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +75,23 @@ impl Config {
         };
         ReplicaUrl { https, host, port }.to_string()
     }
+}
+
+/// Creates the files of the secrets that the upstreams need and do not have yet.
+///
+/// # Errors
+/// The file that cannot be created, and why.
+pub(crate) fn provide_secrets(
+    upstreams: &mut [UpstreamConfig],
+) -> Result<(), (PathBuf, std::io::Error)> {
+    for inject in upstreams
+        .iter_mut()
+        .filter_map(|upstream| upstream.inject.as_mut())
+    {
+        let provided = inject.secret.provide();
+        provided.map_err(|error| (inject.secret.file().to_owned(), error))?;
+    }
+    Ok(())
 }
 
 /// A listen address.
@@ -248,8 +266,19 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// Further names of its models, each with the model's own name.
     pub aliases: Vec<(String, String)>,
+    /// What the gateway puts into bodies that it sends there.
+    pub inject: Option<Inject>,
     /// Which fields of a body it takes.
     pub fields: FieldRules,
+}
+
+/// `inject`: what the gateway puts into the bodies that an upstream gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Whose prompts share the upstream's prefix cache.
+    pub cache_salt: SaltOwner,
+    /// What the salts are derived from.
+    pub secret: InjectSecret,
 }
 
 /// Scheme and authority of a replica.

@@ -21,7 +21,8 @@ use rustls::pki_types::ServerName;
 use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
 use crate::policy::body_fields::{FieldRules, Taken};
-use crate::store::config;
+use crate::policy::key::Key;
+use crate::store::config::{self, SaltOwner};
 
 /// All upstreams and the catalogue of models, shared by all workers.
 #[derive(Debug)]
@@ -399,6 +400,22 @@ impl Upstream {
                 .as_deref()
                 .cloned()
                 .unwrap_or_default(),
+        }
+    }
+
+    /// Whether the gateway sets `cache_salt` in the bodies it gets.
+    pub(crate) fn sets_cache_salt(&self) -> bool {
+        self.config.inject.is_some()
+    }
+
+    /// The salt for a key's requests; None if none is set, or if there is no secret.
+    pub(crate) fn cache_salt(&self, key: &Key) -> Option<String> {
+        let inject = self.config.inject.as_ref()?;
+        match (inject.cache_salt, key.account()) {
+            (SaltOwner::Account, Some(account)) => inject.secret.salt(SaltOwner::Account, account),
+            (SaltOwner::Account, None) | (SaltOwner::Key, _) => {
+                inject.secret.salt(SaltOwner::Key, key.id())
+            }
         }
     }
 

@@ -134,6 +134,7 @@ mod load {
 mod models {
     mod access;
     mod aliases;
+    mod cache_salt;
     mod fields;
     mod json;
     mod multipart;

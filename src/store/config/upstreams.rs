@@ -1,13 +1,19 @@
 //! Reads the config's upstreams with their credentials.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use crate::policy::body_fields::{FieldRules, Taken};
 use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::tree::{Located, Location, Section};
-use crate::store::config::{Credential, UpstreamConfig, files, value};
+use crate::store::config::{
+    Credential, Inject, InjectSecret, KeysConfig, SaltOwner, UpstreamConfig, files, value,
+};
+
+/// The name of the file with the secret for `inject`, beside the key file.
+const INJECT_SECRET: &str = "inject-secret";
 
 /// The names that the config gives to models, over all upstreams.
 #[derive(Default)]
@@ -18,7 +24,18 @@ struct CatalogueNames {
 }
 
 impl ConfigReader<'_> {
-    pub(crate) fn upstreams(&self, root: &mut Section<'_>) -> Vec<UpstreamConfig> {
+    /// `keys`: beside the key file is the secret for `inject`, unless the config names another file.
+    pub(crate) fn upstreams(
+        &self,
+        root: &mut Section<'_>,
+        keys: Option<&KeysConfig>,
+    ) -> Vec<UpstreamConfig> {
+        let named = root.has("inject_secret_file");
+        let secret_file = root.text("inject_secret_file", |text| value::path(text, self.folder));
+        let secret_file = match keys {
+            Some(keys) if !named => Some(keys.file.with_file_name(INJECT_SECRET)),
+            Some(_) | None => secret_file,
+        };
         let sections = root.sections("upstreams");
         let from_flags = self.flags("--upstream", &self.overrides.upstreams, named_after_host);
         if self.overrides.upstreams.is_empty() && !root.is_present() {
@@ -38,7 +55,7 @@ impl ConfigReader<'_> {
         let from_file: Vec<_> = sections
             .into_iter()
             .flatten()
-            .filter_map(|section| self.upstream(section, &mut models))
+            .filter_map(|section| self.upstream(section, &mut models, secret_file.as_deref()))
             .collect();
         self.reject_taken_aliases(&models);
         self.reject_duplicate_names(&from_file);
@@ -55,6 +72,7 @@ impl ConfigReader<'_> {
         &self,
         mut section: Section<'_>,
         models: &mut CatalogueNames,
+        secret_file: Option<&Path>,
     ) -> Option<Located<UpstreamConfig>> {
         if !section.is_present() {
             return None;
@@ -97,6 +115,9 @@ impl ConfigReader<'_> {
             }
         }
         let aliases = self.aliases(&mut section, served.as_deref(), models);
+        let inject = self.inject(&mut section, secret_file);
+        let mut fields = field_rules(&mut section);
+        fields.sets_cache_salt = inject.is_some();
         let upstream = UpstreamConfig {
             name: name.clone().unwrap_or_default(),
             replicas: values(replicas),
@@ -107,13 +128,46 @@ impl ConfigReader<'_> {
                 files::certificate_authorities(&path).map(|()| path)
             }),
             aliases,
-            fields: field_rules(&mut section),
+            inject,
+            fields,
         };
         let location = section.location("name");
         section.reject_unknown_fields();
         name.map(|_| Located {
             location,
             value: upstream,
+        })
+    }
+
+    fn inject(&self, section: &mut Section<'_>, secret_file: Option<&Path>) -> Option<Inject> {
+        if !section.has("inject") {
+            section.section("inject");
+            return None;
+        }
+        let location = section.location("inject");
+        let mut fields = section.section("inject");
+        if fields.is_present() && !fields.has("cache_salt") {
+            let fault = "is missing; write inject = { cache_salt = \"key\" }";
+            fields.fault("cache_salt", fault);
+        }
+        let cache_salt = fields.text("cache_salt", |text| match text {
+            "key" => Ok(SaltOwner::Key),
+            "account" => Ok(SaltOwner::Account),
+            _ => Err(format!(
+                "is {}; write \"key\" or \"account\"",
+                value::quoted(text)
+            )),
+        });
+        fields.reject_unknown_fields();
+        let Some(secret_file) = secret_file else {
+            let fault = "has no file for its secret; correct [keys] or inject_secret_file";
+            self.faults.add(&location, fault);
+            return None;
+        };
+        let secret = InjectSecret::read(secret_file.to_owned());
+        Some(Inject {
+            secret: self.faults.record(&location, secret)?,
+            cache_salt: cache_salt?,
         })
     }
 
@@ -241,6 +295,7 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         credential: None,
         ca_file: None,
         aliases: Vec::new(),
+        inject: None,
         fields: FieldRules::USUAL,
     })
 }

@@ -149,6 +149,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             credential: None,
             ca_file: None,
             aliases: Vec::new(),
+            inject: None,
             fields: FieldRules::USUAL,
         }],
     };
