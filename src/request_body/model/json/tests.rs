@@ -1,8 +1,9 @@
 use super::*;
 use crate::policy::body_fields::{
-    FIELDS, FieldDenial, FieldRules, NotedFields, Reach, Taken, judge,
+    FIELDS, FieldDenial, FieldRules, NotedFields, Reach, Salt, Taken, judge,
 };
 use crate::policy::route::ENDPOINTS;
+use crate::request_body::edit::{BodyEdits, json_string};
 use crate::request_body::model::corpus;
 use crate::request_body::model::name::{Ambiguity, ModelError};
 use proptest::prelude::*;
@@ -884,4 +885,73 @@ fn the_first_name_that_is_not_documented_is_noted_where_it_stands() {
         unknown(r#"{"model":"good","Messages":[]}"#).as_deref(),
         Some("Messages")
     );
+}
+
+/// The members of a document in order, each name with its value as it is written.
+fn members(body: &[u8]) -> Vec<(String, String)> {
+    struct Members;
+    impl<'de> serde::de::Visitor<'de> for Members {
+        type Value = Vec<(String, String)>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some((name, value)) =
+                map.next_entry::<String, Box<serde_json::value::RawValue>>()?
+            {
+                members.push((name, value.get().to_owned()));
+            }
+            Ok(members)
+        }
+    }
+    use serde::de::Deserializer;
+    serde_json::Deserializer::from_slice(body)
+        .deserialize_map(Members)
+        .unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn edits_at_the_scanned_places_change_the_model_and_the_salt_alone(
+        document in document(),
+        name in "[a-z:\"\\\\ä]{1,9}",
+        with_salt in any::<bool>(),
+    ) {
+        let document = match with_salt {
+            true => document.replacen('{', "{\"cache_salt\":null ,", 1),
+            false => document,
+        };
+        let body = document.as_bytes();
+        let Ok(Ok(facts)) = read(body, ExtraModelFields::Allowed, None).map(Findings::into_facts)
+        else {
+            return Ok(());
+        };
+        let mut edits = BodyEdits::default();
+        let text = json_string(&name);
+        edits.replace(facts.places.model, text.clone());
+        match facts.noted.salt() {
+            Salt::Absent => edits.insert_member(facts.places.first_member.unwrap(), CACHE_SALT, "\"s\""),
+            Salt::Once(place) => edits.replace(place.clone(), "\"s\"".to_owned()),
+            Salt::Several => return Ok(()),
+        }
+        let edited: Vec<u8> = edits.slices(body).flatten().copied().collect();
+        prop_assert_eq!(edited.len(), edits.edited_length(body.len()));
+        let mut expected = members(body);
+        expected.retain(|(name, _)| name != CACHE_SALT);
+        expected.insert(0, (CACHE_SALT.to_owned(), "\"s\"".to_owned()));
+        for (member, value) in &mut expected {
+            if member == "model" {
+                value.clone_from(&text);
+            }
+        }
+        prop_assert_eq!(members(&edited), expected);
+        let again = read(&edited, ExtraModelFields::Allowed, None).map(Findings::into_model);
+        prop_assert_eq!(again.unwrap().unwrap(), name);
+    }
 }
