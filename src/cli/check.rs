@@ -76,6 +76,7 @@ fn excluded(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> 
     let mut served = HashSet::new();
     for upstream in &config.upstreams {
         served.extend(upstream.models.as_ref()?.iter().map(String::as_str));
+        served.extend(upstream.aliases.iter().map(|(alias, _)| alias.as_str()));
     }
     let mut unserved: BTreeMap<&str, &str> = BTreeMap::new();
     for entry in &loaded.entries {

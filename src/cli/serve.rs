@@ -29,7 +29,7 @@ use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
-use crate::store::config::{Config, Listen, LogFormat, parse};
+use crate::store::config::{Config, Listen, LogFormat, parse, provide_secrets};
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::KeyStore;
@@ -180,7 +180,7 @@ struct Components {
 }
 
 impl Components {
-    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartError> {
+    fn prepare(mut config: Config) -> Result<(Self, LoadedKeys), StartError> {
         let metrics = Metrics::new()
             .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
@@ -192,6 +192,8 @@ impl Components {
             .map_err(|error| StartError::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartError::Tls)?;
+        provide_secrets(&mut config.upstreams)
+            .map_err(|(file, error)| StartError::System(file.display().to_string(), error))?;
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartError::Upstream)?;
         let format = config
             .log_format

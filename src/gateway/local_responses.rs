@@ -71,6 +71,8 @@ pub(super) fn json(value: &impl Serialize) -> Bytes {
     // Plain structs of text and numbers always serialize.
     serde_json::to_vec(value).unwrap_or_default().into()
 }
+/// The longest name that is looked up again with a tag, in bytes.
+const MAX_HINTED_NAME: usize = 512;
 
 /// A model in OpenAI's form.
 #[derive(Serialize)]
@@ -149,14 +151,49 @@ pub(super) fn one_model(
     head: &RequestHead,
 ) -> Result<LocalResponse, Refusal> {
     let routing = worker.fleet.routing();
-    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned());
-    let permit = permit.map_err(|denial| worker.no_model(denial, caller, id))?;
+    let sent_as = routing.sent_as(id).cloned();
+    let permit = caller
+        .for_model(id, sent_as, |id| routing.upstream_of(id).cloned())
+        .map_err(|denial| no_model(worker, caller, id, denial))?;
     if is_for_anthropic(head) {
         let model = anthropic_model(worker, permit.model());
         return Ok(LocalResponse::ok(&model, &worker.buffers));
     }
     let model = model(worker, permit.model());
     Ok(LocalResponse::ok(&model, &worker.buffers))
+}
+
+/// The tag that Ollama takes where a model's name has none.
+const DEFAULT_TAG: &str = ":latest";
+
+/// Why a request gets no model. While an upstream was never heard of, a model that nobody serves may be one of its own.
+/// Otherwise the refusal names a model that the key may use and that differs from the one it asked for only by Ollama's
+/// default tag. A key that may not use a model gets the same bytes as for any unknown model.
+pub(super) fn no_model(
+    worker: &Worker,
+    caller: Caller<'_>,
+    asked: &str,
+    denial: Denial,
+) -> Refusal {
+    let may_use = caller.key().model_access().allows(asked);
+    if may_use && worker.fleet.routing().unheard().next().is_some() {
+        return Refusal::NotReady;
+    }
+    let tagged = match asked.strip_suffix(DEFAULT_TAG) {
+        Some(untagged) => untagged.to_owned(),
+        // Longer names are in no catalogue, and are not copied.
+        None if asked.len() <= MAX_HINTED_NAME => format!("{asked}{DEFAULT_TAG}"),
+        None => return denial.into(),
+    };
+    let routing = worker.fleet.routing();
+    let sent_as = routing.sent_as(&tagged).cloned();
+    let permit = caller.for_model(tagged.as_str(), sent_as, |id| {
+        routing.upstream_of(id).map(drop)
+    });
+    match (denial, permit) {
+        (Denial::ModelNotFound, Ok(_)) => Refusal::SimilarModel(tagged),
+        (denial, Ok(_) | Err(_)) => denial.into(),
+    }
 }
 
 /// What the key allows, and where its owner is seen to come from.
@@ -203,10 +240,10 @@ fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields)
 }
 
 fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a str> {
-    routing
-        .models()
-        .map(|(model, _)| model)
-        .filter(|model| key.model_access().allows(model))
+    routing.models().map(|(model, _)| model).filter(|model| {
+        let sent_as = routing.sent_as(model).map(|name| &**name);
+        key.model_access().allows_as(model, sent_as)
+    })
 }
 
 fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {

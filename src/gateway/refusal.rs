@@ -21,8 +21,16 @@ pub(super) enum Refusal {
     Head(HeadError),
     /// A rule refuses it.
     Denied(Denial),
+    /// It names a model that nobody serves, and the key may use this one of a similar name.
+    SimilarModel(String),
     /// Its body names no one model.
     Body(BodyError),
+    /// It has a field that uses what the upstream stored.
+    StateField(&'static str),
+    /// It has a field that steers the upstream's engine.
+    EngineField(&'static str),
+    /// It has a field that is not documented for the route. The name, fit to be shown.
+    UnknownField(String),
     /// Its body is compressed in a way that is not taken.
     Coding(UnsupportedCodingError),
     /// Its body could not be read.
@@ -52,7 +60,11 @@ impl Refusal {
             | Self::Expectation
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
             Self::Denied(denial) => denial.label(),
+            Self::SimilarModel(_) => Denial::ModelNotFound.label(),
             Self::Body(fault) => fault.code(),
+            Self::StateField(_) => "state_not_allowed",
+            Self::EngineField(_) => "field_not_allowed",
+            Self::UnknownField(_) => "unknown_field",
             Self::Coding(UnsupportedCodingError) => "unsupported_media_type",
             Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
             Self::Unread(CollectError::Stalled) => "request_timeout",
@@ -87,6 +99,7 @@ impl Refusal {
                 Denial::UnknownUrl | Denial::ModelNotFound => StatusCode::NOT_FOUND,
                 Denial::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             },
+            Self::SimilarModel(_) => StatusCode::NOT_FOUND,
             Self::Body(fault) => match fault {
                 BodyError::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 BodyError::AmbiguousModel(_)
@@ -94,6 +107,9 @@ impl Refusal {
                 | BodyError::MissingModel
                 | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
+            Self::StateField(_) | Self::EngineField(_) | Self::UnknownField(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -117,10 +133,12 @@ impl Refusal {
 
     /// The parameter at fault.
     #[must_use]
-    pub(super) fn param(&self) -> Option<&'static str> {
+    pub(super) fn param(&self) -> Option<&str> {
         match self {
+            Self::StateField(field) | Self::EngineField(field) => Some(field),
+            Self::UnknownField(field) => Some(field),
             Self::Body(fault) => fault.param(),
-            Self::Denied(Denial::ModelNotFound) => Some("model"),
+            Self::Denied(Denial::ModelNotFound) | Self::SimilarModel(_) => Some("model"),
             _ => None,
         }
     }
@@ -169,6 +187,25 @@ impl fmt::Display for Refusal {
             }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
+            Self::SimilarModel(model) => return write!(
+                f,
+                "{} Did you mean `{model}`?",
+                Denial::ModelNotFound.message()
+            ),
+            Self::StateField(field) => return write!(
+                f,
+                "The field `{field}` uses what the server keeps of earlier requests, which is not taken here: other users \
+                 could see it. Remove it, and send all that the model needs with each request."
+            ),
+            Self::EngineField(field) => return write!(
+                f,
+                "The field `{field}` steers the server's engine, and is not taken here. Remove it."
+            ),
+            Self::UnknownField(field) => return write!(
+                f,
+                "The field `{field}` is not documented for this path, and the server for this model takes only documented \
+                 fields here. Remove it, or look at its spelling."
+            ),
             Self::Unread(CollectError::TooLarge) => {
                 "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
             }

@@ -30,15 +30,19 @@ use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
+use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
+use crate::policy::documented_fields::Documented;
 use crate::policy::field_kind::FieldKind;
+use crate::policy::key::Key;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, ApiStyle, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
-use crate::request_body::model::{self, BodyFormat, ExtraModelFields};
+use crate::request_body::edit::{self, BodyEdits};
+use crate::request_body::model::{self, BodyFormat, ExtraModelFields, Places};
 use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
@@ -46,6 +50,9 @@ use crate::table::Entry;
 use crate::upstream::Upstream;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::UpstreamResponse;
+
+/// The most characters of an unknown field's name that an error repeats.
+const MAX_SHOWN_NAME: usize = 64;
 
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
@@ -173,9 +180,14 @@ async fn admit_and_forward<E: Exchange>(
         Route::Forward(endpoint) => {
             let asked = read_model(inbound, endpoint, (caller, entry), exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
-            let permit = caller.for_model(Arc::clone(&asked.model), served_by); // 7
-            let permit = permit.map_err(|denial| worker.no_model(denial, caller, &asked.model))?;
+            let sent_as = asked.sent_as.clone();
+            let permit = caller
+                .for_model(Arc::clone(&asked.model), sent_as, served_by)
+                .map_err(|denial| {
+                    local_responses::no_model(worker, caller, &asked.model, denial)
+                })?; // 7
             record.upstream(permit.target());
+            judge_fields(&asked, permit.target())?;
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller, head),
@@ -191,6 +203,12 @@ struct Asked {
     model: Arc<str>,
     /// Who serves the model, by the catalogue.
     upstream: Option<Arc<Upstream>>,
+    /// The upstream's own name for the model, where that is an alias.
+    sent_as: Option<Arc<str>>,
+    /// Where the body's parts are that the gateway may change.
+    places: Places,
+    /// Fields that the upstream may not take.
+    noted: NotedFields,
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
@@ -233,21 +251,98 @@ async fn read_model<E: Exchange>(
         true => ExtraModelFields::Allowed,
         false => ExtraModelFields::Refused,
     };
-    let named = model::read(&format, body.bytes(), extra_fields)?;
+    let routing = worker.fleet.routing();
+    let documented = routing
+        .refuses_unknown_fields()
+        .then(|| Documented::of(endpoint));
+    let facts = model::scan(&format, body.bytes(), extra_fields, documented)?;
+    let (named, noted, places) = (facts.model, facts.noted, facts.places);
     // The catalogue's own name is shared; only a name that nobody serves is copied.
-    let (model, upstream) = match worker.fleet.routing().served(&named) {
+    let (model, upstream) = match routing.served(&named) {
         Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
         None => (Arc::from(&*named), None),
     };
     record.model(&model);
     Ok(Asked {
         body,
+        sent_as: routing.sent_as(&model).cloned(),
         model,
         upstream,
+        places,
+        noted,
         read_at,
         is_decoded: coding.is_some(),
         format,
     })
+}
+
+/// After step 7: the body's fields, by the rules of the upstream. Not before, so that nobody learns the rules of an
+/// upstream that the key may not use.
+fn judge_fields(asked: &Asked, upstream: &Upstream) -> Result<(), Refusal> {
+    body_fields::judge(&asked.noted, upstream.field_rules()).map_err(|denial| match denial {
+        FieldDenial::State(field) => Refusal::StateField(field),
+        FieldDenial::Engine(field) => Refusal::EngineField(field),
+        FieldDenial::Unknown(place) => {
+            let name = asked.body.bytes().get(place).unwrap_or_default();
+            Refusal::UnknownField(shown_name(name))
+        }
+    })
+}
+
+/// What the gateway changes in the body: the model, where the client named it by an alias; and the cache salt, where the
+/// upstream's config has the gateway set it.
+fn body_edits(
+    asked: &Asked,
+    permit: &Permit<Arc<Upstream>>,
+    key: &Key,
+) -> Result<BodyEdits, Refusal> {
+    let mut edits = BodyEdits::default();
+    if let Some(name) = permit.sent_as() {
+        let text = match asked.places.first_member {
+            Some(_) => edit::json_string(name),
+            None => name.to_owned(),
+        };
+        for length in &asked.places.model_lengths {
+            edits.replace(length.clone(), text.len().to_string());
+        }
+        edits.replace(asked.places.model.clone(), text);
+    }
+    let upstream = permit.target();
+    if let Some(first_member) = asked.places.first_member
+        && upstream.sets_cache_salt()
+    {
+        // Without its secret the upstream would mix the caches of all keys.
+        let salt = upstream.cache_salt(key).ok_or(Refusal::Internal)?;
+        let salt = edit::json_string(&salt);
+        match asked.noted.salt() {
+            Salt::Absent => edits.insert_member(first_member, CACHE_SALT, &salt),
+            Salt::Once(place) => edits.replace(place.clone(), salt),
+            Salt::Several => return Err(Refusal::EngineField(CACHE_SALT)),
+        }
+    }
+    Ok(edits)
+}
+
+/// A field's name as it is written in the body, for a message: without control characters, and not long.
+fn shown_name(raw: &[u8]) -> String {
+    let text = String::from_utf8_lossy(raw);
+    let visible =
+        |letter: char| letter == ' ' || letter.is_ascii_graphic() || letter.is_alphanumeric();
+    let mut shown: String = text
+        .chars()
+        .take(MAX_SHOWN_NAME)
+        .map(|letter| {
+            if visible(letter) {
+                letter
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect();
+    if text.chars().nth(MAX_SHOWN_NAME).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Step 8: the request's way to its upstream and back.
@@ -264,7 +359,8 @@ async fn forward<E: Exchange>(
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
-    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked);
+    let edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
     let status = response.status();
@@ -403,7 +499,13 @@ impl<'a> Inbound<'a> {
     }
 
     /// The request as it goes out.
-    fn outbound(&self, head: &RequestHead, upstream: &Upstream, asked: Asked) -> OutboundRequest {
+    fn outbound(
+        &self,
+        head: &RequestHead,
+        upstream: &Upstream,
+        asked: Asked,
+        edits: BodyEdits,
+    ) -> OutboundRequest {
         let peer = self.origin.source.address.map(|peer| peer.to_canonical());
         let peer_text = peer.map(AddressText::of);
         let forwarded = ForwardedHeaders {
@@ -422,7 +524,7 @@ impl<'a> Inbound<'a> {
             scheme: self.origin.scheme,
             listed: upstream.forward_headers(),
             content_type: &asked.format.content_type(),
-            length: asked.body.bytes().len(),
+            length: edits.edited_length(asked.body.bytes().len()),
             is_decoded: asked.is_decoded,
         };
         let request_line = (head.method(), head.target());
@@ -433,6 +535,7 @@ impl<'a> Inbound<'a> {
             request_line,
             write,
             asked.body,
+            edits,
         )
     }
 }

@@ -4,8 +4,10 @@
 //! the environment, the clock, logs or metrics. So tests need only values, and the gateway, the admin API and
 //! `keygate explain` cannot disagree.
 
+pub mod body_fields;
 pub mod decide;
 pub mod denial;
+pub(crate) mod documented_fields;
 pub mod explain;
 pub mod field_kind;
 pub mod key;

@@ -24,6 +24,18 @@ impl ModelAccess {
         }
     }
 
+    /// Whether the key may use the model under this name, where the upstream knows it by another. A key that may not use
+    /// a model must not reach it by an alias, so an exclusive list that holds either name refuses. An inclusive list
+    /// allows what it names.
+    #[must_use]
+    pub fn allows_as(&self, model: &str, sent_as: Option<&str>) -> bool {
+        self.allows(model)
+            && match (self, sent_as) {
+                (Self::Exclusive(models), Some(sent_as)) => !models.contains(sent_as),
+                (Self::All | Self::Inclusive(_), _) | (_, None) => true,
+            }
+    }
+
     /// Whether every model is allowed. Then other names in a request need no check.
     #[must_use]
     pub fn is_all(&self) -> bool {
@@ -110,6 +122,16 @@ mod tests {
         let access = ModelAccess::Exclusive(list(&["bad"]));
         assert!(access.allows("good"));
         assert!(!access.allows("bad"));
+    }
+
+    #[test]
+    fn an_alias_is_judged_by_its_name_and_an_exclusive_list_also_by_the_other() {
+        assert!(ModelAccess::All.allows_as("alias", Some("good")));
+        assert!(ModelAccess::Inclusive(list(&["alias"])).allows_as("alias", Some("good")));
+        assert!(!ModelAccess::Inclusive(list(&["good"])).allows_as("alias", Some("good")));
+        assert!(!ModelAccess::Exclusive(list(&["alias"])).allows_as("alias", Some("good")));
+        assert!(!ModelAccess::Exclusive(list(&["good"])).allows_as("alias", Some("good")));
+        assert!(ModelAccess::Exclusive(list(&["alias"])).allows_as("good", None));
     }
 
     #[test]

@@ -37,6 +37,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The path.
+    pub(crate) fn path(self) -> &'static str {
+        self.path
+    }
+
     /// The kind of the request body.
     #[must_use]
     pub fn body(self) -> BodyKind {
@@ -74,7 +79,8 @@ impl ApiStyle {
     }
 }
 
-const ENDPOINTS: [Endpoint; 15] = [
+/// Every path that is forwarded.
+pub(crate) const ENDPOINTS: [Endpoint; 15] = [
     json("/v1/chat/completions"),
     json("/v1/completions"),
     json("/v1/embeddings"),

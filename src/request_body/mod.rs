@@ -3,4 +3,5 @@
 pub mod budget;
 pub mod coding;
 pub mod collect;
+pub(crate) mod edit;
 pub mod model;

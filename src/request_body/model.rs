@@ -20,6 +20,7 @@ mod query;
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::policy::documented_fields::Documented;
 use crate::policy::route::BodyKind;
 
 pub use crate::request_body::model::json::JsonError;
@@ -28,6 +29,7 @@ pub(crate) use crate::request_body::model::media_type::is_json;
 pub use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
+pub(crate) use crate::request_body::model::name::{BodyFacts, Places};
 pub(crate) use crate::request_body::model::query::percent_decoded;
 
 /// The format of the body, from the headers.
@@ -178,13 +180,29 @@ pub fn read<'b>(
     body: &'b [u8],
     extra_fields: ExtraModelFields,
 ) -> Result<Cow<'b, str>, BodyError> {
+    scan(format, body, extra_fields, None).map(|facts| facts.model)
+}
+
+/// Reads the model that a complete body names, and notes the fields that are judged after it.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn scan<'b>(
+    format: &BodyFormat,
+    body: &'b [u8],
+    extra_fields: ExtraModelFields,
+    documented: Option<Documented>,
+) -> Result<BodyFacts<'b>, BodyError> {
     let findings = match format {
-        BodyFormat::Json => json::read(body, extra_fields).map_err(BodyError::InvalidJson)?,
+        BodyFormat::Json => {
+            json::read(body, extra_fields, documented).map_err(BodyError::InvalidJson)?
+        }
         BodyFormat::Multipart(boundary) => {
-            multipart::read(boundary, body, extra_fields).map_err(BodyError::InvalidMultipart)?
+            multipart::read(boundary, body, extra_fields, documented)
+                .map_err(BodyError::InvalidMultipart)?
         }
     };
-    Ok(findings.into_model()?)
+    Ok(findings.into_facts()?)
 }
 
 #[cfg(test)]

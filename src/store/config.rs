@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
+pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +76,23 @@ impl Config {
         };
         ReplicaUrl { https, host, port }.to_string()
     }
+}
+
+/// Creates the files of the secrets that the upstreams need and do not have yet.
+///
+/// # Errors
+/// The file that cannot be created, and why.
+pub(crate) fn provide_secrets(
+    upstreams: &mut [UpstreamConfig],
+) -> Result<(), (PathBuf, std::io::Error)> {
+    for inject in upstreams
+        .iter_mut()
+        .filter_map(|upstream| upstream.inject.as_mut())
+    {
+        let provided = inject.secret.provide();
+        provided.map_err(|error| (inject.secret.file().to_owned(), error))?;
+    }
+    Ok(())
 }
 
 /// A listen address.
@@ -250,6 +269,21 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// Which of a client's header fields it gets besides those that every upstream gets.
     pub forward_headers: ForwardHeaders,
+    /// Further names of its models, each with the model's own name.
+    pub aliases: Vec<(String, String)>,
+    /// What the gateway puts into bodies that it sends there.
+    pub inject: Option<Inject>,
+    /// Which fields of a body it takes.
+    pub fields: FieldRules,
+}
+
+/// `inject`: what the gateway puts into the bodies that an upstream gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Whose prompts share the upstream's prefix cache.
+    pub cache_salt: SaltOwner,
+    /// What the salts are derived from.
+    pub secret: InjectSecret,
 }
 
 /// Scheme and authority of a replica.

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub(crate) mod fault;
+pub(crate) mod inject_secret;
 
 pub mod key_file;
 pub mod key_json;

@@ -241,8 +241,8 @@ impl UpstreamConnection {
         sent: &mut usize,
     ) -> Poll<io::Result<()>> {
         while *sent < request.len() {
-            let [text, body] = request.rest(*sent);
-            let count = ready!(self.transport.poll_write_slices(cx, [text, body, b""]))?;
+            let slices = request.rest(*sent);
+            let count = ready!(self.transport.poll_write_slices(cx, slices))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

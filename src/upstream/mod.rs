@@ -10,7 +10,7 @@ pub(crate) mod head;
 pub(crate) mod outbound;
 pub(crate) mod pool;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,8 +20,10 @@ use rustls::pki_types::ServerName;
 
 use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
+use crate::policy::body_fields::{FieldRules, Taken};
 use crate::policy::field_kind::ForwardHeaders;
-use crate::store::config;
+use crate::policy::key::Key;
+use crate::store::config::{self, SaltOwner};
 
 /// All upstreams and the catalogue of models, shared by all workers.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ pub(crate) struct Routing {
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
     clashes: Vec<ModelClash>,
+    refuses_unknown_fields: bool,
+    /// The aliases that are in the catalogue, each with the upstream's own name for the model.
+    aliases: HashMap<Arc<str>, Arc<str>>,
 }
 
 /// A group of replicas that serve the same models.
@@ -131,7 +136,7 @@ impl Fleet {
                     .forget_replica(gone.name(), &replica.url.to_string());
             }
         }
-        self.store(Routing::of(after, &before));
+        self.store(Routing::of(after, self.owners(&before)));
         for upstream in &self.current.load().upstreams {
             for replica in &upstream.replicas {
                 self.record_health(upstream, replica);
@@ -178,7 +183,14 @@ impl Fleet {
     fn refresh_catalogue(&self) {
         let _guard = self.lock();
         let before = self.current.load_full();
-        self.store(Routing::of(before.upstreams.clone(), &before));
+        let upstreams = before.upstreams.clone();
+        self.store(Routing::of(upstreams, self.owners(&before)));
+    }
+
+    /// Whose names stay where they are. While the first lists are awaited nobody's do: which upstream answers first is
+    /// chance.
+    fn owners<'r>(&self, before: &'r Routing) -> Option<&'r Routing> {
+        self.ready.load(Ordering::Acquire).then_some(before)
     }
 
     fn store(&self, routing: Routing) {
@@ -224,9 +236,16 @@ impl Routing {
     /// The catalogue of these upstreams. A name that a config lists is served there, whoever else says that he has it.
     /// A name that upstreams say themselves stays where it was `before`, so that one which starts later, or has been
     /// broken into, takes no requests from another; at first it goes to the first in the config's order.
-    fn of(upstreams: Vec<Arc<Upstream>>, before: &Self) -> Self {
+    fn of(upstreams: Vec<Arc<Upstream>>, before: Option<&Self>) -> Self {
         let lists: Vec<Vec<String>> = upstreams.iter().map(|upstream| upstream.models()).collect();
         let mut owners: HashMap<&str, usize> = HashMap::new();
+        // Aliases too, also while they are not offered yet: the same name must not lead to another upstream later.
+        for (index, upstream) in upstreams.iter().enumerate() {
+            for (alias, _) in &upstream.config.aliases {
+                owners.insert(alias, index);
+            }
+        }
+        let is_alias: HashSet<&str> = owners.keys().copied().collect();
         let mut give = |is_owner: &dyn Fn(&Upstream, &str) -> bool| {
             for (index, (upstream, models)) in upstreams.iter().zip(&lists).enumerate() {
                 for model in models.iter().filter(|model| is_owner(upstream, model)) {
@@ -236,15 +255,20 @@ impl Routing {
         };
         give(&|upstream, _| !upstream.is_discovered());
         give(&|upstream, model| {
-            let owner = before.upstream_of(model);
+            let owner = before.and_then(|before| before.upstream_of(model));
             owner.is_some_and(|owner| owner.name() == upstream.name())
         });
         give(&|_, _| true);
-        let mut routing = Self::default();
+        let mut routing = Self {
+            refuses_unknown_fields: upstreams
+                .iter()
+                .any(|upstream| upstream.field_rules().unknown_fields == Taken::Refuse),
+            ..Self::default()
+        };
         for (index, (upstream, models)) in upstreams.iter().zip(&lists).enumerate() {
             for model in models {
                 let owner = owners.get(model.as_str()).copied().unwrap_or(index);
-                if owner != index {
+                if owner != index || is_alias.contains(model.as_str()) {
                     routing.clashes.push(ModelClash {
                         model: model.clone(),
                         served_by: upstreams[owner].name().to_owned(),
@@ -258,7 +282,10 @@ impl Routing {
                 }
             }
         }
-        drop(owners);
+        for upstream in &upstreams {
+            routing.add_aliases(upstream);
+        }
+        drop((owners, is_alias));
         routing.upstreams = upstreams;
         routing
     }
@@ -274,6 +301,30 @@ impl Routing {
         self.upstreams
             .iter()
             .filter(|upstream| upstream.is_discovered() && upstream.discovered.load().is_none())
+    }
+
+    /// Adds an upstream's aliases of models that it serves by now.
+    fn add_aliases(&mut self, upstream: &Arc<Upstream>) {
+        if upstream.config.aliases.is_empty() {
+            return;
+        }
+        let models = upstream.models();
+        let aliases = upstream.config.aliases.iter();
+        for (alias, sent_as) in aliases.filter(|(_, sent_as)| models.contains(sent_as)) {
+            let alias: Arc<str> = alias.as_str().into();
+            self.by_model.insert(Arc::clone(&alias), self.models.len());
+            self.models.push((Arc::clone(&alias), Arc::clone(upstream)));
+            self.aliases.insert(alias, sent_as.as_str().into());
+        }
+    }
+
+    /// The upstream's own name for a model, if the model is an alias.
+    #[must_use]
+    pub(crate) fn sent_as(&self, model: &str) -> Option<&Arc<str>> {
+        if self.aliases.is_empty() {
+            return None;
+        }
+        self.aliases.get(model)
     }
 
     /// The upstream that serves a model of exactly this name.
@@ -295,6 +346,12 @@ impl Routing {
         self.models
             .iter()
             .map(|(model, upstream)| (&**model, upstream))
+    }
+
+    /// Whether any upstream takes only documented fields.
+    #[must_use]
+    pub(crate) fn refuses_unknown_fields(&self) -> bool {
+        self.refuses_unknown_fields
     }
 
     /// The upstreams, in the order of the config.
@@ -369,6 +426,27 @@ impl Upstream {
                 .cloned()
                 .unwrap_or_default(),
         }
+    }
+
+    /// Whether the gateway sets `cache_salt` in the bodies it gets.
+    pub(crate) fn sets_cache_salt(&self) -> bool {
+        self.config.inject.is_some()
+    }
+
+    /// The salt for a key's requests; None if none is set, or if there is no secret.
+    pub(crate) fn cache_salt(&self, key: &Key) -> Option<String> {
+        let inject = self.config.inject.as_ref()?;
+        match (inject.cache_salt, key.account()) {
+            (SaltOwner::Account, Some(account)) => inject.secret.salt(SaltOwner::Account, account),
+            (SaltOwner::Account, None) | (SaltOwner::Key, _) => {
+                inject.secret.salt(SaltOwner::Key, key.id())
+            }
+        }
+    }
+
+    /// Which fields of a body it takes.
+    pub(crate) fn field_rules(&self) -> FieldRules {
+        self.config.fields
     }
 
     fn is_discovered(&self) -> bool {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::http::buffer::BufferPool;
 use crate::request_body::budget::BufferPermit;
 use crate::request_body::collect::{CollectedBody, SMALL_BODY};
+use crate::request_body::edit::BodyEdits;
 use crate::upstream::{Replica, Upstream};
 
 /// A serialized request.
@@ -17,6 +18,8 @@ pub(crate) struct OutboundRequest {
     host: Range<usize>,
     /// The body, if it is large. None once it was sent and cannot be needed again.
     body: Option<CollectedBody>,
+    /// The changes of a large body.
+    edits: BodyEdits,
     /// Bytes of head and body.
     length: usize,
     /// The budget of a small body, held until the request is sent.
@@ -32,6 +35,7 @@ impl OutboundRequest {
         (method, target): (&str, &str),
         write_headers: impl FnOnce(&mut Vec<u8>),
         body: CollectedBody,
+        edits: BodyEdits,
     ) -> Self {
         let mut text = pool.take_write();
         for part in [method, " ", target, " HTTP/1.1\r\nhost: "] {
@@ -50,18 +54,24 @@ impl OutboundRequest {
         }
         write_headers(&mut text);
         text.extend_from_slice(b"\r\n");
-        let (body, permit) = if body.bytes().len() <= SMALL_BODY {
-            text.extend_from_slice(body.bytes());
-            (None, Some(body.into_permit()))
+        let (body, edits, permit) = if body.bytes().len() <= SMALL_BODY {
+            for slice in edits.slices(body.bytes()) {
+                text.extend_from_slice(slice);
+            }
+            (None, BodyEdits::default(), Some(body.into_permit()))
         } else {
-            (Some(body), None)
+            (Some(body), edits, None)
         };
         Self {
             pool: pool.clone(),
-            length: text.len() + body.as_ref().map_or(0, |body| body.bytes().len()),
+            length: text.len()
+                + body
+                    .as_ref()
+                    .map_or(0, |body| edits.edited_length(body.bytes().len())),
             text,
             host,
             body,
+            edits,
             _permit: permit,
         }
     }
@@ -75,6 +85,7 @@ impl OutboundRequest {
             text,
             host: 0..0,
             body: None,
+            edits: BodyEdits::default(),
             _permit: None,
         }
     }
@@ -109,10 +120,27 @@ impl OutboundRequest {
         self.body = None;
     }
 
-    /// The unsent rest, after `sent` bytes were sent.
-    pub(super) fn rest(&self, sent: usize) -> [&[u8]; 2] {
-        let of_text = sent.min(self.text.len());
-        [&self.text[of_text..], &self.body()[sent - of_text..]]
+    /// The beginning of the unsent rest, after `sent` bytes were sent: up to three slices, the first ones filled.
+    pub(super) fn rest(&self, sent: usize) -> [&[u8]; 3] {
+        if self.edits.is_empty() {
+            let of_text = sent.min(self.text.len());
+            return [&self.text[of_text..], &self.body()[sent - of_text..], b""];
+        }
+        let mut rest = [&b""[..]; 3];
+        let (mut skip, mut filled) = (sent, 0);
+        for slice in std::iter::once(&self.text[..]).chain(self.edits.slices(self.body())) {
+            let unsent = &slice[skip.min(slice.len())..];
+            skip -= slice.len() - unsent.len();
+            if unsent.is_empty() {
+                continue;
+            }
+            let Some(free) = rest.get_mut(filled) else {
+                break;
+            };
+            *free = unsent;
+            filled += 1;
+        }
+        rest
     }
 
     fn body(&self) -> &[u8] {

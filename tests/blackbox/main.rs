@@ -133,6 +133,9 @@ mod load {
 /// Which models a key may use, however a request names them.
 mod models {
     mod access;
+    mod aliases;
+    mod cache_salt;
+    mod fields;
     mod json;
     mod multipart;
     pub mod mutated;

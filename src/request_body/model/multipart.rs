@@ -6,9 +6,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use memchr::memmem;
 
+use crate::policy::body_fields::{CACHE_SALT, FieldIndex, MemberValue, PROMPT};
+use crate::policy::documented_fields::Documented;
 use crate::request_body::model::name::{
     Ambiguity, ExtraModelFields, FieldClass, Findings, MODEL, Model,
 };
@@ -138,11 +141,12 @@ pub(crate) fn read<'b>(
     boundary: &Boundary,
     body: &'b [u8],
     extra_fields: ExtraModelFields,
+    documented: Option<Documented>,
 ) -> Result<Findings<'b>, MultipartError> {
     let mut findings = Findings::default();
     let mut parts = Parts::new(boundary, body)?;
     while let Some(part) = parts.next()? {
-        part.read_into(extra_fields, &mut findings)?;
+        part.read_into(extra_fields, documented, &mut findings)?;
     }
     Ok(findings)
 }
@@ -213,7 +217,11 @@ impl<'b, 'f> Parts<'b, 'f> {
             .filter(|_| self.body[delimiter_at - 1] == b'\r')
             .ok_or(MultipartError::Delimiter)?;
         self.at = delimiter_at + self.delimiter_length;
-        Ok(Some(FormPart { headers, content }))
+        Ok(Some(FormPart {
+            body: self.body,
+            headers,
+            content,
+        }))
     }
 
     /// The header block that begins at `start`, without the empty line after it, and the position of the content.
@@ -229,6 +237,7 @@ impl<'b, 'f> Parts<'b, 'f> {
 }
 
 struct FormPart<'b> {
+    body: &'b [u8],
     headers: &'b [u8],
     content: &'b [u8],
 }
@@ -239,12 +248,14 @@ struct Headers<'b> {
     dispositions: Vec<&'b [u8]>,
     content_types: Vec<&'b [u8]>,
     encoded: bool,
+    lengths: Vec<&'b [u8]>,
 }
 
 impl<'b> FormPart<'b> {
     fn read_into(
         &self,
         extra_fields: ExtraModelFields,
+        documented: Option<Documented>,
         findings: &mut Findings<'b>,
     ) -> Result<(), MultipartError> {
         let headers = self.headers()?;
@@ -261,8 +272,19 @@ impl<'b> FormPart<'b> {
         if disposition.several_names {
             findings.add_ambiguity(Ambiguity::SeveralNames);
         }
-        match classify_name(disposition.name, extra_fields) {
+        if documented.is_some_and(|documented| !documented.has_bytes(disposition.name)) {
+            findings.noted.add_unknown(self.place(disposition.name));
+        }
+        match classify_name(disposition.name) {
             FieldClass::Other => {}
+            FieldClass::Listed(field) => {
+                let value = self.listed_value(field, disposition.name);
+                findings.add_listed(field, value, extra_fields);
+                if field.field().name == CACHE_SALT {
+                    // The gateway sets it in JSON alone, so a form's counts as one that cannot be replaced.
+                    findings.noted.add_salt("", 0..0);
+                }
+            }
             FieldClass::Refused(ambiguity) => findings.add_ambiguity(ambiguity),
             FieldClass::Model => {
                 if disposition.has_filename {
@@ -275,10 +297,30 @@ impl<'b> FormPart<'b> {
                 }
                 let name = simdutf8::basic::from_utf8(self.content)
                     .map_err(|_| MultipartError::ModelNotUtf8)?;
-                findings.add_model(Model::Named(Cow::Borrowed(name)));
+                let lengths = headers.lengths.iter();
+                findings.places.model_lengths = lengths.map(|value| self.place(value)).collect();
+                findings.add_model(Model::Named(Cow::Borrowed(name)), self.place(self.content));
             }
         }
         Ok(())
+    }
+
+    /// The place of a part of the body in it.
+    fn place(&self, part: &[u8]) -> Range<usize> {
+        let start = part.as_ptr().addr() - self.body.as_ptr().addr();
+        start..start + part.len()
+    }
+
+    /// What the content of a listed field says. A form has only texts; with `prompt[id]`, some parsers make an object.
+    fn listed_value(&self, field: FieldIndex, raw_name: &[u8]) -> MemberValue {
+        match self.content {
+            b"" => MemberValue::Empty,
+            b"false" => MemberValue::False,
+            _ if field.field().name == PROMPT && raw_name.contains(&b'[') => {
+                MemberValue::ObjectWithId
+            }
+            _ => MemberValue::Other,
+        }
     }
 
     fn headers(&self) -> Result<Headers<'b>, MultipartError> {
@@ -301,9 +343,12 @@ impl<'b> FormPart<'b> {
                 headers.encoded |= !as_is.iter().any(|known| value.eq_ignore_ascii_case(known));
             } else if is("content-encoding") {
                 headers.encoded |= !value.eq_ignore_ascii_case(b"identity");
-            } else if is("content-length") && value != self.content.len().to_string().as_bytes() {
+            } else if is("content-length") {
                 // aiohttp reads content by this length, across boundaries if it is too long.
-                return Err(MultipartError::Length);
+                if value != self.content.len().to_string().as_bytes() {
+                    return Err(MultipartError::Length);
+                }
+                headers.lengths.push(value);
             }
         }
         Ok(headers)
@@ -389,7 +434,7 @@ fn count_leniently(parameter: &str, value: &[u8]) -> usize {
 /// Classifies a part's name as it is written in the header. A name that any parser could turn into `model`, by
 /// unescaping, trimming, dropping quotes or cutting at a bracket or semicolon, is refused. So are encoded words, which
 /// Java's parsers decode.
-fn classify_name(raw: &[u8], extra_fields: ExtraModelFields) -> FieldClass {
+fn classify_name(raw: &[u8]) -> FieldClass {
     if raw == MODEL.as_bytes() {
         return FieldClass::Model;
     }
@@ -403,7 +448,7 @@ fn classify_name(raw: &[u8], extra_fields: ExtraModelFields) -> FieldClass {
             letters.push(char::from(byte));
         }
     }
-    match FieldClass::of(&letters, extra_fields) {
+    match FieldClass::of(&letters) {
         FieldClass::Model => like_model,
         class => class,
     }

@@ -6,7 +6,8 @@ type Verdict = Result<Result<String, ModelError>, MultipartError>;
 
 fn read_with(boundary: &str, body: &[u8], extra_fields: ExtraModelFields) -> Verdict {
     let boundary = Boundary::new(boundary.as_bytes()).unwrap();
-    read(&boundary, body, extra_fields).map(|findings| findings.into_model().map(Cow::into_owned))
+    read(&boundary, body, extra_fields, None)
+        .map(|findings| findings.into_model().map(Cow::into_owned))
 }
 
 /// The result for a complete body with the boundary `BX`.

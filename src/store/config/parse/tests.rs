@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::policy::field_kind::ForwardHeaders;
 
 use super::*;
+use crate::policy::body_fields::FieldRules;
 use crate::store::config::restart::restart_needed;
 use crate::store::config::{ReplicaUrl, TlsFiles, tree};
 
@@ -151,6 +152,9 @@ fn what_the_file_leaves_out_is_at_its_default() {
             credential: None,
             ca_file: None,
             forward_headers: ForwardHeaders::NONE,
+            aliases: Vec::new(),
+            inject: None,
+            fields: FieldRules::USUAL,
         }],
     };
     assert_eq!(config, expected);
