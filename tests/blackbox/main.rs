@@ -159,6 +159,7 @@ mod revocation {
 mod routes {
     mod anthropic;
     mod browsers;
+    mod head;
     mod paths;
 }
 
