@@ -63,7 +63,7 @@ pub enum FieldKind {
 pub const FIELD_KINDS: usize = XRequestId as usize + 1;
 
 /// Names that are known as a whole, in lower case.
-const NAMES: [(&str, FieldKind); 98] = [
+const NAMES: [(&str, FieldKind); 118] = [
     ("accept", Accept),
     ("accept-encoding", AcceptEncoding),
     ("accept-language", Accept),
@@ -111,6 +111,8 @@ const NAMES: [(&str, FieldKind); 98] = [
     ("trailer", HopByHop),
     ("upgrade", HopByHop),
     // Credentials of other products and places.
+    ("apikey", NotToUpstream),
+    ("auth", NotToUpstream),
     ("cookie", NotToUpstream),
     ("cookie2", NotToUpstream),
     ("dpop", NotToUpstream),
@@ -118,15 +120,29 @@ const NAMES: [(&str, FieldKind); 98] = [
     ("openai-organization", NotToUpstream),
     ("openai-project", NotToUpstream),
     ("private-token", NotToUpstream),
+    ("subscription-key", NotToUpstream),
+    ("token", NotToUpstream),
     ("x-access-token", NotToUpstream),
+    ("x-apikey", NotToUpstream),
+    ("x-auth", NotToUpstream),
     ("x-authorization", NotToUpstream),
+    ("x-bearer-token", NotToUpstream),
     ("x-csrf-token", NotToUpstream),
     ("x-functions-key", NotToUpstream),
+    ("x-hf-token", NotToUpstream),
     ("x-id-token", NotToUpstream),
+    ("x-jwt", NotToUpstream),
+    ("x-openai-api-key", NotToUpstream),
     ("x-rapidapi-key", NotToUpstream),
     ("x-session-token", NotToUpstream),
-    // Who the client is, as a proxy in front would say it. Authelia, oauth2-proxy, Cloudflare, Akamai.
+    ("x-token", NotToUpstream),
+    ("x-vault-token", NotToUpstream),
+    // Who the client is, as a proxy in front would say it. RFC 9440, Authelia, oauth2-proxy, Cloudflare, Akamai, Fly,
+    // Netlify, APISIX.
+    ("client-cert", NotToUpstream),
+    ("client-cert-chain", NotToUpstream),
     ("client-ip", NotToUpstream),
+    ("fly-client-ip", NotToUpstream),
     ("forwarded", NotToUpstream),
     ("from", NotToUpstream),
     ("remote-email", NotToUpstream),
@@ -137,9 +153,14 @@ const NAMES: [(&str, FieldKind); 98] = [
     ("x-client-ip", NotToUpstream),
     ("x-cluster-client-ip", NotToUpstream),
     ("x-email", NotToUpstream),
+    ("x-groups", NotToUpstream),
+    ("x-nf-client-connection-ip", NotToUpstream),
     ("x-originating-ip", NotToUpstream),
     ("x-real-ip", NotToUpstream),
+    ("x-role", NotToUpstream),
+    ("x-roles", NotToUpstream),
     ("x-user", NotToUpstream),
+    ("x-userinfo", NotToUpstream),
     ("x-username", NotToUpstream),
     // Another method or path than the one that was judged.
     ("x-method-override", NotToUpstream),
@@ -176,7 +197,7 @@ const NAMES: [(&str, FieldKind); 98] = [
 ];
 
 /// Beginnings of names that are not known as a whole, in lower case. The first that fits counts.
-const PREFIXES: [(&str, FieldKind); 45] = [
+const PREFIXES: [(&str, FieldKind); 52] = [
     ("x-stainless-", Forwarded),
     ("accept-", AcceptOther),
     ("access-control-", NotToClient),
@@ -202,7 +223,7 @@ const PREFIXES: [(&str, FieldKind); 45] = [
     ("x-semantic-router-", NotToUpstream),
     ("x-vllm-", NotToUpstream),
     // Who the client is, as a proxy in front would say it: Cloudflare, Google, Amazon, Microsoft, Fastly, Kong, Tyk,
-    // Tailscale, Pomerium, Authentik, oauth2-proxy, and servers that end TLS.
+    // Tailscale, Pomerium, Authentik, oauth2-proxy, Vouch, Okta, Hasura, Vercel, and servers that end TLS.
     ("cf-", NotToUpstream),
     ("fastly-", NotToUpstream),
     ("ssl-client-", NotToUpstream),
@@ -210,6 +231,7 @@ const PREFIXES: [(&str, FieldKind); 45] = [
     ("x-amz", NotToUpstream),
     ("x-anonymous-", NotToUpstream),
     ("x-appengine-", NotToUpstream),
+    ("x-arr-", NotToUpstream),
     ("x-auth-", NotToUpstream),
     ("x-authenticated-", NotToUpstream),
     ("x-authentik-", NotToUpstream),
@@ -218,13 +240,19 @@ const PREFIXES: [(&str, FieldKind); 45] = [
     ("x-consumer-", NotToUpstream),
     ("x-credential-", NotToUpstream),
     ("x-goog-", NotToUpstream),
+    ("x-hasura-", NotToUpstream),
     ("x-jwt-", NotToUpstream),
     ("x-ms-", NotToUpstream),
+    ("x-oauth-", NotToUpstream),
+    ("x-okta-", NotToUpstream),
     ("x-pomerium-", NotToUpstream),
     ("x-remote-", NotToUpstream),
     ("x-ssl-", NotToUpstream),
+    ("x-tls-", NotToUpstream),
     ("x-tyk-", NotToUpstream),
     ("x-user-", NotToUpstream),
+    ("x-vercel-", NotToUpstream),
+    ("x-vouch-", NotToUpstream),
     ("x-webauth-", NotToUpstream),
 ];
 
@@ -255,6 +283,27 @@ const fn by_length() -> ([u8; NAMES.len()], [u8; MAX_NAME + 2]) {
     assert!(filled == NAMES.len(), "a name is longer than MAX_NAME");
     starts[MAX_NAME + 1] = filled as u8;
     (indexes, starts)
+}
+
+/// For the low bits of a name's byte, which of [`PREFIXES`] can fit: one bit each.
+type Candidates = [u64; 32];
+/// By the first byte, and for names that begin with `x-` by the byte behind that.
+const BY_BYTE: (Candidates, Candidates) = by_byte();
+
+const fn by_byte() -> (Candidates, Candidates) {
+    let (mut by_first, mut by_third) = ([0; 32], [0; 32]);
+    let mut index = 0;
+    while index < PREFIXES.len() {
+        // More than 64 would not build: the shift would overflow.
+        let prefix = PREFIXES[index].0.as_bytes();
+        if prefix[0] == b'x' && prefix[1] == b'-' {
+            by_third[(prefix[2] & 31) as usize] |= 1 << index;
+        } else {
+            by_first[(prefix[0] & 31) as usize] |= 1 << index;
+        }
+        index += 1;
+    }
+    (by_first, by_third)
 }
 
 /// Whether a request's line goes to its upstream.
@@ -295,10 +344,22 @@ impl FieldKind {
 
     /// The kind of a name that is not known as a whole. `lower` is its beginning in lower case.
     fn by_prefix(lower: &[u8], name: &[u8]) -> Self {
-        let known = PREFIXES
-            .iter()
-            .find(|(prefix, _)| lower.starts_with(prefix.as_bytes()));
-        match known.map_or(Other, |(_, kind)| *kind) {
+        let (by_first, by_third) = &BY_BYTE;
+        let mut candidates = match lower {
+            [b'x', b'-', byte, ..] => by_third[usize::from(byte & 31)],
+            [byte, ..] => by_first[usize::from(byte & 31)],
+            [] => 0,
+        };
+        let mut known = Other;
+        while candidates != 0 {
+            let (prefix, kind) = PREFIXES[candidates.trailing_zeros() as usize];
+            if lower.starts_with(prefix.as_bytes()) {
+                known = kind;
+                break;
+            }
+            candidates &= candidates - 1;
+        }
+        match known {
             kind @ (HopByHop | NotToClient | NotToUpstream) => kind,
             _ if name.contains(&b'_') => Underscore,
             kind => kind,
