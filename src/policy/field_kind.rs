@@ -256,32 +256,44 @@ const PREFIXES: [(&str, FieldKind); 52] = [
     ("x-webauth-", NotToUpstream),
 ];
 
-/// The longest of [`NAMES`].
-const MAX_NAME: usize = 41;
-/// The indexes of [`NAMES`], shortest name first; and for each length where its names begin.
-const BY_LENGTH: ([u8; NAMES.len()], [u8; MAX_NAME + 2]) = by_length();
+/// How many groups [`NAMES`] are sorted into.
+const GROUPS: usize = 256;
+/// The indexes of [`NAMES`] by group; and for each group where its names begin.
+const BY_GROUP: ([u8; NAMES.len()], [u8; GROUPS + 1]) = by_group();
+
+/// The group of a name that is not empty: by its length and three of its bytes, in any case. The factors spread the names
+/// so that most groups have one or none.
+const fn group_of(name: &[u8]) -> usize {
+    let length = name.len();
+    let first = (name[0] | 0x20) as usize;
+    let middle = (name[length / 2] | 0x20) as usize;
+    let last = (name[length - 1] | 0x20) as usize;
+    (27 * first + 33 * middle + 53 * last + 101 * (length % GROUPS)) % GROUPS
+}
 
 #[allow(
     clippy::cast_possible_truncation,
     reason = "there are fewer than 256 names"
 )]
-const fn by_length() -> ([u8; NAMES.len()], [u8; MAX_NAME + 2]) {
-    let (mut indexes, mut starts) = ([0; NAMES.len()], [0; MAX_NAME + 2]);
-    let (mut length, mut filled) = (0, 0);
-    while length <= MAX_NAME {
-        starts[length] = filled as u8;
-        let mut index = 0;
-        while index < NAMES.len() {
-            if NAMES[index].0.len() == length {
-                indexes[filled] = index as u8;
-                filled += 1;
-            }
-            index += 1;
-        }
-        length += 1;
+const fn by_group() -> ([u8; NAMES.len()], [u8; GROUPS + 1]) {
+    let (mut indexes, mut starts) = ([0; NAMES.len()], [0; GROUPS + 1]);
+    let (mut index, mut group) = (0, 0);
+    while index < NAMES.len() {
+        starts[group_of(NAMES[index].0.as_bytes()) + 1] += 1;
+        index += 1;
     }
-    assert!(filled == NAMES.len(), "a name is longer than MAX_NAME");
-    starts[MAX_NAME + 1] = filled as u8;
+    while group < GROUPS {
+        starts[group + 1] += starts[group];
+        group += 1;
+    }
+    let mut next = starts;
+    index = 0;
+    while index < NAMES.len() {
+        let group = group_of(NAMES[index].0.as_bytes());
+        indexes[next[group] as usize] = index as u8;
+        next[group] += 1;
+        index += 1;
+    }
     (indexes, starts)
 }
 
@@ -306,6 +318,25 @@ const fn by_byte() -> (Candidates, Candidates) {
     (by_first, by_third)
 }
 
+/// Whether a name is the known one in any case. A known name is of lower-case letters, digits and `-`, which the bit that
+/// tells the cases apart maps from nothing else but control characters; the parsers let none into a name.
+fn is_same(known: &[u8], name: &[u8]) -> bool {
+    const BIT: u64 = 0x2020_2020_2020_2020;
+    if known.len() != name.len() {
+        return false;
+    }
+    let (known, known_rest) = known.as_chunks::<8>();
+    let (name, name_rest) = name.as_chunks::<8>();
+    known
+        .iter()
+        .zip(name)
+        .all(|(known, name)| u64::from_ne_bytes(*known) == u64::from_ne_bytes(*name) | BIT)
+        && known_rest
+            .iter()
+            .zip(name_rest)
+            .all(|(known, name)| *known == *name | 0x20)
+}
+
 /// Whether a request's line goes to its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToUpstream {
@@ -321,39 +352,33 @@ impl FieldKind {
     /// The kind of a field name, in any case.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let mut lower = [0; MAX_NAME];
-        let length = name.len().min(MAX_NAME);
-        let lower = &mut lower[..length];
-        lower.copy_from_slice(&name[..length]);
-        lower.make_ascii_lowercase();
-        Self::known(lower, name.len()).unwrap_or_else(|| Self::by_prefix(lower, name))
-    }
-
-    fn known(lower: &[u8], length: usize) -> Option<Self> {
-        let (indexes, starts) = &BY_LENGTH;
-        let range = usize::from(*starts.get(length)?)..usize::from(*starts.get(length + 1)?);
-        for index in indexes.get(range)? {
-            let (name, kind) = NAMES[usize::from(*index)];
-            // Names of one length differ in their last letter more often than in their first.
-            if name.as_bytes().last() == lower.last() && name.as_bytes() == lower {
-                return Some(kind);
+        if name.is_empty() {
+            return Other;
+        }
+        let (indexes, starts) = &BY_GROUP;
+        let group = group_of(name);
+        for place in starts[group]..starts[group + 1] {
+            let (known, kind) = NAMES[usize::from(indexes[usize::from(place)])];
+            if is_same(known.as_bytes(), name) {
+                return kind;
             }
         }
-        None
+        Self::by_prefix(name)
     }
 
-    /// The kind of a name that is not known as a whole. `lower` is its beginning in lower case.
-    fn by_prefix(lower: &[u8], name: &[u8]) -> Self {
+    /// The kind of a name that is not known as a whole.
+    fn by_prefix(name: &[u8]) -> Self {
         let (by_first, by_third) = &BY_BYTE;
-        let mut candidates = match lower {
-            [b'x', b'-', byte, ..] => by_third[usize::from(byte & 31)],
+        let mut candidates = match name {
+            [b'x' | b'X', b'-', byte, ..] => by_third[usize::from(byte & 31)],
             [byte, ..] => by_first[usize::from(byte & 31)],
             [] => 0,
         };
         let mut known = Other;
         while candidates != 0 {
             let (prefix, kind) = PREFIXES[candidates.trailing_zeros() as usize];
-            if lower.starts_with(prefix.as_bytes()) {
+            let start = name.get(..prefix.len());
+            if start.is_some_and(|start| is_same(prefix.as_bytes(), start)) {
                 known = kind;
                 break;
             }
@@ -538,6 +563,42 @@ mod tests {
                 "{prefix}"
             );
             assert_eq!(prefix, prefix.to_lowercase());
+        }
+    }
+
+    /// The kind, by reading both lists through.
+    fn read_through(name: &str) -> FieldKind {
+        let lower = name.to_ascii_lowercase();
+        let whole = NAMES.iter().find(|(known, _)| *known == lower);
+        let begun = || {
+            PREFIXES
+                .iter()
+                .find(|(prefix, _)| lower.starts_with(prefix))
+        };
+        match whole.or_else(begun).map(|(_, kind)| *kind) {
+            Some(kind) if whole.is_some() => kind,
+            Some(kind @ (HopByHop | NotToClient | NotToUpstream)) => kind,
+            _ if name.contains('_') => Underscore,
+            kind => kind.unwrap_or(Other),
+        }
+    }
+
+    #[test]
+    fn a_name_that_differs_in_one_character_is_found_as_by_reading_the_lists_through() {
+        let prefixes = PREFIXES.iter().map(|(prefix, _)| *prefix);
+        for name in NAMES.iter().map(|(name, _)| *name).chain(prefixes) {
+            for at in 0..name.len() {
+                for byte in "aAzZ09-_^~!.'`|x".chars() {
+                    let mut other = name.to_owned();
+                    other.replace_range(at..=at, &byte.to_string());
+                    let (found, expected) = (FieldKind::of(other.as_bytes()), read_through(&other));
+                    assert_eq!(found, expected, "{other}");
+                }
+            }
+            for other in [&name[1..], &name[..name.len() - 1], &format!("{name}a")] {
+                let (found, expected) = (FieldKind::of(other.as_bytes()), read_through(other));
+                assert_eq!(found, expected, "{other}");
+            }
         }
     }
 
