@@ -52,10 +52,10 @@ impl ModelAccess {
 
 /// One or more model names. Keys with the same list share it, to save memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ModelList(Arc<Names>);
+pub struct ModelList(Arc<SharedNames>);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Names {
+struct SharedNames {
     in_order: Box<[Box<str>]>,
     /// The places in `in_order`, sorted by name; empty for a list that is short enough to be read through.
     sorted: Box<[u32]>,
@@ -78,7 +78,7 @@ impl ModelList {
             sorted.sort_unstable_by_key(|place| &in_order[*place as usize]);
         }
         let sorted = sorted.into_boxed_slice();
-        Some(Self(Arc::new(Names { in_order, sorted })))
+        Some(Self(Arc::new(SharedNames { in_order, sorted })))
     }
 
     /// The names in their original order.
@@ -88,7 +88,7 @@ impl ModelList {
     }
 
     fn contains(&self, model: &str) -> bool {
-        let Names { in_order, sorted } = &*self.0;
+        let SharedNames { in_order, sorted } = &*self.0;
         if sorted.is_empty() {
             return in_order.iter().any(|name| **name == *model);
         }
