@@ -83,7 +83,10 @@ fn count<'k>(
     }
     let mut everywhere = 0;
     let (mut included, mut excluded) = (vec![0; models.len()], vec![0; models.len()]);
-    for key in keys.filter(|key| key.state(now) == KeyState::Active) {
+    // The last key that named each model: a list may hold a name twice.
+    let mut named_by = vec![None; models.len()];
+    let active = keys.filter(|key| key.state(now) == KeyState::Active);
+    for (number, key) in active.enumerate() {
         let counts = match key.model_access() {
             ModelAccess::All => {
                 everywhere += 1;
@@ -112,11 +115,9 @@ fn count<'k>(
                 &mut excluded
             }
         };
-        let names = key.model_access().models();
-        for (at, name) in names.iter().enumerate() {
-            let is_repeated = names[..at].contains(name);
+        for name in key.model_access().models() {
             if let Some(&place) = place.get(&**name)
-                && !is_repeated
+                && named_by[place].replace(number) != Some(number)
             {
                 counts[place] += 1;
             }

@@ -15,7 +15,7 @@ use crate::gateway::exchange::{BodyPart, Exchange};
 use crate::gateway::lease::Lease;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
-use crate::http::event_stream::{EventBoundary, is_event_stream};
+use crate::http::event_stream::{EventFollower, is_event_stream};
 use crate::policy::denial::Denial;
 use crate::policy::field_kind::FieldKind;
 use crate::upstream::pool::{Piece, UpstreamResponse};
@@ -45,15 +45,19 @@ enum RelayEvent {
     ClientLeft,
 }
 
-/// For how long an upstream has sent nothing, and what becomes of it.
-struct Silence {
-    /// After this the response is broken off.
+/// How far a response is, and for how long its upstream has sent nothing.
+struct RelayState {
+    head_waits: bool,
+    /// After this silence the response is broken off.
     longest: Duration,
     /// After this, and again and again, the client is sent a comment; None: never.
     ping_after: Option<Duration>,
     ends_at: Option<Instant>,
     ping_at: Option<Instant>,
-    boundary: EventBoundary,
+    /// Where a stream of events stands; None where the body is something else, or encoded.
+    events: Option<EventFollower>,
+    /// The stream's last event has left: a client that leaves now has read all that it wants.
+    is_final_event_sent: bool,
 }
 
 /// Why a part was not sent.
@@ -79,33 +83,26 @@ pub(super) async fn relay<E: Exchange>(
     let can_add_events = is_event_stream(response.fields())
         && response.fields().count(FieldKind::ContentEncoding) == 0;
     let timeouts = &worker.settings.timeouts;
-    let mut silence = Silence {
+    let mut state = RelayState {
+        head_waits: true,
         longest: timeouts.stream_idle,
         ping_after: timeouts.sse_ping.filter(|_| can_add_events),
         ends_at: None,
         ping_at: None,
-        boundary: EventBoundary::default(),
+        events: can_add_events.then(EventFollower::default),
+        is_final_event_sent: false,
     };
-    let mut head_waits = true;
     loop {
         let event = poll_fn(|cx| {
-            let silence = &mut silence;
-            poll_event(
-                cx,
-                worker,
-                exchange,
-                &mut response,
-                &mut lease,
-                silence,
-                head_waits,
-            )
+            let state = &mut state;
+            poll_event(cx, worker, exchange, &mut response, &mut lease, state)
         })
         .await;
         let piece;
         let part = match &event {
             RelayEvent::Piece(place) => {
                 piece = response.piece(place);
-                silence.end(piece);
+                state.follow(piece);
                 record.sent(piece.len());
                 match response.is_done() {
                     true => BodyPart::Last(piece),
@@ -129,13 +126,23 @@ pub(super) async fn relay<E: Exchange>(
                 break_off(worker, exchange, b"", record).await;
                 return Err(BrokenOff);
             }
-            RelayEvent::ClientLeft => return Err(BrokenOff),
+            RelayEvent::ClientLeft => {
+                if state.is_final_event_sent {
+                    record.complete();
+                }
+                return Err(BrokenOff);
+            }
         };
-        head_waits = false;
+        state.head_waits = false;
         match send_under_lease(worker, exchange, part, &mut lease).await {
             Ok(()) if part.is_last() => return Ok(()),
             Ok(()) => {}
-            Err(Unsent::Client) => return Err(BrokenOff),
+            Err(Unsent::Client) => {
+                if state.is_final_event_sent {
+                    record.complete();
+                }
+                return Err(BrokenOff);
+            }
             Err(Unsent::Revoked(denial)) => {
                 record.revoked(denial);
                 return Err(BrokenOff);
@@ -150,9 +157,15 @@ fn poll_event<E: Exchange>(
     exchange: &mut E,
     response: &mut UpstreamResponse,
     lease: &mut Lease,
-    silence: &mut Silence,
-    head_waits: bool,
+    state: &mut RelayState,
 ) -> Poll<RelayEvent> {
+    // Before the response is read on: its end may come in the same moment in which the client leaves.
+    if !state.is_final_event_sent
+        && state.is_finished()
+        && exchange.poll_flushed(cx).map(|sent| sent.is_ok()) == Poll::Ready(true)
+    {
+        state.is_final_event_sent = true;
+    }
     if let Err(denial) = lease.check() {
         return Poll::Ready(RelayEvent::Revoked(denial));
     }
@@ -165,14 +178,14 @@ fn poll_event<E: Exchange>(
         Poll::Ready(Some(Err(_))) => return Poll::Ready(RelayEvent::UpstreamFailed),
         Poll::Pending => {}
     }
-    if head_waits {
+    if state.head_waits {
         return Poll::Ready(RelayEvent::HeadWaits);
     }
     if exchange.poll_closed(cx).is_ready() {
         return Poll::Ready(RelayEvent::ClientLeft);
     }
     let entry = exchange.timer_entry();
-    match silence.wait(worker.timer.now()) {
+    match state.wait(worker.timer.now()) {
         Ok(deadline) => entry.set_deadline(deadline),
         Err(event) => return Poll::Ready(event),
     }
@@ -180,14 +193,24 @@ fn poll_event<E: Exchange>(
     Poll::Pending
 }
 
-impl Silence {
+impl RelayState {
     /// The upstream has sent a piece.
-    fn end(&mut self, piece: &[u8]) {
+    fn follow(&mut self, piece: &[u8]) {
         self.ends_at = None;
         self.ping_at = None;
-        if self.ping_after.is_some() {
-            self.boundary.follow(piece);
+        if let Some(events) = &mut self.events {
+            events.follow(piece);
         }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.events.as_ref().is_some_and(EventFollower::is_finished)
+    }
+
+    fn is_between_events(&self) -> bool {
+        self.events
+            .as_ref()
+            .is_some_and(EventFollower::is_between_events)
     }
 
     /// The upstream is silent: until when to wait.
@@ -199,10 +222,7 @@ impl Silence {
         if ends_at <= now {
             return Err(RelayEvent::UpstreamFailed);
         }
-        let Some(pause) = self
-            .ping_after
-            .filter(|_| self.boundary.is_between_events())
-        else {
+        let Some(pause) = self.ping_after.filter(|_| self.is_between_events()) else {
             return Ok(ends_at);
         };
         let ping_at = *self.ping_at.get_or_insert(now + pause);

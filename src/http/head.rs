@@ -9,13 +9,12 @@ use std::ops::Range;
 use http::Version;
 use http::request::Parts;
 
+use crate::http::connection_options::{MAX_CONNECTION_OPTIONS, connection_options, forget_named};
 use crate::http::fields::Fields;
 use crate::policy::field_kind::FieldKind;
 
 /// Most header fields of a request.
 pub const MAX_REQUEST_FIELDS: usize = 100;
-/// Most names in the Connection lines: each is compared with every header field.
-pub const MAX_CONNECTION_OPTIONS: usize = 100;
 /// Empty lines that are passed over before a request line (RFC 9112 2.2).
 const MAX_EMPTY_LINES: usize = 2;
 
@@ -270,7 +269,7 @@ impl RequestHead {
             return Ok(is_http11);
         }
         let (mut closes, mut keeps, mut names_others) = (false, false, false);
-        for (index, option) in options(self.fields.all(FieldKind::Connection)).enumerate() {
+        for (index, option) in connection_options(&self.fields).enumerate() {
             if index == MAX_CONNECTION_OPTIONS {
                 return Err(HeadError::Malformed("the Connection header names too much"));
             }
@@ -289,11 +288,7 @@ impl RequestHead {
                 !matches!(kind, FieldKind::HopByHop) && !option.eq_ignore_ascii_case(b"close");
         }
         if names_others {
-            self.fields.retain(|fields, line| {
-                line.kind() == FieldKind::Connection
-                    || !options(fields.all(FieldKind::Connection))
-                        .any(|option| option.eq_ignore_ascii_case(fields.name(line)))
-            });
+            forget_named(&mut self.fields);
         }
         Ok(!closes && (is_http11 || keeps))
     }
@@ -470,14 +465,6 @@ pub fn is_host(host: &[u8]) -> bool {
         digits.iter().all(u8::is_ascii_digit)
     });
     is_valid && is_port
-}
-
-/// The members of comma-separated lines, without the white space around them and without empty ones.
-fn options<'a>(lines: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    lines
-        .flat_map(|line| line.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|option| !option.is_empty())
 }
 
 /// A number in digits, without sign or blanks.

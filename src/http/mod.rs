@@ -3,6 +3,7 @@
 
 pub mod buffer;
 pub mod client_address;
+pub mod connection_options;
 pub mod credential;
 pub mod event_stream;
 pub mod fields;

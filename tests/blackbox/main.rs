@@ -162,6 +162,7 @@ mod revocation {
 mod routes {
     mod anthropic;
     mod browsers;
+    mod head;
     mod paths;
 }
 

@@ -56,6 +56,8 @@ fn a_trusted_proxys_list_is_walked_from_the_right_over_all_its_lines() {
         ),
         (&["[::ffff:203.0.113.5]:1234"], "203.0.113.5"),
         (&["[2001:db8::1]:443"], "2001:db8::1"),
+        (&["[2001:db8::1]"], "2001:db8::1"),
+        (&["203.0.113.5, [::ffff:10.0.0.1]"], "203.0.113.5"),
     ] {
         let shown = stand
             .gateway

@@ -285,6 +285,14 @@ fn an_upstream_gets_the_other_headers_that_its_config_names_and_no_credential_by
                 "x-keygate-a",
                 "forwarded",
                 "openai-organization",
+                "apikey",
+                "x-auth",
+                "x-openai-api-key",
+                "Client-Cert",
+                "x-userinfo",
+                "x-arr-clientcert",
+                "x-oauth-token",
+                "x-envoy-original-path",
             ];
             for name in sent {
                 call = call.header(name, "1");

@@ -227,6 +227,68 @@ fn the_log_tells_how_each_request_ended() {
 }
 
 #[test]
+fn a_client_that_leaves_behind_the_last_event_has_a_complete_answer() {
+    let stand = Stand::held();
+    let end_of = |id: &str| -> Value {
+        let line = stand
+            .gateway
+            .process
+            .line(id, |line| line.contains(id) && line.contains("\"status\""));
+        let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+        line["end"].clone()
+    };
+    for protocol in BOTH {
+        for (name, last, expected) in [
+            ("chat", "data: [DONE]\n\n", "complete"),
+            (
+                "messages",
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+                "complete",
+            ),
+            (
+                "responses",
+                "event: response.completed\r\ndata: {\"type\":\"response.completed\"}\r\n\r\n",
+                "complete",
+            ),
+            ("open", "event: message_stop\ndata: {}\n", "client_left"),
+            (
+                "quoted",
+                "data: {\"text\":\"data: [DONE]\"}\n\n",
+                "client_left",
+            ),
+        ] {
+            let id = format!("ends-{name}-{protocol:?}");
+            let call = chat(&stand.all).header("x-request-id", &id);
+            let mut stream = Stream::open(protocol, &stand.gateway, &call);
+            let mut exchange = stand.up.next();
+            exchange.begin_stream();
+            exchange.chunk("data: one\n\n");
+            // Cut, as networks cut it.
+            let (start, rest) = last.split_at(9);
+            exchange.chunk(start);
+            let mut response = stream.head();
+            stream.until(&mut response, start);
+            exchange.chunk(rest);
+            stream.until(&mut response, last);
+            drop(stream);
+            assert_eq!(end_of(&id), expected, "{id}");
+            exchange.assert_freed();
+        }
+        // A body of known length is complete with its last byte, whatever its client does then.
+        let id = format!("ends-length-{protocol:?}");
+        let call = chat(&stand.all).header("x-request-id", &id);
+        let mut stream = Stream::open(protocol, &stand.gateway, &call);
+        stand.up.next().send(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+        );
+        let mut response = stream.head();
+        stream.until(&mut response, "{}");
+        drop(stream);
+        assert_eq!(end_of(&id), "complete", "{id}");
+    }
+}
+
+#[test]
 fn a_silent_event_stream_is_kept_alive_by_comments_between_its_events() {
     let stand = Stand::held_with(|setup| setup.set("timeouts", "sse_ping = \"300ms\""));
     for protocol in BOTH {
