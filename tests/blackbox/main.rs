@@ -133,6 +133,7 @@ mod load {
 /// Which models a key may use, however a request names them.
 mod models {
     mod access;
+    mod forms_of_clients;
     mod json;
     mod multipart;
     pub mod mutated;
