@@ -1,10 +1,9 @@
-# What servers in Ruby read in a request: Sinatra's routes and parameters, Rack's query and forms, WEBrick's forms, JSON.
-# Prints `listening HOST:PORT`, and answers every request with what was read in it.
+# What servers in Ruby read in a request: Sinatra's routes, Rack's query and forms, JSON. Prints `listening HOST:PORT`,
+# and answers every request with what was read in it.
 
 require "json"
 require "rack"
 require "sinatra/base"
-require "stringio"
 require "webrick"
 
 JSON_ROUTES, FORM_ROUTES = ARGV[0, 2].map { |list| list.split(",") }
@@ -13,8 +12,8 @@ JSON_ROUTES, FORM_ROUTES = ARGV[0, 2].map { |list| list.split(",") }
 def told(model)
   case model
   when nil then nil
-  # WEBrick's is a text that knows of others of its name.
-  when String then model.to_s.dup.force_encoding("UTF-8").scrub
+  when String then model.dup.force_encoding("UTF-8").scrub
+  when Hash then model[:tempfile] ? "a file" : "not text: #{model.inspect}"
   else "not text: #{model.inspect}"
   end
 end
@@ -26,55 +25,34 @@ rescue StandardError => fault
   { refused: "#{fault.class}: #{fault.message}".scrub }
 end
 
-def webrick_form(body, content_type)
-  boundary = WEBrick::HTTPUtils.parse_header("content-type: #{content_type}\r\n") && content_type[/boundary=(.+)/, 1]
-  form = WEBrick::HTTPUtils.parse_form_data(StringIO.new(body), WEBrick::HTTPUtils.dequote(boundary.to_s))
-  models = form["model"]&.list || []
-  models.length > 1 ? models : models.first
+def json_model(request)
+  request.body.rewind
+  document = JSON.parse(request.body.read)
+  document.is_a?(Hash) ? document["model"] : nil
 end
 
 class Reader < Sinatra::Base
   set :environment, :production
   set :logging, false
   set :show_exceptions, false
+  set :raise_errors, false
   disable :protection, :static
 
-  def answer(readings)
-    content_type :json
+  def answer
+    path = request.path_info
+    body = {}
+    body["JSON.parse"] = reading { json_model(request) } if JSON_ROUTES.include?(path)
+    body["Rack"] = reading { request.POST["model"] } if FORM_ROUTES.include?(path)
     query = reading { Rack::Utils.parse_nested_query(request.query_string)["model"] }
-    { served: request.path_info, query: { "Rack" => query.is_a?(Hash) ? nil : query }, body: readings }.to_json
-  end
-
-  def body_text
-    request.body.rewind
-    request.body.read
-  end
-
-  JSON_ROUTES.each do |route|
-    post(route) do
-      answer({ "JSON.parse" => reading { (document = JSON.parse(body_text)).is_a?(Hash) ? document["model"] : nil } })
-    end
-  end
-
-  FORM_ROUTES.each do |route|
-    post(route) do
-      answer({
-        "Rack" => reading { request.POST["model"] },
-        "Sinatra" => reading { request.query_string.empty? ? params["model"] : request.POST["model"] },
-        "WEBrick" => reading { webrick_form(body_text, request.content_type) },
-      })
-    end
-  end
-
-  # Rack's refusal of a form or a query comes before any route.
-  error(400) do
+    content_type :json
     status 200
-    answer({ "Rack" => { refused: "400" } })
+    { served: path, query: { "Rack" => query.is_a?(Hash) ? nil : query }, body: body }.to_json
   end
-  error do
-    status 200
-    answer({ "Sinatra" => { refused: "#{env["sinatra.error"]&.class}" } })
-  end
+
+  [*JSON_ROUTES, *FORM_ROUTES].each { |route| post(route) { answer } }
+  # Sinatra reads form and query before it looks for a route, and refuses those that Rack refuses.
+  error(400) { answer }
+  error { answer }
 end
 
 quiet = WEBrick::Log.new(File::NULL)

@@ -70,34 +70,39 @@ def bottle_form(request) -> str | None:
     ])
 
 
-def tornado_form(handler: tornado.web.RequestHandler) -> str | None:
-    request = handler.request
-    # `get_body_arguments` trims what it returns, so the field is read as it came.
-    models = [model.decode() for model in request.body_arguments.get("model", [])]
-    return only([*models, *({"file": file.filename} for file in request.files.get("model", []))])
+def tornado_form(request) -> str | None:
+    fields, files = {}, {}
+    tornado.httputil.parse_body_arguments(
+        request.headers.get("Content-Type", ""), request.body, fields, files, request.headers
+    )
+    models = [model.decode() for model in fields.get("model", [])]
+    return only([*models, *({"file": file.filename} for file in files.get("model", []))])
 
 
 JSON_READERS = {
-    "tornado": lambda handler: field(tornado.escape.json_decode(handler.request.body)),
-    "bottle": lambda handler: field(bottle.BaseRequest(environ(handler.request)).json),
-    "falcon": lambda handler: field(falcon_request(handler.request).get_media()),
+    "tornado": lambda request: field(tornado.escape.json_decode(request.body)),
+    "bottle": lambda request: field(bottle.BaseRequest(environ(request)).json),
+    "falcon": lambda request: field(falcon_request(request).get_media()),
 }
-FORM_READERS = {
-    "tornado": tornado_form,
-    "bottle": lambda handler: bottle_form(handler.request),
-    "falcon": lambda handler: falcon_form(handler.request),
-}
+FORM_READERS = {"tornado": tornado_form, "bottle": bottle_form, "falcon": falcon_form}
 
 
+# Reads the body itself, so that what Tornado refuses is seen by the others.
+@tornado.web.stream_request_body
 class Reader(tornado.web.RequestHandler):
     def initialize(self, readers: dict) -> None:
         self.readers = readers
+        self.pieces = []
+
+    def data_received(self, piece: bytes) -> None:
+        self.pieces.append(piece)
 
     def post(self) -> None:
+        self.request.body = b"".join(self.pieces)
         readings = {}
         for name, read in self.readers.items():
             try:
-                readings[name] = read(self)
+                readings[name] = read(self.request)
             except Exception as fault:  # Whatever a library raises is its refusal.
                 readings[name] = {"refused": f"{type(fault).__name__}: {fault}"}
         query = self.request.query_arguments.get("model")
