@@ -239,7 +239,13 @@ fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
             "the upstreams were not asked for their models yet",
         ))
     } else {
-        Ok(ApiResponse::text("ready\n"))
+        let routing = services.fleet.routing();
+        let unheard = routing.unheard().map(|upstream| {
+            let name = upstream.name();
+            format!("not ready: upstream {name} has not said yet which models it serves\n")
+        });
+        let lines: String = unheard.collect();
+        Ok(ApiResponse::text(format!("ready\n{lines}")))
     }
 }
 

@@ -16,7 +16,11 @@ use crate::store::key_store;
 use crate::table::{NO_YIELD, Table};
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
-    let reading = parse::read(args.config.find().as_deref(), &args.settings.overrides());
+    let file = args
+        .config
+        .find()
+        .map_err(|fault| CommandError::Faulty(vec![fault]))?;
+    let reading = parse::read(file.as_deref(), &args.settings.overrides());
     let (config, mut faults) = match reading.config {
         Ok(config) => (Some(config), Vec::new()),
         Err(faults) => (None, faults),

@@ -42,9 +42,12 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the gateway as the arguments say.
 #[must_use]
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
-    let (file, overrides) = (args.config_file(), args.overrides());
-    let source = move || parse::read(file.as_deref(), &overrides);
     let served = Bootstrap::new().and_then(|bootstrap| {
+        let file = args
+            .config_file()
+            .map_err(|fault| StartError::Files(vec![fault]))?;
+        let overrides = args.overrides();
+        let source = move || parse::read(file.as_deref(), &overrides);
         let config = source().config.map_err(StartError::Files)?;
         serve(bootstrap, config, Arc::new(source), async |_, _| ())
     });

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
+use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::buffer::BufferPool;
 use crate::http::client_address::{client_address, forwarded_reason};
@@ -140,15 +141,16 @@ pub(super) fn models(worker: &Worker, caller: Caller<'_>, head: &RequestHead) ->
 /// One model, if the key may use it.
 ///
 /// # Errors
-/// [`Denial::ModelNotFound`], as a request for it would be refused.
+/// As a request for it would be refused.
 pub(super) fn one_model(
     worker: &Worker,
     caller: Caller<'_>,
     id: &str,
     head: &RequestHead,
-) -> Result<LocalResponse, Denial> {
+) -> Result<LocalResponse, Refusal> {
     let routing = worker.fleet.routing();
-    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned())?;
+    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned());
+    let permit = permit.map_err(|denial| worker.no_model(denial, caller, id))?;
     if is_for_anthropic(head) {
         let model = anthropic_model(worker, permit.model());
         return Ok(LocalResponse::ok(&model, &worker.buffers));

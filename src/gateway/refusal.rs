@@ -144,6 +144,9 @@ impl Refusal {
             StatusCode::SERVICE_UNAVAILABLE if self.code() == "overloaded" => {
                 fields.push("retry-after", b"1");
             }
+            StatusCode::SERVICE_UNAVAILABLE if matches!(self, Self::NotReady) => {
+                fields.push("retry-after", b"5");
+            }
             _ => {}
         }
         if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
@@ -200,7 +203,9 @@ impl fmt::Display for Refusal {
             Self::UpstreamRejected => {
                 "The server for this model refuses the gateway's own credential. Your API key is fine; tell the operator."
             }
-            Self::NotReady => "The gateway is starting. Try again in a few seconds.",
+            Self::NotReady => {
+                "The gateway is starting, or a server has not said yet which models it has. Try again in a few seconds."
+            }
             Self::ShuttingDown => "The gateway is shutting down. Try again on a new connection.",
             Self::Internal => "The gateway failed at this request. Try again; if it stays so, tell the operator.",
         })
@@ -247,7 +252,15 @@ impl From<SendError> for Refusal {
 
 /// Whether it is the gateway itself that lacks what a connection takes: then the upstream is not at fault.
 fn is_shortage(error: &io::Error) -> bool {
-    let known = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let known = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        // No local port is free for another connection to this address.
+        Errno::ADDRNOTAVAIL,
+        Errno::AGAIN,
+    ];
     let code = error.raw_os_error();
     known.iter().any(|errno| code == Some(errno.raw_os_error()))
 }
@@ -274,8 +287,15 @@ mod tests {
             "allow: GET\r\n"
         ));
         assert!(has(CollectError::Overloaded.into(), "retry-after: 1\r\n"));
-        let out_of_descriptors = SendError::Unreachable(Errno::MFILE.into());
-        assert!(has(out_of_descriptors.into(), "retry-after: 1\r\n"));
+        for shortage in [Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS] {
+            let shortage = Refusal::from(SendError::Unreachable(shortage.into()));
+            assert_eq!(
+                (shortage.status().as_u16(), shortage.code()),
+                (503, "overloaded")
+            );
+            assert!(has(shortage, "retry-after: 1\r\n"));
+        }
+        assert!(has(Refusal::NotReady, "retry-after: 5\r\n"));
         assert!(!has(Refusal::ShuttingDown, "retry-after"));
     }
 }

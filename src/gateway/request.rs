@@ -172,7 +172,8 @@ async fn admit_and_forward<E: Exchange>(
         Route::Forward(endpoint) => {
             let asked = read_model(inbound, endpoint, caller, exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
-            let permit = caller.for_model(Arc::clone(&asked.model), served_by)?; // 7
+            let permit = caller.for_model(Arc::clone(&asked.model), served_by); // 7
+            let permit = permit.map_err(|denial| worker.no_model(denial, caller, &asked.model))?;
             record.upstream(permit.target());
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }

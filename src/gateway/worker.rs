@@ -19,6 +19,8 @@ use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
+use crate::policy::decide::Caller;
+use crate::policy::denial::Denial;
 use crate::request_body::collect::{BodyLimits, BufferBudget};
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::timers::TickTimer;
@@ -240,6 +242,16 @@ impl Worker {
             Ok(())
         } else {
             Err(Refusal::NotReady)
+        }
+    }
+
+    /// Why a request gets no model. While an upstream was never heard of, a model that nobody serves may be one of its
+    /// own. A key that may not use the model learns nothing of that.
+    pub(super) fn no_model(&self, denial: Denial, caller: Caller<'_>, model: &str) -> Refusal {
+        let may_use = caller.key().model_access().allows(model);
+        match may_use && self.fleet.routing().unheard().next().is_some() {
+            true => Refusal::NotReady,
+            false => denial.into(),
         }
     }
 

@@ -13,5 +13,6 @@ pub mod key_view;
 pub mod model_access;
 pub mod network;
 pub mod route;
+pub mod text;
 pub mod time;
 pub mod token;

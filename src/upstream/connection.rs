@@ -33,6 +33,8 @@ pub(crate) struct UpstreamConnection {
     /// it is rare.
     unsent: Option<Box<(OutboundRequest, usize)>>,
     is_reused: bool,
+    /// Whether an exchange has begun and not ended.
+    in_exchange: bool,
 }
 
 /// Why an exchange failed.
@@ -92,6 +94,7 @@ impl UpstreamConnection {
             transport,
             unsent: None,
             is_reused: false,
+            in_exchange: false,
         }
     }
 
@@ -114,6 +117,7 @@ impl UpstreamConnection {
         timer: &TickTimer,
         entry: &TimerEntry,
     ) -> Result<usize, ExchangeError> {
+        self.in_exchange = true;
         let mut sent = 0;
         let mut interim = 0;
         let result = poll_fn(|cx| {
@@ -198,6 +202,11 @@ impl UpstreamConnection {
         }
     }
 
+    /// Its response was read to the end.
+    pub(super) fn end_exchange(&mut self) {
+        self.in_exchange = false;
+    }
+
     /// Returns the connection for reuse, if its last request was sent completely.
     #[must_use]
     pub(super) fn into_reusable(mut self) -> Option<Self> {
@@ -227,6 +236,16 @@ impl UpstreamConnection {
             _ if self.is_reused && is_untouched => ExchangeError::Stale,
             Some(error) => ExchangeError::Broken(BrokenResponse::Io(error)),
             None => FramingError("the upstream closed before its response was whole").into(),
+        }
+    }
+}
+
+/// In the middle of an exchange it closes with a reset: after FIN the local port would stay in use for a minute
+/// (TIME-WAIT, RFC 9293 3.6.1), and clients that leave early could use up all of them.
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        if self.in_exchange {
+            self.transport.reset_on_drop();
         }
     }
 }

@@ -35,12 +35,13 @@ pub(crate) struct Fleet {
 }
 
 /// A snapshot of the upstreams and the models that they serve.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
     /// In the order of the config, then in the order of the upstream's own list.
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
+    clashes: Vec<ModelClash>,
 }
 
 /// A group of replicas that serve the same models.
@@ -63,6 +64,8 @@ pub(crate) struct Replica {
     authority: Box<str>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     up: AtomicBool,
+    /// Whether a connection to it was tried.
+    tried: AtomicBool,
     in_flight: AtomicUsize,
 }
 
@@ -84,7 +87,7 @@ impl Fleet {
         metrics: Metrics,
     ) -> Result<Self, UpstreamTlsError> {
         let fleet = Self {
-            current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
+            current: ArcSwap::from_pointee(Routing::default()),
             update_lock: Mutex::new(()),
             ready: AtomicBool::new(false),
             metrics,
@@ -128,7 +131,7 @@ impl Fleet {
                     .forget_replica(gone.name(), &replica.url.to_string());
             }
         }
-        self.current.store(Arc::new(Routing::of(after).0));
+        self.store(Routing::of(after, &before));
         for upstream in &self.current.load().upstreams {
             for replica in &upstream.replicas {
                 self.record_health(upstream, replica);
@@ -171,13 +174,16 @@ impl Fleet {
         ready
     }
 
-    /// Rebuilds the catalogue from the lists that the upstreams returned. Returns the models that two upstreams serve;
-    /// the first upstream in the order of the config gets their requests.
-    fn refresh_catalogue(&self) -> Vec<ModelConflict> {
+    /// Rebuilds the catalogue from the lists that the upstreams returned.
+    fn refresh_catalogue(&self) {
         let _guard = self.lock();
-        let (routing, conflicts) = Routing::of(self.current.load().upstreams.clone());
+        let before = self.current.load_full();
+        self.store(Routing::of(before.upstreams.clone(), &before));
+    }
+
+    fn store(&self, routing: Routing) {
+        self.metrics.model_clashes(routing.clashes.len());
         self.current.store(Arc::new(routing));
-        conflicts
     }
 
     /// A poisoned lock is no error: `current` is always replaced as a whole.
@@ -194,6 +200,7 @@ impl Fleet {
 
     /// Marks a replica up or down. Returns whether that changed it.
     fn set_health(&self, upstream: &Upstream, replica: &Replica, up: bool) -> bool {
+        replica.note_tried();
         let changed = replica.up.swap(up, Ordering::Relaxed) != up;
         if changed {
             self.record_health(upstream, replica);
@@ -202,9 +209,9 @@ impl Fleet {
     }
 }
 
-/// A model that two upstreams serve.
+/// A model that two upstreams name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ModelConflict {
+pub(crate) struct ModelClash {
     /// The model's name.
     pub(crate) model: String,
     /// The upstream that gets its requests.
@@ -214,34 +221,59 @@ pub(crate) struct ModelConflict {
 }
 
 impl Routing {
-    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<ModelConflict>) {
-        let mut routing = Self {
-            upstreams: Vec::new(),
-            models: Vec::new(),
-            by_model: HashMap::new(),
-        };
-        let mut conflicts = Vec::new();
-        for upstream in &upstreams {
-            for model in upstream.models() {
-                if let Some(at) = routing.by_model.get(model.as_str()) {
-                    let served_by = routing.models[*at].1.name().to_owned();
-                    if served_by != upstream.name() {
-                        conflicts.push(ModelConflict {
-                            model,
-                            served_by,
-                            ignored: upstream.name().to_owned(),
-                        });
-                    }
-                    continue;
+    /// The catalogue of these upstreams. A name that a config lists is served there, whoever else says that he has it.
+    /// A name that upstreams say themselves stays where it was `before`, so that one which starts later, or has been
+    /// broken into, takes no requests from another; at first it goes to the first in the config's order.
+    fn of(upstreams: Vec<Arc<Upstream>>, before: &Self) -> Self {
+        let lists: Vec<Vec<String>> = upstreams.iter().map(|upstream| upstream.models()).collect();
+        let mut owners: HashMap<&str, usize> = HashMap::new();
+        let mut give = |is_owner: &dyn Fn(&Upstream, &str) -> bool| {
+            for (index, (upstream, models)) in upstreams.iter().zip(&lists).enumerate() {
+                for model in models.iter().filter(|model| is_owner(upstream, model)) {
+                    owners.entry(model).or_insert(index);
                 }
-                let model: Arc<str> = model.into();
-                let place = routing.models.len();
-                routing.by_model.insert(Arc::clone(&model), place);
-                routing.models.push((model, Arc::clone(upstream)));
+            }
+        };
+        give(&|upstream, _| !upstream.is_discovered());
+        give(&|upstream, model| {
+            let owner = before.upstream_of(model);
+            owner.is_some_and(|owner| owner.name() == upstream.name())
+        });
+        give(&|_, _| true);
+        let mut routing = Self::default();
+        for (index, (upstream, models)) in upstreams.iter().zip(&lists).enumerate() {
+            for model in models {
+                let owner = owners.get(model.as_str()).copied().unwrap_or(index);
+                if owner != index {
+                    routing.clashes.push(ModelClash {
+                        model: model.clone(),
+                        served_by: upstreams[owner].name().to_owned(),
+                        ignored: upstream.name().to_owned(),
+                    });
+                } else if !routing.by_model.contains_key(model.as_str()) {
+                    let model: Arc<str> = model.as_str().into();
+                    let place = routing.models.len();
+                    routing.by_model.insert(Arc::clone(&model), place);
+                    routing.models.push((model, Arc::clone(upstream)));
+                }
             }
         }
+        drop(owners);
         routing.upstreams = upstreams;
-        (routing, conflicts)
+        routing
+    }
+
+    /// The models that two upstreams name.
+    #[must_use]
+    pub(crate) fn clashes(&self) -> &[ModelClash] {
+        &self.clashes
+    }
+
+    /// The upstreams that were never heard of: what they serve is not known yet.
+    pub(crate) fn unheard(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams
+            .iter()
+            .filter(|upstream| upstream.is_discovered() && upstream.discovered.load().is_none())
     }
 
     /// The upstream that serves a model of exactly this name.
@@ -306,10 +338,10 @@ impl Upstream {
             Ordering::Release,
         );
         for replica in &self.replicas {
-            let same = known.replicas.iter().find(|other| other.url == replica.url);
-            replica
-                .up
-                .store(same.is_none_or(|same| same.is_up()), Ordering::Relaxed);
+            if let Some(same) = known.replicas.iter().find(|other| other.url == replica.url) {
+                replica.up.store(same.is_up(), Ordering::Relaxed);
+                replica.tried.store(same.was_tried(), Ordering::Relaxed);
+            }
         }
         self
     }
@@ -367,6 +399,7 @@ impl Replica {
             tls: tls.filter(|_| url.https).cloned().zip(name),
             url,
             up: AtomicBool::new(true),
+            tried: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -381,6 +414,16 @@ impl Replica {
     #[must_use]
     pub(crate) fn url(&self) -> &config::ReplicaUrl {
         &self.url
+    }
+
+    /// Whether a connection to it was tried, so that [`Self::is_up`] is more than a guess.
+    #[must_use]
+    pub(crate) fn was_tried(&self) -> bool {
+        self.tried.load(Ordering::Relaxed)
+    }
+
+    fn note_tried(&self) {
+        self.tried.store(true, Ordering::Relaxed);
     }
 
     /// Whether requests are sent to it. A replica that refuses a connection is marked down.

@@ -492,10 +492,14 @@ impl Hasty {
 
     /// Answers the next request with the beginning of a stream.
     fn begin_stream(&self) -> TcpStream {
-        let (stream, _) = self.socket.accept().expect("a connection");
-        let mut stream = TcpStream::from(stream);
-        let mut head = [0; 64];
-        stream.read_exact(&mut head).expect("a head");
+        // The gateway may connect once before, to see whether the upstream is up.
+        let mut stream = loop {
+            let (stream, _) = self.socket.accept().expect("a connection");
+            let mut stream = TcpStream::from(stream);
+            if stream.read_exact(&mut [0; 64]).is_ok() {
+                break stream;
+            }
+        };
         let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
                       b\r\ndata: one\n\n\r\n";
         stream.write_all(answer.as_bytes()).expect("an answer");

@@ -176,8 +176,8 @@ fn an_upstream_that_does_not_answer_for_5_s_holds_nobody_up_and_is_asked_again()
     assert_eq!(gateway.ask(&Call::chat(&key.token, "good")).status, 200);
     assert_error(
         &gateway.ask(&Call::chat(&key.token, "late")),
-        404,
-        "model_not_found",
+        503,
+        "not_ready",
     );
     silent.script(|exchange| exchange.serve_models(&["late"]));
     eventually("it is asked again", DEADLINE, || {
