@@ -170,7 +170,7 @@ impl fmt::Display for Refusal {
                 return write!(
                     f,
                     "The request's headers are larger than this gateway takes: {} in all. Send fewer or shorter ones.",
-                    Bytes(*limit)
+                    ByteCount(*limit)
                 );
             }
             Self::Head(HeadError::TooManyFields) => {
@@ -186,7 +186,7 @@ impl fmt::Display for Refusal {
                     f,
                     "The request body is larger than this gateway takes: {}. Send less, such as fewer messages or a \
                      smaller file. If it is compressed, the limit holds for what it unpacks to.",
-                    Bytes(*limit)
+                    ByteCount(*limit)
                 );
             }
             Self::Coding(UnsupportedCodingError) => {
@@ -271,9 +271,9 @@ impl From<SendError> for Refusal {
 }
 
 /// A number of bytes, also in the largest unit that divides it.
-struct Bytes(usize);
+struct ByteCount(usize);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(bytes) = *self;
         match bytes {

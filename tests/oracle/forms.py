@@ -196,6 +196,15 @@ def heads() -> Iterator[Case]:
         f"{MODEL}\r\nX: \x00", f"{MODEL}\r\nX: \x7f", f"{MODEL}\r\nX: ä",
         f"{MODEL}\r\nContent-Disposition: attachment", f"{MODEL}\r\ncontent-disposition: form-data; name=\"x\"",
         f"{MODEL}\r\nContent-Disposition:", f"{MODEL}\r\nX-Name: model",
+        # Where Rack finds filenames, and perhaps names, too.
+        *(f'{first}\r\n{second}' for one in (
+            'Content-Type: text/plain; filename=""', 'Content-Type: text/plain; filename="x"',
+            "Content-Type: text/plain; charset=utf-8; filename*=utf-8''x", 'Content-Id: a; filename="b"',
+            'Content-Type: audio/wav; name="model"', 'Content-Id: a; name="model"', 'Content-Id: model',
+            'Content-Language: x;filename=""', 'Content-Id: Content-Disposition: form-data; name="model"',
+        ) for head in (
+            MODEL, OTHER, f'{OTHER}; filename="; name=model"',
+        ) for first, second in ((head, one), (one, head))),
         'Content_Disposition: form-data; name="model"', 'CONTENT_DISPOSITION: form-data; name="model"',
         f'{OTHER}\r\nContent_Disposition: form-data; name="model"', f'{FILE}\r\nX-Foo: form-data; name="model"',
         f'Content_Disposition: form-data; name="model"\r\n{OTHER}', f"{MODEL}\r\nContent_Type: text/html",

@@ -282,14 +282,19 @@ impl<'b> FormPart<'b> {
             findings.add_ambiguity(Ambiguity::SeveralDispositions);
         }
         let disposition = Disposition::read(first)?;
-        if disposition.several_names {
+        // Rack looks for filenames in all lines of a part's head.
+        let is_elsewhere =
+            |word: &str| count_leniently(word, self.headers) > count_leniently(word, first);
+        let has_unclear_filename =
+            disposition.names_in_filename > 0 && (is_elsewhere("name") || is_elsewhere("filename"));
+        if disposition.several_names || has_unclear_filename {
             findings.add_ambiguity(Ambiguity::SeveralNames);
         }
         match classify_name(disposition.name, extra_fields) {
             FieldClass::Other => {}
             FieldClass::Refused(ambiguity) => findings.add_ambiguity(ambiguity),
             FieldClass::Model => {
-                if disposition.has_filename {
+                if count_leniently("filename", self.headers) > 0 {
                     findings.add_ambiguity(Ambiguity::File);
                 } else if !disposition.is_name_alone {
                     findings.add_ambiguity(Ambiguity::NotNameAlone);
@@ -374,7 +379,7 @@ struct Disposition<'b> {
     /// Whether it is exactly `form-data;` and the name. Next to other parameters, multer, cpp-httplib and other parsers
     /// find no name, each in other cases, and their servers then use a default model.
     is_name_alone: bool,
-    has_filename: bool,
+    names_in_filename: usize,
 }
 
 impl<'b> Disposition<'b> {
@@ -396,14 +401,15 @@ impl<'b> Disposition<'b> {
         if name.is_empty() && !extended {
             return Err(MultipartError::NoName);
         }
+        let names_in_filename = names_in_filename(&all);
         Ok(Self {
             name,
             // Some parsers read `Name=` as a name, others do not.
             several_names: extended
                 || named.is_some_and(|parameter| parameter.name != b"name")
-                || count_leniently("name", value) != 1 + names_in_filename(&all),
+                || count_leniently("name", value) != 1 + names_in_filename,
             is_name_alone: all.len() == 1 && value[kind.len()..].starts_with(b";"),
-            has_filename: count_leniently("filename", value) > 0,
+            names_in_filename,
         })
     }
 }

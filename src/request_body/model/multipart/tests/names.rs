@@ -298,3 +298,46 @@ fn two_dispositions_are_ambiguous() {
         ambiguous(Ambiguity::SeveralDispositions)
     );
 }
+
+#[test]
+fn a_filename_in_any_header_of_the_model_is_ambiguous() {
+    // Rack looks for it in all of them.
+    for header in [
+        "Content-Type: text/plain; filename=\"\"",
+        "Content-Type: text/plain; charset=utf-8; FileName=x",
+        "Content-Id: x; filename=y",
+        "Content-Language: filename*=utf-8''y",
+    ] {
+        for headers in [
+            format!("{}\r\n{header}", MODEL_PART.0),
+            format!("{header}\r\n{}", MODEL_PART.0),
+        ] {
+            let verdict = model(form(&[(&headers, b"good"), FILE_PART]));
+            assert_eq!(verdict, ambiguous(Ambiguity::File), "{headers}");
+        }
+    }
+}
+
+#[test]
+fn a_filename_that_holds_a_name_is_the_only_one_of_its_part() {
+    let disposition = "Content-Disposition: form-data; name=\"x\"; filename=\"; name=model\"";
+    for (header, expected) in [
+        ("Content-Type: audio/wav", named("good")),
+        (
+            "Content-Type: audio/wav; name=a.wav",
+            ambiguous(Ambiguity::SeveralNames),
+        ),
+        (
+            "Content-Id: a; filename=\"\"",
+            ambiguous(Ambiguity::SeveralNames),
+        ),
+    ] {
+        for headers in [
+            format!("{disposition}\r\n{header}"),
+            format!("{header}\r\n{disposition}"),
+        ] {
+            let verdict = model(form(&[MODEL_PART, (&headers, b"bad")]));
+            assert_eq!(verdict, expected, "{headers}");
+        }
+    }
+}
