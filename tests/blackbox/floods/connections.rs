@@ -85,3 +85,15 @@ fn a_tls_client_too_many_is_told_nothing_that_is_not_tls() {
     }
     assert_eq!(held.ask(&models).status, 200);
 }
+
+#[test]
+fn connections_that_say_nothing_lock_nobody_out_of_the_admin_listener() {
+    let stand = Stand::with(|setup| setup.set("admin", "listen = \"127.0.0.1:0\""));
+    let address = stand.gateway.admin_address();
+    let silent: Vec<Client> = (0..400).map(|_| Client::connect(address)).collect();
+    let health = Client::connect(address).ask(&Call::new("GET", "/healthz"));
+    assert_eq!(health.status, 200);
+    let unauthorized = Client::connect(address).ask(&Call::new("GET", "/api/status"));
+    assert_eq!(unauthorized.status, 401);
+    drop(silent);
+}
