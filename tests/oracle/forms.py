@@ -328,7 +328,7 @@ def boundaries() -> Iterator[Case]:
 def contents() -> Iterator[Case]:
     """Every name of the catalogue as a part's content, and names that decode to another."""
     for model in CATALOGUE:
-        kind = Kind.VALID if model not in ("bad", ) else Kind.HOSTILE
+        kind = Kind.HOSTILE if model == "bad" or "\x00" in model else Kind.VALID
         yield upload(f"model {model!r:.60}", form([(MODEL, model.encode()), SOUND]), kind, model)
         yield upload(
             f"typed model {model!r:.60}",
