@@ -163,14 +163,14 @@ async fn admit_and_forward<E: Exchange>(
     }
     let key = entry.as_deref().map(Entry::key);
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
-    let entry = entry.as_deref().ok_or(Denial::InvalidApiKey)?;
+    let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
 
     let route = route::of(head.method(), head.path())?; // 5
     record.route(route.label());
     let response = match route {
         Route::Forward(endpoint) => {
-            let asked = read_model(inbound, endpoint, caller, exchange, record).await?; // 6
+            let asked = read_model(inbound, endpoint, (caller, entry), exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
             let permit = caller.for_model(Arc::clone(&asked.model), served_by); // 7
             let permit = permit.map_err(|denial| worker.no_model(denial, caller, &asked.model))?;
@@ -200,7 +200,7 @@ struct Asked {
 async fn read_model<E: Exchange>(
     inbound: &Inbound<'_>,
     endpoint: Endpoint,
-    caller: Caller<'_>,
+    (caller, key): (Caller<'_>, &Arc<Entry>),
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<Asked, Refusal> {
@@ -217,11 +217,11 @@ async fn read_model<E: Exchange>(
     let entry = Rc::clone(exchange.timer_entry());
     let (limits, buffers, timer) = (&worker.settings.bodies, &worker.buffers, &worker.timer);
     let body = match coding {
-        None => collect::collect(exchange, limits, buffers, timer, &entry).await?,
+        None => collect::collect(exchange, key, limits, buffers, timer, &entry).await?,
         // Boxed, so that a decoder's state makes no other request larger.
         Some(coding) => {
             Box::pin(collect::collect_decoded(
-                exchange, coding, limits, buffers, timer, &entry,
+                exchange, coding, key, limits, buffers, timer, &entry,
             ))
             .await?
         }

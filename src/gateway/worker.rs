@@ -21,7 +21,8 @@ use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
-use crate::request_body::collect::{BodyLimits, BufferBudget};
+use crate::request_body::budget::BufferBudget;
+use crate::request_body::collect::BodyLimits;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::timers::TickTimer;
 use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
@@ -102,7 +103,7 @@ impl From<&Config> for Settings {
             client_address: config.client_address.clone(),
             bodies: BodyLimits {
                 size: limits.request_body,
-                budget: BufferBudget::new(limits.buffered_bodies),
+                budget: BufferBudget::new(limits.buffered_bodies, limits.request_body),
                 idle: timeouts.body_idle,
             },
             started: u64::try_from(wall_clock::now().seconds()).unwrap_or(0),

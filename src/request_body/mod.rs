@@ -1,5 +1,6 @@
 //! Floor 3: the request body: reading it whole within limits, decompressing it, finding the model that it names.
 
+pub mod budget;
 pub mod coding;
 pub mod collect;
 pub mod model;

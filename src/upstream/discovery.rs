@@ -266,11 +266,11 @@ async fn fetch_models_from(
     // The caller sets the time limit.
     let (timer, entry) = (TickTimer::default(), TimerEntry::default());
     let buffers = BufferPool::default();
-    let request = OutboundRequest::from_text(&buffers, head);
+    let mut request = OutboundRequest::from_text(&buffers, head);
     let mut read = ReadBuffer::new(&buffers);
     let mut response = ResponseHead::awaited(buffers.take_fields());
     connection
-        .exchange(&request, &mut read, &mut response, &timer, &entry)
+        .exchange(&mut request, &mut read, &mut response, &timer, &entry)
         .await
         .map_err(DiscoveryError::Exchange)?;
     if !response.status.is_success() {

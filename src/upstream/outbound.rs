@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::http::buffer::BufferPool;
-use crate::request_body::collect::{BufferPermit, CollectedBody, SMALL_BODY};
+use crate::request_body::budget::BufferPermit;
+use crate::request_body::collect::{CollectedBody, SMALL_BODY};
 use crate::upstream::{Replica, Upstream};
 
 /// A serialized request.
@@ -14,8 +15,10 @@ pub(crate) struct OutboundRequest {
     text: Vec<u8>,
     /// The position of the replica's authority in `text`.
     host: Range<usize>,
-    /// The body, if it is large.
+    /// The body, if it is large. None once it was sent and cannot be needed again.
     body: Option<CollectedBody>,
+    /// Bytes of head and body.
+    length: usize,
     /// The budget of a small body, held until the request is sent.
     _permit: Option<BufferPermit>,
 }
@@ -55,6 +58,7 @@ impl OutboundRequest {
         };
         Self {
             pool: pool.clone(),
+            length: text.len() + body.as_ref().map_or(0, |body| body.bytes().len()),
             text,
             host,
             body,
@@ -67,6 +71,7 @@ impl OutboundRequest {
     pub(crate) fn from_text(pool: &BufferPool, text: Vec<u8>) -> Self {
         Self {
             pool: pool.clone(),
+            length: text.len(),
             text,
             host: 0..0,
             body: None,
@@ -78,6 +83,7 @@ impl OutboundRequest {
     pub(super) fn address_to(&mut self, replica: &Replica) {
         let host = replica.authority().as_bytes();
         if self.text[self.host.clone()] != *host {
+            self.length = self.length - self.host.len() + host.len();
             self.text.splice(self.host.clone(), host.iter().copied());
             self.host.end = self.host.start + host.len();
         }
@@ -85,7 +91,22 @@ impl OutboundRequest {
 
     /// The length of head and body, in bytes.
     pub(super) fn len(&self) -> usize {
-        self.text.len() + self.body().len()
+        self.length
+    }
+
+    /// Whether it has a large body whose memory is still held.
+    pub(super) fn holds_body(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// Whether all of it is in one buffer, which is kept until the response.
+    pub(super) fn is_small(&self) -> bool {
+        self.length == self.text.len()
+    }
+
+    /// Frees a large body. The request must have been sent whole, and cannot be sent again.
+    pub(super) fn release_body(&mut self) {
+        self.body = None;
     }
 
     /// The unsent rest, after `sent` bytes were sent.

@@ -153,7 +153,7 @@ impl Pool {
             let replica = InFlight::at(replica);
             request.address_to(&replica.0);
             match self
-                .exchange(&replica.0, &request, &mut timing, entry)
+                .exchange(&replica.0, &mut request, &mut timing, entry)
                 .await
             {
                 Ok(exchanged) => {
@@ -188,7 +188,7 @@ impl Pool {
     async fn exchange(
         &self,
         replica: &Replica,
-        request: &OutboundRequest,
+        request: &mut OutboundRequest,
         timing: &mut SendTiming,
         entry: &TimerEntry,
     ) -> io::Result<Result<Exchanged, SendError>> {
