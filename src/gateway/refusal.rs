@@ -7,7 +7,7 @@ use http::StatusCode;
 use rustix::io::Errno;
 
 use crate::http::fields::Fields;
-use crate::http::head::HeadError;
+use crate::http::head::{HeadError, MAX_REQUEST_FIELDS};
 use crate::policy::denial::Denial;
 use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
@@ -66,7 +66,7 @@ impl Refusal {
             Self::EngineField(_) => "field_not_allowed",
             Self::UnknownField(_) => "unknown_field",
             Self::Coding(UnsupportedCodingError) => "unsupported_media_type",
-            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
+            Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => "request_too_large",
             Self::Unread(CollectError::Stalled) => "request_timeout",
             Self::Unread(CollectError::Overloaded) | Self::Overloaded => "overloaded",
             Self::Upstream(SendError::Unavailable) => "upstream_unavailable",
@@ -90,7 +90,9 @@ impl Refusal {
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Head(HeadError::TooLarge(_) | HeadError::TooManyFields) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Self::Denied(denial) => match denial {
                 Denial::MissingApiKey
                 | Denial::InvalidApiKey
@@ -111,7 +113,7 @@ impl Refusal {
                 StatusCode::BAD_REQUEST
             }
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
+            Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
             Self::Unread(CollectError::Stalled) => StatusCode::REQUEST_TIMEOUT,
@@ -182,8 +184,18 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Head(HeadError::Malformed(what)) => return write!(f, "The request is malformed: {what}."),
-            Self::Head(HeadError::TooLarge) => {
-                "The request's headers are larger than is taken here. Send fewer or shorter ones."
+            Self::Head(HeadError::TooLarge(limit)) => {
+                return write!(
+                    f,
+                    "The request's headers are larger than this gateway takes: {} in all. Send fewer or shorter ones.",
+                    ByteCount(*limit)
+                );
+            }
+            Self::Head(HeadError::TooManyFields) => {
+                return write!(
+                    f,
+                    "The request has more headers than this gateway takes: {MAX_REQUEST_FIELDS}. Send fewer."
+                );
             }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
@@ -206,8 +218,13 @@ impl fmt::Display for Refusal {
                 "The field `{field}` is not documented for this path, and the server for this model takes only documented \
                  fields here. Remove it, or look at its spelling."
             ),
-            Self::Unread(CollectError::TooLarge) => {
-                "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
+            Self::Unread(CollectError::TooLarge(limit)) => {
+                return write!(
+                    f,
+                    "The request body is larger than this gateway takes: {}. Send less, such as fewer messages or a \
+                     smaller file. If it is compressed, the limit holds for what it unpacks to.",
+                    ByteCount(*limit)
+                );
             }
             Self::Coding(UnsupportedCodingError) => {
                 "The body is compressed in a way that is not taken here. Send one Content-Encoding header with one of \
@@ -224,7 +241,10 @@ impl fmt::Display for Refusal {
             Self::Unread(CollectError::Stalled) => {
                 "The request body stopped coming, or came too slowly. Send it again, without pauses."
             }
-            Self::Unread(CollectError::Broken) => "The request body broke off, or its chunks are malformed.",
+            Self::Unread(CollectError::Broken) => {
+                "The request body broke off, or its chunks are malformed. Send it whole, with Content-Length or in chunks \
+                 as your HTTP library writes them."
+            }
             Self::Unread(CollectError::Overloaded) | Self::Overloaded => {
                 "Too much is being sent at the moment. Try again in a second."
             }
@@ -287,6 +307,21 @@ impl From<SendError> for Refusal {
     }
 }
 
+/// A number of bytes, also in the largest unit that divides it.
+struct ByteCount(usize);
+
+impl fmt::Display for ByteCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        match bytes {
+            0 => f.write_str("0 bytes"),
+            _ if bytes % (1 << 20) == 0 => write!(f, "{} MiB ({bytes} bytes)", bytes >> 20),
+            _ if bytes % (1 << 10) == 0 => write!(f, "{} KiB ({bytes} bytes)", bytes >> 10),
+            _ => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
 /// Whether it is the gateway itself that lacks what a connection takes: then the upstream is not at fault.
 fn is_shortage(error: &io::Error) -> bool {
     let known = [
@@ -305,6 +340,25 @@ fn is_shortage(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_about_a_size_names_the_limit() {
+        for (refusal, limit) in [
+            (
+                Refusal::from(CollectError::TooLarge(32 << 20)),
+                "this gateway takes: 32 MiB (33554432 bytes). Send less",
+            ),
+            (CollectError::TooLarge(3000).into(), "takes: 3000 bytes."),
+            (
+                HeadError::TooLarge(64 << 10).into(),
+                "takes: 64 KiB (65536 bytes) in all.",
+            ),
+            (HeadError::TooManyFields.into(), "takes: 100. Send fewer."),
+        ] {
+            let message = refusal.to_string();
+            assert!(message.contains(limit), "{message}");
+        }
+    }
 
     #[test]
     fn statuses_carry_the_headers_that_belong_to_them() {

@@ -23,8 +23,10 @@ const MAX_EMPTY_LINES: usize = 2;
 pub enum HeadError {
     /// Two servers could read it differently; the text says what is wrong with it.
     Malformed(&'static str),
-    /// It has more bytes or fields than are taken.
-    TooLarge,
+    /// It has more bytes than a head may have, which is so many.
+    TooLarge(usize),
+    /// It has more than [`MAX_REQUEST_FIELDS`] fields.
+    TooManyFields,
 }
 
 /// How the end of a request's body is known (RFC 9112 6.3).
@@ -103,7 +105,7 @@ impl RequestHead {
         let head = &bytes[skipped..];
         let Some(length) = scan.end_of(head)? else {
             if head.len() >= max {
-                return Err(HeadError::TooLarge);
+                return Err(HeadError::TooLarge(max));
             }
             // A peer that speaks something else is told before it has sent a whole head's worth.
             if scan.has_new_line || head.len() >= scan.tried * 2 {
@@ -114,7 +116,7 @@ impl RequestHead {
             return Ok(None);
         };
         if length > max {
-            return Err(HeadError::TooLarge);
+            return Err(HeadError::TooLarge(max));
         }
         self.read(&head[..length], false)?;
         Ok(Some(skipped + length))
@@ -127,13 +129,15 @@ impl RequestHead {
         let parsed = request
             .parse_with_uninit_headers(head, &mut lines)
             .map_err(|error| match error {
-                httparse::Error::TooManyHeaders => HeadError::TooLarge,
+                httparse::Error::TooManyHeaders => HeadError::TooManyFields,
                 _ => HeadError::Malformed(what(error)),
             })?;
         if is_partial {
             return Ok(());
         }
-        let malformed = HeadError::Malformed("its head is not HTTP/1");
+        let malformed = HeadError::Malformed(
+            "its head is not HTTP/1; send a request line and `name: value` lines that end with CRLF",
+        );
         if parsed != httparse::Status::Complete(head.len()) {
             return Err(malformed);
         }
@@ -189,7 +193,7 @@ impl RequestHead {
                 .push(name.as_str(), value.as_bytes().trim_ascii());
         }
         if self.request_line.len() + self.fields.text().len() > max {
-            return Err(HeadError::TooLarge);
+            return Err(HeadError::TooLarge(max));
         }
         check_target(method, target.as_bytes())?;
         let authority = parts

@@ -84,8 +84,8 @@ impl CollectedBody {
 /// Why a body was not collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CollectError {
-    /// The body is larger than one body may be.
-    TooLarge,
+    /// The body is larger than one body may be, which is so many bytes.
+    TooLarge(usize),
     /// All bodies together would exceed the budget.
     Overloaded,
     /// No data arrived in time, or too little.
@@ -139,7 +139,7 @@ pub async fn collect<S: BodySource>(
     let mut body = BodyBuffer::new(buffers);
     while reader.read(&mut body).await? > 0 {
         if body.len() > limits.size {
-            return Err(CollectError::TooLarge);
+            return Err(CollectError::TooLarge(limits.size));
         }
         permit.resize(body.len())?;
         if body.len() < declared {
@@ -179,7 +179,7 @@ pub async fn collect_decoded<S: BodySource>(
     while reader.read(&mut piece).await? > 0 {
         received += piece.len();
         if received > limits.size {
-            return Err(CollectError::TooLarge);
+            return Err(CollectError::TooLarge(limits.size));
         }
         let mut rest = piece.bytes();
         loop {
@@ -191,7 +191,7 @@ pub async fn collect_decoded<S: BodySource>(
             whole.truncate(before + step.produced);
             rest = &rest[step.consumed..];
             if whole.len() > limits.size {
-                return Err(CollectError::TooLarge);
+                return Err(CollectError::TooLarge(limits.size));
             }
             let decoded = received - rest.len();
             if whole.len() > RATIO_FREE && whole.len() / MAX_RATIO > decoded {
@@ -227,7 +227,7 @@ pub async fn collect_decoded<S: BodySource>(
 fn check_declared<S: BodySource>(source: &S, limits: &BodyLimits) -> Result<usize, CollectError> {
     let declared = usize::try_from(source.declared_length().unwrap_or(0)).unwrap_or(usize::MAX);
     if declared > limits.size {
-        return Err(CollectError::TooLarge);
+        return Err(CollectError::TooLarge(limits.size));
     }
     Ok(declared)
 }
@@ -402,12 +402,12 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_body_over_its_limit_is_refused_declared_or_not() {
-        let too_large = Some(CollectError::TooLarge);
+        let too_large = |limit| Some(CollectError::TooLarge(limit));
         assert_eq!(
             refused(whole(b"1234567".to_vec()), &limits(6, 99)).await,
-            too_large
+            too_large(6)
         );
-        assert_eq!(refused(pieces(4, 2), &limits(7, 99)).await, too_large);
+        assert_eq!(refused(pieces(4, 2), &limits(7, 99)).await, too_large(7));
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -493,7 +493,10 @@ mod tests {
             error
         };
         let body = || gzipped(&text(200_000));
-        assert_eq!(error(body(), 199_999, full).await, CollectError::TooLarge);
+        assert_eq!(
+            error(body(), 199_999, full).await,
+            CollectError::TooLarge(199_999)
+        );
         assert_eq!(
             error(body(), 200_000, 100_000).await,
             CollectError::Overloaded
@@ -501,7 +504,10 @@ mod tests {
         assert_eq!(error(body(), 200_000, 1000).await, CollectError::Overloaded);
         // Larger than its decoded size, because of the headers of its members.
         let empty = gzipped(b"").repeat(1000);
-        assert_eq!(error(empty, 10_000, full).await, CollectError::TooLarge);
+        assert_eq!(
+            error(empty, 10_000, full).await,
+            CollectError::TooLarge(10_000)
+        );
         let zeros = gzipped(&vec![b'0'; 8 << 20]);
         assert_eq!(error(zeros, 32 << 20, full).await, CollectError::Inflated);
         let cut = body()[..1000].to_vec();

@@ -225,13 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8() {
+    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8_as_clients_write_it() {
         for value in [
             "application/json",
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=UTF-8",
             "application/json ; Charset=\"Utf-8\"",
+            "application/json; charset=utf8",
+            "application/json;charset=UTF8",
+            "application/json; charset=\"utf-8\"",
+            "application/json; charset=\"UTF8\"",
+            "application/json;",
+            "application/json ; ",
+            "application/json; charset=utf-8;",
+            "application/json; charset=\"utf8\" ;",
             "application/json; charset=utf-8 ",
         ] {
             assert_eq!(
@@ -256,9 +264,15 @@ mod tests {
             &["application/vnd.x+json"],
             &["application/jsonx"],
             &["application/json/x"],
-            &["application/json;"],
+            &["application/json;;"],
+            &["application/json; ; charset=utf-8"],
             &["application/json; charset=utf-16"],
-            &["application/json; charset=utf8"],
+            &["application/json; charset=utf16"],
+            &["application/json; charset=utf_8"],
+            &["application/json; charset=utf-8-sig"],
+            &["application/json; charset='utf-8'"],
+            &["application/json; charset=utf-8;;"],
+            &["application/json; charset=utf-8; charset=utf8"],
             &["application/json; charset=iso-8859-1"],
             &["application/json; charset=utf-8; charset=utf-8"],
             &["application/json; charset=utf-8, text/plain"],
@@ -293,6 +307,9 @@ mod tests {
             ("multipart/form-data; boundary=\"a/b:c=d?\"", "a/b:c=d?"),
             ("multipart/form-data; boundary=X; charset=utf-8", "X"),
             ("multipart/form-data; charset=UTF-8; boundary=X", "X"),
+            ("multipart/form-data; charset=utf8; boundary=X", "X"),
+            ("multipart/form-data; boundary=X;", "X"),
+            ("MULTIPART/FORM-DATA; BOUNDARY=\"X:\" ; ", "X:"),
             (
                 "multipart/form-data; boundary=----WebKitFormBoundaryx",
                 "----WebKitFormBoundaryx",
@@ -369,7 +386,8 @@ mod tests {
             (&long, Boundary),
             ("multipart/form-data; boundary=X Y", Parameters),
             ("multipart/form-data; boundary =X", Parameters),
-            ("multipart/form-data; boundary=X;", Parameters),
+            ("multipart/form-data; boundary=X;;", Parameters),
+            ("multipart/form-data; boundary=\"X;", Parameters),
             ("multipart/form-data; boundary=\"X", Parameters),
             ("multipart/form-data; boundary=a/b", Parameters),
             ("multipart/form-data; boundary", Parameters),
@@ -453,5 +471,31 @@ mod tests {
             read(&format, body, ExtraModelFields::Refused).as_deref(),
             Ok("good")
         );
+    }
+
+    #[test]
+    fn a_body_is_forwarded_with_the_media_type_that_every_server_knows() {
+        for (kind, sent, forwarded) in [
+            (
+                BodyKind::Json,
+                "Application/JSON; charset=\"utf8\";",
+                "application/json",
+            ),
+            (
+                BodyKind::Multipart,
+                "Multipart/Form-Data; charset=utf-8; Boundary=\"XyZ\";",
+                "multipart/form-data; boundary=XyZ",
+            ),
+            (
+                BodyKind::Multipart,
+                "multipart/form-data; boundary=\"a'()+_,-./:=?z\"",
+                "multipart/form-data; boundary=\"a'()+_,-./:=?z\"",
+            ),
+        ] {
+            let format = check(kind, &[sent]).unwrap();
+            let written = format.content_type();
+            assert_eq!(std::str::from_utf8(&written).unwrap(), forwarded);
+            assert_eq!(check(kind, &[forwarded]), Ok(format), "{sent}");
+        }
     }
 }

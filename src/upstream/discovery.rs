@@ -305,6 +305,7 @@ async fn fetch_models_from(
     let list: ModelsResponse = serde_json::from_slice(&body).map_err(DiscoveryError::Malformed)?;
     let models = list.data.unwrap_or_default();
     let ids = models.iter().filter_map(|model| model["id"].as_str());
-    let usable = ids.filter(|id| (1..=MAX_NAME_BYTES).contains(&id.len()));
+    // Parsers in C end a text at U+0000: a request for such a model would name another one to them.
+    let usable = ids.filter(|id| (1..=MAX_NAME_BYTES).contains(&id.len()) && !id.contains('\0'));
     Ok(usable.take(MAX_MODELS).map(str::to_owned).collect())
 }

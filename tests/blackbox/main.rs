@@ -136,6 +136,7 @@ mod models {
     mod aliases;
     mod cache_salt;
     mod fields;
+    mod forms_of_clients;
     mod json;
     mod multipart;
     pub mod mutated;

@@ -298,3 +298,20 @@ fn a_list_of_models_that_is_null_is_empty() {
         "model_not_found",
     );
 }
+
+#[test]
+fn a_model_whose_name_holds_u_0000_is_in_no_catalogue() {
+    let up = Recorder::start(|exchange| {
+        exchange.reply_json(r#"{"object":"list","data":[{"id":"good"},{"id":"bad\u0000"}]}"#);
+    });
+    let key = Key::all("key_all");
+    let gateway = Setup::new()
+        .upstream("up", &[&up.url()], &[])
+        .keys(&[&key])
+        .start();
+    let list = gateway.ask(&Call::get("/v1/models", &key.token)).json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(1));
+    // A parser that ends texts at U+0000 would serve `bad`.
+    let call = Call::chat(&key.token, "bad\0");
+    assert_error(&gateway.ask(&call), 404, "model_not_found");
+}

@@ -229,6 +229,24 @@ fn header_names_with_an_underscore_never_reach_the_upstream() {
 }
 
 #[test]
+fn a_head_beyond_the_limits_is_told_them() {
+    let stand = Stand::new();
+    let mut cases = Cases::new();
+    let many: Vec<String> = (0..150).map(|at| format!("x-{at}: y")).collect();
+    let wide = vec![format!("x-wide: {}", "w".repeat(70 << 10))];
+    for (headers, limit) in [(many, "takes: 100."), (wide, "takes: 64 KiB (65536 bytes)")] {
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        let mut client = Client::connect(stand.gateway.address);
+        let first = "GET /v1/models HTTP/1.1";
+        client.send(&request(first, &stand.all, &headers, ""));
+        let response = client.answer();
+        let told = response.status == 431 && response.text().contains(limit);
+        cases.check(limit, told.then_some(()).ok_or(response.text()));
+    }
+    cases.done();
+}
+
+#[test]
 fn a_head_beyond_the_limits_is_refused() {
     let stand = Stand::new();
     let mut cases = Cases::new();
