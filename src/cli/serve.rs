@@ -143,7 +143,7 @@ pub(super) fn serve(
         let workers = Workers::start(
             &components.gateway(descriptors),
             claimed,
-            services.config.workers,
+            services.config.worker_count(),
         )?;
         tokio::task::spawn_local(discovery::maintain(
             Arc::clone(&services.fleet),
@@ -238,7 +238,7 @@ impl Components {
         let descriptors = descriptors
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(usize::MAX);
-        if settings.fit(descriptors) {
+        if settings.fit(descriptors, self.config.worker_count()) {
             let what = "the limit of open files leaves room for fewer connections than limits.connections; raise it";
             let event = Event::warn("descriptors").with("message", what);
             self.log.event(

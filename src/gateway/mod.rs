@@ -14,6 +14,7 @@ mod local_responses;
 mod refusal;
 mod relay;
 mod request;
+mod upstream_share;
 pub(crate) mod worker;
 
 #[cfg(test)]
