@@ -33,6 +33,8 @@ pub(super) enum ApiError {
     UnknownPath,
     /// No such key.
     UnknownKey,
+    /// The key is not at the revision of If-Match.
+    KeyChanged,
     /// The path has other methods, listed here.
     MethodNotAllowed(String),
     /// The body took too long.
@@ -82,6 +84,7 @@ impl ApiError {
             Self::Unauthorized | Self::WrongToken | Self::WrongLink => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
             Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
+            Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -103,6 +106,7 @@ impl ApiError {
             Self::ForeignOrigin => "foreign_origin",
             Self::NotFromPanel => "not_from_panel",
             Self::UnknownPath | Self::UnknownKey => "not_found",
+            Self::KeyChanged => "key_changed",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Slow => "slow",
             Self::Conflict(_) => "drops_too_many",
@@ -133,6 +137,9 @@ impl ApiError {
             }
             Self::UnknownPath => "This path is not served here; GET /api/openapi.json lists what is.".to_owned(),
             Self::UnknownKey => "No key has this id; keygate keys list, or GET /api/keys, lists them.".to_owned(),
+            Self::KeyChanged => {
+                "The key was changed meanwhile; read it again, then send its revision in If-Match.".to_owned()
+            }
             Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
             Self::Slow => "The body did not come in time; send it at once.".to_owned(),
             Self::TooLarge => "The body is longer than 1 MiB; send less.".to_owned(),
@@ -211,6 +218,7 @@ impl From<WriteError> for ApiError {
         let message = error.to_string();
         match error {
             WriteError::NotFound => Self::UnknownKey,
+            WriteError::Changed => Self::KeyChanged,
             WriteError::Invalid(error) => Self::Invalid(error),
             WriteError::NotWritten {
                 in_force: false,

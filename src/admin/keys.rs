@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Uri};
+use http::header::{ETAG, HeaderValue, IF_MATCH};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::admin::error::ApiError;
@@ -17,6 +18,7 @@ use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
+use crate::store::key_revision::{ExpectedRevision, KeyRevision};
 use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
 use crate::table::{Entry, SortKey, Table};
@@ -56,6 +58,7 @@ struct KeyDetails<'k> {
     state: &'static str,
     last_used_at: Option<String>,
     requests: u64,
+    revision: String,
 }
 
 #[derive(Serialize)]
@@ -96,8 +99,11 @@ impl KeyApi<'_> {
             Some(Operation::ListKeys) => self.list(&Query::of(&uri)?, now).await,
             Some(Operation::CreateKey) => self.create(body, now).await.outcome,
             Some(Operation::ShowKey(id)) => self.show(id, now),
-            Some(Operation::ChangeKey(id)) => self.change(id, body, now).await.outcome,
-            Some(Operation::DeleteKey(id)) => self.delete(id).await.outcome,
+            Some(Operation::ChangeKey(id)) => {
+                let expected = ExpectedRevision::Any;
+                self.change(id, expected, body, now).await.outcome
+            }
+            Some(Operation::DeleteKey(id)) => self.delete(id, ExpectedRevision::Any).await.outcome,
             _ => Err(ApiError::UnknownPath),
         }
     }
@@ -126,7 +132,7 @@ impl KeyApi<'_> {
     /// Shows a key.
     pub(super) fn show(&self, id: &str, now: UnixTime) -> Result<ApiResponse, ApiError> {
         let entry = self.table.by_id(id).ok_or(ApiError::UnknownKey)?;
-        Ok(ApiResponse::json(&view(self.table, &entry, now)))
+        shown(self.table, &entry, now)
     }
 
     /// Creates a key.
@@ -155,26 +161,35 @@ impl KeyApi<'_> {
         }
     }
 
-    /// Changes some fields of a key.
-    pub(super) async fn change(&self, id: &str, body: &[u8], now: UnixTime) -> KeyChange {
+    /// Changes some fields of a key that is at an expected revision.
+    pub(super) async fn change(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        body: &[u8],
+        now: UnixTime,
+    ) -> KeyChange {
         let patch = match parse_patch(body) {
             Ok(patch) => patch,
             Err(fault) => return KeyChange::refused(fault.into()),
         };
         let fields = patch.fields();
-        let changed = self.key_store.update(id, patch, now).await;
+        let changed = self
+            .key_store
+            .update_revision(id, expected, patch, now)
+            .await;
         KeyChange {
             outcome: changed
-                .map(|entry| ApiResponse::json(&view(self.table, &entry, now)))
-                .map_err(ApiError::from),
+                .map_err(ApiError::from)
+                .and_then(|entry| shown(self.table, &entry, now)),
             key_id: Some(id.to_owned()),
             fields,
         }
     }
 
-    /// Deletes a key.
-    pub(super) async fn delete(&self, id: &str) -> KeyChange {
-        let deleted = self.key_store.delete(id).await;
+    /// Deletes a key that is at an expected revision.
+    pub(super) async fn delete(&self, id: &str, expected: ExpectedRevision) -> KeyChange {
+        let deleted = self.key_store.delete_revision(id, expected).await;
         KeyChange {
             outcome: deleted.map(|_| ApiResponse::done()).map_err(ApiError::from),
             key_id: Some(id.to_owned()),
@@ -210,6 +225,34 @@ impl KeyChange {
             fields: Vec::new(),
         }
     }
+}
+
+/// The revisions in If-Match (RFC 9110 13.1.1). A revision without quotes is taken too. A weak one never matches.
+pub(super) fn expected_revision(headers: &HeaderMap) -> ExpectedRevision {
+    if !headers.contains_key(IF_MATCH) {
+        return ExpectedRevision::Any;
+    }
+    let lines = headers.get_all(IF_MATCH).iter();
+    let tags = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim);
+    let mut expected = Vec::new();
+    for tag in tags {
+        if tag == "*" {
+            return ExpectedRevision::Any;
+        }
+        let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        expected.push(quoted.unwrap_or(tag).to_owned());
+    }
+    ExpectedRevision::OneOf(expected)
+}
+
+/// One key, with its revision as entity tag.
+fn shown(table: &Table, entry: &Entry, now: UnixTime) -> Result<ApiResponse, ApiError> {
+    let tag = HeaderValue::try_from(format!("\"{}\"", KeyRevision::of(entry.key())));
+    let tag = tag.map_err(|_| ApiError::Internal)?;
+    Ok(ApiResponse::json(&view(table, entry, now)).with(ETAG, tag))
 }
 
 /// Logs a change.
@@ -259,6 +302,7 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),
         requests: usage.requests,
+        revision: KeyRevision::of(key).to_string(),
     };
     KeyView::for_operator(key, details)
 }

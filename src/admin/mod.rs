@@ -200,12 +200,14 @@ where
         Operation::ShowKey(id) => key_api.show(id, now()),
         Operation::ChangeKey(id) => {
             let body = input.json(peer, &parts.headers).await?;
-            let done = key_api.change(id, &body, now()).await;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.change(id, expected, &body, now()).await;
             keys::log_change(log, &who, "change", &done);
             done.outcome
         }
         Operation::DeleteKey(id) => {
-            let done = key_api.delete(id).await;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.delete(id, expected).await;
             keys::log_change(log, &who, "delete", &done);
             done.outcome
         }

@@ -5,6 +5,7 @@ pub(crate) mod fault;
 
 pub mod key_file;
 pub mod key_json;
+pub mod key_revision;
 pub mod key_store;
 pub(crate) mod lock_file;
 pub mod patch;

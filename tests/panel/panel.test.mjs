@@ -389,6 +389,26 @@ test("a key is edited, disabled, enabled and deleted from its menu", LIMIT, () =
   await assertChat(gateway, token, "tiny-chat", 401);
 }));
 
+test("of two tabs that edit one key, the later one is told, and loads the present values", LIMIT, () => onPanel(async ({ page }) => {
+  const { key } = await makeKey(page, { name: "shared" });
+  await page.reload();
+  await openMenu(page, "shared", "Edit");
+  await pane(page).getByLabel("Name").fill("mine");
+  assert.equal((await api(page, "PATCH", `/api/keys/${key.id}`, { name: "theirs", account: "acme" })).status, 200);
+  await button(pane(page), "Save").click();
+  await pane(page).getByText("This key was changed meanwhile").waitFor();
+  assert.equal(await pane(page).getByLabel("Name").inputValue(), "mine", "what was typed stays");
+  assert.equal((await api(page, "GET", `/api/keys/${key.id}`)).body.name, "theirs", "the other change stands");
+  await button(pane(page), "Load the present values").click();
+  await pane(page).getByLabel("Account").waitFor();
+  assert.equal(await pane(page).getByLabel("Name").inputValue(), "theirs");
+  assert.equal(await pane(page).getByLabel("Account").inputValue(), "acme");
+  await pane(page).getByLabel("Name").fill("ours");
+  await button(pane(page), "Save").click();
+  await row(page, "ours").waitFor();
+  assert.equal((await api(page, "GET", `/api/keys/${key.id}`)).body.account, "acme");
+}));
+
 test("a deletion that could not be written yet is told as in force", LIMIT, () => onPanel(async ({ page }) => {
   await makeKey(page, { name: "half gone" });
   await page.reload();

@@ -35,8 +35,10 @@ export function now() {
 }
 
 /** Calls the admin API: the answer's JSON, or null where it has none. */
-export async function call(method, path, body, { signal } = {}) {
+export async function call(method, path, body, { signal, revision } = {}) {
   const headers = { Accept: "application/json" };
+  // The change is refused where the key is another than the one that was looked at.
+  if (revision !== undefined) headers["If-Match"] = `"${revision}"`;
   // No page of another site can send this header without being asked first, and nobody answers it.
   if (method !== "GET") {
     headers["X-Keygate-Panel"] = "1";

@@ -76,7 +76,7 @@ export function openKeyForm({ key = null, address, onSaved }) {
         setBusy(go, true);
         try {
           const answer = key
-            ? await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, changes(before, wanted))
+            ? await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, changes(before, wanted), { revision: key.revision })
             : await call("POST", "/api/keys", wanted);
           busy = false;
           close();
@@ -98,11 +98,35 @@ export function openKeyForm({ key = null, address, onSaved }) {
           part.focus();
           return;
         }
+        if (error.status === 412) {
+          changedMeanwhile();
+          return;
+        }
         trouble.replaceChildren(icon("warning"), h("div", {},
           h("p", {}, h("strong", {}, key ? "Nothing was changed. " : error instanceof ApiError ? "No key was created. " : ""), error.message),
           !key && !(error instanceof ApiError) && h("p", {}, "What you typed is still here. If the list shows the key all the same, delete it: its token was never shown.")));
         trouble.hidden = false;
         trouble.scrollIntoView({ block: "nearest" });
+      };
+      /** What was typed stays until the present values are asked for. */
+      const changedMeanwhile = () => {
+        const load = h("button", { type: "button", class: "button", onclick: async () => {
+          setBusy(load, true);
+          try {
+            const present = await call("GET", `/api/keys/${encodeURIComponent(key.id)}`);
+            close();
+            openKeyForm({ key: present, address, onSaved });
+          } catch (error) {
+            setBusy(load, false);
+            if (isNews(error)) complain(error);
+          }
+        } }, "Load the present values");
+        trouble.replaceChildren(icon("warning"), h("div", {},
+          h("p", {}, h("strong", {}, "Nothing was saved. "), "This key was changed meanwhile, in another window or by somebody else. "
+            + "Loading the present values replaces what you typed."),
+          load));
+        trouble.hidden = false;
+        load.focus();
       };
       return h("form", { class: "pane-form", novalidate: true, onsubmit: submit },
         windowHead(title, key ? "Edit API Key" : "Create API Key", attempt),
