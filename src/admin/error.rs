@@ -25,6 +25,8 @@ pub(super) enum ApiError {
     WrongToken,
     /// A sign-in with a link that was used, is too old, or never existed.
     WrongLink,
+    /// A session's cookie without the secret that belongs to it.
+    CookieAlone,
     /// A page of another origin sent the request.
     ForeignOrigin,
     /// The request has a session's cookie, but not the headers that only the panel sends.
@@ -81,7 +83,9 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized | Self::WrongToken | Self::WrongLink => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
             Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
             Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
@@ -102,7 +106,9 @@ impl ApiError {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Invalid(_) => "invalid",
-            Self::Unauthorized | Self::WrongToken | Self::WrongLink => "unauthorized",
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
+                "unauthorized"
+            }
             Self::ForeignOrigin => "foreign_origin",
             Self::NotFromPanel => "not_from_panel",
             Self::UnknownPath | Self::UnknownKey => "not_found",
@@ -129,6 +135,9 @@ impl ApiError {
             Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
             Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
             Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
+            Self::CookieAlone => {
+                "A session's cookie is not enough; send the secret that POST /api/session answered with in 'X-Keygate-Session', or sign in again.".to_owned()
+            }
             Self::NotFromPanel => {
                 "A session's changes need 'X-Keygate-Panel: 1' and 'Content-Type: application/json'; send both.".to_owned()
             }

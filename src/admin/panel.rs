@@ -43,6 +43,7 @@ static FILES: &[PanelFile] = files![
     "overlay.js",
     "panel.css",
     "reload.js",
+    "session-secret.js",
     "session.js",
     "snippets.js",
 ];

@@ -1,13 +1,15 @@
-//! The panel's sessions. A client signs in once with the admin token or a sign-in link, and then sends a cookie instead.
+//! The panel's sessions. A client signs in once with the admin token or a sign-in link, and then sends a cookie and a
+//! secret instead.
 //!
 //! A session ends on sign-out, after [`IDLE_SECONDS`] without a call, with the process, or when the admin token changes.
-//! Only the hash of its id is stored. Every sign-in makes a new id. Browsers send cookies on their own, so a change with
-//! a cookie must pass [`is_sent_by_panel`] too.
+//! Only the hashes of its id and its secret are stored. Every sign-in makes new ones. Browsers send cookies on their own,
+//! to and from every port of a host. The secret is kept by the page, so that only pages of its origin have it; every call
+//! needs it, in [`SECRET_HEADER`]. A change must pass [`is_sent_by_panel`] too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
+use http::header::{CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
@@ -33,6 +35,9 @@ const MOST_SESSIONS: usize = 64;
 const LINK_SECONDS: i64 = 10 * 60;
 
 const COOKIE_NAME: &str = "keygate_session";
+/// Over TLS: browsers take a cookie of this name from the same host alone, and over TLS.
+const TLS_COOKIE_NAME: &str = "__Host-keygate_session";
+const SECRET_HEADER: HeaderName = HeaderName::from_static("x-keygate-session");
 
 /// All sessions, and the sign-in link if there is one.
 #[derive(Default)]
@@ -46,6 +51,8 @@ struct SessionTable {
 
 struct Session {
     used: UnixTime,
+    /// The hash of the secret. A blake3 hash compares in constant time.
+    secret: blake3::Hash,
     /// The admin token when the session began.
     token: AdminToken,
 }
@@ -56,10 +63,28 @@ struct SignInLink {
     ends: UnixTime,
 }
 
+/// What a new session's client has to send with each call.
+struct SessionCodes {
+    id: Code,
+    secret: Code,
+}
+
+/// What a call shows of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionProof {
+    /// No cookie of a valid session.
+    None,
+    /// The cookie, but not the secret that belongs to it.
+    CookieAlone,
+    /// Both.
+    Whole,
+}
+
 impl Sessions {
-    /// Begins a session and returns its id.
-    fn begin(&self, token: AdminToken, now: UnixTime) -> Result<Code, getrandom::Error> {
+    /// Begins a session.
+    fn begin(&self, token: AdminToken, now: UnixTime) -> Result<SessionCodes, getrandom::Error> {
         let id = Code::make(getrandom::fill)?;
+        let secret = Code::make(getrandom::fill)?;
         let mut state = self.state();
         state.live.retain(|_, session| !session.is_over(now));
         while state.live.len() >= MOST_SESSIONS {
@@ -69,28 +94,38 @@ impl Sessions {
             };
             state.live.remove(&oldest);
         }
-        state.live.insert(id.hash(), Session { used: now, token });
-        Ok(id)
+        let session = Session {
+            used: now,
+            secret: hash_of(&secret),
+            token,
+        };
+        state.live.insert(id.hash(), session);
+        Ok(SessionCodes { id, secret })
     }
 
-    /// Whether these cookies name a valid session. Its idle time begins anew.
+    /// What these headers show of a valid session. With both cookie and secret, its idle time begins anew.
     pub(super) fn touch(
         &self,
         headers: &HeaderMap,
         token: Option<AdminToken>,
         now: UnixTime,
-    ) -> bool {
+    ) -> SessionProof {
+        let secret = secret_of(headers);
+        let mut found = SessionProof::None;
         let mut state = self.state();
         for hash in named_by(headers) {
             if let Some(session) = state.live.get_mut(&hash) {
-                if !session.is_over(now) && token == Some(session.token) {
+                if session.is_over(now) || token != Some(session.token) {
+                    state.live.remove(&hash);
+                } else if secret == Some(session.secret) {
                     session.used = now;
-                    return true;
+                    return SessionProof::Whole;
+                } else {
+                    found = SessionProof::CookieAlone;
                 }
-                state.live.remove(&hash);
             }
         }
-        false
+        found
     }
 
     /// Ends the sessions that these cookies name.
@@ -104,7 +139,7 @@ impl Sessions {
     fn make_link(&self, now: UnixTime) -> Result<Code, getrandom::Error> {
         let code = Code::make(getrandom::fill)?;
         self.state().link = Some(SignInLink {
-            hash: blake3::Hash::from_bytes(*code.hash().as_bytes()),
+            hash: hash_of(&code),
             ends: now.plus(LINK_SECONDS),
         });
         Ok(code)
@@ -112,7 +147,7 @@ impl Sessions {
 
     /// Whether the code is that of the valid link. The link is used up then.
     fn take_link(&self, code: &str, now: UnixTime) -> bool {
-        let shown = blake3::Hash::from_bytes(*TokenHash::of(code.as_bytes()).as_bytes());
+        let shown = blake3::hash(code.as_bytes());
         let taken = self.state().link.take_if(|link| link.hash == shown);
         taken.is_some_and(|link| now < link.ends)
     }
@@ -145,8 +180,21 @@ fn named_by(headers: &HeaderMap) -> impl Iterator<Item = TokenHash> {
         .flat_map(|line| line.split(';'));
     cookies
         .filter_map(|cookie| cookie.trim().split_once('='))
-        .filter(|(name, value)| *name == COOKIE_NAME && value.len() == Code::LENGTH)
+        .filter(|(name, value)| {
+            matches!(*name, COOKIE_NAME | TLS_COOKIE_NAME) && value.len() == Code::LENGTH
+        })
         .map(|(_, value)| TokenHash::of(value.as_bytes()))
+}
+
+/// The hash of the secret in the header, if it occurs exactly once.
+fn secret_of(headers: &HeaderMap) -> Option<blake3::Hash> {
+    let mut lines = headers.get_all(&SECRET_HEADER).iter();
+    let only = lines.next().filter(|_| lines.next().is_none())?;
+    Some(blake3::hash(only.as_bytes()))
+}
+
+fn hash_of(code: &Code) -> blake3::Hash {
+    blake3::Hash::from_bytes(*code.hash().as_bytes())
 }
 
 /// Whether the panel's own code sent a call that has a session's cookie. A page of another origin cannot send this header
@@ -167,6 +215,9 @@ struct View<'s> {
     client_address: Option<String>,
     url: &'s str,
     version: &'static str,
+    /// At sign-in alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'s str>,
 }
 
 /// POST /api/session
@@ -208,25 +259,34 @@ pub(super) async fn sign_in(
         delay_response(services, refused).await;
         return Err(error);
     };
-    let id = services.state.sessions.begin(token, now);
-    let id = id.map_err(|_| ApiError::Internal)?;
+    let codes = services.state.sessions.begin(token, now);
+    let SessionCodes { id, secret } = codes.map_err(|_| ApiError::Internal)?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     services.log.event(line(Event::info("change"), "ok"));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
-    Ok(show(services, peer, headers).with(SET_COOKIE, cookie))
+    let view = View {
+        secret: Some(secret.reveal()),
+        ..view(services, peer, headers)
+    };
+    Ok(ApiResponse::json(&view).with(SET_COOKIE, cookie))
 }
 
 /// GET /api/session
 pub(super) fn show(services: &Services, peer: Peer, headers: &HeaderMap) -> ApiResponse {
-    ApiResponse::json(&View {
+    ApiResponse::json(&view(services, peer, headers))
+}
+
+fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s> {
+    View {
         client_address: match client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
         url: &services.url,
         version: env!("CARGO_PKG_VERSION"),
-    })
+        secret: None,
+    }
 }
 
 /// DELETE /api/session
@@ -274,8 +334,11 @@ fn is_over_tls(services: &Services, headers: &HeaderMap) -> bool {
 }
 
 fn cookie(value: &str, end: &str, is_over_tls: bool) -> Result<HeaderValue, ApiError> {
-    let secure = if is_over_tls { "; Secure" } else { "" };
-    let text = format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/{end}{secure}");
+    let (name, secure) = match is_over_tls {
+        true => (TLS_COOKIE_NAME, "; Secure"),
+        false => (COOKIE_NAME, ""),
+    };
+    let text = format!("{name}={value}; HttpOnly; SameSite=Strict; Path=/{end}{secure}");
     let mut cookie = HeaderValue::try_from(text).map_err(|_| ApiError::Internal)?;
     cookie.set_sensitive(true);
     Ok(cookie)
@@ -301,8 +364,24 @@ mod tests {
         cookies.map(line).collect()
     }
 
-    fn held(id: &Code) -> HeaderMap {
-        shown(&[&format!("{COOKIE_NAME}={}", id.reveal())])
+    fn held(codes: &SessionCodes) -> HeaderMap {
+        with_secret(
+            &[&format!("{COOKIE_NAME}={}", codes.id.reveal())],
+            &codes.secret,
+        )
+    }
+
+    fn with_secret(cookies: &[&str], secret: &Code) -> HeaderMap {
+        let mut headers = shown(cookies);
+        let secret = HeaderValue::from_str(secret.reveal()).unwrap();
+        headers.insert(SECRET_HEADER, secret);
+        headers
+    }
+
+    impl Sessions {
+        fn admits(&self, headers: &HeaderMap, token: Option<AdminToken>, now: UnixTime) -> bool {
+            self.touch(headers, token, now) == SessionProof::Whole
+        }
     }
 
     #[test]
@@ -310,11 +389,11 @@ mod tests {
         let (sessions, token) = (Sessions::default(), token("t"));
         let headers = held(&sessions.begin(token, at(0)).unwrap());
         for now in [12 * HOUR - 1, 24 * HOUR - 2, 36 * HOUR - 3] {
-            assert!(sessions.touch(&headers, Some(token), at(now)), "{now}");
+            assert!(sessions.admits(&headers, Some(token), at(now)), "{now}");
         }
-        assert!(!sessions.touch(&headers, Some(token), at(48 * HOUR - 3)));
+        assert!(!sessions.admits(&headers, Some(token), at(48 * HOUR - 3)));
         assert!(
-            !sessions.touch(&headers, Some(token), at(36 * HOUR)),
+            !sessions.admits(&headers, Some(token), at(36 * HOUR)),
             "what ended does not come back with an older clock"
         );
         assert!(sessions.state().live.is_empty());
@@ -324,37 +403,38 @@ mod tests {
     fn a_session_ends_where_the_admin_token_becomes_another() {
         let sessions = Sessions::default();
         let headers = held(&sessions.begin(token("t"), at(0)).unwrap());
-        assert!(sessions.touch(&headers, Some(token("t")), at(1)));
-        assert!(!sessions.touch(&headers, Some(token("u")), at(2)));
-        assert!(!sessions.touch(&headers, Some(token("t")), at(3)));
+        assert!(sessions.admits(&headers, Some(token("t")), at(1)));
+        assert!(!sessions.admits(&headers, Some(token("u")), at(2)));
+        assert!(!sessions.admits(&headers, Some(token("t")), at(3)));
         let headers = held(&sessions.begin(token("t"), at(4)).unwrap());
-        assert!(!sessions.touch(&headers, None, at(5)));
+        assert!(!sessions.admits(&headers, None, at(5)));
     }
 
     #[test]
     fn one_session_too_many_ends_the_one_that_was_idle_longest() {
         let (sessions, token) = (Sessions::default(), token("t"));
-        let ids: Vec<Code> = (0..64)
+        let ids: Vec<SessionCodes> = (0..64)
             .map(|now| sessions.begin(token, at(now)).unwrap())
             .collect();
-        let is_live = |at_: usize, now| sessions.touch(&held(&ids[at_]), Some(token), at(now));
+        let is_live = |at_: usize, now| sessions.admits(&held(&ids[at_]), Some(token), at(now));
         assert!(is_live(0, 100));
         let last = sessions.begin(token, at(101)).unwrap();
         assert!(!is_live(1, 102));
         assert!(is_live(0, 102) && is_live(2, 102));
-        assert!(sessions.touch(&held(&last), Some(token), at(102)));
+        assert!(sessions.admits(&held(&last), Some(token), at(102)));
         assert_eq!(sessions.state().live.len(), 64);
     }
 
     #[test]
     fn a_cookie_is_found_among_others_of_any_name_and_its_own() {
         let (sessions, token) = (Sessions::default(), token("t"));
-        let id = sessions.begin(token, at(0)).unwrap();
+        let SessionCodes { id, secret } = sessions.begin(token, at(0)).unwrap();
         let id = id.reveal();
         let other = "x".repeat(43);
         for cookies in [
             &[format!("a=b; keygate_session={id}")][..],
             &[format!("keygate_session={id};a=b")],
+            &[format!("__Host-keygate_session={id}")],
             &[
                 format!("keygate_session={other}"),
                 format!("keygate_session={id}"),
@@ -365,7 +445,7 @@ mod tests {
         ] {
             let cookies: Vec<&str> = cookies.iter().map(String::as_str).collect();
             assert!(
-                sessions.touch(&shown(&cookies), Some(token), at(1)),
+                sessions.admits(&with_secret(&cookies, &secret), Some(token), at(1)),
                 "{cookies:?}"
             );
         }
@@ -380,10 +460,35 @@ mod tests {
             "keygate_session=".to_owned(),
         ] {
             assert!(
-                !sessions.touch(&shown(&[&cookie]), Some(token), at(1)),
+                !sessions.admits(&with_secret(&[&cookie], &secret), Some(token), at(1)),
                 "{cookie}"
             );
         }
+    }
+
+    #[test]
+    fn a_session_needs_its_own_secret_once_and_is_not_kept_alive_without() {
+        let (sessions, token) = (Sessions::default(), token("t"));
+        let (one, other) = (
+            sessions.begin(token, at(0)).unwrap(),
+            sessions.begin(token, at(0)).unwrap(),
+        );
+        let cookie = format!("{COOKIE_NAME}={}", one.id.reveal());
+        let mut twice = held(&one);
+        twice.append(SECRET_HEADER, twice[SECRET_HEADER].clone());
+        let late = at(12 * HOUR - 1);
+        for headers in [
+            shown(&[&cookie]),
+            with_secret(&[&cookie], &other.secret),
+            with_secret(&[&cookie], &one.id),
+            twice,
+        ] {
+            let proof = sessions.touch(&headers, Some(token), late);
+            assert_eq!(proof, SessionProof::CookieAlone);
+        }
+        let proof = sessions.touch(&with_secret(&[], &one.secret), Some(token), late);
+        assert_eq!(proof, SessionProof::None);
+        assert!(!sessions.admits(&held(&one), Some(token), at(12 * HOUR)));
     }
 
     #[test]

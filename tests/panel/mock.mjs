@@ -58,9 +58,9 @@ async function answer(state, request, response) {
     if (!isRight) return refuse(401, "This token is not the admin token.");
     const id = randomBytes(16).toString("hex");
     state.sessions.add(id);
-    return send(200, about, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
+    return send(200, { ...about, secret: `secret-${id}` }, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
   }
-  if (!state.sessions.has(session)) return refuse(401, "Sign in.");
+  if (!state.sessions.has(session) || request.headers["x-keygate-session"] !== `secret-${session}`) return refuse(401, "Sign in.");
   const [, id] = /^\/api\/keys\/(.+)$/.exec(url.pathname) ?? [];
   const key = id && state.keys.find((key) => key.id === decodeURIComponent(id));
   if (id && !key) return refuse(404, "No key has this id.");

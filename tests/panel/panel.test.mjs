@@ -51,13 +51,15 @@ async function signIn(page, gateway) {
 /** Calls the admin API as the page does. */
 function api(page, method, path, body) {
   return page.evaluate(async ([method, path, body]) => {
-    const response = await fetch(path, { method, headers: { "X-Keygate-Panel": "1", "Content-Type": "application/json" },
+    const response = await fetch(path, { method, headers: { "X-Keygate-Panel": "1", "Content-Type": "application/json",
+      "X-Keygate-Session": sessionStorage.getItem("keygate-session") ?? "" },
       body: body === null ? undefined : JSON.stringify(body) });
     const text = await response.text();
     return { status: response.status, body: text === "" ? null : JSON.parse(text) };
   }, [method, path, body ?? null]);
 }
 
+const sessionSecret = (page) => page.evaluate(() => sessionStorage.getItem("keygate-session"));
 const makeKey = async (page, fields) => {
   const { body } = await api(page, "POST", "/api/keys", { model_access: { mode: "all" }, ...fields });
   if (body.token) keep("secrets", body.token);
@@ -493,6 +495,53 @@ test("signing out leaves nothing to see", LIMIT, () => onPanel(async ({ page, co
   assert.ok((await context.cookies()).every(({ value }) => value === "" || value.length > 0));
 }));
 
+test("a page on another port of this host, which gets the cookie too, gets nothing with it", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
+  await makeKey(page, { name: "private matter" });
+  const cookies = [];
+  const site = http.createServer((request, response) => {
+    cookies.push(request.headers.cookie ?? "");
+    response.setHeader("Content-Type", "text/html").end("<!doctype html><title>next door</title>");
+  });
+  await new Promise((resolve) => site.listen(0, "127.0.0.1", resolve));
+  const door = await context.newPage();
+  await door.goto(`http://127.0.0.1:${site.address().port}/`);
+  const [cookie] = await context.cookies();
+  assert.ok(cookies[0].includes(cookie.value), "browsers send cookies to every port");
+  assert.equal(await sessionSecret(door), null);
+  // As a server, it can use what it got, with any header it likes.
+  for (const method of ["GET", "POST"]) {
+    const response = await fetch(`${gateway.url}/api/keys`, { method, headers: { Cookie: cookies[0], "X-Keygate-Panel": "1", "Content-Type": "application/json", "X-Keygate-Session": cookie.value },
+      body: method === "GET" ? undefined : JSON.stringify({ name: "forged", model_access: { mode: "all" } }) });
+    assert.equal(response.status, 401);
+  }
+  site.close();
+  site.closeAllConnections();
+  await door.close();
+  assert.equal((await api(page, "GET", "/api/keys")).body.keys.length, 1);
+}));
+
+test("further tabs get the session from an open one, and all go on when one signs in anew", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
+  const second = await context.newPage();
+  await second.goto("/");
+  await second.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
+  const secret = await sessionSecret(page);
+  assert.equal(await sessionSecret(second), secret);
+  await second.reload();
+  await second.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
+  assert.equal((await api(second, "DELETE", "/api/session")).status, 204);
+  await second.reload();
+  await signIn(second, gateway);
+  assert.notEqual(await sessionSecret(second), secret);
+  await open(page, "#/models");
+  await page.getByRole("heading", { level: 1, name: "On-Demand Models" }).waitFor();
+  assert.equal((await api(page, "GET", "/api/keys")).status, 200);
+  await page.close();
+  await second.close();
+  const last = await context.newPage();
+  await last.goto("/");
+  await last.getByLabel("Admin token").waitFor();
+}));
+
 test("the models are listed with their health and keys", LIMIT, () => onPanel(async ({ page }) => {
   await makeKey(page, { name: "some", model_access: { mode: "inclusive", models: ["tiny-chat"] } });
   await makeKey(page, { name: "all" });
@@ -561,7 +610,7 @@ test("a reload that drops most keys is refused, until it is forced", { ...LIMIT,
 
 test("other sites, and other names for this one, get nothing", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
   const [cookie] = await context.cookies();
-  const signedIn = { Cookie: `${cookie.name}=${cookie.value}` };
+  const signedIn = { Cookie: `${cookie.name}=${cookie.value}`, "X-Keygate-Session": await sessionSecret(page) };
   const body = JSON.stringify({ name: "forged", model_access: { mode: "all" } });
   const ask = (headers, method = "POST", path = "/api/keys") => new Promise((resolve, reject) => {
     const request = http.request(gateway.url + path, { method, headers }, (response) => {
@@ -583,6 +632,7 @@ test("other sites, and other names for this one, get nothing", LIMIT, () => onPa
   }
   assert.equal((await ask({ ...signedIn, Host: "evil.example" }, "GET", "/api/keys")).status, 421);
   assert.equal((await ask({}, "GET", "/api/keys")).status, 401);
+  assert.equal((await ask({ Cookie: signedIn.Cookie }, "GET", "/api/keys")).status, 401, "the cookie alone opens nothing");
 
   // A page of another site, in the same browser, with the session's cookie in reach.
   const site = http.createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html><title>elsewhere</title>"));
