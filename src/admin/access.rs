@@ -65,6 +65,7 @@ impl Requirement {
                 | Operation::Models
                 | Operation::Overview
                 | Operation::Explain
+                | Operation::MakeSignInLink
                 | Operation::ShowSession
                 | Operation::SignOut
                 | Operation::OpenApi,

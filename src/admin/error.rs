@@ -43,6 +43,8 @@ pub(super) enum ApiError {
     Slow,
     /// The key file drops too many keys.
     Conflict(String),
+    /// A link to the panel, which is not served.
+    NoPanel,
     /// The body is too long.
     TooLarge,
     /// The content type is not JSON.
@@ -91,7 +93,7 @@ impl ApiError {
             Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::NoPanel => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -116,6 +118,7 @@ impl ApiError {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Slow => "slow",
             Self::Conflict(_) => "drops_too_many",
+            Self::NoPanel => "no_panel",
             Self::TooLarge => "too_large",
             Self::MediaType => "media_type",
             Self::Misdirected => "misdirected",
@@ -151,6 +154,9 @@ impl ApiError {
             }
             Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
             Self::Slow => "The body did not come in time; send it at once.".to_owned(),
+            Self::NoPanel => {
+                "There is no panel, since the admin API does not listen over TCP; set admin.listen, then restart the gateway.".to_owned()
+            }
             Self::TooLarge => "The body is longer than 1 MiB; send less.".to_owned(),
             Self::MediaType => "Send the body as JSON, with 'Content-Type: application/json'.".to_owned(),
             Self::Misdirected => {

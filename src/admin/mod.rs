@@ -13,6 +13,7 @@
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
+//! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
 //! | GET /api/openapi.json | this table as OpenAPI 3.1 |
 //! | GET /, /panel/{file} | the panel: a page that uses this API |
 //!
@@ -41,7 +42,7 @@ mod throttle;
 pub(crate) mod token;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use http::{Request, Response, request};
@@ -105,6 +106,8 @@ pub(crate) struct Services {
 /// What the admin API keeps between calls.
 #[derive(Default)]
 pub(crate) struct AdminState {
+    /// The address of the TCP listener, once it listens.
+    pub(crate) address: OnceLock<SocketAddr>,
     /// Held during a reload.
     reload_lock: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
@@ -225,6 +228,10 @@ where
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
             session::sign_in(services, peer, &parts.headers, &body, now()).await
+        }
+        Operation::MakeSignInLink => {
+            let body = input.json(peer, &parts.headers).await?;
+            session::make_link(services, peer, &body, now())
         }
         Operation::ShowSession => Ok(session::show(services, peer, &parts.headers)),
         Operation::SignOut => session::sign_out(services, &who, &parts.headers),

@@ -26,27 +26,31 @@ use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
+use crate::store::config::ReplicaUrl;
 
 /// A session ends after this time without a call.
 const IDLE_SECONDS: i64 = 12 * 60 * 60;
 /// The most sessions at once; a further one ends the session that was idle longest.
 const MOST_SESSIONS: usize = 64;
 /// A sign-in link is valid for this time.
-const LINK_SECONDS: i64 = 10 * 60;
+const LINK_SECONDS: i64 = 5 * 60;
+/// The most valid links at once; a further one replaces the oldest.
+const MOST_LINKS: usize = 16;
 
 const COOKIE_NAME: &str = "keygate_session";
 /// Over TLS: browsers take a cookie of this name from the same host alone, and over TLS.
 const TLS_COOKIE_NAME: &str = "__Host-keygate_session";
 const SECRET_HEADER: HeaderName = HeaderName::from_static("x-keygate-session");
 
-/// All sessions, and the sign-in link if there is one.
+/// All sessions and sign-in links.
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<SessionTable>);
 
 #[derive(Default)]
 struct SessionTable {
     live: HashMap<TokenHash, Session>,
-    link: Option<SignInLink>,
+    /// Oldest first.
+    links: Vec<SignInLink>,
 }
 
 struct Session {
@@ -138,18 +142,24 @@ impl Sessions {
 
     fn make_link(&self, now: UnixTime) -> Result<Code, getrandom::Error> {
         let code = Code::make(getrandom::fill)?;
-        self.state().link = Some(SignInLink {
+        let mut state = self.state();
+        state.links.retain(|link| now < link.ends);
+        if state.links.len() >= MOST_LINKS {
+            state.links.remove(0);
+        }
+        state.links.push(SignInLink {
             hash: hash_of(&code),
             ends: now.plus(LINK_SECONDS),
         });
         Ok(code)
     }
 
-    /// Whether the code is that of the valid link. The link is used up then.
+    /// Whether the code is that of a valid link. The link is used up then.
     fn take_link(&self, code: &str, now: UnixTime) -> bool {
         let shown = blake3::hash(code.as_bytes());
-        let taken = self.state().link.take_if(|link| link.hash == shown);
-        taken.is_some_and(|link| now < link.ends)
+        let links = &mut self.state().links;
+        let taken = links.iter().position(|link| link.hash == shown);
+        taken.is_some_and(|at| now < links.remove(at).ends)
     }
 
     fn state(&self) -> MutexGuard<'_, SessionTable> {
@@ -163,12 +173,63 @@ impl Session {
     }
 }
 
-/// Makes a code that signs in once within ten minutes. It replaces an earlier one.
+/// A link to the panel that signs in once, within five minutes. The code is in the URL's fragment, which browsers send to
+/// nobody.
+#[derive(Serialize)]
+pub(crate) struct PanelLink {
+    /// The URL.
+    pub(crate) link: String,
+    expires_at: String,
+}
+
+/// Makes a link to the panel; None if the admin API does not listen over TCP.
 ///
 /// # Errors
 /// The system provides no random bytes.
-pub(crate) fn one_time_link(services: &Services, now: UnixTime) -> Result<Code, getrandom::Error> {
-    services.state.sessions.make_link(now)
+pub(crate) fn panel_link(
+    services: &Services,
+    now: UnixTime,
+) -> Result<Option<PanelLink>, getrandom::Error> {
+    let Some(address) = services.state.address.get() else {
+        return Ok(None);
+    };
+    let admin = &services.config.admin;
+    let host = match admin.hosts.first() {
+        // A certificate is for a name.
+        Some(name) if admin.tls => name.trim_matches(['[', ']']).to_owned(),
+        _ if address.ip().is_unspecified() => "localhost".to_owned(),
+        _ => address.ip().to_string(),
+    };
+    let url = ReplicaUrl {
+        https: admin.tls,
+        host,
+        port: address.port(),
+    };
+    let code = services.state.sessions.make_link(now)?;
+    Ok(Some(PanelLink {
+        link: format!("{url}/#link={}", code.reveal()),
+        expires_at: now.plus(LINK_SECONDS).to_string(),
+    }))
+}
+
+/// POST /api/session-links, on the socket alone: who may use the socket may read the admin token too.
+pub(super) fn make_link(
+    services: &Services,
+    peer: Peer,
+    body: &[u8],
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
+    if !matches!(peer, Peer::Socket { .. }) {
+        return Err(ApiError::UnknownPath);
+    }
+    JsonObject::of(body)?.finish()?;
+    let link = panel_link(services, now).map_err(|_| ApiError::Internal)?;
+    let link = link.ok_or(ApiError::NoPanel)?;
+    let event = Event::info("change").with("action", "make_sign_in_link");
+    services
+        .log
+        .event(event.with("who", peer.to_string()).with("result", "ok"));
+    Ok(ApiResponse::created(&link))
 }
 
 /// The hashes of all ids in the cookies. There can be several: pages on other ports of this host can set a cookie with
@@ -492,23 +553,28 @@ mod tests {
     }
 
     #[test]
-    fn a_link_signs_in_once_and_within_ten_minutes() {
+    fn a_link_signs_in_once_and_within_five_minutes() {
         let sessions = Sessions::default();
         assert!(!sessions.take_link("", at(0)));
         let link = sessions.make_link(at(0)).unwrap();
         assert!(!sessions.take_link("wrong", at(1)));
         assert!(
-            sessions.take_link(link.reveal(), at(599)),
+            sessions.take_link(link.reveal(), at(299)),
             "a wrong one takes nothing away"
         );
-        assert!(!sessions.take_link(link.reveal(), at(599)));
+        assert!(!sessions.take_link(link.reveal(), at(299)));
         let late = sessions.make_link(at(0)).unwrap();
-        assert!(!sessions.take_link(late.reveal(), at(600)));
+        assert!(!sessions.take_link(late.reveal(), at(300)));
         let (older, newer) = (
             sessions.make_link(at(0)).unwrap(),
             sessions.make_link(at(0)).unwrap(),
         );
-        assert!(!sessions.take_link(older.reveal(), at(1)));
+        assert!(sessions.take_link(older.reveal(), at(1)));
         assert!(sessions.take_link(newer.reveal(), at(1)));
+        let links: Vec<Code> = (0..17)
+            .map(|_| sessions.make_link(at(2)).unwrap())
+            .collect();
+        assert!(!sessions.take_link(links[0].reveal(), at(3)));
+        assert!(sessions.take_link(links[1].reveal(), at(3)));
     }
 }

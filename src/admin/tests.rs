@@ -213,7 +213,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 17] = [
+const CALLS: [(&str, &str, &str); 18] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -236,6 +236,7 @@ const CALLS: [(&str, &str, &str); 17] = [
     ("GET", "/api/overview", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
+    ("POST", "/api/session-links", ""),
     ("OPTIONS", "/api/keys", ""),
     ("POST", "/", ""),
     ("GET", "/panel/nothing.js", ""),

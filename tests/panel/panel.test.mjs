@@ -134,6 +134,21 @@ test("a sign-in link signs in once, and leaves the address bar", LIMIT, async ()
   }
 });
 
+test("keygate panel-link signs in to the panel of a running gateway, once", { ...LIMIT, skip: isMock && "a mock has no commands" }, () => onPanel(async ({ page, context, gateway }) => {
+  const link = (await gateway.command("panel-link")).trim();
+  await page.goto(link);
+  await page.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
+  assert.ok(!page.url().includes("link"));
+  await makeKey(page, { name: "made over a link" });
+  await page.reload();
+  await row(page, "made over a link").waitFor();
+  await page.goto("about:blank");
+  await context.clearCookies();
+  const other = await context.newPage();
+  await other.goto(link);
+  await other.getByText("This sign-in link was used already").waitFor();
+}, { signedIn: false }));
+
 test("a first key is created, shown once, used, and leaves no trace of its token", LIMIT, () => onPanel(async ({ page, context, gateway, spoken, requested }) => {
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.getByText("No API keys yet").waitFor();

@@ -355,8 +355,16 @@ fn signing_out_ends_the_session_at_once_and_no_other() {
 fn a_link_signs_in_once() {
     runtime().block_on(async {
         let api = TestApi::new();
-        let link = session::one_time_link(&api.services, now()).unwrap();
-        let body = json!({"link": link.reveal()}).to_string();
+        let address = &api.services.state.address;
+        let off = api.call("POST", "/api/session-links", "").await;
+        assert_eq!(off.status, 409, "nothing listens over TCP yet");
+        address.set(([192, 0, 2, 1], 9180).into()).unwrap();
+        let made = api.call("POST", "/api/session-links", "{}").await;
+        assert_eq!(made.status, 201);
+        let link = made.json()["link"].as_str().unwrap().to_owned();
+        let code = link.strip_prefix("http://192.0.2.1:9180/#link=").unwrap();
+        assert_eq!(code.len(), 43);
+        let body = json!({"link": code}).to_string();
         let foreign = [&FROM_PANEL[..], &[("sec-fetch-site", "cross-site")]].concat();
         let refused = api.tcp("POST", "/api/session", &foreign, &body).await;
         assert_eq!(refused.status, 403, "and the link is not used up");
