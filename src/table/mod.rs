@@ -194,6 +194,7 @@ impl Table {
                     let before = &found.key().0;
                     if !Arc::ptr_eq(before, entry) && before.key() != entry.key() {
                         difference.changed.push(Arc::clone(entry));
+                        difference.before.push(Arc::clone(before));
                     }
                 }
             }

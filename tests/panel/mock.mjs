@@ -97,7 +97,9 @@ async function answer(state, request, response) {
         state.lastReload = { at: instant(Date.now()), result: "ok", message: `${state.keys.length + 1} keys` };
       }
       return send(200, { generation: state.generation, keys: state.keys.length + 1, added: 2, removed: 1, changed: 3, restart_needed: [],
-        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"] });
+        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"],
+        names: { key_partner2: "partner two", key_partner3: "partner three", key_old: "old site", key_a: "a", key_b: "b", key_c: "c" },
+        changes: { key_a: ["name"], key_b: ["expires_at", "allow_from"], key_c: ["disabled"] } });
     }
     default: return refuse(404, "There is nothing here.");
   }

@@ -594,6 +594,7 @@ test("a reload shows what it would do before it does it", { ...LIMIT, skip: isMo
   const added = dialog.locator(".difference").filter({ hasText: "added" });
   await added.getByText("1", { exact: true }).waitFor();
   await added.getByText("Which").click();
+  await added.getByText("from the file").waitFor();
   await added.getByText("key_added").waitFor();
   assert.equal((await api(page, "GET", "/api/keys/key_added")).status, 404, "nothing is reloaded yet");
   await button(dialog, "Reload now").click();
@@ -601,12 +602,43 @@ test("a reload shows what it would do before it does it", { ...LIMIT, skip: isMo
   await dialog.getByRole("button", { name: "Close" }).last().click();
   await page.getByText("1 active").waitFor();
 
+  await writeFile(gateway.keyFile, (await readFile(gateway.keyFile, "utf8")).replace("from the file", "renamed").replace("\"all\"", "\"exclusive\",\"models\":[\"m\"]"));
+  await page.getByRole("button", { name: "Reload…" }).click();
+  const changed = dialog.locator(".difference").filter({ hasText: "changed" });
+  await changed.getByText("Which").click();
+  assert.match(await changed.getByRole("listitem").textContent(), /renamed.*key_added.*name, model access/s);
+  await page.keyboard.press("Escape");
   await appendFile(gateway.keyFile, "{\n");
   await page.getByRole("button", { name: "Reload…" }).click();
   await dialog.getByText("keys.jsonl:2").waitFor();
   await dialog.getByText("The reload would be refused").waitFor();
   await page.keyboard.press("Escape");
   assert.equal((await api(page, "GET", "/api/keys/key_added")).status, 200, "what was in force still is");
+}));
+
+test("Enter, however often, drops no keys by a reload", { ...LIMIT, skip: isMock && "a mock has no key file" }, () => onPanel(async ({ page, gateway }) => {
+  for (const name of ["one", "two", "three", "four"]) await makeKey(page, { name });
+  const lines = (await readFile(gateway.keyFile, "utf8")).split("\n");
+  await page.getByRole("link", { name: "Dashboard" }).click();
+  const dialog = page.getByRole("dialog", { name: "Reload" });
+  // Most of them, which has to be forced; then one, which has not.
+  for (const kept of [1, 3]) {
+    await writeFile(gateway.keyFile, lines.slice(0, kept).join("\n"));
+    await page.getByRole("button", { name: "Reload…" }).focus();
+    await page.keyboard.press("Enter");
+    await dialog.waitFor();
+    if (kept === 1) {
+      await dialog.getByText("The reload would be refused.").waitFor();
+      await page.keyboard.press("Enter");
+      await dialog.getByLabel("To drop 3 keys, type how many").waitFor();
+    } else {
+      await dialog.locator(".difference").filter({ hasText: "removed" }).getByText("1", { exact: true }).waitFor();
+    }
+    assert.ok(!(await page.evaluate(() => document.activeElement.classList.contains("danger"))));
+    for (let at = 0; at < 3; at += 1) await page.keyboard.press("Enter");
+    assert.equal((await api(page, "GET", "/api/keys")).body.keys.length, 4);
+    if (await dialog.isVisible()) await page.keyboard.press("Escape");
+  }
 }));
 
 test("a reload that drops most keys is refused, until it is forced", { ...LIMIT, skip: isMock && "a mock has no key file" }, () => onPanel(async ({ page, gateway }) => {
@@ -617,7 +649,29 @@ test("a reload that drops most keys is refused, until it is forced", { ...LIMIT,
   await page.getByRole("button", { name: "Reload…" }).click();
   await dialog.getByText("The reload would be refused.").waitFor();
   await button(dialog, "See what forcing it would drop").click();
-  await dialog.locator(".difference").filter({ hasText: "removed" }).getByText("3", { exact: true }).waitFor();
+  const removed = dialog.locator(".difference").filter({ hasText: "removed" });
+  await removed.getByText("3", { exact: true }).waitFor();
+  await removed.getByText("Which").click();
+  await removed.getByText("three").waitFor();
+  const keys = async () => (await api(page, "GET", "/api/keys")).body.keys.length;
+  const field = dialog.getByLabel("To drop 3 keys, type how many");
+  await button(dialog, "Reload, and drop these keys").click();
+  await dialog.getByText("Type 3, the number of keys that this drops.").waitFor();
+  await field.fill("4");
+  await button(dialog, "Reload, and drop these keys").click();
+  await dialog.getByText("Type 3, the number of keys that this drops.").waitFor();
+  assert.equal(await keys(), 4);
+  // What was confirmed was three; the file drops all four by now.
+  await field.fill("3");
+  const one = await readFile(gateway.keyFile, "utf8");
+  await writeFile(gateway.keyFile, "");
+  await button(dialog, "Reload, and drop these keys").click();
+  await dialog.getByLabel("To drop 4 keys, type how many").waitFor();
+  assert.equal(await keys(), 4);
+  await writeFile(gateway.keyFile, one);
+  await dialog.getByLabel("To drop 4 keys, type how many").fill("4");
+  await button(dialog, "Reload, and drop these keys").click();
+  await field.fill("3");
   await button(dialog, "Reload, and drop these keys").click();
   await dialog.getByText("Reloaded.").waitFor();
   assert.equal((await api(page, "GET", "/api/keys")).body.keys.length, 1);
