@@ -25,7 +25,6 @@ use crate::table::{Entry, SortKey, Table};
 use crate::upstream::Routing;
 
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
 
 /// What the calls on keys need.
 #[derive(Clone)]
@@ -316,16 +315,7 @@ struct ListRequest {
 
 impl ListRequest {
     fn of(query: &Query) -> Result<Self, ApiError> {
-        let limit = match query.parameter("limit")? {
-            None => DEFAULT_LIMIT,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                .ok_or_else(|| {
-                    ApiError::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
-                })?,
-        };
+        let limit = query.limit(DEFAULT_LIMIT)?;
         let after = match query.parameter("after")? {
             None => None,
             Some(text) => Some(place_of(text).ok_or_else(|| {

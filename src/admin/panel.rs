@@ -42,6 +42,7 @@ static FILES: &[PanelFile] = files![
     "networks.js",
     "overlay.js",
     "panel.css",
+    "refusals.js",
     "reload.js",
     "session-secret.js",
     "session.js",

@@ -438,8 +438,9 @@ test("a deletion that could not be written yet is told as in force", LIMIT, () =
 }));
 
 test("hostile names stay text wherever they are shown", LIMIT, () => onPanel(async ({ page, gateway }) => {
-  const name = `<img src=x onerror="window.pwned='name'">\u202egnp.exe`;
-  const account = `"><script>window.pwned='account'</script>\u2067`;
+  const name = `<img src=x onerror="window.pwned='name'">.exe`;
+  const account = `"><script>window.pwned='account'</script>`;
+  // What turns the writing direction is refused in names, but upstreams name their models as they like.
   const tomorrow = `${new Date(Date.now() + 30 * 3_600_000).toISOString().slice(0, 19)}Z`;
   await makeKey(page, { name, account, expires_at: tomorrow, model_access: { mode: "inclusive", models: [HOSTILE] } });
   await page.reload();
@@ -584,6 +585,29 @@ test("the dashboard draws what was decided", { ...LIMIT, skip: isMock && "a mock
   await page.getByLabel(/^Allowed requests by minute/).press("ArrowLeft");
   await page.locator(".readout:visible").getByText("UTC").waitFor();
   await page.getByText(/median; 99 % within/).waitFor();
+}));
+
+test("recent refusals are shown by key, address and reason, for all and for one key", { ...LIMIT, skip: isMock && "a mock decides nothing" }, () => onPanel(async ({ page, gateway }) => {
+  const hostile = "<b>refused</b> <img src=x onerror=\"window.pwned=1\">";
+  const { token, key } = await makeKey(page, { name: hostile });
+  await makeKey(page, { name: "calm" });
+  for (let at = 0; at < 3; at += 1) await assertChat(gateway, token, "unheard-of", 404);
+  await assertChat(gateway, "wrong", "tiny-chat", 401);
+  await page.getByRole("link", { name: "Dashboard" }).click();
+  const table = page.getByRole("region", { name: "Recent refusals" });
+  const line = (text) => table.getByRole("row").filter({ hasText: text });
+  assert.match(await line("model_not_found").textContent(), new RegExp(`${key.id}127\\.0\\.0\\.1model_not_found3`));
+  assert.match(await line("invalid_api_key").textContent(), /no valid key127\.0\.0\.1invalid_api_key1/);
+  assert.equal(await page.evaluate(() => window.pwned), undefined);
+  await page.getByRole("link", { name: "API Keys", exact: true }).click();
+  const dialog = page.getByRole("dialog", { name: "Recent refusals" });
+  await openMenu(page, hostile, "Recent refusals");
+  await dialog.getByText("3 requests refused in the last hour").waitFor();
+  await dialog.getByText("model_not_found").waitFor();
+  assert.equal(await dialog.getByText("invalid_api_key").count(), 0);
+  await page.keyboard.press("Escape");
+  await openMenu(page, "calm", "Recent refusals");
+  await dialog.getByText("No request was refused in the last hour.").waitFor();
 }));
 
 test("a reload shows what it would do before it does it", { ...LIMIT, skip: isMock && "a mock has no key file" }, () => onPanel(async ({ page, gateway }) => {

@@ -6,6 +6,7 @@ import { foreign, h, icon, quoted, quotedText } from "./dom.js";
 import { count, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, copyButton, openMenu, toast } from "./overlay.js";
+import { openRefusals } from "./refusals.js";
 import { session } from "./session.js";
 import { firstModel } from "./snippets.js";
 
@@ -174,6 +175,7 @@ export function keysView(main, title) {
     openMenu(button, `Actions for ${quotedText(key.name)}`, [
       { text: "Edit", icon: "edit", act: () => edit(key) },
       { text: isDisabled ? "Enable" : "Disable", icon: isDisabled ? "play" : "pause", act: () => switchKey(key, !isDisabled) },
+      { text: "Recent refusals", icon: "info", act: () => openRefusals(key) },
       { text: "Delete", icon: "trash", danger: true, act: () => remove(key) },
     ]);
   }
