@@ -40,6 +40,7 @@ static FILES: &[PanelFile] = files![
     "model-picker.js",
     "models.js",
     "networks.js",
+    "new-token.js",
     "overlay.js",
     "panel.css",
     "refusals.js",

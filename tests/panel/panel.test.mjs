@@ -235,6 +235,35 @@ test("the window with an uncopied token warns, and Escape closes it", LIMIT, () 
   assert.equal(await page.evaluate(() => document.activeElement.id), "create-key", "the focus is back where it came from");
 }));
 
+test("a token that was never copied can be made anew, with the same fields", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await page.locator("#create-key").click();
+  await pane(page).getByLabel("Name").fill("forgotten");
+  await pane(page).getByLabel("Allow access from").fill("127.0.0.0/8");
+  await pane(page).getByLabel("Account").fill("acme");
+  await button(pane(page), "Create").click();
+  const shown = created(page).locator(".secret-text").nth(1);
+  const first = await shown.textContent();
+  const [before] = (await api(page, "GET", "/api/keys")).body.keys;
+  await page.keyboard.press("Escape");
+  await toast(page, "its token was not copied").waitFor();
+  await page.getByRole("button", { name: "Make a new token" }).click();
+  const second = await shown.textContent();
+  assert.notEqual(second, first);
+  await button(created(page), "Copy Bearer Token").click();
+  await created(page).getByText("You can close this window now.").waitFor();
+  await page.keyboard.press("Escape");
+  await created(page).waitFor({ state: "detached" });
+  assert.equal(await page.locator(".toast").filter({ hasText: "not copied" }).count(), 0);
+  const { keys } = (await api(page, "GET", "/api/keys")).body;
+  assert.equal(keys.length, 1, "in place of the first");
+  for (const field of ["name", "model_access", "allow_from", "expires_at", "account"]) assert.deepEqual(keys[0][field], before[field], field);
+  await assertChat(gateway, second, "tiny-chat", 200);
+  await assertChat(gateway, first, "tiny-chat", 401);
+  const left = await traces(page);
+  assert.ok(!left.includes(first) && !left.includes(second));
+}));
+
 test("a token is copied where the browser gives no clipboard, as over plain HTTP", LIMIT, () => onPanel(async ({ page }) => {
   await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
   await page.locator("#create-key").click();
@@ -568,6 +597,24 @@ test("the models are listed with their health and keys", LIMIT, () => onPanel(as
   assert.equal(await page.getByRole("rowheader").count(), MODELS.length);
   await page.getByLabel("Search models").fill("embed");
   await page.getByText("1 model found").waitFor();
+}));
+
+test("a replica that was never tried is said to be so, and not to be down", LIMIT, () => onPanel(async ({ page }) => {
+  await page.route("**/api/models", async (route) => {
+    const response = await route.fetch();
+    const { models } = await response.json();
+    await route.fulfill({ response, json: { models: models.map((model, at) => ({ ...model, upstream: at === 0 ? "new" : "half", replicas: at === 0 ? 1 : 2, healthy: at === 0 ? 0 : 1 })) } });
+  });
+  await page.route("**/api/status", async (route) => {
+    const response = await route.fetch();
+    const replica = (tried, up) => ({ url: "http://192.0.2.1:1", up, tried });
+    await route.fulfill({ response, json: { ...await response.json(), upstreams: [
+      { name: "new", models: [], replicas: [replica(false, false)] }, { name: "half", models: [], replicas: [replica(true, true), replica(false, false)] }] } });
+  });
+  await open(page, "#/models");
+  await page.getByText("Not tried yet", { exact: true }).waitFor();
+  await page.getByText("1 of 2 healthy, 1 not tried yet").first().waitFor();
+  assert.equal(await page.getByText("Down", { exact: true }).count(), 0);
 }));
 
 test("the dashboard draws what was decided", { ...LIMIT, skip: isMock && "a mock decides nothing" }, () => onPanel(async ({ page, gateway }) => {

@@ -6,6 +6,7 @@ import { foreign, h, icon, quoted, quotedText } from "./dom.js";
 import { count, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, copyButton, openMenu, toast } from "./overlay.js";
+import { offerNewToken } from "./new-token.js";
 import { openRefusals } from "./refusals.js";
 import { session } from "./session.js";
 import { firstModel } from "./snippets.js";
@@ -189,13 +190,14 @@ export function keysView(main, title) {
   }
 
   function openCreate() {
-    openKeyForm({ address: session.client_address, onSaved: ({ key, token, url, warnings }, models) => {
+    openKeyForm({ address: session.client_address, onSaved: function shown({ key, token, url, warnings }, models) {
       search.value = query = "";
       places = [null];
       load().then(() => {
         [...body.rows].find((row) => row.dataset.id === key.id)?.classList.add("fresh");
       });
-      showCreated({ token, url, warnings, model: firstModel(key.model_access, models) });
+      showCreated({ token, url, warnings, model: firstModel(key.model_access, models),
+        onUncopied: () => offerNewToken(key, (made) => shown(made, models)) });
     } });
   }
 
