@@ -20,7 +20,7 @@ struct View {
 
 #[derive(Serialize)]
 struct RefusalView {
-    /// None if the request had no valid key.
+    /// None if the token is no key's.
     key: Option<String>,
     /// None also if the key is gone.
     name: Option<String>,

@@ -39,7 +39,7 @@ struct RefusalCounts {
 /// Equal refusals of the last hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RefusalRow {
-    /// The key, if the request had a valid one.
+    /// The key, if the token is one's. It may be disabled or expired.
     pub(crate) key_id: Option<Box<str>>,
     /// The client's address.
     pub(crate) client: ClientAddress,

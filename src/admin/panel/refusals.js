@@ -12,14 +12,14 @@ const NONE = "No request was refused in the last hour.";
 export const recentRefusals = (keyId, options) =>
   call("GET", `/api/refusals?limit=${MOST_SHOWN}${keyId === undefined ? "" : `&key=${encodeURIComponent(keyId)}`}`, undefined, options);
 
-/** A table of them. Those without a valid key have none; the column is left out for one key. */
+/** A table of them. Those with an unknown token have none; the column is left out for one key. */
 export function refusalTable({ refusals, left_out: leftOut }, { ofOneKey = false } = {}) {
   if (refusals.length === 0) return h("p", { class: "muted calm" }, icon("check"), NONE);
   const columns = [!ofOneKey && "Key", "Address", "Reason", "Requests", "Last"].filter(Boolean);
   const row = (refusal) => {
     const last = Date.parse(refusal.last_at);
     return h("tr", {},
-      !ofOneKey && h("td", {}, refusal.key === null ? h("span", { class: "muted" }, "no valid key")
+      !ofOneKey && h("td", {}, refusal.key === null ? h("span", { class: "muted" }, "unknown token")
         : [foreign(refusal.name ?? "deleted"), h("span", { class: "sub" }, h("code", {}, refusal.key))]),
       h("td", {}, refusal.client_address ?? h("span", { class: "muted" }, "unknown")),
       h("td", {}, h("code", {}, refusal.reason)),
@@ -40,7 +40,7 @@ export function openRefusals(key) {
     recentRefusals(key.id).then((found) => {
       const all = found.refusals.reduce((sum, { count: some }) => sum + some, 0);
       content.replaceChildren(h("p", {}, quoted(key.name), `: ${plural(all, "request")} refused in the last hour. `,
-        "Requests with a token that is unknown, or whose key is disabled, count for no key."),
+        "A request with an unknown token counts for no key; one with a disabled key counts for it, as ", h("code", {}, "invalid_api_key"), "."),
       ...[refusalTable(found, { ofOneKey: true })].flat().filter(Boolean));
     }, (error) => {
       if (isNews(error)) content.replaceChildren(h("p", { class: "notice bad", role: "alert" }, icon("warning"), h("span", {}, error.message)));

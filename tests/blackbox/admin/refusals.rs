@@ -19,13 +19,15 @@ fn rows(stand: &Stand, query: &str) -> Vec<Value> {
 #[test]
 fn refusals_are_counted_by_key_address_and_reason_without_any_token() {
     let far = Key::all("key_far").only_from(&["192.0.2.0/24"]);
-    let stand = Stand::with(|setup| setup.keys(&[&far]));
+    let off = Key::all("key_off").disabled();
+    let stand = Stand::with(|setup| setup.keys(&[&far, &off]));
     assert_eq!(rows(&stand, ""), [] as [Value; 0]);
     let only = &stand.only.token;
     for (call, times) in [
         (Call::chat(only, "good"), 2),
         (Call::chat(only, "bad"), 3),
         (Call::chat(&far.token, "good"), 2),
+        (Call::chat(&off.token, "good"), 1),
         (Call::chat("kg_guessed", "good"), 4),
     ] {
         for _ in 0..times {
@@ -36,7 +38,7 @@ fn refusals_are_counted_by_key_address_and_reason_without_any_token() {
     let found = eventually("all are counted", DEADLINE, || {
         let found = rows(&stand, "");
         let count: u64 = found.iter().filter_map(|row| row["count"].as_u64()).sum();
-        (count == 9).then_some(found)
+        (count == 10).then_some(found)
     });
     let mut short: Vec<Value> = found
         .iter()
@@ -56,6 +58,7 @@ fn refusals_are_counted_by_key_address_and_reason_without_any_token() {
         short,
         [
             json!(["key_far", "key_far", address, "ip_not_authorized", 2]),
+            json!(["key_off", "key_off", address, "invalid_api_key", 1]),
             json!(["key_only", "key_only", address, "model_not_found", 3]),
             json!([null, null, address, "invalid_api_key", 4]),
         ]
@@ -83,7 +86,7 @@ fn refusals_are_counted_by_key_address_and_reason_without_any_token() {
             first["refusals"].as_array().map(Vec::len),
             &first["left_out"]
         ),
-        (Some(1), &json!(2))
+        (Some(1), &json!(3))
     );
     for limit in ["0", "1001", "x"] {
         let refused = stand
