@@ -1,12 +1,12 @@
 // The window that shows a bearer token, the only time anyone sees it. Invariant: the token lives in this window's
 // elements and closures alone. When the window closes they go, and nothing keeps it: no storage, no history, no log.
 
-import { h, icon, uniqueId } from "./dom.js";
+import { h, icon, quoted, uniqueId } from "./dom.js";
 import { copyButton, openWindow, windowHead } from "./overlay.js";
 import { snippets } from "./snippets.js";
 
 /** Shows what was made, with `model` for a first try. */
-export function showCreated({ token, url, warnings, model }) {
+export function showCreated({ name, token, url, warnings, model }) {
   const title = uniqueId("title");
   const caution = h("p", { id: uniqueId("caution"), class: "notice warn" });
   const cautionText = h("span");
@@ -23,7 +23,7 @@ export function showCreated({ token, url, warnings, model }) {
     kind: "created", label: title, describedBy: caution.id,
     build: (close) => {
       const window = h("div", { class: "created-body" },
-        windowHead(title, "API Key Created Successfully", close),
+        windowHead(title, "API Key Created Successfully", close, { about: quoted(name) }),
         caution,
         (warnings ?? []).map((text) => h("p", { class: "notice warn" }, icon("info"), h("span", { dir: "auto" }, text))),
         secret("OpenAI Compatible URL", url),
@@ -36,16 +36,17 @@ export function showCreated({ token, url, warnings, model }) {
       return window;
     },
   });
-  document.getElementById(title).focus();
+  document.getElementById(title).firstChild.focus();
 }
 
 function secret(name, text, onCopied) {
   const id = uniqueId("value");
+  const shown = h("code", { class: "secret-text", role: "group", "aria-labelledby": id, translate: "no" }, text);
   return h("div", { class: "secret" },
     h("h3", { id }, name),
     h("div", { class: "secret-row" },
-      h("code", { class: "secret-text", role: "group", "aria-labelledby": id, translate: "no" }, text),
-      copyButton(() => text, name, { onCopied })));
+      shown,
+      copyButton(() => text, name, { onCopied, shown: () => shown })));
 }
 
 /** Texts under tabs; arrow keys go from one to the next. */
@@ -77,5 +78,5 @@ function tabs(texts, onCopied) {
   } }, buttons);
   select(0);
   return h("div", { class: "ready" },
-    h("div", { class: "tabs-row" }, list, copyButton(() => texts[at].text, "this text", { onCopied })), panel);
+    h("div", { class: "tabs-row" }, list, copyButton(() => texts[at].text, "this text", { onCopied, shown: () => code })), panel);
 }
