@@ -9,22 +9,19 @@ use serde::Serialize;
 
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::key_list::KeyList;
 use crate::admin::operation::Operation;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
-use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
 use crate::store::key_revision::{ExpectedRevision, KeyRevision};
 use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
-use crate::table::{Entry, SortKey, Table};
+use crate::table::{Entry, Table};
 use crate::upstream::Routing;
-
-const DEFAULT_LIMIT: usize = 50;
 
 /// What the calls on keys need.
 #[derive(Clone)]
@@ -107,20 +104,17 @@ impl KeyApi<'_> {
         }
     }
 
-    /// One page of keys, newest first.
+    /// One page of keys.
     pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<ApiResponse, ApiError> {
-        let wanted = ListRequest::of(query)?;
+        let wanted = KeyList::of(query)?;
         let table = Arc::clone(self.table);
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
-            let found = table.newest_first(wanted.after, wanted.limit, |key| {
-                yield_if_due();
-                wanted.search.matches(key)
-            });
+            let found = wanted.page(&table, now);
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
             ApiResponse::json(&PageView {
                 keys: keys.collect(),
-                next: found.next.map(cursor),
+                next: found.next,
             })
         };
         tokio::task::spawn_blocking(page)
@@ -304,133 +298,4 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
         revision: KeyRevision::of(key).to_string(),
     };
     KeyView::for_operator(key, details)
-}
-
-/// The parameters of a list.
-struct ListRequest {
-    after: Option<SortKey>,
-    limit: usize,
-    search: Search,
-}
-
-impl ListRequest {
-    fn of(query: &Query) -> Result<Self, ApiError> {
-        let limit = query.limit(DEFAULT_LIMIT)?;
-        let after = match query.parameter("after")? {
-            None => None,
-            Some(text) => Some(place_of(text).ok_or_else(|| {
-                ApiError::invalid(
-                    "after",
-                    "is no place in the list; take it from an answer's next",
-                )
-            })?),
-        };
-        Ok(Self {
-            after,
-            limit,
-            search: Search::of(query.parameter("query")?.unwrap_or_default()),
-        })
-    }
-}
-
-/// Where the next page begins, as text. It holds the sort key of the last key, so it stays valid when that key is deleted.
-fn cursor(age: SortKey) -> String {
-    format!(
-        "{:016x}{:016x}",
-        age.created_at.cast_unsigned(),
-        age.position
-    )
-}
-
-fn place_of(cursor: &str) -> Option<SortKey> {
-    let is_plain = cursor.len() == 32
-        && cursor
-            .bytes()
-            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    let (created_at, place) = is_plain.then(|| cursor.split_at(16))?;
-    Some(SortKey {
-        created_at: u64::from_str_radix(created_at, 16).ok()?.cast_signed(),
-        position: u64::from_str_radix(place, 16).ok()?,
-    })
-}
-
-/// A text to search for in keys, ignoring case.
-struct Search(String);
-
-impl Search {
-    fn of(text: &str) -> Self {
-        Self(text.to_lowercase())
-    }
-
-    fn matches(&self, key: &Key) -> bool {
-        self.0.is_empty()
-            || self.is_in(key.name())
-            || self.is_in(key.id())
-            || key.account().is_some_and(|account| self.is_in(account))
-            || key.hint().is_some_and(|hint| self.is_in(hint))
-    }
-
-    fn is_in(&self, text: &str) -> bool {
-        let wanted = self.0.as_bytes();
-        if text.is_ascii() {
-            // The common case, without copying the text.
-            return text
-                .as_bytes()
-                .windows(wanted.len())
-                .any(|part| part.eq_ignore_ascii_case(wanted));
-        }
-        text.to_lowercase().contains(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_in_the_list_survives_its_text_form() {
-        for age in [
-            SortKey {
-                created_at: i64::MIN,
-                position: 0,
-            },
-            SortKey {
-                created_at: -1,
-                position: u64::MAX,
-            },
-            SortKey {
-                created_at: 1_800_000_000,
-                position: 7,
-            },
-        ] {
-            let text = cursor(age);
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-            assert_eq!(place_of(&text), Some(age));
-        }
-        for bad in [
-            "",
-            "0",
-            &"g".repeat(32),
-            &"A".repeat(32),
-            &"0".repeat(33),
-            &format!("+{}", "0".repeat(31)),
-        ] {
-            assert_eq!(place_of(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_search_is_blind_to_case_in_every_script() {
-        for (wanted, text) in [
-            ("WEB", "my website"),
-            ("éTÉ", "Été 2027"),
-            ("ёлка", "ЁЛКА"),
-            ("k", "\u{212a}elvin"),
-            ("\u{212a}", "kelvin"),
-        ] {
-            assert!(Search::of(wanted).is_in(text), "{wanted} in {text}");
-        }
-        assert!(!Search::of("web").is_in("we b"));
-        assert!(!Search::of("longer than the text").is_in("short"));
-    }
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | GET /healthz, /readyz | whether the process runs; whether it takes requests |
 //! | GET /metrics | Prometheus text |
-//! | GET /api/keys | a page of keys, newest first |
+//! | GET /api/keys | a page of keys |
 //! | POST /api/keys | a new key with its token, which is shown only here |
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
 //! | POST /api/reload | reads key file, upstreams and certificates again |
@@ -27,6 +27,7 @@ mod access;
 mod error;
 mod explain;
 mod input;
+mod key_list;
 pub(crate) mod keys;
 mod listen;
 mod models;

@@ -1,7 +1,7 @@
 // AI / On-Demand Models: the catalogue, whether it can be served, and how many keys may use it.
 
 import { call, isNews } from "./api.js";
-import { foreign, h, icon, isolated, quoted } from "./dom.js";
+import { foreign, h, icon, isolated, modelName, quoted, visible } from "./dom.js";
 import { count, plural } from "./format.js";
 import { copyButton } from "./overlay.js";
 
@@ -70,6 +70,7 @@ export function modelsView(main, title) {
 }
 
 function row({ id, upstream, replicas, healthy, untried, keys }) {
+  const name = modelName(id);
   const cell = (name, ...content) => h("td", { role: "cell", "data-label": name }, h("div", {}, content));
   const isUntried = replicas > 0 && untried === replicas;
   const health = isUntried ? "partly" : healthy === 0 ? "down" : healthy < replicas ? "partly" : "up";
@@ -81,8 +82,8 @@ function row({ id, upstream, replicas, healthy, untried, keys }) {
     : healthy === replicas ? (replicas === 1 ? "Healthy" : `All ${count(replicas)} healthy`)
     : healthy === 0 ? (replicas === 1 ? "Down" : `All ${count(replicas)} down`) : `${count(healthy)} of ${count(replicas)} healthy`;
   return h("tr", { role: "row" },
-    h("th", { scope: "row", role: "rowheader" }, h("div", { class: "model-name" }, foreign(id),
-      copyButton(() => id, `model name ${isolated(id)}`, { className: "button quiet small bare" }))),
+    h("th", { scope: "row", role: "rowheader" }, h("div", { class: "model-name" }, name,
+      copyButton(() => id, `model name ${isolated(visible(id))}`, { shown: () => name, className: "button quiet small bare" }))),
     cell("Upstream", foreign(upstream)),
     cell("Replicas", h("span", { class: `health ${health}` }, dots, words)),
     cell("Keys that may use it", h("span", { class: "number" }, count(keys))));
