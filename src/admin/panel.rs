@@ -40,9 +40,12 @@ static FILES: &[PanelFile] = files![
     "model-picker.js",
     "models.js",
     "networks.js",
+    "new-token.js",
     "overlay.js",
     "panel.css",
+    "refusals.js",
     "reload.js",
+    "session-secret.js",
     "session.js",
     "snippets.js",
 ];
@@ -165,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_loads_in_150_kilobytes() {
+    fn the_whole_panel_has_at_most_200_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 150_000, "{bytes}");
+        assert!(bytes < 200_000, "{bytes}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         let overrides = args.overrides();
         let source = move || parse::read(file.as_deref(), &overrides);
         let config = source().config.map_err(StartError::Files)?;
-        serve(bootstrap, config, Arc::new(source), async |_, _| ())
+        serve(bootstrap, config, Arc::new(source), async |_| ())
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,8 +90,7 @@ impl Bootstrap {
     }
 }
 
-/// Runs the gateway until a signal ends it. Calls `started` when everything listens, with the TCP address of the admin
-/// API if it has one.
+/// Runs the gateway until a signal ends it. Calls `started` when everything listens.
 ///
 /// # Errors
 /// The gateway cannot start; no connection was accepted yet. Or a worker failed later.
@@ -99,7 +98,7 @@ pub(super) fn serve(
     bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,
-    started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
+    started: impl AsyncFnOnce(&Services),
 ) -> Result<(), StartError> {
     let Bootstrap {
         runtime,
@@ -152,7 +151,7 @@ pub(super) fn serve(
         tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
-        started(&services, admin.address).await;
+        started(&services).await;
         Supervisor {
             services,
             signals,

@@ -63,6 +63,10 @@ impl AdminListeners {
                 .await
                 .map_err(system(format!("admin.listen {wanted}")))?;
             address = listener.local_addr().ok();
+            if let Some(address) = address {
+                // Set once: this runs once.
+                let _ = services.state.address.set(address);
+            }
             tasks.push(tokio::task::spawn_local(admin::serve_tcp(
                 listener,
                 Arc::clone(services),

@@ -33,6 +33,13 @@ export function isolated(text) {
   return `\u2068${text}\u2069`;
 }
 
+/** A text with the characters spelled out that nobody sees, or that turn the writing direction: \u202e. */
+export const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu,
+  (character) => `\\u${character.codePointAt(0).toString(16).padStart(4, "0")}`);
+
+/** A model's name, which an upstream chose. */
+export const modelName = (id) => foreign(visible(id));
+
 /** A name in a sentence. */
 export const quoted = (name) => ["“", foreign(name), "”"];
 /** The same in a label. */

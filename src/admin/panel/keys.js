@@ -2,10 +2,12 @@
 
 import { ApiError, call, isNews } from "./api.js";
 import { showCreated } from "./created.js";
-import { foreign, h, icon, quoted, quotedText } from "./dom.js";
+import { foreign, h, icon, modelName, quoted, quotedText, visible } from "./dom.js";
 import { count, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, copyButton, openMenu, toast } from "./overlay.js";
+import { offerNewToken } from "./new-token.js";
+import { openRefusals } from "./refusals.js";
 import { session } from "./session.js";
 import { firstModel } from "./snippets.js";
 
@@ -42,13 +44,15 @@ export function keysView(main, title) {
   const toolbar = h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status, pager);
   const create = h("button", { type: "button", class: "button primary", id: "create-key", onclick: openCreate }, icon("plus"), "Create API Key");
 
+  const url = h("code", { translate: "no" }, session.url);
+  const again = h("button", { type: "button", class: "button", onclick: () => load() }, icon("refresh"), "Refresh");
   main.append(
     h("header", { class: "page-head" },
       h("div", {}, h("p", { class: "crumb" }, "AI"), h("h1", { tabindex: "-1" }, title),
         h("p", { class: "lead" }, "Who may use which model, from where, and for how long.")),
-      create),
+      h("div", { class: "head-actions" }, again, create)),
     h("div", { class: "url-line card" }, h("span", { class: "url-name" }, "OpenAI Compatible URL"),
-      h("code", { translate: "no" }, session.url), copyButton(() => session.url, "OpenAI Compatible URL", { className: "button quiet small" })),
+      url, copyButton(() => session.url, "OpenAI Compatible URL", { className: "button quiet small", shown: () => url })),
     toolbar,
     trouble, place, empty);
   skeleton(body);
@@ -73,46 +77,45 @@ export function keysView(main, title) {
   }
 
   function turn(step) {
-    if (step > 0) places.push(next);
-    else places.pop();
-    load().then(() => {
+    const pressed = step > 0 ? older : newer;
+    load(step > 0 ? [...places, next] : places.slice(0, -1)).then(() => {
+      const { activeElement } = document;
       // A button at the end of its way takes no focus any more; the other one does.
-      if (document.activeElement === document.body) (newer.disabled ? older : newer).focus();
+      if (activeElement === document.body || (activeElement === pressed && pressed.disabled)) keepFocus(newer.disabled ? older : newer);
     });
   }
 
-  async function load() {
+  /** Loads the page that begins at the last of `wantedPlaces`. The position moves when the answer comes, not before. */
+  async function load(wantedPlaces = places) {
     loading?.abort();
     const turnOfThis = loading = new AbortController();
     const { signal } = turnOfThis;
     place.setAttribute("aria-busy", "true");
     const wanted = new URLSearchParams({ limit: PAGE });
-    if (places.at(-1) !== null) wanted.set("after", places.at(-1));
+    if (wantedPlaces.at(-1) !== null) wanted.set("after", wantedPlaces.at(-1));
     if (query !== "") wanted.set("query", query);
     try {
       const [page, standing] = await Promise.all([
         call("GET", `/api/keys?${wanted}`, undefined, { signal }),
         query === "" ? call("GET", "/api/status", undefined, { signal }) : null,
       ]);
-      if (page.keys.length === 0 && places.length > 1) {
-        // The page's last key went; the page before it is the last one now.
-        places.pop();
-        return load();
-      }
+      // Where the page's last key went, the page before it is the last one now.
+      if (page.keys.length === 0 && wantedPlaces.length > 1) return load(wantedPlaces.slice(0, -1));
+      places = wantedPlaces;
       ({ keys, next } = page);
       total = standing?.keys ?? null;
       trouble.hidden = true;
       draw();
     } catch (error) {
-      if (isNews(error)) fail(error);
+      if (isNews(error)) fail(error, wantedPlaces);
     } finally {
       if (loading === turnOfThis) place.setAttribute("aria-busy", "false");
     }
   }
 
-  function fail(error) {
+  function fail(error, wantedPlaces) {
     trouble.replaceChildren(icon("warning"), h("span", {}, `The keys could not be loaded. ${error.message}`),
-      h("button", { type: "button", class: "button small", onclick: load }, "Try again"));
+      h("button", { type: "button", class: "button small", onclick: () => load(wantedPlaces) }, "Try again"));
     trouble.hidden = false;
     place.hidden = keys.length === 0;
   }
@@ -131,8 +134,16 @@ export function keysView(main, title) {
     status.textContent = isEmpty ? (query === "" ? "" : "No key found")
       : query !== "" ? (isWhole ? `${plural(keys.length, "key")} found` : `Keys ${range} of those found`)
       : isWhole ? plural(keys.length, "key") : `Keys ${range} of ${count(total)}`;
+    const focused = document.activeElement?.closest("tbody tr");
+    const wasIn = focused && body.contains(focused)
+      && { id: focused.dataset.id, at: focused.rowIndex - 1, control: [...focused.querySelectorAll("button, input")].indexOf(document.activeElement) };
     if (isEmpty) drawEmpty();
-    else body.replaceChildren(...keys.map(row));
+    body.replaceChildren(...keys.map(row));
+    // Whoever was on a row stays on it; where it is gone, on the one that took its place.
+    if (wasIn) {
+      const row = [...body.rows].find((row) => row.dataset.id === wasIn.id) ?? body.rows[Math.min(wasIn.at, body.rows.length - 1)];
+      keepFocus(row ? [...row.querySelectorAll("button, input")].at(Math.max(0, wasIn.control)) : create);
+    }
   }
 
   function drawEmpty() {
@@ -174,6 +185,7 @@ export function keysView(main, title) {
     openMenu(button, `Actions for ${quotedText(key.name)}`, [
       { text: "Edit", icon: "edit", act: () => edit(key) },
       { text: isDisabled ? "Enable" : "Disable", icon: isDisabled ? "play" : "pause", act: () => switchKey(key, !isDisabled) },
+      { text: "Recent refusals", icon: "info", act: () => openRefusals(key) },
       { text: "Delete", icon: "trash", danger: true, act: () => remove(key) },
     ]);
   }
@@ -183,31 +195,36 @@ export function keysView(main, title) {
     await load();
     if (document.activeElement !== document.body && document.activeElement !== main) return;
     const row = [...body.rows].find((row) => row.dataset.id === id);
-    (row?.querySelector(".row-menu button") ?? create).focus({ preventScroll: true });
+    keepFocus(row?.querySelector(".row-menu button") ?? create);
+  }
+
+  function keepFocus(element) {
+    if (!document.querySelector("dialog[open]")) (element?.disabled || element?.closest("[hidden]") ? create : element)?.focus({ preventScroll: true });
   }
 
   function openCreate() {
-    openKeyForm({ address: session.client_address, onSaved: ({ key, token, url, warnings }, models) => {
+    openKeyForm({ address: session.client_address, onSaved: function shown({ key, token, url, warnings }, models) {
       search.value = query = "";
       places = [null];
       load().then(() => {
         [...body.rows].find((row) => row.dataset.id === key.id)?.classList.add("fresh");
       });
-      showCreated({ token, url, warnings, model: firstModel(key.model_access, models) });
+      showCreated({ name: key.name, token, url, warnings, model: firstModel(key.model_access, models),
+        onUncopied: () => offerNewToken(key, (made) => shown(made, models)) });
     } });
   }
 
   function edit(key) {
     openKeyForm({ key, address: session.client_address, onSaved: (saved) => {
-      toast([quoted(saved.name), " was saved."]);
+      toast([quoted(saved.name), " was saved.", stillRefused(saved)]);
       reloadAt(key.id);
     } });
   }
 
   async function switchKey(key, disabled) {
     try {
-      await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, { disabled });
-      toast([quoted(key.name), disabled ? " is disabled: requests with it are refused." : " is enabled again."]);
+      const changed = await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, { disabled });
+      toast([quoted(key.name), disabled ? " is disabled: requests with it are refused." : [" is enabled again.", stillRefused(changed)]]);
     } catch (error) {
       if (!isNews(error)) return;
       if (error.inForce) toast([quoted(key.name), ` is disabled, but the key file does not say so yet: ${error.message}`], { bad: true });
@@ -222,6 +239,7 @@ export function keysView(main, title) {
       body: [h("p", {}, quoted(key.name), key.hint && [", whose token ends in ", h("code", {}, foreign(key.hint)), ","],
         " stops working at once, in running requests too. This cannot be undone.")],
       ok: "OK",
+      okLabel: `OK, delete ${quotedText(key.name)}`,
       act: async () => {
         try {
           await call("DELETE", `/api/keys/${encodeURIComponent(key.id)}`);
@@ -239,11 +257,16 @@ export function keysView(main, title) {
   return { refresh: load, leave: () => loading?.abort() };
 }
 
+/** What stands in the way of a key that was just changed. */
+function stillRefused({ state, expires_at: end }) {
+  return state === "expired" ? ` It stays refused: it expired ${fromNow(Date.parse(end))}. Edit its expiration date to have it taken again.` : "";
+}
+
 function access({ mode, models }) {
   if (mode === "all") return "All";
   const shown = models.length > 3 ? models.slice(0, 2) : models;
-  const names = shown.flatMap((model, at) => [h("span", { class: "model" }, foreign(model), at < models.length - 1 && ","), " "]);
-  return h("span", { title: models.join("\n") }, h("span", { class: "mode" }, mode === "inclusive" ? "Inclusive: " : "Exclusive: "), names,
+  const names = shown.flatMap((model, at) => [h("span", { class: "model" }, modelName(model), at < models.length - 1 && ","), " "]);
+  return h("span", { title: models.map(visible).join("\n") }, h("span", { class: "mode" }, mode === "inclusive" ? "Inclusive: " : "Exclusive: "), names,
     models.length > shown.length && h("span", { class: "muted" },`and ${models.length - shown.length} more`));
 }
 
