@@ -64,6 +64,7 @@ impl Requirement {
                 | Operation::Status
                 | Operation::Models
                 | Operation::Overview
+                | Operation::Refusals
                 | Operation::Explain
                 | Operation::MakeSignInLink
                 | Operation::ShowSession

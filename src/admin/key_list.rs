@@ -15,7 +15,6 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::table::{Entry, SortKey, Table};
 
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
 
 /// What a list was asked for.
 pub(super) struct KeyList {
@@ -35,16 +34,7 @@ pub(super) struct ListPage {
 
 impl KeyList {
     pub(super) fn of(query: &Query) -> Result<Self, ApiError> {
-        let limit = match query.parameter("limit")? {
-            None => DEFAULT_LIMIT,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                .ok_or_else(|| {
-                    ApiError::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
-                })?,
-        };
+        let limit = query.limit(DEFAULT_LIMIT)?;
         let sort = query
             .parameter("sort")?
             .map_or(Ok(Sort::NEWEST_FIRST), Sort::of)?;

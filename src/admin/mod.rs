@@ -11,6 +11,7 @@
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
+//! | GET /api/refusals | the refused requests of the last hour, by key, address and reason |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
 //! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
@@ -34,6 +35,7 @@ mod openapi;
 mod operation;
 mod overview;
 mod panel;
+mod refusals;
 pub(crate) mod reload;
 mod request_head;
 mod response;
@@ -226,6 +228,7 @@ where
             explain::respond(services, &body, now())
         }
         Operation::Overview => overview::respond(services, now()).await,
+        Operation::Refusals => refusals::respond(services, &query?, now()),
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
             session::sign_in(services, peer, &parts.headers, &body, now()).await

@@ -213,7 +213,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 18] = [
+const CALLS: [(&str, &str, &str); 19] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -234,6 +234,7 @@ const CALLS: [(&str, &str, &str); 18] = [
     ),
     ("GET", "/api/openapi.json", ""),
     ("GET", "/api/overview", ""),
+    ("GET", "/api/refusals", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
     ("POST", "/api/session-links", ""),

@@ -60,7 +60,7 @@ mod tests {
     use crate::policy::token::TokenHash;
 
     #[test]
-    fn every_field_of_a_key_changes_its_revision() {
+    fn every_field_of_a_key_changes_its_revision_and_is_named_as_changed() {
         let fields = || key_fields("key_1");
         let time = Some(UnixTime::from_seconds(1_800_000_000));
         let models = || ModelList::new(vec!["m".into()]).unwrap();
@@ -108,6 +108,15 @@ mod tests {
                 ..fields()
             },
         ];
+        let first = Key::from(fields());
+        let changed = keys
+            .each_ref()
+            .map(|fields| Key::from(fields.clone()).changed_fields(&first));
+        let names = "name hash hint model_access model_access allow_from expires_at created_at account disabled";
+        let names: Vec<Vec<&str>> = names.split(' ').map(|name| vec![name]).collect();
+        assert_eq!(changed[0], [""; 0]);
+        assert_eq!(changed[1], ["id", "hash"]);
+        assert_eq!(changed[2..], names);
         let mut revisions: Vec<String> = keys
             .map(|fields| KeyRevision::of(&Key::from(fields)).to_string())
             .to_vec();

@@ -122,7 +122,9 @@ test("the keys that are shown are saved as CSV, and no name is a formula there",
 
 const openBulk = async (page, action) => {
   await button(page.getByRole("group", { name: "Selected keys" }), `${action}…`).click();
-  return page.getByRole("dialog", { name: new RegExp(`^${action} `) });
+  const dialog = page.getByRole("dialog", { name: new RegExp(`^${action} `) });
+  await dialog.waitFor();
+  return dialog;
 };
 
 test("several keys are disabled, enabled, extended and deleted, each confirmed by their number", NEEDS_GATEWAY, () => onPanel(async ({ page }) => {

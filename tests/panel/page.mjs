@@ -51,6 +51,7 @@ export async function signIn(page, gateway) {
   await page.getByLabel("Admin token").fill(gateway.token);
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
+  keep("secrets", await sessionSecret(page));
 }
 
 /** Calls the admin API as the page does. */

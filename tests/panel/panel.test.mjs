@@ -151,6 +151,35 @@ test("the window with an uncopied token warns, and Escape closes it", LIMIT, () 
   assert.equal(await page.evaluate(() => document.activeElement.id), "create-key", "the focus is back where it came from");
 }));
 
+test("a token that was never copied can be made anew, with the same fields", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await page.locator("#create-key").click();
+  await pane(page).getByLabel("Name").fill("forgotten");
+  await pane(page).getByLabel("Allow access from").fill("127.0.0.0/8");
+  await pane(page).getByLabel("Account").fill("acme");
+  await button(pane(page), "Create").click();
+  const shown = created(page).locator(".secret-text").nth(1);
+  const first = await shown.textContent();
+  const [before] = (await api(page, "GET", "/api/keys")).body.keys;
+  await page.keyboard.press("Escape");
+  await toast(page, "its token was not copied").waitFor();
+  await page.getByRole("button", { name: "Make a new token" }).click();
+  const second = await shown.textContent();
+  assert.notEqual(second, first);
+  await button(created(page), "Copy Bearer Token").click();
+  await created(page).getByText("You can close this window now.").waitFor();
+  await page.keyboard.press("Escape");
+  await created(page).waitFor({ state: "detached" });
+  assert.equal(await page.locator(".toast").filter({ hasText: "not copied" }).count(), 0);
+  const { keys } = (await api(page, "GET", "/api/keys")).body;
+  assert.equal(keys.length, 1, "in place of the first");
+  for (const field of ["name", "model_access", "allow_from", "expires_at", "account"]) assert.deepEqual(keys[0][field], before[field], field);
+  await assertChat(gateway, second, "tiny-chat", 200);
+  await assertChat(gateway, first, "tiny-chat", 401);
+  const left = await traces(page);
+  assert.ok(!left.includes(first) && !left.includes(second));
+}));
+
 test("a token is copied where the browser gives no clipboard, as over plain HTTP", LIMIT, () => onPanel(async ({ page }) => {
   await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
   await page.locator("#create-key").click();
@@ -333,6 +362,7 @@ test("of two tabs that edit one key, the later one is told, and loads the presen
   assert.equal(await pane(page).getByLabel("Name").inputValue(), "mine", "what was typed stays");
   assert.equal((await api(page, "GET", `/api/keys/${key.id}`)).body.name, "theirs", "the other change stands");
   await button(pane(page), "Load the present values").click();
+  await pane(page).getByText("This key was changed meanwhile").waitFor({ state: "detached" });
   await pane(page).getByLabel("Account").waitFor();
   assert.equal(await pane(page).getByLabel("Name").inputValue(), "theirs");
   assert.equal(await pane(page).getByLabel("Account").inputValue(), "acme");
@@ -354,8 +384,9 @@ test("a deletion that could not be written yet is told as in force", LIMIT, () =
 }));
 
 test("hostile names stay text wherever they are shown", LIMIT, () => onPanel(async ({ page, gateway }) => {
-  const name = `<img src=x onerror="window.pwned='name'">gnp.exe`;
+  const name = `<img src=x onerror="window.pwned='name'">.exe`;
   const account = `"><script>window.pwned='account'</script>`;
+  // What turns the writing direction is refused in names, but upstreams name their models as they like.
   const tomorrow = `${new Date(Date.now() + 30 * 3_600_000).toISOString().slice(0, 19)}Z`;
   await makeKey(page, { name, account, expires_at: tomorrow, model_access: { mode: "inclusive", models: [HOSTILE] } });
   await page.reload();
@@ -485,6 +516,24 @@ test("the models are listed with their health and keys", LIMIT, () => onPanel(as
   await page.getByText("1 model found").waitFor();
 }));
 
+test("a replica that was never tried is said to be so, and not to be down", LIMIT, () => onPanel(async ({ page }) => {
+  await page.route("**/api/models", async (route) => {
+    const response = await route.fetch();
+    const { models } = await response.json();
+    await route.fulfill({ response, json: { models: models.map((model, at) => ({ ...model, upstream: at === 0 ? "new" : "half", replicas: at === 0 ? 1 : 2, healthy: at === 0 ? 0 : 1 })) } });
+  });
+  await page.route("**/api/status", async (route) => {
+    const response = await route.fetch();
+    const replica = (tried, up) => ({ url: "http://192.0.2.1:1", up, tried });
+    await route.fulfill({ response, json: { ...await response.json(), upstreams: [
+      { name: "new", models: [], replicas: [replica(false, false)] }, { name: "half", models: [], replicas: [replica(true, true), replica(false, false)] }] } });
+  });
+  await open(page, "#/models");
+  await page.getByText("Not tried yet", { exact: true }).waitFor();
+  await page.getByText("1 of 2 healthy, 1 not tried yet").first().waitFor();
+  assert.equal(await page.getByText("Down", { exact: true }).count(), 0);
+}));
+
 test("the dashboard draws what was decided", { ...LIMIT, skip: isMock && "a mock decides nothing" }, () => onPanel(async ({ page, gateway }) => {
   const { token } = await makeKey(page, { name: "busy" });
   for (let at = 0; at < 5; at += 1) await assertChat(gateway, token, "tiny-chat", 200);
@@ -500,6 +549,29 @@ test("the dashboard draws what was decided", { ...LIMIT, skip: isMock && "a mock
   await page.getByLabel(/^Allowed requests by minute/).press("ArrowLeft");
   await page.locator(".readout:visible").getByText("UTC").waitFor();
   await page.getByText(/median; 99 % within/).waitFor();
+}));
+
+test("recent refusals are shown by key, address and reason, for all and for one key", { ...LIMIT, skip: isMock && "a mock decides nothing" }, () => onPanel(async ({ page, gateway }) => {
+  const hostile = "<b>refused</b> <img src=x onerror=\"window.pwned=1\">";
+  const { token, key } = await makeKey(page, { name: hostile });
+  await makeKey(page, { name: "calm" });
+  for (let at = 0; at < 3; at += 1) await assertChat(gateway, token, "unheard-of", 404);
+  await assertChat(gateway, "wrong", "tiny-chat", 401);
+  await page.getByRole("link", { name: "Dashboard" }).click();
+  const table = page.getByRole("region", { name: "Recent refusals" });
+  const line = (text) => table.getByRole("row").filter({ hasText: text });
+  assert.match(await line("model_not_found").textContent(), new RegExp(`${key.id}127\\.0\\.0\\.1model_not_found3`));
+  assert.match(await line("invalid_api_key").textContent(), /unknown token127\.0\.0\.1invalid_api_key1/);
+  assert.equal(await page.evaluate(() => window.pwned), undefined);
+  await page.getByRole("link", { name: "API Keys", exact: true }).click();
+  const dialog = page.getByRole("dialog", { name: "Recent refusals" });
+  await openMenu(page, hostile, "Recent refusals");
+  await dialog.getByText("3 requests refused in the last hour").waitFor();
+  await dialog.getByText("model_not_found").waitFor();
+  assert.equal(await dialog.getByRole("region").getByText("invalid_api_key").count(), 0);
+  await page.keyboard.press("Escape");
+  await openMenu(page, "calm", "Recent refusals");
+  await dialog.getByText("No request was refused in the last hour.").waitFor();
 }));
 
 test("a reload shows what it would do before it does it", { ...LIMIT, skip: isMock && "a mock has no key file" }, () => onPanel(async ({ page, gateway }) => {
@@ -788,7 +860,11 @@ const STANDS = {
 };
 
 /** Once nothing moves any more. */
-const settled = (page) => page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
+/** Nothing loads any more, which dims a table, and nothing moves. */
+async function settled(page) {
+  await page.waitForFunction(() => !document.querySelector("main [aria-busy=true]"));
+  await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
+}
 const soon = () => `${new Date(Date.now() + 50 * 3_600_000).toISOString().slice(0, 19)}Z`;
 
 for (const colorScheme of ["light", "dark"]) {
@@ -834,5 +910,5 @@ test("the first load is small", LIMIT, () => onPanel(async ({ page }) => {
   await page.waitForLoadState("networkidle");
   const bytes = await page.evaluate(() => [...performance.getEntriesByType("resource"), ...performance.getEntriesByType("navigation")]
     .reduce((sum, { transferSize }) => sum + transferSize, 0));
-  assert.ok(bytes > 10_000 && bytes < 150_000, `${bytes} bytes`);
+  assert.ok(bytes > 10_000 && bytes < 210_000, `${bytes} bytes`);
 }));

@@ -5,22 +5,24 @@ import { h, icon, quoted, uniqueId } from "./dom.js";
 import { copyButton, openWindow, windowHead } from "./overlay.js";
 import { snippets } from "./snippets.js";
 
-/** Shows what was made, with `model` for a first try. */
-export function showCreated({ name, token, url, warnings, model }) {
+/** Shows what was made, with `model` for a first try. `onUncopied` hears that it was closed before the token was copied. */
+export function showCreated({ name, token, url, warnings, model, onUncopied }) {
   const title = uniqueId("title");
   const caution = h("p", { id: uniqueId("caution"), class: "notice warn" });
   const cautionText = h("span");
   caution.append(icon("warning"), cautionText);
   cautionText.append(h("strong", {}, "Copy the token now: it is not shown again. "),
     "This window closes with Escape and with a click anywhere beside it.");
+  let isCopied = false;
   const copied = () => {
+    isCopied = true;
     caution.className = "notice good";
     cautionText.replaceChildren(h("strong", {}, "Copied. "), "Keep the token in a safe place; it is not shown again. You can close this window now.");
     caution.firstChild.replaceWith(icon("check"));
   };
 
   openWindow({
-    kind: "created", label: title, describedBy: caution.id,
+    kind: "created", label: title, describedBy: caution.id, onClose: () => isCopied || onUncopied(),
     build: (close) => {
       const window = h("div", { class: "created-body" },
         windowHead(title, "API Key Created Successfully", close, { about: quoted(name) }),

@@ -13,7 +13,8 @@ const address = (key) => `/api/keys/${encodeURIComponent(key.id)}`;
 export function keyMenu(button, key, onChanged) {
   openMenu(button, `Actions for ${quotedText(key.name)}`, [
     { text: "Edit", icon: "edit", act: () => editKey(key, onChanged) },
-    { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
+    { text: "Recent refusals", icon: "info", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
+    { text: "Would this pass?", icon: "check", act: () => explainKey(key) },
     { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
     { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) },
   ]);

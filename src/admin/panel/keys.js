@@ -8,6 +8,7 @@ import { editKey, keyMenu, lazily } from "./key-actions.js";
 import { keyFilters } from "./key-filters.js";
 import { openKeyForm } from "./key-form.js";
 import { COLUMNS, keyRow } from "./key-row.js";
+import { offerNewToken } from "./new-token.js";
 import { copyButton } from "./overlay.js";
 import { session } from "./session.js";
 import { firstModel } from "./snippets.js";
@@ -245,13 +246,14 @@ export function keysView(main, title, place) {
   }
 
   function openCreate() {
-    openKeyForm({ address: session.client_address, onSaved: ({ key, token, url, warnings }, models) => {
+    openKeyForm({ address: session.client_address, onSaved: function shown({ key, token, url, warnings }, models) {
       filters.reset();
       remember([null], false);
       load([null]).then(() => {
         [...body.rows].find((row) => row.dataset.id === key.id)?.classList.add("fresh");
       });
-      showCreated({ name: key.name, token, url, warnings, model: firstModel(key.model_access, models) });
+      showCreated({ name: key.name, token, url, warnings, model: firstModel(key.model_access, models),
+        onUncopied: () => offerNewToken(key, (made) => shown(made, models)) });
     } });
   }
 

@@ -34,7 +34,10 @@ export function modelsView(main, title) {
     const turnOfThis = loading = new AbortController();
     place.setAttribute("aria-busy", "true");
     try {
-      ({ models } = await call("GET", "/api/models", undefined, { signal: turnOfThis.signal }));
+      const { signal } = turnOfThis;
+      const [catalogue, standing] = await Promise.all([call("GET", "/api/models", undefined, { signal }), call("GET", "/api/status", undefined, { signal })]);
+      const untried = new Map(standing.upstreams.map(({ name, replicas }) => [name, replicas.filter(({ tried }) => tried === false).length]));
+      models = catalogue.models.map((model) => ({ ...model, untried: untried.get(model.upstream) ?? 0 }));
       trouble.hidden = true;
       draw();
     } catch (error) {
@@ -66,14 +69,17 @@ export function modelsView(main, title) {
   return { refresh: load, leave: () => loading?.abort() };
 }
 
-function row({ id, upstream, replicas, healthy, keys }) {
+function row({ id, upstream, replicas, healthy, untried, keys }) {
   const name = modelName(id);
   const cell = (name, ...content) => h("td", { role: "cell", "data-label": name }, h("div", {}, content));
-  const health = healthy === 0 ? "down" : healthy < replicas ? "partly" : "up";
+  const isUntried = replicas > 0 && untried === replicas;
+  const health = isUntried ? "partly" : healthy === 0 ? "down" : healthy < replicas ? "partly" : "up";
   // A dot for each replica, where they can be told apart at a glance.
   const dots = replicas <= 12 && h("span", { class: "dots", "aria-hidden": "true" },
     Array.from({ length: replicas }, (_, at) => h("span", { class: at < healthy ? "dot up" : "dot down" })));
-  const words = replicas === 0 ? "none" : healthy === replicas ? (replicas === 1 ? "Healthy" : `All ${count(replicas)} healthy`)
+  const words = replicas === 0 ? "none" : isUntried ? "Not tried yet"
+    : untried > 0 ? `${count(healthy)} of ${count(replicas)} healthy, ${count(untried)} not tried yet`
+    : healthy === replicas ? (replicas === 1 ? "Healthy" : `All ${count(replicas)} healthy`)
     : healthy === 0 ? (replicas === 1 ? "Down" : `All ${count(replicas)} down`) : `${count(healthy)} of ${count(replicas)} healthy`;
   return h("tr", { role: "row" },
     h("th", { scope: "row", role: "rowheader" }, h("div", { class: "model-name" }, name,

@@ -167,8 +167,11 @@ export function openMenu(button, label, items) {
   buttons[0].focus({ preventScroll: true });
 }
 
-/** A bubble at the bottom. Good news goes by itself; bad news stays until it is put away. */
-export function toast(content, { bad = false } = {}) {
+/**
+ * A bubble at the bottom. Good news goes by itself; bad news, and what `stays`, until it is put away. The answer puts it
+ * away too.
+ */
+export function toast(content, { bad = false, stays = false } = {}) {
   const shelf = document.getElementById("toasts");
   // Shown anew, it lies over windows that were opened since.
   if (shelf.matches(":popover-open")) shelf.hidePopover();
@@ -186,7 +189,7 @@ export function toast(content, { bad = false } = {}) {
   const place = document.getElementById(bad ? "said-urgently" : "said");
   place.textContent = "";
   setTimeout(() => { place.textContent = text.textContent; }, 50);
-  if (bad) return;
+  if (bad || stays) return put;
   let timer = setTimeout(put, 6000);
   const hold = () => clearTimeout(timer);
   const release = () => { timer = setTimeout(put, 3000); };
@@ -194,6 +197,7 @@ export function toast(content, { bad = false } = {}) {
   bubble.addEventListener("pointerleave", release);
   bubble.addEventListener("focusin", hold);
   bubble.addEventListener("focusout", release);
+  return put;
 }
 
 /** Takes all bubbles away. */

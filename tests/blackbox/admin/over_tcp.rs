@@ -27,7 +27,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 13] = [
+const CALLS: [(&str, &str, &str); 14] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -49,6 +49,7 @@ const CALLS: [(&str, &str, &str); 13] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/nothing", ""),
     ("GET", "/api/overview", ""),
+    ("GET", "/api/refusals", ""),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {
