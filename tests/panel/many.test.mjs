@@ -15,7 +15,7 @@ const KEYS = [
   line({ id: "key_gone", name: "gone", expires_at: "2020-01-01T00:00:00Z", created_at: "2026-01-04T00:00:00Z" }),
 ].join("");
 const names = (page) => page.getByRole("rowheader").evaluateAll((heads) => heads.map((head) => head.querySelector(".name").textContent));
-const shows = (page, ...wanted) => page.waitForFunction((wanted) => document.querySelector(".table-card").getAttribute("aria-busy") === "false"
+const shows = (page, ...wanted) => page.waitForFunction((wanted) => document.querySelector(".table-card")?.getAttribute("aria-busy") === "false"
   && JSON.stringify([...document.querySelectorAll("tbody .name")].map(({ textContent }) => textContent)) === JSON.stringify(wanted), wanted)
   .catch(async () => assert.deepEqual(await names(page), wanted));
 const NEEDS_GATEWAY = { ...LIMIT, skip: isMock && "a mock does not filter" };
