@@ -5,7 +5,6 @@ import { foreign, h, quoted, quotedText } from "./dom.js";
 import { fromNow } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, openMenu, toast } from "./overlay.js";
-import { openRefusals } from "./refusals.js";
 import { session } from "./session.js";
 
 const address = (key) => `/api/keys/${encodeURIComponent(key.id)}`;
@@ -14,10 +13,9 @@ const address = (key) => `/api/keys/${encodeURIComponent(key.id)}`;
 export function keyMenu(button, key, onChanged) {
   openMenu(button, `Actions for ${quotedText(key.name)}`, [
     { text: "Edit", icon: "edit", act: () => editKey(key, onChanged) },
-    { text: "Recent refusals", icon: "info", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
-    { text: "Would this pass?", icon: "check", act: () => explainKey(key) },
+    { text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
+    { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
     { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
-    { text: "Recent refusals", icon: "warning", act: () => openRefusals(key) },
     { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) },
   ]);
 }
