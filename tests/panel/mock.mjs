@@ -95,6 +95,11 @@ async function answer(state, request, response) {
       { key: null, name: null, client_address: "2001:db8::7", reason: "invalid_api_key", count: 1200, last_at: instant(Date.now() - 120_000) },
     ].filter(({ key }) => !url.searchParams.has("key") || key === url.searchParams.get("key")), left_out: 0 });
     case "GET /api/overview": return send(200, overview(state));
+    case "POST /api/explain": {
+      const asked = state.keys.find(({ id }) => id === body.key);
+      const isAllowed = asked && view(asked).state === "active" && allows(asked.model_access, body.model);
+      return send(200, { allowed: isAllowed, denial: isAllowed ? null : "model_not_found", reason: isAllowed ? "Every rule allows it." : "The key may not use this model." });
+    }
     case "POST /api/reload": {
       if (!body.dry_run) {
         state.generation += 1;
@@ -127,8 +132,16 @@ function page(state, wanted) {
   const query = (wanted.get("query") ?? "").toLowerCase();
   const limit = Number(wanted.get("limit") ?? 50);
   const from = Number(wanted.get("after") ?? 0);
-  const found = state.keys.filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query)));
-  return { keys: found.slice(from, from + limit).map(view), next: from + limit < found.length ? String(from + limit) : null };
+  const is = (name, test) => { const value = wanted.get(name); return value === null || test(value); };
+  const found = state.keys.map(view).filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query))
+    && is("state", (value) => key.state === value) && is("account", (value) => key.account === value) && is("model", (value) => allows(key.model_access, value))
+    && is("expires_before", (value) => key.expires_at && Date.parse(key.expires_at) <= Date.parse(value)));
+  const by = (wanted.get("sort") ?? "-created_at").replace("-", "");
+  const sign = (wanted.get("sort") ?? "-created_at").startsWith("-") ? -1 : 1;
+  if (wanted.has("sort")) {
+    found.sort((one, other) => ((one[by] === null) - (other[by] === null)) || sign * (one[by] > other[by] ? 1 : one[by] < other[by] ? -1 : 0));
+  }
+  return { keys: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null };
 }
 
 function faultOf(body, isNew) {

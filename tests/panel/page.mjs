@@ -20,9 +20,9 @@ before(async () => { browser = await startBrowser(); });
 after(() => browser?.close());
 
 /** Runs `act` on a fresh gateway, signed in. What the page complains of fails the test, unless `tolerates` it. */
-export async function onPanel(act, { options = {}, signedIn = true, keys, tolerates = ANSWERED } = {}) {
+export async function onPanel(act, { options = {}, signedIn = true, keys, tolerates = ANSWERED, using = browser } = {}) {
   const gateway = await startGateway({ keys });
-  const context = await browser.newContext({ baseURL: gateway.url, reducedMotion: "reduce", ...options });
+  const context = await using.newContext({ baseURL: gateway.url, reducedMotion: "reduce", ...options });
   context.setDefaultTimeout(8000);
   const page = await context.newPage();
   const [complaints, requested, spoken] = [[], [], []];

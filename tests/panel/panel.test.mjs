@@ -295,7 +295,7 @@ test("keys are searched and paged", LIMIT, () => onPanel(async ({ page, requeste
   await page.getByLabel("Search keys").fill("DEVICE 1");
   await page.getByText("11 keys found").waitFor();
   await page.getByLabel("Search keys").fill("nobody");
-  await page.getByText("No name, account, ID or token ending contains “nobody”.").waitFor();
+  await page.getByText("No name, account, ID, token ending, model or network contains “nobody”.").waitFor();
   await button(page, "Show all keys").click();
   await page.getByText("Keys 1–50 of 60").waitFor();
 
@@ -362,6 +362,7 @@ test("of two tabs that edit one key, the later one is told, and loads the presen
   assert.equal(await pane(page).getByLabel("Name").inputValue(), "mine", "what was typed stays");
   assert.equal((await api(page, "GET", `/api/keys/${key.id}`)).body.name, "theirs", "the other change stands");
   await button(pane(page), "Load the present values").click();
+  await pane(page).getByText("This key was changed meanwhile").waitFor({ state: "detached" });
   await pane(page).getByLabel("Account").waitFor();
   assert.equal(await pane(page).getByLabel("Name").inputValue(), "theirs");
   assert.equal(await pane(page).getByLabel("Account").inputValue(), "acme");
@@ -800,6 +801,32 @@ const STANDS = {
     await pane(page).getByLabel("Name").fill("axe");
     await page.keyboard.press("Enter");
     await created(page).waitFor();
+  },
+  explain: async (page) => {
+    await openMenu(page, "soon over", "Would this pass?");
+    await page.getByRole("button", { name: "Ask" }).click();
+    await page.getByText(/^It would/).waitFor();
+  },
+  selected: async (page) => {
+    await page.getByLabel("Select all keys of this page").check();
+    await page.getByLabel("Order").selectOption("name");
+    await page.getByRole("columnheader", { name: "Name" }).waitFor({ state: "attached" });
+  },
+  bulk: async (page) => {
+    await page.getByLabel("Select all keys of this page").check();
+    await button(page, "Extend…").click();
+    await page.getByRole("button", { name: /^Extend \d+ keys$/ }).click();
+    await page.getByText(/^Type \d+, the number of keys\.$/).waitFor();
+  },
+  "bulk report": async (page) => {
+    await page.getByLabel("Select all keys of this page").check();
+    const number = await page.locator("tbody .row-select").count();
+    await page.route("**/api/keys/*", (route) => route.fulfill({ status: 500, json: { error: { message: "Something failed.", field: null } } }));
+    await button(page, "Disable…").click();
+    await page.getByLabel(/type how many$/).fill(String(number));
+    await page.keyboard.press("Enter");
+    await page.getByText(/not tried|failed\.$/).first().waitFor();
+    await page.unroute("**/api/keys/*");
   },
   delete: (page) => openMenu(page, "soon over", "Delete"),
   toast: async (page) => {

@@ -14,7 +14,7 @@ test("the position moves only when the page comes, however often Older is clicke
   await page.route("**/api/keys?*", (route) => { held.push(route); });
   await pager(page, "Older").click();
   await pager(page, "Older").click();
-  await page.waitForFunction(() => document.querySelector(".table-card").getAttribute("aria-busy") === "true");
+  await page.waitForFunction(() => document.querySelector(".table-card")?.getAttribute("aria-busy") === "true");
   while (held.length < 2) await new Promise((resolve) => setTimeout(resolve, 10));
   await page.getByText("Keys 1–50 of 160").waitFor();
   await page.unroute("**/api/keys?*");
@@ -91,7 +91,7 @@ test("paging, deleting and refreshing never lose the focus", LIMIT, () => onPane
   const answered = page.waitForResponse(/api\/keys\?/);
   await page.evaluate(() => dispatchEvent(new Event("focus")));
   await answered;
-  await page.waitForFunction(() => document.querySelector(".table-card").getAttribute("aria-busy") === "false");
+  await page.waitForFunction(() => document.querySelector(".table-card")?.getAttribute("aria-busy") === "false");
   assert.match(await focused(page), /device 30/);
 }, { keys: devices(52) }));
 

@@ -34,8 +34,22 @@ function drawFrame() {
   });
 }
 
+const viewAt = (address) => VIEWS[address.split("?")[0]] ?? VIEWS[FIRST];
+
+/** What a view keeps in the address behind its name. */
+const place = {
+  parameters: () => new URLSearchParams(location.hash.split("?")[1] ?? ""),
+  remember: (parameters, state, isReplaced) => {
+    const text = parameters.toString();
+    const address = here.split("?")[0] || FIRST;
+    here = text === "" ? address : `${address}?${text}`;
+    if (location.hash === here || isReplaced) history.replaceState(state, "", here);
+    else history.pushState(state, "", here);
+  },
+};
+
 async function show(address, { moveFocus }) {
-  const view = VIEWS[address] ?? VIEWS[FIRST];
+  const view = viewAt(address);
   open?.leave();
   main.replaceChildren();
   for (const link of document.querySelectorAll("#nav a")) {
@@ -57,7 +71,7 @@ async function show(address, { moveFocus }) {
   }
   // Another view was opened, or the session left, meanwhile.
   if (open !== opening) return;
-  open = draw(main, view.title);
+  open = draw(main, view.title, place);
   scrollTo(0, 0);
   if (moveFocus) main.querySelector("h1").focus({ preventScroll: true });
 }
@@ -118,9 +132,12 @@ addEventListener("hashchange", () => {
     empty();
     begin(again);
   } else if (open && location.hash !== here) {
-    if (askWindowsToClose()) show(location.hash, { moveFocus: true });
-    // Something typed is still open: back to where it belongs.
-    else history.pushState(null, "", here || location.pathname);
+    // Where something typed is still open, back to where it belongs.
+    if (!askWindowsToClose()) history.pushState(null, "", here || location.pathname);
+    else if (open.arrive && viewAt(location.hash) === viewAt(here)) {
+      here = location.hash;
+      open.arrive();
+    } else show(location.hash, { moveFocus: true });
   }
 });
 /** Whoever comes back to the page sees what is so now. Rows under an open window or menu stay, since the focus returns to them. */
