@@ -14,3 +14,4 @@ pub mod network;
 pub mod route;
 pub mod time;
 pub mod token;
+pub mod usage;
