@@ -11,6 +11,7 @@ pub mod key;
 pub mod key_view;
 pub mod model_access;
 pub mod network;
+pub mod price;
 pub mod route;
 pub mod time;
 pub mod token;
