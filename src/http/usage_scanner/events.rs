@@ -242,7 +242,7 @@ impl EventScanner {
     }
 
     /// Reads to the end of the line, or of what came of it.
-    fn line(&mut self, rest: &[u8]) -> Step {
+    fn line(&mut self, rest: &[u8]) -> LineStep {
         match self.line {
             LineKind::Start(matched) => self.line_start(rest, matched),
             LineKind::Data => {
@@ -258,7 +258,7 @@ impl EventScanner {
         }
     }
 
-    fn line_start(&mut self, rest: &[u8], matched: usize) -> Step {
+    fn line_start(&mut self, rest: &[u8], matched: usize) -> LineStep {
         let byte = rest[0];
         if matches!(byte, b'\n' | b'\r') {
             self.line = LineKind::Other;
@@ -286,12 +286,12 @@ impl EventScanner {
         if self.line != LineKind::Comment {
             self.only_comments = false;
         }
-        Step::within(length)
+        LineStep::within(length)
     }
 
-    fn end_of_line(&mut self, rest: &[u8], end: Option<usize>) -> Step {
+    fn end_of_line(&mut self, rest: &[u8], end: Option<usize>) -> LineStep {
         let Some(end) = end else {
-            return Step::within(rest.len());
+            return LineStep::within(rest.len());
         };
         let ends_comment = self.line == LineKind::Comment;
         if self.line == LineKind::Data {
@@ -308,7 +308,7 @@ impl EventScanner {
                 None => self.after_return = true,
             }
         }
-        Step {
+        LineStep {
             length,
             ends_event: false,
             ends_comment,
@@ -475,9 +475,8 @@ impl EventScanner {
             StreamFilter::Nothing => false,
             StreamFilter::UsageEvent => {
                 let document = self.reader.document();
-                may_be_json
-                    && document.choices != ChoiceList::Filled
-                    && !(self.reader.is_done() && !document.usage)
+                let says_no = self.reader.is_done() && !document.usage;
+                may_be_json && document.choices != ChoiceList::Filled && !says_no
             }
             StreamFilter::RunningUsage => may_be_json,
         }
@@ -485,13 +484,13 @@ impl EventScanner {
 }
 
 /// How far a step went.
-struct Step {
+struct LineStep {
     length: usize,
     ends_event: bool,
     ends_comment: bool,
 }
 
-impl Step {
+impl LineStep {
     fn within(length: usize) -> Self {
         Self {
             length,

@@ -370,11 +370,9 @@ impl JsonReader {
             return stop + 1;
         }
         match self.shape {
-            Shape::Leaf(Field::Content) => {
-                if self.text_length > 0 {
-                    self.document.pieces = self.document.pieces.saturating_add(1);
-                    self.document.piece = (self.text_start, offset + stop);
-                }
+            Shape::Leaf(Field::Content) if self.text_length > 0 => {
+                self.document.pieces = self.document.pieces.saturating_add(1);
+                self.document.piece = (self.text_start, offset + stop);
             }
             Shape::Leaf(_) => self.set_value(),
             _ => {}
