@@ -193,6 +193,7 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
         config,
         upstreams,
         tls,
+        prices: _,
         keys: _,
         socket: _,
     } = (services.config_source)();

@@ -1,6 +1,6 @@
 //! The config as types; every value of them is valid. `deploy/keygate.toml` documents each field.
 //!
-//! [`parse`] reads a file and the command line, with `sections` and `upstreams` for its parts. `value` parses single
+//! [`parse`] reads a file and the command line, with `sections` and `upstreams` and `usage` for its parts. `value` parses single
 //! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
 //! certificates. `warnings` and `restart` compare and judge whole configs.
 
@@ -12,6 +12,7 @@ pub(crate) mod restart;
 mod sections;
 mod tree;
 mod upstreams;
+mod usage;
 mod value;
 mod warnings;
 
@@ -20,6 +21,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::policy::price::ModelPrice;
+use crate::store::database::DatabaseUrl;
+
+pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
 
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +58,12 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// The servers behind the gateway, in the file's order; at least one.
     pub upstreams: Vec<UpstreamConfig>,
+    /// Where the database is; None: there is none.
+    pub database: Option<DatabaseUrl>,
+    /// What is kept of the usage.
+    pub usage: UsageConfig,
+    /// Prices, in the file's order; each model at most once.
+    pub prices: Vec<ModelPrice>,
 }
 
 impl Config {
@@ -244,6 +256,10 @@ pub struct UpstreamConfig {
     pub credential: Option<Credential>,
     /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// How the usage of its streams is learned.
+    pub usage: UsageMode,
+    /// The server that it runs, if the config says so.
+    pub engine: Option<Engine>,
 }
 
 /// Scheme and authority of a replica.

@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::tree::{Located, Location, Section};
+use crate::store::config::usage::{UsageMode, usage_of_upstream};
 use crate::store::config::{Credential, UpstreamConfig, files, value};
 
 impl ConfigReader<'_> {
@@ -86,7 +87,10 @@ impl ConfigReader<'_> {
                 );
             }
         }
+        let (usage, engine) = usage_of_upstream(&mut section);
         let upstream = UpstreamConfig {
+            usage,
+            engine,
             name: name.clone().unwrap_or_default(),
             replicas: values(replicas),
             models: served.map(|served| values(Some(served))),
@@ -153,6 +157,8 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         models: None,
         credential: None,
         ca_file: None,
+        usage: UsageMode::default(),
+        engine: None,
     })
 }
 
