@@ -1,14 +1,16 @@
 //! Reads the counts in a stream of server-sent events (WHATWG HTML 9.2), and takes out what only the gateway asked for.
 //!
-//! Nearly all events of a stream differ in one text alone, the piece of output. So the last event that was read whole is
-//! kept as a template: an event with the same bytes before and behind that text says the same, and is not parsed.
+//! Nearly all events of a stream differ in one text alone, the piece of output, or in a running number beside it. So the
+//! last event that was read whole is kept as a template: an event like it says the same, and is not parsed.
 //!
 //! A byte waits only where it may belong to what is taken out: in an event that has not come whole. No client can use
 //! such an event before its end.
 
+use wide::u8x16;
+
 use crate::http::usage_scanner::Forward;
 use crate::http::usage_scanner::StreamFilter;
-use crate::http::usage_scanner::json::{ChoiceList, JsonReader, string_stop};
+use crate::http::usage_scanner::json::{ChoiceList, JsonReader};
 use crate::http::usage_scanner::paths::ResponseKind;
 use crate::http::usage_scanner::readings::Readings;
 
@@ -68,50 +70,151 @@ pub(crate) struct EventScanner {
     output: Vec<u8>,
 }
 
-/// The last event, without its piece of output.
+/// The last event that was read whole. Another event is like it if it has the same bytes, save for the piece of output
+/// and for one word before and one behind it, such as a running number.
 #[derive(Debug, Default)]
 struct Template {
-    bytes: Vec<u8>,
-    /// Where the piece of output stood.
-    gap: usize,
+    event: Vec<u8>,
+    /// Where the piece of output stands, without its quotes.
+    piece: (usize, usize),
+    word_before: Option<(usize, usize)>,
+    word_behind: Option<(usize, usize)>,
 }
 
 impl Template {
     /// The length of the first event of `bytes`, where it is like this one; and whether its piece of output has text.
     #[inline]
     fn matching(&self, bytes: &[u8]) -> Option<(usize, bool)> {
-        let (before, behind) = self.bytes.split_at(self.gap);
-        if before.is_empty() || !bytes.starts_with(before) {
+        if self.event.is_empty() {
             return None;
         }
-        let mut end = before.len();
+        let (start, end) = self.piece;
+        let piece = self.same(bytes, 0, (0, start), self.word_before)?;
+        let mut at = piece;
         loop {
-            end = string_stop(bytes, end)?;
-            if bytes[end] == b'"' {
-                break;
+            at = text_stop(bytes, at)?;
+            match bytes[at] {
+                b'"' => break,
+                b'\\' => at = (at + 2).min(bytes.len()),
+                // A line that ends in the text is another event.
+                _ => return None,
             }
-            end = (end + 2).min(bytes.len());
         }
-        if !bytes[end..].starts_with(behind) {
-            return None;
-        }
-        let text = &bytes[before.len()..end];
-        // A line that ends in the text is another event.
-        if memchr::memchr2(b'\n', b'\r', text).is_some() {
-            return None;
-        }
-        Some((end + behind.len(), !text.is_empty()))
+        let length = self.same(bytes, at, (end, self.event.len()), self.word_behind)?;
+        Some((length, at > piece))
     }
 
-    fn learn(&mut self, event: &[u8], (start, end): (usize, usize)) {
-        let (Some(before), Some(behind)) = (event.get(..start), event.get(end..)) else {
-            return;
-        };
-        self.bytes.clear();
-        self.bytes.extend_from_slice(before);
-        self.bytes.extend_from_slice(behind);
-        self.gap = start;
+    /// Where the bytes end that are like a part of the event.
+    #[inline]
+    fn same(
+        &self,
+        bytes: &[u8],
+        mut at: usize,
+        (mut start, end): (usize, usize),
+        word: Option<(usize, usize)>,
+    ) -> Option<usize> {
+        if let Some((word_start, word_end)) = word {
+            let before = &self.event[start..word_start];
+            at += bytes
+                .get(at..)?
+                .strip_prefix(before)
+                .map(|_| before.len())?;
+            let rest = &bytes[at..];
+            let length = rest.iter().position(|byte| !is_word(*byte))?;
+            if length == 0 {
+                return None;
+            }
+            at += length;
+            start = word_end;
+        }
+        let same = &self.event[start..end];
+        bytes.get(at..)?.starts_with(same).then(|| at + same.len())
     }
+
+    /// Keeps an event. `fixed`: the name of the event, which is never a word that differs. None: no word may differ.
+    fn learn(&mut self, event: &[u8], piece: (usize, usize), fixed: Option<(usize, usize)>) {
+        let (old, (old_start, old_end)) = (&self.event, self.piece);
+        if event.get(piece.0..piece.1).is_none() {
+            return;
+        }
+        let may_differ = |place: &(usize, usize)| {
+            fixed.is_some_and(|(start, end)| place.1 <= start || end <= place.0)
+        };
+        let (before, behind) = (&event[..piece.0], &event[piece.1..]);
+        let (old_before, old_behind) = match old.is_empty() {
+            true => (before, behind),
+            false => (&old[..old_start], &old[old_end..]),
+        };
+        self.word_before = match before == old_before {
+            true => self.word_before,
+            false => differing_word(old_before, before).filter(may_differ),
+        };
+        self.word_behind = match behind == old_behind {
+            true => self
+                .word_behind
+                .map(|(start, end)| (start - old_end + piece.1, end - old_end + piece.1)),
+            false => differing_word(old_behind, behind)
+                .map(|(start, end)| (start + piece.1, end + piece.1))
+                .filter(may_differ),
+        };
+        self.event.clear();
+        self.event.extend_from_slice(event);
+        self.piece = piece;
+    }
+}
+
+/// The one word in which two texts differ, as its place in the second one. Whatever word stands there, the JSON around it
+/// is read alike: it is a whole value or the end of a text that is a value, and it is no name.
+fn differing_word(one: &[u8], other: &[u8]) -> Option<(usize, usize)> {
+    let alike = |(a, b): &(&u8, &u8)| a == b;
+    let mut start = one.iter().zip(other).take_while(alike).count();
+    while start > 0 && is_word(other[start - 1]) {
+        start -= 1;
+    }
+    let shorter = one.len().min(other.len());
+    let backwards = one.iter().rev().zip(other.iter().rev());
+    let mut behind = backwards.take(shorter - start).take_while(alike).count();
+    while behind > 0 && is_word(other[other.len() - behind]) {
+        behind -= 1;
+    }
+    let end = other.len() - behind;
+    let is_one_word = |text: &[u8]| !text.is_empty() && text.iter().all(|byte| is_word(*byte));
+    if !is_one_word(other.get(start..end)?) || !is_one_word(one.get(start..one.len() - behind)?) {
+        return None;
+    }
+    let is_value = match other.get(end)? {
+        b',' | b'}' | b']' => true,
+        b'"' => !matches!(
+            other[end + 1..].trim_ascii_start().first(),
+            Some(b':') | None
+        ),
+        _ => false,
+    };
+    let is_escaped = start == 0 || other[start - 1] == b'\\';
+    (is_value && !is_escaped).then_some((start, end))
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'+')
+}
+
+/// The next quote, backslash or control character.
+#[inline]
+fn text_stop(bytes: &[u8], mut at: usize) -> Option<usize> {
+    const VECTOR: usize = 16;
+    while let Some(block) = bytes.get(at..)?.first_chunk::<VECTOR>() {
+        let block = u8x16::new(*block);
+        let stops = block.simd_eq(u8x16::splat(b'"'))
+            | block.simd_eq(u8x16::splat(b'\\'))
+            | block.min(u8x16::splat(0x1f)).simd_eq(block);
+        let stops = stops.to_bitmask();
+        if stops != 0 {
+            return Some(at + stops.trailing_zeros() as usize);
+        }
+        at += VECTOR;
+    }
+    let is_stop = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    bytes[at..].iter().position(is_stop).map(|stop| at + stop)
 }
 
 /// What of the current piece was written to the output already.
@@ -409,7 +512,15 @@ impl EventScanner {
             || end - start > MAX_TEMPLATE;
         if here && self.reader.is_done() && document.pieces == 1 && !says_more && !self.after_return
         {
-            self.template.learn(&piece[start..end], document.piece);
+            let fixed = match self.kind {
+                ResponseKind::Chat | ResponseKind::Responses | ResponseKind::Messages => {
+                    Some(document.event_name)
+                }
+                // A length may stand beside the piece.
+                ResponseKind::Audio | ResponseKind::Embeddings | ResponseKind::Images => None,
+            };
+            self.template
+                .learn(&piece[start..end], document.piece, fixed);
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Document {
     pub(crate) choices: ChoiceList,
     pub(crate) images: Option<u64>,
     pub(crate) event: EventType,
+    /// Where the name of the event stands, as offsets from the start of the event.
+    pub(crate) event_name: (usize, usize),
     /// How many pieces of output are not empty.
     pub(crate) pieces: u32,
     /// Where the last of them stands, without its quotes, as offsets from the start of the event.
@@ -63,6 +65,7 @@ impl Document {
         choices: ChoiceList::Absent,
         images: None,
         event: EventType::Other,
+        event_name: (0, 0),
         pieces: 0,
         piece: (0, 0),
         removable: [None, None],
@@ -374,7 +377,12 @@ impl JsonReader {
                 self.document.pieces = self.document.pieces.saturating_add(1);
                 self.document.piece = (self.text_start, offset + stop);
             }
-            Shape::Leaf(_) => self.set_value(),
+            Shape::Leaf(field) => {
+                if *field == Field::Type {
+                    self.document.event_name = (self.text_start, offset + stop);
+                }
+                self.set_value();
+            }
             _ => {}
         }
         self.after_value();
@@ -510,7 +518,7 @@ fn millionths(text: &[u8]) -> Option<u64> {
 
 /// The next quote or backslash.
 #[inline]
-pub(crate) fn string_stop(bytes: &[u8], at: usize) -> Option<usize> {
+fn string_stop(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = &bytes[at..];
     if let Some(block) = rest.first_chunk::<VECTOR>() {
         let block = u8x16::new(*block);

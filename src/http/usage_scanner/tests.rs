@@ -260,6 +260,27 @@ fn names_in_texts_and_in_other_objects_are_no_counts() {
 }
 
 #[test]
+fn running_numbers_beside_the_pieces_change_no_count() {
+    let event = |number: usize, text: &str| {
+        format!(
+            "event: response.output_text.delta\ndata: {{\"type\":\"response.output_text.delta\",\"sequence_number\":{number},\"item_id\":\"msg_1\",\"delta\":\"{text}\",\"obfuscation\":\"{}\"}}\n\n",
+            "x".repeat(number % 9)
+        )
+    };
+    let mut scanner = UsageScanner::events(ResponseKind::Responses, StreamFilter::UsageEvent);
+    for number in 0..1000 {
+        let text = ["a", "", "\\n", "b\\\"c"][number % 4];
+        let event = event(number, text);
+        assert_eq!(scanner.feed(event.as_bytes()), Forward::Whole);
+    }
+    assert_eq!(scanner.counts().output, Some(750));
+    let end = "data: {\"type\":\"response.completed\",\"sequence_number\":1000,\"response\":{\"usage\":{\"input_tokens\":1,\"output_tokens\":900}}}\n\n";
+    scanner.feed(end.as_bytes());
+    assert!(scanner.is_finished());
+    assert_eq!(scanner.counts().output, Some(900));
+}
+
+#[test]
 fn a_large_response_is_read_without_keeping_it() {
     let numbers = "[0.0012,-0.5,1e-9],".repeat(100_000);
     let body = format!(
@@ -298,7 +319,7 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
         4 => prop::sample::select(recorded::PARTS).prop_map(|part| part.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..8),
     ];
-    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+    prop::collection::vec(part, 0..16).prop_map(|parts| parts.concat())
 }
 
 proptest! {
@@ -311,6 +332,8 @@ proptest! {
         is_stream in any::<bool>(),
     ) {
         ends.sort_unstable();
+        // Byte by byte, no event comes whole, and so each one is parsed.
+        let bytes: Vec<usize> = (0..body.len()).collect();
         let make = || match is_stream {
             true => UsageScanner::events(kind, filter),
             false => UsageScanner::json(kind),
@@ -318,6 +341,10 @@ proptest! {
         let (mut whole, mut split) = (make(), make());
         let sent_whole = feed(&mut whole, &body, &[]);
         let sent_split = feed(&mut split, &body, &ends);
+        let mut parsed = make();
+        let sent_parsed = feed(&mut parsed, &body, &bytes);
+        prop_assert_eq!(whole.counts(), parsed.counts());
+        prop_assert!(sent_parsed == sent_whole);
         prop_assert_eq!(whole.counts(), split.counts());
         prop_assert_eq!(whole.is_finished(), split.is_finished());
         prop_assert_eq!(
@@ -328,4 +355,63 @@ proptest! {
             prop_assert!(sent_split == body);
         }
     }
+
+    #[test]
+    fn events_that_differ_in_a_word_are_read_as_if_each_were_parsed(
+        (template, words) in any_words(),
+        kind in any_kind(),
+    ) {
+        let events = words.iter().map(|word| template.replace('@', word));
+        let events: Vec<String> = events.collect();
+        let mut by_event = UsageScanner::events(kind, StreamFilter::UsageEvent);
+        let mut parsed = UsageScanner::events(kind, StreamFilter::UsageEvent);
+        for event in events {
+            by_event.feed(event.as_bytes());
+            for byte in event.as_bytes() {
+                parsed.feed(std::slice::from_ref(byte));
+            }
+            prop_assert_eq!(by_event.counts(), parsed.counts(), "{} {:?}", template, words);
+            prop_assert_eq!(by_event.is_finished(), parsed.is_finished());
+        }
+    }
+}
+
+/// An event with a place for a word, and words of one kind that stand there one after another.
+fn any_words() -> impl Strategy<Value = (&'static str, Vec<&'static str>)> {
+    let templates = vec![
+        "data: {\"type\":\"x.delta\",\"n\":@,\"delta\":\"hi\"}\n\n",
+        "data: {\"type\":\"x.delta\",\"delta\":\"hi\",\"o\":\"@\"}\n\n",
+        "data: {\"type\":\"@\",\"delta\":{\"text\":\"hi\"}}\n\n",
+        "data: {\"delta\":{\"text\":\"hi\"},\"type\":\"@\"}\n\n",
+        "data: {\"delta\":\"hi\",\"type\":\"@\"}\n\n",
+        "data: {\"delta\":\"hi\",\"duration\":@}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"@\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"predicted_n\":3}}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"@\" : {\"prompt_tokens\":1,\"completion_tokens\":2,\"predicted_n\":3}}\n\n",
+        "data: {\"@\":{\"prompt_tokens\":1,\"completion_tokens\":2},\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"hi\",\"@\":\"hi\"}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"@\":\"hi\"}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"@\"}}],\"a\":\"b\"}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"a\":\"b @\",\"usage\":null}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":@}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":{\"prompt_tokens\":@,\"completion_tokens\":@}}\n\n",
+        "@: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
+        "id: @\ndata: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
+    ];
+    let word_lists: Vec<Vec<&'static str>> = vec![
+        vec!["1", "2", "33", "null", "4.5", "", "1e3"],
+        vec!["abc", "d", "e-f", "", "x\\\"y", "\\\\", "\\n", "n"],
+        vec!["foo", "usage", "timings", "bar"],
+        vec!["role", "content", "reasoning", "name"],
+        vec![
+            "message_stop",
+            "response.completed",
+            "ping",
+            "content_block_delta",
+        ],
+        vec!["data", "date", "dat", "event"],
+        vec!["\"usage\":{\"prompt_tokens\":1}", "a"],
+    ];
+    let words = prop::sample::select(word_lists)
+        .prop_flat_map(|words| prop::collection::vec(prop::sample::select(words), 1..9));
+    (prop::sample::select(templates), words)
 }
