@@ -17,7 +17,7 @@ fn vllm(number: usize) -> String {
 
 /// One event of OpenAI: its last text has another length each time.
 fn openai(number: usize) -> String {
-    let padding = "x".repeat(number % 7);
+    let padding = "x".repeat(1 + number % 7);
     vllm(number).replace(
         "}]}\n",
         &format!("}}],\"usage\":null,\"obfuscation\":\"{padding}\"}}\n"),

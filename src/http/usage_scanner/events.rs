@@ -74,9 +74,10 @@ pub(crate) struct EventScanner {
 /// and for one word before and one behind it, such as a running number.
 #[derive(Debug, Default)]
 struct Template {
-    event: Vec<u8>,
-    /// Where the piece of output stands, without its quotes.
-    piece: (usize, usize),
+    /// The bytes before and behind the piece of output.
+    before: Vec<u8>,
+    behind: Vec<u8>,
+    /// Where the words that may differ stand in them.
     word_before: Option<(usize, usize)>,
     word_behind: Option<(usize, usize)>,
 }
@@ -85,82 +86,66 @@ impl Template {
     /// The length of the first event of `bytes`, where it is like this one; and whether its piece of output has text.
     #[inline]
     fn matching(&self, bytes: &[u8]) -> Option<(usize, bool)> {
-        if self.event.is_empty() {
+        if bytes.is_empty() || self.before.is_empty() {
             return None;
         }
-        let (start, end) = self.piece;
-        let piece = self.same(bytes, 0, (0, start), self.word_before)?;
-        let mut at = piece;
+        let start = match self.word_before {
+            None => bytes
+                .starts_with(&self.before)
+                .then_some(self.before.len())?,
+            Some(word) => like(bytes, &self.before, word)?,
+        };
+        let mut end = start;
         loop {
-            at = text_stop(bytes, at)?;
-            match bytes[at] {
+            end = text_stop(bytes, end)?;
+            match bytes[end] {
                 b'"' => break,
-                b'\\' => at = (at + 2).min(bytes.len()),
+                b'\\' => end = (end + 2).min(bytes.len()),
                 // A line that ends in the text is another event.
                 _ => return None,
             }
         }
-        let length = self.same(bytes, at, (end, self.event.len()), self.word_behind)?;
-        Some((length, at > piece))
+        let rest = &bytes[end..];
+        let length = match self.word_behind {
+            None => rest
+                .starts_with(&self.behind)
+                .then_some(self.behind.len())?,
+            Some(word) => like(rest, &self.behind, word)?,
+        };
+        Some((end + length, end > start))
     }
 
-    /// Where the bytes end that are like a part of the event.
-    #[inline]
-    fn same(
-        &self,
-        bytes: &[u8],
-        mut at: usize,
-        (mut start, end): (usize, usize),
-        word: Option<(usize, usize)>,
-    ) -> Option<usize> {
-        if let Some((word_start, word_end)) = word {
-            let before = &self.event[start..word_start];
-            at += bytes
-                .get(at..)?
-                .strip_prefix(before)
-                .map(|_| before.len())?;
-            let rest = &bytes[at..];
-            let length = rest.iter().position(|byte| !is_word(*byte))?;
-            if length == 0 {
-                return None;
-            }
-            at += length;
-            start = word_end;
-        }
-        let same = &self.event[start..end];
-        bytes.get(at..)?.starts_with(same).then(|| at + same.len())
-    }
-
-    /// Keeps an event. `fixed`: the name of the event, which is never a word that differs. None: no word may differ.
+    /// Keeps an event. `fixed`: where the name of the event stands, in which no word may differ. None: no word may
+    /// differ at all.
     fn learn(&mut self, event: &[u8], piece: (usize, usize), fixed: Option<(usize, usize)>) {
-        let (old, (old_start, old_end)) = (&self.event, self.piece);
-        if event.get(piece.0..piece.1).is_none() {
+        let (Some(before), Some(behind)) = (event.get(..piece.0), event.get(piece.1..)) else {
             return;
+        };
+        let may_differ = |word: &(usize, usize), offset: usize| {
+            fixed.is_some_and(|(start, end)| word.1 + offset <= start || end <= word.0 + offset)
+        };
+        if self.before != before {
+            self.word_before =
+                differing_word(&self.before, before).filter(|word| may_differ(word, 0));
+            self.before.clear();
+            self.before.extend_from_slice(before);
         }
-        let may_differ = |place: &(usize, usize)| {
-            fixed.is_some_and(|(start, end)| place.1 <= start || end <= place.0)
-        };
-        let (before, behind) = (&event[..piece.0], &event[piece.1..]);
-        let (old_before, old_behind) = match old.is_empty() {
-            true => (before, behind),
-            false => (&old[..old_start], &old[old_end..]),
-        };
-        self.word_before = match before == old_before {
-            true => self.word_before,
-            false => differing_word(old_before, before).filter(may_differ),
-        };
-        self.word_behind = match behind == old_behind {
-            true => self
-                .word_behind
-                .map(|(start, end)| (start - old_end + piece.1, end - old_end + piece.1)),
-            false => differing_word(old_behind, behind)
-                .map(|(start, end)| (start + piece.1, end + piece.1))
-                .filter(may_differ),
-        };
-        self.event.clear();
-        self.event.extend_from_slice(event);
-        self.piece = piece;
+        if self.behind != behind {
+            self.word_behind =
+                differing_word(&self.behind, behind).filter(|word| may_differ(word, piece.1));
+            self.behind.clear();
+            self.behind.extend_from_slice(behind);
+        }
     }
+}
+
+/// The length of what `bytes` begin with, where that is like `text` save for one word.
+#[inline(never)]
+fn like(bytes: &[u8], text: &[u8], (start, end): (usize, usize)) -> Option<usize> {
+    let rest = bytes.strip_prefix(&text[..start])?;
+    let word = rest.iter().position(|byte| !is_word(*byte))?;
+    let is_like = word > 0 && rest[word..].starts_with(&text[end..]);
+    is_like.then(|| start + word + text.len() - end)
 }
 
 /// The one word in which two texts differ, as its place in the second one. Whatever word stands there, the JSON around it
