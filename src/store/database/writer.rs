@@ -26,6 +26,12 @@ const DELETE_ROWS: u32 = 2_000;
 /// Between two looks for rows to delete, when there are none.
 const DELETE_PAUSE: Duration = Duration::from_secs(60);
 
+/// After the clock was set by more than [`CLOCK_STEP`], nothing is deleted for so long: a clock that runs ahead for a
+/// moment would delete all.
+const AFTER_CLOCK_STEP: Duration = Duration::from_secs(3600);
+/// In seconds.
+const CLOCK_STEP: i64 = 600;
+
 /// What the writer tells of its work, for logs and metrics. It is called on the writer's thread.
 pub type DatabaseObserver = Box<dyn Fn(DatabaseEvent<'_>) + Send>;
 
@@ -115,6 +121,7 @@ impl WriterHandle {
             observer,
             retry: RETRY[0],
             next_delete: Instant::now(),
+            clock: ClockGuard::new(now(), Instant::now()),
             is_up: true,
         };
         let thread = std::thread::Builder::new()
@@ -184,6 +191,7 @@ struct DatabaseWriter {
     observer: DatabaseObserver,
     retry: Duration,
     next_delete: Instant,
+    clock: ClockGuard,
     is_up: bool,
 }
 
@@ -198,8 +206,12 @@ impl DatabaseWriter {
                     let _ = answer.try_send(self.write_all());
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let written = self.write_all();
-                    next_write = Instant::now() + if written { WRITE_EVERY } else { self.retry };
+                    let began = Instant::now();
+                    next_write = match self.write_all() {
+                        // Counted from its beginning, so that a long write does not delay the next one too.
+                        true => began + WRITE_EVERY,
+                        false => Instant::now() + self.retry,
+                    };
                     self.delete_step();
                 }
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -294,6 +306,9 @@ impl DatabaseWriter {
             return;
         }
         let now = now();
+        if !self.clock.is_steady(now, Instant::now()) {
+            return;
+        }
         let retention = Retention {
             now,
             records_before: now.saturating_sub(self.keep_for.records),
@@ -311,8 +326,57 @@ impl DatabaseWriter {
     }
 }
 
+/// Notices that the clock was set.
+struct ClockGuard {
+    /// The clock at the last look, in seconds, and when that was.
+    last: (i64, Instant),
+    steady_from: Instant,
+}
+
+impl ClockGuard {
+    fn new(now: i64, at: Instant) -> Self {
+        Self {
+            last: (now, at),
+            steady_from: at,
+        }
+    }
+
+    /// Whether the clock was not set for long enough.
+    fn is_steady(&mut self, now: i64, at: Instant) -> bool {
+        let (last, last_at) = self.last;
+        let passed = whole(at.saturating_duration_since(last_at).as_secs());
+        if now.saturating_sub(last).abs_diff(passed) > CLOCK_STEP.unsigned_abs() {
+            self.steady_from = at + AFTER_CLOCK_STEP;
+        }
+        self.last = (now, at);
+        at >= self.steady_from
+    }
+}
+
 /// Seconds since 1970.
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     whole(since.map_or(0, |since| since.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_deleted_for_an_hour_after_the_clock_was_set() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut guard = ClockGuard::new(1_000_000, start);
+        assert!(guard.is_steady(1_000_060, at(60)));
+        // Ten years ahead, and back.
+        assert!(!guard.is_steady(316_000_000, at(120)));
+        assert!(!guard.is_steady(1_000_180, at(180)));
+        assert!(!guard.is_steady(1_003_700, at(3_700)));
+        assert!(guard.is_steady(1_003_780, at(3_780)));
+        // A clock that is corrected by some minutes deletes no more than it should.
+        assert!(guard.is_steady(1_004_300, at(3_840)));
+        // Back by a day.
+        assert!(!guard.is_steady(917_900, at(3_900)));
+    }
 }
