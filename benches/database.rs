@@ -19,9 +19,10 @@ use keygate::store::database::{
     RecordsQuery, SumsQuery, UsageRecord,
 };
 
+/// Nothing is deleted meanwhile.
 const KEEP: KeepFor = KeepFor {
-    records: 30 * DAY,
-    sums: 400 * DAY,
+    records: 100_000 * DAY,
+    sums: 100_000 * DAY,
 };
 const KEYS: usize = 10_000;
 const START: i64 = 1_764_288_000;

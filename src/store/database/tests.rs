@@ -14,9 +14,10 @@ use crate::policy::price::{ModelPrice, Price};
 use crate::policy::usage::{Certainty, RequestCounts};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer than since 1970, so that nothing is deleted unless a test asks for it.
 const KEEP: KeepFor = KeepFor {
-    records: 30 * DAY,
-    sums: 400 * DAY,
+    records: 100_000 * DAY,
+    sums: 100_000 * DAY,
 };
 /// The start of a day.
 const START: i64 = 1_764_288_000;
