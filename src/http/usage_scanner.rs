@@ -2,13 +2,14 @@
 //!
 //! [`UsageScanner::feed`] takes each piece of a body and says what to send in its place: nearly always the piece itself.
 //! It needs little memory, however long the response is, and what it cannot read is unknown, never an error. `paths`
-//! says where the counts stand, `json` reads documents, `events` reads event streams, `readings` puts together what they
-//! said.
+//! says where the counts stand, `json` reads documents, `events` reads event streams, `template` recognises events like
+//! the last one, `readings` puts together what they said.
 
 mod events;
 mod json;
 mod paths;
 mod readings;
+mod template;
 
 use crate::http::usage_scanner::events::EventScanner;
 use crate::http::usage_scanner::json::JsonReader;
