@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use keygate::store::config::Config;
 use keygate::store::config::parse::{Overrides, load};
+use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
 const METRICS: [&str; 15] = [
@@ -60,6 +61,7 @@ fn the_example_config_loads_and_shows_the_defaults() {
     expected.keys.file = deploy("keys.jsonl");
     expected.admin.socket = deploy("keygate.sock");
     expected.admin.token_file = deploy("admin.token");
+    expected.database = Some(DatabaseUrl::Sqlite(deploy("keygate.db")));
     assert_eq!(example, expected);
 }
 
@@ -101,7 +103,8 @@ fn the_example_config_explains_every_setting() {
         "max_drop_percent socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle upstream_keep_alive drain drain_delay format",
-        "name url models api_key_env api_key_file ca_file",
+        "url records sums currency model input input_cached output audio_minute image",
+        "name url models api_key_env api_key_file ca_file usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {
         let shown = |line: &str| {
@@ -120,6 +123,12 @@ fn the_configs_of_the_unit_and_of_the_container_keep_everything_in_writable_plac
         for path in [&config.keys.file, &config.admin.token_file] {
             assert_eq!(path.parent(), Some(Path::new("/var/lib/keygate")), "{name}");
         }
+        let database = Path::new("/var/lib/keygate/keygate.db").to_owned();
+        assert_eq!(
+            config.database,
+            Some(DatabaseUrl::Sqlite(database)),
+            "{name}"
+        );
         assert_eq!(config.admin.socket, Path::new("/run/keygate/keygate.sock"));
         assert_eq!(config.warnings(), []);
     }
