@@ -664,3 +664,49 @@ fn records_before_1970_and_far_ahead_are_kept_too() {
         .collect();
     assert_eq!(starts, [-3600, 0, 253_402_297_200]);
 }
+
+#[test]
+fn a_question_about_one_subject_or_about_all_reads_no_rows_of_other_subjects() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keygate.db");
+    drop(Sqlite::open_to_write(&path, START).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let plan = |query: &SumsQuery| -> String {
+        let statement = statements::sums(query);
+        let sql = format!("EXPLAIN QUERY PLAN {}", statement.sql.replace('$', "?"));
+        let mut prepared = connection.prepare(&sql).unwrap();
+        let values = rusqlite::params_from_iter(&statement.values);
+        let steps = prepared.query_map(values, |row| row.get::<_, String>(3));
+        steps.unwrap().map(Result::unwrap).collect()
+    };
+    let by_model = GroupBy {
+        model: true,
+        ..GroupBy::default()
+    };
+    let all = all_sums(by_model);
+    let found = plan(&all);
+    assert!(
+        found.contains("PRIMARY KEY (scope=? AND width=? AND start>? AND start<?)"),
+        "{found}"
+    );
+    for query in [
+        SumsQuery {
+            keys: vec!["key_1".into()],
+            ..all.clone()
+        },
+        SumsQuery {
+            keys: vec!["key_1".into(), "key_2".into()],
+            ..all.clone()
+        },
+        SumsQuery {
+            account: Some("account-1".into()),
+            ..all.clone()
+        },
+    ] {
+        let found = plan(&query);
+        assert!(
+            found.contains("usage_sums_by_subject (subject=? AND width=? AND start>? AND start<?)"),
+            "{found}"
+        );
+    }
+}
