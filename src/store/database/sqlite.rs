@@ -1,5 +1,7 @@
 //! SQLite: the database inside the gateway. All that is particular to its dialect stands in this folder.
 
+mod checkpoint;
+
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,6 +16,7 @@ use crate::store::database::driver::{Driver, Retention, grouped_sums};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::query::{RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow};
 use crate::store::database::record::{Batch, DAY, HOUR, UsageRecord, UsageSums, whole};
+use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 const MIGRATIONS: [&str; 1] = [include_str!("sqlite/0001_usage.sql")];
@@ -30,6 +33,8 @@ const FORGET_WRITERS_AFTER: i64 = 7 * DAY;
 pub(crate) struct Sqlite {
     path: PathBuf,
     connection: Connection,
+    /// Of the connection that writes.
+    checkpointer: Option<Checkpointer>,
 }
 
 impl Sqlite {
@@ -41,6 +46,11 @@ impl Sqlite {
             PrepareError::Sqlite(error) => opened.error(error),
             PrepareError::Refused(error) => error,
         })?;
+        let checkpointer = Checkpointer::start(path).map_err(|source| DatabaseError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        opened.checkpointer = Some(checkpointer);
         Ok(opened)
     }
 
@@ -62,6 +72,7 @@ impl Sqlite {
         Ok(Self {
             path: path.to_owned(),
             connection,
+            checkpointer: None,
         })
     }
 
@@ -83,6 +94,11 @@ impl Sqlite {
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection
             .pragma_update(None, "synchronous", "NORMAL")?;
+        // The checkpointer does this.
+        self.connection
+            .pragma_update(None, "wal_autocheckpoint", 0)?;
+        self.connection
+            .pragma_update(None, "journal_size_limit", KEPT_LOG)?;
         // In KiB; the rows of the current hour and day stay in memory.
         self.connection.pragma_update(None, "cache_size", -32_768)?;
         let transaction = self
@@ -209,7 +225,11 @@ impl Sqlite {
 
 impl Driver for Sqlite {
     fn write(&mut self, batch: &Batch) -> Result<(), DatabaseError> {
-        self.write_batch(batch).map_err(|error| self.error(error))
+        self.write_batch(batch).map_err(|error| self.error(error))?;
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.written();
+        }
+        Ok(())
     }
 
     fn delete_old(&mut self, retention: &Retention, most: u32) -> Result<u64, DatabaseError> {

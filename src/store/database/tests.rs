@@ -710,3 +710,26 @@ fn a_question_about_one_subject_or_about_all_reads_no_rows_of_other_subjects() {
         );
     }
 }
+
+#[test]
+fn what_was_written_leaves_the_log_while_more_is_written() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keygate.db");
+    let size = |name: &str| folder.path().join(name).metadata().unwrap().len();
+    let mut driver = Sqlite::open_to_write(&path, START).unwrap();
+    let long = UsageRecord {
+        request_id: "x".repeat(20_000).into(),
+        ..record(2, START)
+    };
+    let mut written: i64 = 0;
+    let until = std::time::Instant::now() + TIMEOUT;
+    // The log begins anew once all of it was moved, and not while it grows.
+    while written < 3 || size("keygate.db") < 40 << 20 || size("keygate.db-wal") >= 16 << 20 {
+        assert!(std::time::Instant::now() < until, "the log only grows");
+        written += 1;
+        driver
+            .write(&batch(written, vec![long.clone(); 100]))
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
