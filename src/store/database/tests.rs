@@ -494,6 +494,12 @@ struct Failing {
 impl Driver for Failing {
     fn write(&mut self, batch: &Batch) -> Result<(), DatabaseError> {
         let write = self.writes.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            batch
+                .records
+                .iter()
+                .all(|record| &*record.request_id != "panic")
+        );
         let failed = || DatabaseError::Full {
             path: "test".into(),
         };
@@ -558,6 +564,29 @@ fn writes_that_fail_before_or_after_they_are_done_count_once() {
     assert_eq!(rows[0].sums.requests, 40);
     assert_eq!(reader.records(&records_query()).unwrap().len(), 40);
     assert!(writer.stop(TIMEOUT));
+}
+
+#[test]
+fn a_writer_that_ended_by_a_panic_is_down() {
+    let folder = TempDir::new().unwrap();
+    let (writer, queues) = failing(&folder, &Arc::default());
+    assert!(writer.status().up);
+    queues.sender().add(UsageRecord {
+        request_id: "panic".into(),
+        ..record(2, START)
+    });
+    assert!(!writer.flush(TIMEOUT));
+    while writer.status().up {
+        std::thread::yield_now();
+    }
+    assert!(
+        writer
+            .status()
+            .error
+            .unwrap()
+            .contains("restart the gateway")
+    );
+    assert!(!writer.stop(TIMEOUT));
 }
 
 #[test]

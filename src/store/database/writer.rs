@@ -157,7 +157,11 @@ impl WriterHandle {
     }
 
     pub(crate) fn status(&self) -> DatabaseStatus {
+        let thread = lock(&self.thread);
+        let has_ended = thread.as_ref().is_none_or(JoinHandle::is_finished);
+        let ended = || "the thread that writes to the database has ended; restart the gateway";
         let error = lock(&self.shared.error).clone();
+        let error = error.or_else(|| has_ended.then(|| ended().to_owned()));
         DatabaseStatus {
             up: error.is_none(),
             error,
