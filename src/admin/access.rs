@@ -43,6 +43,16 @@ pub(super) enum AuthMethod {
     Session,
 }
 
+impl AuthMethod {
+    /// Whether it shows that the client may use the admin API.
+    pub(super) fn is_proof(&self) -> bool {
+        match self {
+            Self::Socket | Self::Token | Self::Session => true,
+            Self::NotRequired => false,
+        }
+    }
+}
+
 impl Requirement {
     /// An unknown path needs the token too, so that only authorised clients learn which paths exist.
     fn of(operation: Option<Operation<'_>>, services: &Services) -> Self {

@@ -22,6 +22,7 @@
 //! response to POST /api/keys contains a token.
 
 mod access;
+mod connection_limit;
 mod error;
 mod explain;
 mod input;
@@ -143,7 +144,8 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// Handles one call. It never fails: errors become responses too.
+/// Handles one call. It never fails: errors become responses too. The response has the [`AuthMethod`] of a call that was
+/// let in among its extensions.
 pub(crate) async fn handle<B>(
     services: &Arc<Services>,
     peer: Peer,
@@ -154,10 +156,15 @@ where
 {
     let (parts, body) = request.into_parts();
     let mut input = BodyReader::new(body);
-    let response = respond(services, peer, &parts, &mut input).await;
+    let mut auth_method = None;
+    let response = respond(services, peer, &parts, &mut input, &mut auth_method).await;
     // If the connection closes while the client still sends, the client loses the response.
     input.drain().await;
-    response.map_or_else(ApiError::into_response, ApiResponse::into_response)
+    let mut response = response.map_or_else(ApiError::into_response, ApiResponse::into_response);
+    if let Some(auth_method) = auth_method {
+        response.extensions_mut().insert(auth_method);
+    }
+    response
 }
 
 async fn respond<B>(
@@ -165,6 +172,7 @@ async fn respond<B>(
     peer: Peer,
     parts: &request::Parts,
     input: &mut BodyReader<B>,
+    auth_method: &mut Option<AuthMethod>,
 ) -> Result<ApiResponse, ApiError>
 where
     B: Body<Data = Bytes> + Send + Unpin,
@@ -173,6 +181,7 @@ where
     let path = parts.uri.path();
     let operation = Operation::of(parts.method.as_str(), path);
     let method = access::check(services, peer, operation, parts).await?;
+    *auth_method = Some(method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
     let query = Query::of(&parts.uri);
     let key_api = KeyApi {
@@ -239,7 +248,13 @@ fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
             "the upstreams were not asked for their models yet",
         ))
     } else {
-        Ok(ApiResponse::text("ready\n"))
+        let routing = services.fleet.routing();
+        let unheard = routing.unheard().map(|upstream| {
+            let name = upstream.name();
+            format!("not ready: upstream {name} has not said yet which models it serves\n")
+        });
+        let lines: String = unheard.collect();
+        Ok(ApiResponse::text(format!("ready\n{lines}")))
     }
 }
 

@@ -205,7 +205,19 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
         }
         Err(faults) => faults,
     };
-    if let Ok(upstreams) = upstreams
+    let upstreams = upstreams.map(|mut upstreams| match mode {
+        ReloadMode::Apply(_) => config::provide_secrets(&mut upstreams).map(|()| upstreams),
+        ReloadMode::DryRun(_) => Ok(upstreams),
+    });
+    if let Ok(Err((file, error))) = &upstreams {
+        faults.push(Fault {
+            file: file.clone(),
+            line: 0,
+            field: "inject".to_owned(),
+            message: format!("cannot be made ({error}); let the gateway's user write there, or set inject_secret_file"),
+        });
+    }
+    if let Ok(Ok(upstreams)) = upstreams
         && let Err(UpstreamTlsError { upstream, error }) = fleet(services, mode, &upstreams)
     {
         let field = format!("upstreams.{upstream}.ca_file");

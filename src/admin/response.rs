@@ -6,7 +6,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
-use crate::observe::log::is_harmless;
+use crate::policy::text::is_harmless;
 
 /// A response to a call that succeeded.
 #[derive(Debug)]

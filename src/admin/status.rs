@@ -50,6 +50,9 @@ struct UpstreamView {
 struct ReplicaView {
     url: String,
     up: bool,
+    /// False while no connection to it was tried, so that `up` is a guess; left out afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tried: Option<bool>,
 }
 
 /// GET /api/status
@@ -65,6 +68,7 @@ pub(super) fn status(services: &Services) -> ApiResponse {
             .map(|replica| ReplicaView {
                 url: replica.url().to_string(),
                 up: replica.is_up(),
+                tried: (!replica.was_tried()).then_some(false),
             })
             .collect(),
     });

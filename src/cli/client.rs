@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::admin::keys::KeyApi;
 use crate::cli::command_error::CommandError;
+use crate::cli::current_folder;
 use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
 use crate::store::config::parse::{self, Overrides};
@@ -27,7 +28,7 @@ use crate::table::{NO_YIELD, Table};
 
 /// The longest time for a response. A reload of a million keys on a slow disk takes less.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
-const DEFAULT_SOCKET: &str = "keygate.sock";
+pub(super) const DEFAULT_SOCKET: &str = "keygate.sock";
 /// The URL of a gateway without a config.
 const DEFAULT_URL: &str = "http://localhost:8080/v1";
 
@@ -224,7 +225,7 @@ impl KeyFile {
 }
 
 fn configured_url(config: &ConfigArgs) -> Option<String> {
-    let config = parse::load(&config.find()?, &Overrides::default()).ok()?;
+    let config = parse::load(&config.find().ok()??, &Overrides::default()).ok()?;
     let first: &Listen = config.listen.first()?;
     Some(config.url(first) + "/v1")
 }
@@ -235,8 +236,11 @@ fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
     if let Some(socket) = args.socket.clone().or(environment.map(PathBuf::from)) {
         return Ok(socket);
     }
-    let Some(file) = args.config.find() else {
-        return Ok(DEFAULT_SOCKET.into());
+    let faulty = |fault| CommandError::Faulty(vec![fault]);
+    let Some(file) = args.config.find().map_err(faulty)? else {
+        let socket = Path::new(DEFAULT_SOCKET);
+        current_folder::check(socket, "--socket").map_err(faulty)?;
+        return Ok(socket.into());
     };
     let reading = parse::read(Some(&file), &Overrides::default());
     match (reading.socket, reading.config) {

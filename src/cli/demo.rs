@@ -62,6 +62,7 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
              [keys]\nfile = \"keys.jsonl\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [log]\nformat = \"text\"\n\
+             [limits]\nconnections = 256\n\
              [timeouts]\ndrain = \"2s\"\n\
              [[upstreams]]\nname = \"stand-in\"\nurl = \"http://{upstream}\"\nmodels = {models:?}\n",
             models = mock_upstream::MODELS,

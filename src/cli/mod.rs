@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod command_error;
 mod completions;
+mod current_folder;
 mod demo;
 mod explain;
 mod keys;
@@ -27,7 +28,7 @@ mod start_error;
 mod status;
 mod supervisor;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -37,6 +38,7 @@ use crate::policy::key::KeyId;
 use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
+use crate::store::fault::Fault;
 
 use arguments::{AllowFromArg, ExpiryArg};
 
@@ -87,6 +89,39 @@ struct DemoArgs {}
 struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// The form of log lines. Replaces the config's.
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<LogFormatArg>,
+}
+
+impl ServeArgs {
+    /// The config file, if any: the named one, else the first that exists in the usual places.
+    ///
+    /// # Errors
+    /// The config file, or without one the admin socket, would be in a current folder that other users can write to.
+    fn config_file(&self) -> Result<Option<PathBuf>, Fault> {
+        let file = self.config.find()?;
+        if file.is_none() && self.settings.socket.is_none() {
+            current_folder::check(Path::new(client::DEFAULT_SOCKET), "--socket")?;
+        }
+        Ok(file)
+    }
+
+    /// The settings that replace those of the config file.
+    #[must_use]
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            log_format: self.log_format.map(LogFormatArg::format),
+            ..self.settings.overrides()
+        }
+    }
+}
+
+/// Settings that replace those of a config file, and stand in for a missing one.
+#[derive(Debug, Args)]
+struct SettingArgs {
     /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. Replaces the config's.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
@@ -99,27 +134,16 @@ struct ServeArgs {
     /// The admin socket. Replaces the config's.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The form of log lines. Replaces the config's.
-    #[arg(long, value_name = "FORM")]
-    log_format: Option<LogFormatArg>,
 }
 
-impl ServeArgs {
-    /// The config file, if any: the named one, else the first that exists in the usual places.
-    #[must_use]
-    fn config_file(&self) -> Option<PathBuf> {
-        self.config.find()
-    }
-
-    /// The settings that replace those of the config file.
-    #[must_use]
+impl SettingArgs {
     fn overrides(&self) -> Overrides {
         Overrides {
             listen: self.listen.clone(),
             upstreams: self.upstreams.clone(),
             keys: self.keys.clone(),
             socket: self.socket.clone(),
-            log_format: self.log_format.map(LogFormatArg::format),
+            log_format: None,
         }
     }
 }
@@ -149,9 +173,17 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn find(&self) -> Option<PathBuf> {
-        let environment = std::env::var_os("KEYGATE_CONFIG");
-        parse::find(self.config.as_deref(), environment.as_deref())
+    /// The config file, if any: the named one, else the first that exists in the usual places.
+    ///
+    /// # Errors
+    /// It is found in a current folder that other users can write to.
+    fn find(&self) -> Result<Option<PathBuf>, Fault> {
+        let environment = std::env::var_os("KEYGATE_CONFIG").filter(|path| !path.is_empty());
+        let found = parse::find(self.config.as_deref(), environment.as_deref());
+        if let (Some(found), None, None) = (&found, &self.config, &environment) {
+            current_folder::check(found, "--config")?;
+        }
+        Ok(found)
     }
 }
 
@@ -159,6 +191,8 @@ impl ConfigArgs {
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    settings: SettingArgs,
 }
 
 /// Which gateway to call.

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::cli::command_error::CommandError;
-use crate::observe::log::is_harmless;
+use crate::policy::text::is_harmless;
 
 /// The longest cell of a table on a terminal, in characters.
 const MAX_CELL: usize = 32;

@@ -29,7 +29,7 @@ use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
-use crate::store::config::{Config, Listen, LogFormat, parse};
+use crate::store::config::{Config, Listen, LogFormat, parse, provide_secrets};
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::KeyStore;
@@ -42,9 +42,12 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the gateway as the arguments say.
 #[must_use]
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
-    let (file, overrides) = (args.config_file(), args.overrides());
-    let source = move || parse::read(file.as_deref(), &overrides);
     let served = Bootstrap::new().and_then(|bootstrap| {
+        let file = args
+            .config_file()
+            .map_err(|fault| StartError::Files(vec![fault]))?;
+        let overrides = args.overrides();
+        let source = move || parse::read(file.as_deref(), &overrides);
         let config = source().config.map_err(StartError::Files)?;
         serve(bootstrap, config, Arc::new(source), async |_, _| ())
     });
@@ -177,7 +180,7 @@ struct Components {
 }
 
 impl Components {
-    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartError> {
+    fn prepare(mut config: Config) -> Result<(Self, LoadedKeys), StartError> {
         let metrics = Metrics::new()
             .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
@@ -189,6 +192,8 @@ impl Components {
             .map_err(|error| StartError::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartError::Tls)?;
+        provide_secrets(&mut config.upstreams)
+            .map_err(|(file, error)| StartError::System(file.display().to_string(), error))?;
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartError::Upstream)?;
         let format = config
             .log_format

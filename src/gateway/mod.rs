@@ -4,9 +4,11 @@
 pub(crate) mod accept;
 mod access_record;
 mod client_source;
+mod error_response;
 mod exchange;
 mod http1;
 mod http2;
+mod keyless;
 mod lease;
 mod local_responses;
 mod refusal;

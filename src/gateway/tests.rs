@@ -108,6 +108,8 @@ impl BodySource for FakeExchange {
 }
 
 impl Exchange for FakeExchange {
+    fn authenticated(&self) {}
+
     fn head(&self) -> &RequestHead {
         &self.head
     }

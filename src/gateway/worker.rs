@@ -12,14 +12,16 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::sync::Notify;
 
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::refusal::Refusal;
 use crate::http::buffer::BufferPool;
-use crate::http::request_id::RequestId;
+use crate::http::request_id::{RequestId, RequestIds};
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
-use crate::request_body::collect::{BodyLimits, BufferBudget};
+use crate::request_body::budget::BufferBudget;
+use crate::request_body::collect::BodyLimits;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::timers::TickTimer;
 use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
@@ -87,6 +89,8 @@ pub(super) struct ClientTimeouts {
     pub(super) client_write: Duration,
     /// For the next piece of an upstream's response.
     pub(super) stream_idle: Duration,
+    /// Silence of an event stream after which its client is sent a comment.
+    pub(super) sse_ping: Option<Duration>,
 }
 
 impl From<&Config> for Settings {
@@ -98,7 +102,7 @@ impl From<&Config> for Settings {
             client_address: config.client_address.clone(),
             bodies: BodyLimits {
                 size: limits.request_body,
-                budget: BufferBudget::new(limits.buffered_bodies),
+                budget: BufferBudget::new(limits.buffered_bodies, limits.request_body),
                 idle: timeouts.body_idle,
             },
             started: u64::try_from(wall_clock::now().seconds()).unwrap_or(0),
@@ -108,6 +112,7 @@ impl From<&Config> for Settings {
                 keep_alive: timeouts.keep_alive,
                 client_write: timeouts.client_write,
                 stream_idle: timeouts.stream_idle,
+                sse_ping: Some(timeouts.sse_ping).filter(|pause| !pause.is_zero()),
             },
             upstream: UpstreamTimeouts {
                 connect: timeouts.upstream_connect,
@@ -153,9 +158,10 @@ pub(crate) struct Worker {
     pub(super) refused_proxies: Sampler,
     /// Where requests without a good credential wait for their answer.
     pub(super) unauthenticated: UnauthenticatedQueue,
+    /// Connections that give way where there is no room for a new one.
+    pub(super) keyless: Rc<RefCell<KeylessConnections>>,
     date: RefCell<Date>,
-    id_prefix: Box<str>,
-    next_id: Cell<u64>,
+    request_ids: RefCell<RequestIds>,
     open: Cell<usize>,
     all_closed: Notify,
 }
@@ -176,18 +182,18 @@ impl Worker {
     pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
         gateway.log = gateway.log.with_own_buffer();
         gateway.metrics = gateway.metrics.with_own_counters();
-        let mut random = [0_u8; 8];
+        let (mut random, mut seed) = ([0; 8], [0; 32]);
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let seed = u64::from_le_bytes(random);
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let (timer, buffers) = (TickTimer::default(), BufferPool::default());
         let pool = Pool::new(
             Arc::clone(&gateway.fleet),
             timer.clone(),
             gateway.settings.upstream,
             buffers.clone(),
-            seed,
+            u64::from_le_bytes(random),
         );
-        let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
+        let (open, all_closed) = (Cell::new(0), Notify::new());
         Ok(Rc::new(Self {
             gateway,
             pool,
@@ -195,20 +201,18 @@ impl Worker {
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),
+            keyless: Rc::default(),
             date: RefCell::default(),
-            id_prefix: format!("req-{seed:016x}-").into(),
-            next_id,
+            request_ids: RefCell::new(RequestIds::new(seed)),
             open,
             all_closed,
         }))
     }
 
-    /// An x-request-id that no other request of this or another worker has.
+    /// An id that no other request has and nobody can foretell.
     #[must_use]
     pub(crate) fn new_request_id(&self) -> RequestId {
-        let id = self.next_id.get();
-        self.next_id.set(id.wrapping_add(1));
-        RequestId::numbered(&self.id_prefix, id)
+        self.request_ids.borrow_mut().make()
     }
 
     /// A time as a Date header's value (RFC 9110 5.6.7), written out once a second.

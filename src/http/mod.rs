@@ -3,7 +3,9 @@
 
 pub mod buffer;
 pub mod client_address;
+pub mod connection_options;
 pub mod credential;
+pub mod event_stream;
 pub mod fields;
 pub mod forwarded_headers;
 pub mod framing;

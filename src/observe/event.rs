@@ -17,6 +17,8 @@ pub(crate) struct AccessEntry<'a> {
     pub(crate) first_byte: Option<Duration>,
     /// The `x-request-id`.
     pub(crate) request_id: &'a str,
+    /// The id that the client gave it.
+    pub(crate) client_request_id: Option<&'a str>,
     /// The id of the key that the token belongs to.
     pub(crate) key_id: Option<&'a str>,
     /// The client's address as the rules see it.

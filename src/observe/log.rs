@@ -14,7 +14,6 @@ use prometheus::IntCounter;
 
 pub(crate) use crate::observe::event::{AccessEntry, Event, RequestEnd};
 use crate::observe::line::LogLines;
-pub(crate) use crate::observe::line::is_harmless;
 use crate::observe::lock::lock;
 use crate::observe::refusal_limit::RefusalLineLimit;
 use crate::store::config::LogFormat;

@@ -32,6 +32,7 @@ struct MetricFamilies {
     reloads: IntCounterVec,
     last_reload: IntGauge,
     upstream_up: IntGaugeVec,
+    model_clashes: IntGauge,
     unwritten_changes: IntGauge,
     log_lines_dropped: IntCounter,
 }
@@ -61,6 +62,10 @@ impl Metrics {
                 ),
                 &["upstream", "replica"],
             )?,
+            model_clashes: gauge(
+                "keygate_model_clashes",
+                "Models that two upstreams name; the log says which upstream gets their requests.",
+            )?,
             unwritten_changes: gauge(
                 "keygate_unwritten_changes",
                 "Deletes and disables in force that the key file does not hold yet.",
@@ -85,10 +90,11 @@ impl Metrics {
             reloads,
             last_reload,
             upstream_up,
+            model_clashes,
             unwritten_changes,
             log_lines_dropped,
         } = &families;
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 11] = [
             Box::new(build),
             Box::new(workers.clone()),
             Box::new(connections.clone()),
@@ -97,6 +103,7 @@ impl Metrics {
             Box::new(reloads.clone()),
             Box::new(last_reload.clone()),
             Box::new(upstream_up.clone()),
+            Box::new(model_clashes.clone()),
             Box::new(unwritten_changes.clone()),
             Box::new(log_lines_dropped.clone()),
         ];
@@ -200,6 +207,12 @@ impl Metrics {
             .upstream_up
             .with_label_values(&[upstream, replica])
             .set(i64::from(up));
+    }
+
+    /// Sets how many models two upstreams name.
+    pub(crate) fn model_clashes(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.families.model_clashes.set(count);
     }
 
     /// Removes a replica that is no longer in the config.

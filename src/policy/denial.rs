@@ -42,7 +42,7 @@ impl Denial {
     pub fn message(self) -> &'static str {
         match self {
             Self::MissingApiKey => {
-                "No API key was sent. Send it as a header: 'Authorization: Bearer' and your bearer token."
+                "No API key was sent. Send your bearer token in the header 'Authorization: Bearer', or in x-api-key."
             }
             Self::InvalidApiKey => {
                 "This API key is not valid. Check that the whole bearer token was copied; if it was, ask for a new key."

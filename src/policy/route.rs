@@ -37,6 +37,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The path.
+    pub(crate) fn path(self) -> &'static str {
+        self.path
+    }
+
     /// The kind of the request body.
     #[must_use]
     pub fn body(self) -> BodyKind {
@@ -53,7 +58,29 @@ pub enum BodyKind {
     Multipart,
 }
 
-const ENDPOINTS: [Endpoint; 14] = [
+/// The API that a path belongs to, by which its errors are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiStyle {
+    /// OpenAI's.
+    OpenAi,
+    /// Anthropic's: `/v1/messages` and what is below it.
+    Anthropic,
+}
+
+impl ApiStyle {
+    /// The API of a path, served or not.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        match path.strip_prefix("/v1/messages") {
+            Some("") => Self::Anthropic,
+            Some(below) if below.starts_with('/') => Self::Anthropic,
+            Some(_) | None => Self::OpenAi,
+        }
+    }
+}
+
+/// Every path that is forwarded.
+pub(crate) const ENDPOINTS: [Endpoint; 15] = [
     json("/v1/chat/completions"),
     json("/v1/completions"),
     json("/v1/embeddings"),
@@ -64,6 +91,7 @@ const ENDPOINTS: [Endpoint; 14] = [
     json("/v1/audio/speech"),
     json("/v1/images/generations"),
     json("/v1/messages"),
+    json("/v1/messages/count_tokens"),
     multipart("/v1/audio/transcriptions"),
     multipart("/v1/audio/translations"),
     multipart("/v1/images/edits"),
@@ -180,6 +208,20 @@ mod tests {
             "/openai/deployments/m/chat/completions",
         ] {
             assert_eq!(of("POST", path), Err(Denial::UnknownUrl), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_below_messages_are_anthropics() {
+        for (path, style) in [
+            ("/v1/messages", ApiStyle::Anthropic),
+            ("/v1/messages/count_tokens", ApiStyle::Anthropic),
+            ("/v1/messages/batches", ApiStyle::Anthropic),
+            ("/v1/messagesx", ApiStyle::OpenAi),
+            ("/v1/chat/completions", ApiStyle::OpenAi),
+            ("", ApiStyle::OpenAi),
+        ] {
+            assert_eq!(ApiStyle::of(path), style, "{path}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Floor 3: the request body: reading it whole within limits, decompressing it, finding the model that it names.
 
+pub mod budget;
 pub mod coding;
 pub mod collect;
+pub(crate) mod edit;
 pub mod model;

@@ -20,6 +20,7 @@ mod query;
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::policy::documented_fields::Documented;
 use crate::policy::route::BodyKind;
 
 pub use crate::request_body::model::json::JsonError;
@@ -28,6 +29,7 @@ pub(crate) use crate::request_body::model::media_type::is_json;
 pub use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
+pub(crate) use crate::request_body::model::name::{BodyFacts, Places};
 pub(crate) use crate::request_body::model::query::percent_decoded;
 
 /// The format of the body, from the headers.
@@ -37,6 +39,18 @@ pub enum BodyFormat {
     Json,
     /// A form with this boundary.
     Multipart(Boundary),
+}
+
+impl BodyFormat {
+    /// The Content-Type that the body is forwarded with. It is written here, so that it says to the upstream what it
+    /// said to the gateway: some servers compare media types byte for byte.
+    #[must_use]
+    pub fn content_type(&self) -> Cow<'static, [u8]> {
+        match self {
+            Self::Json => Cow::Borrowed(b"application/json"),
+            Self::Multipart(boundary) => Cow::Owned(boundary.content_type()),
+        }
+    }
 }
 
 /// Why no single model can be read from a request.
@@ -166,13 +180,29 @@ pub fn read<'b>(
     body: &'b [u8],
     extra_fields: ExtraModelFields,
 ) -> Result<Cow<'b, str>, BodyError> {
+    scan(format, body, extra_fields, None).map(|facts| facts.model)
+}
+
+/// Reads the model that a complete body names, and notes the fields that are judged after it.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn scan<'b>(
+    format: &BodyFormat,
+    body: &'b [u8],
+    extra_fields: ExtraModelFields,
+    documented: Option<Documented>,
+) -> Result<BodyFacts<'b>, BodyError> {
     let findings = match format {
-        BodyFormat::Json => json::read(body, extra_fields).map_err(BodyError::InvalidJson)?,
+        BodyFormat::Json => {
+            json::read(body, extra_fields, documented).map_err(BodyError::InvalidJson)?
+        }
         BodyFormat::Multipart(boundary) => {
-            multipart::read(boundary, body, extra_fields).map_err(BodyError::InvalidMultipart)?
+            multipart::read(boundary, body, extra_fields, documented)
+                .map_err(BodyError::InvalidMultipart)?
         }
     };
-    Ok(findings.into_model()?)
+    Ok(findings.into_facts()?)
 }
 
 #[cfg(test)]
@@ -195,13 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8() {
+    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8_as_clients_write_it() {
         for value in [
             "application/json",
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=UTF-8",
             "application/json ; Charset=\"Utf-8\"",
+            "application/json; charset=utf8",
+            "application/json;charset=UTF8",
+            "application/json; charset=\"utf-8\"",
+            "application/json; charset=\"UTF8\"",
+            "application/json;",
+            "application/json ; ",
+            "application/json; charset=utf-8;",
+            "application/json; charset=\"utf8\" ;",
             "application/json; charset=utf-8 ",
         ] {
             assert_eq!(
@@ -226,9 +264,15 @@ mod tests {
             &["application/vnd.x+json"],
             &["application/jsonx"],
             &["application/json/x"],
-            &["application/json;"],
+            &["application/json;;"],
+            &["application/json; ; charset=utf-8"],
             &["application/json; charset=utf-16"],
-            &["application/json; charset=utf8"],
+            &["application/json; charset=utf16"],
+            &["application/json; charset=utf_8"],
+            &["application/json; charset=utf-8-sig"],
+            &["application/json; charset='utf-8'"],
+            &["application/json; charset=utf-8;;"],
+            &["application/json; charset=utf-8; charset=utf8"],
             &["application/json; charset=iso-8859-1"],
             &["application/json; charset=utf-8; charset=utf-8"],
             &["application/json; charset=utf-8, text/plain"],
@@ -263,6 +307,9 @@ mod tests {
             ("multipart/form-data; boundary=\"a/b:c=d?\"", "a/b:c=d?"),
             ("multipart/form-data; boundary=X; charset=utf-8", "X"),
             ("multipart/form-data; charset=UTF-8; boundary=X", "X"),
+            ("multipart/form-data; charset=utf8; boundary=X", "X"),
+            ("multipart/form-data; boundary=X;", "X"),
+            ("MULTIPART/FORM-DATA; BOUNDARY=\"X:\" ; ", "X:"),
             (
                 "multipart/form-data; boundary=----WebKitFormBoundaryx",
                 "----WebKitFormBoundaryx",
@@ -339,7 +386,8 @@ mod tests {
             (&long, Boundary),
             ("multipart/form-data; boundary=X Y", Parameters),
             ("multipart/form-data; boundary =X", Parameters),
-            ("multipart/form-data; boundary=X;", Parameters),
+            ("multipart/form-data; boundary=X;;", Parameters),
+            ("multipart/form-data; boundary=\"X;", Parameters),
             ("multipart/form-data; boundary=\"X", Parameters),
             ("multipart/form-data; boundary=a/b", Parameters),
             ("multipart/form-data; boundary", Parameters),
@@ -423,5 +471,31 @@ mod tests {
             read(&format, body, ExtraModelFields::Refused).as_deref(),
             Ok("good")
         );
+    }
+
+    #[test]
+    fn a_body_is_forwarded_with_the_media_type_that_every_server_knows() {
+        for (kind, sent, forwarded) in [
+            (
+                BodyKind::Json,
+                "Application/JSON; charset=\"utf8\";",
+                "application/json",
+            ),
+            (
+                BodyKind::Multipart,
+                "Multipart/Form-Data; charset=utf-8; Boundary=\"XyZ\";",
+                "multipart/form-data; boundary=XyZ",
+            ),
+            (
+                BodyKind::Multipart,
+                "multipart/form-data; boundary=\"a'()+_,-./:=?z\"",
+                "multipart/form-data; boundary=\"a'()+_,-./:=?z\"",
+            ),
+        ] {
+            let format = check(kind, &[sent]).unwrap();
+            let written = format.content_type();
+            assert_eq!(std::str::from_utf8(&written).unwrap(), forwarded);
+            assert_eq!(check(kind, &[forwarded]), Ok(format), "{sent}");
+        }
     }
 }

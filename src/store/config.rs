@@ -22,10 +22,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::policy::body_fields::FieldRules;
+use crate::policy::field_kind::ForwardHeaders;
 use crate::policy::price::ModelPrice;
-use crate::store::database::DatabaseUrl;
-
 pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
+use crate::store::database::DatabaseUrl;
+pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +86,23 @@ impl Config {
         };
         ReplicaUrl { https, host, port }.to_string()
     }
+}
+
+/// Creates the files of the secrets that the upstreams need and do not have yet.
+///
+/// # Errors
+/// The file that cannot be created, and why.
+pub(crate) fn provide_secrets(
+    upstreams: &mut [UpstreamConfig],
+) -> Result<(), (PathBuf, std::io::Error)> {
+    for inject in upstreams
+        .iter_mut()
+        .filter_map(|upstream| upstream.inject.as_mut())
+    {
+        let provided = inject.secret.provide();
+        provided.map_err(|error| (inject.secret.file().to_owned(), error))?;
+    }
+    Ok(())
 }
 
 /// A listen address.
@@ -226,6 +245,8 @@ pub struct Timeouts {
     pub upstream_first_byte: Duration,
     /// Between two reads of an upstream's response.
     pub stream_idle: Duration,
+    /// How long an event stream is silent before its client is sent a comment; zero: never.
+    pub sse_ping: Duration,
     /// How long an idle upstream connection is kept.
     pub upstream_keep_alive: Duration,
     /// How long running requests may take after SIGTERM.
@@ -260,6 +281,23 @@ pub struct UpstreamConfig {
     pub usage: UsageMode,
     /// The server that it runs, if the config says so.
     pub engine: Option<Engine>,
+    /// Which of a client's header fields it gets besides those that every upstream gets.
+    pub forward_headers: ForwardHeaders,
+    /// Further names of its models, each with the model's own name.
+    pub aliases: Vec<(String, String)>,
+    /// What the gateway puts into bodies that it sends there.
+    pub inject: Option<Inject>,
+    /// Which fields of a body it takes.
+    pub fields: FieldRules,
+}
+
+/// `inject`: what the gateway puts into the bodies that an upstream gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Whose prompts share the upstream's prefix cache.
+    pub cache_salt: SaltOwner,
+    /// What the salts are derived from.
+    pub secret: InjectSecret,
 }
 
 /// Scheme and authority of a replica.
@@ -339,6 +377,7 @@ impl Default for Timeouts {
             upstream_connect: Duration::from_secs(5),
             upstream_first_byte: Duration::from_secs(600),
             stream_idle: Duration::from_secs(600),
+            sse_ping: Duration::ZERO,
             upstream_keep_alive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
             drain_delay: Duration::ZERO,

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod database;
 pub(crate) mod fault;
+pub(crate) mod inject_secret;
 
 pub mod key_file;
 pub mod key_json;

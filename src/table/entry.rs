@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
-use crate::table::usage::{Usage, UsageCounts};
+use crate::table::usage::{BodyBytes, Usage, UsageCounts};
 
 /// One key in the table, with its live counters.
 #[derive(Debug)]
@@ -24,6 +24,11 @@ impl Entry {
 
     pub(crate) fn count(&self, now: UnixTime) {
         self.usage.get_or_init(Arc::default).count(now);
+    }
+
+    /// Bytes of request bodies that the key holds at the moment.
+    pub(crate) fn body_bytes(&self) -> &BodyBytes {
+        self.usage.get_or_init(Arc::default).body_bytes()
     }
 
     pub(crate) fn usage(&self) -> UsageCounts {

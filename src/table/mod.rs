@@ -30,6 +30,7 @@ pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
 pub use crate::table::indexes::SortKey;
+pub(crate) use crate::table::usage::BodyBytes;
 
 /// All keys.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The live counters of one key. They are lost at a restart.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::policy::time::UnixTime;
 
@@ -9,6 +9,14 @@ use crate::policy::time::UnixTime;
 pub(crate) struct Usage {
     requests: AtomicU64,
     last_used_at: AtomicI64,
+    body_bytes: BodyBytes,
+}
+
+/// Bytes of request bodies that a key holds at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct BodyBytes {
+    pub(crate) large: AtomicUsize,
+    pub(crate) small: AtomicUsize,
 }
 
 /// A snapshot of the counters.
@@ -25,6 +33,7 @@ impl Default for Usage {
         Self {
             requests: AtomicU64::new(0),
             last_used_at: AtomicI64::new(i64::MIN),
+            body_bytes: BodyBytes::default(),
         }
     }
 }
@@ -37,6 +46,10 @@ impl Usage {
             self.last_used_at
                 .fetch_max(now.seconds(), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn body_bytes(&self) -> &BodyBytes {
+        &self.body_bytes
     }
 
     pub(crate) fn read(&self) -> UsageCounts {

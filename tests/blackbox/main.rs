@@ -133,6 +133,10 @@ mod load {
 /// Which models a key may use, however a request names them.
 mod models {
     mod access;
+    mod aliases;
+    mod cache_salt;
+    mod fields;
+    mod forms_of_clients;
     mod json;
     mod multipart;
     pub mod mutated;
@@ -157,7 +161,9 @@ mod revocation {
 
 /// Which paths and methods are served, and what a browser on another origin may ask.
 mod routes {
+    mod anthropic;
     mod browsers;
+    mod head;
     mod paths;
 }
 

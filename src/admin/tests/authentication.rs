@@ -149,8 +149,8 @@ fn a_path_under_another_method_names_those_it_has() {
     runtime().block_on(async {
         let api = TestApi::new();
         for (method, path, allow) in [
-            ("PUT", "/api/keys", "GET, POST"),
-            ("POST", "/api/keys/key_1", "GET, PATCH, DELETE"),
+            ("PUT", "/api/keys", "GET, HEAD, POST"),
+            ("POST", "/api/keys/key_1", "GET, HEAD, PATCH, DELETE"),
             ("GET", "/api/reload", "POST"),
             ("POST", "/readyz", "GET, HEAD"),
         ] {

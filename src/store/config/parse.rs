@@ -214,6 +214,8 @@ impl ConfigReader<'_> {
     fn parts(&self, mut root: Section<'_>) -> ConfigParts {
         let has_tls = root.has("tls");
         let listen = self.listen(&mut root);
+        let keys = self.keys(root.section("keys"));
+        let upstreams = self.upstreams(&mut root, keys.as_ref());
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
@@ -221,13 +223,13 @@ impl ConfigReader<'_> {
             workers: root.number("workers", 0, MAX_WORKERS).unwrap_or(0),
             public_health: root.boolean("public_health").unwrap_or(false),
             cors_origins: values(root.texts("cors_origins", value::origin)),
-            keys: self.keys(root.section("keys")),
+            keys,
             admin: self.admin(root.section("admin"), &listen, has_tls),
             client_address: client_address(root.section("client_address")),
             limits: limits(root.section("limits")),
             timeouts: timeouts(root.section("timeouts")),
             log_format: self.log_format(root.section("log")),
-            upstreams: self.upstreams(&mut root),
+            upstreams,
             database: self.database(root.section("database")),
             usage: usage::usage(root.section("usage")),
             prices: self.prices(&mut root),

@@ -120,7 +120,7 @@ fn compare_limits(old: &LimitsConfig, new: &LimitsConfig) -> [Setting; 4] {
     ]
 }
 
-fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
+fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 12] {
     let Timeouts {
         header_read,
         body_idle,
@@ -130,6 +130,7 @@ fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
         upstream_connect,
         upstream_first_byte,
         stream_idle,
+        sse_ping,
         upstream_keep_alive,
         drain,
         drain_delay,
@@ -149,6 +150,7 @@ fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
             upstream_first_byte != new.upstream_first_byte,
         ),
         ("timeouts.stream_idle", stream_idle != new.stream_idle),
+        ("timeouts.sse_ping", sse_ping != new.sse_ping),
         (
             "timeouts.upstream_keep_alive",
             upstream_keep_alive != new.upstream_keep_alive,

@@ -148,6 +148,18 @@ fn what_breaks_the_key_files_rules_is_refused_with_its_field() {
             json!({"name": "a\nb", "model_access": {"mode": "all"}}),
             "name",
         ),
+        (
+            json!({"name": "a\u{202e}b", "model_access": {"mode": "all"}}),
+            "name",
+        ),
+        (
+            json!({"name": "a\u{200b}", "model_access": {"mode": "all"}}),
+            "name",
+        ),
+        (
+            json!({"name": "x", "account": "\u{e0041}x", "model_access": {"mode": "all"}}),
+            "account",
+        ),
         (json!({"name": 7, "model_access": {"mode": "all"}}), "name"),
         (json!({"name": "x", "model_access": null}), "model_access"),
         (

@@ -103,7 +103,6 @@ fn only_the_paths_and_methods_of_the_contract_are_served() {
         "/v1/score",
         "/v1/audio/speech",
         "/v1/images/generations",
-        "/v1/messages",
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
         "/v1/images/edits",
