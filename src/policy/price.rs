@@ -1,5 +1,6 @@
 //! What a request costs: exact decimals, in millionths of the currency's unit.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::policy::usage::RequestCounts;
@@ -121,6 +122,25 @@ impl ModelPrice {
         let millionths = total.checked_add(unit / 2)? / unit;
         let millionths = u64::try_from(millionths).ok()?;
         (u128::from(millionths) <= MAX_COST).then_some(Cost(millionths))
+    }
+}
+
+/// The prices of all models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceList(HashMap<String, ModelPrice>);
+
+impl PriceList {
+    /// Of these prices, each of another model.
+    #[must_use]
+    pub fn new(prices: &[ModelPrice]) -> Self {
+        let by_model = |price: &ModelPrice| (price.model.clone(), price.clone());
+        Self(prices.iter().map(by_model).collect())
+    }
+
+    /// What a request to this model costs. None where the model has no price, or nothing of the request is known.
+    #[must_use]
+    pub fn cost(&self, model: &str, counts: &RequestCounts) -> Option<Cost> {
+        self.0.get(model).and_then(|price| price.cost(counts))
     }
 }
 
