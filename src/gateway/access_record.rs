@@ -238,6 +238,9 @@ impl Drop for AccessRecord {
             let scanner = self.scanner.as_ref();
             scanner.map_or(RequestCounts::UNKNOWN, UsageScanner::counts)
         });
+        if let (Some(counts), Some(model)) = (&counts, &self.model) {
+            self.worker.metrics.usage(model, counts);
+        }
         if let (Some(counts), Some(usage)) = (counts, &self.worker.usage)
             && let Some(record) = self.usage_record(counts, duration)
         {

@@ -173,6 +173,9 @@ async fn admit_and_forward<E: Exchange>(
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
+    if let Some(usage) = &worker.usage {
+        usage.add_key_use(entry.key().id(), inbound.now.seconds());
+    }
     exchange.authenticated();
 
     let route = route::of(head.method(), head.path())?; // 5
