@@ -311,6 +311,7 @@ fn where_no_gateway_answers_the_commands_say_what_to_do() {
         "keys|list",
         "status",
         "reload",
+        "panel-link",
         "explain|--model|m|--from|192.0.2.7|--key|key_1",
         "status|--socket|elsewhere.sock",
     ] {
@@ -578,8 +579,18 @@ fn the_same_commands_speak_to_a_running_gateway() {
 #[test]
 fn completions_manual_and_version_are_printed() {
     let folder = Folder::new();
-    assert!(folder.done("completions|bash").contains("keygate"));
-    assert!(folder.done("man").contains(".SH \"KEYGATE KEYS CREATE\""));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = folder.done(&format!("completions|{shell}"));
+        assert!(script.contains("keygate") && script.contains("panel-link"));
+    }
+    let manual = folder.done("man");
+    for command in ["KEYS CREATE", "PANEL-LINK"] {
+        assert!(
+            manual.contains(&format!(".SH \"KEYGATE {command}\"")),
+            "{manual}"
+        );
+    }
+    assert!(folder.done("help").contains("panel-link"));
     let version = format!("keygate {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(folder.done("-V"), format!("{version}\n"));
     // The binary under test is built with the libraries in Cargo.lock.

@@ -1,5 +1,6 @@
 //! Authentication over TCP. The Host must be a name of this listener, the Origin must not be another one, and the request
-//! needs the admin token or a session's cookie. A cookie needs more checks: see [`ListenerNames::is_own_page`].
+//! needs the admin token, or a session's cookie with its secret. A cookie needs more checks: see
+//! [`ListenerNames::is_own_page`].
 //!
 //! The Unix socket needs none of this: its file permissions decide who may connect. The response to a wrong token is
 //! delayed; correct tokens and the socket never wait for that.
@@ -11,6 +12,7 @@ use http::{HeaderMap, request};
 
 use crate::admin::error::ApiError;
 use crate::admin::operation::Operation;
+use crate::admin::session::SessionProof;
 use crate::admin::throttle::delay_response;
 use crate::admin::{Peer, Services, session};
 use crate::http::credential;
@@ -39,7 +41,7 @@ pub(super) enum AuthMethod {
     Socket,
     /// By the admin token.
     Token,
-    /// By a session's cookie.
+    /// By a session's cookie and secret.
     Session,
 }
 
@@ -72,7 +74,9 @@ impl Requirement {
                 | Operation::Status
                 | Operation::Models
                 | Operation::Overview
+                | Operation::Refusals
                 | Operation::Explain
+                | Operation::MakeSignInLink
                 | Operation::ShowSession
                 | Operation::SignOut
                 | Operation::OpenApi,
@@ -133,10 +137,13 @@ pub(super) async fn check(
 
 fn by_session(services: &Services, parts: &request::Parts) -> Result<AuthMethod, ApiError> {
     let (sessions, headers) = (&services.state.sessions, &parts.headers);
-    if !sessions.touch(headers, services.token, now()) {
+    let proof = sessions.touch(headers, services.token, now());
+    if proof == SessionProof::None {
         Err(ApiError::Unauthorized)
     } else if !ListenerNames::is_own_page(headers) {
         Err(ApiError::ForeignOrigin)
+    } else if proof == SessionProof::CookieAlone {
+        Err(ApiError::CookieAlone)
     } else if !session::is_sent_by_panel(&parts.method, headers) {
         Err(ApiError::NotFromPanel)
     } else {

@@ -16,11 +16,11 @@ const MAX_SILENT_REMOTE: usize = MAX_CONNECTIONS / 4 * 3;
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Locality {
     /// This machine: the Unix socket, or a loopback address.
-    Here,
+    ThisMachine,
     /// Another machine.
-    Elsewhere,
+    OtherMachine,
 }
 
 /// The connections of one listener. Cloning shares them.
@@ -37,7 +37,7 @@ struct AdminConnections {
 #[derive(Debug)]
 enum State {
     /// No call was authenticated yet. The connection closes when it is notified.
-    Silent(Place, Arc<Notify>),
+    Silent(Locality, Arc<Notify>),
     Authenticated,
 }
 
@@ -51,10 +51,10 @@ pub(super) struct ConnectionSlot {
 
 impl ConnectionLimit {
     /// A place for a new connection. None: every other is authenticated.
-    pub(super) fn admit(&self, place: Place) -> Option<ConnectionSlot> {
+    pub(super) fn admit(&self, place: Locality) -> Option<ConnectionSlot> {
         let mut open = self.lock();
         let is_full = open.connections.len() >= MAX_CONNECTIONS;
-        if (place == Place::Elsewhere && open.silent_remote().count() >= MAX_SILENT_REMOTE)
+        if (place == Locality::OtherMachine && open.silent_remote().count() >= MAX_SILENT_REMOTE)
             || (is_full && open.silent_remote().next().is_some())
         {
             let oldest = open.silent_remote().next();
@@ -85,7 +85,7 @@ impl ConnectionLimit {
 }
 
 impl AdminConnections {
-    fn silent(&self, wanted: impl Fn(Place) -> bool) -> impl Iterator<Item = u64> {
+    fn silent(&self, wanted: impl Fn(Locality) -> bool) -> impl Iterator<Item = u64> {
         let connections = self.connections.iter();
         connections.filter_map(move |(number, state)| match state {
             State::Silent(place, _) if wanted(*place) => Some(*number),
@@ -94,7 +94,7 @@ impl AdminConnections {
     }
 
     fn silent_remote(&self) -> impl Iterator<Item = u64> {
-        self.silent(|place| place == Place::Elsewhere)
+        self.silent(|place| place == Locality::OtherMachine)
     }
 
     fn close(&mut self, number: Option<u64>) {
@@ -135,16 +135,16 @@ mod tests {
         closing.as_mut().poll(&mut context).is_ready()
     }
 
-    fn filled(limit: &ConnectionLimit, place: Place, count: usize) -> Vec<ConnectionSlot> {
+    fn filled(limit: &ConnectionLimit, place: Locality, count: usize) -> Vec<ConnectionSlot> {
         (0..count).map(|_| limit.admit(place).unwrap()).collect()
     }
 
     #[test]
     fn the_oldest_silent_connection_gives_way() {
         let limit = ConnectionLimit::default();
-        let held = filled(&limit, Place::Here, MAX_CONNECTIONS);
+        let held = filled(&limit, Locality::ThisMachine, MAX_CONNECTIONS);
         held[0].authenticated();
-        let _new = limit.admit(Place::Here).unwrap();
+        let _new = limit.admit(Locality::ThisMachine).unwrap();
         let closing: Vec<usize> = (0..held.len())
             .filter(|at| must_close(&held[*at]))
             .collect();
@@ -154,30 +154,30 @@ mod tests {
     #[test]
     fn authenticated_connections_give_way_to_nobody() {
         let limit = ConnectionLimit::default();
-        let mut held = filled(&limit, Place::Here, MAX_CONNECTIONS);
+        let mut held = filled(&limit, Locality::ThisMachine, MAX_CONNECTIONS);
         held.iter().for_each(ConnectionSlot::authenticated);
-        assert!(limit.admit(Place::Here).is_none());
+        assert!(limit.admit(Locality::ThisMachine).is_none());
         held.pop();
-        assert!(limit.admit(Place::Here).is_some());
+        assert!(limit.admit(Locality::ThisMachine).is_some());
     }
 
     #[test]
     fn silent_connections_from_elsewhere_leave_a_quarter_free() {
         let limit = ConnectionLimit::default();
-        let far = filled(&limit, Place::Elsewhere, 10 * MAX_CONNECTIONS);
+        let far = filled(&limit, Locality::OtherMachine, 10 * MAX_CONNECTIONS);
         assert_eq!(limit.lock().connections.len(), MAX_SILENT_REMOTE);
-        let near = filled(&limit, Place::Here, MAX_CONNECTIONS / 4);
+        let near = filled(&limit, Locality::ThisMachine, MAX_CONNECTIONS / 4);
         assert!(!near.iter().any(must_close));
         assert!(!must_close(far.last().unwrap()), "the newest stay");
         // Those from elsewhere give way first.
-        let more = filled(&limit, Place::Here, 1);
+        let more = filled(&limit, Locality::ThisMachine, 1);
         assert!(!near.iter().chain(&more).any(must_close));
     }
 
     #[test]
     fn a_closed_connection_frees_its_place() {
         let limit = ConnectionLimit::default();
-        drop(filled(&limit, Place::Here, MAX_CONNECTIONS));
+        drop(filled(&limit, Locality::ThisMachine, MAX_CONNECTIONS));
         assert!(limit.lock().connections.is_empty());
     }
 }

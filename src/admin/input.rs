@@ -19,6 +19,8 @@ use crate::store::strict_json::printable;
 
 /// Longest body, in bytes.
 const MAX_BODY: usize = 1 << 20;
+/// The most entries of one list.
+const MAX_LIMIT: usize = 1000;
 /// The longest time for a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How much of an unread body is read and dropped, so that its sender gets the response.
@@ -128,6 +130,19 @@ impl Query {
             (value, None) => Ok(value),
             (_, Some(_)) => Err(ApiError::invalid(name, "comes twice; send it once")),
         }
+    }
+
+    /// How many entries a list may have, from the parameter `limit`.
+    pub(super) fn limit(&self, default: usize) -> Result<usize, ApiError> {
+        let Some(text) = self.parameter("limit")? else {
+            return Ok(default);
+        };
+        text.parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .ok_or_else(|| {
+                ApiError::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
+            })
     }
 
     /// A boolean parameter; false if absent.

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::admin::access::AuthMethod;
-use crate::admin::connection_limit::{ConnectionLimit, ConnectionSlot, Place};
+use crate::admin::connection_limit::{ConnectionLimit, ConnectionSlot, Locality};
 use crate::admin::{Peer, Services, handle};
 use crate::observe::log::{Event, Log};
 use crate::runtime::lifecycle::Phase;
@@ -46,7 +46,8 @@ pub(crate) async fn serve_unix(listener: UnixListener, services: Arc<Services>) 
             accepted = listener.accept() => accepted,
             () = &mut drains => return,
         };
-        if let Some(((stream, _), slot)) = acceptor.admit(accepted, |_| Place::Here).await {
+        if let Some(((stream, _), slot)) = acceptor.admit(accepted, |_| Locality::ThisMachine).await
+        {
             let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
             let services = Arc::clone(&services);
             let peer = Peer::Socket { uid };
@@ -66,8 +67,8 @@ pub(crate) async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
         };
         let place =
             |(_, peer): &(TcpStream, SocketAddr)| match peer.ip().to_canonical().is_loopback() {
-                true => Place::Here,
-                false => Place::Elsewhere,
+                true => Locality::ThisMachine,
+                false => Locality::OtherMachine,
             };
         if let Some(((stream, peer), slot)) = acceptor.admit(accepted, place).await {
             let services = Arc::clone(&services);
@@ -96,7 +97,7 @@ impl<'s> Acceptor<'s> {
     async fn admit<T>(
         &mut self,
         accepted: io::Result<T>,
-        place: impl FnOnce(&T) -> Place,
+        place: impl FnOnce(&T) -> Locality,
     ) -> Option<(T, ConnectionSlot)> {
         match accepted {
             Ok(stream) => {

@@ -4,15 +4,17 @@
 //! | --- | --- |
 //! | GET /healthz, /readyz | whether the process runs; whether it takes requests |
 //! | GET /metrics | Prometheus text |
-//! | GET /api/keys | a page of keys, newest first |
+//! | GET /api/keys | a page of keys |
 //! | POST /api/keys | a new key with its token, which is shown only here |
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
 //! | POST /api/reload | reads key file, upstreams and certificates again |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
+//! | GET /api/refusals | the refused requests of the last hour, by key, address and reason |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
+//! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
 //! | GET /api/openapi.json | this table as OpenAPI 3.1 |
 //! | GET /, /panel/{file} | the panel: a page that uses this API |
 //!
@@ -26,6 +28,7 @@ mod connection_limit;
 mod error;
 mod explain;
 mod input;
+mod key_list;
 pub(crate) mod keys;
 mod listen;
 mod models;
@@ -33,6 +36,7 @@ mod openapi;
 mod operation;
 mod overview;
 mod panel;
+mod refusals;
 pub(crate) mod reload;
 mod request_head;
 mod response;
@@ -42,7 +46,7 @@ mod throttle;
 pub(crate) mod token;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -113,6 +117,8 @@ pub(crate) struct Services {
 /// What the admin API keeps between calls.
 #[derive(Default)]
 pub(crate) struct AdminState {
+    /// The address of the TCP listener, once it listens.
+    pub(crate) address: OnceLock<SocketAddr>,
     /// Held during a reload.
     reload_lock: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
@@ -216,12 +222,14 @@ where
         Operation::ShowKey(id) => key_api.show(id, now()),
         Operation::ChangeKey(id) => {
             let body = input.json(peer, &parts.headers).await?;
-            let done = key_api.change(id, &body, now()).await;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.change(id, expected, &body, now()).await;
             keys::log_change(log, &who, "change", &done);
             done.outcome
         }
         Operation::DeleteKey(id) => {
-            let done = key_api.delete(id).await;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.delete(id, expected).await;
             keys::log_change(log, &who, "delete", &done);
             done.outcome
         }
@@ -236,9 +244,14 @@ where
             explain::respond(services, &body, now())
         }
         Operation::Overview => overview::respond(services, now()).await,
+        Operation::Refusals => refusals::respond(services, &query?, now()),
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
             session::sign_in(services, peer, &parts.headers, &body, now()).await
+        }
+        Operation::MakeSignInLink => {
+            let body = input.json(peer, &parts.headers).await?;
+            session::make_link(services, peer, &body, now())
         }
         Operation::ShowSession => Ok(session::show(services, peer, &parts.headers)),
         Operation::SignOut => session::sign_out(services, &who, &parts.headers),

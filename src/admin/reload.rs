@@ -2,6 +2,7 @@
 //!
 //! POST /api/reload and SIGHUP use this. Only one reload runs at a time, and it reads files on a blocking thread.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::runtime::wall_clock::now;
 use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
-use crate::table::{Entry, yield_every};
+use crate::table::{Difference, Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamTlsError};
 
 /// Whether to reload or only to report what a reload would do.
@@ -92,6 +93,10 @@ struct ChangedIds {
     added_ids: Vec<String>,
     removed_ids: Vec<String>,
     changed_ids: Vec<String>,
+    /// The name of each of these keys, by id: the new one where it changed.
+    names: BTreeMap<String, String>,
+    /// The fields that differ, by the id of each changed key.
+    changes: BTreeMap<String, Vec<&'static str>>,
 }
 
 /// POST /api/reload
@@ -162,8 +167,29 @@ fn build_response(
             added_ids: ids(&difference.added),
             removed_ids: ids(&difference.removed),
             changed_ids: ids(&difference.changed),
+            names: names_of(difference),
+            changes: changes_of(difference),
         }),
     }))
+}
+
+fn names_of(difference: &Difference) -> BTreeMap<String, String> {
+    let lists = [&difference.added, &difference.removed, &difference.changed];
+    lists
+        .into_iter()
+        .flat_map(|entries| yield_every(entries, yield_if_due))
+        .map(|entry| (entry.key().id().to_owned(), entry.key().name().to_owned()))
+        .collect()
+}
+
+fn changes_of(difference: &Difference) -> BTreeMap<String, Vec<&'static str>> {
+    let changed = yield_every(&difference.changed, yield_if_due).zip(&difference.before);
+    changed
+        .map(|(entry, before)| {
+            let fields = entry.key().changed_fields(before.key());
+            (entry.key().id().to_owned(), fields)
+        })
+        .collect()
 }
 
 /// Reloads everything that can be reloaded, and logs `who` started it.

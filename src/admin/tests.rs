@@ -132,13 +132,13 @@ impl TestApi {
         .await
     }
 
-    /// Signs in over TCP with further headers; returns the cookie.
-    async fn sign_in(&self, headers: &[(&str, &str)]) -> String {
+    /// Signs in over TCP with further headers.
+    async fn sign_in(&self, headers: &[(&str, &str)]) -> TestSession {
         let headers = [&FROM_PANEL[..], headers].concat();
         let body = json!({"token": self.token}).to_string();
         let response = self.tcp("POST", "/api/session", &headers, &body).await;
         assert_eq!(response.status, 200, "{}", response.json());
-        response.cookie()
+        response.session()
     }
 
     /// Makes a call like the panel, with further headers; returns the status.
@@ -153,6 +153,21 @@ impl TestApi {
         let response = self.call("POST", "/api/keys", &body).await;
         assert_eq!(response.status, 201, "{}", response.json());
         response.json()
+    }
+}
+
+/// What the client of a session sends with each call.
+struct TestSession {
+    cookie: String,
+    secret: String,
+}
+
+impl TestSession {
+    fn headers(&self) -> [(&str, &str); 2] {
+        [
+            ("cookie", &self.cookie),
+            ("x-keygate-session", &self.secret),
+        ]
     }
 }
 
@@ -174,10 +189,13 @@ impl TestResponse {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The cookie that the response sets, as the next call sends it.
-    fn cookie(&self) -> String {
+    /// The session that the response begins.
+    fn session(&self) -> TestSession {
         let line = self.headers["set-cookie"].to_str().unwrap();
-        line.split_once(';').unwrap().0.to_owned()
+        TestSession {
+            cookie: line.split_once(';').unwrap().0.to_owned(),
+            secret: self.json()["secret"].as_str().unwrap().to_owned(),
+        }
     }
 
     fn field(&self) -> String {
@@ -197,7 +215,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 17] = [
+const CALLS: [(&str, &str, &str); 19] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -218,8 +236,10 @@ const CALLS: [(&str, &str, &str); 17] = [
     ),
     ("GET", "/api/openapi.json", ""),
     ("GET", "/api/overview", ""),
+    ("GET", "/api/refusals", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
+    ("POST", "/api/session-links", ""),
     ("OPTIONS", "/api/keys", ""),
     ("POST", "/", ""),
     ("GET", "/panel/nothing.js", ""),

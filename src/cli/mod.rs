@@ -21,6 +21,7 @@ mod keys;
 mod man;
 mod mock_upstream;
 mod output;
+mod panel_link;
 mod process_limits;
 mod reload;
 mod serve;
@@ -75,6 +76,8 @@ enum Command {
     Status(StatusArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
+    /// Print a link to the gateway's panel that signs in once, within five minutes.
+    PanelLink(PanelLinkArgs),
     /// Print a script that completes keygate's commands in a shell.
     Completions(CompletionsArgs),
     /// Print the manual page.
@@ -340,6 +343,12 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+struct PanelLinkArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
 struct ExplainArgs {
     /// The model that the request names.
     #[arg(long)]
@@ -378,6 +387,7 @@ pub fn run() -> ExitCode {
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::PanelLink(args) => panel_link::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };

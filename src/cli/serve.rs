@@ -53,7 +53,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         let overrides = args.overrides();
         let source = move || parse::read(file.as_deref(), &overrides);
         let config = source().config.map_err(StartError::Files)?;
-        serve(bootstrap, config, Arc::new(source), async |_, _| ())
+        serve(bootstrap, config, Arc::new(source), async |_| ())
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,8 +94,7 @@ impl Bootstrap {
     }
 }
 
-/// Runs the gateway until a signal ends it. Calls `started` when everything listens, with the TCP address of the admin
-/// API if it has one.
+/// Runs the gateway until a signal ends it. Calls `started` when everything listens.
 ///
 /// # Errors
 /// The gateway cannot start; no connection was accepted yet. Or a worker failed later.
@@ -103,7 +102,7 @@ pub(super) fn serve(
     bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,
-    started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
+    started: impl AsyncFnOnce(&Services),
 ) -> Result<(), StartError> {
     let Bootstrap {
         runtime,
@@ -151,7 +150,7 @@ pub(super) fn serve(
         let workers = Workers::start(
             &components.gateway(descriptors),
             claimed,
-            services.config.workers,
+            services.config.worker_count(),
         )?;
         tokio::task::spawn_local(discovery::maintain(
             Arc::clone(&services.fleet),
@@ -160,7 +159,7 @@ pub(super) fn serve(
         tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
-        started(&services, admin.address).await;
+        started(&services).await;
         Supervisor {
             services,
             signals,
@@ -264,7 +263,7 @@ impl Components {
         let descriptors = descriptors
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(usize::MAX);
-        if settings.fit(descriptors) {
+        if settings.fit(descriptors, self.config.worker_count()) {
             let what = "the limit of open files leaves room for fewer connections than limits.connections; raise it";
             let event = Event::warn("descriptors").with("message", what);
             self.log.event(

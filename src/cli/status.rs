@@ -84,10 +84,10 @@ fn describe(status: &Value) -> String {
             format!("{}, models: {models}", text(&upstream["name"])),
         );
         for replica in upstream["replicas"].as_array().into_iter().flatten() {
-            let health = if replica["up"] == true {
-                "up"
-            } else {
-                "set aside"
+            let health = match (&replica["tried"], &replica["up"]) {
+                (Value::Bool(false), _) => "not tried yet",
+                (_, Value::Bool(true)) => "up",
+                _ => "set aside",
             };
             line("  Replica", format!("{} {health}", text(&replica["url"])));
         }

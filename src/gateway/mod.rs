@@ -14,6 +14,7 @@ mod local_responses;
 mod refusal;
 mod relay;
 mod request;
+mod upstream_share;
 mod usage_request;
 pub(crate) mod worker;
 

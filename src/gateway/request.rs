@@ -22,6 +22,7 @@ use crate::gateway::lease::Lease;
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
+use crate::gateway::upstream_share::UpstreamShare;
 use crate::gateway::usage_request::ask_for_usage;
 use crate::gateway::worker::Worker;
 use crate::http::client_address::client_address;
@@ -358,12 +359,13 @@ async fn forward<E: Exchange>(
     inbound: &Inbound<'_>,
     asked: Asked,
     permit: Permit<Arc<Upstream>>,
-    entry: &Entry,
+    entry: &Arc<Entry>,
     generation: u64,
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<(), Failure> {
     let worker = inbound.worker;
+    let _share = UpstreamShare::take(worker, entry)?;
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;

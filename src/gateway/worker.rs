@@ -81,6 +81,16 @@ pub(crate) struct Settings {
     /// Most bytes of a request's head.
     pub(super) max_head: usize,
     max_connections: usize,
+    upstream_connections: UpstreamRoom,
+}
+
+/// How many connections to upstreams there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UpstreamRoom {
+    /// Over all workers.
+    pub(super) all: usize,
+    /// Of one worker.
+    pub(super) per_worker: usize,
 }
 
 /// How long clients and streams are waited for.
@@ -128,6 +138,10 @@ impl From<&Config> for Settings {
             },
             max_head: limits.headers,
             max_connections: limits.connections,
+            upstream_connections: UpstreamRoom {
+                all: usize::MAX,
+                per_worker: usize::MAX,
+            },
         }
     }
 }
@@ -136,12 +150,23 @@ impl Settings {
     /// Takes no more connections than `descriptors` have room for: some are kept for the admin socket, the key file and
     /// the log, and a quarter of the others for connections to upstreams, which idle clients do not need. Returns
     /// whether that is fewer than the config says.
-    pub(crate) fn fit(&mut self, descriptors: usize) -> bool {
+    pub(crate) fn fit(&mut self, descriptors: usize, workers: usize) -> bool {
         let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
-        let room = ((descriptors - kept) / 4 * 3).max(1);
+        let quarter = (descriptors - kept) / 4;
+        self.upstream_connections = UpstreamRoom {
+            all: quarter,
+            per_worker: quarter / workers.max(1),
+        };
+        let room = (quarter * 3).max(1);
         let is_tight = room < self.max_connections;
         self.max_connections = self.max_connections.min(room);
         is_tight
+    }
+
+    /// Connections to upstreams that descriptors are kept for.
+    #[must_use]
+    pub(super) fn upstream_connections(&self) -> UpstreamRoom {
+        self.upstream_connections
     }
 
     /// Connections that may be open at once, over all workers.
@@ -172,6 +197,8 @@ pub(crate) struct Worker {
     date: RefCell<Date>,
     request_ids: RefCell<RequestIds>,
     open: Cell<usize>,
+    /// Requests that are being forwarded.
+    pub(super) forwarding: Cell<usize>,
     all_closed: Notify,
 }
 
@@ -216,6 +243,7 @@ impl Worker {
             date: RefCell::default(),
             request_ids: RefCell::new(RequestIds::new(seed)),
             open,
+            forwarding: Cell::new(0),
             all_closed,
         }))
     }
@@ -346,11 +374,11 @@ mod tests {
             ..Overrides::default()
         };
         let mut settings = Settings::from(&parse::without_file(&overrides).unwrap());
-        assert!(!settings.fit(1 << 20));
+        assert!(!settings.fit(1 << 20, 2));
         assert_eq!(settings.max_connections(), 65_536);
-        assert!(settings.fit(1024));
+        assert!(settings.fit(1024, 2));
         assert_eq!(settings.max_connections(), 576);
-        assert!(settings.fit(60));
+        assert!(settings.fit(60, 2));
         assert_eq!(settings.max_connections(), 33);
     }
 }

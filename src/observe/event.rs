@@ -47,6 +47,12 @@ pub(crate) struct AccessEntry<'a> {
 }
 
 impl AccessEntry<'_> {
+    /// Why the gateway refused the request; None if it did not. An upstream's failure is no refusal.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        self.denial
+            .filter(|_| self.end != RequestEnd::UpstreamFailed)
+    }
+
     /// Whether the request was refused before its body was read.
     pub(super) fn is_refused_early(&self) -> bool {
         self.denial.is_some() && self.route.is_none()

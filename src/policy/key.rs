@@ -199,6 +199,37 @@ impl Key {
         }
     }
 
+    /// The names of the fields that differ, as the key file writes them.
+    #[must_use]
+    pub fn changed_fields(&self, before: &Self) -> Vec<&'static str> {
+        let Self {
+            text: _,
+            id_length: _,
+            hint,
+            disabled,
+            hash,
+            model_access,
+            allow_from,
+            account,
+            expires_at,
+            created_at,
+        } = self;
+        let differs = [
+            ("id", self.id() != before.id()),
+            ("name", self.name() != before.name()),
+            ("hash", *hash != before.hash),
+            ("hint", *hint != before.hint),
+            ("model_access", *model_access != before.model_access),
+            ("allow_from", *allow_from != before.allow_from),
+            ("expires_at", *expires_at != before.expires_at),
+            ("created_at", *created_at != before.created_at),
+            ("account", *account != before.account),
+            ("disabled", *disabled != before.disabled),
+        ];
+        let changed = differs.into_iter().filter(|(_, differs)| *differs);
+        changed.map(|(name, _)| name).collect()
+    }
+
     /// The fields, to create a changed key.
     #[must_use]
     pub fn fields(&self) -> KeyFields {

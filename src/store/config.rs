@@ -69,6 +69,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// How many workers there are: what the config says, or one for each core.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        }
+    }
+
     /// The gateway's address as users see it, without a trailing slash. `first` is the first listen address as it is
     /// bound: the system may have chosen its port.
     #[must_use]

@@ -7,6 +7,7 @@ pub(crate) mod inject_secret;
 
 pub mod key_file;
 pub mod key_json;
+pub mod key_revision;
 pub mod key_store;
 pub(crate) mod lock_file;
 pub mod patch;

@@ -1,5 +1,6 @@
 //! One key in the table, with its live counters.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use crate::policy::key::Key;
@@ -33,6 +34,11 @@ impl Entry {
     /// Bytes of request bodies that the key holds at the moment.
     pub(crate) fn body_bytes(&self) -> &BodyBytes {
         self.usage.get_or_init(Arc::default).body_bytes()
+    }
+
+    /// Requests of the key that are being forwarded.
+    pub(crate) fn forwarding(&self) -> &AtomicUsize {
+        self.usage.get_or_init(Arc::default).forwarding()
     }
 
     pub(crate) fn usage(&self) -> UsageCounts {

@@ -16,6 +16,7 @@ mod usage;
 
 use std::collections::HashSet;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -196,6 +197,7 @@ impl Table {
                     let before = &found.key().0;
                     if !Arc::ptr_eq(before, entry) && before.key() != entry.key() {
                         difference.changed.push(Arc::clone(entry));
+                        difference.before.push(Arc::clone(before));
                     }
                 }
             }
@@ -241,29 +243,44 @@ impl Table {
         limit: usize,
         wanted: impl Fn(&Key) -> bool,
     ) -> KeyPage {
-        let keys = self.current.load_full();
         let mut page = KeyPage {
             entries: Vec::new(),
             next: None,
         };
-        let mut before = after.map_or(Unbounded, Excluded);
         let mut last = None;
+        self.walk_newest_first(after, |sort_key, entry| {
+            if !wanted(entry.key()) {
+                return ControlFlow::Continue(());
+            }
+            if page.entries.len() == limit {
+                page.next = last;
+                return ControlFlow::Break(());
+            }
+            page.entries.push(entry);
+            last = Some(sort_key);
+            ControlFlow::Continue(())
+        });
+        page
+    }
+
+    /// Visits the keys, newest first, from behind `after`, until `visit` breaks.
+    pub fn walk_newest_first(
+        &self,
+        after: Option<SortKey>,
+        mut visit: impl FnMut(SortKey, Arc<Entry>) -> ControlFlow<()>,
+    ) {
+        let keys = self.current.load_full();
+        let mut before = after.map_or(Unbounded, Excluded);
         loop {
             let batch = copy_batch(lock(&keys.by_sort_key).range((Unbounded, before)).rev());
             let Some((oldest, _)) = batch.last() else {
-                return page;
+                return;
             };
             before = Excluded(*oldest);
             for (sort_key, entry) in batch {
-                if !wanted(entry.key()) {
-                    continue;
+                if visit(sort_key, entry).is_break() {
+                    return;
                 }
-                if page.entries.len() == limit {
-                    page.next = last;
-                    return page;
-                }
-                page.entries.push(entry);
-                last = Some(sort_key);
             }
         }
     }

@@ -10,6 +10,7 @@ pub(crate) struct Usage {
     requests: AtomicU64,
     last_used_at: AtomicI64,
     body_bytes: BodyBytes,
+    forwarding: AtomicUsize,
 }
 
 /// Bytes of request bodies that a key holds at the moment.
@@ -34,6 +35,7 @@ impl Default for Usage {
             requests: AtomicU64::new(0),
             last_used_at: AtomicI64::new(i64::MIN),
             body_bytes: BodyBytes::default(),
+            forwarding: AtomicUsize::new(0),
         }
     }
 }
@@ -55,6 +57,10 @@ impl Usage {
             self.last_used_at
                 .fetch_max(last.seconds(), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn forwarding(&self) -> &AtomicUsize {
+        &self.forwarding
     }
 
     pub(crate) fn body_bytes(&self) -> &BodyBytes {

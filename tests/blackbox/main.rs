@@ -42,6 +42,8 @@ mod admin {
     mod metrics_and_log;
     mod mutated;
     mod over_tcp;
+    mod refusals;
+    mod revisions;
     mod unknown_calls;
 }
 

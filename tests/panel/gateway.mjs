@@ -19,7 +19,7 @@ const BINARY = process.env.KEYGATE_BIN ?? fileURLToPath(new URL("../../target/de
 export const HOSTILE = `<img src=x onerror="window.pwned='model'">\u202egnp`;
 export const MODELS = ["tiny-chat", "tiny-code", "tiny-embed", HOSTILE];
 
-/** Starts one: {url, dataUrl, token, keyFile, log(), stop()}. `dataUrl` and `keyFile` are null for the mock. */
+/** Starts one: {url, dataUrl, token, keyFile, command(), log(), stop()}. `dataUrl` and `keyFile` are null for the mock, which has no commands. */
 export async function startGateway({ keys = "" } = {}) {
   if (isMock) {
     const mock = await startMock({ shape: "empty" });
@@ -44,7 +44,13 @@ url = "${upstream.url}"
   await answers(gateway, `${url}/readyz`);
   const token = (await readFile(path.join(folder, "admin.token"), "utf8")).trim();
   keep("secrets", token);
-  return { url, dataUrl: `http://127.0.0.1:${data}/v1`, token, keyFile, log: gateway.log, stop: async () => {
+  /** What a command of the binary prints on standard output, run beside the gateway. */
+  const command = async (...words) => {
+    const ran = run([...words, "--config", path.join(folder, "keygate.toml")], folder);
+    await ran.end;
+    return ran.output();
+  };
+  return { url, dataUrl: `http://127.0.0.1:${data}/v1`, token, keyFile, command, log: gateway.log, stop: async () => {
     await gateway.stop();
     keep("said-log", gateway.log());
     await upstream.stop();
@@ -83,7 +89,7 @@ function run(words, folder) {
   const end = new Promise((resolve) => child.once("close", resolve)).then(() => { ended = true; });
   child.once("error", (error) => { said.stderr += error; ended = true; });
   return {
-    output: () => said.stdout, log: () => said.stderr, hasEnded: () => ended,
+    end, output: () => said.stdout, log: () => said.stderr, hasEnded: () => ended,
     stop: async () => {
       child.kill("SIGTERM");
       const patience = setTimeout(() => child.kill("SIGKILL"), 5000);

@@ -58,9 +58,9 @@ async function answer(state, request, response) {
     if (!isRight) return refuse(401, "This token is not the admin token.");
     const id = randomBytes(16).toString("hex");
     state.sessions.add(id);
-    return send(200, about, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
+    return send(200, { ...about, secret: `secret-${id}` }, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
   }
-  if (!state.sessions.has(session)) return refuse(401, "Sign in.");
+  if (!state.sessions.has(session) || request.headers["x-keygate-session"] !== `secret-${session}`) return refuse(401, "Sign in.");
   const [, id] = /^\/api\/keys\/(.+)$/.exec(url.pathname) ?? [];
   const key = id && state.keys.find((key) => key.id === decodeURIComponent(id));
   if (id && !key) return refuse(404, "No key has this id.");
@@ -90,14 +90,25 @@ async function answer(state, request, response) {
     case "DELETE key": state.keys.splice(state.keys.indexOf(key), 1); state.generation += 1; return send(204);
     case "GET /api/models": return send(200, { models: state.models.map((model) => ({ ...model, keys: state.keys.filter((key) => view(key).state === "active" && allows(key.model_access, model.id)).length })) });
     case "GET /api/status": return send(200, { version: "0.1.0", generation: state.generation, keys: state.keys.length, last_reload: state.lastReload, upstreams: [], in_flight: 7, draining: false });
+    case "GET /api/refusals": return send(200, { refusals: [
+      { key: state.keys[0]?.id ?? null, name: state.keys[0]?.name ?? null, client_address: "192.0.2.7", reason: "model_not_found", count: 3, last_at: instant(Date.now() - 60_000) },
+      { key: null, name: null, client_address: "2001:db8::7", reason: "invalid_api_key", count: 1200, last_at: instant(Date.now() - 120_000) },
+    ].filter(({ key }) => !url.searchParams.has("key") || key === url.searchParams.get("key")), left_out: 0 });
     case "GET /api/overview": return send(200, overview(state));
+    case "POST /api/explain": {
+      const asked = state.keys.find(({ id }) => id === body.key);
+      const isAllowed = asked && view(asked).state === "active" && allows(asked.model_access, body.model);
+      return send(200, { allowed: isAllowed, denial: isAllowed ? null : "model_not_found", reason: isAllowed ? "Every rule allows it." : "The key may not use this model." });
+    }
     case "POST /api/reload": {
       if (!body.dry_run) {
         state.generation += 1;
         state.lastReload = { at: instant(Date.now()), result: "ok", message: `${state.keys.length + 1} keys` };
       }
       return send(200, { generation: state.generation, keys: state.keys.length + 1, added: 2, removed: 1, changed: 3, restart_needed: [],
-        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"] });
+        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"],
+        names: { key_partner2: "partner two", key_partner3: "partner three", key_old: "old site", key_a: "a", key_b: "b", key_c: "c" },
+        changes: { key_a: ["name"], key_b: ["expires_at", "allow_from"], key_c: ["disabled"] } });
     }
     default: return refuse(404, "There is nothing here.");
   }
@@ -121,8 +132,16 @@ function page(state, wanted) {
   const query = (wanted.get("query") ?? "").toLowerCase();
   const limit = Number(wanted.get("limit") ?? 50);
   const from = Number(wanted.get("after") ?? 0);
-  const found = state.keys.filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query)));
-  return { keys: found.slice(from, from + limit).map(view), next: from + limit < found.length ? String(from + limit) : null };
+  const is = (name, test) => { const value = wanted.get(name); return value === null || test(value); };
+  const found = state.keys.map(view).filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query))
+    && is("state", (value) => key.state === value) && is("account", (value) => key.account === value) && is("model", (value) => allows(key.model_access, value))
+    && is("expires_before", (value) => key.expires_at && Date.parse(key.expires_at) <= Date.parse(value)));
+  const by = (wanted.get("sort") ?? "-created_at").replace("-", "");
+  const sign = (wanted.get("sort") ?? "-created_at").startsWith("-") ? -1 : 1;
+  if (wanted.has("sort")) {
+    found.sort((one, other) => ((one[by] === null) - (other[by] === null)) || sign * (one[by] > other[by] ? 1 : one[by] < other[by] ? -1 : 0));
+  }
+  return { keys: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null };
 }
 
 function faultOf(body, isNew) {

@@ -21,7 +21,7 @@ const VIEWS = {
   } },
   keys: { go: async () => {} },
   "keys-empty": { shape: "empty", go: async () => {} },
-  "keys-many": { shape: "many", go: (page) => page.getByRole("button", { name: "Older" }).click() },
+  "keys-many": { shape: "many", go: (page) => page.getByRole("button", { name: "Older" }).first().click() },
   "keys-menu": { go: (page) => page.getByRole("button", { name: /^Actions/ }).nth(2).click() },
   create: { go: async (page) => {
     await page.locator("#create-key").click();
@@ -51,7 +51,7 @@ const VIEWS = {
   deleted: { go: async (page) => {
     await page.getByRole("button", { name: /^Actions/ }).nth(2).click();
     await page.getByRole("menuitem", { name: "Delete" }).click();
-    await page.getByRole("button", { name: "OK", exact: true }).click();
+    await page.getByRole("button", { name: /^OK/ }).click();
     await page.locator(".toast").waitFor();
   } },
   models: { hash: "#/models", go: async () => {} },

@@ -1,5 +1,7 @@
 // The admin API. Knows no view; tells one listener when the session has ended.
 
+import { askOtherTabs, sessionSecret } from "./session-secret.js";
+
 /** What the gateway answered in place of what was asked for. */
 export class ApiError extends Error {
   constructor(status, body) {
@@ -35,8 +37,12 @@ export function now() {
 }
 
 /** Calls the admin API: the answer's JSON, or null where it has none. */
-export async function call(method, path, body, { signal } = {}) {
+export async function call(method, path, body, { signal, revision, isAgain = false } = {}) {
   const headers = { Accept: "application/json" };
+  // The change is refused where the key is another than the one that was looked at.
+  if (revision !== undefined) headers["If-Match"] = `"${revision}"`;
+  const secret = sessionSecret();
+  if (secret !== null) headers["X-Keygate-Session"] = secret;
   // No page of another site can send this header without being asked first, and nobody answers it.
   if (method !== "GET") {
     headers["X-Keygate-Panel"] = "1";
@@ -60,7 +66,10 @@ export async function call(method, path, body, { signal } = {}) {
   // The header has whole seconds; less than two of difference is none.
   if (!Number.isNaN(date)) clockDifference = Math.abs(date - Date.now()) < 2000 ? 0 : date - Date.now();
   if (response.ok) return answer;
-  if (response.status === 401 && path !== "/api/session") {
+  if (response.status === 401 && !(method === "POST" && path === "/api/session")) {
+    // Another tab may have signed in anew: the cookie is of its session then, and the secret with it.
+    if (!isAgain && await askOtherTabs(secret)) return call(method, path, body, { signal, revision, isAgain: true });
+    if (path === "/api/session") throw new ApiError(response.status, answer);
     sessionEnded();
     throw new SessionEnded("Your session has ended. Sign in again.");
   }

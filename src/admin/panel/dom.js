@@ -33,6 +33,13 @@ export function isolated(text) {
   return `\u2068${text}\u2069`;
 }
 
+/** A text with the characters spelled out that nobody sees, or that turn the writing direction: \u202e. */
+export const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu,
+  (character) => `\\u${character.codePointAt(0).toString(16).padStart(4, "0")}`);
+
+/** A model's name, which an upstream chose. */
+export const modelName = (id) => foreign(visible(id));
+
 /** A name in a sentence. */
 export const quoted = (name) => ["“", foreign(name), "”"];
 /** The same in a label. */
@@ -63,6 +70,7 @@ const ICONS = {
   pause: "M8 5v14M16 5v14",
   play: "M7 5l12 7-12 7V5Z",
   trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5.5M14 11v5.5",
+  download: "M12 4v11M7 10.5l5 5 5-5M5 20h14",
   left: "M15 5l-7 7 7 7",
   right: "M9 5l7 7-7 7",
   location: "M12 21s7-6.2 7-11.5a7 7 0 0 0-14 0C5 14.8 12 21 12 21ZM12 12a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5Z",

@@ -14,18 +14,16 @@ export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value
 export const date = (time) => day.format(time);
 export const timeOfDay = (time) => clock.format(time);
 export const dateAndTime = (time) => `${day.format(time)}, ${clock.format(time)} UTC`;
+const UNITS = [["minute", 60_000, 60], ["hour", 3_600_000, 24], ["day", DAY, 60], ["month", 30.44 * DAY, 24], ["year", 365.25 * DAY, Infinity]];
 
-/** "in 3 days", "2 minutes ago". */
+/** "in 3 days", "2 minutes ago"; the nearest number. */
 export function fromNow(time) {
   const difference = time - now();
   const distance = Math.abs(difference);
   if (distance < 60_000) return difference < 0 ? "just now" : "in less than a minute";
-  const [unit, length] = distance < 3_600_000 ? ["minute", 60_000]
-    : distance < DAY ? ["hour", 3_600_000]
-    : distance < 60 * DAY ? ["day", DAY]
-    : distance < 730 * DAY ? ["month", 30.44 * DAY]
-    : ["year", 365.25 * DAY];
-  return relative.format(Math.trunc(difference / length), unit);
+  // The first unit that needs no more than this many, once rounded: 59.7 minutes are 1 hour, not 60 minutes.
+  const [unit, length] = UNITS.find(([, length, most]) => Math.round(distance / length) < most);
+  return relative.format(Math.sign(difference) * Math.round(distance / length), unit);
 }
 
 /** The last instant at which the key is taken: `expires_at` itself is past it. */

@@ -77,7 +77,7 @@ impl Document {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum JsonState {
     /// Before the document.
     Start,
     /// In an object of the path: a name, a comma or the end comes.
@@ -104,7 +104,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct JsonReader {
     root: &'static Shape,
-    state: State,
+    state: JsonState,
     path: [&'static Shape; DEPTH],
     depth: usize,
     /// Objects and lists that are open and do not matter.
@@ -124,7 +124,7 @@ impl JsonReader {
     pub(crate) fn new(root: &'static Shape) -> Self {
         Self {
             root,
-            state: State::Start,
+            state: JsonState::Start,
             path: [&Shape::Nothing; DEPTH],
             depth: 0,
             skipped: 0,
@@ -140,7 +140,7 @@ impl JsonReader {
 
     /// Begins another document.
     pub(crate) fn restart(&mut self) {
-        self.state = State::Start;
+        self.state = JsonState::Start;
         self.depth = 0;
         self.skipped = 0;
         self.document = Document::EMPTY;
@@ -152,16 +152,16 @@ impl JsonReader {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == JsonState::Done
     }
 
     pub(crate) fn is_broken(&self) -> bool {
-        self.state == State::Broken
+        self.state == JsonState::Broken
     }
 
     /// Reads no more of this document.
     pub(crate) fn give_up(&mut self) {
-        self.state = State::Broken;
+        self.state = JsonState::Broken;
     }
 
     /// Reads a piece. `offset` is the place of its first byte.
@@ -169,33 +169,33 @@ impl JsonReader {
         let mut at = 0;
         while at < piece.len() {
             at = match self.state {
-                State::Start => self.start(piece, at),
-                State::Members => self.members(piece, at, offset),
-                State::Name => self.name(piece, at),
-                State::Value => self.value(piece, at, offset),
-                State::Items => self.items(piece, at, offset),
-                State::Literal => self.literal(piece, at),
-                State::Text => self.text(piece, at, offset),
-                State::Skipped => self.skipped(piece, at),
-                State::SkippedText => match string_stop(piece, at) {
+                JsonState::Start => self.start(piece, at),
+                JsonState::Members => self.members(piece, at, offset),
+                JsonState::Name => self.name(piece, at),
+                JsonState::Value => self.value(piece, at, offset),
+                JsonState::Items => self.items(piece, at, offset),
+                JsonState::Literal => self.literal(piece, at),
+                JsonState::Text => self.text(piece, at, offset),
+                JsonState::Skipped => self.skipped(piece, at),
+                JsonState::SkippedText => match string_stop(piece, at) {
                     Some(stop) => {
                         self.state = match piece[stop] {
-                            b'"' => State::Skipped,
-                            _ => State::SkippedEscape,
+                            b'"' => JsonState::Skipped,
+                            _ => JsonState::SkippedEscape,
                         };
                         stop + 1
                     }
                     None => piece.len(),
                 },
-                State::NameEscape => self.after_escape(at, State::Name),
-                State::TextEscape => self.after_escape(at, State::Text),
-                State::SkippedEscape => self.after_escape(at, State::SkippedText),
-                State::Done | State::Broken => return,
+                JsonState::NameEscape => self.after_escape(at, JsonState::Name),
+                JsonState::TextEscape => self.after_escape(at, JsonState::Text),
+                JsonState::SkippedEscape => self.after_escape(at, JsonState::SkippedText),
+                JsonState::Done | JsonState::Broken => return,
             };
         }
     }
 
-    fn after_escape(&mut self, at: usize, state: State) -> usize {
+    fn after_escape(&mut self, at: usize, state: JsonState) -> usize {
         self.state = state;
         at + 1
     }
@@ -206,9 +206,9 @@ impl JsonReader {
             b'{' => {
                 self.path[0] = self.root;
                 self.depth = 1;
-                self.state = State::Members;
+                self.state = JsonState::Members;
             }
-            _ => self.state = State::Broken,
+            _ => self.state = JsonState::Broken,
         }
         at + 1
     }
@@ -221,10 +221,10 @@ impl JsonReader {
                     self.member_start = offset + at;
                 }
                 self.begin_text();
-                self.state = State::Name;
+                self.state = JsonState::Name;
             }
             b'}' => self.close(offset + at + 1),
-            _ => self.state = State::Broken,
+            _ => self.state = JsonState::Broken,
         }
         at + 1
     }
@@ -237,7 +237,7 @@ impl JsonReader {
         if piece[stop] == b'\\' {
             // No wanted name is written with escapes.
             self.text_fits = false;
-            self.state = State::NameEscape;
+            self.state = JsonState::NameEscape;
             return stop + 1;
         }
         let members = match self.path[self.depth - 1] {
@@ -259,7 +259,7 @@ impl JsonReader {
             .iter()
             .find(|(known, _)| *known == name)
             .map_or(&Shape::Nothing, |(_, shape)| shape);
-        self.state = State::Value;
+        self.state = JsonState::Value;
         stop + 1
     }
 
@@ -290,7 +290,7 @@ impl JsonReader {
     fn value(&mut self, piece: &[u8], at: usize, offset: usize) -> usize {
         let fits = self.depth < DEPTH;
         match (piece[at], self.shape) {
-            (b' ' | b'\t' | b'\n' | b'\r' | b':', _) => self.state = State::Value,
+            (b' ' | b'\t' | b'\n' | b'\r' | b':', _) => self.state = JsonState::Value,
             (b'{', Shape::Object(part, _)) if fits => {
                 match part {
                     Part::Usage => self.document.usage = true,
@@ -298,7 +298,7 @@ impl JsonReader {
                     Part::Timings => self.document.timings = true,
                     Part::Other | Part::Choices | Part::Images => {}
                 }
-                self.open(State::Members);
+                self.open(JsonState::Members);
             }
             (b'[', Shape::List(part, _)) if fits => {
                 match part {
@@ -308,21 +308,21 @@ impl JsonReader {
                     Part::Images => self.document.images = Some(0),
                     _ => {}
                 }
-                self.open(State::Items);
+                self.open(JsonState::Items);
             }
             (b'{' | b'[', _) => {
                 self.skipped = 1;
-                self.state = State::Skipped;
+                self.state = JsonState::Skipped;
             }
             (b'"', _) => {
                 self.begin_text();
                 self.text_start = offset + at + 1;
-                self.state = State::Text;
+                self.state = JsonState::Text;
             }
-            (b'}' | b']' | b',', _) => self.state = State::Broken,
+            (b'}' | b']' | b',', _) => self.state = JsonState::Broken,
             _ => {
                 self.begin_text();
-                self.state = State::Literal;
+                self.state = JsonState::Literal;
                 return at;
             }
         }
@@ -369,7 +369,7 @@ impl JsonReader {
                 Shape::Leaf(Field::Content) => self.text_length = 1,
                 _ => self.text_fits = false,
             }
-            self.state = State::TextEscape;
+            self.state = JsonState::TextEscape;
             return stop + 1;
         }
         match self.shape {
@@ -394,7 +394,7 @@ impl JsonReader {
             return piece.len();
         };
         match piece[stop] {
-            b'"' => self.state = State::SkippedText,
+            b'"' => self.state = JsonState::SkippedText,
             b'{' | b'[' => self.skipped += 1,
             _ => {
                 self.skipped -= 1;
@@ -406,7 +406,7 @@ impl JsonReader {
         stop + 1
     }
 
-    fn open(&mut self, state: State) {
+    fn open(&mut self, state: JsonState) {
         self.path[self.depth] = self.shape;
         self.depth += 1;
         self.state = state;
@@ -431,10 +431,10 @@ impl JsonReader {
 
     fn after_value(&mut self) {
         self.state = match self.depth {
-            0 => State::Done,
+            0 => JsonState::Done,
             depth => match self.path[depth - 1] {
-                Shape::List(..) => State::Items,
-                _ => State::Members,
+                Shape::List(..) => JsonState::Items,
+                _ => JsonState::Members,
             },
         };
     }

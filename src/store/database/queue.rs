@@ -84,14 +84,14 @@ impl UsageSender {
 
 /// What was taken out of the queues.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
+pub(crate) struct TakenUsage {
     pub(crate) records: Vec<UsageRecord>,
     /// The sums of all records that were taken or dropped.
     pub(crate) sums: SumsMap,
     pub(crate) key_uses: Vec<KeyUse>,
 }
 
-impl Taken {
+impl TakenUsage {
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.sums.is_empty() && self.key_uses.is_empty()
     }
@@ -109,9 +109,9 @@ impl Queues {
     }
 
     /// Takes out at most about `most` records, and all else. They still count as waiting, until [`Self::forget`].
-    pub(crate) fn take(&self, most: usize) -> Taken {
+    pub(crate) fn take(&self, most: usize) -> TakenUsage {
         let queues = lock(&self.queues).clone();
-        let mut taken = Taken::default();
+        let mut taken = TakenUsage::default();
         for queue in queues {
             let mut queue = lock(&queue);
             let room = most.saturating_sub(taken.records.len());
