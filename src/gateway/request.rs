@@ -372,7 +372,12 @@ async fn forward<E: Exchange>(
     let kind = ResponseKind::of_path(asked.path);
     let mut edits = body_edits(&asked, lease.permit(), entry.key())?;
     let upstream = lease.permit().target();
-    let filter = ask_for_usage(upstream, kind, &asked.places, &mut edits);
+    let filter = ask_for_usage(
+        (upstream.usage(), upstream.engine()),
+        kind,
+        &asked.places,
+        &mut edits,
+    );
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
