@@ -48,6 +48,7 @@ pub(crate) mod token;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response, request};
 use http_body::Body;
@@ -68,10 +69,12 @@ use crate::admin::token::AdminToken;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
 use crate::store::config::parse::ParsedConfig;
+use crate::store::database::Database;
 use crate::store::key_store::{KeyStore, LastReload};
 use crate::table::Table;
 use crate::upstream::Fleet;
@@ -95,6 +98,10 @@ pub(crate) struct Services {
     pub(crate) metrics: Metrics,
     /// The log; every change is logged.
     pub(crate) log: Log,
+    /// The database; None if the config has none.
+    pub(crate) database: Option<Arc<Database>>,
+    /// The prices in force. A reload replaces them.
+    pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// The phase of the process.
     pub(crate) lifecycle: Lifecycle,
     /// The OpenAI Compatible URL, ending in `/v1`.

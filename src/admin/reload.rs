@@ -1,4 +1,4 @@
-//! Reloads key file, upstreams and certificates, each independently. A part with faults stays unchanged.
+//! Reloads key file, upstreams, prices and certificates, each independently. A part with faults stays unchanged.
 //!
 //! POST /api/reload and SIGHUP use this. Only one reload runs at a time, and it reads files on a blocking thread.
 
@@ -15,6 +15,7 @@ use crate::admin::response::ApiResponse;
 use crate::net::tls::{self, TlsError, TlsFieldError};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
+use crate::policy::price::PriceList;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
@@ -213,12 +214,13 @@ pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode
     outcome
 }
 
-/// Reloads upstreams and certificates. Returns the faults, and the settings that need a restart.
+/// Reloads upstreams, prices and certificates. Returns the faults, and the settings that need a restart.
 fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static str>) {
     let ParsedConfig {
         config,
         upstreams,
         tls,
+        prices,
         keys: _,
         socket: _,
     } = (services.config_source)();
@@ -247,6 +249,9 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
     {
         let field = format!("upstreams.{upstream}.ca_file");
         faults.push(about_tls(services, &field, &error));
+    }
+    if let (Ok(prices), ReloadMode::Apply(_)) = (&prices, mode) {
+        services.prices.store(Arc::new(PriceList::new(prices)));
     }
     if let Ok(Some(tls)) = tls {
         let of_config = faults.iter().any(|fault| fault.section() == "tls");

@@ -65,6 +65,8 @@ impl TestApi {
             certificates: None,
             metrics,
             log,
+            database: None,
+            prices: Arc::default(),
             lifecycle: Lifecycle::default(),
             url: "http://localhost:8080/v1".to_owned(),
             config_source: Arc::new(move || parse::read(Some(&file), &Overrides::default())),

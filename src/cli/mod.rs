@@ -28,6 +28,7 @@ mod serve;
 mod start_error;
 mod status;
 mod supervisor;
+mod usage_database;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

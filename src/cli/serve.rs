@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,15 +22,18 @@ use crate::cli::ServeArgs;
 use crate::cli::process_limits::{log_panics, set_process_limits};
 use crate::cli::start_error::{StartError, system};
 use crate::cli::supervisor::{AdminListeners, Signals, Supervisor, Workers, tell_systemd};
+use crate::cli::usage_database;
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
 use crate::net::unix_socket;
 use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
+use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
 use crate::store::config::{Config, Listen, LogFormat, parse, provide_secrets};
+use crate::store::database::Database;
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::KeyStore;
@@ -110,12 +114,14 @@ pub(super) fn serve(
         let _inside = runtime.enter();
         Signals::new(hangup).map_err(system("the signal handlers"))?
     };
-    let (components, loaded) = Components::prepare(config)?;
+    let (mut components, loaded) = Components::prepare(config)?;
     let claimed = listen::claim(&components.config.listen).map_err(StartError::Listen)?;
     let (socket, socket_file) =
         unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
             .map_err(StartError::Socket)?;
     let key_store = components.start_key_store(loaded)?;
+    // After the admin socket, so that a second start by mistake changes nothing; after the keys, whose uses it knows.
+    components.open_database()?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
@@ -130,6 +136,8 @@ pub(super) fn serve(
         certificates: components.certificates.clone(),
         metrics: components.metrics.clone(),
         log: components.log.clone(),
+        database: components.database.clone(),
+        prices: Arc::clone(&components.prices),
         lifecycle: components.lifecycle.clone(),
         url,
         config_source,
@@ -161,6 +169,10 @@ pub(super) fn serve(
         .run()
         .await
     });
+    // The workers have ended, and their requests with them.
+    if let Some(database) = &components.database {
+        usage_database::stop(database, &components.log);
+    }
     // This also writes the log lines of a failed start.
     components.log_writer.finish(LOG_FLUSH_TIMEOUT);
     ended
@@ -175,6 +187,8 @@ struct Components {
     metrics: Metrics,
     log: Log,
     log_writer: LogWriterHandle,
+    database: Option<Arc<Database>>,
+    prices: Arc<ArcSwap<PriceList>>,
     lifecycle: Lifecycle,
 }
 
@@ -203,6 +217,7 @@ impl Components {
         let (log, log_writer) = Log::start(format, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
+        let prices = Arc::new(ArcSwap::from_pointee(PriceList::new(&config.prices)));
         let components = Self {
             config: Arc::new(config),
             table,
@@ -211,9 +226,20 @@ impl Components {
             metrics,
             log,
             log_writer,
+            database: None,
+            prices,
             lifecycle: Lifecycle::default(),
         };
         Ok((components, loaded))
+    }
+
+    fn open_database(&mut self) -> Result<(), StartError> {
+        if let Some(url) = &self.config.database {
+            let database = usage_database::open(url, &self.config.usage, &self.log, &self.metrics)?;
+            usage_database::restore_key_uses(&database, &self.table)?;
+            self.database = Some(Arc::new(database));
+        }
+        Ok(())
     }
 
     fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {
@@ -252,6 +278,8 @@ impl Components {
             certificates: self.certificates.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
+            database: self.database.clone(),
+            prices: Arc::clone(&self.prices),
             lifecycle: self.lifecycle.clone(),
             settings: Arc::new(settings),
             connections: Arc::new(AtomicUsize::new(0)),

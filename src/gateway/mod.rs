@@ -15,6 +15,7 @@ mod refusal;
 mod relay;
 mod request;
 mod upstream_share;
+mod usage_request;
 pub(crate) mod worker;
 
 #[cfg(test)]

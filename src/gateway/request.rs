@@ -23,6 +23,7 @@ use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
 use crate::gateway::upstream_share::UpstreamShare;
+use crate::gateway::usage_request::ask_for_usage;
 use crate::gateway::worker::Worker;
 use crate::http::client_address::client_address;
 use crate::http::credential;
@@ -31,6 +32,7 @@ use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
+use crate::http::usage_scanner::{ResponseKind, UsageScanner};
 use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
@@ -173,6 +175,9 @@ async fn admit_and_forward<E: Exchange>(
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
+    if let Some(usage) = &worker.usage {
+        usage.add_key_use(entry.key().id(), inbound.now.seconds());
+    }
     exchange.authenticated();
 
     let route = route::of(head.method(), head.path())?; // 5
@@ -210,6 +215,8 @@ struct Asked {
     places: Places,
     /// Fields that the upstream may not take.
     noted: NotedFields,
+    /// The path it goes to.
+    path: &'static str,
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
@@ -271,6 +278,7 @@ async fn read_model<E: Exchange>(
         upstream,
         places,
         noted,
+        path: endpoint.path(),
         read_at,
         is_decoded: coding.is_some(),
         format,
@@ -361,7 +369,15 @@ async fn forward<E: Exchange>(
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
-    let edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let kind = ResponseKind::of_path(asked.path);
+    let mut edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let upstream = lease.permit().target();
+    let filter = ask_for_usage(
+        (upstream.usage(), upstream.engine()),
+        kind,
+        &asked.places,
+        &mut edits,
+    );
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
@@ -371,8 +387,21 @@ async fn forward<E: Exchange>(
         return Err(Refusal::UpstreamRejected.into());
     }
     record.status(status);
-    let length = response.length().into();
-    if is_event_stream(response.fields()) {
+    let is_stream = is_event_stream(response.fields());
+    if let Some(kind) = kind
+        && status.is_success()
+        && response.fields().count(FieldKind::ContentEncoding) == 0
+    {
+        record.scan_with(match is_stream {
+            true => UsageScanner::events(kind, filter),
+            false => UsageScanner::json(kind),
+        });
+    }
+    let length = match record.takes_out() {
+        true => BodyLength::Unknown,
+        false => response.length().into(),
+    };
+    if is_stream {
         // nginx would hold it back to fill its buffers.
         response.fields().push("x-accel-buffering", b"no");
     }

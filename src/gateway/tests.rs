@@ -197,6 +197,8 @@ impl Stand {
             certificates: None,
             metrics: metrics.clone(),
             log,
+            database: None,
+            prices: Arc::default(),
             lifecycle: Lifecycle::default(),
             settings: Arc::new(Settings::from(&config)),
             connections: Arc::default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::sync::Notify;
@@ -20,6 +21,7 @@ use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
+use crate::policy::price::PriceList;
 use crate::request_body::budget::BufferBudget;
 use crate::request_body::collect::BodyLimits;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
@@ -27,6 +29,7 @@ use crate::runtime::timers::TickTimer;
 use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
 use crate::runtime::wall_clock;
 use crate::store::config::{ClientAddressSource, Config};
+use crate::store::database::{Database, UsageSender};
 use crate::table::Table;
 use crate::upstream::Fleet;
 use crate::upstream::pool::{Pool, UpstreamTimeouts};
@@ -47,6 +50,10 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// Log lines.
     pub(crate) log: Log,
+    /// The database; None if the config has none.
+    pub(crate) database: Option<Arc<Database>>,
+    /// The prices in force.
+    pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// The phase the process is in.
     pub(crate) lifecycle: Lifecycle,
     /// What the config says.
@@ -177,6 +184,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     /// Its deadlines.
     pub(crate) timer: TickTimer,
+    /// Its way to the database; None if there is none.
+    pub(super) usage: Option<UsageSender>,
     /// Its free buffers.
     pub(crate) buffers: BufferPool,
     /// Of the lines about load balancers that do not say for whom they speak.
@@ -220,11 +229,13 @@ impl Worker {
             buffers.clone(),
             u64::from_le_bytes(random),
         );
+        let usage = gateway.database.as_deref().map(Database::sender);
         let (open, all_closed) = (Cell::new(0), Notify::new());
         Ok(Rc::new(Self {
             gateway,
             pool,
             timer,
+            usage,
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),

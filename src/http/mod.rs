@@ -11,3 +11,4 @@ pub mod forwarded_headers;
 pub mod framing;
 pub mod head;
 pub mod request_id;
+pub mod usage_scanner;

@@ -1,6 +1,6 @@
 //! The config as types; every value of them is valid. `deploy/keygate.toml` documents each field.
 //!
-//! [`parse`] reads a file and the command line, with `sections` and `upstreams` for its parts. `value` parses single
+//! [`parse`] reads a file and the command line, with `sections` and `upstreams` and `usage` for its parts. `value` parses single
 //! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
 //! certificates. `warnings` and `restart` compare and judge whole configs.
 
@@ -12,6 +12,7 @@ pub(crate) mod restart;
 mod sections;
 mod tree;
 mod upstreams;
+mod usage;
 mod value;
 mod warnings;
 
@@ -23,6 +24,9 @@ use ipnet::IpNet;
 
 use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
+use crate::policy::price::ModelPrice;
+pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
+use crate::store::database::DatabaseUrl;
 pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
@@ -56,6 +60,12 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// The servers behind the gateway, in the file's order; at least one.
     pub upstreams: Vec<UpstreamConfig>,
+    /// Where the database is; None: there is none.
+    pub database: Option<DatabaseUrl>,
+    /// What is kept of the usage.
+    pub usage: UsageConfig,
+    /// Prices, in the file's order; each model at most once.
+    pub prices: Vec<ModelPrice>,
 }
 
 impl Config {
@@ -276,6 +286,10 @@ pub struct UpstreamConfig {
     pub credential: Option<Credential>,
     /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// How the usage of its streams is learned.
+    pub usage: UsageMode,
+    /// The server that it runs, if the config says so.
+    pub engine: Option<Engine>,
     /// Which of a client's header fields it gets besides those that every upstream gets.
     pub forward_headers: ForwardHeaders,
     /// Further names of its models, each with the model's own name.

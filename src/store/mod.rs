@@ -1,6 +1,7 @@
 //! Floor 2: files. The config file, the key file, and the key store, which keeps the key file and the key table equal.
 
 pub mod config;
+pub mod database;
 pub(crate) mod fault;
 pub(crate) mod inject_secret;
 

@@ -193,3 +193,9 @@ mod tls {
     mod protocols;
     mod upstreams;
 }
+
+/// What each request used: read in its answer, kept in the database, and never in the way of a request.
+mod usage {
+    mod records;
+    mod streams;
+}

@@ -250,6 +250,23 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A decimal number, parsed by `read` from its digits as they are written, so that nothing is rounded. It may stand
+    /// in quotes.
+    pub(crate) fn number_text<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let item = self.table?.get(name);
+        if !item.is_some_and(|item| item.is_float() || item.is_integer()) {
+            return self.text(name, read);
+        }
+        let item = self.get(name)?;
+        let written = self.tree?.document.raw().get(item.span()?)?;
+        let value = read(&written.replace('_', ""));
+        self.faults.record(&self.location(name), value)
+    }
+
     /// A list of strings, each parsed by `read`. Faulty entries are left out.
     pub(crate) fn texts<T>(
         &mut self,

@@ -9,6 +9,7 @@ use crate::policy::body_fields::{FieldRules, Taken};
 use crate::policy::field_kind::ForwardHeaders;
 use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::tree::{Located, Location, Section};
+use crate::store::config::usage::{UsageMode, usage_of_upstream};
 use crate::store::config::{
     Credential, Inject, InjectSecret, KeysConfig, SaltOwner, UpstreamConfig, files, value,
 };
@@ -115,11 +116,14 @@ impl ConfigReader<'_> {
                 );
             }
         }
+        let (usage, engine) = usage_of_upstream(&mut section);
         let aliases = self.aliases(&mut section, served.as_deref(), models);
         let inject = self.inject(&mut section, secret_file);
         let mut fields = field_rules(&mut section);
         fields.sets_cache_salt = inject.is_some();
         let upstream = UpstreamConfig {
+            usage,
+            engine,
             name: name.clone().unwrap_or_default(),
             replicas: values(replicas),
             models: served.map(|served| values(Some(served))),
@@ -314,6 +318,8 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         models: None,
         credential: None,
         ca_file: None,
+        usage: UsageMode::default(),
+        engine: None,
         forward_headers: ForwardHeaders::NONE,
         aliases: Vec::new(),
         inject: None,

@@ -9,6 +9,7 @@ pub mod http1;
 pub mod json_model;
 pub mod key_line;
 pub mod lazy_form;
+pub mod usage;
 
 /// Something that is fed bytes.
 pub trait Target {

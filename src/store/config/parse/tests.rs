@@ -9,10 +9,11 @@ use crate::policy::field_kind::ForwardHeaders;
 use super::*;
 use crate::policy::body_fields::FieldRules;
 use crate::store::config::restart::restart_needed;
-use crate::store::config::{ReplicaUrl, TlsFiles, tree};
+use crate::store::config::{ReplicaUrl, TlsFiles, UsageMode, tree};
 
 mod sections;
 mod upstreams;
+mod usage;
 mod whole;
 
 /// A valid upstream for tests about other fields. Append it last, since fields after it belong to its section.
@@ -151,11 +152,20 @@ fn what_the_file_leaves_out_is_at_its_default() {
             models: None,
             credential: None,
             ca_file: None,
+            usage: UsageMode::Ask,
+            engine: None,
             forward_headers: ForwardHeaders::NONE,
             aliases: Vec::new(),
             inject: None,
             fields: FieldRules::USUAL,
         }],
+        database: Some(DatabaseUrl::Sqlite(path.join("keygate.db"))),
+        usage: UsageConfig {
+            records: 30 * 86_400,
+            sums: 400 * 86_400,
+            currency: "EUR".to_owned(),
+        },
+        prices: vec![],
     };
     assert_eq!(config, expected);
 }
