@@ -72,6 +72,8 @@ impl Requirement {
                 | Operation::Status
                 | Operation::Models
                 | Operation::Overview
+                | Operation::Usage
+                | Operation::UsageRecords
                 | Operation::Explain
                 | Operation::ShowSession
                 | Operation::SignOut

@@ -61,6 +61,10 @@ pub(super) enum ApiError {
         /// Why.
         message: String,
     },
+    /// There is no database, and so nobody knows what was used.
+    NoDatabase,
+    /// The database could not be read.
+    DatabaseFailed,
     /// A bug: something failed that never should.
     Internal,
     /// Not ready for requests, and why.
@@ -81,7 +85,7 @@ impl ApiError {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized | Self::WrongToken | Self::WrongLink => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
+            Self::UnknownPath | Self::UnknownKey | Self::NoDatabase => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -90,7 +94,7 @@ impl ApiError {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::DatabaseFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -114,6 +118,8 @@ impl ApiError {
             Self::NotWritten {
                 in_force: false, ..
             } => "not_written",
+            Self::NoDatabase => "usage_unavailable",
+            Self::DatabaseFailed => "database_failed",
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
         }
@@ -151,6 +157,12 @@ impl ApiError {
                 format!("{first}{more}{suffix}")
             }
             Self::NotWritten { message, .. } => message.clone(),
+            Self::NoDatabase => {
+                "There is no database, so nobody knows what was used; set url in [database] of the config, like \
+                 \"sqlite:keygate.db\", and start the gateway again."
+                    .to_owned()
+            }
+            Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
         }
@@ -171,6 +183,7 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
+            Self::NoDatabase => body["error"]["code"] = self.label().into(),
             Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
             _ => {}
         }
@@ -194,6 +207,12 @@ impl ApiError {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        Self::Invalid(error)
     }
 }
 

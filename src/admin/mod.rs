@@ -11,6 +11,8 @@
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
+//! | GET /api/usage | tokens, requests and cost, by hour or day and by key, account, model, upstream |
+//! | GET /api/usage/records | single requests, newest first |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
 //! | GET /api/openapi.json | this table as OpenAPI 3.1 |
@@ -40,6 +42,7 @@ pub(crate) mod session;
 mod status;
 mod throttle;
 pub(crate) mod token;
+mod usage;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -236,6 +239,8 @@ where
             explain::respond(services, &body, now())
         }
         Operation::Overview => overview::respond(services, now()).await,
+        Operation::Usage => usage::sums(services, &query?, parts, now()).await,
+        Operation::UsageRecords => usage::records(services, &query?, parts).await,
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
             session::sign_in(services, peer, &parts.headers, &body, now()).await

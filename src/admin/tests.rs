@@ -6,6 +6,7 @@ mod key_calls;
 mod listeners;
 mod reloads;
 mod sessions;
+mod usage_calls;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -197,7 +198,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 17] = [
+const CALLS: [(&str, &str, &str); 19] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -218,6 +219,8 @@ const CALLS: [(&str, &str, &str); 17] = [
     ),
     ("GET", "/api/openapi.json", ""),
     ("GET", "/api/overview", ""),
+    ("GET", "/api/usage?start_time=1&end_time=2", ""),
+    ("GET", "/api/usage/records", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
     ("OPTIONS", "/api/keys", ""),

@@ -82,6 +82,9 @@ fn head_is_answered_like_get_on_both_admin_listeners() {
         "/api/keys/nothing",
         "/api/models",
         "/api/openapi.json",
+        "/api/usage",
+        "/api/usage?start_time=978307200&end_time=978393600",
+        "/api/usage/records",
         "/api/nothing",
         "/",
     ] {
