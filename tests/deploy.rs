@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 15] = [
+const METRICS: [&str; 20] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -28,8 +28,14 @@ const METRICS: [&str; 15] = [
     "keygate_build_info",
     "keygate_unwritten_changes",
     "keygate_log_lines_dropped_total",
+    "keygate_tokens_total",
+    "keygate_usage_records_total",
+    "keygate_database_up",
+    "keygate_usage_records_dropped_total",
+    "keygate_database_write_seconds",
 ];
-const HISTOGRAMS: [&str; 3] = [
+const HISTOGRAMS: [&str; 4] = [
+    "keygate_database_write_seconds",
     "keygate_request_seconds",
     "keygate_first_byte_seconds",
     "keygate_overhead_seconds",

@@ -120,9 +120,9 @@ pub(super) fn serve(
     let (socket, socket_file) =
         unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
             .map_err(StartError::Socket)?;
-    // After the admin socket, so that a second start by mistake changes nothing.
-    components.open_database()?;
     let key_store = components.start_key_store(loaded)?;
+    // After the admin socket, so that a second start by mistake changes nothing; after the keys, whose uses it knows.
+    components.open_database()?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
@@ -236,7 +236,8 @@ impl Components {
 
     fn open_database(&mut self) -> Result<(), StartError> {
         if let Some(url) = &self.config.database {
-            let database = usage_database::open(url, &self.config.usage, &self.log)?;
+            let database = usage_database::open(url, &self.config.usage, &self.log, &self.metrics)?;
+            usage_database::restore_key_uses(&database, &self.table)?;
             self.database = Some(Arc::new(database));
         }
         Ok(())

@@ -50,6 +50,19 @@ fn describe(status: &Value) -> String {
             ),
         );
     }
+    let database = &status["database"];
+    line(
+        "Database",
+        match (database.is_null(), database["up"] == true) {
+            (true, _) => "none".to_owned(),
+            (false, true) => "up".to_owned(),
+            (false, false) => format!(
+                "cannot be written, {} bytes of usage wait: {}",
+                database["waiting_bytes"],
+                text(&database["error"])
+            ),
+        },
+    );
     line("In flight", status["in_flight"].to_string());
     if status["draining"] == true {
         line("Draining", "yes".to_owned());

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
+use crate::observe::metrics::Metrics;
+use crate::policy::time::UnixTime;
 use crate::store::config::UsageConfig;
 use crate::store::database::{Database, DatabaseEvent, DatabaseUrl, KeepFor};
+use crate::table::{Table, UsageCounts};
 
 /// The longest time to write what waits at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,6 +18,7 @@ pub(super) fn open(
     url: &DatabaseUrl,
     usage: &UsageConfig,
     log: &Log,
+    metrics: &Metrics,
 ) -> Result<Database, StartError> {
     let keep_for = KeepFor {
         records: usage.records,
@@ -25,9 +29,24 @@ pub(super) fn open(
     let instance = random_name().map_err(|error| {
         StartError::System("random numbers".into(), std::io::Error::other(error))
     })?;
-    let log = log.clone();
-    let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &event));
+    metrics
+        .has_database()
+        .map_err(|error| StartError::System("metrics".into(), std::io::Error::other(error)))?;
+    let (log, metrics) = (log.clone(), metrics.clone());
+    let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &metrics, &event));
     Database::open(url, &gateway, &instance, keep_for, observer).map_err(StartError::Database)
+}
+
+/// Counts on where the last start ended: how often each key was used, and when last.
+pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(), StartError> {
+    for known in database.key_uses().map_err(StartError::Database)? {
+        let before = UsageCounts {
+            requests: known.requests,
+            last_used_at: Some(UnixTime::from_seconds(known.last_used_at)),
+        };
+        table.restore_usage(&known.key_id, before);
+    }
+    Ok(())
 }
 
 /// Writes what waits, and ends the writer.
@@ -50,9 +69,9 @@ fn random_name() -> Result<String, getrandom::Error> {
     Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }
 
-fn record_event(log: &Log, event: &DatabaseEvent<'_>) {
+fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {
     match event {
-        DatabaseEvent::Written { .. } => {}
+        DatabaseEvent::Written { took, .. } => metrics.database_write(took.as_secs_f64()),
         DatabaseEvent::Up => {
             log.event(Event::info("database").with("message", "can be written again"))
         }

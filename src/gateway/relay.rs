@@ -56,7 +56,9 @@ struct RelayState {
     ping_at: Option<Instant>,
     /// Where a stream of events stands; None where the body is something else, or encoded.
     events: Option<EventFollower>,
-    /// The stream's last event has left: a client that leaves now has read all that it wants.
+    /// The stream's last event has come.
+    has_final_event: bool,
+    /// It has left: a client that leaves now has read all that it wants.
     is_final_event_sent: bool,
 }
 
@@ -80,6 +82,7 @@ pub(super) async fn relay<E: Exchange>(
     format: ErrorFormat<'_>,
     record: &mut AccessRecord,
 ) -> Result<(), BrokenOff> {
+    let waits_for_rest = record.takes_out();
     let can_add_events = is_event_stream(response.fields())
         && response.fields().count(FieldKind::ContentEncoding) == 0;
     let timeouts = &worker.settings.timeouts;
@@ -90,6 +93,7 @@ pub(super) async fn relay<E: Exchange>(
         ends_at: None,
         ping_at: None,
         events: can_add_events.then(EventFollower::default),
+        has_final_event: false,
         is_final_event_sent: false,
     };
     loop {
@@ -98,15 +102,13 @@ pub(super) async fn relay<E: Exchange>(
             poll_event(cx, worker, exchange, &mut response, &mut lease, state)
         })
         .await;
-        let piece;
         let part = match &event {
             RelayEvent::Piece(place) => {
-                piece = response.piece(place);
-                state.follow(piece);
-                record.sent(piece.len());
-                match response.is_done() {
-                    true => BodyPart::Last(piece),
-                    false => BodyPart::More(piece),
+                let passed = record.relayed(response.piece(place));
+                state.follow(passed);
+                match response.is_done() && !waits_for_rest {
+                    true => BodyPart::Last(passed),
+                    false => BodyPart::More(passed),
                 }
             }
             RelayEvent::HeadWaits => BodyPart::More(b""),
@@ -114,7 +116,7 @@ pub(super) async fn relay<E: Exchange>(
                 record.sent(PING.len());
                 BodyPart::More(PING)
             }
-            RelayEvent::End => BodyPart::Last(b""),
+            RelayEvent::End => BodyPart::Last(record.rest()),
             RelayEvent::Revoked(denial) => {
                 record.revoked(*denial);
                 let last_event = can_add_events.then(|| format.event(&Refusal::from(*denial)));
@@ -136,7 +138,7 @@ pub(super) async fn relay<E: Exchange>(
         state.head_waits = false;
         match send_under_lease(worker, exchange, part, &mut lease).await {
             Ok(()) if part.is_last() => return Ok(()),
-            Ok(()) => {}
+            Ok(()) => state.has_final_event = can_add_events && record.has_final_event(),
             Err(Unsent::Client) => {
                 if state.is_final_event_sent {
                     record.complete();
@@ -161,7 +163,8 @@ fn poll_event<E: Exchange>(
 ) -> Poll<RelayEvent> {
     // Before the response is read on: its end may come in the same moment in which the client leaves.
     if !state.is_final_event_sent
-        && state.is_finished()
+        && state.has_final_event
+        && state.is_between_events()
         && exchange.poll_flushed(cx).map(|sent| sent.is_ok()) == Poll::Ready(true)
     {
         state.is_final_event_sent = true;
@@ -201,10 +204,6 @@ impl RelayState {
         if let Some(events) = &mut self.events {
             events.follow(piece);
         }
-    }
-
-    fn is_finished(&self) -> bool {
-        self.events.as_ref().is_some_and(EventFollower::is_finished)
     }
 
     fn is_between_events(&self) -> bool {

@@ -30,6 +30,7 @@ use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
+use crate::http::usage_scanner::{ResponseKind, StreamFilter, UsageScanner};
 use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
@@ -172,6 +173,9 @@ async fn admit_and_forward<E: Exchange>(
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
+    if let Some(usage) = &worker.usage {
+        usage.add_key_use(entry.key().id(), inbound.now.seconds());
+    }
     exchange.authenticated();
 
     let route = route::of(head.method(), head.path())?; // 5
@@ -209,6 +213,8 @@ struct Asked {
     places: Places,
     /// Fields that the upstream may not take.
     noted: NotedFields,
+    /// The path it goes to.
+    path: &'static str,
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
@@ -270,6 +276,7 @@ async fn read_model<E: Exchange>(
         upstream,
         places,
         noted,
+        path: endpoint.path(),
         read_at,
         is_decoded: coding.is_some(),
         format,
@@ -359,6 +366,7 @@ async fn forward<E: Exchange>(
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
+    let kind = ResponseKind::of_path(asked.path);
     let edits = body_edits(&asked, lease.permit(), entry.key())?;
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
@@ -369,8 +377,21 @@ async fn forward<E: Exchange>(
         return Err(Refusal::UpstreamRejected.into());
     }
     record.status(status);
-    let length = response.length().into();
-    if is_event_stream(response.fields()) {
+    let is_stream = is_event_stream(response.fields());
+    if let Some(kind) = kind
+        && status.is_success()
+        && response.fields().count(FieldKind::ContentEncoding) == 0
+    {
+        record.scan_with(match is_stream {
+            true => UsageScanner::events(kind, StreamFilter::Nothing),
+            false => UsageScanner::json(kind),
+        });
+    }
+    let length = match record.takes_out() {
+        true => BodyLength::Unknown,
+        false => response.length().into(),
+    };
+    if is_stream {
         // nginx would hold it back to fill its buffers.
         response.fields().push("x-accel-buffering", b"no");
     }

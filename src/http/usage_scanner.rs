@@ -91,6 +91,15 @@ impl UsageScanner {
         }
     }
 
+    /// Whether parts of the response may be taken out.
+    #[must_use]
+    pub fn takes_out(&self) -> bool {
+        match &*self.0 {
+            Format::Events(events) => events.filter() != StreamFilter::Nothing,
+            Format::Json { .. } => false,
+        }
+    }
+
     /// What of the pieces is not sent yet; it goes before the end of the body. An event that has not come whole waits
     /// here, as long as it may be one that a [`StreamFilter`] takes out.
     #[must_use]

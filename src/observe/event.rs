@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::policy::network::ClientAddress;
+use crate::policy::usage::RequestCounts;
 
 /// The access line of one request, made when the request ends.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct AccessEntry<'a> {
     pub(crate) bytes_in: u64,
     /// Bytes of the response body.
     pub(crate) bytes_out: u64,
+    /// What it used; None if it did not pass all checks.
+    pub(crate) counts: Option<RequestCounts>,
     /// How the request ended.
     pub(crate) end: RequestEnd,
 }

@@ -14,6 +14,7 @@ use crate::observe::event::{AccessEntry, Event};
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::text::is_harmless;
 use crate::policy::time::UnixTime;
+use crate::policy::usage::RequestCounts;
 use crate::store::config::LogFormat;
 
 /// The longest text in a line, in characters; longer text is cut.
@@ -66,7 +67,8 @@ impl LogLines {
     /// Appends a request's line.
     pub(super) fn access(&mut self, format: LogFormat, access: &AccessEntry<'_>) {
         let ended = access.started + access.duration;
-        let fields: [(FieldName, FieldValue<'_>); 15] = [
+        let counts = access.counts.unwrap_or(RequestCounts::UNKNOWN);
+        let fields: [(FieldName, FieldValue<'_>); 22] = [
             (
                 name!("request_id"),
                 FieldValue::Word(Some(access.request_id)),
@@ -98,6 +100,29 @@ impl LogLines {
             (
                 name!("duration_ms"),
                 FieldValue::Milliseconds(Some(access.duration)),
+            ),
+            (name!("input_tokens"), FieldValue::Number(counts.input)),
+            (
+                name!("input_cached_tokens"),
+                FieldValue::Number(counts.input_cached),
+            ),
+            (name!("output_tokens"), FieldValue::Number(counts.output)),
+            (
+                name!("output_reasoning_tokens"),
+                FieldValue::Number(counts.output_reasoning),
+            ),
+            (
+                name!("audio_seconds"),
+                FieldValue::Milliseconds(
+                    counts
+                        .audio_microseconds
+                        .map(|length| Duration::from_micros(length / 1000)),
+                ),
+            ),
+            (name!("images"), FieldValue::Number(counts.images)),
+            (
+                name!("certainty"),
+                FieldValue::Word(access.counts.map(|counts| counts.certainty.label())),
             ),
             (name!("end"), FieldValue::Word(Some(access.end.label()))),
         ];
@@ -372,6 +397,7 @@ mod tests {
             denial: Some("model_not_found"),
             bytes_in: 7,
             bytes_out: 9,
+            counts: None,
             end: RequestEnd::Complete,
         }
     }

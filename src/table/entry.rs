@@ -26,6 +26,10 @@ impl Entry {
         self.usage.get_or_init(Arc::default).count(now);
     }
 
+    pub(crate) fn restore(&self, before: UsageCounts) {
+        self.usage.get_or_init(Arc::default).restore(before);
+    }
+
     /// Bytes of request bodies that the key holds at the moment.
     pub(crate) fn body_bytes(&self) -> &BodyBytes {
         self.usage.get_or_init(Arc::default).body_bytes()

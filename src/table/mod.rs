@@ -31,6 +31,7 @@ pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
 pub use crate::table::indexes::SortKey;
 pub(crate) use crate::table::usage::BodyBytes;
+pub use crate::table::usage::UsageCounts;
 
 /// All keys.
 #[derive(Debug)]
@@ -272,9 +273,16 @@ impl Table {
         entry.count(now);
     }
 
+    /// Adds what was counted for this key before the start, if the table has it.
+    pub fn restore_usage(&self, id: &str, before: UsageCounts) {
+        if let Some(entry) = self.by_id(id) {
+            entry.restore(before);
+        }
+    }
+
     /// The key's counters.
     #[must_use]
-    pub fn usage(&self, entry: &Entry) -> usage::UsageCounts {
+    pub fn usage(&self, entry: &Entry) -> UsageCounts {
         entry.usage()
     }
 

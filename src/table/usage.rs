@@ -1,4 +1,4 @@
-//! The live counters of one key. They are lost at a restart.
+//! The live counters of one key. The database keeps them over a restart.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
@@ -45,6 +45,15 @@ impl Usage {
         if self.last_used_at.load(Ordering::Relaxed) < now.seconds() {
             self.last_used_at
                 .fetch_max(now.seconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what was counted before the start.
+    pub(crate) fn restore(&self, before: UsageCounts) {
+        self.requests.fetch_add(before.requests, Ordering::Relaxed);
+        if let Some(last) = before.last_used_at {
+            self.last_used_at
+                .fetch_max(last.seconds(), Ordering::Relaxed);
         }
     }
 

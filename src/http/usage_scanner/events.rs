@@ -101,6 +101,10 @@ impl EventScanner {
         }
     }
 
+    pub(crate) fn filter(&self) -> StreamFilter {
+        self.filter
+    }
+
     pub(crate) fn readings(&self) -> &Readings {
         &self.readings
     }

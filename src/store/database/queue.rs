@@ -3,7 +3,7 @@
 //! Invariant: all queues together hold at most [`MAX_WAITING`] bytes of records. Past that the oldest records of the
 //! worker that adds one are dropped and counted; their sums stay.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +25,8 @@ struct Waiting {
     records: VecDeque<UsageRecord>,
     /// The sums of records that were dropped.
     sums: SumsMap,
-    key_uses: Vec<KeyUse>,
+    /// By key, so that they need no more memory than there are keys.
+    key_uses: HashMap<Arc<str>, KeyUse>,
 }
 
 /// All queues.
@@ -51,9 +52,21 @@ impl UsageSender {
         }
     }
 
-    /// Adds uses of keys.
-    pub fn add_key_uses(&self, uses: impl IntoIterator<Item = KeyUse>) {
-        lock(&self.queue).key_uses.extend(uses);
+    /// Adds a request of a key that passed the checks before the body.
+    pub fn add_key_use(&self, key_id: &str, at: i64) {
+        let mut queue = lock(&self.queue);
+        match queue.key_uses.get_mut(key_id) {
+            Some(known) => known.add(1, at),
+            None => {
+                let key_id: Arc<str> = key_id.into();
+                let first = KeyUse {
+                    key_id: Arc::clone(&key_id),
+                    last_used_at: at,
+                    requests: 1,
+                };
+                queue.key_uses.insert(key_id, first);
+            }
+        }
     }
 
     #[cold]
@@ -110,8 +123,9 @@ impl Queues {
                 taken.records.extend(queue.records.drain(..count));
             }
             let sums = std::mem::take(&mut queue.sums);
-            taken.key_uses.append(&mut queue.key_uses);
+            let key_uses = std::mem::take(&mut queue.key_uses);
             drop(queue);
+            taken.key_uses.extend(key_uses.into_values());
             for (key, sums) in sums {
                 taken.sums.entry(key).or_default().add(&sums);
             }

@@ -114,6 +114,13 @@ pub struct KeyUse {
     pub requests: u64,
 }
 
+impl KeyUse {
+    pub(crate) fn add(&mut self, requests: u64, last_used_at: i64) {
+        self.requests = self.requests.saturating_add(requests);
+        self.last_used_at = self.last_used_at.max(last_used_at);
+    }
+}
+
 /// Sums of records. A count that no record knows is None.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageSums {

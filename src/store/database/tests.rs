@@ -356,12 +356,11 @@ fn uses_of_keys_and_sums_outlive_a_restart() {
         let database = open(&url(&folder), &format!("w{start}"));
         let sender = database.sender();
         sender.add(record(2, START));
-        sender.add_key_uses([KeyUse {
-            key_id: "key_9".into(),
-            // The clock was set back at the third start.
-            last_used_at: [0, 100, 200, 150][start],
-            requests: 5,
-        }]);
+        // The clock was set back at the third start.
+        let last_used_at = [0, 100, 200, 150][start];
+        for before in (0..5).rev() {
+            sender.add_key_use("key_9", last_used_at - before);
+        }
         assert!(database.stop(TIMEOUT));
         assert_eq!(
             Sqlite::open_to_read(&folder.path().join("keygate.db"))
