@@ -191,3 +191,9 @@ mod tls {
     mod protocols;
     mod upstreams;
 }
+
+/// Who used what: the questions of a key's holder, of the operator, and of the shell.
+mod usage_questions {
+    mod calls;
+    mod key;
+}
