@@ -7,6 +7,8 @@ use crate::policy::network::parse_network;
 use crate::policy::time::UnixTime;
 use crate::runtime::wall_clock::now;
 
+const DAY: i64 = 24 * 60 * 60;
+
 pub(super) fn id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).map_err(|fault| fault.to_string())
 }
@@ -46,22 +48,57 @@ pub(super) fn time(text: &str) -> Result<UnixTime, String> {
     UnixTime::parse(text).map_err(|fault| fault.to_string())
 }
 
+/// The start of a range: a span before now, the start of a day in UTC, or a time.
+pub(super) fn since(text: &str) -> Result<UnixTime, String> {
+    moment(text, now(), true)
+}
+
+/// The end of a range: a span before now, the end of a day in UTC, or a time.
+pub(super) fn until(text: &str) -> Result<UnixTime, String> {
+    moment(text, now(), false)
+}
+
+fn moment(text: &str, now: UnixTime, starts: bool) -> Result<UnixTime, String> {
+    let malformed = || {
+        "write a date like 2026-11-01, an RFC 3339 time with its zone, or a span before now like 7d or 24h".to_owned()
+    };
+    if let Some((count, unit)) = span_of(text) {
+        let span = whole_number(count).and_then(|count| count.checked_mul(unit));
+        let moment = span.map(|span| now.plus(-span));
+        return moment
+            .filter(|moment| moment.seconds() > 0)
+            .ok_or_else(malformed);
+    }
+    if let Ok(time) = UnixTime::parse(text) {
+        return Ok(time);
+    }
+    let end_of_day = UnixTime::parse_expiry(text).map_err(|_| malformed())?;
+    Ok(end_of_day.plus(if starts { -DAY } else { 0 }))
+}
+
+/// A span's count and its unit in seconds, where the text ends with a unit.
+fn span_of(text: &str) -> Option<(&str, i64)> {
+    [("d", DAY), ("h", 60 * 60)]
+        .into_iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
+}
+
+fn whole_number(text: &str) -> Option<i64> {
+    let is_plain = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    text.parse().ok().filter(|_| is_plain)
+}
+
 fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
     if text == "never" {
         return Ok(ExpiryArg::Never);
     }
-    let span = [("d", 24 * 60 * 60), ("h", 60 * 60)]
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
-    let Some((count, unit)) = span else {
+    let Some((count, unit)) = span_of(text) else {
         return UnixTime::parse_expiry(text).map(ExpiryArg::At).map_err(|_| {
             "write a date like 2027-01-31, an RFC 3339 time with its zone, a span like 30d or 12h, or never"
                 .to_owned()
         });
     };
-    let is_plain = !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
-    let seconds = count.parse::<i64>().ok().filter(|_| is_plain);
-    let end = seconds
+    let end = whole_number(count)
         .and_then(|count| count.checked_mul(unit))
         .map(|span| now.plus(span));
     // Times after the year 9999 have no RFC 3339 form.
@@ -73,6 +110,41 @@ fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_spans_days_or_times() {
+        let now = UnixTime::from_seconds(1_800_000_000);
+        for (text, start, end) in [
+            ("7d", "2027-01-08T08:00:00Z", "2027-01-08T08:00:00Z"),
+            ("24h", "2027-01-14T08:00:00Z", "2027-01-14T08:00:00Z"),
+            ("2026-11-01", "2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"),
+            (
+                "2026-11-01T01:00:00+01:00",
+                "2026-11-01T00:00:00Z",
+                "2026-11-01T00:00:00Z",
+            ),
+        ] {
+            assert_eq!(
+                moment(text, now, true).unwrap().to_string(),
+                start,
+                "{text}"
+            );
+            assert_eq!(moment(text, now, false).unwrap().to_string(), end, "{text}");
+        }
+        for bad in [
+            "",
+            "d",
+            "-1d",
+            "7",
+            "7w",
+            "yesterday",
+            "99999d",
+            "99999999999999999999d",
+            "2026-13-01",
+        ] {
+            assert!(moment(bad, now, true).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn an_end_is_a_date_a_time_a_span_or_never() {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::http::usage_query::SumsQuestion;
 use crate::policy::price::Millionths;
+use crate::policy::text::is_harmless;
 use crate::policy::time::UnixTime;
 use crate::store::database::{StoredRecord, SumsRow, UsageSums};
 
@@ -310,14 +311,20 @@ impl CsvWriter {
         let text = text.unwrap_or_default();
         // Spreadsheets take a cell that begins so for a formula, and a name in it may come from elsewhere.
         let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-        if formula || text.contains([',', '"', '\r', '\n']) {
-            self.text.push('"');
-            self.text.push_str(if formula { "'" } else { "" });
-            self.text.push_str(&text.replace('"', "\"\""));
-            self.text.push('"');
-        } else {
-            self.text.push_str(text);
+        let quoted = formula || text.contains([',', '"']);
+        self.text.push_str(if quoted { "\"" } else { "" });
+        self.text.push_str(if formula { "'" } else { "" });
+        for character in text.chars() {
+            match character {
+                '"' => self.text.push_str("\"\""),
+                // Others could steer the terminal of who prints it.
+                character if !is_harmless(character) => {
+                    self.text.extend(character.escape_unicode());
+                }
+                character => self.text.push(character),
+            }
         }
+        self.text.push_str(if quoted { "\"" } else { "" });
     }
 
     fn end_line(&mut self) {
@@ -424,6 +431,8 @@ mod tests {
         let lines: Vec<&str> = csv.split("\r\n").collect();
         let expected = "1970-01-02T00:00:00Z,1970-01-03T00:00:00Z,,\"a,b\",\"'=m,\"\"x\"\"\",,3,1,1,1,9,0,,,1.5,,0.00002,EUR";
         assert_eq!(lines[1..], [expected, ""]);
+        let odd = sums_csv(&question, &[row(DAY, "a\u{202e}\u{1b}\n", known())], "EUR");
+        assert!(odd.contains(",a\\u{202e}\\u{1b}\\u{a},"), "{odd}");
         let columns = lines[0].split(',').count();
         assert_eq!((columns, &lines[0][..10]), (18, "start_time"));
     }

@@ -14,9 +14,10 @@ const MAX_BY_DAY: i64 = 400 * DAY;
 /// Buckets on a page, unless asked.
 const HOURS_ON_PAGE: i64 = 24;
 const DAYS_ON_PAGE: i64 = 7;
-/// The most buckets on a page. Where each has a row for every key, a year of them would be too long an answer.
-const MAX_HOURS_ON_PAGE: i64 = MAX_BY_HOUR / HOUR;
-const MAX_DAYS_ON_PAGE: i64 = MAX_BY_DAY / DAY;
+/// The most buckets on a page: those of the longest range, which touches one more than it is long. Where each has a row for
+/// every key, so many would be too long an answer.
+const MAX_HOURS_ON_PAGE: i64 = MAX_BY_HOUR / HOUR + 1;
+const MAX_DAYS_ON_PAGE: i64 = MAX_BY_DAY / DAY + 1;
 const MAX_ON_PAGE_BY_KEY: i64 = 31;
 /// The most values of one filter.
 const MAX_VALUES: usize = 100;
@@ -122,7 +123,7 @@ impl UsageParameters<'_> {
         };
         let on_page = match self.whole_number("limit", most)? {
             Some(limit) => limit,
-            None if all_at_once => i64::MAX / width,
+            None if all_at_once => most,
             None => on_page,
         };
         let page = match self.once("page")? {
@@ -418,7 +419,7 @@ mod tests {
             (&format!("start_time={late}&group_by=key"), "group_by"),
             (&format!("start_time={late}&group_by="), "group_by"),
             (&format!("start_time={late}&limit=0"), "limit"),
-            (&format!("start_time={late}&limit=401"), "limit"),
+            (&format!("start_time={late}&limit=402"), "limit"),
             (&format!("start_time={late}&limit=+7"), "limit"),
             (&format!("start_time={late}&page=1"), "page"),
             (&format!("start_time={late}&page=next"), "page"),

@@ -57,7 +57,7 @@ mod bodies {
 mod commands {
     mod demo;
     mod keys;
-    mod ran;
+    pub mod ran;
     mod running_gateway;
     mod terminal;
     mod without_gateway;
@@ -196,4 +196,5 @@ mod tls {
 mod usage_questions {
     mod calls;
     mod key;
+    mod shell;
 }
