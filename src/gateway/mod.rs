@@ -15,6 +15,7 @@ mod local_responses;
 mod refusal;
 mod relay;
 mod request;
+mod usage_request;
 pub(crate) mod worker;
 
 #[cfg(test)]

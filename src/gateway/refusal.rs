@@ -119,6 +119,7 @@ impl Refusal {
             Self::Body(fault) => match fault {
                 BodyError::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 BodyError::AmbiguousModel(_)
+                | BodyError::AmbiguousField(_)
                 | BodyError::InvalidJson(_)
                 | BodyError::MissingModel
                 | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,

@@ -23,6 +23,7 @@ use crate::gateway::lease::Lease;
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
+use crate::gateway::usage_request::ask_for_usage;
 use crate::gateway::worker::Worker;
 use crate::http::client_address::client_address;
 use crate::http::credential;
@@ -31,7 +32,7 @@ use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
-use crate::http::usage_scanner::{ResponseKind, StreamFilter, UsageScanner};
+use crate::http::usage_scanner::{ResponseKind, UsageScanner};
 use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
@@ -372,7 +373,9 @@ async fn forward<E: Exchange>(
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
     let kind = ResponseKind::of_path(asked.path);
-    let edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let mut edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let upstream = lease.permit().target();
+    let filter = ask_for_usage(upstream, kind, &asked.places, &mut edits);
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
@@ -388,7 +391,7 @@ async fn forward<E: Exchange>(
         && response.fields().count(FieldKind::ContentEncoding) == 0
     {
         record.scan_with(match is_stream {
-            true => UsageScanner::events(kind, StreamFilter::Nothing),
+            true => UsageScanner::events(kind, filter),
             false => UsageScanner::json(kind),
         });
     }

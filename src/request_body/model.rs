@@ -16,6 +16,7 @@ mod multipart;
 mod name;
 mod parameters;
 mod query;
+pub(crate) mod streaming;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -60,6 +61,8 @@ pub enum BodyError {
     UnsupportedMediaType(MediaTypeError),
     /// The gateway and the upstream could read different models.
     AmbiguousModel(Ambiguity),
+    /// A field other than the model, which the gateway reads, is there twice or in another case.
+    AmbiguousField(&'static str),
     /// The body is not one JSON object.
     InvalidJson(JsonError),
     /// The model is missing, null, empty or not a string.
@@ -82,6 +85,7 @@ impl BodyError {
         match self {
             Self::UnsupportedMediaType(_) => "unsupported_media_type",
             Self::AmbiguousModel(_) => "ambiguous_model",
+            Self::AmbiguousField(_) => "ambiguous_body",
             Self::InvalidJson(_) => "invalid_json",
             Self::MissingModel => "missing_model",
             Self::InvalidMultipart(_) => "invalid_multipart",
@@ -93,9 +97,10 @@ impl BodyError {
     pub fn param(&self) -> Option<&'static str> {
         match self {
             Self::AmbiguousModel(_) | Self::MissingModel => Some(name::MODEL),
-            Self::UnsupportedMediaType(_) | Self::InvalidJson(_) | Self::InvalidMultipart(_) => {
-                None
-            }
+            Self::UnsupportedMediaType(_)
+            | Self::AmbiguousField(_)
+            | Self::InvalidJson(_)
+            | Self::InvalidMultipart(_) => None,
         }
     }
 }
@@ -105,6 +110,11 @@ impl fmt::Display for BodyError {
         match self {
             Self::UnsupportedMediaType(error) => error.fmt(f),
             Self::AmbiguousModel(ambiguity) => ambiguity.fmt(f),
+            Self::AmbiguousField(field) => write!(
+                f,
+                "The request body has the field `{field}` twice, or in another spelling. Send it once, spelled \
+                 exactly so.",
+            ),
             Self::InvalidJson(error) => error.fmt(f),
             Self::MissingModel => f.write_str(
                 "The request names no model. Send the name of one as a string: in JSON as the top-level field \
@@ -134,6 +144,7 @@ impl From<ModelError> for BodyError {
     fn from(none: ModelError) -> Self {
         match none {
             ModelError::Ambiguous(ambiguity) => Self::AmbiguousModel(ambiguity),
+            ModelError::AmbiguousField(field) => Self::AmbiguousField(field),
             ModelError::Missing => Self::MissingModel,
         }
     }

@@ -428,6 +428,16 @@ impl Upstream {
         }
     }
 
+    /// How the usage of its streams is learned.
+    pub(crate) fn usage(&self) -> config::UsageMode {
+        self.config.usage
+    }
+
+    /// The server that it runs, where the config says so.
+    pub(crate) fn engine(&self) -> Option<config::Engine> {
+        self.config.engine
+    }
+
     /// Whether the gateway sets `cache_salt` in the bodies it gets.
     pub(crate) fn sets_cache_salt(&self) -> bool {
         self.config.inject.is_some()

@@ -192,6 +192,12 @@ mod tls {
     mod upstreams;
 }
 
+/// What each request used: read in its answer, kept in the database, and never in the way of a request.
+mod usage {
+    mod records;
+    mod streams;
+}
+
 /// Who used what: the questions of a key's holder, of the operator, and of the shell.
 mod usage_questions {
     mod calls;

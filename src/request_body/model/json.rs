@@ -4,6 +4,8 @@
 //! document from the same bytes. The pass builds no tree and does not recurse. It allocates only for escaped field
 //! names and an escaped model. It converts no numbers, and decodes no strings but those.
 
+mod stream_options;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -15,6 +17,7 @@ use crate::request_body::model::json_string::{self, StringError};
 use crate::request_body::model::name::{
     self, Ambiguity, ExtraModelFields, FieldClass, Findings, Model,
 };
+use crate::request_body::model::streaming::StreamField;
 
 /// Maximum nesting depth. The document itself is level 1.
 const MAX_DEPTH: u32 = 128;
@@ -177,6 +180,10 @@ impl<'b> Scanner<'b> {
                         findings.noted.add_salt(exact, value_at..self.at);
                     }
                 }
+                FieldClass::Stream(field, is_exact) => {
+                    findings.add_stream_field(field, is_exact);
+                    self.stream_field(field, &mut findings)?;
+                }
                 FieldClass::Refused(ambiguity) => {
                     findings.add_ambiguity(ambiguity);
                     self.value()?;
@@ -194,6 +201,27 @@ impl<'b> Scanner<'b> {
             }
             self.whitespace();
         }
+    }
+
+    fn stream_field(
+        &mut self,
+        field: StreamField,
+        findings: &mut Findings<'_>,
+    ) -> Result<(), JsonError> {
+        let start = self.at;
+        let asked = &mut findings.places.stream;
+        match field {
+            StreamField::StreamOptions => asked.options = self.stream_options()?,
+            StreamField::Stream => {
+                self.value()?;
+                asked.is_stream = &self.bytes[start..self.at] == b"true";
+            }
+            StreamField::TimingsPerToken => {
+                self.value()?;
+                asked.says_timings = true;
+            }
+        }
+        Ok(())
     }
 
     fn model(&mut self) -> Result<Model<'b>, JsonError> {

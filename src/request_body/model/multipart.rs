@@ -305,7 +305,7 @@ impl<'b> FormPart<'b> {
             findings.noted.add_unknown(self.place(disposition.name));
         }
         match classify_name(disposition.name) {
-            FieldClass::Other => {}
+            FieldClass::Other | FieldClass::Stream(..) => {}
             FieldClass::Listed(field) => {
                 let value = self.listed_value(field, disposition.name);
                 findings.add_listed(field, value, extra_fields);

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::policy::body_fields::{self, FieldIndex, MemberValue, NotedFields, Reach};
+use crate::request_body::model::streaming::{StreamAsked, StreamField};
 
 /// The name of the model's field.
 pub(crate) const MODEL: &str = "model";
@@ -101,6 +102,8 @@ pub(crate) enum FieldClass {
     Model,
     /// A field of the list of fields that reach beyond the request.
     Listed(FieldIndex),
+    /// A field about the stream, and whether it is spelled exactly so.
+    Stream(StreamField, bool),
     Refused(Ambiguity),
     Other,
 }
@@ -115,6 +118,8 @@ impl FieldClass {
         // No other character folds to a letter of `model`.
         } else if name.eq_ignore_ascii_case(MODEL) {
             Self::Refused(Ambiguity::LikeModel)
+        } else if let Some((field, is_exact)) = StreamField::of(name) {
+            Self::Stream(field, is_exact)
         } else {
             Self::Other
         }
@@ -126,6 +131,10 @@ impl FieldClass {
 pub(crate) struct Findings<'b> {
     model: Option<Model<'b>>,
     ambiguity: Option<Ambiguity>,
+    /// `stream` or `stream_options`, twice or in another case.
+    ambiguous_field: Option<&'static str>,
+    has_stream: bool,
+    has_stream_options: bool,
     pub(crate) noted: NotedFields,
     pub(crate) places: Places,
 }
@@ -139,6 +148,8 @@ pub(crate) struct Places {
     pub(crate) first_member: Option<usize>,
     /// In a form: the values of the model part's Content-Length headers, which the content decides.
     pub(crate) model_lengths: Vec<Range<usize>>,
+    /// What a JSON document says about its stream.
+    pub(crate) stream: StreamAsked,
 }
 
 /// The value of a field `model`.
@@ -159,6 +170,19 @@ impl<'b> Findings<'b> {
 
     pub(crate) fn add_ambiguity(&mut self, ambiguity: Ambiguity) {
         self.ambiguity.get_or_insert(ambiguity);
+    }
+
+    /// Notes a field about the stream: each may come once, and spelled exactly so.
+    pub(crate) fn add_stream_field(&mut self, field: StreamField, is_exact: bool) {
+        let was_there = match field {
+            StreamField::Stream => std::mem::replace(&mut self.has_stream, true),
+            StreamField::StreamOptions => std::mem::replace(&mut self.has_stream_options, true),
+            // The gateway only leaves out its own where there is one.
+            StreamField::TimingsPerToken => return,
+        };
+        if was_there || !is_exact {
+            self.ambiguous_field.get_or_insert(field.name());
+        }
     }
 
     /// Notes a field of the list, if its value has an effect.
@@ -191,6 +215,9 @@ impl<'b> Findings<'b> {
         if let Some(ambiguity) = self.ambiguity {
             return Err(ModelError::Ambiguous(ambiguity));
         }
+        if let Some(field) = self.ambiguous_field {
+            return Err(ModelError::AmbiguousField(field));
+        }
         match self.model {
             Some(Model::Named(model)) if !model.is_empty() => Ok(BodyFacts {
                 model,
@@ -210,10 +237,12 @@ pub(crate) struct BodyFacts<'b> {
     pub(crate) places: Places,
 }
 
-/// Why a valid body names no single model.
+/// Why a valid body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ModelError {
     Ambiguous(Ambiguity),
+    /// This field is there twice, or in another case.
+    AmbiguousField(&'static str),
     Missing,
 }
 

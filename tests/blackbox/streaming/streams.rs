@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::revocation::streams::patch;
-use crate::support::client::End;
+use crate::support::client::{Call, End};
+use crate::support::gateway::Setup;
 use crate::support::h2::{BOTH, Protocol, Stream};
 use crate::support::raw_h2::RawH2;
 use crate::support::stand::Stand;
@@ -18,7 +19,7 @@ use crate::support::{DEADLINE, eventually};
 
 #[test]
 fn a_chunk_that_arrives_is_a_chunk_sent() {
-    let stand = Stand::held();
+    let stand = Stand::held_with(Setup::reading_usage);
     for protocol in BOTH {
         let mut stream = Stream::open(protocol, &stand.gateway, &chat(&stand.all));
         let mut exchange = stand.up.next();
@@ -228,7 +229,7 @@ fn the_log_tells_how_each_request_ended() {
 
 #[test]
 fn a_client_that_leaves_behind_the_last_event_has_a_complete_answer() {
-    let stand = Stand::held();
+    let stand = Stand::held_with(Setup::reading_usage);
     let end_of = |id: &str| -> Value {
         let line = stand
             .gateway
@@ -238,27 +239,41 @@ fn a_client_that_leaves_behind_the_last_event_has_a_complete_answer() {
         line["end"].clone()
     };
     for protocol in BOTH {
-        for (name, last, expected) in [
-            ("chat", "data: [DONE]\n\n", "complete"),
+        for (name, path, last, expected) in [
+            (
+                "chat",
+                "/v1/chat/completions",
+                "data: [DONE]\n\n",
+                "complete",
+            ),
             (
                 "messages",
+                "/v1/messages",
                 "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
                 "complete",
             ),
             (
                 "responses",
+                "/v1/responses",
                 "event: response.completed\r\ndata: {\"type\":\"response.completed\"}\r\n\r\n",
                 "complete",
             ),
-            ("open", "event: message_stop\ndata: {}\n", "client_left"),
+            (
+                "open",
+                "/v1/messages",
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n",
+                "client_left",
+            ),
             (
                 "quoted",
+                "/v1/chat/completions",
                 "data: {\"text\":\"data: [DONE]\"}\n\n",
                 "client_left",
             ),
         ] {
             let id = format!("ends-{name}-{protocol:?}");
-            let call = chat(&stand.all).header("x-request-id", &id);
+            let body = r#"{"model":"good","stream":true}"#;
+            let call = Call::json(path, &stand.all.token, body).header("x-request-id", &id);
             let mut stream = Stream::open(protocol, &stand.gateway, &call);
             let mut exchange = stand.up.next();
             exchange.begin_stream();

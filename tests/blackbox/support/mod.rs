@@ -16,6 +16,7 @@ pub mod streams;
 pub mod sweep;
 mod tests;
 pub mod token;
+pub mod usage;
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
