@@ -14,7 +14,7 @@ use crate::observe::log::{Event, Log};
 use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
-use crate::policy::time::UnixTime;
+use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
 use crate::store::key_store::KeyStore;
@@ -36,6 +36,8 @@ pub(crate) struct KeyApi<'s> {
     pub(crate) routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.
     pub(crate) url: &'s str,
+    /// Whether the uses of keys are kept over a restart, as a database does.
+    pub(crate) keeps_uses: bool,
 }
 
 /// The result of a change, with what is logged about it.
@@ -104,13 +106,20 @@ impl KeyApi<'_> {
 
     /// One page of keys, newest first.
     pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<ApiResponse, ApiError> {
-        let wanted = ListRequest::of(query)?;
+        let wanted = ListRequest::of(query, now)?;
+        // Without a database a key may have been used before the last start, and nobody knows.
+        if wanted.unused_since.is_some() && !self.keeps_uses {
+            return Err(ApiError::NoDatabase);
+        }
         let table = Arc::clone(self.table);
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
-            let found = table.newest_first(wanted.after, wanted.limit, |key| {
+            let found = table.newest_first(wanted.after, wanted.limit, |entry| {
                 yield_if_due();
-                wanted.search.matches(key)
+                wanted.search.matches(entry.key())
+                    && wanted
+                        .unused_since
+                        .is_none_or(|since| !is_used_since(&table, entry, since))
             });
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
             ApiResponse::json(&PageView {
@@ -268,10 +277,20 @@ struct ListRequest {
     after: Option<SortKey>,
     limit: usize,
     search: Search,
+    unused_since: Option<UnixTime>,
+}
+
+/// Whether a key was used then or later, or made: a new key is not yet one that nobody uses.
+fn is_used_since(table: &Table, entry: &Entry, since: UnixTime) -> bool {
+    let used = table.usage(entry).last_used_at;
+    [used, entry.key().created_at()]
+        .into_iter()
+        .flatten()
+        .any(|time| time >= since)
 }
 
 impl ListRequest {
-    fn of(query: &Query) -> Result<Self, ApiError> {
+    fn of(query: &Query, now: UnixTime) -> Result<Self, ApiError> {
         let limit = match query.parameter("limit")? {
             None => DEFAULT_LIMIT,
             Some(text) => text
@@ -291,9 +310,21 @@ impl ListRequest {
                 )
             })?),
         };
+        let unused_since = match query.parameter("unused_for")? {
+            None => None,
+            Some(text) => Some(
+                parse_span(text)
+                    .filter(|span| *span > 0)
+                    .map(|span| now.plus(-span))
+                    .ok_or_else(|| {
+                        ApiError::invalid("unused_for", "must be a span like 90d or 12h")
+                    })?,
+            ),
+        };
         Ok(Self {
             after,
             limit,
+            unused_since,
             search: Search::of(query.parameter("query")?.unwrap_or_default()),
         })
     }

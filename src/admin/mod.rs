@@ -199,6 +199,7 @@ where
         key_store: &services.key_store,
         routing: Some(services.fleet.routing()),
         url: &services.url,
+        keeps_uses: services.database.is_some(),
     };
     let who = match method {
         AuthMethod::Session => session::who(services, peer, &parts.headers),

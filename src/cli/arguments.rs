@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 
 use crate::policy::key::KeyId;
 use crate::policy::network::parse_network;
-use crate::policy::time::UnixTime;
+use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::wall_clock::now;
 
 const DAY: i64 = 24 * 60 * 60;
@@ -62,10 +62,9 @@ fn moment(text: &str, now: UnixTime, starts: bool) -> Result<UnixTime, String> {
     let malformed = || {
         "write a date like 2026-11-01, an RFC 3339 time with its zone, or a span before now like 7d or 24h".to_owned()
     };
-    if let Some((count, unit)) = span_of(text) {
-        let span = whole_number(count).and_then(|count| count.checked_mul(unit));
-        let moment = span.map(|span| now.plus(-span));
-        return moment
+    if is_span(text) {
+        return parse_span(text)
+            .map(|span| now.plus(-span))
             .filter(|moment| moment.seconds() > 0)
             .ok_or_else(malformed);
     }
@@ -76,31 +75,29 @@ fn moment(text: &str, now: UnixTime, starts: bool) -> Result<UnixTime, String> {
     Ok(end_of_day.plus(if starts { -DAY } else { 0 }))
 }
 
-/// A span's count and its unit in seconds, where the text ends with a unit.
-fn span_of(text: &str) -> Option<(&str, i64)> {
-    [("d", DAY), ("h", 60 * 60)]
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
+fn is_span(text: &str) -> bool {
+    text.ends_with(['d', 'h'])
 }
 
-fn whole_number(text: &str) -> Option<i64> {
-    let is_plain = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
-    text.parse().ok().filter(|_| is_plain)
+/// How long a key was not used.
+pub(super) fn span(text: &str) -> Result<String, String> {
+    match parse_span(text) {
+        Some(1..) => Ok(text.to_owned()),
+        Some(_) | None => Err("write a span like 90d or 12h".to_owned()),
+    }
 }
 
 fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
     if text == "never" {
         return Ok(ExpiryArg::Never);
     }
-    let Some((count, unit)) = span_of(text) else {
+    if !is_span(text) {
         return UnixTime::parse_expiry(text).map(ExpiryArg::At).map_err(|_| {
             "write a date like 2027-01-31, an RFC 3339 time with its zone, a span like 30d or 12h, or never"
                 .to_owned()
         });
-    };
-    let end = whole_number(count)
-        .and_then(|count| count.checked_mul(unit))
-        .map(|span| now.plus(span));
+    }
+    let end = parse_span(text).map(|span| now.plus(span));
     // Times after the year 9999 have no RFC 3339 form.
     end.filter(|end| *end > now && UnixTime::parse(&end.to_string()) == Ok(*end))
         .map(ExpiryArg::At)

@@ -235,6 +235,7 @@ impl KeyFile {
             key_store: &self.key_store,
             routing: None,
             url: &self.url,
+            keeps_uses: false,
         }
     }
 }

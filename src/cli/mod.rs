@@ -299,6 +299,9 @@ enum AccessMode {
 
 #[derive(Debug, Args)]
 struct ListArgs {
+    /// Only keys that were neither used nor made for so long, like 90d or 12h.
+    #[arg(long, value_name = "SPAN", value_parser = arguments::span, conflicts_with = "keys")]
+    unused_for: Option<String>,
     #[command(flatten)]
     place: KeysPlace,
 }

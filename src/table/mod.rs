@@ -239,7 +239,7 @@ impl Table {
         &self,
         after: Option<SortKey>,
         limit: usize,
-        wanted: impl Fn(&Key) -> bool,
+        wanted: impl Fn(&Entry) -> bool,
     ) -> KeyPage {
         let keys = self.current.load_full();
         let mut page = KeyPage {
@@ -255,7 +255,7 @@ impl Table {
             };
             before = Excluded(*oldest);
             for (sort_key, entry) in batch {
-                if !wanted(entry.key()) {
+                if !wanted(&entry) {
                     continue;
                 }
                 if page.entries.len() == limit {

@@ -4,7 +4,7 @@ use http::header::ACCEPT;
 
 use super::*;
 use crate::policy::usage::{Certainty, RequestCounts};
-use crate::store::database::{Database, DatabaseUrl, HOUR, KeepFor, RecordEnd, UsageRecord};
+use crate::store::database::{DAY, Database, DatabaseUrl, HOUR, KeepFor, RecordEnd, UsageRecord};
 
 /// The first second of a day.
 const START: i64 = 1_764_288_000;
@@ -225,5 +225,47 @@ fn a_bad_question_names_its_field_and_one_without_a_database_says_so() {
             assert_eq!(error["code"], "usage_unavailable");
             assert!(error["message"].as_str().unwrap().contains("[database]"));
         }
+    });
+}
+
+#[test]
+fn keys_that_nobody_used_for_long_are_found() {
+    runtime().block_on(async {
+        let api = TestApi::with_usage(Vec::new());
+        let line = |id: &str, made: &str| {
+            let hash = BearerToken::make(getrandom::fill).unwrap().hash();
+            let hash = hash.to_string();
+            json!({"id": id, "hash": hash, "name": id, "model_access": {"mode": "all"}, "created_at": made}).to_string()
+        };
+        let long_ago = "2001-01-01T00:00:00Z";
+        let lines = [
+            line("key_never_used", long_ago),
+            line("key_used_long_ago", long_ago),
+            line("key_used", long_ago),
+        ];
+        fs::write(api.keys_file(), lines.join("\n") + "\n").unwrap();
+        assert_eq!(api.call("POST", "/api/reload", "").await.status, 200);
+        api.key("new").await;
+        let table = &api.services.table;
+        let used = table.by_id("key_used").unwrap();
+        table.count(&used, now().plus(-89 * DAY));
+        let used_long_ago = table.by_id("key_used_long_ago").unwrap();
+        table.count(&used_long_ago, now().plus(-91 * DAY));
+        let found = async |query: &str| {
+            let page = api.call("GET", &format!("/api/keys?{query}"), "").await.json();
+            let keys = page["keys"].as_array().unwrap().iter();
+            let ids: Vec<String> = keys.map(|key| key["id"].as_str().unwrap().to_owned()).collect();
+            ids
+        };
+        assert_eq!(found("unused_for=90d").await, ["key_used_long_ago", "key_never_used"]);
+        assert_eq!(found("unused_for=90d&query=never").await, ["key_never_used"]);
+        assert_eq!(found("unused_for=24h").await.len(), 3);
+        for bad in ["", "90", "0d", "3w", "-1d"] {
+            let response = api.call("GET", &format!("/api/keys?unused_for={bad}"), "").await;
+            assert_eq!((response.status.as_u16(), response.field().as_str()), (422, "unused_for"), "{bad}");
+        }
+        let api = TestApi::new();
+        let response = api.call("GET", "/api/keys?unused_for=90d", "").await;
+        assert_eq!(response.json()["error"]["code"], "usage_unavailable");
     });
 }

@@ -6,6 +6,7 @@ use crate::commands::ran::ok;
 use crate::support::gateway::Gateway;
 use crate::support::recorder::Recorder;
 use crate::support::stand::Stand;
+use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
 use crate::usage_questions::calls::{counted, use_model};
 
@@ -163,4 +164,38 @@ fn arguments_that_make_no_sense_are_wrong_usage() {
     let ran = stand.gateway.run(&["usage", "--from", "2001-01-01"], "");
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("400 days"), "{}", ran.err);
+}
+
+#[test]
+fn keys_that_nobody_used_for_long_are_listed_also_after_a_restart() {
+    let long_ago = "2001-01-01T00:00:00Z";
+    let unused = Key::all("key_unused").with("created_at", long_ago);
+    let used = Key::all("key_used").with("created_at", long_ago);
+    let new = Key::all("key_new").with("created_at", "2999-01-01T00:00:00Z");
+    let mut stand = Stand::with(|setup| setup.keys(&[&unused, &used, &new]));
+    for _ in 0..2 {
+        if stand.gateway.admin_json("GET", "/api/keys/key_used", None)["requests"] == 0 {
+            use_model(&stand.gateway, &used, "good");
+        }
+        let list = ["keys", "list", "--unused-for", "90d"];
+        let listed = ok(&stand.gateway, &list);
+        assert!(listed.contains("key_unused"), "{listed}");
+        assert!(
+            !listed.contains("key_used") && !listed.contains("key_new"),
+            "{listed}"
+        );
+        let json = ok(&stand.gateway, &[&list[..], &["--json"]].concat());
+        let json: Value = serde_json::from_str(&json).expect("JSON");
+        let ids = json["keys"]
+            .as_array()
+            .expect("keys")
+            .iter()
+            .map(|key| &key["id"]);
+        assert!(
+            ids.clone().any(|id| id == "key_unused") && !ids.clone().any(|id| id == "key_used")
+        );
+        stand.gateway.process.terminate();
+        stand.gateway.process.exits_within(DEADLINE);
+        stand.gateway.start_again();
+    }
 }
