@@ -75,6 +75,8 @@ impl Requirement {
                 | Operation::Models
                 | Operation::Overview
                 | Operation::Refusals
+                | Operation::Usage
+                | Operation::UsageRecords
                 | Operation::Explain
                 | Operation::MakeSignInLink
                 | Operation::ShowSession

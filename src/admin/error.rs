@@ -67,6 +67,10 @@ pub(super) enum ApiError {
         /// Why.
         message: String,
     },
+    /// There is no database, and so nobody knows what was used.
+    NoDatabase,
+    /// The database could not be read.
+    DatabaseFailed,
     /// A bug: something failed that never should.
     Internal,
     /// Not ready for requests, and why.
@@ -89,7 +93,7 @@ impl ApiError {
                 StatusCode::UNAUTHORIZED
             }
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
+            Self::UnknownPath | Self::UnknownKey | Self::NoDatabase => StatusCode::NOT_FOUND,
             Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -99,7 +103,7 @@ impl ApiError {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::DatabaseFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -127,6 +131,8 @@ impl ApiError {
             Self::NotWritten {
                 in_force: false, ..
             } => "not_written",
+            Self::NoDatabase => "usage_unavailable",
+            Self::DatabaseFailed => "database_failed",
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
         }
@@ -173,6 +179,12 @@ impl ApiError {
                 format!("{first}{more}{suffix}")
             }
             Self::NotWritten { message, .. } => message.clone(),
+            Self::NoDatabase => {
+                "There is no database, so nobody knows what was used; set url in [database] of the config, like \
+                 \"sqlite:keygate.db\", and start the gateway again."
+                    .to_owned()
+            }
+            Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
         }
@@ -193,6 +205,7 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
+            Self::NoDatabase => body["error"]["code"] = self.label().into(),
             Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
             _ => {}
         }
@@ -216,6 +229,12 @@ impl ApiError {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        Self::Invalid(error)
     }
 }
 

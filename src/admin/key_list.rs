@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
 use crate::policy::key::{Key, KeyState};
-use crate::policy::time::UnixTime;
+use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::table::{Entry, SortKey, Table};
 
@@ -33,7 +33,7 @@ pub(super) struct ListPage {
 }
 
 impl KeyList {
-    pub(super) fn of(query: &Query) -> Result<Self, ApiError> {
+    pub(super) fn of(query: &Query, now: UnixTime) -> Result<Self, ApiError> {
         let limit = query.limit(DEFAULT_LIMIT)?;
         let sort = query
             .parameter("sort")?
@@ -51,17 +51,22 @@ impl KeyList {
             limit,
             after,
             sort,
-            filter: Filter::of(query)?,
+            filter: Filter::of(query, now)?,
         })
+    }
+
+    /// Whether it asks when keys were used last, which is known over a restart only with a database.
+    pub(super) fn needs_uses(&self) -> bool {
+        self.filter.unused_since.is_some()
     }
 
     /// The page. Takes as long as it takes to look at every key, so it does not run on a thread that serves requests.
     pub(super) fn page(&self, table: &Table, now: UnixTime) -> ListPage {
         if self.sort == Sort::NEWEST_FIRST {
             let after = self.after.as_ref().map(|place| place.age);
-            let found = table.newest_first(after, self.limit, |key| {
+            let found = table.newest_first(after, self.limit, |entry| {
                 yield_if_due();
-                self.filter.takes(key, now)
+                self.filter.takes(table, entry, now)
             });
             let place = |age| Place { value: None, age }.text(self.sort);
             return ListPage {
@@ -72,7 +77,7 @@ impl KeyList {
         let mut first = FirstPlaces::new(self.sort, self.limit + 1);
         table.walk_newest_first(None, |age, entry| {
             yield_if_due();
-            if self.filter.takes(entry.key(), now) {
+            if self.filter.takes(table, &entry, now) {
                 let place = Place {
                     value: self.sort.value(table, &entry),
                     age,
@@ -319,10 +324,12 @@ struct Filter {
     account: Option<String>,
     model: Option<String>,
     expires_before: Option<UnixTime>,
+    /// Only keys that were neither used nor made since.
+    unused_since: Option<UnixTime>,
 }
 
 impl Filter {
-    fn of(query: &Query) -> Result<Self, ApiError> {
+    fn of(query: &Query, now: UnixTime) -> Result<Self, ApiError> {
         let states = [KeyState::Active, KeyState::Disabled, KeyState::Expired];
         let state = match query.parameter("state")? {
             None => None,
@@ -351,22 +358,36 @@ impl Filter {
                 )
             })?),
         };
+        let unused_since = match query.parameter("unused_for")? {
+            None => None,
+            Some(text) => Some(
+                parse_span(text)
+                    .filter(|span| *span > 0)
+                    .map(|span| now.plus(-span))
+                    .ok_or_else(|| {
+                        ApiError::invalid("unused_for", "must be a span like 90d or 12h")
+                    })?,
+            ),
+        };
         Ok(Self {
             search: Search::of(query.parameter("query")?.unwrap_or_default()),
             state,
             account: named("account")?,
             model: named("model")?,
             expires_before,
+            unused_since,
         })
     }
 
-    fn takes(&self, key: &Key, now: UnixTime) -> bool {
+    fn takes(&self, table: &Table, entry: &Entry, now: UnixTime) -> bool {
+        let key = entry.key();
         let Self {
             search,
             state,
             account,
             model,
             expires_before,
+            unused_since,
         } = self;
         let expires_by = |limit: &UnixTime| key.expires_at().is_some_and(|end| end <= *limit);
         state.is_none_or(|state| key.state(now) == state)
@@ -377,8 +398,18 @@ impl Filter {
                 .as_deref()
                 .is_none_or(|model| key.model_access().allows(model))
             && expires_before.as_ref().is_none_or(expires_by)
+            && unused_since.is_none_or(|since| !is_used_since(table, entry, since))
             && search.matches(key, now)
     }
+}
+
+/// Whether a key was used then or later, or made: a new key is not yet one that nobody uses.
+fn is_used_since(table: &Table, entry: &Entry, since: UnixTime) -> bool {
+    let used = table.usage(entry).last_used_at;
+    [used, entry.key().created_at()]
+        .into_iter()
+        .flatten()
+        .any(|time| time >= since)
 }
 
 /// A text to search for in keys, ignoring case.

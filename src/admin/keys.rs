@@ -34,6 +34,8 @@ pub(crate) struct KeyApi<'s> {
     pub(crate) routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.
     pub(crate) url: &'s str,
+    /// Whether the uses of keys are kept over a restart, as a database does.
+    pub(crate) keeps_uses: bool,
 }
 
 /// The result of a change, with what is logged about it.
@@ -106,7 +108,11 @@ impl KeyApi<'_> {
 
     /// One page of keys.
     pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<ApiResponse, ApiError> {
-        let wanted = KeyList::of(query)?;
+        let wanted = KeyList::of(query, now)?;
+        // Without a database a key may have been used before the last start, and nobody knows.
+        if wanted.needs_uses() && !self.keeps_uses {
+            return Err(ApiError::NoDatabase);
+        }
         let table = Arc::clone(self.table);
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {

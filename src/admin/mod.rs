@@ -12,6 +12,8 @@
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
 //! | GET /api/refusals | the refused requests of the last hour, by key, address and reason |
+//! | GET /api/usage | tokens, requests and cost, by hour or day and by key, account, model, upstream |
+//! | GET /api/usage/records | single requests, newest first |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
 //! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
@@ -44,6 +46,7 @@ pub(crate) mod session;
 mod status;
 mod throttle;
 pub(crate) mod token;
+mod usage;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -202,6 +205,7 @@ where
         key_store: &services.key_store,
         routing: Some(services.fleet.routing()),
         url: &services.url,
+        keeps_uses: services.database.is_some(),
     };
     let who = match method {
         AuthMethod::Session => session::who(services, peer, &parts.headers),
@@ -245,6 +249,8 @@ where
         }
         Operation::Overview => overview::respond(services, now()).await,
         Operation::Refusals => refusals::respond(services, &query?, now()),
+        Operation::Usage => usage::sums(services, &query?, parts, now()).await,
+        Operation::UsageRecords => usage::records(services, &query?, parts).await,
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
             session::sign_in(services, peer, &parts.headers, &body, now()).await

@@ -56,6 +56,11 @@ impl ApiResponse {
         Self::of(StatusCode::OK, "text/plain; charset=utf-8", text.into())
     }
 
+    /// 200 with a table, each line ended as RFC 4180 says.
+    pub(super) fn csv(text: String) -> Self {
+        Self::of(StatusCode::OK, "text/csv; charset=utf-8", text.into())
+    }
+
     /// 200 with metrics (Prometheus' text format).
     pub(super) fn metrics(text: Vec<u8>) -> Self {
         let kind = "text/plain; version=0.0.4; charset=utf-8";

@@ -6,6 +6,7 @@ mod key_calls;
 mod listeners;
 mod reloads;
 mod sessions;
+mod usage_calls;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -215,7 +216,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 19] = [
+const CALLS: [(&str, &str, &str); 21] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -237,6 +238,8 @@ const CALLS: [(&str, &str, &str); 19] = [
     ("GET", "/api/openapi.json", ""),
     ("GET", "/api/overview", ""),
     ("GET", "/api/refusals", ""),
+    ("GET", "/api/usage?start_time=1&end_time=2", ""),
+    ("GET", "/api/usage/records", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
     ("POST", "/api/session-links", ""),

@@ -28,6 +28,7 @@ mod serve;
 mod start_error;
 mod status;
 mod supervisor;
+mod usage;
 mod usage_database;
 
 use std::path::{Path, PathBuf};
@@ -78,6 +79,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Print a link to the gateway's panel that signs in once, within five minutes.
     PanelLink(PanelLinkArgs),
+    /// Show who used how much: tokens, requests and cost, by day, key, account, model or upstream.
+    Usage(UsageArgs),
     /// Print a script that completes keygate's commands in a shell.
     Completions(CompletionsArgs),
     /// Print the manual page.
@@ -299,6 +302,9 @@ enum AccessMode {
 
 #[derive(Debug, Args)]
 struct ListArgs {
+    /// Only keys that were neither used nor made for so long, like 90d or 12h.
+    #[arg(long, value_name = "SPAN", value_parser = arguments::span, conflicts_with = "keys")]
+    unused_for: Option<String>,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -367,6 +373,137 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct UsageArgs {
+    #[command(subcommand)]
+    command: Option<UsageCommand>,
+    /// What each line is about.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = UsageBy::Day)]
+    by: UsageBy,
+    #[command(flatten)]
+    filters: UsageFilters,
+    #[command(flatten)]
+    form: UsageForm,
+}
+
+#[derive(Debug, Subcommand)]
+enum UsageCommand {
+    /// Show single requests, newest first.
+    Records(UsageRecordsArgs),
+}
+
+#[derive(Debug, Args)]
+struct UsageRecordsArgs {
+    /// Only requests that ended so.
+    #[arg(long, value_name = "HOW")]
+    end: Option<UsageEnd>,
+    /// At most so many.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    #[command(flatten)]
+    filters: UsageFilters,
+    #[command(flatten)]
+    form: UsageForm,
+}
+
+/// Whose usage, and when.
+#[derive(Debug, Args)]
+struct UsageFilters {
+    /// Since when: 7d, 24h, 2026-11-01 (from the start of that day, UTC), or an RFC 3339 time. Sums begin at that day's
+    /// start, 7 days ago unless asked.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::since)]
+    from: Option<UnixTime>,
+    /// Until when, in the same forms; a date counts to the end of that day. Default: now.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::until)]
+    to: Option<UnixTime>,
+    /// Only this key, by its id; may be repeated.
+    #[arg(long = "key", value_name = "ID", value_parser = arguments::id)]
+    keys: Vec<KeyId>,
+    /// Only this account.
+    #[arg(long)]
+    account: Option<String>,
+    /// Only this model.
+    #[arg(long)]
+    model: Option<String>,
+    /// Only this upstream.
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+}
+
+/// In which form usage is printed, and which gateway is asked.
+#[derive(Debug, Args)]
+struct UsageForm {
+    /// Print CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+/// What each line of a table of usage is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UsageBy {
+    /// A key.
+    Key,
+    /// An account.
+    Account,
+    /// A model.
+    Model,
+    /// An upstream.
+    Upstream,
+    /// A day, in UTC.
+    Day,
+}
+
+impl UsageBy {
+    /// Its name in the admin API.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Account => "account",
+            Self::Model => "model",
+            Self::Upstream => "upstream",
+            Self::Day => "day",
+        }
+    }
+
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Key => "KEY",
+            Self::Account => "ACCOUNT",
+            Self::Model => "MODEL",
+            Self::Upstream => "UPSTREAM",
+            Self::Day => "DAY",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UsageEnd {
+    /// The client got all of it.
+    Complete,
+    /// The client left.
+    ClientLeft,
+    /// The key was revoked.
+    Revoked,
+    /// The upstream failed.
+    UpstreamFailed,
+}
+
+impl UsageEnd {
+    /// Its name in the admin API.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientLeft => "client_left",
+            Self::Revoked => "revoked",
+            Self::UpstreamFailed => "upstream_failed",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 struct CompletionsArgs {
     /// The shell.
     shell: clap_complete::Shell,
@@ -388,6 +525,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),
         Command::PanelLink(args) => panel_link::run(args),
+        Command::Usage(args) => usage::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };

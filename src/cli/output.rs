@@ -43,6 +43,17 @@ pub(super) fn escaped(text: &str) -> String {
     escaped
 }
 
+/// The columns of the terminal. None: the output goes elsewhere.
+pub(super) fn terminal_width() -> Option<usize> {
+    let output = io::stdout();
+    let size = output
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(output));
+    // A terminal that does not know its size says 0.
+    let columns = usize::from(size?.ok()?.ws_col);
+    (columns > 0).then_some(columns)
+}
+
 /// A table with headings. Long cells are cut, but only on a terminal.
 pub(super) fn table<const N: usize>(headings: [&str; N], mut rows: Vec<[String; N]>) -> String {
     if io::stdout().is_terminal() {

@@ -61,7 +61,13 @@ impl LocalResponse {
     /// A 200 with this value as JSON.
     #[must_use]
     pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
-        Self::new(StatusCode::OK, buffers).with_json(json(value))
+        Self::of_json(json(value), buffers)
+    }
+
+    /// A 200 with this JSON text.
+    #[must_use]
+    pub(super) fn of_json(text: Bytes, buffers: &BufferPool) -> Self {
+        Self::new(StatusCode::OK, buffers).with_json(text)
     }
 }
 

@@ -8,6 +8,7 @@ mod error_response;
 mod exchange;
 mod http1;
 mod http2;
+mod key_usage;
 mod keyless;
 mod lease;
 mod local_responses;

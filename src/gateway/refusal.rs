@@ -12,6 +12,7 @@ use crate::policy::denial::Denial;
 use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyError;
+use crate::store::strict_json::FieldError;
 use crate::upstream::pool::SendError;
 
 /// Why a request is not answered by an upstream.
@@ -47,6 +48,14 @@ pub(super) enum Refusal {
     ShuttingDown,
     /// Too many connections.
     Overloaded,
+    /// It asks for usage, and a parameter is wrong.
+    Query(FieldError),
+    /// It asks for usage, and its query is not UTF-8.
+    UndecodableQuery,
+    /// It asks for usage, and there is no database.
+    NoDatabase,
+    /// It asks for usage, and the database cannot be read.
+    DatabaseFailed,
     /// A fault of the gateway itself.
     Internal,
 }
@@ -58,7 +67,10 @@ impl Refusal {
         match self {
             Self::Head(_)
             | Self::Expectation
+            | Self::Query(_)
+            | Self::UndecodableQuery
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
+            Self::NoDatabase | Self::DatabaseFailed => "usage_unavailable",
             Self::Denied(denial) => denial.label(),
             Self::SimilarModel(_) => Denial::ModelNotFound.label(),
             Self::Body(fault) => fault.code(),
@@ -87,6 +99,8 @@ impl Refusal {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Head(HeadError::Malformed(_))
+            | Self::Query(_)
+            | Self::UndecodableQuery
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => {
                 StatusCode::BAD_REQUEST
             }
@@ -101,7 +115,7 @@ impl Refusal {
                 Denial::UnknownUrl | Denial::ModelNotFound => StatusCode::NOT_FOUND,
                 Denial::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             },
-            Self::SimilarModel(_) => StatusCode::NOT_FOUND,
+            Self::SimilarModel(_) | Self::NoDatabase => StatusCode::NOT_FOUND,
             Self::Body(fault) => match fault {
                 BodyError::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 BodyError::AmbiguousModel(_)
@@ -129,6 +143,7 @@ impl Refusal {
             | Self::Unread(CollectError::Overloaded)
             | Self::NotReady
             | Self::ShuttingDown
+            | Self::DatabaseFailed
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -140,6 +155,7 @@ impl Refusal {
         match self {
             Self::StateField(field) | Self::EngineField(field) => Some(field),
             Self::UnknownField(field) => Some(field),
+            Self::Query(error) => Some(&error.field),
             Self::Body(fault) => fault.param(),
             Self::Denied(Denial::ModelNotFound) | Self::SimilarModel(_) => Some("model"),
             _ => None,
@@ -264,6 +280,13 @@ impl fmt::Display for Refusal {
             Self::NotReady => {
                 "The gateway is starting, or a server has not said yet which models it has. Try again in a few seconds."
             }
+            Self::Query(error) => {
+                return write!(f, "The parameter `{}` {}.", error.field, error.message);
+            }
+            Self::UndecodableQuery => "The query holds escapes that are not UTF-8. Encode it as UTF-8.",
+            Self::NoDatabase => "This gateway keeps no usage. Ask the operator, who can give it a database.",
+            // Its text names files of the server.
+            Self::DatabaseFailed => "The usage cannot be read at the moment. Try again later; if it stays so, tell the operator.",
             Self::ShuttingDown => "The gateway is shutting down. Try again on a new connection.",
             Self::Internal => "The gateway failed at this request. Try again; if it stays so, tell the operator.",
         })

@@ -18,6 +18,7 @@ use crate::gateway::access_record::AccessRecord;
 use crate::gateway::client_source::ClientSource;
 use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
@@ -199,6 +200,10 @@ async fn admit_and_forward<E: Exchange>(
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
         Route::Key => local_responses::key(worker, caller, inbound.origin.source, head),
+        // Boxed, so that it makes no other request larger.
+        Route::KeyUsage => Box::pin(key_usage::answer(worker, caller, inbound.now, exchange))
+            .await?
+            .ok_or(Failure::BrokenOff)?,
     };
     inbound.respond(exchange, record, response).await
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::refusal::Refusal;
@@ -36,6 +36,10 @@ use crate::upstream::pool::{Pool, UpstreamTimeouts};
 
 /// Descriptors that are not for connections: each of the two admin listeners may take a third, files have the rest.
 const KEPT_DESCRIPTORS: usize = 768;
+
+/// Questions for usage that wait for the database at a time, for each worker. More than the database answers at once
+/// would only be more threads.
+const USAGE_QUESTIONS: usize = 2;
 
 /// What all workers have in common.
 #[derive(Clone, Debug)]
@@ -67,6 +71,8 @@ pub(crate) struct Gateway {
 pub(crate) struct Settings {
     /// Whether /healthz and /readyz answer without a key.
     pub(crate) public_health: bool,
+    /// The currency of costs.
+    pub(super) currency: String,
     /// Browser origins that may call.
     pub(crate) cors_origins: Vec<String>,
     /// How a client's address is found.
@@ -115,6 +121,7 @@ impl From<&Config> for Settings {
         let (limits, timeouts) = (&config.limits, &config.timeouts);
         Self {
             public_health: config.public_health,
+            currency: config.usage.currency.clone(),
             cors_origins: config.cors_origins.clone(),
             client_address: config.client_address.clone(),
             bodies: BodyLimits {
@@ -186,6 +193,8 @@ pub(crate) struct Worker {
     pub(crate) timer: TickTimer,
     /// Its way to the database; None if there is none.
     pub(super) usage: Option<UsageSender>,
+    /// One for each question for usage that the database is asked at a time.
+    pub(super) usage_questions: Arc<Semaphore>,
     /// Its free buffers.
     pub(crate) buffers: BufferPool,
     /// Of the lines about load balancers that do not say for whom they speak.
@@ -236,6 +245,7 @@ impl Worker {
             pool,
             timer,
             usage,
+            usage_questions: Arc::new(Semaphore::new(USAGE_QUESTIONS)),
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),

@@ -11,4 +11,6 @@ pub mod forwarded_headers;
 pub mod framing;
 pub mod head;
 pub mod request_id;
+pub(crate) mod usage_page;
+pub(crate) mod usage_query;
 pub mod usage_scanner;

@@ -14,6 +14,8 @@ pub enum Route {
     Model(String),
     /// `GET /v1/key`.
     Key,
+    /// `GET /v1/key/usage`.
+    KeyUsage,
 }
 
 impl Route {
@@ -25,6 +27,7 @@ impl Route {
             Self::Models => "/v1/models",
             Self::Model(_) => "/v1/models/{id}",
             Self::Key => "/v1/key",
+            Self::KeyUsage => "/v1/key/usage",
         }
     }
 }
@@ -109,6 +112,7 @@ pub fn of(method: &str, path: &str) -> Result<Route, Denial> {
     match path {
         "/v1/models" => get(method).map(|()| Route::Models),
         "/v1/key" => get(method).map(|()| Route::Key),
+        "/v1/key/usage" => get(method).map(|()| Route::KeyUsage),
         _ => {
             let id = path
                 .strip_prefix("/v1/models/")
@@ -197,6 +201,9 @@ mod tests {
             "/v1/models/",
             "/v1/Models",
             "/v1/key/",
+            "/v1/key/usage/",
+            "/v1/key/Usage",
+            "/v1/usage",
             "/tokenize",
             "/slots",
             "/metrics",
@@ -236,6 +243,7 @@ mod tests {
         for (method, path) in [
             ("PUT", "/v1/models"),
             ("POST", "/v1/key"),
+            ("POST", "/v1/key/usage"),
             ("DELETE", "/v1/models/m"),
         ] {
             assert_eq!(
@@ -244,6 +252,7 @@ mod tests {
             );
         }
         assert_eq!(of("HEAD", "/v1/models"), Ok(Route::Models));
+        assert_eq!(of("HEAD", "/v1/key/usage"), Ok(Route::KeyUsage));
     }
 
     #[test]

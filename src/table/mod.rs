@@ -241,7 +241,7 @@ impl Table {
         &self,
         after: Option<SortKey>,
         limit: usize,
-        wanted: impl Fn(&Key) -> bool,
+        wanted: impl Fn(&Entry) -> bool,
     ) -> KeyPage {
         let mut page = KeyPage {
             entries: Vec::new(),
@@ -249,7 +249,7 @@ impl Table {
         };
         let mut last = None;
         self.walk_newest_first(after, |sort_key, entry| {
-            if !wanted(entry.key()) {
+            if !wanted(&entry) {
                 return ControlFlow::Continue(());
             }
             if page.entries.len() == limit {

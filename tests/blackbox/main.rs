@@ -59,7 +59,7 @@ mod bodies {
 mod commands {
     mod demo;
     mod keys;
-    mod ran;
+    pub mod ran;
     mod running_gateway;
     mod terminal;
     mod without_gateway;
@@ -198,4 +198,11 @@ mod tls {
 mod usage {
     mod records;
     mod streams;
+}
+
+/// Who used what: the questions of a key's holder, of the operator, and of the shell.
+mod usage_questions {
+    mod calls;
+    mod key;
+    mod shell;
 }

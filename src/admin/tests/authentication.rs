@@ -46,7 +46,7 @@ fn over_tcp_nothing_but_health_and_the_panels_files_is_answered_without_the_toke
 #[test]
 fn through_the_socket_every_call_is_answered_without_a_token() {
     runtime().block_on(async {
-        let api = TestApi::new();
+        let api = TestApi::with_usage(Vec::new());
         for (method, path, body) in CALLS {
             let status = api.call(method, path, body).await.status;
             let expected = match (method, path) {
@@ -218,7 +218,9 @@ fn the_openapi_document_lists_what_is_served_and_nothing_else() {
         }
         let served = CALLS
             .iter()
-            .filter(|(method, path, _)| Operation::of(method, path).is_some())
+            .filter(|(method, path, _)| {
+                Operation::of(method, path.split('?').next().unwrap()).is_some()
+            })
             .count();
         assert_eq!(
             described,

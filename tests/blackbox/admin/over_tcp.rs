@@ -27,7 +27,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 14] = [
+const CALLS: [(&str, &str, &str); 16] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -50,6 +50,12 @@ const CALLS: [(&str, &str, &str); 14] = [
     ("GET", "/api/nothing", ""),
     ("GET", "/api/overview", ""),
     ("GET", "/api/refusals", ""),
+    (
+        "GET",
+        "/api/usage?start_time=2001-01-01T00:00:00Z&end_time=2001-01-02T00:00:00Z",
+        "",
+    ),
+    ("GET", "/api/usage/records", ""),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {

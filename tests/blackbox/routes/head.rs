@@ -47,6 +47,8 @@ fn head_is_answered_like_get_on_the_data_port() {
             "/v1/models/good",
             "/v1/models/nothing",
             "/v1/key",
+            "/v1/key/usage",
+            "/v1/key/usage?start_time=978307200&end_time=978393600",
             "/v1/nothing",
         ] {
             for token in [&stand.all.token, "sk-nobody"] {
@@ -82,6 +84,9 @@ fn head_is_answered_like_get_on_both_admin_listeners() {
         "/api/keys/nothing",
         "/api/models",
         "/api/openapi.json",
+        "/api/usage",
+        "/api/usage?start_time=978307200&end_time=978393600",
+        "/api/usage/records",
         "/api/nothing",
         "/",
     ] {
