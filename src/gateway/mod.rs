@@ -8,7 +8,7 @@ mod error_response;
 mod exchange;
 mod http1;
 mod http2;
-mod keyless;
+pub(crate) mod keyless;
 mod lease;
 mod local_responses;
 mod refusal;
