@@ -23,6 +23,7 @@ use crate::cli::process_limits::{log_panics, set_process_limits};
 use crate::cli::start_error::{StartError, system};
 use crate::cli::supervisor::{AdminListeners, Signals, Supervisor, Workers, tell_systemd};
 use crate::cli::usage_database;
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
@@ -283,6 +284,7 @@ impl Components {
             lifecycle: self.lifecycle.clone(),
             settings: Arc::new(settings),
             connections: Arc::new(AtomicUsize::new(0)),
+            keyless: KeylessConnections::default(),
         }
     }
 

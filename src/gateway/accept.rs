@@ -138,11 +138,11 @@ where
 /// Starts a connection's task, where there is room for one more.
 fn begin(worker: &Rc<Worker>, transport: Transport, peer: Option<IpAddr>) {
     let open = worker.opened();
-    if worker.is_crowded() && !worker.keyless.borrow_mut().close_oldest() {
+    if worker.is_crowded() && !worker.keyless.close_oldest() {
         turn_away(worker, &transport);
         return;
     }
-    let slot = KeylessSlot::new(&worker.keyless);
+    let slot = worker.keyless.slot();
     // Each stretch of a connection's life is boxed, so that while it is idle it keeps no room for what it was or could
     // have been.
     let opening = Box::pin(open_connection(

@@ -9,7 +9,7 @@ mod exchange;
 mod http1;
 mod http2;
 mod key_usage;
-mod keyless;
+pub(crate) mod keyless;
 mod lease;
 mod local_responses;
 mod refusal;

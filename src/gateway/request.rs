@@ -561,7 +561,7 @@ impl<'a> Inbound<'a> {
             listed: upstream.forward_headers(),
             content_type: &asked.format.content_type(),
             length: edits.edited_length(asked.body.bytes().len()),
-            is_decoded: asked.is_decoded,
+            is_changed: asked.is_decoded || !edits.is_empty(),
         };
         let request_line = (head.method(), head.target());
         let write = |out: &mut Vec<u8>| forwarded_headers::write(out, head, &forwarded);

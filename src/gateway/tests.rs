@@ -19,6 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::gateway::client_source::ClientSource;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::{Gateway, Settings, Worker};
 use crate::http::buffer::BodyBuffer;
@@ -202,6 +203,7 @@ impl Stand {
             lifecycle: Lifecycle::default(),
             settings: Arc::new(Settings::from(&config)),
             connections: Arc::default(),
+            keyless: KeylessConnections::default(),
         };
         Self {
             worker: Worker::new(gateway).unwrap(),

@@ -64,6 +64,8 @@ pub(crate) struct Gateway {
     pub(crate) settings: Arc<Settings>,
     /// Client connections, over all workers.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// Those that give way where there is no room for a new one.
+    pub(crate) keyless: KeylessConnections,
 }
 
 /// What the config says of the data path.
@@ -201,8 +203,6 @@ pub(crate) struct Worker {
     pub(super) refused_proxies: Sampler,
     /// Where requests without a good credential wait for their answer.
     pub(super) unauthenticated: UnauthenticatedQueue,
-    /// Connections that give way where there is no room for a new one.
-    pub(super) keyless: Rc<RefCell<KeylessConnections>>,
     date: RefCell<Date>,
     request_ids: RefCell<RequestIds>,
     open: Cell<usize>,
@@ -249,7 +249,6 @@ impl Worker {
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),
-            keyless: Rc::default(),
             date: RefCell::default(),
             request_ids: RefCell::new(RequestIds::new(seed)),
             open,
@@ -307,7 +306,9 @@ impl Worker {
 
     /// Whether more connections are open, over all workers, than may be.
     pub(super) fn is_crowded(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) > self.settings.max_connections
+        let open = self.connections.load(Ordering::Relaxed);
+        let most = self.settings.max_connections;
+        open > most && open - self.keyless.closing().min(open) > most
     }
 
     /// Waits until this worker's last connection is closed.

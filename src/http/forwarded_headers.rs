@@ -20,8 +20,8 @@ pub struct ForwardedHeaders<'a> {
     pub content_type: &'a [u8],
     /// Bytes of the body.
     pub length: usize,
-    /// Whether the client sent the body compressed: digests of what it sent are then wrong about what is forwarded.
-    pub is_decoded: bool,
+    /// Whether the body is another than the client sent, decoded or edited: digests of that are then wrong.
+    pub is_changed: bool,
 }
 
 /// Writes the header lines that do not depend on the upstream, without the empty line behind them.
@@ -30,7 +30,7 @@ pub fn write(out: &mut Vec<u8>, head: &RequestHead, forwarded: &ForwardedHeaders
     fields.write(out, |line| match line.kind().to_upstream() {
         ToUpstream::Always => true,
         ToUpstream::IfListed => {
-            !(forwarded.is_decoded && line.kind() == FieldKind::Digest)
+            !(forwarded.is_changed && line.kind() == FieldKind::Digest)
                 && forwarded.listed.lists(fields.name(line))
         }
         ToUpstream::Never => false,

@@ -45,7 +45,7 @@ const fn field(name: &'static str, reach: Reach, source: &'static str) -> BodyFi
 use Reach::{Engine, Models, State};
 
 /// The list. To add a field, add a line: nothing else names the fields, except the four constants below.
-pub(crate) static FIELDS: [BodyField; 42] = [
+pub(crate) static FIELDS: [BodyField; 43] = [
     field(
         "models",
         Models,
@@ -154,6 +154,12 @@ pub(crate) static FIELDS: [BodyField; 42] = [
         "priority",
         Engine,
         "vLLM, entrypoints/openai/chat_completion/protocol.py; SGLang",
+    ),
+    field(
+        "vllm_xargs",
+        Engine,
+        "vLLM, entrypoints/openai/chat_completion/protocol.py: becomes the engine's extra arguments, kv_transfer_params among \
+         them",
     ),
     field(
         "request_id",

@@ -20,7 +20,8 @@ pub enum FieldKind {
     Other,
     /// It passes in both directions.
     Forwarded,
-    /// Its name has `_`: CGI-style servers read `x_real_ip` as `x-real-ip`, so it does not go upstream.
+    /// Its name has another character than letters, digits and `-`: CGI-style servers read `x_real_ip` and `x.real.ip` as
+    /// `x-real-ip`, so it does not go upstream.
     Underscore,
     /// Valid between two hops only (RFC 9110 7.6.1).
     HopByHop,
@@ -63,7 +64,7 @@ pub enum FieldKind {
 pub const FIELD_KINDS: usize = XRequestId as usize + 1;
 
 /// Names that are known as a whole, in lower case.
-const NAMES: [(&str, FieldKind); 118] = [
+const NAMES: [(&str, FieldKind); 137] = [
     ("accept", Accept),
     ("accept-encoding", AcceptEncoding),
     ("accept-language", Accept),
@@ -163,6 +164,26 @@ const NAMES: [(&str, FieldKind); 118] = [
     ("x-userinfo", NotToUpstream),
     ("x-username", NotToUpstream),
     // Another method or path than the one that was judged.
+    ("modal-key", NotToUpstream),
+    ("x-key", NotToUpstream),
+    ("x-bf-vk", NotToUpstream),
+    // Which server, worker or model a router takes: llm-d, SGLang's gateway, AIBrix, Envoy AI Gateway, Ray Serve, Azure ML.
+    ("azureml-model-deployment", NotToUpstream),
+    ("model", NotToUpstream),
+    ("routing-strategy", NotToUpstream),
+    ("serve-multiplexed-model-id", NotToUpstream),
+    ("target-pod", NotToUpstream),
+    ("x-ai-eg-model", NotToUpstream),
+    ("x-host", NotToUpstream),
+    ("x-model", NotToUpstream),
+    ("x-request-uri", NotToUpstream),
+    ("x-rewrite-uri", NotToUpstream),
+    ("x-tenant-id", NotToUpstream),
+    ("x-uid", NotToUpstream),
+    ("x-forwarded", NotToUpstream),
+    ("forwarded-for", NotToUpstream),
+    ("x-scope-orgid", NotToUpstream),
+    ("impersonate-group", NotToUpstream),
     ("x-method-override", NotToUpstream),
     ("x-rewrite-url", NotToUpstream),
     // A server about itself.
@@ -197,7 +218,7 @@ const NAMES: [(&str, FieldKind); 118] = [
 ];
 
 /// Beginnings of names that are not known as a whole, in lower case. The first that fits counts.
-const PREFIXES: [(&str, FieldKind); 52] = [
+const PREFIXES: [(&str, FieldKind); 57] = [
     ("x-stainless-", Forwarded),
     ("accept-", AcceptOther),
     ("access-control-", NotToClient),
@@ -214,6 +235,11 @@ const PREFIXES: [(&str, FieldKind); 52] = [
     ("helicone-", NotToUpstream),
     ("x-data-parallel-", NotToUpstream),
     ("x-envoy-", NotToUpstream),
+    ("x-encoder-", NotToUpstream),
+    ("x-decode-", NotToUpstream),
+    ("x-prefill", NotToUpstream),
+    ("x-smg-", NotToUpstream),
+    ("x-worker-", NotToUpstream),
     ("x-gateway-", NotToUpstream),
     ("x-litellm-", NotToUpstream),
     ("x-llm-d-", NotToUpstream),
@@ -337,6 +363,34 @@ fn is_same(known: &[u8], name: &[u8]) -> bool {
             .all(|(known, name)| *known == *name | 0x20)
 }
 
+/// Characters of names that no server takes for another name.
+fn is_usual(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || *byte == b'-'
+}
+
+/// Ends of names that carry a credential or an identity, in lower case.
+const SECRET_ENDS: [&str; 12] = [
+    "-token",
+    "-secret",
+    "-api-key",
+    "-access-key",
+    "-secret-key",
+    "-password",
+    "authorization",
+    "-authentication",
+    "-user",
+    "-userid",
+    "-user-id",
+    "-client-ip",
+];
+
+fn is_secret(name: &[u8]) -> bool {
+    SECRET_ENDS.iter().any(|end| {
+        let start = name.len().checked_sub(end.len());
+        start.is_some_and(|start| name[start..].eq_ignore_ascii_case(end.as_bytes()))
+    })
+}
+
 /// Whether a request's line goes to its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToUpstream {
@@ -386,7 +440,8 @@ impl FieldKind {
         }
         match known {
             kind @ (HopByHop | NotToClient | NotToUpstream) => kind,
-            _ if name.contains(&b'_') => Underscore,
+            _ if !name.iter().all(is_usual) => Underscore,
+            Other if is_secret(name) => NotToUpstream,
             kind => kind,
         }
     }
@@ -489,7 +544,7 @@ impl ForwardHeaders {
         }
         match FieldKind::of(name.as_bytes()) {
             Underscore => Err(
-                "has a _, which some servers read as -; such headers are never sent upstream, so remove it",
+                "has another character than letters, digits and -, which some servers read as -; such headers are never sent upstream, so remove it",
             ),
             HopByHop | Connection | TransferEncoding | Expect => {
                 Err("is for one connection only and never sent upstream; remove it")

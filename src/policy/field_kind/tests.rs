@@ -69,7 +69,13 @@ fn read_through(name: &str) -> FieldKind {
     match whole.or_else(begun).map(|(_, kind)| *kind) {
         Some(kind) if whole.is_some() => kind,
         Some(kind @ (HopByHop | NotToClient | NotToUpstream)) => kind,
-        _ if name.contains('_') => Underscore,
+        _ if !name
+            .chars()
+            .all(|sign| sign.is_ascii_alphanumeric() || sign == '-') =>
+        {
+            Underscore
+        }
+        None if SECRET_ENDS.iter().any(|end| lower.ends_with(end)) => NotToUpstream,
         kind => kind.unwrap_or(Other),
     }
 }
@@ -117,7 +123,9 @@ fn what_never_goes_upstream_cannot_be_listed() {
         ("", "is not the name of a header"),
         ("x tenant", "is not the name of a header"),
         ("x-\u{e4}", "is not the name of a header"),
-        ("x_tenant", "has a _"),
+        ("x_tenant", "letters, digits and -"),
+        ("x.tenant", "letters, digits and -"),
+        ("x-session-token", "a credential"),
         ("Connection", "for one connection only"),
         ("proxy-authorization", "for one connection only"),
         ("Cookie", "a credential"),

@@ -334,10 +334,12 @@ impl<'b> FormPart<'b> {
         Ok(())
     }
 
-    /// The place of a part of the body in it.
+    /// The place of a part of the body in it; an empty one for what is not a part of it, such as a name that is missing.
     fn place(&self, part: &[u8]) -> Range<usize> {
-        let start = part.as_ptr().addr() - self.body.as_ptr().addr();
-        start..start + part.len()
+        let start = part.as_ptr().addr().checked_sub(self.body.as_ptr().addr());
+        let place = start.map(|start| start..start + part.len());
+        let inside = place.filter(|place| place.end <= self.body.len());
+        inside.unwrap_or_default()
     }
 
     /// What the content of a listed field says. A form has only texts; with `prompt[id]`, some parsers make an object.

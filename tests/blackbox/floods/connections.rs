@@ -102,7 +102,7 @@ fn connections_that_say_nothing_lock_nobody_out_of_the_admin_listener() {
 fn connections_without_a_key_give_way_to_new_ones() {
     for tls in [false, true] {
         let stand = Stand::with(|setup| {
-            let setup = setup.line("workers = 1").set("limits", "connections = 8");
+            let setup = setup.line("workers = 2").set("limits", "connections = 8");
             if tls { setup.tls() } else { setup }
         });
         let models = Call::get("/v1/models", &stand.all.token);

@@ -260,6 +260,19 @@ fn a_field_that_nobody_documents_is_named_where_the_upstream_refuses_such() {
         let response = gateway.ask(&chat(&key, body.clone()));
         cases.check(&body, names(&response, "unknown_field", told));
     }
+    // A part whose name cannot be told has no place in the form.
+    for name in ["name*=\"m\"", "name*0=\"m\"", "name=\"\""] {
+        let nameless =
+            format!("--B\r\nContent-Disposition: form-data; {name}\r\n\r\nx\r\n--B--\r\n");
+        let call = Call::json("/v1/audio/transcriptions", &key.token, nameless)
+            .without("content-type")
+            .header("content-type", "multipart/form-data; boundary=B");
+        let status = gateway.ask(&call).status;
+        cases.check(
+            name,
+            (status == 400).then_some(()).ok_or(status.to_string()),
+        );
+    }
     let response = gateway.ask(&transcribe(&key, form("lang", "de")));
     cases.check("form", names(&response, "unknown_field", "lang"));
     cases.check("upstream", up.untouched());

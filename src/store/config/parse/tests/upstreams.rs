@@ -184,7 +184,7 @@ fn headers_to_forward_are_named_or_all_and_never_a_credential() {
     }
     for (line, part) in [
         ("[\"cookie\"]", "never sent upstream; remove it"),
-        ("[\"x_tenant\"]", "has a _"),
+        ("[\"x_tenant\"]", "letters, digits and -"),
         ("[\"x tenant\"]", "is not the name of a header"),
         ("[\"content-length\"]", "by the gateway itself"),
     ] {
