@@ -285,7 +285,7 @@ impl RequestHead {
             let kind = FieldKind::of(option);
             if kind.is_judged_or_set() {
                 return Err(HeadError::Malformed(
-                    "the Connection header names a header that is needed here",
+                    "the Connection header names a header that the gateway judges by or sets; send that header without naming it there",
                 ));
             }
             names_others |=

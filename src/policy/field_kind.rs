@@ -488,9 +488,9 @@ impl ForwardHeaders {
             );
         }
         match FieldKind::of(name.as_bytes()) {
-            Underscore => {
-                Err("has a _, which some servers read as -; such headers are never sent upstream")
-            }
+            Underscore => Err(
+                "has a _, which some servers read as -; such headers are never sent upstream, so remove it",
+            ),
             HopByHop | Connection | TransferEncoding | Expect => {
                 Err("is for one connection only and never sent upstream; remove it")
             }

@@ -129,7 +129,7 @@ impl fmt::Display for MediaTypeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ContentType(BodyKind::Json) => {
-                "The body has to be JSON. Send exactly one header Content-Type: application/json"
+                "The body has to be JSON in UTF-8. Send exactly one header Content-Type: application/json and no other charset"
             }
             Self::ContentType(BodyKind::Multipart) => {
                 "The body has to be a form. Send exactly one header Content-Type: multipart/form-data; boundary=…"

@@ -1,5 +1,5 @@
 //! `inject`: the gateway sets the cache salt of each key or account, so that nobody times another's prefix cache
-//! (reference 2 and 4.11).
+//! (reference 2 and 4.12).
 
 use std::os::unix::fs::PermissionsExt;
 
