@@ -8,7 +8,7 @@ use crate::policy::field_kind::FieldKind::{
     Accept, AcceptEncoding, AcceptOther, AccessControlRequestHeaders, ApiKey, Authorization,
     Connection, ContentEncoding, ContentLength, ContentOther, ContentType, Date, Digest, Expect,
     Forwarded, HopByHop, Host, NotToClient, NotToUpstream, Origin, Other, TransferEncoding,
-    Underscore, XForwardedFor, XForwardedOther, XForwardedProto, XRequestId,
+    UnusualName, XForwardedFor, XForwardedOther, XForwardedProto, XRequestId,
 };
 
 /// What a header field is to the gateway. Variants without a line of their own are the fields of that name.
@@ -22,7 +22,7 @@ pub enum FieldKind {
     Forwarded,
     /// Its name has another character than letters, digits and `-`: CGI-style servers read `x_real_ip` and `x.real.ip` as
     /// `x-real-ip`, so it does not go upstream.
-    Underscore,
+    UnusualName,
     /// Valid between two hops only (RFC 9110 7.6.1).
     HopByHop,
     /// A credential, an identity, or a word that steers some upstream: it does not go there.
@@ -440,7 +440,7 @@ impl FieldKind {
         }
         match known {
             kind @ (HopByHop | NotToClient | NotToUpstream) => kind,
-            _ if !name.iter().all(is_usual) => Underscore,
+            _ if !name.iter().all(is_usual) => UnusualName,
             Other if is_secret(name) => NotToUpstream,
             kind => kind,
         }
@@ -458,7 +458,7 @@ impl FieldKind {
             | Date
             | Digest
             | Origin => ToUpstream::IfListed,
-            Underscore | HopByHop | NotToClient | NotToUpstream | AcceptEncoding | ApiKey
+            UnusualName | HopByHop | NotToClient | NotToUpstream | AcceptEncoding | ApiKey
             | Authorization | Connection | ContentEncoding | ContentLength | ContentType
             | Expect | Host | TransferEncoding | XForwardedFor | XForwardedOther
             | XForwardedProto | XRequestId => ToUpstream::Never,
@@ -476,7 +476,7 @@ impl FieldKind {
             | ContentLength
             | TransferEncoding
             | XRequestId => false,
-            Other | Forwarded | Underscore | NotToUpstream | Accept | AcceptEncoding
+            Other | Forwarded | UnusualName | NotToUpstream | Accept | AcceptEncoding
             | AcceptOther | ApiKey | Authorization | ContentEncoding | ContentOther
             | ContentType | Date | Digest | Expect | Host | Origin | XForwardedFor
             | XForwardedOther | XForwardedProto => true,
@@ -493,7 +493,7 @@ impl FieldKind {
             | XForwardedFor | XForwardedOther | XForwardedProto | XRequestId => true,
             Other
             | Forwarded
-            | Underscore
+            | UnusualName
             | HopByHop
             | NotToUpstream
             | NotToClient
@@ -543,7 +543,7 @@ impl ForwardHeaders {
             );
         }
         match FieldKind::of(name.as_bytes()) {
-            Underscore => Err(
+            UnusualName => Err(
                 "has another character than letters, digits and -, which some servers read as -; such headers are never sent upstream, so remove it",
             ),
             HopByHop | Connection | TransferEncoding | Expect => {

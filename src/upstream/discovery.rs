@@ -37,7 +37,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_LIST_BYTES: usize = 4 << 20;
 const MAX_MODELS: usize = 10_000;
 const MAX_NAME_BYTES: usize = 512;
-/// The most models that one log line names.
+/// The most models that one log line names, and the most clashes that are logged at once.
 const MAX_LOGGED_MODELS: usize = 20;
 
 /// Runs the background tasks for as long as it is polled. Must be spawned on a `LocalSet`.
@@ -50,18 +50,8 @@ pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
         let routing = fleet.routing();
         if known_clashes != routing.clashes() {
             let known: HashSet<ModelClash> = known_clashes.into_iter().collect();
-            for clash in routing
-                .clashes()
-                .iter()
-                .filter(|clash| !known.contains(*clash))
-            {
-                log.event(
-                    Event::warn("model_served_twice")
-                        .with("model", clash.model.as_str())
-                        .with("taken", clash.served_by.as_str())
-                        .with("ignored", clash.ignored.as_str()),
-                );
-            }
+            let clashes = routing.clashes().iter();
+            log_clashes(&log, clashes.filter(|clash| !known.contains(*clash)));
             known_clashes = routing.clashes().to_vec();
         }
         discovery_tasks.retain(|(upstream, task)| {
@@ -104,6 +94,27 @@ pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
             }
         }
         sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Logs clashes one by one; of very many only the first, and how many are left out.
+fn log_clashes<'c>(log: &Log, clashes: impl Iterator<Item = &'c ModelClash>) {
+    let mut left_out = 0_u64;
+    for (index, clash) in clashes.enumerate() {
+        if index >= MAX_LOGGED_MODELS {
+            left_out += 1;
+            continue;
+        }
+        log.event(
+            Event::warn("model_served_twice")
+                .with("model", clash.model.as_str())
+                .with("taken", clash.served_by.as_str())
+                .with("ignored", clash.ignored.as_str()),
+        );
+    }
+    if left_out > 0 {
+        let event = Event::warn("models_served_twice_left_out");
+        log.event(event.with("count", left_out));
     }
 }
 

@@ -6,18 +6,18 @@ fn names_are_classified_in_any_case() {
         ("Host", Host),
         ("CONTENT-TYPE", ContentType),
         ("X-Api-Key", ApiKey),
-        ("x_real_ip", Underscore),
-        ("content_length", Underscore),
+        ("x_real_ip", UnusualName),
+        ("content_length", UnusualName),
         ("Proxy-Connection", HopByHop),
         ("x-portkey-config", NotToUpstream),
         ("X-Forwarded-Host", XForwardedOther),
         ("accept-encoding", AcceptEncoding),
         ("accept-charset", AcceptOther),
         ("x-stainless-os", Forwarded),
-        ("x-stainless_os", Underscore),
+        ("x-stainless_os", UnusualName),
         ("Anthropic-Dangerous-Direct-Browser-Access", Forwarded),
         ("anthropic-dangerous-direct-browser-accesses", Other),
-        ("x_portkey_config", Underscore),
+        ("x_portkey_config", UnusualName),
         ("x-portkey-a_b", NotToUpstream),
         ("access-control-a_b", NotToClient),
         ("CF-Connecting-IP", NotToUpstream),
@@ -73,7 +73,7 @@ fn read_through(name: &str) -> FieldKind {
             .chars()
             .all(|sign| sign.is_ascii_alphanumeric() || sign == '-') =>
         {
-            Underscore
+            UnusualName
         }
         None if SECRET_ENDS.iter().any(|end| lower.ends_with(end)) => NotToUpstream,
         kind => kind.unwrap_or(Other),

@@ -162,6 +162,34 @@ fn the_bytes_around_an_alias_pass_unchanged_with_the_right_length() {
 }
 
 #[test]
+fn digests_of_a_body_that_is_edited_stay_behind() {
+    let up = Recorder::answering();
+    let key = Key::all("key_all");
+    let more = "aliases = { \"a\" = \"b\" }\nforward_headers = [\"*\"]";
+    let gateway = Setup::new()
+        .upstream_with("up", &[&up.url()], &["b"], more)
+        .keys(&[&key])
+        .start();
+    let digests = ["content-digest", "repr-digest", "digest", "content-md5"];
+    for (model, passes) in [("a", false), ("b", true)] {
+        let mut call = chat(&key, format!("{{\"model\":\"{model}\"}}"));
+        for name in digests {
+            call = call.header(name, "x=:AA==:");
+        }
+        for protocol in BOTH {
+            assert_eq!(h2::ask(protocol, &gateway, &call).status, 200);
+            for name in digests {
+                assert_eq!(
+                    up.last().all(name).len(),
+                    usize::from(passes),
+                    "{name} for {model}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn an_alias_is_offered_while_its_model_is_discovered_and_no_other_upstream_takes_its_name() {
     let up = Recorder::start(|exchange| exchange.serve_models(&["llama:latest"]));
     let other = Recorder::start(|exchange| exchange.serve_models(&["llama", "soon", "qwen"]));

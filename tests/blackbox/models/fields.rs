@@ -22,13 +22,14 @@ const STATE: [(&str, &str); 9] = [
     ("container", r#""container_1""#),
 ];
 
-const ENGINE: [(&str, &str); 20] = [
+const ENGINE: [(&str, &str); 21] = [
     ("cache_salt", r#""x""#),
     ("CACHE_SALT", r#""x""#),
     ("extra_key", r#""x""#),
     ("priority", "-1"),
     ("priority", "0"),
     ("kv_transfer_params", "{}"),
+    ("vllm_xargs", r#"{"kv_transfer_params":{}}"#),
     ("ec_transfer_params", "{}"),
     ("disaggregated_params", "{}"),
     ("session_params", "{}"),

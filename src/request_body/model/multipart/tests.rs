@@ -1,6 +1,8 @@
 //! Reading the model of a form.
 
 use super::*;
+use crate::policy::documented_fields::Documented;
+use crate::policy::route::{self, Route};
 use crate::request_body::model::name::ModelError;
 use proptest::prelude::*;
 
@@ -11,10 +13,19 @@ mod part_headers;
 
 type Verdict = Result<Result<String, ModelError>, MultipartError>;
 
+/// Whether unknown fields are noted or not does not change the verdict.
 fn read_with(boundary: &str, body: &[u8], extra_fields: ExtraModelFields) -> Verdict {
     let boundary = Boundary::new(boundary.as_bytes()).unwrap();
-    read(&boundary, body, extra_fields, None)
-        .map(|findings| findings.into_model().map(Cow::into_owned))
+    let Ok(Route::Forward(endpoint)) = route::of("POST", "/v1/audio/transcriptions") else {
+        panic!("the path is not served");
+    };
+    let verdict = |documented| {
+        read(&boundary, body, extra_fields, documented)
+            .map(|findings| findings.into_model().map(Cow::into_owned))
+    };
+    let plain = verdict(None);
+    assert_eq!(verdict(Some(Documented::of(endpoint))), plain);
+    plain
 }
 
 /// The result for a complete body with the boundary `BX`.
