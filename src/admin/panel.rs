@@ -40,6 +40,7 @@ static FILES: &[PanelFile] = files![
     "key-actions.js",
     "key-filters.js",
     "key-form.js",
+    "key-page.js",
     "key-row.js",
     "keys.js",
     "main.js",
@@ -54,6 +55,8 @@ static FILES: &[PanelFile] = files![
     "session-secret.js",
     "session.js",
     "snippets.js",
+    "usage-report.js",
+    "usage.js",
 ];
 
 const PAGE: &str = "index.html";
@@ -174,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_has_at_most_200_kilobytes() {
+    fn the_whole_panel_has_at_most_240_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 200_000, "{bytes}");
+        assert!(bytes < 240_000, "{bytes}");
     }
 
     #[test]

@@ -9,12 +9,13 @@ use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
 use crate::admin::response::ApiResponse;
-use crate::http::usage_page::{RecordsPage, UsagePage, records_csv, sums_csv};
+use crate::http::usage_page::{KeyNames, RecordsPage, UsagePage, records_csv, sums_csv};
 use crate::http::usage_query::{Asker, UsageParameters};
 use crate::observe::log::Event;
 use crate::policy::time::UnixTime;
 use crate::request_body::model::form_query;
 use crate::store::database::{Database, DatabaseError};
+use crate::table::Table;
 
 /// GET /api/usage
 pub(super) async fn sums(
@@ -28,11 +29,17 @@ pub(super) async fn sums(
     let question = UsageParameters(query.pairs()).sums(Asker::Operator, now, as_csv)?;
     let currency = services.config.usage.currency.clone();
     let next = question.next.map(|next| next.to_string());
+    let table = Arc::clone(&services.table);
     let answer = ask(services, move |database| {
         let rows = database.sums(&question.sums)?;
-        Ok(match as_csv {
-            true => ApiResponse::csv(sums_csv(&question, &rows, &currency)),
-            false => ApiResponse::json(&UsagePage::of(&question, &rows, &currency)),
+        let names = names_of(&table, rows.iter().filter_map(|row| row.key_id.as_deref()));
+        Ok(match (as_csv, question.sums.group_by.key) {
+            (true, _) => ApiResponse::csv(sums_csv(&question, &rows, &currency, &names)),
+            (false, false) => ApiResponse::json(&UsagePage::of(&question, &rows, &currency)),
+            (false, true) => {
+                let page = UsagePage::of(&question, &rows, &currency);
+                ApiResponse::json(&page.with_names(names))
+            }
         })
     });
     Ok(with_links(answer.await?, parts, query, ("page", next)))
@@ -47,6 +54,7 @@ pub(super) async fn records(
     let as_csv = wants_csv(parts);
     let mut question = UsageParameters(query.pairs()).records()?;
     let currency = services.config.usage.currency.clone();
+    let table = Arc::clone(&services.table);
     let answer = ask(services, move |database| {
         let limit = usize::try_from(question.limit).unwrap_or(usize::MAX);
         // One more says whether there is another page.
@@ -55,14 +63,28 @@ pub(super) async fn records(
         let more = records.len() > limit;
         records.truncate(limit);
         let next = records.last().map(|last| last.id).filter(|_| more);
+        let names = names_of(&table, records.iter().map(|record| record.key_id.as_str()));
         let answer = match as_csv {
-            true => ApiResponse::csv(records_csv(&records, &currency)),
-            false => ApiResponse::json(&RecordsPage::of(&records, next, &currency)),
+            true => ApiResponse::csv(records_csv(&records, &currency, &names)),
+            false => ApiResponse::json(&RecordsPage::of(&records, next, &currency, names)),
         };
         Ok((answer, next.map(|next| next.to_string())))
     });
     let (answer, next) = answer.await?;
     Ok(with_links(answer, parts, query, ("after", next)))
+}
+
+/// The names of those of these keys that are in the table.
+fn names_of<'r>(table: &Table, ids: impl Iterator<Item = &'r str>) -> KeyNames {
+    let mut names = KeyNames::new();
+    for id in ids {
+        if !names.contains_key(id)
+            && let Some(entry) = table.by_id(id)
+        {
+            names.insert(id.to_owned(), entry.key().name().to_owned());
+        }
+    }
+    names
 }
 
 /// Asks the database on a thread that may wait for the disk.

@@ -68,18 +68,18 @@ fn records(args: &UsageRecordsArgs) -> Result<(), CommandError> {
         "ENDED", "KEY", "MODEL", "STATUS", "END", "INPUT", "OUTPUT", "COST", "REQUEST",
     ];
     let row = |record: &Value| {
+        let cell = |field: &str| shown(&record[field]);
         [
-            "ended_at",
-            "key_id",
-            "model",
-            "status",
-            "end",
-            "input_tokens",
-            "output_tokens",
-            "cost",
-            "request_id",
+            cell("ended_at"),
+            key_shown(&page, &record["key_id"]),
+            cell("model"),
+            cell("status"),
+            cell("end"),
+            cell("input_tokens"),
+            cell("output_tokens"),
+            cell("cost"),
+            cell("request_id"),
         ]
-        .map(|field| shown(&record[field]))
     };
     print(output::table(headings, records.map(row).collect()))
 }
@@ -215,6 +215,7 @@ fn sums_of(page: &Value, by: UsageBy) -> Vec<UsageLine> {
                     let start = UnixTime::from_seconds(start).to_string();
                     start.get(..10).unwrap_or_default().to_owned()
                 }
+                UsageBy::Key => key_shown(page, &result["key"]),
                 by => shown(&result[by.name()]),
             };
             let sums = LineSums::of(result);
@@ -318,6 +319,15 @@ fn count(value: Option<i64>) -> String {
 
 fn decimal(value: Option<i64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| Millionths(value).to_string())
+}
+
+/// A key's id, and its name where there is still such a key.
+fn key_shown(page: &Value, id: &Value) -> String {
+    let name = id.as_str().and_then(|id| page["names"][id].as_str());
+    match name {
+        Some(name) => format!("{} ({})", shown(id), escaped(name)),
+        None => shown(id),
+    }
 }
 
 /// A text or a number as it is shown; a dash for nothing.

@@ -3,6 +3,7 @@
 //! A count that no record knows is null, and an empty cell in CSV. Costs and seconds are decimal texts, so that no reader
 //! rounds them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -21,7 +22,13 @@ pub(crate) struct UsagePage<'r> {
     has_more: bool,
     next_page: Option<String>,
     currency: &'r str,
+    /// Names of the keys in it, by id. Left out where nobody gave them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    names: Option<KeyNames>,
 }
+
+/// Names of keys by id. A deleted key has none.
+pub(crate) type KeyNames = BTreeMap<String, String>;
 
 #[derive(Serialize)]
 struct UsageBucket<'r> {
@@ -81,6 +88,15 @@ impl<'r> UsagePage<'r> {
             has_more: question.next.is_some(),
             next_page: question.next.map(|next| next.to_string()),
             currency,
+            names: None,
+        }
+    }
+
+    /// The same with the names of its keys.
+    pub(crate) fn with_names(self, names: KeyNames) -> Self {
+        Self {
+            names: Some(names),
+            ..self
         }
     }
 }
@@ -130,6 +146,7 @@ pub(crate) struct RecordsPage<'r> {
     records: Vec<RecordView<'r>>,
     next: Option<String>,
     currency: &'r str,
+    names: KeyNames,
 }
 
 #[derive(Serialize)]
@@ -162,11 +179,17 @@ struct RecordView<'r> {
 
 impl<'r> RecordsPage<'r> {
     /// A page of these records. `next`: the last one's id, if there are more.
-    pub(crate) fn of(records: &'r [StoredRecord], next: Option<i64>, currency: &'r str) -> Self {
+    pub(crate) fn of(
+        records: &'r [StoredRecord],
+        next: Option<i64>,
+        currency: &'r str,
+        names: KeyNames,
+    ) -> Self {
         Self {
             records: records.iter().map(RecordView::of).collect(),
             next: next.map(|next| next.to_string()),
             currency,
+            names,
         }
     }
 }
@@ -205,9 +228,14 @@ impl<'r> RecordView<'r> {
 }
 
 /// The sums as CSV (RFC 4180), with a line of headings.
-pub(crate) fn sums_csv(question: &SumsQuestion, rows: &[SumsRow], currency: &str) -> String {
+pub(crate) fn sums_csv(
+    question: &SumsQuestion,
+    rows: &[SumsRow],
+    currency: &str,
+    names: &KeyNames,
+) -> String {
     let mut csv = CsvWriter::with_headings(
-        "start_time,end_time,key,account,model,upstream,num_model_requests,num_errors,num_at_least,num_unknown,\
+        "start_time,end_time,key,key_name,account,model,upstream,num_model_requests,num_errors,num_at_least,num_unknown,\
          input_tokens,input_cached_tokens,output_tokens,output_reasoning_tokens,audio_seconds,images,cost,currency",
     );
     for row in rows {
@@ -217,6 +245,7 @@ pub(crate) fn sums_csv(question: &SumsQuestion, rows: &[SumsRow], currency: &str
         csv.text(Some(&UnixTime::from_seconds(end).to_string()));
         for name in [
             result.key,
+            name_of(result.key, names),
             result.account.flatten(),
             result.model,
             result.upstream,
@@ -240,9 +269,9 @@ pub(crate) fn sums_csv(question: &SumsQuestion, rows: &[SumsRow], currency: &str
 }
 
 /// Records as CSV, with a line of headings.
-pub(crate) fn records_csv(records: &[StoredRecord], currency: &str) -> String {
+pub(crate) fn records_csv(records: &[StoredRecord], currency: &str, names: &KeyNames) -> String {
     let mut csv = CsvWriter::with_headings(
-        "request_id,gateway,started_at,ended_at,key_id,account,model,upstream,route,status,end,client_address,\
+        "request_id,gateway,started_at,ended_at,key_id,key_name,account,model,upstream,route,status,end,client_address,\
          first_byte_ms,duration_ms,bytes_in,bytes_out,input_tokens,input_cached_tokens,output_tokens,\
          output_reasoning_tokens,audio_seconds,images,certainty,cost,currency",
     );
@@ -253,6 +282,7 @@ pub(crate) fn records_csv(records: &[StoredRecord], currency: &str) -> String {
         csv.text(Some(&view.started_at));
         csv.text(Some(&view.ended_at));
         csv.text(Some(view.key_id));
+        csv.text(name_of(Some(view.key_id), names));
         csv.text(view.account);
         csv.text(Some(view.model));
         csv.text(Some(view.upstream));
@@ -276,6 +306,10 @@ pub(crate) fn records_csv(records: &[StoredRecord], currency: &str) -> String {
         csv.end_line();
     }
     csv.text
+}
+
+fn name_of<'n>(id: Option<&str>, names: &'n KeyNames) -> Option<&'n str> {
+    id.and_then(|id| names.get(id)).map(String::as_str)
 }
 
 struct CsvWriter {
@@ -427,14 +461,24 @@ mod tests {
     #[test]
     fn csv_quotes_what_needs_it_and_no_cell_is_a_formula() {
         let question = question(&[("start_time", "0"), ("group_by", "account,model")]);
-        let csv = sums_csv(&question, &[row(DAY, "a,b", known())], "EUR");
+        let csv = sums_csv(
+            &question,
+            &[row(DAY, "a,b", known())],
+            "EUR",
+            &KeyNames::new(),
+        );
         let lines: Vec<&str> = csv.split("\r\n").collect();
-        let expected = "1970-01-02T00:00:00Z,1970-01-03T00:00:00Z,,\"a,b\",\"'=m,\"\"x\"\"\",,3,1,1,1,9,0,,,1.5,,0.00002,EUR";
+        let expected = "1970-01-02T00:00:00Z,1970-01-03T00:00:00Z,,,\"a,b\",\"'=m,\"\"x\"\"\",,3,1,1,1,9,0,,,1.5,,0.00002,EUR";
         assert_eq!(lines[1..], [expected, ""]);
-        let odd = sums_csv(&question, &[row(DAY, "a\u{202e}\u{1b}\n", known())], "EUR");
+        let odd = sums_csv(
+            &question,
+            &[row(DAY, "a\u{202e}\u{1b}\n", known())],
+            "EUR",
+            &KeyNames::new(),
+        );
         assert!(odd.contains(",a\\u{202e}\\u{1b}\\u{a},"), "{odd}");
         let columns = lines[0].split(',').count();
-        assert_eq!((columns, &lines[0][..10]), (18, "start_time"));
+        assert_eq!((columns, &lines[0][..10]), (19, "start_time"));
     }
 
     #[test]
@@ -465,7 +509,12 @@ mod tests {
             cost: Some(1_000_000),
         };
         let records = [record];
-        let page = serde_json::to_value(RecordsPage::of(&records, Some(7), "EUR")).unwrap();
+        let names = KeyNames::from([("key_1".to_owned(), "web, site".to_owned())]);
+        let csv = records_csv(&records, "EUR", &names);
+        assert!(csv.contains("key_1,\"web, site\",,m,"), "{csv}");
+        let page = RecordsPage::of(&records, Some(7), "EUR", names);
+        let page = serde_json::to_value(page).unwrap();
+        assert_eq!(page["names"], json!({"key_1": "web, site"}));
         let view = &page["records"][0];
         assert_eq!(view["started_at"], "2027-01-15T08:00:00.007Z");
         assert_eq!(view["ended_at"], "2027-01-15T08:00:01.250Z");
@@ -478,7 +527,7 @@ mod tests {
             (&json!("1"), &json!("at_least"))
         );
         assert_eq!(page["next"], "7");
-        let csv = records_csv(&records, "EUR");
+        let csv = records_csv(&records, "EUR", &KeyNames::new());
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].split(',').count(), lines[1].split(',').count());

@@ -19,8 +19,8 @@ const BINARY = process.env.KEYGATE_BIN ?? fileURLToPath(new URL("../../target/de
 export const HOSTILE = `<img src=x onerror="window.pwned='model'">\u202egnp`;
 export const MODELS = ["tiny-chat", "tiny-code", "tiny-embed", HOSTILE];
 
-/** Starts one: {url, dataUrl, token, keyFile, command(), log(), stop()}. `dataUrl` and `keyFile` are null for the mock, which has no commands. */
-export async function startGateway({ keys = "" } = {}) {
+/** Starts one, with `config` behind its config: {url, dataUrl, token, keyFile, command(), log(), stop()}. `dataUrl` and `keyFile` are null for the mock, which has no commands. */
+export async function startGateway({ keys = "", config = "" } = {}) {
   if (isMock) {
     const mock = await startMock({ shape: "empty" });
     mock.state.models = MODELS.map((id) => ({ id, upstream: "stand-in", replicas: 1, healthy: 1 }));
@@ -38,7 +38,7 @@ listen = "127.0.0.1:${admin}"
 [[upstreams]]
 name = "stand-in"
 url = "${upstream.url}"
-`);
+${config}`);
   const gateway = run(["serve", "--config", path.join(folder, "keygate.toml"), "--log-format", "json"], folder);
   const url = `http://127.0.0.1:${admin}`;
   await answers(gateway, `${url}/readyz`);
@@ -110,7 +110,7 @@ async function answers(gateway, url) {
 async function startUpstream() {
   const server = http.createServer((request, response) => {
     const body = request.url === "/v1/models" ? { object: "list", data: MODELS.map((id) => ({ id, object: "model" })) }
-      : { choices: [{ message: { role: "assistant", content: "Hi." } }] };
+      : { choices: [{ message: { role: "assistant", content: "Hi." } }], usage: { prompt_tokens: 1000, completion_tokens: 250, prompt_tokens_details: { cached_tokens: 600 } } };
     request.resume().on("end", () => response.setHeader("Content-Type", "application/json").end(JSON.stringify(body)));
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));

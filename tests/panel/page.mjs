@@ -20,8 +20,8 @@ before(async () => { browser = await startBrowser(); });
 after(() => browser?.close());
 
 /** Runs `act` on a fresh gateway, signed in. What the page complains of fails the test, unless `tolerates` it. */
-export async function onPanel(act, { options = {}, signedIn = true, keys, tolerates = ANSWERED, using = browser } = {}) {
-  const gateway = await startGateway({ keys });
+export async function onPanel(act, { options = {}, signedIn = true, keys, config, tolerates = ANSWERED, using = browser } = {}) {
+  const gateway = await startGateway({ keys, config });
   const context = await using.newContext({ baseURL: gateway.url, reducedMotion: "reduce", ...options });
   context.setDefaultTimeout(8000);
   const page = await context.newPage();

@@ -841,6 +841,17 @@ const STANDS = {
     await open(page, "#/models");
     await page.getByRole("rowheader").first().waitFor();
   },
+  usage: async (page) => {
+    await open(page, "#/usage?by=key&show=requests");
+    await page.getByRole("link", { name: "soon over" }).waitFor();
+    await page.getByText("The same as a table").click();
+    await page.getByLabel(/^Usage by model over time/).press("ArrowLeft");
+  },
+  "key's page": async (page) => {
+    await openMenu(page, "soon over", "Usage");
+    await page.getByRole("heading", { level: 1, name: "soon over" }).waitFor();
+    await page.getByRole("cell", { name: "complete" }).first().waitFor();
+  },
   dashboard: async (page) => {
     await open(page, "#/dashboard");
     await page.getByText("Generation").waitFor();

@@ -7,6 +7,7 @@ export class ApiError extends Error {
   constructor(status, body) {
     super(body?.error?.message ?? `The gateway answered ${status}.`);
     this.status = status;
+    this.code = body?.error?.code ?? null;
     this.field = body?.error?.field ?? null;
     this.faults = body?.error?.faults ?? null;
     this.inForce = body?.in_force ?? null;
@@ -36,9 +37,9 @@ export function now() {
   return Date.now() + clockDifference;
 }
 
-/** Calls the admin API: the answer's JSON, or null where it has none. */
-export async function call(method, path, body, { signal, revision, isAgain = false } = {}) {
-  const headers = { Accept: "application/json" };
+/** Calls the admin API: the answer's JSON, or null where it has none; with `asCsv` the answer's text. */
+export async function call(method, path, body, { signal, revision, asCsv = false, isAgain = false } = {}) {
+  const headers = { Accept: asCsv ? "text/csv" : "application/json" };
   // The change is refused where the key is another than the one that was looked at.
   if (revision !== undefined) headers["If-Match"] = `"${revision}"`;
   const secret = sessionSecret();
@@ -57,7 +58,7 @@ export async function call(method, path, body, { signal, revision, isAgain = fal
       credentials: "same-origin", cache: "no-store", redirect: "error",
     });
     const text = await response.text();
-    if (text !== "") answer = JSON.parse(text);
+    if (text !== "") answer = asCsv && response.ok ? text : JSON.parse(text);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     if (!response || response.ok) throw new Unreachable();
@@ -68,7 +69,7 @@ export async function call(method, path, body, { signal, revision, isAgain = fal
   if (response.ok) return answer;
   if (response.status === 401 && !(method === "POST" && path === "/api/session")) {
     // Another tab may have signed in anew: the cookie is of its session then, and the secret with it.
-    if (!isAgain && await askOtherTabs(secret)) return call(method, path, body, { signal, revision, isAgain: true });
+    if (!isAgain && await askOtherTabs(secret)) return call(method, path, body, { signal, revision, asCsv, isAgain: true });
     if (path === "/api/session") throw new ApiError(response.status, answer);
     sessionEnded();
     throw new SessionEnded("Your session has ended. Sign in again.");

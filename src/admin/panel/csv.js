@@ -1,4 +1,5 @@
-// The list of keys as a CSV file: every key that meets the filters, in the order that is shown.
+// CSV files: the list of keys, every one that meets the filters in the order that is shown; and usage, as the gateway
+// writes it.
 
 import { call, isNews } from "./api.js";
 import { plural } from "./format.js";
@@ -38,12 +39,7 @@ export async function saveCsv({ wanted, button }) {
       lines.push(...page.keys.map((key) => line(Object.values(COLUMNS).map((of) => of(key)))));
       after = page.next;
     } while (after !== null && lines.length <= MOST);
-    const link = document.createElement("a");
-    // The mark at the front tells spreadsheets that it is UTF-8.
-    link.href = URL.createObjectURL(new Blob(["\ufeff", ...lines], { type: "text/csv;charset=utf-8" }));
-    link.download = "keys.csv";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    save("keys.csv", lines);
     toast(after === null ? `keys.csv has ${plural(lines.length - 1, "key")}.`
       : `keys.csv has the first ${plural(lines.length - 1, "key")} only; keygate keys list gives them all.`, { bad: after !== null });
   } catch (error) {
@@ -51,4 +47,27 @@ export async function saveCsv({ wanted, button }) {
   } finally {
     setBusy(button, false);
   }
+}
+
+/** Loads the CSV of a question for usage and gives it to the browser to save. */
+export async function saveUsage({ path, name, button }) {
+  if (button.classList.contains("busy")) return;
+  setBusy(button, true);
+  try {
+    save(name, [await call("GET", path, undefined, { asCsv: true })]);
+    toast(`${name} was saved.`);
+  } catch (error) {
+    if (isNews(error)) toast(`The usage could not be saved. ${error.message}`, { bad: true });
+  } finally {
+    setBusy(button, false);
+  }
+}
+
+function save(name, parts) {
+  const link = document.createElement("a");
+  // The mark at the front tells spreadsheets that it is UTF-8.
+  link.href = URL.createObjectURL(new Blob(["\ufeff", ...parts], { type: "text/csv;charset=utf-8" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

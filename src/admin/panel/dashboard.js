@@ -42,8 +42,11 @@ export function dashboardView(main, title) {
     return { value, note, element: h("div", { class: "card tile" }, h("h2", {}, name), value, note) };
   };
   const tiles = { requests: tile("Requests a minute"), flight: tile("In flight"), overhead: tile("Gateway overhead"), keys: tile("Keys") };
-  const allowed = barChart({ label: "Allowed requests by minute over the last hour; arrow keys go through the minutes", empty: "No request was allowed in the last hour" });
-  const refused = barChart({ label: "Refused requests by minute and reason over the last hour; arrow keys go through the minutes", empty: "No request was refused in the last hour" });
+  const minutesOfHour = { nameOf: ({ at }) => `${timeOfDay(Date.parse(at))} UTC`,
+    ticks: (_, isNarrow) => (isNarrow ? [60, 30, 0] : [60, 45, 30, 15, 0]).map((age) => (
+      { at: 1 - age / 60, text: age === 0 ? "now" : age === 60 ? "1 h ago" : `${age} min` })) };
+  const allowed = barChart({ ...minutesOfHour, label: "Allowed requests by minute over the last hour; arrow keys go through the minutes", empty: "No request was allowed in the last hour" });
+  const refused = barChart({ ...minutesOfHour, label: "Refused requests by minute and reason over the last hour; arrow keys go through the minutes", empty: "No request was refused in the last hour" });
   const allowedTotal = h("p", { class: "chart-total" });
   const refusedTotal = h("p", { class: "chart-total" });
   const peak = h("p", { class: "legend muted" });

@@ -65,6 +65,28 @@ export function timeElement(time, text, title = dateAndTime(time)) {
   return h("time", { datetime: new Date(time).toISOString(), title }, text);
 }
 
+const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+/** 1234567 -> "1.2M". */
+export const short = (value) => compact.format(value);
+
+/** A decimal of the API, "0.25", in millionths: sums of them are exact. Null stays null. */
+export function millionths(text) {
+  if (text === null) return null;
+  const [whole, fraction = ""] = text.split(".");
+  return Number(whole) * 1_000_000 + Number(fraction.padEnd(6, "0"));
+}
+
+/** Millionths of a currency: "€1,204.50"; less than one has more digits. A currency without a code of ISO 4217 stands behind. */
+export function money(value, currency) {
+  const units = value / 1_000_000;
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: units < 0.01 ? 6 : units < 1 ? 4 : 2 };
+  try {
+    return new Intl.NumberFormat("en-US", { style: "currency", currency, ...digits }).format(units);
+  } catch {
+    return `${new Intl.NumberFormat("en-US", digits).format(units)} ${currency}`;
+  }
+}
+
 /** 0.00004 -> "40 µs". */
 export function duration(seconds) {
   const [value, unit] = seconds < 0.001 ? [seconds * 1e6, "µs"] : seconds < 1 ? [seconds * 1e3, "ms"] : [seconds, "s"];

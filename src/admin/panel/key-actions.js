@@ -13,12 +13,16 @@ const address = (key) => `/api/keys/${encodeURIComponent(key.id)}`;
 export function keyMenu(button, key, onChanged) {
   openMenu(button, `Actions for ${quotedText(key.name)}`, [
     { text: "Edit", icon: "edit", act: () => editKey(key, onChanged) },
+    { text: "Usage", icon: "usage", act: () => { location.hash = keyPageOf(key.id); } },
     { text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
     { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
     { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
     { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) },
   ]);
 }
+
+/** The address of a key's own page. */
+export const keyPageOf = (id) => `#/key?id=${encodeURIComponent(id)}`;
 
 /** Opens the pane on a key. */
 export function editKey(key, onChanged) {

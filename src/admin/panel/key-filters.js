@@ -9,11 +9,12 @@ const DAY = 86_400_000;
 const TOKEN = /^kg_[0-9A-Za-z]{49}$/;
 const STATES = [["", "Any state"], ["active", "Active"], ["disabled", "Disabled"], ["expired", "Expired"]];
 const EXPIRIES = [["", "Any expiry"], ["7", "Expires within 7 days"], ["30", "Expires within 30 days"], ["90", "Expires within 90 days"]];
+const UNUSED = [["", "Used or not"], ["30d", "Not used for 30 days"], ["90d", "Not used for 90 days"], ["365d", "Not used for a year"]];
 export const NEWEST_FIRST = "-created_at";
 const ORDERS = [[NEWEST_FIRST, "Newest first"], ["created_at", "Oldest first"], ["name", "Name, A to Z"], ["-name", "Name, Z to A"],
   ["account", "Account, A to Z"], ["-account", "Account, Z to A"], ["expires_at", "First to expire"], ["-expires_at", "Last to expire"],
   ["-last_used_at", "Last used"], ["last_used_at", "Longest unused"], ["-requests", "Most requests"], ["requests", "Fewest requests"]];
-const NAMES = ["query", "state", "account", "model", "expires", "sort"];
+const NAMES = ["query", "state", "account", "model", "expires", "unused_for", "sort"];
 
 /** The controls: {element, search, values(), take(parameters), parameters(), request(), isFiltered(), set(name, value), clear()}.
  *  `onChange` hears of a change, and whether it is one step of typing. */
@@ -38,7 +39,7 @@ export function keyFilters({ onChange }) {
   };
   const account = h("input", { type: "search", "aria-label": "Whole account", placeholder: "Whole account", autocomplete: "off", spellcheck: "false", maxlength: "512", oninput: typed });
   const controls = { query: search, state: select("State", STATES), account, model: select("Model", [["", "Any model"]]),
-    expires: select("Expiry", EXPIRIES), sort: select("Order", ORDERS) };
+    expires: select("Expiry", EXPIRIES), unused_for: select("Use", UNUSED), sort: select("Order", ORDERS) };
   const values = () => Object.fromEntries(NAMES.map((name) => [name, controls[name].value.trim()]));
   let last = JSON.stringify(values());
   function changed(isTyped) {
@@ -64,7 +65,7 @@ export function keyFilters({ onChange }) {
     search,
     searchBox: h("div", { class: "search-box", role: "search" }, icon("search"), search),
     element: h("div", { class: "filters", role: "group", "aria-label": "Filters" },
-      wrapped("state"), wrapped("model"), wrapped("expires"), account, wrapped("sort")),
+      wrapped("state"), wrapped("model"), wrapped("expires"), wrapped("unused_for"), account, wrapped("sort")),
     values,
     /** What the address says. */
     take: (parameters) => {

@@ -32,7 +32,7 @@ export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
     h("td", { role: "cell", class: "row-menu" }, more));
 }
 
-function access({ mode, models }) {
+export function access({ mode, models }) {
   if (mode === "all") return "All";
   const shown = models.length > 3 ? models.slice(0, 2) : models;
   const names = shown.flatMap((model, at) => [h("span", { class: "model" }, modelName(model), at < models.length - 1 && ","), " "]);
@@ -40,7 +40,7 @@ function access({ mode, models }) {
     models.length > shown.length && h("span", { class: "muted" },`and ${models.length - shown.length} more`));
 }
 
-function networks(list) {
+export function networks(list) {
   if (list.length === 0) return h("span", { class: "muted" }, "Any address");
   const shown = list.length > 3 ? list.slice(0, 2) : list;
   return h("span", { title: list.join("\n") }, shown.map((network) => h("span", { class: "network" }, network)),
@@ -57,6 +57,6 @@ function expiry(key) {
 
 const STATES = { active: "Active", disabled: "Disabled", expired: "Expired" };
 
-function state(name) {
+export function state(name) {
   return h("span", { class: `state ${name}` }, STATES[name] ?? name);
 }

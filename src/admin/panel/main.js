@@ -9,8 +9,11 @@ import { keysView } from "./keys.js";
 /** A view draws itself into the main part and gives {refresh, leave}. Those that are not the first load when they are opened. */
 const VIEWS = {
   "#/keys": { title: "API Keys", icon: "key", load: async () => keysView },
+  "#/usage": { title: "Usage", icon: "usage", load: async () => (await import("./usage.js")).usageView },
   "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
   "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
+  /** A key's own page, which other views lead to. */
+  "#/key": { title: "API Key", isBelow: "#/keys", load: async () => (await import("./key-page.js")).keyPage },
 };
 const FIRST = "#/keys";
 
@@ -21,7 +24,7 @@ let open = null;
 let here = "";
 
 function drawFrame() {
-  document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).map(([address, view]) =>
+  document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).filter(([, view]) => !view.isBelow).map(([address, view]) =>
     h("li", {}, h("a", { href: address }, icon(view.icon), view.title))));
   const out = document.getElementById("sign-out");
   out.append(icon("signOut"), "Sign out");
@@ -53,7 +56,7 @@ async function show(address, { moveFocus }) {
   open?.leave();
   main.replaceChildren();
   for (const link of document.querySelectorAll("#nav a")) {
-    if (VIEWS[link.hash] === view) link.setAttribute("aria-current", "page");
+    if (VIEWS[link.hash] === (VIEWS[view.isBelow] ?? view)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   here = address;
