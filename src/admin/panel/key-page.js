@@ -23,7 +23,7 @@ export function keyPage(main, _, place) {
   }, onLoaded: (found) => { last.hidden = found === null; } });
   const name = h("h1", { tabindex: "-1" }, "API Key");
   const about = h("p", { class: "lead" });
-  const facts = h("dl", { class: "card facts" });
+  const facts = h("dl", { class: "card key-facts" });
   const edit = h("button", { type: "button", class: "button", onclick: () => editKey(key, load) }, icon("edit"), "Edit");
   const more = h("button", { type: "button", class: "icon-button", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": "Actions for this key", onclick: () => keyMenu(more, key, load) }, icon("more"));
   const again = h("button", { type: "button", class: "button", onclick: () => load() }, icon("refresh"), "Refresh");
