@@ -1,5 +1,6 @@
-//! What reading the usage of a streamed response costs, beside doing nothing. With `--instructions NAME` it only feeds 1000
-//! events of one stream, for callgrind: `valgrind --tool=callgrind --toggle-collect='*feed_stream*' BENCH --instructions vllm`.
+//! What reading the usage of a response costs, beside doing nothing. With `--instructions NAME` it only feeds 1000 events of
+//! one stream (vllm, openai), or 1000 whole responses (chat), for callgrind:
+//! `valgrind --tool=callgrind --toggle-collect='*feed_stream*' BENCH --instructions vllm`.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -22,6 +23,21 @@ fn openai(number: usize) -> String {
         "}]}\n",
         &format!("}}],\"usage\":null,\"obfuscation\":\"{padding}\"}}\n"),
     )
+}
+
+/// A whole response of OpenAI's form, as short as they get.
+const CHAT: &str = "{\"id\":\"chatcmpl-0a1b2c3d4e5f\",\"object\":\"chat.completion\",\"created\":1750000000,\"model\":\"llama-3.3-70b\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"Hello! How can I help?\"},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":12,\"total_tokens\":21}}";
+
+/// 1000 whole responses.
+#[inline(never)]
+fn feed_streams_of_one_document() -> Option<u64> {
+    let mut sum = Some(0);
+    for _ in 0..1000 {
+        let mut scanner = UsageScanner::json(ResponseKind::Chat);
+        scanner.feed(black_box(CHAT.as_bytes()));
+        sum = sum.and_then(|sum| Some(sum + scanner.counts().output?));
+    }
+    sum
 }
 
 #[inline(never)]
@@ -53,6 +69,7 @@ fn reading(criterion: &mut Criterion) {
     }
     group.finish();
     let mut group = criterion.benchmark_group("usage_scanner_json");
+    group.bench_function("chat", |bencher| bencher.iter(feed_streams_of_one_document));
     let body = format!(
         "{{\"data\":[{{\"embedding\":[{}0]}}],\"usage\":{{\"prompt_tokens\":8}}}}",
         "0.0023064255,".repeat(80_000)
@@ -78,6 +95,9 @@ fn main() {
         return benches();
     }
     let which = arguments.next().unwrap_or_default();
+    if which == "chat" {
+        assert_eq!(black_box(feed_streams_of_one_document()), Some(12_000));
+    }
     for (name, events) in streams() {
         if name == which {
             let mut scanner = UsageScanner::events(ResponseKind::Chat, StreamFilter::UsageEvent);

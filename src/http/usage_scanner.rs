@@ -58,7 +58,7 @@ impl UsageScanner {
     #[must_use]
     pub fn json(kind: ResponseKind) -> Self {
         Self(Box::new(Format::Json {
-            reader: JsonReader::new(kind.shape()),
+            reader: JsonReader::new(kind.document_shape()),
             readings: Readings::new(kind),
             length: 0,
         }))

@@ -84,7 +84,7 @@ impl EventScanner {
         Self {
             kind,
             filter,
-            reader: JsonReader::new(kind.shape()),
+            reader: JsonReader::new(kind.event_shape()),
             readings: Readings::new(kind),
             line: LineKind::Start(0),
             line_length: 0,

@@ -171,22 +171,13 @@ impl JsonReader {
             at = match self.state {
                 JsonState::Start => self.start(piece, at),
                 JsonState::Members => self.members(piece, at, offset),
-                JsonState::Name => self.name(piece, at),
+                JsonState::Name => self.name(piece, at, offset),
                 JsonState::Value => self.value(piece, at, offset),
                 JsonState::Items => self.items(piece, at, offset),
                 JsonState::Literal => self.literal(piece, at),
                 JsonState::Text => self.text(piece, at, offset),
                 JsonState::Skipped => self.skipped(piece, at),
-                JsonState::SkippedText => match string_stop(piece, at) {
-                    Some(stop) => {
-                        self.state = match piece[stop] {
-                            b'"' => JsonState::Skipped,
-                            _ => JsonState::SkippedEscape,
-                        };
-                        stop + 1
-                    }
-                    None => piece.len(),
-                },
+                JsonState::SkippedText => self.skipped_text(piece, at),
                 JsonState::NameEscape => self.after_escape(at, JsonState::Name),
                 JsonState::TextEscape => self.after_escape(at, JsonState::Text),
                 JsonState::SkippedEscape => self.after_escape(at, JsonState::SkippedText),
@@ -213,7 +204,11 @@ impl JsonReader {
         at + 1
     }
 
-    fn members(&mut self, piece: &[u8], at: usize, offset: usize) -> usize {
+    fn members(&mut self, piece: &[u8], mut at: usize, offset: usize) -> usize {
+        // Most documents have no space there.
+        if let [b',', b'"', ..] = piece[at..] {
+            at += 1;
+        }
         match piece[at] {
             b' ' | b'\t' | b'\n' | b'\r' | b',' => {}
             b'"' => {
@@ -229,7 +224,7 @@ impl JsonReader {
         at + 1
     }
 
-    fn name(&mut self, piece: &[u8], at: usize) -> usize {
+    fn name(&mut self, piece: &[u8], at: usize, offset: usize) -> usize {
         let Some(stop) = string_stop(piece, at) else {
             self.take_text(&piece[at..]);
             return piece.len();
@@ -260,7 +255,10 @@ impl JsonReader {
             .find(|(known, _)| *known == name)
             .map_or(&Shape::Nothing, |(_, shape)| shape);
         self.state = JsonState::Value;
-        stop + 1
+        match piece.get(stop + 1..) {
+            Some([b':', _, ..]) => self.value(piece, stop + 2, offset),
+            _ => stop + 1,
+        }
     }
 
     fn items(&mut self, piece: &[u8], at: usize, offset: usize) -> usize {
@@ -389,20 +387,38 @@ impl JsonReader {
         stop + 1
     }
 
-    fn skipped(&mut self, piece: &[u8], at: usize) -> usize {
-        let Some(stop) = bracket_or_quote(piece, at) else {
-            return piece.len();
-        };
-        match piece[stop] {
-            b'"' => self.state = JsonState::SkippedText,
-            b'{' | b'[' => self.skipped += 1,
-            _ => {
-                self.skipped -= 1;
-                if self.skipped == 0 {
-                    self.after_value();
+    fn skipped(&mut self, piece: &[u8], mut at: usize) -> usize {
+        while let Some(stop) = bracket_or_quote(piece, at) {
+            at = stop + 1;
+            match piece[stop] {
+                b'"' => {
+                    self.state = JsonState::SkippedText;
+                    at = self.skipped_text(piece, at);
+                    if self.state != JsonState::Skipped {
+                        return at;
+                    }
+                }
+                b'{' | b'[' => self.skipped += 1,
+                _ => {
+                    self.skipped -= 1;
+                    if self.skipped == 0 {
+                        self.after_value();
+                        return at;
+                    }
                 }
             }
         }
+        piece.len()
+    }
+
+    fn skipped_text(&mut self, piece: &[u8], at: usize) -> usize {
+        let Some(stop) = string_stop(piece, at) else {
+            return piece.len();
+        };
+        self.state = match piece[stop] {
+            b'"' => JsonState::Skipped,
+            _ => JsonState::SkippedEscape,
+        };
         stop + 1
     }
 
@@ -497,6 +513,13 @@ fn event_type(name: &[u8]) -> EventType {
 /// A decimal number that is not negative, in millionths; further digits are cut off. None where it has an exponent, or
 /// is no number.
 fn millionths(text: &[u8]) -> Option<u64> {
+    // Nearly every count has few digits, whose number cannot overflow.
+    if (1..=12).contains(&text.len()) && text.iter().all(u8::is_ascii_digit) {
+        let number = text
+            .iter()
+            .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        return Some(number * 1_000_000);
+    }
     let dot = text.iter().position(|byte| *byte == b'.');
     let (whole, fraction) = match dot {
         Some(dot) => (&text[..dot], &text[dot + 1..]),

@@ -1,7 +1,7 @@
 //! Where the counts stand in each kind of response, as data.
 //!
-//! The shapes follow the documentation of OpenAI, Anthropic, vLLM, SGLang, llama.cpp and Ollama. One shape covers the
-//! whole response and the events of a stream, since no field has two meanings in the two.
+//! The shapes follow the documentation of OpenAI, Anthropic, vLLM, SGLang, llama.cpp and Ollama. A response that is one
+//! document needs less of it than the events of a stream: it says its usage once, at its top.
 
 /// Which response is read: it follows from the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,21 @@ impl ResponseKind {
         })
     }
 
-    pub(crate) fn shape(self) -> &'static Shape {
+    /// Of a response that is one document.
+    pub(crate) fn document_shape(self) -> &'static Shape {
+        match self {
+            Self::Chat => &CHAT_DOCUMENT,
+            Self::Embeddings | Self::Responses | Self::Messages => &USAGE_DOCUMENT,
+            Self::Audio => &AUDIO_DOCUMENT,
+            Self::Images => &IMAGES,
+        }
+    }
+
+    /// Of an event of a stream.
+    pub(crate) fn event_shape(self) -> &'static Shape {
         match self {
             Self::Chat => &CHAT,
-            Self::Embeddings => &EMBEDDINGS,
+            Self::Embeddings => &USAGE_DOCUMENT,
             Self::Responses => &RESPONSES,
             Self::Messages => &MESSAGES,
             Self::Audio => &AUDIO,
@@ -123,6 +134,15 @@ const USAGE: &[(&[u8], Shape)] = &[
 const CACHED: &[(&[u8], Shape)] = &[(b"cached_tokens", Leaf(F::Cached))];
 const REASONING: &[(&[u8], Shape)] = &[(b"reasoning_tokens", Leaf(F::Reasoning))];
 
+const TIMINGS: Shape = Object(
+    Part::Timings,
+    &[
+        (b"prompt_n", Leaf(F::PromptN)),
+        (b"cache_n", Leaf(F::CacheN)),
+        (b"predicted_n", Leaf(F::PredictedN)),
+    ],
+);
+
 const FUNCTION: Shape = Object(
     Part::Other,
     &[
@@ -160,21 +180,19 @@ static CHAT: Shape = Object(
     &[
         (b"choices", CHOICES),
         (b"usage", Object(Part::Usage, USAGE)),
-        (
-            b"timings",
-            Object(
-                Part::Timings,
-                &[
-                    (b"prompt_n", Leaf(F::PromptN)),
-                    (b"cache_n", Leaf(F::CacheN)),
-                    (b"predicted_n", Leaf(F::PredictedN)),
-                ],
-            ),
-        ),
+        (b"timings", TIMINGS),
     ],
 );
 
-static EMBEDDINGS: Shape = Object(Part::Other, &[(b"usage", Object(Part::Usage, USAGE))]);
+static CHAT_DOCUMENT: Shape = Object(
+    Part::Other,
+    &[
+        (b"usage", Object(Part::Usage, USAGE)),
+        (b"timings", TIMINGS),
+    ],
+);
+
+static USAGE_DOCUMENT: Shape = Object(Part::Other, &[(b"usage", Object(Part::Usage, USAGE))]);
 
 static RESPONSES: Shape = Object(
     Part::Other,
@@ -219,6 +237,14 @@ static AUDIO: Shape = Object(
         (b"delta", Leaf(F::Content)),
         // vLLM streams transcriptions in the form of chats.
         (b"choices", CHOICES),
+        (b"usage", Object(Part::Usage, USAGE)),
+        (b"duration", Leaf(F::Duration)),
+    ],
+);
+
+static AUDIO_DOCUMENT: Shape = Object(
+    Part::Other,
+    &[
         (b"usage", Object(Part::Usage, USAGE)),
         (b"duration", Leaf(F::Duration)),
     ],
