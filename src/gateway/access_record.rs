@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
+use crate::gateway::file_length::FileLength;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::request_id::RequestId;
@@ -41,6 +42,10 @@ pub(super) struct AccessRecord {
     denial: Option<&'static str>,
     /// Reads the counts in the response; None where it has none that can be read.
     scanner: Option<UsageScanner>,
+    /// The length of the audio file that was sent with it.
+    file_length: Option<FileLength>,
+    /// How long it took, once it has ended.
+    duration: Option<Duration>,
     bytes_in: u64,
     bytes_out: u64,
     ended: Option<RequestEnd>,
@@ -74,6 +79,8 @@ impl AccessRecord {
             status: None,
             denial: None,
             scanner: None,
+            file_length: None,
+            duration: None,
             bytes_in: 0,
             bytes_out: 0,
             ended: None,
@@ -149,6 +156,11 @@ impl AccessRecord {
         self.scanner = Some(scanner);
     }
 
+    /// An audio file came with it, whose length is being read.
+    pub(super) fn file_length(&mut self, length: FileLength) {
+        self.file_length = Some(length);
+    }
+
     /// The upstream has sent a piece of its answer: what goes out in its place.
     #[inline]
     pub(super) fn relayed<'r>(&'r mut self, piece: &'r [u8]) -> &'r [u8] {
@@ -187,6 +199,52 @@ impl AccessRecord {
         self.ended.get_or_insert(RequestEnd::Complete);
     }
 
+    /// It has ended. Where its record needs the length of a file that is still being read, it is logged, counted and
+    /// recorded when that is done, and nobody waits for it.
+    pub(super) fn end(mut self) {
+        self.duration = Some(self.began.elapsed());
+        if !self.lacks_audio_length(&self.scanned_counts()) {
+            return;
+        }
+        let Some(mut length) = self.file_length.take_if(|length| length.is_pending()) else {
+            return;
+        };
+        let late = self.worker.late_record();
+        tokio::task::spawn_local(async move {
+            length.wait().await;
+            self.file_length = Some(length);
+            drop(self);
+            drop(late);
+        });
+    }
+
+    fn scanned_counts(&self) -> RequestCounts {
+        let scanner = self.scanner.as_ref();
+        scanner.map_or(RequestCounts::UNKNOWN, UsageScanner::counts)
+    }
+
+    /// Whether the upstream did its work and did not say how long the audio was.
+    fn lacks_audio_length(&self, counts: &RequestCounts) -> bool {
+        let is_success = |status| (200..300).contains(&status);
+        counts.audio_microseconds.is_none()
+            && self.first_byte.is_some()
+            && self.status.is_some_and(is_success)
+    }
+
+    /// What it used, where it passed all checks: only then it has an upstream.
+    fn counts(&self) -> Option<RequestCounts> {
+        self.upstream.as_ref()?;
+        let counts = self.scanned_counts();
+        let length = self.file_length.as_ref().and_then(FileLength::known);
+        Some(match length {
+            Some(length) if self.lacks_audio_length(&counts) => {
+                let microseconds = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+                counts.with_file_length(microseconds, self.end_kind() == RequestEnd::Complete)
+            }
+            Some(_) | None => counts,
+        })
+    }
+
     /// The record of its use, where it passed all checks.
     fn usage_record(&self, counts: RequestCounts, duration: Duration) -> Option<UsageRecord> {
         let (entry, upstream) = (self.entry.as_deref()?, self.upstream.as_deref()?);
@@ -204,7 +262,7 @@ impl AccessRecord {
             upstream: upstream.name().into(),
             route,
             status: self.status.unwrap_or(0),
-            end: match self.end() {
+            end: match self.end_kind() {
                 RequestEnd::Complete => RecordEnd::Complete,
                 RequestEnd::ClientLeft => RecordEnd::ClientLeft,
                 RequestEnd::Revoked => RecordEnd::Revoked,
@@ -223,21 +281,17 @@ impl AccessRecord {
         })
     }
 
-    fn end(&self) -> RequestEnd {
+    fn end_kind(&self) -> RequestEnd {
         self.ended.unwrap_or(RequestEnd::ClientLeft)
     }
 }
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        let duration = self.began.elapsed();
+        let duration = self.duration.unwrap_or_else(|| self.began.elapsed());
         let outcome = self.denial.unwrap_or("allowed");
         self.worker.metrics.end(outcome, duration.as_secs_f64());
-        // Only a request that passed all checks has an upstream.
-        let counts = self.upstream.is_some().then(|| {
-            let scanner = self.scanner.as_ref();
-            scanner.map_or(RequestCounts::UNKNOWN, UsageScanner::counts)
-        });
+        let counts = self.counts();
         if let (Some(counts), Some(model)) = (&counts, &self.model) {
             self.worker.metrics.usage(model, counts);
         }
@@ -263,7 +317,7 @@ impl Drop for AccessRecord {
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             counts,
-            end: self.end(),
+            end: self.end_kind(),
         });
     }
 }

@@ -6,6 +6,7 @@ mod access_record;
 mod client_source;
 mod error_response;
 mod exchange;
+mod file_length;
 mod http1;
 mod http2;
 mod key_usage;

@@ -18,6 +18,7 @@ use crate::gateway::access_record::AccessRecord;
 use crate::gateway::client_source::ClientSource;
 use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::file_length::FileLength;
 use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
 use crate::gateway::local_responses::{self, LocalResponse};
@@ -46,7 +47,7 @@ use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
 use crate::request_body::edit::{self, BodyEdits};
-use crate::request_body::model::{self, BodyFormat, ExtraModelFields, Places};
+use crate::request_body::model::{self, BodyFormat, ExtraModelFields, FilePlace, Places};
 use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
@@ -101,6 +102,7 @@ pub(super) async fn handle<E: Exchange>(worker: &Rc<Worker>, origin: Origin, exc
     let mut record = inbound.begin_record(exchange.head().method());
     let result = contain(pin!(admit_and_forward(&inbound, exchange, &mut record))).await;
     conclude(&inbound, exchange, &mut record, result).await;
+    record.end();
 }
 
 /// Answers a head that breaks a rule of HTTP. Nothing of it is believed, not even its method.
@@ -362,7 +364,7 @@ fn shown_name(raw: &[u8]) -> String {
 /// Step 8: the request's way to its upstream and back.
 async fn forward<E: Exchange>(
     inbound: &Inbound<'_>,
-    asked: Asked,
+    mut asked: Asked,
     permit: Permit<Arc<Upstream>>,
     entry: &Arc<Entry>,
     generation: u64,
@@ -383,6 +385,13 @@ async fn forward<E: Exchange>(
         &asked.places,
         &mut edits,
     );
+    if kind == Some(ResponseKind::Audio)
+        && let FilePlace::At(file) = &asked.places.file
+    {
+        let (body, shared) = asked.body.share();
+        asked.body = body;
+        record.file_length(FileLength::read(worker, shared, file.clone()));
+    }
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;

@@ -41,6 +41,9 @@ const KEPT_DESCRIPTORS: usize = 768;
 /// would only be more threads.
 const USAGE_QUESTIONS: usize = 2;
 
+/// Audio files whose length is read at a time, for each worker. One takes some milliseconds at most.
+const FILE_LENGTHS: usize = 1;
+
 /// What all workers have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {
@@ -197,6 +200,8 @@ pub(crate) struct Worker {
     pub(super) usage: Option<UsageSender>,
     /// One for each question for usage that the database is asked at a time.
     pub(super) usage_questions: Arc<Semaphore>,
+    /// One for each audio file whose length is read at a time.
+    pub(super) file_lengths: Arc<Semaphore>,
     /// Its free buffers.
     pub(crate) buffers: BufferPool,
     /// Of the lines about load balancers that do not say for whom they speak.
@@ -208,6 +213,8 @@ pub(crate) struct Worker {
     open: Cell<usize>,
     /// Requests that are being forwarded.
     pub(super) forwarding: Cell<usize>,
+    /// Requests that have ended, whose records wait for the length of a file.
+    late_records: Cell<usize>,
     all_closed: Notify,
 }
 
@@ -246,6 +253,7 @@ impl Worker {
             timer,
             usage,
             usage_questions: Arc::new(Semaphore::new(USAGE_QUESTIONS)),
+            file_lengths: Arc::new(Semaphore::new(FILE_LENGTHS)),
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),
@@ -253,6 +261,7 @@ impl Worker {
             request_ids: RefCell::new(RequestIds::new(seed)),
             open,
             forwarding: Cell::new(0),
+            late_records: Cell::new(0),
             all_closed,
         }))
     }
@@ -311,11 +320,22 @@ impl Worker {
         open > most && open - self.keyless.closing().min(open) > most
     }
 
-    /// Waits until this worker's last connection is closed.
+    /// Keeps this worker alive until what is returned is dropped, for a record that is written later than its request
+    /// ends.
+    pub(super) fn late_record(self: &Rc<Self>) -> LateRecord {
+        self.late_records.set(self.late_records.get() + 1);
+        LateRecord(Rc::clone(self))
+    }
+
+    /// Waits until this worker's last connection is closed and its last record written.
     pub(super) async fn all_closed(&self) {
-        while self.open.get() > 0 {
+        while self.is_in_use() {
             self.all_closed.notified().await;
         }
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.open.get() > 0 || self.late_records.get() > 0
     }
 }
 
@@ -359,7 +379,20 @@ impl Drop for Open {
         self.0.metrics.connections().dec();
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
         self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0 {
+        if !self.0.is_in_use() {
+            self.0.all_closed.notify_one();
+        }
+    }
+}
+
+/// See [`Worker::late_record`].
+#[derive(Debug)]
+pub(super) struct LateRecord(Rc<Worker>);
+
+impl Drop for LateRecord {
+    fn drop(&mut self) {
+        self.0.late_records.set(self.0.late_records.get() - 1);
+        if !self.0.is_in_use() {
             self.0.all_closed.notify_one();
         }
     }

@@ -3,7 +3,7 @@
 /// How certain the counts of a request are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Certainty {
-    /// The upstream said them.
+    /// The upstream said them, or they are the length of the audio file that was sent.
     Exact,
     /// The response ended before the upstream said them: at least so much was used.
     AtLeast,
@@ -61,6 +61,21 @@ impl RequestCounts {
         images: None,
         certainty: Certainty::Unknown,
     };
+
+    /// The counts with the length of the audio file that was sent, where the upstream did not say it. `is_complete`:
+    /// the response came to its end.
+    #[must_use]
+    pub fn with_file_length(mut self, microseconds: u64, is_complete: bool) -> Self {
+        if self.audio_microseconds.is_none() {
+            self.audio_microseconds = Some(microseconds);
+            self.certainty = match self.certainty {
+                Certainty::Unknown if is_complete => Certainty::Exact,
+                Certainty::Unknown => Certainty::AtLeast,
+                known @ (Certainty::Exact | Certainty::AtLeast) => known,
+            };
+        }
+        self
+    }
 
     /// Whether any count is known.
     #[must_use]

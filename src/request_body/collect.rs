@@ -56,16 +56,49 @@ pub struct BodyReadError;
 /// A complete body, and its part of the budget.
 #[derive(Debug)]
 pub struct CollectedBody {
-    body: BodyBuffer,
+    content: Content,
     received: usize,
-    permit: BufferPermit,
+}
+
+#[derive(Debug)]
+enum Content {
+    Own(BodyBuffer, BufferPermit),
+    Shared(Arc<SharedBody>),
+}
+
+/// A complete body that another thread reads too. It keeps its part of the budget until nobody has it any more.
+#[derive(Debug)]
+pub struct SharedBody {
+    bytes: Vec<u8>,
+    start: usize,
+    _permit: BufferPermit,
+}
+
+impl SharedBody {
+    /// The body, decoded.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+/// A body's part of the budget, kept for a copy of the body.
+#[derive(Debug)]
+pub enum BodyPermit {
+    /// The body is gone.
+    Own(BufferPermit),
+    /// The body is there for as long as others read it.
+    Shared(Arc<SharedBody>),
 }
 
 impl CollectedBody {
     /// The body, decoded.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.body.bytes()
+        match &self.content {
+            Content::Own(body, _) => body.bytes(),
+            Content::Shared(shared) => shared.bytes(),
+        }
     }
 
     /// The number of bytes received; less than the length of the body if it was compressed.
@@ -76,8 +109,30 @@ impl CollectedBody {
 
     /// Frees the body but keeps its part of the budget, for a copy elsewhere.
     #[must_use]
-    pub fn into_permit(self) -> BufferPermit {
-        self.permit
+    pub fn into_permit(self) -> BodyPermit {
+        match self.content {
+            Content::Own(_, permit) => BodyPermit::Own(permit),
+            Content::Shared(shared) => BodyPermit::Shared(shared),
+        }
+    }
+
+    /// Shares the body with another thread, without a copy.
+    #[must_use]
+    pub fn share(self) -> (Self, Arc<SharedBody>) {
+        let received = self.received;
+        let shared = match self.content {
+            Content::Shared(shared) => shared,
+            Content::Own(body, permit) => {
+                let (bytes, start) = body.into_bytes();
+                Arc::new(SharedBody {
+                    bytes,
+                    start,
+                    _permit: permit,
+                })
+            }
+        };
+        let content = Content::Shared(Arc::clone(&shared));
+        (Self { content, received }, shared)
     }
 }
 
@@ -149,8 +204,7 @@ pub async fn collect<S: BodySource>(
     entry.clear_deadline();
     Ok(CollectedBody {
         received: body.len(),
-        body,
-        permit,
+        content: Content::Own(body, permit),
     })
 }
 
@@ -217,9 +271,8 @@ pub async fn collect_decoded<S: BodySource>(
     // Returns the memory of the decoder to the budget.
     permit.resize(whole.len())?;
     Ok(CollectedBody {
-        body: BodyBuffer::of(buffers, whole),
+        content: Content::Own(BodyBuffer::of(buffers, whole), permit),
         received,
-        permit,
     })
 }
 

@@ -30,7 +30,7 @@ pub(crate) use crate::request_body::model::media_type::is_json;
 pub use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
-pub(crate) use crate::request_body::model::name::{BodyFacts, Places};
+pub(crate) use crate::request_body::model::name::{BodyFacts, FilePlace, Places};
 pub(crate) use crate::request_body::model::query::{form_parameters, form_query};
 
 /// The format of the body, from the headers.

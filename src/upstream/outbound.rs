@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use crate::http::buffer::BufferPool;
-use crate::request_body::budget::BufferPermit;
-use crate::request_body::collect::{CollectedBody, SMALL_BODY};
+use crate::request_body::collect::{BodyPermit, CollectedBody, SMALL_BODY};
 use crate::request_body::edit::BodyEdits;
 use crate::upstream::{Replica, Upstream};
 
@@ -23,7 +22,7 @@ pub(crate) struct OutboundRequest {
     /// Bytes of head and body.
     length: usize,
     /// The budget of a small body, held until the request is sent.
-    _permit: Option<BufferPermit>,
+    _permit: Option<BodyPermit>,
 }
 
 impl OutboundRequest {

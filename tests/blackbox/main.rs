@@ -196,6 +196,7 @@ mod tls {
 
 /// What each request used: read in its answer, kept in the database, and never in the way of a request.
 mod usage {
+    mod audio;
     mod records;
     mod streams;
 }

@@ -26,6 +26,8 @@ const MAX_HEADER_BYTES: usize = 8 * 1024;
 const MAX_PARTS: usize = 64;
 /// How the names of all headers begin that a part may have.
 const FORM_HEADERS: &[u8] = b"content-";
+/// The part with the file of a transcription.
+const FILE: &[u8] = b"file";
 /// Longest boundary, in bytes (RFC 2046 5.1.1).
 const MAX_BOUNDARY_BYTES: usize = 70;
 
@@ -303,6 +305,9 @@ impl<'b> FormPart<'b> {
         }
         if documented.is_some_and(|documented| !documented.has_bytes(disposition.name)) {
             findings.noted.add_unknown(self.place(disposition.name));
+        }
+        if disposition.name == FILE {
+            findings.places.file.add(self.place(self.content));
         }
         match classify_name(disposition.name) {
             FieldClass::Other | FieldClass::Stream(..) => {}

@@ -139,7 +139,7 @@ pub(crate) struct Findings<'b> {
     pub(crate) places: Places,
 }
 
-/// Where the parts of a body are that the gateway may change.
+/// Where the parts of a body are that the gateway may change, or reads once more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Places {
     /// The model's value: in JSON with its quotes.
@@ -150,6 +150,26 @@ pub(crate) struct Places {
     pub(crate) model_lengths: Vec<Range<usize>>,
     /// What a JSON document says about its stream.
     pub(crate) stream: StreamAsked,
+    /// In a form: the content of the part `file`.
+    pub(crate) file: FilePlace,
+}
+
+/// Where the content of a form's part `file` is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FilePlace {
+    #[default]
+    Absent,
+    At(Range<usize>),
+    Several,
+}
+
+impl FilePlace {
+    pub(crate) fn add(&mut self, place: Range<usize>) {
+        *self = match self {
+            Self::Absent => Self::At(place),
+            Self::At(_) | Self::Several => Self::Several,
+        };
+    }
 }
 
 /// The value of a field `model`.

@@ -1,6 +1,7 @@
 //! What is fed, each with what must hold of whatever it is fed.
 
 pub mod admin_body;
+pub mod audio;
 pub mod bearer;
 pub mod config;
 pub mod form_model;
