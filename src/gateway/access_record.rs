@@ -164,11 +164,26 @@ impl AccessRecord {
     /// The upstream has sent a piece of its answer: what goes out in its place.
     #[inline]
     pub(super) fn relayed<'r>(&'r mut self, piece: &'r [u8]) -> &'r [u8] {
-        let bytes = match self.scanner.as_mut().map(|scanner| scanner.feed(piece)) {
+        let fed = self.scanner.as_mut().map(|scanner| scanner.feed(piece));
+        Self::passed(fed, piece, &mut self.bytes_out)
+    }
+
+    /// The same for the answer's last piece.
+    #[inline]
+    pub(super) fn relayed_last<'r>(&'r mut self, piece: &'r [u8]) -> &'r [u8] {
+        let fed = self
+            .scanner
+            .as_mut()
+            .map(|scanner| scanner.feed_last(piece));
+        Self::passed(fed, piece, &mut self.bytes_out)
+    }
+
+    fn passed<'r>(fed: Option<Forward<'r>>, piece: &'r [u8], bytes_out: &mut u64) -> &'r [u8] {
+        let bytes = match fed {
             None | Some(Forward::Whole) => piece,
             Some(Forward::Instead(bytes)) => bytes,
         };
-        self.bytes_out += bytes.len() as u64;
+        *bytes_out += bytes.len() as u64;
         bytes
     }
 

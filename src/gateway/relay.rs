@@ -104,9 +104,13 @@ pub(super) async fn relay<E: Exchange>(
         .await;
         let part = match &event {
             RelayEvent::Piece(place) => {
-                let passed = record.relayed(response.piece(place));
+                let is_last = response.is_done();
+                let passed = match is_last {
+                    true => record.relayed_last(response.piece(place)),
+                    false => record.relayed(response.piece(place)),
+                };
                 state.follow(passed);
-                match response.is_done() && !waits_for_rest {
+                match is_last && !waits_for_rest {
                     true => BodyPart::Last(passed),
                     false => BodyPart::More(passed),
                 }

@@ -91,6 +91,23 @@ impl UsageScanner {
         }
     }
 
+    /// The same for the body's last piece.
+    pub fn feed_last(&mut self, piece: &[u8]) -> Forward<'_> {
+        // Most responses come in one piece, and of those the end is enough.
+        if let Format::Json {
+            reader,
+            readings,
+            length: 0,
+        } = &mut *self.0
+            && readings.kind().needs_usage_only()
+            && reader.read_usage_at_end(piece)
+        {
+            readings.add(reader.document());
+            return Forward::Whole;
+        }
+        self.feed(piece)
+    }
+
     /// Whether parts of the response may be taken out.
     #[must_use]
     pub fn takes_out(&self) -> bool {

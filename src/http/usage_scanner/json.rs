@@ -164,8 +164,34 @@ impl JsonReader {
         self.state = JsonState::Broken;
     }
 
-    /// Reads a piece. `offset` is the place of its first byte.
-    pub(crate) fn read(&mut self, piece: &[u8], offset: usize) {
+    /// Reads a whole document from its member `usage` on, where that is the only part of it that matters and stands near
+    /// the end, as servers write it. Returns whether it was so; otherwise nothing is read.
+    ///
+    /// In JSON, a name with its quotes and a colon stands nowhere but in an object. If what follows it ends just that
+    /// object and with it the document, then the object is the document itself.
+    pub(crate) fn read_usage_at_end(&mut self, document: &[u8]) -> bool {
+        let Some(at) = last_usage(document) else {
+            return false;
+        };
+        self.path[0] = self.root;
+        self.depth = 1;
+        self.state = JsonState::Members;
+        let end = at + self.read(&document[at..], at);
+        let is_whole = self.is_done() && document[end..].iter().all(u8::is_ascii_whitespace);
+        // Where they stand before it, timings may say what the usage does not.
+        let says_all = self.document.value(Field::Cached).is_some()
+            || self.document.timings
+            || memchr::memmem::find(document, b"\"timings\"").is_none();
+        if !(is_whole && says_all) {
+            self.restart();
+            return false;
+        }
+        true
+    }
+
+    /// Reads a piece. `offset` is the place of its first byte. Returns how many bytes it read: all, unless the document
+    /// has ended or is not JSON.
+    pub(crate) fn read(&mut self, piece: &[u8], offset: usize) -> usize {
         let mut at = 0;
         while at < piece.len() {
             at = match self.state {
@@ -181,9 +207,10 @@ impl JsonReader {
                 JsonState::NameEscape => self.after_escape(at, JsonState::Name),
                 JsonState::TextEscape => self.after_escape(at, JsonState::Text),
                 JsonState::SkippedEscape => self.after_escape(at, JsonState::SkippedText),
-                JsonState::Done | JsonState::Broken => return,
+                JsonState::Done | JsonState::Broken => return at,
             };
         }
+        at
     }
 
     fn after_escape(&mut self, at: usize, state: JsonState) -> usize {
@@ -495,6 +522,22 @@ impl JsonReader {
             self.document.values[*field as usize] = value;
         }
     }
+}
+
+/// Where the last name `usage` begins, with its quote. It is looked for near the end only.
+fn last_usage(document: &[u8]) -> Option<usize> {
+    const NAME: &[u8] = b"\"usage\":";
+    /// Of its letters the least frequent, and where it stands.
+    const RARE: (u8, usize) = (b'g', 4);
+    /// So many of this letter are looked at.
+    const TRIES: usize = 16;
+    memchr::memrchr_iter(RARE.0, document)
+        .take(TRIES)
+        .filter_map(|rare| rare.checked_sub(RARE.1))
+        .find(|at| {
+            // With a backslash before its quote it is part of a text.
+            document[*at..].starts_with(NAME) && (*at == 0 || document[at - 1] != b'\\')
+        })
 }
 
 fn event_type(name: &[u8]) -> EventType {

@@ -37,6 +37,14 @@ impl ResponseKind {
         })
     }
 
+    /// Whether the usage of a response that is one document says all that can be known of it, save for llama.cpp's timings.
+    pub(crate) fn needs_usage_only(self) -> bool {
+        match self {
+            Self::Chat | Self::Embeddings | Self::Responses | Self::Messages => true,
+            Self::Audio | Self::Images => false,
+        }
+    }
+
     /// Of a response that is one document.
     pub(crate) fn document_shape(self) -> &'static Shape {
         match self {

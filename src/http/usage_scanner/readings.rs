@@ -47,6 +47,10 @@ impl Readings {
         }
     }
 
+    pub(crate) fn kind(&self) -> ResponseKind {
+        self.kind
+    }
+
     /// Adds an event with a piece of output, of which nothing else is to be read.
     pub(crate) fn add_piece(&mut self) {
         self.pieces += 1;

@@ -34,6 +34,13 @@ fn scanner(recorded: &Recorded, filter: StreamFilter) -> UsageScanner {
     }
 }
 
+/// The counts of a response that comes in one piece.
+fn at_once(recorded: &Recorded) -> RequestCounts {
+    let mut scanner = scanner(recorded, StreamFilter::Nothing);
+    assert_eq!(scanner.feed_last(recorded.body.as_bytes()), Forward::Whole);
+    scanner.counts()
+}
+
 /// The bytes without events that have a usage and an empty list of choices, by serde_json.
 fn without_extra_events(body: &str) -> String {
     let mut kept = String::new();
@@ -73,6 +80,7 @@ fn every_recorded_response_gives_its_counts() {
         let sent = feed(&mut scanner, recorded.body.as_bytes(), &[]);
         assert_eq!(sent, recorded.body.as_bytes(), "{}", recorded.name);
         assert_eq!(scanner.counts(), recorded.counts, "{}", recorded.name);
+        assert_eq!(at_once(recorded), recorded.counts, "{}", recorded.name);
         assert_eq!(
             scanner.is_finished(),
             recorded.is_finished,
@@ -322,7 +330,107 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(part, 0..16).prop_map(|parts| parts.concat())
 }
 
+/// JSON with the names that matter, in any place, and texts that look like them.
+fn any_json() -> impl Strategy<Value = Value> {
+    const NAMES: [&str; 12] = [
+        "usage",
+        "timings",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "input_tokens",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "prompt_n",
+        "cache_n",
+        "predicted_n",
+        "choices",
+    ];
+    let texts = [
+        "\"usage\":{\"prompt_tokens\":1}}",
+        "usage",
+        "\\",
+        "x\\\"usage\":",
+        "",
+    ];
+    let leaf = prop_oneof![
+        3 => (0_u64..100).prop_map(Value::from),
+        1 => prop::sample::select(texts.to_vec()).prop_map(Value::from),
+        1 => Just(Value::Null),
+    ];
+    let members = |value: BoxedStrategy<Value>| {
+        let name = prop::sample::select(NAMES.to_vec());
+        prop::collection::vec((name, value), 0..6)
+            .prop_map(|members| {
+                members
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect::<serde_json::Map<_, _>>()
+            })
+            .prop_map(Value::Object)
+    };
+    let inner = leaf.prop_recursive(3, 40, 6, move |value| {
+        prop_oneof![
+            3 => members(value.clone().boxed()),
+            1 => prop::collection::vec(value, 0..3).prop_map(Value::Array),
+        ]
+    });
+    members(inner.boxed())
+}
+
+#[test]
+fn only_the_usage_of_the_document_itself_counts() {
+    let counts = |body: &str| {
+        let mut scanner = UsageScanner::json(ResponseKind::Chat);
+        scanner.feed_last(body.as_bytes());
+        let counts = scanner.counts();
+        (counts.input, counts.input_cached, counts.output)
+    };
+    let usage = r#""usage":{"prompt_tokens":3,"completion_tokens":4}"#;
+    let known = (Some(3), None, Some(4));
+    assert_eq!(counts(&format!("{{\"id\":\"x\",{usage}}}")), known);
+    assert_eq!(
+        counts(&format!("{{\"id\":\"x\",{usage},\"g\":\"g\"}}\n ")),
+        known
+    );
+    assert_eq!(
+        counts(&format!(
+            "{{{usage},\"message\":{{\"usage\":{{\"prompt_tokens\":7}}}}}}"
+        )),
+        known
+    );
+    assert_eq!(
+        counts(&format!("{{\"message\":{{{usage}}}}}")),
+        (None, None, None)
+    );
+    let in_a_text = serde_json::json!({"text": format!("{{{usage}}}")}).to_string();
+    assert_eq!(counts(&in_a_text), (None, None, None));
+    let timings = r#""timings":{"prompt_n":1,"cache_n":2,"predicted_n":4}"#;
+    let with_cached = (Some(3), Some(2), Some(4));
+    assert_eq!(counts(&format!("{{{timings},{usage}}}")), with_cached);
+    assert_eq!(counts(&format!("{{{usage},{timings}}}")), with_cached);
+}
+
 proptest! {
+    #[test]
+    fn a_whole_document_gives_the_same_counts_as_its_pieces(
+        document in any_json(),
+        kind in any_kind(),
+        is_pretty in any::<bool>(),
+    ) {
+        let body = match is_pretty {
+            true => serde_json::to_string_pretty(&document).unwrap(),
+            false => document.to_string(),
+        };
+        let (mut whole, mut split) = (UsageScanner::json(kind), UsageScanner::json(kind));
+        whole.feed_last(body.as_bytes());
+        for byte in body.as_bytes() {
+            split.feed(std::slice::from_ref(byte));
+        }
+        prop_assert_eq!(whole.counts(), split.counts(), "{}", body);
+        prop_assert_eq!(whole.is_finished(), split.is_finished());
+    }
+
     #[test]
     fn any_split_gives_the_same_counts_and_the_same_bytes(
         body in any_body(),

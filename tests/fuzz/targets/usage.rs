@@ -81,6 +81,7 @@ impl Target for UsageOfResponse {
             assert_eq!(sent, body, "a byte was changed");
         }
         assert!(sent.len() <= body.len(), "bytes were added");
+        check_at_once(kind, body);
         if sent.len() < body.len() {
             return "taken out";
         }
@@ -90,6 +91,19 @@ impl Target for UsageOfResponse {
             Certainty::Unknown => "unknown",
         }
     }
+}
+
+/// A document that comes at once gives the counts that it gives in pieces.
+fn check_at_once(kind: ResponseKind, body: &[u8]) {
+    // Written anew, each name stands in it once.
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else {
+        return;
+    };
+    let document = document.to_string().into_bytes();
+    let mut scanner = UsageScanner::json(kind);
+    assert_eq!(scanner.feed_last(&document), Forward::Whole);
+    let (counts, _) = feed(UsageScanner::json(kind), &document, 1);
+    assert_eq!(scanner.counts(), counts, "the end alone gives other counts");
 }
 
 fn feed(mut scanner: UsageScanner, body: &[u8], length: usize) -> (RequestCounts, Vec<u8>) {
