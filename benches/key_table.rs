@@ -113,5 +113,5 @@ fn admitted(table: &Table, token: &str) -> bool {
         address,
         UnixTime::from_seconds(0),
     );
-    caller.is_ok_and(|caller| caller.for_model("bge-m3", |_| Some(())).is_ok())
+    caller.is_ok_and(|caller| caller.for_model("bge-m3", None, |_| Some(())).is_ok())
 }

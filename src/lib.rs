@@ -13,7 +13,7 @@
 //! | 3 | [`request_body`] | a body: collected under its limits, decoded, and read for the model that it names |
 //! | 3 | [`http`] | parts of HTTP, without decisions: heads, framing, headers |
 //! | 2 | `net` | sockets: listeners, TLS, Unix sockets, the PROXY protocol |
-//! | 2 | [`store`], `observe` | config and key file, and the key store between file and table; metrics and log lines |
+//! | 2 | [`store`], `observe` | config and key file, the key store between file and table, and the database of usage; metrics and log lines |
 //! | 1 | [`table`], [`runtime`] | the key table in memory: readers never wait; timers, fairness, lifecycle, clock |
 //! | 0 | [`policy`] | the rules, pure: facts and the time in, a decision out |
 //!

@@ -225,13 +225,13 @@ fn list_shows_every_key_newest_first_and_cuts_nothing() {
 #[test]
 fn what_could_drive_a_terminal_is_escaped() {
     let folder = Folder::new();
-    let name = "a\u{202e}b\u{2028}c";
+    let name = "a\u{2029}b\u{2028}c";
     folder.key(name);
     let output = folder.done("keys|list|--keys|k.jsonl");
-    assert!(output.contains("a\\u{202e}b\\u{2028}c"), "{output}");
+    assert!(output.contains("a\\u{2029}b\\u{2028}c"), "{output}");
     // The JSON has the same name, with the dangerous characters escaped.
     let output = folder.done("keys|list|--json|--keys|k.jsonl");
-    assert!(output.contains(r#""a\u202eb\u2028c""#), "{output}");
+    assert!(output.contains(r#""a\u2029b\u2028c""#), "{output}");
     let list: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!(list["keys"][0]["name"], name);
 }
@@ -311,6 +311,7 @@ fn where_no_gateway_answers_the_commands_say_what_to_do() {
         "keys|list",
         "status",
         "reload",
+        "panel-link",
         "explain|--model|m|--from|192.0.2.7|--key|key_1",
         "status|--socket|elsewhere.sock",
     ] {
@@ -381,6 +382,65 @@ fn check_names_every_fault_of_both_files_and_starts_nothing() {
         fs::read_dir(folder.0.path()).unwrap().count(),
         2,
         "nothing was made"
+    );
+}
+
+#[test]
+fn check_takes_the_settings_that_serve_takes() {
+    let folder = Folder::new();
+    let done = folder.run("check");
+    assert_eq!(done.status, 1);
+    assert!(
+        done.output.contains("add --upstream URL"),
+        "{}",
+        done.output
+    );
+    let output = folder.done("check|--upstream|http://127.0.0.1:1");
+    assert_eq!(output.trim_end(), "ok: command line: 1 upstream");
+    let missing = folder.run("check|--upstream|http://127.0.0.1:1|--keys|none.jsonl");
+    assert_eq!(missing.status, 1, "{}", missing.output);
+    assert!(missing.output.contains("none.jsonl"), "{}", missing.output);
+}
+
+#[test]
+fn files_in_a_folder_that_others_can_write_to_are_not_taken_unnamed() {
+    let folder = Folder::new();
+    folder.write(
+        "keygate.toml",
+        "[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\n",
+    );
+    let set_mode = |mode| fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(mode));
+    for mode in [0o777, 0o1777, 0o702] {
+        set_mode(mode).unwrap();
+        for command in ["check", "status", "serve", "keys|list"] {
+            let done = folder.run(command);
+            assert_eq!(done.status, 1, "{command}");
+            let told = format!("{}{}", done.output, done.errors);
+            assert!(
+                told.contains("./keygate.toml: is in a folder that every user may write to"),
+                "{told}"
+            );
+            assert!(told.contains("--config"), "{told}");
+        }
+        folder.done("check|--config|keygate.toml");
+    }
+    fs::remove_file(folder.path("keygate.toml")).unwrap();
+    for command in ["status", "serve|--upstream|http://127.0.0.1:1"] {
+        let done = folder.run(command);
+        assert_eq!(done.status, 1, "{command}");
+        assert!(
+            done.errors.contains("./keygate.sock: is in a folder"),
+            "{}",
+            done.errors
+        );
+        assert!(done.errors.contains("--socket"), "{}", done.errors);
+    }
+    set_mode(0o755).unwrap();
+    let done = folder.run("status");
+    assert!(
+        done.errors.contains("no gateway answers on keygate.sock"),
+        "{}",
+        done.errors
     );
 }
 
@@ -519,8 +579,18 @@ fn the_same_commands_speak_to_a_running_gateway() {
 #[test]
 fn completions_manual_and_version_are_printed() {
     let folder = Folder::new();
-    assert!(folder.done("completions|bash").contains("keygate"));
-    assert!(folder.done("man").contains(".SH \"KEYGATE KEYS CREATE\""));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = folder.done(&format!("completions|{shell}"));
+        assert!(script.contains("keygate") && script.contains("panel-link"));
+    }
+    let manual = folder.done("man");
+    for command in ["KEYS CREATE", "PANEL-LINK"] {
+        assert!(
+            manual.contains(&format!(".SH \"KEYGATE {command}\"")),
+            "{manual}"
+        );
+    }
+    assert!(folder.done("help").contains("panel-link"));
     let version = format!("keygate {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(folder.done("-V"), format!("{version}\n"));
     // The binary under test is built with the libraries in Cargo.lock.

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use keygate::store::config::Config;
 use keygate::store::config::parse::{Overrides, load};
+use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 15] = [
+const METRICS: [&str; 20] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -27,8 +28,14 @@ const METRICS: [&str; 15] = [
     "keygate_build_info",
     "keygate_unwritten_changes",
     "keygate_log_lines_dropped_total",
+    "keygate_tokens_total",
+    "keygate_usage_records_total",
+    "keygate_database_up",
+    "keygate_usage_records_dropped_total",
+    "keygate_database_write_seconds",
 ];
-const HISTOGRAMS: [&str; 3] = [
+const HISTOGRAMS: [&str; 4] = [
+    "keygate_database_write_seconds",
     "keygate_request_seconds",
     "keygate_first_byte_seconds",
     "keygate_overhead_seconds",
@@ -60,6 +67,7 @@ fn the_example_config_loads_and_shows_the_defaults() {
     expected.keys.file = deploy("keys.jsonl");
     expected.admin.socket = deploy("keygate.sock");
     expected.admin.token_file = deploy("admin.token");
+    expected.database = Some(DatabaseUrl::Sqlite(deploy("keygate.db")));
     assert_eq!(example, expected);
 }
 
@@ -100,8 +108,9 @@ fn the_example_config_explains_every_setting() {
         "listen public_url workers public_health cors_origins certificate private_key client_ca file watch",
         "max_drop_percent socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
-        "upstream_connect upstream_first_byte stream_idle upstream_keep_alive drain drain_delay format",
-        "name url models api_key_env api_key_file ca_file",
+        "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
+        "url records sums currency model input input_cached output audio_minute image",
+        "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {
         let shown = |line: &str| {
@@ -120,6 +129,12 @@ fn the_configs_of_the_unit_and_of_the_container_keep_everything_in_writable_plac
         for path in [&config.keys.file, &config.admin.token_file] {
             assert_eq!(path.parent(), Some(Path::new("/var/lib/keygate")), "{name}");
         }
+        let database = Path::new("/var/lib/keygate/keygate.db").to_owned();
+        assert_eq!(
+            config.database,
+            Some(DatabaseUrl::Sqlite(database)),
+            "{name}"
+        );
         assert_eq!(config.admin.socket, Path::new("/run/keygate/keygate.sock"));
         assert_eq!(config.warnings(), []);
     }

@@ -17,7 +17,10 @@ def table(bench, unit="request", per=1, few=400, many=1600, **ask):
         return
     makers = [maker for maker in (proxies.nginx, proxies.haproxy) if bench.wants(maker.__name__)]
     builds = {name: path for name, path in bench.builds().items() if bench.wants(name)}
-    contestants = [(name, proxies.keygate, {"binary": path, "keys": KEYS}) for name, path in builds.items()]
+    contestants = []
+    for name, path in builds.items():
+        keygate = {"binary": path, "keys": KEYS}
+        contestants += [(name, proxies.keygate, keygate), (f"{name}, no usage", proxies.keygate, {**keygate, "usage": False})]
     contestants += [(maker.__name__, maker, {}) for maker in makers]
     ask = {"connections": 8, "headers": bench.given.headers, **ask}
     rows = []

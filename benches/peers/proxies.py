@@ -120,19 +120,22 @@ def direct(stage, name="direct", **_):
     return Proxy(name, None, stage.upstream, token="none")
 
 
-def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=False, cores=None, under=()):
+def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=False, cores=None, under=(), usage=True):
     folder, material = stage.own_folder("keygate"), stage.keys(keys)
     port = free_port()
     certificate = stage.certificate() if tls else None
     # A copy, since reloads change it.
     table = folder / "keys.jsonl"
     shutil.copy(material / "keys.jsonl", table)
+    # Without usage, no stream is asked for its usage and nothing is recorded; what the upstream says is still counted.
+    without = 'usage = "read"\n[database]\nurl = ""'
     config = stage.fill(
         "keygate.toml",
         folder,
         PORT=port,
         WORKERS=workers,
         KEYS=table,
+        USAGE="" if usage else without,
         TLS=f'[tls]\ncertificate = "{certificate}/tls.crt"\nprivate_key = "{certificate}/tls.key"' if tls else "",
     )
     command = [*under, binary, "serve", "--config", config]

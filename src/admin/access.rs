@@ -1,5 +1,6 @@
 //! Authentication over TCP. The Host must be a name of this listener, the Origin must not be another one, and the request
-//! needs the admin token or a session's cookie. A cookie needs more checks: see [`ListenerNames::is_own_page`].
+//! needs the admin token, or a session's cookie with its secret. A cookie needs more checks: see
+//! [`ListenerNames::is_own_page`].
 //!
 //! The Unix socket needs none of this: its file permissions decide who may connect. The response to a wrong token is
 //! delayed; correct tokens and the socket never wait for that.
@@ -11,6 +12,7 @@ use http::{HeaderMap, request};
 
 use crate::admin::error::ApiError;
 use crate::admin::operation::Operation;
+use crate::admin::session::SessionProof;
 use crate::admin::throttle::delay_response;
 use crate::admin::{Peer, Services, session};
 use crate::http::credential;
@@ -39,8 +41,18 @@ pub(super) enum AuthMethod {
     Socket,
     /// By the admin token.
     Token,
-    /// By a session's cookie.
+    /// By a session's cookie and secret.
     Session,
+}
+
+impl AuthMethod {
+    /// Whether it shows that the client may use the admin API.
+    pub(super) fn is_proof(&self) -> bool {
+        match self {
+            Self::Socket | Self::Token | Self::Session => true,
+            Self::NotRequired => false,
+        }
+    }
 }
 
 impl Requirement {
@@ -62,7 +74,11 @@ impl Requirement {
                 | Operation::Status
                 | Operation::Models
                 | Operation::Overview
+                | Operation::Refusals
+                | Operation::Usage
+                | Operation::UsageRecords
                 | Operation::Explain
+                | Operation::MakeSignInLink
                 | Operation::ShowSession
                 | Operation::SignOut
                 | Operation::OpenApi,
@@ -123,10 +139,13 @@ pub(super) async fn check(
 
 fn by_session(services: &Services, parts: &request::Parts) -> Result<AuthMethod, ApiError> {
     let (sessions, headers) = (&services.state.sessions, &parts.headers);
-    if !sessions.touch(headers, services.token, now()) {
+    let proof = sessions.touch(headers, services.token, now());
+    if proof == SessionProof::None {
         Err(ApiError::Unauthorized)
     } else if !ListenerNames::is_own_page(headers) {
         Err(ApiError::ForeignOrigin)
+    } else if proof == SessionProof::CookieAlone {
+        Err(ApiError::CookieAlone)
     } else if !session::is_sent_by_panel(&parts.method, headers) {
         Err(ApiError::NotFromPanel)
     } else {

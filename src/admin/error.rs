@@ -25,6 +25,8 @@ pub(super) enum ApiError {
     WrongToken,
     /// A sign-in with a link that was used, is too old, or never existed.
     WrongLink,
+    /// A session's cookie without the secret that belongs to it.
+    CookieAlone,
     /// A page of another origin sent the request.
     ForeignOrigin,
     /// The request has a session's cookie, but not the headers that only the panel sends.
@@ -33,12 +35,16 @@ pub(super) enum ApiError {
     UnknownPath,
     /// No such key.
     UnknownKey,
+    /// The key is not at the revision of If-Match.
+    KeyChanged,
     /// The path has other methods, listed here.
     MethodNotAllowed(String),
     /// The body took too long.
     Slow,
     /// The key file drops too many keys.
     Conflict(String),
+    /// A link to the panel, which is not served.
+    NoPanel,
     /// The body is too long.
     TooLarge,
     /// The content type is not JSON.
@@ -61,6 +67,10 @@ pub(super) enum ApiError {
         /// Why.
         message: String,
     },
+    /// There is no database, and so nobody knows what was used.
+    NoDatabase,
+    /// The database could not be read.
+    DatabaseFailed,
     /// A bug: something failed that never should.
     Internal,
     /// Not ready for requests, and why.
@@ -79,18 +89,21 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized | Self::WrongToken | Self::WrongLink => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownKey => StatusCode::NOT_FOUND,
+            Self::UnknownPath | Self::UnknownKey | Self::NoDatabase => StatusCode::NOT_FOUND,
+            Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::NoPanel => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::DatabaseFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -99,13 +112,17 @@ impl ApiError {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Invalid(_) => "invalid",
-            Self::Unauthorized | Self::WrongToken | Self::WrongLink => "unauthorized",
+            Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
+                "unauthorized"
+            }
             Self::ForeignOrigin => "foreign_origin",
             Self::NotFromPanel => "not_from_panel",
             Self::UnknownPath | Self::UnknownKey => "not_found",
+            Self::KeyChanged => "key_changed",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Slow => "slow",
             Self::Conflict(_) => "drops_too_many",
+            Self::NoPanel => "no_panel",
             Self::TooLarge => "too_large",
             Self::MediaType => "media_type",
             Self::Misdirected => "misdirected",
@@ -114,6 +131,8 @@ impl ApiError {
             Self::NotWritten {
                 in_force: false, ..
             } => "not_written",
+            Self::NoDatabase => "usage_unavailable",
+            Self::DatabaseFailed => "database_failed",
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
         }
@@ -125,6 +144,9 @@ impl ApiError {
             Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
             Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
             Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
+            Self::CookieAlone => {
+                "A session's cookie is not enough; send the secret that POST /api/session answered with in 'X-Keygate-Session', or sign in again.".to_owned()
+            }
             Self::NotFromPanel => {
                 "A session's changes need 'X-Keygate-Panel: 1' and 'Content-Type: application/json'; send both.".to_owned()
             }
@@ -133,8 +155,14 @@ impl ApiError {
             }
             Self::UnknownPath => "This path is not served here; GET /api/openapi.json lists what is.".to_owned(),
             Self::UnknownKey => "No key has this id; keygate keys list, or GET /api/keys, lists them.".to_owned(),
+            Self::KeyChanged => {
+                "The key was changed meanwhile; read it again, then send its revision in If-Match.".to_owned()
+            }
             Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
             Self::Slow => "The body did not come in time; send it at once.".to_owned(),
+            Self::NoPanel => {
+                "There is no panel, since the admin API does not listen over TCP; set admin.listen, then restart the gateway.".to_owned()
+            }
             Self::TooLarge => "The body is longer than 1 MiB; send less.".to_owned(),
             Self::MediaType => "Send the body as JSON, with 'Content-Type: application/json'.".to_owned(),
             Self::Misdirected => {
@@ -151,6 +179,12 @@ impl ApiError {
                 format!("{first}{more}{suffix}")
             }
             Self::NotWritten { message, .. } => message.clone(),
+            Self::NoDatabase => {
+                "There is no database, so nobody knows what was used; set url in [database] of the config, like \
+                 \"sqlite:keygate.db\", and start the gateway again."
+                    .to_owned()
+            }
+            Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
         }
@@ -171,6 +205,7 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
+            Self::NoDatabase => body["error"]["code"] = self.label().into(),
             Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
             _ => {}
         }
@@ -197,6 +232,12 @@ impl ApiError {
     }
 }
 
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        Self::Invalid(error)
+    }
+}
+
 impl From<KeyJsonError> for ApiError {
     fn from(fault: KeyJsonError) -> Self {
         match fault {
@@ -211,6 +252,7 @@ impl From<WriteError> for ApiError {
         let message = error.to_string();
         match error {
             WriteError::NotFound => Self::UnknownKey,
+            WriteError::Changed => Self::KeyChanged,
             WriteError::Invalid(error) => Self::Invalid(error),
             WriteError::NotWritten {
                 in_force: false,

@@ -59,13 +59,15 @@ pub(super) fn respond(
             "is missing; send key, an id, or token",
         )),
     }?;
+    let routing = services.fleet.routing();
     let explanation = explain(&Question {
         subject: match &entry {
             Ok(entry) => Subject::Key(entry.key()),
             Err(missing) => *missing,
         },
         model: &model,
-        served: services.fleet.routing().upstream_of(&model).is_some(),
+        sent_as: routing.sent_as(&model).map(|name| &**name),
+        served: routing.upstream_of(&model).is_some(),
         address: ClientAddress::of(address),
         at,
     });

@@ -19,6 +19,8 @@ use crate::store::strict_json::printable;
 
 /// Longest body, in bytes.
 const MAX_BODY: usize = 1 << 20;
+/// The most entries of one list.
+const MAX_LIMIT: usize = 1000;
 /// The longest time for a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How much of an unread body is read and dropped, so that its sender gets the response.
@@ -105,16 +107,18 @@ pub(super) struct Query(Vec<(String, String)>);
 impl Query {
     /// Reads `application/x-www-form-urlencoded` (URL Standard 5.1), but refuses invalid UTF-8.
     pub(super) fn of(uri: &Uri) -> Result<Self, ApiError> {
-        let pairs = uri.query().unwrap_or_default().split('&');
-        let read = |pair: &str| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((decoded(name)?, decoded(value)?))
-        };
-        pairs
-            .filter(|pair| !pair.is_empty())
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let parameters = model::form_parameters(uri.query().unwrap_or_default());
+        parameters.map(Self).ok_or_else(|| {
+            ApiError::invalid(
+                "",
+                "The query holds escapes that are not UTF-8; encode it as UTF-8.",
+            )
+        })
+    }
+
+    /// All parameters, in their order.
+    pub(super) fn pairs(&self) -> &[(String, String)] {
+        &self.0
     }
 
     /// The value of a parameter, which may occur once.
@@ -130,6 +134,19 @@ impl Query {
         }
     }
 
+    /// How many entries a list may have, from the parameter `limit`.
+    pub(super) fn limit(&self, default: usize) -> Result<usize, ApiError> {
+        let Some(text) = self.parameter("limit")? else {
+            return Ok(default);
+        };
+        text.parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .ok_or_else(|| {
+                ApiError::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
+            })
+    }
+
     /// A boolean parameter; false if absent.
     pub(super) fn switch(&self, name: &str) -> Result<bool, ApiError> {
         match self.parameter(name)? {
@@ -138,17 +155,6 @@ impl Query {
             Some(_) => Err(ApiError::invalid(name, "must be true or false")),
         }
     }
-}
-
-fn decoded(text: &str) -> Result<String, ApiError> {
-    let spaced = text.replace('+', " ");
-    let bytes = model::percent_decoded(spaced.as_bytes()).collect();
-    String::from_utf8(bytes).map_err(|_| {
-        ApiError::invalid(
-            "",
-            "The query holds escapes that are not UTF-8; encode it as UTF-8.",
-        )
-    })
 }
 
 /// A JSON object. The caller takes the known fields by name; [`JsonObject::finish`] refuses the others.

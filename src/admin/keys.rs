@@ -3,27 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Uri};
+use http::header::{ETAG, HeaderValue, IF_MATCH};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::key_list::KeyList;
 use crate::admin::operation::Operation;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
-use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
-use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
+use crate::store::key_revision::{ExpectedRevision, KeyRevision};
 use crate::store::key_store::KeyStore;
 use crate::store::patch::{NewKey, parse_new, parse_patch};
-use crate::table::{Entry, SortKey, Table};
+use crate::table::{Entry, Table};
 use crate::upstream::Routing;
-
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
 
 /// What the calls on keys need.
 #[derive(Clone)]
@@ -36,6 +34,8 @@ pub(crate) struct KeyApi<'s> {
     pub(crate) routing: Option<Arc<Routing>>,
     /// The OpenAI Compatible URL.
     pub(crate) url: &'s str,
+    /// Whether the uses of keys are kept over a restart, as a database does.
+    pub(crate) keeps_uses: bool,
 }
 
 /// The result of a change, with what is logged about it.
@@ -56,6 +56,7 @@ struct KeyDetails<'k> {
     state: &'static str,
     last_used_at: Option<String>,
     requests: u64,
+    revision: String,
 }
 
 #[derive(Serialize)]
@@ -96,26 +97,30 @@ impl KeyApi<'_> {
             Some(Operation::ListKeys) => self.list(&Query::of(&uri)?, now).await,
             Some(Operation::CreateKey) => self.create(body, now).await.outcome,
             Some(Operation::ShowKey(id)) => self.show(id, now),
-            Some(Operation::ChangeKey(id)) => self.change(id, body, now).await.outcome,
-            Some(Operation::DeleteKey(id)) => self.delete(id).await.outcome,
+            Some(Operation::ChangeKey(id)) => {
+                let expected = ExpectedRevision::Any;
+                self.change(id, expected, body, now).await.outcome
+            }
+            Some(Operation::DeleteKey(id)) => self.delete(id, ExpectedRevision::Any).await.outcome,
             _ => Err(ApiError::UnknownPath),
         }
     }
 
-    /// One page of keys, newest first.
+    /// One page of keys.
     pub(super) async fn list(&self, query: &Query, now: UnixTime) -> Result<ApiResponse, ApiError> {
-        let wanted = ListRequest::of(query)?;
+        let wanted = KeyList::of(query, now)?;
+        // Without a database a key may have been used before the last start, and nobody knows.
+        if wanted.needs_uses() && !self.keeps_uses {
+            return Err(ApiError::NoDatabase);
+        }
         let table = Arc::clone(self.table);
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
-            let found = table.newest_first(wanted.after, wanted.limit, |key| {
-                yield_if_due();
-                wanted.search.matches(key)
-            });
+            let found = wanted.page(&table, now);
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
             ApiResponse::json(&PageView {
                 keys: keys.collect(),
-                next: found.next.map(cursor),
+                next: found.next,
             })
         };
         tokio::task::spawn_blocking(page)
@@ -126,7 +131,7 @@ impl KeyApi<'_> {
     /// Shows a key.
     pub(super) fn show(&self, id: &str, now: UnixTime) -> Result<ApiResponse, ApiError> {
         let entry = self.table.by_id(id).ok_or(ApiError::UnknownKey)?;
-        Ok(ApiResponse::json(&view(self.table, &entry, now)))
+        shown(self.table, &entry, now)
     }
 
     /// Creates a key.
@@ -155,26 +160,35 @@ impl KeyApi<'_> {
         }
     }
 
-    /// Changes some fields of a key.
-    pub(super) async fn change(&self, id: &str, body: &[u8], now: UnixTime) -> KeyChange {
+    /// Changes some fields of a key that is at an expected revision.
+    pub(super) async fn change(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        body: &[u8],
+        now: UnixTime,
+    ) -> KeyChange {
         let patch = match parse_patch(body) {
             Ok(patch) => patch,
             Err(fault) => return KeyChange::refused(fault.into()),
         };
         let fields = patch.fields();
-        let changed = self.key_store.update(id, patch, now).await;
+        let changed = self
+            .key_store
+            .update_revision(id, expected, patch, now)
+            .await;
         KeyChange {
             outcome: changed
-                .map(|entry| ApiResponse::json(&view(self.table, &entry, now)))
-                .map_err(ApiError::from),
+                .map_err(ApiError::from)
+                .and_then(|entry| shown(self.table, &entry, now)),
             key_id: Some(id.to_owned()),
             fields,
         }
     }
 
-    /// Deletes a key.
-    pub(super) async fn delete(&self, id: &str) -> KeyChange {
-        let deleted = self.key_store.delete(id).await;
+    /// Deletes a key that is at an expected revision.
+    pub(super) async fn delete(&self, id: &str, expected: ExpectedRevision) -> KeyChange {
+        let deleted = self.key_store.delete_revision(id, expected).await;
         KeyChange {
             outcome: deleted.map(|_| ApiResponse::done()).map_err(ApiError::from),
             key_id: Some(id.to_owned()),
@@ -210,6 +224,34 @@ impl KeyChange {
             fields: Vec::new(),
         }
     }
+}
+
+/// The revisions in If-Match (RFC 9110 13.1.1). A revision without quotes is taken too. A weak one never matches.
+pub(super) fn expected_revision(headers: &HeaderMap) -> ExpectedRevision {
+    if !headers.contains_key(IF_MATCH) {
+        return ExpectedRevision::Any;
+    }
+    let lines = headers.get_all(IF_MATCH).iter();
+    let tags = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim);
+    let mut expected = Vec::new();
+    for tag in tags {
+        if tag == "*" {
+            return ExpectedRevision::Any;
+        }
+        let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        expected.push(quoted.unwrap_or(tag).to_owned());
+    }
+    ExpectedRevision::OneOf(expected)
+}
+
+/// One key, with its revision as entity tag.
+fn shown(table: &Table, entry: &Entry, now: UnixTime) -> Result<ApiResponse, ApiError> {
+    let tag = HeaderValue::try_from(format!("\"{}\"", KeyRevision::of(entry.key())));
+    let tag = tag.map_err(|_| ApiError::Internal)?;
+    Ok(ApiResponse::json(&view(table, entry, now)).with(ETAG, tag))
 }
 
 /// Logs a change.
@@ -259,144 +301,7 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),
         requests: usage.requests,
+        revision: KeyRevision::of(key).to_string(),
     };
     KeyView::for_operator(key, details)
-}
-
-/// The parameters of a list.
-struct ListRequest {
-    after: Option<SortKey>,
-    limit: usize,
-    search: Search,
-}
-
-impl ListRequest {
-    fn of(query: &Query) -> Result<Self, ApiError> {
-        let limit = match query.parameter("limit")? {
-            None => DEFAULT_LIMIT,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                .ok_or_else(|| {
-                    ApiError::invalid("limit", format!("must be a number from 1 to {MAX_LIMIT}"))
-                })?,
-        };
-        let after = match query.parameter("after")? {
-            None => None,
-            Some(text) => Some(place_of(text).ok_or_else(|| {
-                ApiError::invalid(
-                    "after",
-                    "is no place in the list; take it from an answer's next",
-                )
-            })?),
-        };
-        Ok(Self {
-            after,
-            limit,
-            search: Search::of(query.parameter("query")?.unwrap_or_default()),
-        })
-    }
-}
-
-/// Where the next page begins, as text. It holds the sort key of the last key, so it stays valid when that key is deleted.
-fn cursor(age: SortKey) -> String {
-    format!(
-        "{:016x}{:016x}",
-        age.created_at.cast_unsigned(),
-        age.position
-    )
-}
-
-fn place_of(cursor: &str) -> Option<SortKey> {
-    let is_plain = cursor.len() == 32
-        && cursor
-            .bytes()
-            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    let (created_at, place) = is_plain.then(|| cursor.split_at(16))?;
-    Some(SortKey {
-        created_at: u64::from_str_radix(created_at, 16).ok()?.cast_signed(),
-        position: u64::from_str_radix(place, 16).ok()?,
-    })
-}
-
-/// A text to search for in keys, ignoring case.
-struct Search(String);
-
-impl Search {
-    fn of(text: &str) -> Self {
-        Self(text.to_lowercase())
-    }
-
-    fn matches(&self, key: &Key) -> bool {
-        self.0.is_empty()
-            || self.is_in(key.name())
-            || self.is_in(key.id())
-            || key.account().is_some_and(|account| self.is_in(account))
-            || key.hint().is_some_and(|hint| self.is_in(hint))
-    }
-
-    fn is_in(&self, text: &str) -> bool {
-        let wanted = self.0.as_bytes();
-        if text.is_ascii() {
-            // The common case, without copying the text.
-            return text
-                .as_bytes()
-                .windows(wanted.len())
-                .any(|part| part.eq_ignore_ascii_case(wanted));
-        }
-        text.to_lowercase().contains(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_in_the_list_survives_its_text_form() {
-        for age in [
-            SortKey {
-                created_at: i64::MIN,
-                position: 0,
-            },
-            SortKey {
-                created_at: -1,
-                position: u64::MAX,
-            },
-            SortKey {
-                created_at: 1_800_000_000,
-                position: 7,
-            },
-        ] {
-            let text = cursor(age);
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-            assert_eq!(place_of(&text), Some(age));
-        }
-        for bad in [
-            "",
-            "0",
-            &"g".repeat(32),
-            &"A".repeat(32),
-            &"0".repeat(33),
-            &format!("+{}", "0".repeat(31)),
-        ] {
-            assert_eq!(place_of(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_search_is_blind_to_case_in_every_script() {
-        for (wanted, text) in [
-            ("WEB", "my website"),
-            ("éTÉ", "Été 2027"),
-            ("ёлка", "ЁЛКА"),
-            ("k", "\u{212a}elvin"),
-            ("\u{212a}", "kelvin"),
-        ] {
-            assert!(Search::of(wanted).is_in(text), "{wanted} in {text}");
-        }
-        assert!(!Search::of("web").is_in("we b"));
-        assert!(!Search::of("longer than the text").is_in("short"));
-    }
 }

@@ -13,15 +13,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use crate::admin::access::AuthMethod;
+use crate::admin::connection_limit::{ConnectionLimit, ConnectionSlot, Locality};
 use crate::admin::{Peer, Services, handle};
 use crate::observe::log::{Event, Log};
 use crate::runtime::lifecycle::Phase;
 
-/// The most connections of one listener at once; further ones are closed.
-const MAX_CONNECTIONS: usize = 256;
 /// The longest time for a head, and the longest idle time of a connection.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Longest head, in bytes.
@@ -47,11 +46,12 @@ pub(crate) async fn serve_unix(listener: UnixListener, services: Arc<Services>) 
             accepted = listener.accept() => accepted,
             () = &mut drains => return,
         };
-        if let Some(((stream, _), permit)) = acceptor.admit(accepted).await {
+        if let Some(((stream, _), slot)) = acceptor.admit(accepted, |_| Locality::ThisMachine).await
+        {
             let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
             let services = Arc::clone(&services);
             let peer = Peer::Socket { uid };
-            tokio::spawn(async move { connection(stream, peer, &services, permit).await });
+            tokio::spawn(async move { connection(stream, peer, &services, slot).await });
         }
     }
 }
@@ -65,16 +65,21 @@ pub(crate) async fn serve_tcp(listener: TcpListener, services: Arc<Services>) {
             accepted = listener.accept() => accepted,
             () = &mut drains => return,
         };
-        if let Some(((stream, peer), permit)) = acceptor.admit(accepted).await {
+        let place =
+            |(_, peer): &(TcpStream, SocketAddr)| match peer.ip().to_canonical().is_loopback() {
+                true => Locality::ThisMachine,
+                false => Locality::OtherMachine,
+            };
+        if let Some(((stream, peer), slot)) = acceptor.admit(accepted, place).await {
             let services = Arc::clone(&services);
-            tokio::spawn(async move { tcp_connection(stream, peer, &services, permit).await });
+            tokio::spawn(async move { tcp_connection(stream, peer, &services, slot).await });
         }
     }
 }
 
-/// Accepts connections up to a limit: each holds a permit.
+/// Accepts connections up to a limit: each holds a slot.
 struct Acceptor<'s> {
-    permits: Arc<Semaphore>,
+    limit: ConnectionLimit,
     log: &'s Log,
     last_logged: Option<Instant>,
 }
@@ -82,18 +87,22 @@ struct Acceptor<'s> {
 impl<'s> Acceptor<'s> {
     fn new(services: &'s Services) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            limit: ConnectionLimit::default(),
             log: &services.log,
             last_logged: None,
         }
     }
 
-    /// None: accepting failed, or no permit is free. Without a permit the connection is closed.
-    async fn admit<T>(&mut self, accepted: io::Result<T>) -> Option<(T, OwnedSemaphorePermit)> {
+    /// None: accepting failed, or no slot is free. Without a slot the connection is closed.
+    async fn admit<T>(
+        &mut self,
+        accepted: io::Result<T>,
+        place: impl FnOnce(&T) -> Locality,
+    ) -> Option<(T, ConnectionSlot)> {
         match accepted {
             Ok(stream) => {
-                let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-                return Some((stream, permit));
+                let slot = self.limit.admit(place(&stream))?;
+                return Some((stream, slot));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -116,7 +125,7 @@ async fn tcp_connection(
     stream: TcpStream,
     peer: SocketAddr,
     services: &Arc<Services>,
-    permit: OwnedSemaphorePermit,
+    slot: ConnectionSlot,
 ) {
     let Ok(local) = stream.local_addr() else {
         return;
@@ -129,29 +138,40 @@ async fn tcp_connection(
         local,
     };
     if !services.config.admin.tls {
-        return connection(stream, peer, services, permit).await;
+        return connection(stream, peer, services, slot).await;
     }
     // The config demands TLS, so without a certificate nothing is served.
     let Some(certificates) = &services.certificates else {
         return;
     };
     let handshake = certificates.admin_acceptor().accept(stream);
-    if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME, handshake).await {
-        connection(stream, peer, services, permit).await;
+    let shaken = tokio::select! {
+        shaken = timeout(HANDSHAKE_TIME, handshake) => shaken,
+        () = slot.must_close() => return,
+    };
+    if let Ok(Ok(stream)) = shaken {
+        connection(stream, peer, services, slot).await;
     }
 }
 
-async fn connection<S>(
-    stream: S,
-    peer: Peer,
-    services: &Arc<Services>,
-    _permit: OwnedSemaphorePermit,
-) where
+async fn connection<S>(stream: S, peer: Peer, services: &Arc<Services>, slot: ConnectionSlot)
+where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        let services = Arc::clone(services);
-        async move { Ok::<_, Infallible>(handle(&services, peer, request).await) }
+    let slot = Arc::new(slot);
+    let service = service_fn(|request| {
+        let (services, slot) = (Arc::clone(services), Arc::clone(&slot));
+        async move {
+            let response = handle(&services, peer, request).await;
+            if response
+                .extensions()
+                .get::<AuthMethod>()
+                .is_some_and(AuthMethod::is_proof)
+            {
+                slot.authenticated();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -162,6 +182,7 @@ async fn connection<S>(
     // How a connection ended does not matter here.
     tokio::select! {
         _ = connection.as_mut() => {}
+        () = slot.must_close() => {}
         () = services.lifecycle.reached(Phase::Draining) => {
             connection.as_mut().graceful_shutdown();
             let _ = timeout(SHUTDOWN_GRACE, connection).await;

@@ -4,15 +4,19 @@
 //! | --- | --- |
 //! | GET /healthz, /readyz | whether the process runs; whether it takes requests |
 //! | GET /metrics | Prometheus text |
-//! | GET /api/keys | a page of keys, newest first |
+//! | GET /api/keys | a page of keys |
 //! | POST /api/keys | a new key with its token, which is shown only here |
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
 //! | POST /api/reload | reads key file, upstreams and certificates again |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
+//! | GET /api/refusals | the refused requests of the last hour, by key, address and reason |
+//! | GET /api/usage | tokens, requests and cost, by hour or day and by key, account, model, upstream |
+//! | GET /api/usage/records | single requests, newest first |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
+//! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
 //! | GET /api/openapi.json | this table as OpenAPI 3.1 |
 //! | GET /, /panel/{file} | the panel: a page that uses this API |
 //!
@@ -22,9 +26,11 @@
 //! response to POST /api/keys contains a token.
 
 mod access;
+mod connection_limit;
 mod error;
 mod explain;
 mod input;
+mod key_list;
 pub(crate) mod keys;
 mod listen;
 mod models;
@@ -32,6 +38,7 @@ mod openapi;
 mod operation;
 mod overview;
 mod panel;
+mod refusals;
 pub(crate) mod reload;
 mod request_head;
 mod response;
@@ -39,10 +46,12 @@ pub(crate) mod session;
 mod status;
 mod throttle;
 pub(crate) mod token;
+mod usage;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response, request};
 use http_body::Body;
@@ -63,10 +72,12 @@ use crate::admin::token::AdminToken;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
 use crate::store::config::Config;
 use crate::store::config::parse::ParsedConfig;
+use crate::store::database::Database;
 use crate::store::key_store::{KeyStore, LastReload};
 use crate::table::Table;
 use crate::upstream::Fleet;
@@ -90,6 +101,10 @@ pub(crate) struct Services {
     pub(crate) metrics: Metrics,
     /// The log; every change is logged.
     pub(crate) log: Log,
+    /// The database; None if the config has none.
+    pub(crate) database: Option<Arc<Database>>,
+    /// The prices in force. A reload replaces them.
+    pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// The phase of the process.
     pub(crate) lifecycle: Lifecycle,
     /// The OpenAI Compatible URL, ending in `/v1`.
@@ -105,6 +120,8 @@ pub(crate) struct Services {
 /// What the admin API keeps between calls.
 #[derive(Default)]
 pub(crate) struct AdminState {
+    /// The address of the TCP listener, once it listens.
+    pub(crate) address: OnceLock<SocketAddr>,
     /// Held during a reload.
     reload_lock: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
@@ -143,7 +160,8 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// Handles one call. It never fails: errors become responses too.
+/// Handles one call. It never fails: errors become responses too. The response has the [`AuthMethod`] of a call that was
+/// let in among its extensions.
 pub(crate) async fn handle<B>(
     services: &Arc<Services>,
     peer: Peer,
@@ -154,10 +172,15 @@ where
 {
     let (parts, body) = request.into_parts();
     let mut input = BodyReader::new(body);
-    let response = respond(services, peer, &parts, &mut input).await;
+    let mut auth_method = None;
+    let response = respond(services, peer, &parts, &mut input, &mut auth_method).await;
     // If the connection closes while the client still sends, the client loses the response.
     input.drain().await;
-    response.map_or_else(ApiError::into_response, ApiResponse::into_response)
+    let mut response = response.map_or_else(ApiError::into_response, ApiResponse::into_response);
+    if let Some(auth_method) = auth_method {
+        response.extensions_mut().insert(auth_method);
+    }
+    response
 }
 
 async fn respond<B>(
@@ -165,6 +188,7 @@ async fn respond<B>(
     peer: Peer,
     parts: &request::Parts,
     input: &mut BodyReader<B>,
+    auth_method: &mut Option<AuthMethod>,
 ) -> Result<ApiResponse, ApiError>
 where
     B: Body<Data = Bytes> + Send + Unpin,
@@ -173,6 +197,7 @@ where
     let path = parts.uri.path();
     let operation = Operation::of(parts.method.as_str(), path);
     let method = access::check(services, peer, operation, parts).await?;
+    *auth_method = Some(method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
     let query = Query::of(&parts.uri);
     let key_api = KeyApi {
@@ -180,6 +205,7 @@ where
         key_store: &services.key_store,
         routing: Some(services.fleet.routing()),
         url: &services.url,
+        keeps_uses: services.database.is_some(),
     };
     let who = match method {
         AuthMethod::Session => session::who(services, peer, &parts.headers),
@@ -200,12 +226,14 @@ where
         Operation::ShowKey(id) => key_api.show(id, now()),
         Operation::ChangeKey(id) => {
             let body = input.json(peer, &parts.headers).await?;
-            let done = key_api.change(id, &body, now()).await;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.change(id, expected, &body, now()).await;
             keys::log_change(log, &who, "change", &done);
             done.outcome
         }
         Operation::DeleteKey(id) => {
-            let done = key_api.delete(id).await;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.delete(id, expected).await;
             keys::log_change(log, &who, "delete", &done);
             done.outcome
         }
@@ -220,9 +248,16 @@ where
             explain::respond(services, &body, now())
         }
         Operation::Overview => overview::respond(services, now()).await,
+        Operation::Refusals => refusals::respond(services, &query?, now()),
+        Operation::Usage => usage::sums(services, &query?, parts, now()).await,
+        Operation::UsageRecords => usage::records(services, &query?, parts).await,
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
             session::sign_in(services, peer, &parts.headers, &body, now()).await
+        }
+        Operation::MakeSignInLink => {
+            let body = input.json(peer, &parts.headers).await?;
+            session::make_link(services, peer, &body, now())
         }
         Operation::ShowSession => Ok(session::show(services, peer, &parts.headers)),
         Operation::SignOut => session::sign_out(services, &who, &parts.headers),
@@ -239,7 +274,13 @@ fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
             "the upstreams were not asked for their models yet",
         ))
     } else {
-        Ok(ApiResponse::text("ready\n"))
+        let routing = services.fleet.routing();
+        let unheard = routing.unheard().map(|upstream| {
+            let name = upstream.name();
+            format!("not ready: upstream {name} has not said yet which models it serves\n")
+        });
+        let lines: String = unheard.collect();
+        Ok(ApiResponse::text(format!("ready\n{lines}")))
     }
 }
 

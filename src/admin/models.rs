@@ -23,6 +23,9 @@ struct View {
 #[derive(Serialize)]
 struct ModelView {
     id: String,
+    /// The upstream's own name for it, where it is an alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alias_of: Option<String>,
     upstream: String,
     replicas: usize,
     healthy: usize,
@@ -44,13 +47,16 @@ fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<ModelView> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
     let entries = table.in_file_order(yield_if_due);
     let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
-    let counts = count(&names, keys, now);
+    let sent_as = |name: &&str| routing.sent_as(name).map(|sent_as| &**sent_as);
+    let sent_as: Vec<Option<&str>> = names.iter().map(sent_as).collect();
+    let counts = count(&names, &sent_as, keys, now);
     drop_incrementally(entries, yield_if_due);
     let model = |((name, upstream), keys): ((&str, &Arc<_>), usize)| {
         let upstream: &crate::upstream::Upstream = upstream;
         let replicas = upstream.replicas();
         ModelView {
             id: name.to_owned(),
+            alias_of: routing.sent_as(name).map(|sent_as| sent_as.to_string()),
             upstream: upstream.name().to_owned(),
             replicas: replicas.len(),
             healthy: replicas.iter().filter(|replica| replica.is_up()).count(),
@@ -61,11 +67,26 @@ fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<ModelView> {
 }
 
 /// For each model the number of active keys that may use it. Looks at each key once, however many models there are.
-fn count<'k>(models: &[&str], keys: impl Iterator<Item = &'k Key>, now: UnixTime) -> Vec<usize> {
+fn count<'k>(
+    models: &[&str],
+    sent_as: &[Option<&str>],
+    keys: impl Iterator<Item = &'k Key>,
+    now: UnixTime,
+) -> Vec<usize> {
     let place: HashMap<&str, usize> = models.iter().copied().zip(0..).collect();
+    // An exclusive list that holds a model's own name also excludes its aliases.
+    let mut aliases: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, sent_as) in sent_as.iter().enumerate() {
+        if let Some(sent_as) = sent_as {
+            aliases.entry(sent_as).or_default().push(place);
+        }
+    }
     let mut everywhere = 0;
     let (mut included, mut excluded) = (vec![0; models.len()], vec![0; models.len()]);
-    for key in keys.filter(|key| key.state(now) == KeyState::Active) {
+    // The last key that named each model: a list may hold a name twice.
+    let mut named_by = vec![None; models.len()];
+    let active = keys.filter(|key| key.state(now) == KeyState::Active);
+    for (number, key) in active.enumerate() {
         let counts = match key.model_access() {
             ModelAccess::All => {
                 everywhere += 1;
@@ -74,14 +95,29 @@ fn count<'k>(models: &[&str], keys: impl Iterator<Item = &'k Key>, now: UnixTime
             ModelAccess::Inclusive(_) => &mut included,
             ModelAccess::Exclusive(_) => {
                 everywhere += 1;
+                let names = key.model_access().models();
+                for (at, name) in names.iter().enumerate() {
+                    if names[..at].contains(name) {
+                        continue;
+                    }
+                    // An alias that the list names itself is counted by that name.
+                    let is_named =
+                        |place: &&usize| names.iter().any(|name| **name == *models[**place]);
+                    for place in aliases
+                        .get(&**name)
+                        .into_iter()
+                        .flatten()
+                        .filter(|place| !is_named(place))
+                    {
+                        excluded[*place] += 1;
+                    }
+                }
                 &mut excluded
             }
         };
-        let names = key.model_access().models();
-        for (at, name) in names.iter().enumerate() {
-            let is_repeated = names[..at].contains(name);
+        for name in key.model_access().models() {
             if let Some(&place) = place.get(&**name)
-                && !is_repeated
+                && named_by[place].replace(number) != Some(number)
             {
                 counts[place] += 1;
             }
@@ -129,7 +165,13 @@ mod tests {
             key(but(&["b"]), |_| ()),
         ];
         let now = UnixTime::from_seconds(9);
-        assert_eq!(count(&["a", "b", "c"], keys.iter(), now), [3, 2, 3]);
+        let none = [None; 3];
+        assert_eq!(count(&["a", "b", "c"], &none, keys.iter(), now), [3, 2, 3]);
+        let sent_as = [None, None, Some("b")];
+        assert_eq!(
+            count(&["a", "b", "c"], &sent_as, keys.iter(), now),
+            [3, 2, 2]
+        );
         for (model, counted) in ["a", "b", "c"].into_iter().zip([3, 2, 3]) {
             let allowed = keys.iter().filter(|key| {
                 key.state(now) == KeyState::Active && key.model_access().allows(model)

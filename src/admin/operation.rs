@@ -18,8 +18,12 @@ pub(super) enum Operation<'p> {
     Status,
     Models,
     Overview,
+    Refusals,
+    Usage,
+    UsageRecords,
     Explain,
     SignIn,
+    MakeSignInLink,
     ShowSession,
     SignOut,
     OpenApi,
@@ -30,11 +34,16 @@ pub(super) enum Operation<'p> {
 const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PATCH", "DELETE"];
 
 impl<'p> Operation<'p> {
-    /// The operation of a method and a path; both are compared byte for byte.
+    /// The operation of a method and a path; both are compared byte for byte. HEAD is served wherever GET is (RFC 9110
+    /// 9.1); the body is left out where the response is written.
     pub(super) fn of(method: &str, path: &'p str) -> Option<Self> {
+        let method = match method {
+            "HEAD" => "GET",
+            other => other,
+        };
         Some(match (method, path) {
-            ("GET" | "HEAD", "/healthz") => Self::Health,
-            ("GET" | "HEAD", "/readyz") => Self::Ready,
+            ("GET", "/healthz") => Self::Health,
+            ("GET", "/readyz") => Self::Ready,
             ("GET", "/metrics") => Self::Metrics,
             ("GET", "/api/keys") => Self::ListKeys,
             ("POST", "/api/keys") => Self::CreateKey,
@@ -42,14 +51,18 @@ impl<'p> Operation<'p> {
             ("GET", "/api/status") => Self::Status,
             ("GET", "/api/models") => Self::Models,
             ("GET", "/api/overview") => Self::Overview,
+            ("GET", "/api/refusals") => Self::Refusals,
+            ("GET", "/api/usage") => Self::Usage,
+            ("GET", "/api/usage/records") => Self::UsageRecords,
             ("POST", "/api/explain") => Self::Explain,
             ("POST", "/api/session") => Self::SignIn,
+            ("POST", "/api/session-links") => Self::MakeSignInLink,
             ("GET", "/api/session") => Self::ShowSession,
             ("DELETE", "/api/session") => Self::SignOut,
             ("GET", "/api/openapi.json") => Self::OpenApi,
             (_, path) => {
                 if let Some(file) = PanelFile::at(path) {
-                    return matches!(method, "GET" | "HEAD").then_some(Self::PanelFile(file));
+                    return (method == "GET").then_some(Self::PanelFile(file));
                 }
                 let id = path.strip_prefix("/api/keys/")?;
                 if id.is_empty() || id.contains('/') {

@@ -27,24 +27,36 @@ macro_rules! files {
 /// Every file in `panel/`: the page, served as `/`, and the files it loads from `/panel/`.
 static FILES: &[PanelFile] = files![
     "api.js",
+    "bulk.js",
     "chart.js",
     "created.js",
+    "csv.js",
     "dashboard.js",
     "dom.js",
+    "explain.js",
     "format.js",
     "icon.svg",
     "index.html",
+    "key-actions.js",
+    "key-filters.js",
     "key-form.js",
+    "key-page.js",
+    "key-row.js",
     "keys.js",
     "main.js",
     "model-picker.js",
     "models.js",
     "networks.js",
+    "new-token.js",
     "overlay.js",
     "panel.css",
+    "refusals.js",
     "reload.js",
+    "session-secret.js",
     "session.js",
     "snippets.js",
+    "usage-report.js",
+    "usage.js",
 ];
 
 const PAGE: &str = "index.html";
@@ -165,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_loads_in_150_kilobytes() {
+    fn the_whole_panel_has_at_most_240_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 150_000, "{bytes}");
+        assert!(bytes < 240_000, "{bytes}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Reloads key file, upstreams and certificates, each independently. A part with faults stays unchanged.
+//! Reloads key file, upstreams, prices and certificates, each independently. A part with faults stays unchanged.
 //!
 //! POST /api/reload and SIGHUP use this. Only one reload runs at a time, and it reads files on a blocking thread.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -14,13 +15,14 @@ use crate::admin::response::ApiResponse;
 use crate::net::tls::{self, TlsError, TlsFieldError};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
+use crate::policy::price::PriceList;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
 use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
 use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
-use crate::table::{Entry, yield_every};
+use crate::table::{Difference, Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamTlsError};
 
 /// Whether to reload or only to report what a reload would do.
@@ -91,6 +93,10 @@ struct ChangedIds {
     added_ids: Vec<String>,
     removed_ids: Vec<String>,
     changed_ids: Vec<String>,
+    /// The name of each of these keys, by id: the new one where it changed.
+    names: BTreeMap<String, String>,
+    /// The fields that differ, by the id of each changed key.
+    changes: BTreeMap<String, Vec<&'static str>>,
 }
 
 /// POST /api/reload
@@ -161,8 +167,29 @@ fn build_response(
             added_ids: ids(&difference.added),
             removed_ids: ids(&difference.removed),
             changed_ids: ids(&difference.changed),
+            names: names_of(difference),
+            changes: changes_of(difference),
         }),
     }))
+}
+
+fn names_of(difference: &Difference) -> BTreeMap<String, String> {
+    let lists = [&difference.added, &difference.removed, &difference.changed];
+    lists
+        .into_iter()
+        .flat_map(|entries| yield_every(entries, yield_if_due))
+        .map(|entry| (entry.key().id().to_owned(), entry.key().name().to_owned()))
+        .collect()
+}
+
+fn changes_of(difference: &Difference) -> BTreeMap<String, Vec<&'static str>> {
+    let changed = yield_every(&difference.changed, yield_if_due).zip(&difference.before);
+    changed
+        .map(|(entry, before)| {
+            let fields = entry.key().changed_fields(before.key());
+            (entry.key().id().to_owned(), fields)
+        })
+        .collect()
 }
 
 /// Reloads everything that can be reloaded, and logs `who` started it.
@@ -187,12 +214,13 @@ pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode
     outcome
 }
 
-/// Reloads upstreams and certificates. Returns the faults, and the settings that need a restart.
+/// Reloads upstreams, prices and certificates. Returns the faults, and the settings that need a restart.
 fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static str>) {
     let ParsedConfig {
         config,
         upstreams,
         tls,
+        prices,
         keys: _,
         socket: _,
     } = (services.config_source)();
@@ -204,11 +232,26 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
         }
         Err(faults) => faults,
     };
-    if let Ok(upstreams) = upstreams
+    let upstreams = upstreams.map(|mut upstreams| match mode {
+        ReloadMode::Apply(_) => config::provide_secrets(&mut upstreams).map(|()| upstreams),
+        ReloadMode::DryRun(_) => Ok(upstreams),
+    });
+    if let Ok(Err((file, error))) = &upstreams {
+        faults.push(Fault {
+            file: file.clone(),
+            line: 0,
+            field: "inject".to_owned(),
+            message: format!("cannot be made ({error}); let the gateway's user write there, or set inject_secret_file"),
+        });
+    }
+    if let Ok(Ok(upstreams)) = upstreams
         && let Err(UpstreamTlsError { upstream, error }) = fleet(services, mode, &upstreams)
     {
         let field = format!("upstreams.{upstream}.ca_file");
         faults.push(about_tls(services, &field, &error));
+    }
+    if let (Ok(prices), ReloadMode::Apply(_)) = (&prices, mode) {
+        services.prices.store(Arc::new(PriceList::new(prices)));
     }
     if let Ok(Some(tls)) = tls {
         let of_config = faults.iter().any(|fault| fault.section() == "tls");

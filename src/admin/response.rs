@@ -6,7 +6,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
-use crate::observe::log::is_harmless;
+use crate::policy::text::is_harmless;
 
 /// A response to a call that succeeded.
 #[derive(Debug)]
@@ -54,6 +54,11 @@ impl ApiResponse {
     /// 200 with plain text.
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
         Self::of(StatusCode::OK, "text/plain; charset=utf-8", text.into())
+    }
+
+    /// 200 with a table, each line ended as RFC 4180 says.
+    pub(super) fn csv(text: String) -> Self {
+        Self::of(StatusCode::OK, "text/csv; charset=utf-8", text.into())
     }
 
     /// 200 with metrics (Prometheus' text format).

@@ -1,13 +1,15 @@
-//! The panel's sessions. A client signs in once with the admin token or a sign-in link, and then sends a cookie instead.
+//! The panel's sessions. A client signs in once with the admin token or a sign-in link, and then sends a cookie and a
+//! secret instead.
 //!
 //! A session ends on sign-out, after [`IDLE_SECONDS`] without a call, with the process, or when the admin token changes.
-//! Only the hash of its id is stored. Every sign-in makes a new id. Browsers send cookies on their own, so a change with
-//! a cookie must pass [`is_sent_by_panel`] too.
+//! Only the hashes of its id and its secret are stored. Every sign-in makes new ones. Browsers send cookies on their own,
+//! to and from every port of a host. The secret is kept by the page, so that only pages of its origin have it; every call
+//! needs it, in [`SECRET_HEADER`]. A change must pass [`is_sent_by_panel`] too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN, SET_COOKIE};
+use http::header::{CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
@@ -24,28 +26,37 @@ use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
+use crate::store::config::ReplicaUrl;
 
 /// A session ends after this time without a call.
 const IDLE_SECONDS: i64 = 12 * 60 * 60;
 /// The most sessions at once; a further one ends the session that was idle longest.
 const MOST_SESSIONS: usize = 64;
 /// A sign-in link is valid for this time.
-const LINK_SECONDS: i64 = 10 * 60;
+const LINK_SECONDS: i64 = 5 * 60;
+/// The most valid links at once; a further one replaces the oldest.
+const MOST_LINKS: usize = 16;
 
 const COOKIE_NAME: &str = "keygate_session";
+/// Over TLS: browsers take a cookie of this name from the same host alone, and over TLS.
+const TLS_COOKIE_NAME: &str = "__Host-keygate_session";
+const SECRET_HEADER: HeaderName = HeaderName::from_static("x-keygate-session");
 
-/// All sessions, and the sign-in link if there is one.
+/// All sessions and sign-in links.
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<SessionTable>);
 
 #[derive(Default)]
 struct SessionTable {
     live: HashMap<TokenHash, Session>,
-    link: Option<SignInLink>,
+    /// Oldest first.
+    links: Vec<SignInLink>,
 }
 
 struct Session {
     used: UnixTime,
+    /// The hash of the secret. A blake3 hash compares in constant time.
+    secret: blake3::Hash,
     /// The admin token when the session began.
     token: AdminToken,
 }
@@ -56,10 +67,28 @@ struct SignInLink {
     ends: UnixTime,
 }
 
+/// What a new session's client has to send with each call.
+struct SessionCodes {
+    id: Code,
+    secret: Code,
+}
+
+/// What a call shows of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionProof {
+    /// No cookie of a valid session.
+    None,
+    /// The cookie, but not the secret that belongs to it.
+    CookieAlone,
+    /// Both.
+    Whole,
+}
+
 impl Sessions {
-    /// Begins a session and returns its id.
-    fn begin(&self, token: AdminToken, now: UnixTime) -> Result<Code, getrandom::Error> {
+    /// Begins a session.
+    fn begin(&self, token: AdminToken, now: UnixTime) -> Result<SessionCodes, getrandom::Error> {
         let id = Code::make(getrandom::fill)?;
+        let secret = Code::make(getrandom::fill)?;
         let mut state = self.state();
         state.live.retain(|_, session| !session.is_over(now));
         while state.live.len() >= MOST_SESSIONS {
@@ -69,28 +98,38 @@ impl Sessions {
             };
             state.live.remove(&oldest);
         }
-        state.live.insert(id.hash(), Session { used: now, token });
-        Ok(id)
+        let session = Session {
+            used: now,
+            secret: hash_of(&secret),
+            token,
+        };
+        state.live.insert(id.hash(), session);
+        Ok(SessionCodes { id, secret })
     }
 
-    /// Whether these cookies name a valid session. Its idle time begins anew.
+    /// What these headers show of a valid session. With both cookie and secret, its idle time begins anew.
     pub(super) fn touch(
         &self,
         headers: &HeaderMap,
         token: Option<AdminToken>,
         now: UnixTime,
-    ) -> bool {
+    ) -> SessionProof {
+        let secret = secret_of(headers);
+        let mut found = SessionProof::None;
         let mut state = self.state();
         for hash in named_by(headers) {
             if let Some(session) = state.live.get_mut(&hash) {
-                if !session.is_over(now) && token == Some(session.token) {
+                if session.is_over(now) || token != Some(session.token) {
+                    state.live.remove(&hash);
+                } else if secret == Some(session.secret) {
                     session.used = now;
-                    return true;
+                    return SessionProof::Whole;
+                } else {
+                    found = SessionProof::CookieAlone;
                 }
-                state.live.remove(&hash);
             }
         }
-        false
+        found
     }
 
     /// Ends the sessions that these cookies name.
@@ -103,18 +142,24 @@ impl Sessions {
 
     fn make_link(&self, now: UnixTime) -> Result<Code, getrandom::Error> {
         let code = Code::make(getrandom::fill)?;
-        self.state().link = Some(SignInLink {
-            hash: blake3::Hash::from_bytes(*code.hash().as_bytes()),
+        let mut state = self.state();
+        state.links.retain(|link| now < link.ends);
+        if state.links.len() >= MOST_LINKS {
+            state.links.remove(0);
+        }
+        state.links.push(SignInLink {
+            hash: hash_of(&code),
             ends: now.plus(LINK_SECONDS),
         });
         Ok(code)
     }
 
-    /// Whether the code is that of the valid link. The link is used up then.
+    /// Whether the code is that of a valid link. The link is used up then.
     fn take_link(&self, code: &str, now: UnixTime) -> bool {
-        let shown = blake3::Hash::from_bytes(*TokenHash::of(code.as_bytes()).as_bytes());
-        let taken = self.state().link.take_if(|link| link.hash == shown);
-        taken.is_some_and(|link| now < link.ends)
+        let shown = blake3::hash(code.as_bytes());
+        let links = &mut self.state().links;
+        let taken = links.iter().position(|link| link.hash == shown);
+        taken.is_some_and(|at| now < links.remove(at).ends)
     }
 
     fn state(&self) -> MutexGuard<'_, SessionTable> {
@@ -128,12 +173,63 @@ impl Session {
     }
 }
 
-/// Makes a code that signs in once within ten minutes. It replaces an earlier one.
+/// A link to the panel that signs in once, within five minutes. The code is in the URL's fragment, which browsers send to
+/// nobody.
+#[derive(Serialize)]
+pub(crate) struct PanelLink {
+    /// The URL.
+    pub(crate) link: String,
+    expires_at: String,
+}
+
+/// Makes a link to the panel; None if the admin API does not listen over TCP.
 ///
 /// # Errors
 /// The system provides no random bytes.
-pub(crate) fn one_time_link(services: &Services, now: UnixTime) -> Result<Code, getrandom::Error> {
-    services.state.sessions.make_link(now)
+pub(crate) fn panel_link(
+    services: &Services,
+    now: UnixTime,
+) -> Result<Option<PanelLink>, getrandom::Error> {
+    let Some(address) = services.state.address.get() else {
+        return Ok(None);
+    };
+    let admin = &services.config.admin;
+    let host = match admin.hosts.first() {
+        // A certificate is for a name.
+        Some(name) if admin.tls => name.trim_matches(['[', ']']).to_owned(),
+        _ if address.ip().is_unspecified() => "localhost".to_owned(),
+        _ => address.ip().to_string(),
+    };
+    let url = ReplicaUrl {
+        https: admin.tls,
+        host,
+        port: address.port(),
+    };
+    let code = services.state.sessions.make_link(now)?;
+    Ok(Some(PanelLink {
+        link: format!("{url}/#link={}", code.reveal()),
+        expires_at: now.plus(LINK_SECONDS).to_string(),
+    }))
+}
+
+/// POST /api/session-links, on the socket alone: who may use the socket may read the admin token too.
+pub(super) fn make_link(
+    services: &Services,
+    peer: Peer,
+    body: &[u8],
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
+    if !matches!(peer, Peer::Socket { .. }) {
+        return Err(ApiError::UnknownPath);
+    }
+    JsonObject::of(body)?.finish()?;
+    let link = panel_link(services, now).map_err(|_| ApiError::Internal)?;
+    let link = link.ok_or(ApiError::NoPanel)?;
+    let event = Event::info("change").with("action", "make_sign_in_link");
+    services
+        .log
+        .event(event.with("who", peer.to_string()).with("result", "ok"));
+    Ok(ApiResponse::created(&link))
 }
 
 /// The hashes of all ids in the cookies. There can be several: pages on other ports of this host can set a cookie with
@@ -145,8 +241,21 @@ fn named_by(headers: &HeaderMap) -> impl Iterator<Item = TokenHash> {
         .flat_map(|line| line.split(';'));
     cookies
         .filter_map(|cookie| cookie.trim().split_once('='))
-        .filter(|(name, value)| *name == COOKIE_NAME && value.len() == Code::LENGTH)
+        .filter(|(name, value)| {
+            matches!(*name, COOKIE_NAME | TLS_COOKIE_NAME) && value.len() == Code::LENGTH
+        })
         .map(|(_, value)| TokenHash::of(value.as_bytes()))
+}
+
+/// The hash of the secret in the header, if it occurs exactly once.
+fn secret_of(headers: &HeaderMap) -> Option<blake3::Hash> {
+    let mut lines = headers.get_all(&SECRET_HEADER).iter();
+    let only = lines.next().filter(|_| lines.next().is_none())?;
+    Some(blake3::hash(only.as_bytes()))
+}
+
+fn hash_of(code: &Code) -> blake3::Hash {
+    blake3::Hash::from_bytes(*code.hash().as_bytes())
 }
 
 /// Whether the panel's own code sent a call that has a session's cookie. A page of another origin cannot send this header
@@ -167,6 +276,9 @@ struct View<'s> {
     client_address: Option<String>,
     url: &'s str,
     version: &'static str,
+    /// At sign-in alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'s str>,
 }
 
 /// POST /api/session
@@ -208,25 +320,34 @@ pub(super) async fn sign_in(
         delay_response(services, refused).await;
         return Err(error);
     };
-    let id = services.state.sessions.begin(token, now);
-    let id = id.map_err(|_| ApiError::Internal)?;
+    let codes = services.state.sessions.begin(token, now);
+    let SessionCodes { id, secret } = codes.map_err(|_| ApiError::Internal)?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     services.log.event(line(Event::info("change"), "ok"));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
-    Ok(show(services, peer, headers).with(SET_COOKIE, cookie))
+    let view = View {
+        secret: Some(secret.reveal()),
+        ..view(services, peer, headers)
+    };
+    Ok(ApiResponse::json(&view).with(SET_COOKIE, cookie))
 }
 
 /// GET /api/session
 pub(super) fn show(services: &Services, peer: Peer, headers: &HeaderMap) -> ApiResponse {
-    ApiResponse::json(&View {
+    ApiResponse::json(&view(services, peer, headers))
+}
+
+fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s> {
+    View {
         client_address: match client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
         url: &services.url,
         version: env!("CARGO_PKG_VERSION"),
-    })
+        secret: None,
+    }
 }
 
 /// DELETE /api/session
@@ -274,8 +395,11 @@ fn is_over_tls(services: &Services, headers: &HeaderMap) -> bool {
 }
 
 fn cookie(value: &str, end: &str, is_over_tls: bool) -> Result<HeaderValue, ApiError> {
-    let secure = if is_over_tls { "; Secure" } else { "" };
-    let text = format!("{COOKIE_NAME}={value}; HttpOnly; SameSite=Strict; Path=/{end}{secure}");
+    let (name, secure) = match is_over_tls {
+        true => (TLS_COOKIE_NAME, "; Secure"),
+        false => (COOKIE_NAME, ""),
+    };
+    let text = format!("{name}={value}; HttpOnly; SameSite=Strict; Path=/{end}{secure}");
     let mut cookie = HeaderValue::try_from(text).map_err(|_| ApiError::Internal)?;
     cookie.set_sensitive(true);
     Ok(cookie)
@@ -301,8 +425,24 @@ mod tests {
         cookies.map(line).collect()
     }
 
-    fn held(id: &Code) -> HeaderMap {
-        shown(&[&format!("{COOKIE_NAME}={}", id.reveal())])
+    fn held(codes: &SessionCodes) -> HeaderMap {
+        with_secret(
+            &[&format!("{COOKIE_NAME}={}", codes.id.reveal())],
+            &codes.secret,
+        )
+    }
+
+    fn with_secret(cookies: &[&str], secret: &Code) -> HeaderMap {
+        let mut headers = shown(cookies);
+        let secret = HeaderValue::from_str(secret.reveal()).unwrap();
+        headers.insert(SECRET_HEADER, secret);
+        headers
+    }
+
+    impl Sessions {
+        fn admits(&self, headers: &HeaderMap, token: Option<AdminToken>, now: UnixTime) -> bool {
+            self.touch(headers, token, now) == SessionProof::Whole
+        }
     }
 
     #[test]
@@ -310,11 +450,11 @@ mod tests {
         let (sessions, token) = (Sessions::default(), token("t"));
         let headers = held(&sessions.begin(token, at(0)).unwrap());
         for now in [12 * HOUR - 1, 24 * HOUR - 2, 36 * HOUR - 3] {
-            assert!(sessions.touch(&headers, Some(token), at(now)), "{now}");
+            assert!(sessions.admits(&headers, Some(token), at(now)), "{now}");
         }
-        assert!(!sessions.touch(&headers, Some(token), at(48 * HOUR - 3)));
+        assert!(!sessions.admits(&headers, Some(token), at(48 * HOUR - 3)));
         assert!(
-            !sessions.touch(&headers, Some(token), at(36 * HOUR)),
+            !sessions.admits(&headers, Some(token), at(36 * HOUR)),
             "what ended does not come back with an older clock"
         );
         assert!(sessions.state().live.is_empty());
@@ -324,37 +464,38 @@ mod tests {
     fn a_session_ends_where_the_admin_token_becomes_another() {
         let sessions = Sessions::default();
         let headers = held(&sessions.begin(token("t"), at(0)).unwrap());
-        assert!(sessions.touch(&headers, Some(token("t")), at(1)));
-        assert!(!sessions.touch(&headers, Some(token("u")), at(2)));
-        assert!(!sessions.touch(&headers, Some(token("t")), at(3)));
+        assert!(sessions.admits(&headers, Some(token("t")), at(1)));
+        assert!(!sessions.admits(&headers, Some(token("u")), at(2)));
+        assert!(!sessions.admits(&headers, Some(token("t")), at(3)));
         let headers = held(&sessions.begin(token("t"), at(4)).unwrap());
-        assert!(!sessions.touch(&headers, None, at(5)));
+        assert!(!sessions.admits(&headers, None, at(5)));
     }
 
     #[test]
     fn one_session_too_many_ends_the_one_that_was_idle_longest() {
         let (sessions, token) = (Sessions::default(), token("t"));
-        let ids: Vec<Code> = (0..64)
+        let ids: Vec<SessionCodes> = (0..64)
             .map(|now| sessions.begin(token, at(now)).unwrap())
             .collect();
-        let is_live = |at_: usize, now| sessions.touch(&held(&ids[at_]), Some(token), at(now));
+        let is_live = |at_: usize, now| sessions.admits(&held(&ids[at_]), Some(token), at(now));
         assert!(is_live(0, 100));
         let last = sessions.begin(token, at(101)).unwrap();
         assert!(!is_live(1, 102));
         assert!(is_live(0, 102) && is_live(2, 102));
-        assert!(sessions.touch(&held(&last), Some(token), at(102)));
+        assert!(sessions.admits(&held(&last), Some(token), at(102)));
         assert_eq!(sessions.state().live.len(), 64);
     }
 
     #[test]
     fn a_cookie_is_found_among_others_of_any_name_and_its_own() {
         let (sessions, token) = (Sessions::default(), token("t"));
-        let id = sessions.begin(token, at(0)).unwrap();
+        let SessionCodes { id, secret } = sessions.begin(token, at(0)).unwrap();
         let id = id.reveal();
         let other = "x".repeat(43);
         for cookies in [
             &[format!("a=b; keygate_session={id}")][..],
             &[format!("keygate_session={id};a=b")],
+            &[format!("__Host-keygate_session={id}")],
             &[
                 format!("keygate_session={other}"),
                 format!("keygate_session={id}"),
@@ -365,7 +506,7 @@ mod tests {
         ] {
             let cookies: Vec<&str> = cookies.iter().map(String::as_str).collect();
             assert!(
-                sessions.touch(&shown(&cookies), Some(token), at(1)),
+                sessions.admits(&with_secret(&cookies, &secret), Some(token), at(1)),
                 "{cookies:?}"
             );
         }
@@ -380,30 +521,60 @@ mod tests {
             "keygate_session=".to_owned(),
         ] {
             assert!(
-                !sessions.touch(&shown(&[&cookie]), Some(token), at(1)),
+                !sessions.admits(&with_secret(&[&cookie], &secret), Some(token), at(1)),
                 "{cookie}"
             );
         }
     }
 
     #[test]
-    fn a_link_signs_in_once_and_within_ten_minutes() {
+    fn a_session_needs_its_own_secret_once_and_is_not_kept_alive_without() {
+        let (sessions, token) = (Sessions::default(), token("t"));
+        let (one, other) = (
+            sessions.begin(token, at(0)).unwrap(),
+            sessions.begin(token, at(0)).unwrap(),
+        );
+        let cookie = format!("{COOKIE_NAME}={}", one.id.reveal());
+        let mut twice = held(&one);
+        twice.append(SECRET_HEADER, twice[SECRET_HEADER].clone());
+        let late = at(12 * HOUR - 1);
+        for headers in [
+            shown(&[&cookie]),
+            with_secret(&[&cookie], &other.secret),
+            with_secret(&[&cookie], &one.id),
+            twice,
+        ] {
+            let proof = sessions.touch(&headers, Some(token), late);
+            assert_eq!(proof, SessionProof::CookieAlone);
+        }
+        let proof = sessions.touch(&with_secret(&[], &one.secret), Some(token), late);
+        assert_eq!(proof, SessionProof::None);
+        assert!(!sessions.admits(&held(&one), Some(token), at(12 * HOUR)));
+    }
+
+    #[test]
+    fn a_link_signs_in_once_and_within_five_minutes() {
         let sessions = Sessions::default();
         assert!(!sessions.take_link("", at(0)));
         let link = sessions.make_link(at(0)).unwrap();
         assert!(!sessions.take_link("wrong", at(1)));
         assert!(
-            sessions.take_link(link.reveal(), at(599)),
+            sessions.take_link(link.reveal(), at(299)),
             "a wrong one takes nothing away"
         );
-        assert!(!sessions.take_link(link.reveal(), at(599)));
+        assert!(!sessions.take_link(link.reveal(), at(299)));
         let late = sessions.make_link(at(0)).unwrap();
-        assert!(!sessions.take_link(late.reveal(), at(600)));
+        assert!(!sessions.take_link(late.reveal(), at(300)));
         let (older, newer) = (
             sessions.make_link(at(0)).unwrap(),
             sessions.make_link(at(0)).unwrap(),
         );
-        assert!(!sessions.take_link(older.reveal(), at(1)));
+        assert!(sessions.take_link(older.reveal(), at(1)));
         assert!(sessions.take_link(newer.reveal(), at(1)));
+        let links: Vec<Code> = (0..17)
+            .map(|_| sessions.make_link(at(2)).unwrap())
+            .collect();
+        assert!(!sessions.take_link(links[0].reveal(), at(3)));
+        assert!(sessions.take_link(links[1].reveal(), at(3)));
     }
 }

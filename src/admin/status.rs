@@ -15,6 +15,8 @@ struct View {
     /// Deletes and disables that are in force but not in the key file yet, and why not.
     unwritten_changes: usize,
     unwritten_reason: Option<String>,
+    /// None: the config has no database.
+    database: Option<DatabaseView>,
     upstreams: Vec<UpstreamView>,
     in_flight: i64,
     draining: bool,
@@ -40,6 +42,14 @@ impl LastReloadView {
 }
 
 #[derive(Serialize)]
+struct DatabaseView {
+    up: bool,
+    error: Option<String>,
+    waiting_bytes: usize,
+    dropped_records: u64,
+}
+
+#[derive(Serialize)]
 struct UpstreamView {
     name: String,
     models: Vec<String>,
@@ -50,6 +60,9 @@ struct UpstreamView {
 struct ReplicaView {
     url: String,
     up: bool,
+    /// False while no connection to it was tried, so that `up` is a guess; left out afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tried: Option<bool>,
 }
 
 /// GET /api/status
@@ -65,6 +78,7 @@ pub(super) fn status(services: &Services) -> ApiResponse {
             .map(|replica| ReplicaView {
                 url: replica.url().to_string(),
                 up: replica.is_up(),
+                tried: (!replica.was_tried()).then_some(false),
             })
             .collect(),
     });
@@ -75,6 +89,15 @@ pub(super) fn status(services: &Services) -> ApiResponse {
         last_reload: LastReloadView::of(services),
         unwritten_changes: key_store.pending,
         unwritten_reason: key_store.pending_error.as_ref().map(ToString::to_string),
+        database: services.database.as_ref().map(|database| {
+            let status = database.status();
+            DatabaseView {
+                up: status.up,
+                error: status.error,
+                waiting_bytes: status.waiting_bytes,
+                dropped_records: status.dropped_records,
+            }
+        }),
         upstreams: upstreams.collect(),
         in_flight: services.metrics.in_flight(),
         draining: services.lifecycle.phase() != Phase::Running,
@@ -86,5 +109,9 @@ pub(super) fn metrics(services: &Services) -> ApiResponse {
     let metrics = &services.metrics;
     metrics.table(services.table.len(), services.table.generation());
     metrics.unwritten_changes(services.key_store.status().pending);
+    if let Some(database) = &services.database {
+        let status = database.status();
+        metrics.database(status.up, status.dropped_records);
+    }
     ApiResponse::metrics(metrics.render())
 }

@@ -6,6 +6,7 @@ mod key_calls;
 mod listeners;
 mod reloads;
 mod sessions;
+mod usage_calls;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -65,6 +66,8 @@ impl TestApi {
             certificates: None,
             metrics,
             log,
+            database: None,
+            prices: Arc::default(),
             lifecycle: Lifecycle::default(),
             url: "http://localhost:8080/v1".to_owned(),
             config_source: Arc::new(move || parse::read(Some(&file), &Overrides::default())),
@@ -130,13 +133,13 @@ impl TestApi {
         .await
     }
 
-    /// Signs in over TCP with further headers; returns the cookie.
-    async fn sign_in(&self, headers: &[(&str, &str)]) -> String {
+    /// Signs in over TCP with further headers.
+    async fn sign_in(&self, headers: &[(&str, &str)]) -> TestSession {
         let headers = [&FROM_PANEL[..], headers].concat();
         let body = json!({"token": self.token}).to_string();
         let response = self.tcp("POST", "/api/session", &headers, &body).await;
         assert_eq!(response.status, 200, "{}", response.json());
-        response.cookie()
+        response.session()
     }
 
     /// Makes a call like the panel, with further headers; returns the status.
@@ -151,6 +154,21 @@ impl TestApi {
         let response = self.call("POST", "/api/keys", &body).await;
         assert_eq!(response.status, 201, "{}", response.json());
         response.json()
+    }
+}
+
+/// What the client of a session sends with each call.
+struct TestSession {
+    cookie: String,
+    secret: String,
+}
+
+impl TestSession {
+    fn headers(&self) -> [(&str, &str); 2] {
+        [
+            ("cookie", &self.cookie),
+            ("x-keygate-session", &self.secret),
+        ]
     }
 }
 
@@ -172,10 +190,13 @@ impl TestResponse {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The cookie that the response sets, as the next call sends it.
-    fn cookie(&self) -> String {
+    /// The session that the response begins.
+    fn session(&self) -> TestSession {
         let line = self.headers["set-cookie"].to_str().unwrap();
-        line.split_once(';').unwrap().0.to_owned()
+        TestSession {
+            cookie: line.split_once(';').unwrap().0.to_owned(),
+            secret: self.json()["secret"].as_str().unwrap().to_owned(),
+        }
     }
 
     fn field(&self) -> String {
@@ -195,7 +216,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 17] = [
+const CALLS: [(&str, &str, &str); 21] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -216,8 +237,12 @@ const CALLS: [(&str, &str, &str); 17] = [
     ),
     ("GET", "/api/openapi.json", ""),
     ("GET", "/api/overview", ""),
+    ("GET", "/api/refusals", ""),
+    ("GET", "/api/usage?start_time=1&end_time=2", ""),
+    ("GET", "/api/usage/records", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
+    ("POST", "/api/session-links", ""),
     ("OPTIONS", "/api/keys", ""),
     ("POST", "/", ""),
     ("GET", "/panel/nothing.js", ""),

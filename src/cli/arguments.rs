@@ -4,8 +4,10 @@ use ipnet::Ipv4Net;
 
 use crate::policy::key::KeyId;
 use crate::policy::network::parse_network;
-use crate::policy::time::UnixTime;
+use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::wall_clock::now;
+
+const DAY: i64 = 24 * 60 * 60;
 
 pub(super) fn id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).map_err(|fault| fault.to_string())
@@ -46,24 +48,56 @@ pub(super) fn time(text: &str) -> Result<UnixTime, String> {
     UnixTime::parse(text).map_err(|fault| fault.to_string())
 }
 
+/// The start of a range: a span before now, the start of a day in UTC, or a time.
+pub(super) fn since(text: &str) -> Result<UnixTime, String> {
+    moment(text, now(), true)
+}
+
+/// The end of a range: a span before now, the end of a day in UTC, or a time.
+pub(super) fn until(text: &str) -> Result<UnixTime, String> {
+    moment(text, now(), false)
+}
+
+fn moment(text: &str, now: UnixTime, starts: bool) -> Result<UnixTime, String> {
+    let malformed = || {
+        "write a date like 2026-11-01, an RFC 3339 time with its zone, or a span before now like 7d or 24h".to_owned()
+    };
+    if is_span(text) {
+        return parse_span(text)
+            .map(|span| now.plus(-span))
+            .filter(|moment| moment.seconds() > 0)
+            .ok_or_else(malformed);
+    }
+    if let Ok(time) = UnixTime::parse(text) {
+        return Ok(time);
+    }
+    let end_of_day = UnixTime::parse_expiry(text).map_err(|_| malformed())?;
+    Ok(end_of_day.plus(if starts { -DAY } else { 0 }))
+}
+
+fn is_span(text: &str) -> bool {
+    text.ends_with(['d', 'h'])
+}
+
+/// How long a key was not used.
+pub(super) fn span(text: &str) -> Result<String, String> {
+    match parse_span(text) {
+        Some(1..) => Ok(text.to_owned()),
+        Some(_) | None => Err("write a span like 90d or 12h".to_owned()),
+    }
+}
+
 fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
     if text == "never" {
         return Ok(ExpiryArg::Never);
     }
-    let span = [("d", 24 * 60 * 60), ("h", 60 * 60)]
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
-    let Some((count, unit)) = span else {
+    if !is_span(text) {
         return UnixTime::parse_expiry(text).map(ExpiryArg::At).map_err(|_| {
             "write a date like 2027-01-31, an RFC 3339 time with its zone, a span like 30d or 12h, or never"
                 .to_owned()
         });
-    };
-    let is_plain = !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
-    let seconds = count.parse::<i64>().ok().filter(|_| is_plain);
-    let end = seconds
-        .and_then(|count| count.checked_mul(unit))
-        .map(|span| now.plus(span));
+    }
+    let end = parse_span(text).map(|span| now.plus(span));
     // Times after the year 9999 have no RFC 3339 form.
     end.filter(|end| *end > now && UnixTime::parse(&end.to_string()) == Ok(*end))
         .map(ExpiryArg::At)
@@ -73,6 +107,41 @@ fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_spans_days_or_times() {
+        let now = UnixTime::from_seconds(1_800_000_000);
+        for (text, start, end) in [
+            ("7d", "2027-01-08T08:00:00Z", "2027-01-08T08:00:00Z"),
+            ("24h", "2027-01-14T08:00:00Z", "2027-01-14T08:00:00Z"),
+            ("2026-11-01", "2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"),
+            (
+                "2026-11-01T01:00:00+01:00",
+                "2026-11-01T00:00:00Z",
+                "2026-11-01T00:00:00Z",
+            ),
+        ] {
+            assert_eq!(
+                moment(text, now, true).unwrap().to_string(),
+                start,
+                "{text}"
+            );
+            assert_eq!(moment(text, now, false).unwrap().to_string(), end, "{text}");
+        }
+        for bad in [
+            "",
+            "d",
+            "-1d",
+            "7",
+            "7w",
+            "yesterday",
+            "99999d",
+            "99999999999999999999d",
+            "2026-13-01",
+        ] {
+            assert!(moment(bad, now, true).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn an_end_is_a_date_a_time_a_span_or_never() {

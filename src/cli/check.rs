@@ -9,14 +9,18 @@ use crate::cli::command_error::CommandError;
 use crate::cli::output::{escaped, print};
 use crate::policy::model_access::ModelAccess;
 use crate::store::config::Config;
-use crate::store::config::parse::{self, Overrides};
+use crate::store::config::parse;
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, LoadedKeys};
 use crate::store::key_store;
 use crate::table::{NO_YIELD, Table};
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
-    let reading = parse::read(args.config.find().as_deref(), &Overrides::default());
+    let file = args
+        .config
+        .find()
+        .map_err(|fault| CommandError::Faulty(vec![fault]))?;
+    let reading = parse::read(file.as_deref(), &args.settings.overrides());
     let (config, mut faults) = match reading.config {
         Ok(config) => (Some(config), Vec::new()),
         Err(faults) => (None, faults),
@@ -25,11 +29,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let mut read = Vec::new();
     if let Some(config) = &config {
         let file = config.file.as_deref().unwrap_or(Path::new("command line"));
-        read.push(format!(
-            "{}: {} upstreams",
-            file.display(),
-            config.upstreams.len()
-        ));
+        let upstreams = match config.upstreams.len() {
+            1 => "1 upstream".to_owned(),
+            count => format!("{count} upstreams"),
+        };
+        read.push(format!("{}: {upstreams}", file.display()));
     }
     // Without a configured key file, `serve` creates one.
     let keys = reading.keys.filter(|keys| keys.named || keys.file.exists());
@@ -72,6 +76,7 @@ fn excluded(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> 
     let mut served = HashSet::new();
     for upstream in &config.upstreams {
         served.extend(upstream.models.as_ref()?.iter().map(String::as_str));
+        served.extend(upstream.aliases.iter().map(|(alias, _)| alias.as_str()));
     }
     let mut unserved: BTreeMap<&str, &str> = BTreeMap::new();
     for entry in &loaded.entries {

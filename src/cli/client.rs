@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::admin::keys::KeyApi;
 use crate::cli::command_error::CommandError;
+use crate::cli::current_folder;
 use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
 use crate::store::config::parse::{self, Overrides};
@@ -27,7 +28,8 @@ use crate::table::{NO_YIELD, Table};
 
 /// The longest time for a response. A reload of a million keys on a slow disk takes less.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
-const DEFAULT_SOCKET: &str = "keygate.sock";
+const JSON: &str = "application/json";
+pub(super) const DEFAULT_SOCKET: &str = "keygate.sock";
 /// The URL of a gateway without a config.
 const DEFAULT_URL: &str = "http://localhost:8080/v1";
 
@@ -109,7 +111,7 @@ impl Client {
         let body = body.map(Value::to_string).unwrap_or_default();
         let (status, bytes) = match &self.backend {
             Backend::Gateway(socket) => {
-                let response = send(socket, method, target, body);
+                let response = send(socket, method, target, JSON, body);
                 self.runtime.block_on(response)?
             }
             Backend::File(file) => {
@@ -134,6 +136,20 @@ impl Client {
             output::print_line(&bytes)?;
         }
         Err(self.refused(status, &bytes))
+    }
+
+    /// Asks a gateway for a table.
+    pub(super) fn csv(&self, target: &str) -> Result<Bytes, CommandError> {
+        let Backend::Gateway(socket) = &self.backend else {
+            let message = "a key file has no usage; ask a gateway".to_owned();
+            return Err(CommandError::Usage(message));
+        };
+        let response = send(socket, &Method::GET, target, "text/csv", String::new());
+        let (status, bytes) = self.runtime.block_on(response)?;
+        match status.is_success() {
+            true => Ok(bytes),
+            false => Err(self.refused(status, &bytes)),
+        }
     }
 
     fn refused(&self, status: StatusCode, bytes: &[u8]) -> CommandError {
@@ -219,12 +235,13 @@ impl KeyFile {
             key_store: &self.key_store,
             routing: None,
             url: &self.url,
+            keeps_uses: false,
         }
     }
 }
 
 fn configured_url(config: &ConfigArgs) -> Option<String> {
-    let config = parse::load(&config.find()?, &Overrides::default()).ok()?;
+    let config = parse::load(&config.find().ok()??, &Overrides::default()).ok()?;
     let first: &Listen = config.listen.first()?;
     Some(config.url(first) + "/v1")
 }
@@ -235,8 +252,11 @@ fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
     if let Some(socket) = args.socket.clone().or(environment.map(PathBuf::from)) {
         return Ok(socket);
     }
-    let Some(file) = args.config.find() else {
-        return Ok(DEFAULT_SOCKET.into());
+    let faulty = |fault| CommandError::Faulty(vec![fault]);
+    let Some(file) = args.config.find().map_err(faulty)? else {
+        let socket = Path::new(DEFAULT_SOCKET);
+        current_folder::check(socket, "--socket").map_err(faulty)?;
+        return Ok(socket.into());
     };
     let reading = parse::read(Some(&file), &Overrides::default());
     match (reading.socket, reading.config) {
@@ -250,6 +270,7 @@ async fn send(
     socket: &Path,
     method: &Method,
     target: &str,
+    accept: &str,
     body: String,
 ) -> Result<(StatusCode, Bytes), CommandError> {
     let stream = UnixStream::connect(socket)
@@ -261,7 +282,8 @@ async fn send(
         .method(method)
         .uri(target)
         .header("host", "localhost")
-        .header("content-type", "application/json")
+        .header("accept", accept)
+        .header("content-type", JSON)
         .header("connection", "close")
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| CommandError::Input(error.to_string()))?;

@@ -46,8 +46,8 @@ fn demo() -> Result<(), StartError> {
     let config = parse::load(&file, &Overrides::default()).map_err(StartError::Files)?;
     let source = Arc::new(move || parse::read(Some(&file), &Overrides::default()));
     let mut shown = Ok(());
-    let ended = serve(bootstrap, config, source, async |services, admin| {
-        shown = introduce(services, admin).await
+    let ended = serve(bootstrap, config, source, async |services| {
+        shown = introduce(services).await
     });
     shown.map_err(system("standard output"))?;
     ended
@@ -62,6 +62,7 @@ fn write_config(file: &Path, upstream: SocketAddr) -> io::Result<()> {
              [keys]\nfile = \"keys.jsonl\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [log]\nformat = \"text\"\n\
+             [limits]\nconnections = 256\n\
              [timeouts]\ndrain = \"2s\"\n\
              [[upstreams]]\nname = \"stand-in\"\nurl = \"http://{upstream}\"\nmodels = {models:?}\n",
             models = mock_upstream::MODELS,
@@ -78,7 +79,7 @@ fn free_port(wanted: u16) -> io::Result<u16> {
 }
 
 /// Creates the key and prints how to use it.
-async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result<()> {
+async fn introduce(services: &Services) -> io::Result<()> {
     let name = KeyName::parse("demo").map_err(io::Error::other)?;
     let (model_access, allow_from) = (ModelAccess::All, AllowFrom::Anywhere);
     let new = NewKey {
@@ -101,13 +102,13 @@ async fn introduce(services: &Services, admin: Option<SocketAddr>) -> io::Result
     )?;
     writeln!(out, "OpenAI Compatible URL: {url}")?;
     writeln!(out, "Bearer Token: {token}")?;
-    if let Some(admin) = admin {
+    let panel = session::panel_link(services, wall_clock::now()).map_err(io::Error::other)?;
+    if let Some(panel) = panel {
         let file = services.config.admin.token_file.display();
-        let link = session::one_time_link(services, wall_clock::now()).map_err(io::Error::other)?;
-        writeln!(out, "Panel: http://{admin}/#link={}", link.reveal())?;
+        writeln!(out, "Panel: {}", panel.link)?;
         writeln!(
             out,
-            "(That link signs in once. Afterwards the admin token does: {file})"
+            "(That link signs in once, within five minutes. Afterwards the admin token does: {file})"
         )?;
     }
     writeln!(out, "\nTry it:\n")?;

@@ -58,15 +58,16 @@ fn create(args: &CreateArgs) -> Result<(), CommandError> {
 fn list(args: &ListArgs) -> Result<(), CommandError> {
     let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     if client.wants_json() {
-        return list_json(&client);
+        return list_json(&client, args);
     }
     let mut rows = Vec::new();
-    let mut target = format!("/api/keys?limit={PAGE}");
+    let first_page = first_page(args);
+    let mut target = first_page.clone();
     loop {
         let page = client.call(&Method::GET, &target, None)?.value()?;
         rows.extend(page["keys"].as_array().into_iter().flatten().map(row));
         match page["next"].as_str() {
-            Some(next) => target = format!("/api/keys?limit={PAGE}&after={next}"),
+            Some(next) => target = format!("{first_page}&after={next}"),
             None => break,
         }
     }
@@ -83,9 +84,17 @@ fn list(args: &ListArgs) -> Result<(), CommandError> {
     print(output::table(headings, rows))
 }
 
+fn first_page(args: &ListArgs) -> String {
+    match &args.unused_for {
+        Some(span) => format!("/api/keys?limit={PAGE}&unused_for={span}"),
+        None => format!("/api/keys?limit={PAGE}"),
+    }
+}
+
 /// Prints all pages as one JSON object. Copies the text of each page, so memory stays small with a million keys.
-fn list_json(client: &Client) -> Result<(), CommandError> {
-    let mut target = format!("/api/keys?limit={PAGE}");
+fn list_json(client: &Client, args: &ListArgs) -> Result<(), CommandError> {
+    let first_page = first_page(args);
+    let mut target = first_page.clone();
     let mut separator = "{\"keys\":[";
     loop {
         let answer = client.call(&Method::GET, &target, None)?;
@@ -96,7 +105,7 @@ fn list_json(client: &Client) -> Result<(), CommandError> {
             separator = if keys.is_empty() { separator } else { "," };
         }
         match next {
-            Some(next) => target = format!("/api/keys?limit={PAGE}&after={next}"),
+            Some(next) => target = format!("{first_page}&after={next}"),
             None => return print_line("],\"next\":null}"),
         }
     }

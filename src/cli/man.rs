@@ -33,7 +33,8 @@ fn add(command: &Command, text: &mut String) -> io::Result<()> {
     for subcommand in &inner {
         add(subcommand, text)?;
     }
-    if !inner.is_empty() {
+    // A command that only has inner ones has nothing of its own to say.
+    if command.is_subcommand_required_set() {
         return Ok(());
     }
     let man = Man::new(command.clone());
@@ -60,6 +61,8 @@ mod tests {
             ".SH \"KEYGATE SERVE\"",
             ".SH \"KEYGATE KEYS CREATE\"",
             ".SH \"KEYGATE EXPLAIN\"",
+            ".SH \"KEYGATE USAGE\"",
+            ".SH \"KEYGATE USAGE RECORDS\"",
         ] {
             assert_eq!(page.matches(heading).count(), 1, "{heading}");
         }

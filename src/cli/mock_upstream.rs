@@ -104,12 +104,18 @@ fn reply_to(asked: &Value) -> String {
 
 fn completion(asked: &Value) -> Value {
     let reply = reply_to(asked);
-    let tokens = reply.split_whitespace().count();
+    let usage = usage_of(&reply);
     json!({
         "id": "chatcmpl-stand-in", "object": "chat.completion", "created": 0, "model": asked["model"],
         "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1},
+        "usage": usage,
     })
+}
+
+/// A word is a token.
+fn usage_of(reply: &str) -> Value {
+    let tokens = reply.split_whitespace().count();
+    json!({"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1})
 }
 
 fn embeddings(asked: &Value) -> Value {
@@ -145,11 +151,22 @@ fn streamed(asked: &Value) -> Response<MockBody> {
         .split_inclusive(' ')
         .map(|word| chunk(json!({ "content": word }), Value::Null));
     let first = chunk(json!({"role": "assistant", "content": ""}), Value::Null);
+    let usage = (asked["stream_options"]["include_usage"] == true).then(|| {
+        let usage = json!({
+            "id": "chatcmpl-stand-in", "object": "chat.completion.chunk", "created": 0, "model": asked["model"],
+            "choices": [], "usage": usage_of(&reply),
+        });
+        Bytes::from(format!("data: {usage}\n\n"))
+    });
     let last = [
-        chunk(json!({}), json!("stop")),
-        Bytes::from_static(b"data: [DONE]\n\n"),
+        Some(chunk(json!({}), json!("stop"))),
+        usage,
+        Some(Bytes::from_static(b"data: [DONE]\n\n")),
     ];
-    let chunks: Vec<Bytes> = std::iter::once(first).chain(words).chain(last).collect();
+    let chunks: Vec<Bytes> = std::iter::once(first)
+        .chain(words)
+        .chain(last.into_iter().flatten())
+        .collect();
     let mut pace = interval(WORD_INTERVAL);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut response = Response::new(MockBody::Paced(chunks.into_iter(), pace));

@@ -14,20 +14,24 @@ mod check;
 mod client;
 mod command_error;
 mod completions;
+mod current_folder;
 mod demo;
 mod explain;
 mod keys;
 mod man;
 mod mock_upstream;
 mod output;
+mod panel_link;
 mod process_limits;
 mod reload;
 mod serve;
 mod start_error;
 mod status;
 mod supervisor;
+mod usage;
+mod usage_database;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -37,6 +41,7 @@ use crate::policy::key::KeyId;
 use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
+use crate::store::fault::Fault;
 
 use arguments::{AllowFromArg, ExpiryArg};
 
@@ -72,6 +77,10 @@ enum Command {
     Status(StatusArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
+    /// Print a link to the gateway's panel that signs in once, within five minutes.
+    PanelLink(PanelLinkArgs),
+    /// Show who used how much: tokens, requests and cost, by day, key, account, model or upstream.
+    Usage(UsageArgs),
     /// Print a script that completes keygate's commands in a shell.
     Completions(CompletionsArgs),
     /// Print the manual page.
@@ -87,6 +96,39 @@ struct DemoArgs {}
 struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// The form of log lines. Replaces the config's.
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<LogFormatArg>,
+}
+
+impl ServeArgs {
+    /// The config file, if any: the named one, else the first that exists in the usual places.
+    ///
+    /// # Errors
+    /// The config file, or without one the admin socket, would be in a current folder that other users can write to.
+    fn config_file(&self) -> Result<Option<PathBuf>, Fault> {
+        let file = self.config.find()?;
+        if file.is_none() && self.settings.socket.is_none() {
+            current_folder::check(Path::new(client::DEFAULT_SOCKET), "--socket")?;
+        }
+        Ok(file)
+    }
+
+    /// The settings that replace those of the config file.
+    #[must_use]
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            log_format: self.log_format.map(LogFormatArg::format),
+            ..self.settings.overrides()
+        }
+    }
+}
+
+/// Settings that replace those of a config file, and stand in for a missing one.
+#[derive(Debug, Args)]
+struct SettingArgs {
     /// Where clients connect, like 127.0.0.1:8080 or unix:/path; may be repeated. Replaces the config's.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
@@ -99,27 +141,16 @@ struct ServeArgs {
     /// The admin socket. Replaces the config's.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The form of log lines. Replaces the config's.
-    #[arg(long, value_name = "FORM")]
-    log_format: Option<LogFormatArg>,
 }
 
-impl ServeArgs {
-    /// The config file, if any: the named one, else the first that exists in the usual places.
-    #[must_use]
-    fn config_file(&self) -> Option<PathBuf> {
-        self.config.find()
-    }
-
-    /// The settings that replace those of the config file.
-    #[must_use]
+impl SettingArgs {
     fn overrides(&self) -> Overrides {
         Overrides {
             listen: self.listen.clone(),
             upstreams: self.upstreams.clone(),
             keys: self.keys.clone(),
             socket: self.socket.clone(),
-            log_format: self.log_format.map(LogFormatArg::format),
+            log_format: None,
         }
     }
 }
@@ -149,9 +180,17 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn find(&self) -> Option<PathBuf> {
-        let environment = std::env::var_os("KEYGATE_CONFIG");
-        parse::find(self.config.as_deref(), environment.as_deref())
+    /// The config file, if any: the named one, else the first that exists in the usual places.
+    ///
+    /// # Errors
+    /// It is found in a current folder that other users can write to.
+    fn find(&self) -> Result<Option<PathBuf>, Fault> {
+        let environment = std::env::var_os("KEYGATE_CONFIG").filter(|path| !path.is_empty());
+        let found = parse::find(self.config.as_deref(), environment.as_deref());
+        if let (Some(found), None, None) = (&found, &self.config, &environment) {
+            current_folder::check(found, "--config")?;
+        }
+        Ok(found)
     }
 }
 
@@ -159,6 +198,8 @@ impl ConfigArgs {
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    settings: SettingArgs,
 }
 
 /// Which gateway to call.
@@ -261,6 +302,9 @@ enum AccessMode {
 
 #[derive(Debug, Args)]
 struct ListArgs {
+    /// Only keys that were neither used nor made for so long, like 90d or 12h.
+    #[arg(long, value_name = "SPAN", value_parser = arguments::span, conflicts_with = "keys")]
+    unused_for: Option<String>,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -305,6 +349,12 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+struct PanelLinkArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
 struct ExplainArgs {
     /// The model that the request names.
     #[arg(long)]
@@ -320,6 +370,137 @@ struct ExplainArgs {
     at: Option<UnixTime>,
     #[command(flatten)]
     gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct UsageArgs {
+    #[command(subcommand)]
+    command: Option<UsageCommand>,
+    /// What each line is about.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = UsageBy::Day)]
+    by: UsageBy,
+    #[command(flatten)]
+    filters: UsageFilters,
+    #[command(flatten)]
+    form: UsageForm,
+}
+
+#[derive(Debug, Subcommand)]
+enum UsageCommand {
+    /// Show single requests, newest first.
+    Records(UsageRecordsArgs),
+}
+
+#[derive(Debug, Args)]
+struct UsageRecordsArgs {
+    /// Only requests that ended so.
+    #[arg(long, value_name = "HOW")]
+    end: Option<UsageEnd>,
+    /// At most so many.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    #[command(flatten)]
+    filters: UsageFilters,
+    #[command(flatten)]
+    form: UsageForm,
+}
+
+/// Whose usage, and when.
+#[derive(Debug, Args)]
+struct UsageFilters {
+    /// Since when: 7d, 24h, 2026-11-01 (from the start of that day, UTC), or an RFC 3339 time. Sums begin at that day's
+    /// start, 7 days ago unless asked.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::since)]
+    from: Option<UnixTime>,
+    /// Until when, in the same forms; a date counts to the end of that day. Default: now.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::until)]
+    to: Option<UnixTime>,
+    /// Only this key, by its id; may be repeated.
+    #[arg(long = "key", value_name = "ID", value_parser = arguments::id)]
+    keys: Vec<KeyId>,
+    /// Only this account.
+    #[arg(long)]
+    account: Option<String>,
+    /// Only this model.
+    #[arg(long)]
+    model: Option<String>,
+    /// Only this upstream.
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+}
+
+/// In which form usage is printed, and which gateway is asked.
+#[derive(Debug, Args)]
+struct UsageForm {
+    /// Print CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+/// What each line of a table of usage is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UsageBy {
+    /// A key.
+    Key,
+    /// An account.
+    Account,
+    /// A model.
+    Model,
+    /// An upstream.
+    Upstream,
+    /// A day, in UTC.
+    Day,
+}
+
+impl UsageBy {
+    /// Its name in the admin API.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Account => "account",
+            Self::Model => "model",
+            Self::Upstream => "upstream",
+            Self::Day => "day",
+        }
+    }
+
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Key => "KEY",
+            Self::Account => "ACCOUNT",
+            Self::Model => "MODEL",
+            Self::Upstream => "UPSTREAM",
+            Self::Day => "DAY",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UsageEnd {
+    /// The client got all of it.
+    Complete,
+    /// The client left.
+    ClientLeft,
+    /// The key was revoked.
+    Revoked,
+    /// The upstream failed.
+    UpstreamFailed,
+}
+
+impl UsageEnd {
+    /// Its name in the admin API.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientLeft => "client_left",
+            Self::Revoked => "revoked",
+            Self::UpstreamFailed => "upstream_failed",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -343,6 +524,8 @@ pub fn run() -> ExitCode {
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::PanelLink(args) => panel_link::run(args),
+        Command::Usage(args) => usage::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };

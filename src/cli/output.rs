@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::cli::command_error::CommandError;
-use crate::observe::log::is_harmless;
+use crate::policy::text::is_harmless;
 
 /// The longest cell of a table on a terminal, in characters.
 const MAX_CELL: usize = 32;
@@ -41,6 +41,17 @@ pub(super) fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// The columns of the terminal. None: the output goes elsewhere.
+pub(super) fn terminal_width() -> Option<usize> {
+    let output = io::stdout();
+    let size = output
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(output));
+    // A terminal that does not know its size says 0.
+    let columns = usize::from(size?.ok()?.ws_col);
+    (columns > 0).then_some(columns)
 }
 
 /// A table with headings. Long cells are cut, but only on a terminal.

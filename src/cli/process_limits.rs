@@ -1,6 +1,7 @@
 //! Process limits and the panic hook.
 
 use crate::observe::log::{Event, Log};
+use crate::request_body::audio;
 
 /// Disables core dumps, which could contain tokens, and raises the limit of open files to the maximum. Returns that limit.
 pub(super) fn set_process_limits() -> Option<u64> {
@@ -30,6 +31,10 @@ pub(super) fn set_process_limits() -> Option<u64> {
 /// Logs each panic with its place. The message is left out: it could contain data of clients.
 pub(super) fn log_panics(log: Log) {
     std::panic::set_hook(Box::new(move |panic| {
+        // A client's damaged file is no defect of the gateway.
+        if audio::is_reading() {
+            return;
+        }
         let place = panic
             .location()
             .map(ToString::to_string)

@@ -40,9 +40,18 @@ fn summary(answer: &Value, dry_run: bool) -> String {
         ("~", "changed_ids"),
     ] {
         for id in answer[name].as_array().into_iter().flatten() {
+            let id = id.as_str().unwrap_or_default();
+            let name = answer["names"][id].as_str().unwrap_or_default();
+            let fields = answer["changes"][id].as_array().into_iter().flatten();
+            let fields: Vec<&str> = fields.filter_map(Value::as_str).collect();
+            let fields = match fields.as_slice() {
+                [] => String::new(),
+                fields => format!(" ({})", fields.join(", ")),
+            };
             text.push_str(&format!(
-                "{sign} {}\n",
-                escaped(id.as_str().unwrap_or_default())
+                "{sign} {} {}{fields}\n",
+                escaped(id),
+                escaped(name)
             ));
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,15 +22,19 @@ use crate::cli::ServeArgs;
 use crate::cli::process_limits::{log_panics, set_process_limits};
 use crate::cli::start_error::{StartError, system};
 use crate::cli::supervisor::{AdminListeners, Signals, Supervisor, Workers, tell_systemd};
+use crate::cli::usage_database;
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
 use crate::net::tls::Certificates;
 use crate::net::unix_socket;
 use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
+use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
-use crate::store::config::{Config, Listen, LogFormat, parse};
+use crate::store::config::{Config, Listen, LogFormat, parse, provide_secrets};
+use crate::store::database::Database;
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::KeyStore;
@@ -42,11 +47,14 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the gateway as the arguments say.
 #[must_use]
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
-    let (file, overrides) = (args.config_file(), args.overrides());
-    let source = move || parse::read(file.as_deref(), &overrides);
     let served = Bootstrap::new().and_then(|bootstrap| {
+        let file = args
+            .config_file()
+            .map_err(|fault| StartError::Files(vec![fault]))?;
+        let overrides = args.overrides();
+        let source = move || parse::read(file.as_deref(), &overrides);
         let config = source().config.map_err(StartError::Files)?;
-        serve(bootstrap, config, Arc::new(source), async |_, _| ())
+        serve(bootstrap, config, Arc::new(source), async |_| ())
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,8 +95,7 @@ impl Bootstrap {
     }
 }
 
-/// Runs the gateway until a signal ends it. Calls `started` when everything listens, with the TCP address of the admin
-/// API if it has one.
+/// Runs the gateway until a signal ends it. Calls `started` when everything listens.
 ///
 /// # Errors
 /// The gateway cannot start; no connection was accepted yet. Or a worker failed later.
@@ -96,7 +103,7 @@ pub(super) fn serve(
     bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,
-    started: impl AsyncFnOnce(&Services, Option<SocketAddr>),
+    started: impl AsyncFnOnce(&Services),
 ) -> Result<(), StartError> {
     let Bootstrap {
         runtime,
@@ -108,12 +115,14 @@ pub(super) fn serve(
         let _inside = runtime.enter();
         Signals::new(hangup).map_err(system("the signal handlers"))?
     };
-    let (components, loaded) = Components::prepare(config)?;
+    let (mut components, loaded) = Components::prepare(config)?;
     let claimed = listen::claim(&components.config.listen).map_err(StartError::Listen)?;
     let (socket, socket_file) =
         unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
             .map_err(StartError::Socket)?;
     let key_store = components.start_key_store(loaded)?;
+    // After the admin socket, so that a second start by mistake changes nothing; after the keys, whose uses it knows.
+    components.open_database()?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
@@ -128,6 +137,8 @@ pub(super) fn serve(
         certificates: components.certificates.clone(),
         metrics: components.metrics.clone(),
         log: components.log.clone(),
+        database: components.database.clone(),
+        prices: Arc::clone(&components.prices),
         lifecycle: components.lifecycle.clone(),
         url,
         config_source,
@@ -140,7 +151,7 @@ pub(super) fn serve(
         let workers = Workers::start(
             &components.gateway(descriptors),
             claimed,
-            services.config.workers,
+            services.config.worker_count(),
         )?;
         tokio::task::spawn_local(discovery::maintain(
             Arc::clone(&services.fleet),
@@ -149,7 +160,7 @@ pub(super) fn serve(
         tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
-        started(&services, admin.address).await;
+        started(&services).await;
         Supervisor {
             services,
             signals,
@@ -159,6 +170,10 @@ pub(super) fn serve(
         .run()
         .await
     });
+    // The workers have ended, and their requests with them.
+    if let Some(database) = &components.database {
+        usage_database::stop(database, &components.log);
+    }
     // This also writes the log lines of a failed start.
     components.log_writer.finish(LOG_FLUSH_TIMEOUT);
     ended
@@ -173,11 +188,13 @@ struct Components {
     metrics: Metrics,
     log: Log,
     log_writer: LogWriterHandle,
+    database: Option<Arc<Database>>,
+    prices: Arc<ArcSwap<PriceList>>,
     lifecycle: Lifecycle,
 }
 
 impl Components {
-    fn prepare(config: Config) -> Result<(Self, LoadedKeys), StartError> {
+    fn prepare(mut config: Config) -> Result<(Self, LoadedKeys), StartError> {
         let metrics = Metrics::new()
             .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
@@ -189,6 +206,8 @@ impl Components {
             .map_err(|error| StartError::Files(error.faults().to_vec()))?;
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartError::Tls)?;
+        provide_secrets(&mut config.upstreams)
+            .map_err(|(file, error)| StartError::System(file.display().to_string(), error))?;
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartError::Upstream)?;
         let format = config
             .log_format
@@ -199,6 +218,7 @@ impl Components {
         let (log, log_writer) = Log::start(format, metrics.log_lines_dropped().clone())
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
+        let prices = Arc::new(ArcSwap::from_pointee(PriceList::new(&config.prices)));
         let components = Self {
             config: Arc::new(config),
             table,
@@ -207,9 +227,20 @@ impl Components {
             metrics,
             log,
             log_writer,
+            database: None,
+            prices,
             lifecycle: Lifecycle::default(),
         };
         Ok((components, loaded))
+    }
+
+    fn open_database(&mut self) -> Result<(), StartError> {
+        if let Some(url) = &self.config.database {
+            let database = usage_database::open(url, &self.config.usage, &self.log, &self.metrics)?;
+            usage_database::restore_key_uses(&database, &self.table)?;
+            self.database = Some(Arc::new(database));
+        }
+        Ok(())
     }
 
     fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {
@@ -233,7 +264,7 @@ impl Components {
         let descriptors = descriptors
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(usize::MAX);
-        if settings.fit(descriptors) {
+        if settings.fit(descriptors, self.config.worker_count()) {
             let what = "the limit of open files leaves room for fewer connections than limits.connections; raise it";
             let event = Event::warn("descriptors").with("message", what);
             self.log.event(
@@ -248,9 +279,12 @@ impl Components {
             certificates: self.certificates.clone(),
             metrics: self.metrics.clone(),
             log: self.log.clone(),
+            database: self.database.clone(),
+            prices: Arc::clone(&self.prices),
             lifecycle: self.lifecycle.clone(),
             settings: Arc::new(settings),
             connections: Arc::new(AtomicUsize::new(0)),
+            keyless: KeylessConnections::default(),
         }
     }
 

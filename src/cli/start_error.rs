@@ -6,6 +6,7 @@ use std::io;
 use crate::net::listen::ListenError;
 use crate::net::tls::TlsError;
 use crate::net::unix_socket::ClaimError;
+use crate::store::database::DatabaseError;
 use crate::store::fault::Fault;
 use crate::upstream::UpstreamTlsError;
 
@@ -22,6 +23,8 @@ pub(super) enum StartError {
     Tls(TlsError),
     /// The CA of an upstream cannot be used.
     Upstream(UpstreamTlsError),
+    /// The database cannot be used.
+    Database(DatabaseError),
     /// A system call failed: the part of the program, and the error.
     System(String, io::Error),
 }
@@ -40,6 +43,7 @@ impl fmt::Display for StartError {
             Self::Socket(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
             Self::Upstream(error) => write!(f, "upstream {}: {}", error.upstream, error.error),
+            Self::Database(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }

@@ -50,6 +50,19 @@ fn describe(status: &Value) -> String {
             ),
         );
     }
+    let database = &status["database"];
+    line(
+        "Database",
+        match (database.is_null(), database["up"] == true) {
+            (true, _) => "none".to_owned(),
+            (false, true) => "up".to_owned(),
+            (false, false) => format!(
+                "cannot be written, {} bytes of usage wait: {}",
+                database["waiting_bytes"],
+                text(&database["error"])
+            ),
+        },
+    );
     line("In flight", status["in_flight"].to_string());
     if status["draining"] == true {
         line("Draining", "yes".to_owned());
@@ -71,10 +84,10 @@ fn describe(status: &Value) -> String {
             format!("{}, models: {models}", text(&upstream["name"])),
         );
         for replica in upstream["replicas"].as_array().into_iter().flatten() {
-            let health = if replica["up"] == true {
-                "up"
-            } else {
-                "set aside"
+            let health = match (&replica["tried"], &replica["up"]) {
+                (Value::Bool(false), _) => "not tried yet",
+                (_, Value::Bool(true)) => "up",
+                _ => "set aside",
             };
             line("  Replica", format!("{} {health}", text(&replica["url"])));
         }

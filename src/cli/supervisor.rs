@@ -63,6 +63,10 @@ impl AdminListeners {
                 .await
                 .map_err(system(format!("admin.listen {wanted}")))?;
             address = listener.local_addr().ok();
+            if let Some(address) = address {
+                // Set once: this runs once.
+                let _ = services.state.address.set(address);
+            }
             tasks.push(tokio::task::spawn_local(admin::serve_tcp(
                 listener,
                 Arc::clone(services),
@@ -95,17 +99,13 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers (0: one per core), each with its own listeners. The first uses the sockets that already hold
+    /// Starts `count` workers, each with its own listeners. The first uses the sockets that already hold
     /// the addresses.
     pub(super) fn start(
         gateway: &Gateway,
         mut claimed: ClaimedAddresses,
         count: usize,
     ) -> Result<Self, StartError> {
-        let count = match count {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            count => count,
-        };
         let (end, ends) = unbounded_channel();
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {

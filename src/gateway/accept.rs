@@ -17,8 +17,10 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use crate::gateway::client_source;
+use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::http1;
 use crate::gateway::http2;
+use crate::gateway::keyless::KeylessSlot;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::request::Origin;
 use crate::gateway::worker::{Gateway, Worker};
@@ -27,6 +29,7 @@ use crate::net::listen::Listeners;
 use crate::net::tls::Certificates;
 use crate::net::transport::Transport;
 use crate::observe::log::Event;
+use crate::policy::route::ApiStyle;
 use crate::runtime::lifecycle::Phase;
 use crate::runtime::timers::{TICK, TimerEntry};
 use crate::runtime::wall_clock;
@@ -135,14 +138,20 @@ where
 /// Starts a connection's task, where there is room for one more.
 fn begin(worker: &Rc<Worker>, transport: Transport, peer: Option<IpAddr>) {
     let open = worker.opened();
-    if worker.is_crowded() {
+    if worker.is_crowded() && !worker.keyless.close_oldest() {
         turn_away(worker, &transport);
         return;
     }
+    let slot = worker.keyless.slot();
     // Each stretch of a connection's life is boxed, so that while it is idle it keeps no room for what it was or could
     // have been.
-    let opening = Box::pin(open_connection(Rc::clone(worker), transport, peer));
-    tokio::task::spawn_local(async move {
+    let opening = Box::pin(open_connection(
+        Rc::clone(worker),
+        transport,
+        peer,
+        Rc::clone(&slot),
+    ));
+    let task = tokio::task::spawn_local(async move {
         // A peer that never sent a request is not worth a log line.
         if let Ok(opened) = opening.await {
             match opened.protocol {
@@ -152,6 +161,7 @@ fn begin(worker: &Rc<Worker>, transport: Transport, peer: Option<IpAddr>) {
         }
         drop(open);
     });
+    slot.set_task(task.abort_handle());
 }
 
 /// A connection of which everything is known that a request has to know.
@@ -162,6 +172,7 @@ struct Opened {
     protocol: Protocol,
     read: ReadBuffer,
     entry: Rc<TimerEntry>,
+    slot: Rc<KeylessSlot>,
 }
 
 /// What is spoken on a connection.
@@ -179,6 +190,7 @@ impl Opened {
             self.transport,
             self.read,
             self.entry,
+            self.slot,
         )
     }
 
@@ -189,6 +201,7 @@ impl Opened {
             self.transport,
             self.read,
             self.entry,
+            self.slot,
         )
     }
 }
@@ -198,6 +211,7 @@ async fn open_connection(
     worker: Rc<Worker>,
     mut transport: Transport,
     peer: Option<IpAddr>,
+    slot: Rc<KeylessSlot>,
 ) -> io::Result<Opened> {
     let source = client_source::source_of(&worker, &mut transport, peer).await?;
     let mut transport = match (transport, &worker.certificates) {
@@ -224,6 +238,7 @@ async fn open_connection(
         protocol,
         read,
         entry,
+        slot,
     })
 }
 
@@ -281,11 +296,17 @@ async fn spoken(
 
 /// Says that there is no room, as far as that takes no waiting. A TLS client only sees the connection close.
 fn turn_away(worker: &Worker, transport: &Transport) {
-    let body = Refusal::Overloaded.body();
+    let id = worker.new_request_id();
+    // No path is known yet, so no API either.
+    let format = ErrorFormat {
+        style: ApiStyle::OpenAi,
+        request_id: id.as_str(),
+    };
+    let body = format.body(&Refusal::Overloaded);
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\nx-request-id: {}\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        worker.new_request_id().as_str(),
+         cache-control: no-store\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        id.as_str(),
         body.len()
     );
     let answer = [head.as_bytes(), &body].concat();

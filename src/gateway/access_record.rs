@@ -1,24 +1,29 @@
-//! What becomes known of a request while it lives; logged once and counted once, when it ends, however it ends.
+//! What becomes known of a request while it lives; logged once, counted once and recorded once, when it ends, however it
+//! ends.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
+use crate::gateway::file_length::FileLength;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::request_id::RequestId;
+use crate::http::usage_scanner::{Forward, UsageScanner};
 use crate::observe::log::{AccessEntry, RequestEnd};
 use crate::policy::denial::Denial;
 use crate::policy::network::ClientAddress;
+use crate::policy::usage::RequestCounts;
+use crate::store::database::{RecordEnd, UsageRecord};
 use crate::table::Entry;
 use crate::upstream::Upstream;
 
 /// Bytes of a model's name that are kept for the log line: a client may send a name of any length.
 const MAX_MODEL: usize = 1024;
 
-/// See the module's page. Dropping it logs and counts.
+/// See the module's page. Dropping it logs, counts and records.
 #[derive(Debug)]
 pub(super) struct AccessRecord {
     worker: Rc<Worker>,
@@ -26,6 +31,7 @@ pub(super) struct AccessRecord {
     began: Instant,
     first_byte: Option<Duration>,
     request_id: RequestId,
+    client_request_id: Option<RequestId>,
     client: ClientAddress,
     method: &'static str,
     entry: Option<Arc<Entry>>,
@@ -34,6 +40,12 @@ pub(super) struct AccessRecord {
     upstream: Option<Arc<Upstream>>,
     status: Option<u16>,
     denial: Option<&'static str>,
+    /// Reads the counts in the response; None where it has none that can be read.
+    scanner: Option<UsageScanner>,
+    /// The length of the audio file that was sent with it.
+    file_length: Option<FileLength>,
+    /// How long it took, once it has ended.
+    duration: Option<Duration>,
     bytes_in: u64,
     bytes_out: u64,
     ended: Option<RequestEnd>,
@@ -46,6 +58,7 @@ impl AccessRecord {
         worker: &Rc<Worker>,
         started: SystemTime,
         request_id: RequestId,
+        client_request_id: Option<RequestId>,
         method: &str,
         client: ClientAddress,
     ) -> Self {
@@ -56,6 +69,7 @@ impl AccessRecord {
             began: Instant::now(),
             first_byte: None,
             request_id,
+            client_request_id,
             client,
             method: known(method),
             entry: None,
@@ -64,6 +78,9 @@ impl AccessRecord {
             upstream: None,
             status: None,
             denial: None,
+            scanner: None,
+            file_length: None,
+            duration: None,
             bytes_in: 0,
             bytes_out: 0,
             ended: None,
@@ -134,7 +151,60 @@ impl AccessRecord {
         self.status = Some(status.as_u16());
     }
 
-    /// So many bytes of its answer go out.
+    /// The counts are read in its answer.
+    pub(super) fn scan_with(&mut self, scanner: UsageScanner) {
+        self.scanner = Some(scanner);
+    }
+
+    /// An audio file came with it, whose length is being read.
+    pub(super) fn file_length(&mut self, length: FileLength) {
+        self.file_length = Some(length);
+    }
+
+    /// The upstream has sent a piece of its answer: what goes out in its place.
+    #[inline]
+    pub(super) fn relayed<'r>(&'r mut self, piece: &'r [u8]) -> &'r [u8] {
+        let fed = self.scanner.as_mut().map(|scanner| scanner.feed(piece));
+        Self::passed(fed, piece, &mut self.bytes_out)
+    }
+
+    /// The same for the answer's last piece.
+    #[inline]
+    pub(super) fn relayed_last<'r>(&'r mut self, piece: &'r [u8]) -> &'r [u8] {
+        let fed = self
+            .scanner
+            .as_mut()
+            .map(|scanner| scanner.feed_last(piece));
+        Self::passed(fed, piece, &mut self.bytes_out)
+    }
+
+    fn passed<'r>(fed: Option<Forward<'r>>, piece: &'r [u8], bytes_out: &mut u64) -> &'r [u8] {
+        let bytes = match fed {
+            None | Some(Forward::Whole) => piece,
+            Some(Forward::Instead(bytes)) => bytes,
+        };
+        *bytes_out += bytes.len() as u64;
+        bytes
+    }
+
+    /// The upstream's answer has ended: what of it waits to go out.
+    pub(super) fn rest(&mut self) -> &[u8] {
+        let rest = self.scanner.as_ref().map_or(&b""[..], UsageScanner::rest);
+        self.bytes_out += rest.len() as u64;
+        rest
+    }
+
+    /// Whether parts of the answer may be taken out, and a rest may wait.
+    pub(super) fn takes_out(&self) -> bool {
+        self.scanner.as_ref().is_some_and(UsageScanner::takes_out)
+    }
+
+    /// Whether the last event of a stream has come: its client needs nothing more.
+    pub(super) fn has_final_event(&self) -> bool {
+        self.scanner.as_ref().is_some_and(UsageScanner::is_finished)
+    }
+
+    /// So many bytes of the gateway's own go out.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
     }
@@ -143,18 +213,114 @@ impl AccessRecord {
     pub(super) fn complete(&mut self) {
         self.ended.get_or_insert(RequestEnd::Complete);
     }
+
+    /// It has ended. Where its record needs the length of a file that is still being read, it is logged, counted and
+    /// recorded when that is done, and nobody waits for it.
+    pub(super) fn end(mut self) {
+        self.duration = Some(self.began.elapsed());
+        if !self.lacks_audio_length(&self.scanned_counts()) {
+            return;
+        }
+        let Some(mut length) = self.file_length.take_if(|length| length.is_pending()) else {
+            return;
+        };
+        let late = self.worker.late_record();
+        tokio::task::spawn_local(async move {
+            length.wait().await;
+            self.file_length = Some(length);
+            drop(self);
+            drop(late);
+        });
+    }
+
+    fn scanned_counts(&self) -> RequestCounts {
+        let scanner = self.scanner.as_ref();
+        scanner.map_or(RequestCounts::UNKNOWN, UsageScanner::counts)
+    }
+
+    /// Whether the upstream did its work and did not say how long the audio was.
+    fn lacks_audio_length(&self, counts: &RequestCounts) -> bool {
+        let is_success = |status| (200..300).contains(&status);
+        counts.audio_microseconds.is_none()
+            && self.first_byte.is_some()
+            && self.status.is_some_and(is_success)
+    }
+
+    /// What it used, where it passed all checks: only then it has an upstream.
+    fn counts(&self) -> Option<RequestCounts> {
+        self.upstream.as_ref()?;
+        let counts = self.scanned_counts();
+        let length = self.file_length.as_ref().and_then(FileLength::known);
+        Some(match length {
+            Some(length) if self.lacks_audio_length(&counts) => {
+                let microseconds = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+                counts.with_file_length(microseconds, self.end_kind() == RequestEnd::Complete)
+            }
+            Some(_) | None => counts,
+        })
+    }
+
+    /// The record of its use, where it passed all checks.
+    fn usage_record(&self, counts: RequestCounts, duration: Duration) -> Option<UsageRecord> {
+        let (entry, upstream) = (self.entry.as_deref()?, self.upstream.as_deref()?);
+        let (model, route) = (self.model.as_ref()?, self.route?);
+        let since_1970 = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_at = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+        let duration_ms = whole_milliseconds(duration);
+        Some(UsageRecord {
+            request_id: self.request_id.as_str().into(),
+            started_at,
+            ended_at: started_at.saturating_add(i64::from(duration_ms)),
+            key_id: entry.key().id().into(),
+            account: entry.key().account().map(Arc::from),
+            model: Arc::clone(model),
+            upstream: upstream.name().into(),
+            route,
+            status: self.status.unwrap_or(0),
+            end: match self.end_kind() {
+                RequestEnd::Complete => RecordEnd::Complete,
+                RequestEnd::ClientLeft => RecordEnd::ClientLeft,
+                RequestEnd::Revoked => RecordEnd::Revoked,
+                RequestEnd::UpstreamFailed => RecordEnd::UpstreamFailed,
+            },
+            client_address: match self.client {
+                ClientAddress::Known(address) => Some(address),
+                ClientAddress::Unknown => None,
+            },
+            first_byte_ms: self.first_byte.map(whole_milliseconds),
+            duration_ms,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            counts,
+            cost: self.worker.prices.load().cost(model, &counts),
+        })
+    }
+
+    fn end_kind(&self) -> RequestEnd {
+        self.ended.unwrap_or(RequestEnd::ClientLeft)
+    }
 }
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        let duration = self.began.elapsed();
+        let duration = self.duration.unwrap_or_else(|| self.began.elapsed());
         let outcome = self.denial.unwrap_or("allowed");
         self.worker.metrics.end(outcome, duration.as_secs_f64());
+        let counts = self.counts();
+        if let (Some(counts), Some(model)) = (&counts, &self.model) {
+            self.worker.metrics.usage(model, counts);
+        }
+        if let (Some(counts), Some(usage)) = (counts, &self.worker.usage)
+            && let Some(record) = self.usage_record(counts, duration)
+        {
+            usage.add(record);
+        }
         self.worker.log.access(&AccessEntry {
             started: self.started,
             duration,
             first_byte: self.first_byte,
             request_id: self.request_id.as_str(),
+            client_request_id: self.client_request_id.as_ref().map(RequestId::as_str),
             key_id: self.entry.as_ref().map(|entry| entry.key().id()),
             client: self.client,
             method: self.method,
@@ -165,9 +331,14 @@ impl Drop for AccessRecord {
             denial: self.denial,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            end: self.ended.unwrap_or(RequestEnd::ClientLeft),
+            counts,
+            end: self.end_kind(),
         });
     }
+}
+
+fn whole_milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The method's name, where HTTP knows it (RFC 9110 9.3, RFC 5789): a client may send anything.

@@ -23,6 +23,9 @@ pub(super) trait Exchange: BodySource {
     /// Frees the memory of the head, which is not asked for any more: the request was written to its upstream.
     fn release_head(&mut self);
 
+    /// A request with a valid key has come on the connection: it gives way to no other.
+    fn authenticated(&self);
+
     /// The deadlines of the request; HTTP/1 has one entry for the whole connection.
     fn timer_entry(&self) -> &Rc<TimerEntry>;
 

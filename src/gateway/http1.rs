@@ -16,14 +16,16 @@ use http::{StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::keyless::KeylessSlot;
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{write_line, write_number};
 use crate::http::framing::{Framing, Sender};
 use crate::http::head::{HeadError, HeadScan, RequestFraming, RequestHead};
 use crate::net::transport::Transport;
+use crate::policy::field_kind::FieldKind;
 use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
 
@@ -46,6 +48,7 @@ pub(super) struct Http1Connection {
     origin: Origin,
     transport: Transport,
     entry: Rc<TimerEntry>,
+    slot: Rc<KeylessSlot>,
     read: ReadBuffer,
     head: RequestHead,
     /// What the response needs to know of the request, whose head may be gone by then.
@@ -115,12 +118,14 @@ impl Http1Connection {
         transport: Transport,
         read: ReadBuffer,
         entry: Rc<TimerEntry>,
+        slot: Rc<KeylessSlot>,
     ) -> Self {
         Self {
             worker,
             origin,
             transport,
             entry,
+            slot,
             read,
             head: RequestHead::default(),
             version: Version::HTTP_11,
@@ -542,6 +547,10 @@ impl Exchange for Http1Connection {
 
     fn release_head(&mut self) {
         self.give_back_fields();
+    }
+
+    fn authenticated(&self) {
+        self.slot.authenticated();
     }
 
     fn timer_entry(&self) -> &Rc<TimerEntry> {

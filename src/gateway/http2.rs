@@ -22,12 +22,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::keyless::KeylessSlot;
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::Worker;
 use crate::http::buffer::{BodyBuffer, ReadBuffer};
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
 use crate::http::head::{MAX_REQUEST_FIELDS, RequestHead, decimal};
 use crate::net::transport::Transport;
+use crate::policy::field_kind::FieldKind;
 use crate::request_body::collect::{BodyReadError, BodySource};
 use crate::runtime::timers::TimerEntry;
 
@@ -69,6 +71,7 @@ pub(super) struct Http2Connection {
 /// What a connection's bytes and its streams know of each other.
 struct Link {
     entry: Rc<TimerEntry>,
+    slot: Rc<KeylessSlot>,
     /// Bytes read since the connection's task was woken.
     read: Cell<usize>,
     writing: Cell<Writing>,
@@ -115,10 +118,12 @@ impl Http2Connection {
         transport: Transport,
         before: ReadBuffer,
         entry: Rc<TimerEntry>,
+        slot: Rc<KeylessSlot>,
     ) -> Self {
         let first_request = worker.timer.now() + worker.settings.timeouts.header_read;
         let link = Rc::new(Link {
             entry,
+            slot,
             read: Cell::new(0),
             writing: Cell::new(Writing::Idle),
             blocked_since: Cell::new(None),
@@ -552,6 +557,10 @@ impl Exchange for Stream {
         self.link.heads.add_permits(held as usize);
         let head = std::mem::take(&mut self.head);
         self.worker.buffers.give_fields(head.into_fields());
+    }
+
+    fn authenticated(&self) {
+        self.link.slot.authenticated();
     }
 
     fn timer_entry(&self) -> &Rc<TimerEntry> {

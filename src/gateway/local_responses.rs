@@ -6,20 +6,79 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::refusal::LocalResponse;
+use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
+use crate::http::buffer::BufferPool;
 use crate::http::client_address::{client_address, forwarded_reason};
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::fields::Fields;
 use crate::http::head::RequestHead;
 use crate::net::proxy_protocol::ProxyIdentity;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
+use crate::policy::field_kind::FieldKind;
 use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
+use crate::policy::time::UnixTime;
 use crate::store::config::ClientAddressSource;
 use crate::upstream::Routing;
+
+/// A response that the gateway makes itself, its body whole.
+#[derive(Debug)]
+pub(super) struct LocalResponse {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// Its own header fields.
+    pub(super) fields: Fields,
+    /// Its body.
+    pub(super) body: Bytes,
+}
+
+impl LocalResponse {
+    /// A response without a body and header fields.
+    #[must_use]
+    pub(super) fn new(status: StatusCode, buffers: &BufferPool) -> Self {
+        let mut fields = buffers.take_fields();
+        fields.restart(b"");
+        // What a key may see is nobody else's, and the next change may make it another (RFC 9111 5.2.2.5).
+        fields.push("cache-control", b"no-store");
+        Self {
+            status,
+            fields,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The same with JSON as its body.
+    #[must_use]
+    pub(super) fn with_json(mut self, body: Bytes) -> Self {
+        self.fields.push("content-type", b"application/json");
+        self.body = body;
+        self
+    }
+
+    /// A 200 with this value as JSON.
+    #[must_use]
+    pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
+        Self::of_json(json(value), buffers)
+    }
+
+    /// A 200 with this JSON text.
+    #[must_use]
+    pub(super) fn of_json(text: Bytes, buffers: &BufferPool) -> Self {
+        Self::new(StatusCode::OK, buffers).with_json(text)
+    }
+}
+
+/// A value as JSON text.
+#[must_use]
+pub(super) fn json(value: &impl Serialize) -> Bytes {
+    // Plain structs of text and numbers always serialize.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+/// The longest name that is looked up again with a tag, in bytes.
+const MAX_HINTED_NAME: usize = 512;
 
 /// A model in OpenAI's form.
 #[derive(Serialize)]
@@ -44,9 +103,39 @@ struct ClientDetails {
     client_address_reason: &'static str,
 }
 
+/// A model in Anthropic's form (its API reference, "Models").
+#[derive(Serialize)]
+struct AnthropicModel<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    display_name: &'a str,
+    created_at: String,
+}
+
+/// Anthropic's list, all on one page.
+#[derive(Serialize)]
+struct AnthropicModelList<'a> {
+    data: Vec<AnthropicModel<'a>>,
+    has_more: bool,
+    first_id: Option<&'a str>,
+    last_id: Option<&'a str>,
+}
+
 /// The catalogue, as far as the key may use it.
-pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> LocalResponse {
+pub(super) fn models(worker: &Worker, caller: Caller<'_>, head: &RequestHead) -> LocalResponse {
     let routing = worker.fleet.routing();
+    if is_for_anthropic(head) {
+        let models = usable(&routing, caller.key());
+        let data: Vec<_> = models.map(|id| anthropic_model(worker, id)).collect();
+        let list = AnthropicModelList {
+            has_more: false,
+            first_id: data.first().map(|model| model.id),
+            last_id: data.last().map(|model| model.id),
+            data,
+        };
+        return LocalResponse::ok(&list, &worker.buffers);
+    }
     let data = usable(&routing, caller.key())
         .map(|id| model(worker, id))
         .collect();
@@ -60,16 +149,57 @@ pub(super) fn models(worker: &Worker, caller: Caller<'_>) -> LocalResponse {
 /// One model, if the key may use it.
 ///
 /// # Errors
-/// [`Denial::ModelNotFound`], as a request for it would be refused.
+/// As a request for it would be refused.
 pub(super) fn one_model(
     worker: &Worker,
     caller: Caller<'_>,
     id: &str,
-) -> Result<LocalResponse, Denial> {
+    head: &RequestHead,
+) -> Result<LocalResponse, Refusal> {
     let routing = worker.fleet.routing();
-    let permit = caller.for_model(id, |id| routing.upstream_of(id).cloned())?;
+    let sent_as = routing.sent_as(id).cloned();
+    let permit = caller
+        .for_model(id, sent_as, |id| routing.upstream_of(id).cloned())
+        .map_err(|denial| no_model(worker, caller, id, denial))?;
+    if is_for_anthropic(head) {
+        let model = anthropic_model(worker, permit.model());
+        return Ok(LocalResponse::ok(&model, &worker.buffers));
+    }
     let model = model(worker, permit.model());
     Ok(LocalResponse::ok(&model, &worker.buffers))
+}
+
+/// The tag that Ollama takes where a model's name has none.
+const DEFAULT_TAG: &str = ":latest";
+
+/// Why a request gets no model. While an upstream was never heard of, a model that nobody serves may be one of its own.
+/// Otherwise the refusal names a model that the key may use and that differs from the one it asked for only by Ollama's
+/// default tag. A key that may not use a model gets the same bytes as for any unknown model.
+pub(super) fn no_model(
+    worker: &Worker,
+    caller: Caller<'_>,
+    asked: &str,
+    denial: Denial,
+) -> Refusal {
+    let may_use = caller.key().model_access().allows(asked);
+    if may_use && worker.fleet.routing().unheard().next().is_some() {
+        return Refusal::NotReady;
+    }
+    let tagged = match asked.strip_suffix(DEFAULT_TAG) {
+        Some(untagged) => untagged.to_owned(),
+        // Longer names are in no catalogue, and are not copied.
+        None if asked.len() <= MAX_HINTED_NAME => format!("{asked}{DEFAULT_TAG}"),
+        None => return denial.into(),
+    };
+    let routing = worker.fleet.routing();
+    let sent_as = routing.sent_as(&tagged).cloned();
+    let permit = caller.for_model(tagged.as_str(), sent_as, |id| {
+        routing.upstream_of(id).map(drop)
+    });
+    match (denial, permit) {
+        (Denial::ModelNotFound, Ok(_)) => Refusal::SimilarModel(tagged),
+        (denial, Ok(_) | Err(_)) => denial.into(),
+    }
 }
 
 /// What the key allows, and where its owner is seen to come from.
@@ -116,10 +246,10 @@ fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields)
 }
 
 fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a str> {
-    routing
-        .models()
-        .map(|(model, _)| model)
-        .filter(|model| key.model_access().allows(model))
+    routing.models().map(|(model, _)| model).filter(|model| {
+        let sent_as = routing.sent_as(model).map(|name| &**name);
+        key.model_access().allows_as(model, sent_as)
+    })
 }
 
 fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {
@@ -129,6 +259,23 @@ fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {
         created: worker.settings.started,
         owned_by: "keygate",
     }
+}
+
+fn anthropic_model<'a>(worker: &Worker, id: &'a str) -> AnthropicModel<'a> {
+    let started = i64::try_from(worker.settings.started).unwrap_or(0);
+    AnthropicModel {
+        kind: "model",
+        id,
+        display_name: id,
+        created_at: UnixTime::from_seconds(started).to_string(),
+    }
+}
+
+/// Whether a client of Anthropic's API asks: each of them sends this header.
+fn is_for_anthropic(head: &RequestHead) -> bool {
+    let fields = head.fields();
+    let mut names = fields.lines().map(|line| fields.name(line));
+    names.any(|name| name.eq_ignore_ascii_case(b"anthropic-version"))
 }
 
 /// What is answered without a key: health, where the config has it on this port, and a browser's preflight requests.

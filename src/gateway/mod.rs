@@ -4,14 +4,20 @@
 pub(crate) mod accept;
 mod access_record;
 mod client_source;
+mod error_response;
 mod exchange;
+mod file_length;
 mod http1;
 mod http2;
+mod key_usage;
+pub(crate) mod keyless;
 mod lease;
 mod local_responses;
 mod refusal;
 mod relay;
 mod request;
+mod upstream_share;
+mod usage_request;
 pub(crate) mod worker;
 
 #[cfg(test)]

@@ -1,60 +1,19 @@
-//! Answers that the gateway makes itself: every refusal, in OpenAI's form, and the few things it knows.
+//! Why a request is refused: the status, the code and the message of each reason.
 
 use std::fmt;
 use std::io;
 
-use bytes::Bytes;
 use http::StatusCode;
 use rustix::io::Errno;
-use serde::Serialize;
 
-use crate::http::buffer::BufferPool;
 use crate::http::fields::Fields;
-use crate::http::head::HeadError;
+use crate::http::head::{HeadError, MAX_REQUEST_FIELDS};
 use crate::policy::denial::Denial;
 use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyError;
+use crate::store::strict_json::FieldError;
 use crate::upstream::pool::SendError;
-
-/// A response that the gateway makes itself, its body whole.
-#[derive(Debug)]
-pub(super) struct LocalResponse {
-    /// Its status.
-    pub(super) status: StatusCode,
-    /// Its own header fields.
-    pub(super) fields: Fields,
-    /// Its body.
-    pub(super) body: Bytes,
-}
-
-impl LocalResponse {
-    /// A response without a body and header fields.
-    #[must_use]
-    pub(super) fn new(status: StatusCode, buffers: &BufferPool) -> Self {
-        let mut fields = buffers.take_fields();
-        fields.restart(b"");
-        Self {
-            status,
-            fields,
-            body: Bytes::new(),
-        }
-    }
-
-    /// The same with JSON as its body.
-    #[must_use]
-    pub(super) fn with_json(mut self, body: Bytes) -> Self {
-        self.fields.push("content-type", b"application/json");
-        self.body = body;
-        self
-    }
-
-    /// A 200 with this value as JSON.
-    #[must_use]
-    pub(super) fn ok(value: &impl Serialize, buffers: &BufferPool) -> Self {
-        Self::new(StatusCode::OK, buffers).with_json(json(value))
-    }
-}
 
 /// Why a request is not answered by an upstream.
 #[derive(Debug)]
@@ -63,8 +22,16 @@ pub(super) enum Refusal {
     Head(HeadError),
     /// A rule refuses it.
     Denied(Denial),
+    /// It names a model that nobody serves, and the key may use this one of a similar name.
+    SimilarModel(String),
     /// Its body names no one model.
     Body(BodyError),
+    /// It has a field that uses what the upstream stored.
+    StateField(&'static str),
+    /// It has a field that steers the upstream's engine.
+    EngineField(&'static str),
+    /// It has a field that is not documented for the route. The name, fit to be shown.
+    UnknownField(String),
     /// Its body is compressed in a way that is not taken.
     Coding(UnsupportedCodingError),
     /// Its body could not be read.
@@ -81,6 +48,14 @@ pub(super) enum Refusal {
     ShuttingDown,
     /// Too many connections.
     Overloaded,
+    /// It asks for usage, and a parameter is wrong.
+    Query(FieldError),
+    /// It asks for usage, and its query is not UTF-8.
+    UndecodableQuery,
+    /// It asks for usage, and there is no database.
+    NoDatabase,
+    /// It asks for usage, and the database cannot be read.
+    DatabaseFailed,
     /// A fault of the gateway itself.
     Internal,
 }
@@ -92,11 +67,18 @@ impl Refusal {
         match self {
             Self::Head(_)
             | Self::Expectation
+            | Self::Query(_)
+            | Self::UndecodableQuery
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => "invalid_request",
+            Self::NoDatabase | Self::DatabaseFailed => "usage_unavailable",
             Self::Denied(denial) => denial.label(),
+            Self::SimilarModel(_) => Denial::ModelNotFound.label(),
             Self::Body(fault) => fault.code(),
+            Self::StateField(_) => "state_not_allowed",
+            Self::EngineField(_) => "field_not_allowed",
+            Self::UnknownField(_) => "unknown_field",
             Self::Coding(UnsupportedCodingError) => "unsupported_media_type",
-            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => "request_too_large",
+            Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => "request_too_large",
             Self::Unread(CollectError::Stalled) => "request_timeout",
             Self::Unread(CollectError::Overloaded) | Self::Overloaded => "overloaded",
             Self::Upstream(SendError::Unavailable) => "upstream_unavailable",
@@ -117,10 +99,14 @@ impl Refusal {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Head(HeadError::Malformed(_))
+            | Self::Query(_)
+            | Self::UndecodableQuery
             | Self::Unread(CollectError::Broken | CollectError::Undecodable) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Head(HeadError::TooLarge(_) | HeadError::TooManyFields) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Self::Denied(denial) => match denial {
                 Denial::MissingApiKey
                 | Denial::InvalidApiKey
@@ -129,15 +115,20 @@ impl Refusal {
                 Denial::UnknownUrl | Denial::ModelNotFound => StatusCode::NOT_FOUND,
                 Denial::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             },
+            Self::SimilarModel(_) | Self::NoDatabase => StatusCode::NOT_FOUND,
             Self::Body(fault) => match fault {
                 BodyError::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 BodyError::AmbiguousModel(_)
+                | BodyError::AmbiguousField(_)
                 | BodyError::InvalidJson(_)
                 | BodyError::MissingModel
                 | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
+            Self::StateField(_) | Self::EngineField(_) | Self::UnknownField(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unread(CollectError::TooLarge | CollectError::Inflated) => {
+            Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
             Self::Unread(CollectError::Stalled) => StatusCode::REQUEST_TIMEOUT,
@@ -152,6 +143,7 @@ impl Refusal {
             | Self::Unread(CollectError::Overloaded)
             | Self::NotReady
             | Self::ShuttingDown
+            | Self::DatabaseFailed
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -159,10 +151,13 @@ impl Refusal {
 
     /// The parameter at fault.
     #[must_use]
-    pub(super) fn param(&self) -> Option<&'static str> {
+    pub(super) fn param(&self) -> Option<&str> {
         match self {
+            Self::StateField(field) | Self::EngineField(field) => Some(field),
+            Self::UnknownField(field) => Some(field),
+            Self::Query(error) => Some(&error.field),
             Self::Body(fault) => fault.param(),
-            Self::Denied(Denial::ModelNotFound) => Some("model"),
+            Self::Denied(Denial::ModelNotFound) | Self::SimilarModel(_) => Some("model"),
             _ => None,
         }
     }
@@ -179,38 +174,15 @@ impl Refusal {
         )
     }
 
-    /// The response.
-    #[must_use]
-    pub(super) fn response(&self, buffers: &BufferPool) -> LocalResponse {
-        let mut response = LocalResponse::new(self.status(), buffers).with_json(self.body());
-        self.add_fields(&mut response.fields);
-        response
-    }
-
-    /// The body alone, as an error event in a stream carries it too.
-    #[must_use]
-    pub(super) fn body(&self) -> Bytes {
-        let kind = if self.status().is_server_error() {
-            "server_error"
-        } else {
-            "invalid_request_error"
-        };
-        let message = self.to_string();
-        json(&ErrorBody {
-            error: Error {
-                message: &message,
-                kind,
-                param: self.param(),
-                code: self.code(),
-            },
-        })
-    }
-
-    fn add_fields(&self, fields: &mut Fields) {
+    /// Adds the header fields that belong to the refusal.
+    pub(super) fn add_fields(&self, fields: &mut Fields) {
         match self.status() {
             StatusCode::UNAUTHORIZED => fields.push("www-authenticate", b"Bearer"),
             StatusCode::SERVICE_UNAVAILABLE if self.code() == "overloaded" => {
                 fields.push("retry-after", b"1");
+            }
+            StatusCode::SERVICE_UNAVAILABLE if matches!(self, Self::NotReady) => {
+                fields.push("retry-after", b"5");
             }
             _ => {}
         }
@@ -229,13 +201,47 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Head(HeadError::Malformed(what)) => return write!(f, "The request is malformed: {what}."),
-            Self::Head(HeadError::TooLarge) => {
-                "The request's headers are larger than is taken here. Send fewer or shorter ones."
+            Self::Head(HeadError::TooLarge(limit)) => {
+                return write!(
+                    f,
+                    "The request's headers are larger than this gateway takes: {} in all. Send fewer or shorter ones.",
+                    ByteCount(*limit)
+                );
+            }
+            Self::Head(HeadError::TooManyFields) => {
+                return write!(
+                    f,
+                    "The request has more headers than this gateway takes: {MAX_REQUEST_FIELDS}. Send fewer."
+                );
             }
             Self::Body(fault) => return fault.fmt(f),
             Self::Denied(denial) => denial.message(),
-            Self::Unread(CollectError::TooLarge) => {
-                "The request body is larger than is taken here. Send less, such as fewer messages or a smaller file."
+            Self::SimilarModel(model) => return write!(
+                f,
+                "{} Did you mean `{model}`?",
+                Denial::ModelNotFound.message()
+            ),
+            Self::StateField(field) => return write!(
+                f,
+                "The field `{field}` uses what the server keeps of earlier requests, which is not taken here: other users \
+                 could see it. Remove it, and send all that the model needs with each request."
+            ),
+            Self::EngineField(field) => return write!(
+                f,
+                "The field `{field}` steers the server's engine, and is not taken here. Remove it."
+            ),
+            Self::UnknownField(field) => return write!(
+                f,
+                "The field `{field}` is not documented for this path, and the server for this model takes only documented \
+                 fields here. Remove it, or look at its spelling."
+            ),
+            Self::Unread(CollectError::TooLarge(limit)) => {
+                return write!(
+                    f,
+                    "The request body is larger than this gateway takes: {}. Send less, such as fewer messages or a \
+                     smaller file. If it is compressed, the limit holds for what it unpacks to.",
+                    ByteCount(*limit)
+                );
             }
             Self::Coding(UnsupportedCodingError) => {
                 "The body is compressed in a way that is not taken here. Send one Content-Encoding header with one of \
@@ -252,7 +258,10 @@ impl fmt::Display for Refusal {
             Self::Unread(CollectError::Stalled) => {
                 "The request body stopped coming, or came too slowly. Send it again, without pauses."
             }
-            Self::Unread(CollectError::Broken) => "The request body broke off, or its chunks are malformed.",
+            Self::Unread(CollectError::Broken) => {
+                "The request body broke off, or its chunks are malformed. Send it whole, with Content-Length or in chunks \
+                 as your HTTP library writes them."
+            }
             Self::Unread(CollectError::Overloaded) | Self::Overloaded => {
                 "Too much is being sent at the moment. Try again in a second."
             }
@@ -268,7 +277,16 @@ impl fmt::Display for Refusal {
             Self::UpstreamRejected => {
                 "The server for this model refuses the gateway's own credential. Your API key is fine; tell the operator."
             }
-            Self::NotReady => "The gateway is starting. Try again in a few seconds.",
+            Self::NotReady => {
+                "The gateway is starting, or a server has not said yet which models it has. Try again in a few seconds."
+            }
+            Self::Query(error) => {
+                return write!(f, "The parameter `{}` {}.", error.field, error.message);
+            }
+            Self::UndecodableQuery => "The query holds escapes that are not UTF-8. Encode it as UTF-8.",
+            Self::NoDatabase => "This gateway keeps no usage. Ask the operator, who can give it a database.",
+            // Its text names files of the server.
+            Self::DatabaseFailed => "The usage cannot be read at the moment. Try again later; if it stays so, tell the operator.",
             Self::ShuttingDown => "The gateway is shutting down. Try again on a new connection.",
             Self::Internal => "The gateway failed at this request. Try again; if it stays so, tell the operator.",
         })
@@ -313,33 +331,34 @@ impl From<SendError> for Refusal {
     }
 }
 
+/// A number of bytes, also in the largest unit that divides it.
+struct ByteCount(usize);
+
+impl fmt::Display for ByteCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        match bytes {
+            0 => f.write_str("0 bytes"),
+            _ if bytes % (1 << 20) == 0 => write!(f, "{} MiB ({bytes} bytes)", bytes >> 20),
+            _ if bytes % (1 << 10) == 0 => write!(f, "{} KiB ({bytes} bytes)", bytes >> 10),
+            _ => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
 /// Whether it is the gateway itself that lacks what a connection takes: then the upstream is not at fault.
 fn is_shortage(error: &io::Error) -> bool {
-    let known = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let known = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        // No local port is free for another connection to this address.
+        Errno::ADDRNOTAVAIL,
+        Errno::AGAIN,
+    ];
     let code = error.raw_os_error();
     known.iter().any(|errno| code == Some(errno.raw_os_error()))
-}
-
-/// OpenAI's error object.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: Error<'a>,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    message: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: &'a str,
-}
-
-/// A value as JSON text.
-#[must_use]
-pub(super) fn json(value: &impl Serialize) -> Bytes {
-    // Plain structs of text and numbers always serialize.
-    serde_json::to_vec(value).unwrap_or_default().into()
 }
 
 #[cfg(test)]
@@ -347,24 +366,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_has_openais_form() {
-        let response = Refusal::from(Denial::ModelNotFound).response(&BufferPool::default());
-        assert_eq!(response.status, 404);
-        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
-        assert_eq!(body["error"]["type"], "invalid_request_error");
-        assert_eq!(body["error"]["param"], "model");
-        assert_eq!(body["error"]["code"], "model_not_found");
-        let body: serde_json::Value = serde_json::from_slice(&Refusal::Internal.body()).unwrap();
-        assert_eq!(body["error"]["type"], "server_error");
-        assert_eq!(body["error"]["param"], serde_json::Value::Null);
+    fn an_error_about_a_size_names_the_limit() {
+        for (refusal, limit) in [
+            (
+                Refusal::from(CollectError::TooLarge(32 << 20)),
+                "this gateway takes: 32 MiB (33554432 bytes). Send less",
+            ),
+            (CollectError::TooLarge(3000).into(), "takes: 3000 bytes."),
+            (
+                HeadError::TooLarge(64 << 10).into(),
+                "takes: 64 KiB (65536 bytes) in all.",
+            ),
+            (HeadError::TooManyFields.into(), "takes: 100. Send fewer."),
+        ] {
+            let message = refusal.to_string();
+            assert!(message.contains(limit), "{message}");
+        }
     }
 
     #[test]
     fn statuses_carry_the_headers_that_belong_to_them() {
         let headers = |refusal: Refusal| {
-            let mut text = Vec::new();
-            let response = refusal.response(&BufferPool::default());
-            response.fields.write(&mut text, |_| true);
+            let (mut fields, mut text) = (Fields::default(), Vec::new());
+            refusal.add_fields(&mut fields);
+            fields.write(&mut text, |_| true);
             String::from_utf8(text).unwrap()
         };
         let has = |refusal: Refusal, line: &str| headers(refusal).contains(line);
@@ -377,8 +402,15 @@ mod tests {
             "allow: GET\r\n"
         ));
         assert!(has(CollectError::Overloaded.into(), "retry-after: 1\r\n"));
-        let out_of_descriptors = SendError::Unreachable(Errno::MFILE.into());
-        assert!(has(out_of_descriptors.into(), "retry-after: 1\r\n"));
+        for shortage in [Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS] {
+            let shortage = Refusal::from(SendError::Unreachable(shortage.into()));
+            assert_eq!(
+                (shortage.status().as_u16(), shortage.code()),
+                (503, "overloaded")
+            );
+            assert!(has(shortage, "retry-after: 1\r\n"));
+        }
+        assert!(has(Refusal::NotReady, "retry-after: 5\r\n"));
         assert!(!has(Refusal::ShuttingDown, "retry-after"));
     }
 }

@@ -7,17 +7,21 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::gateway::access_record::AccessRecord;
+use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyPart, Exchange};
 use crate::gateway::lease::Lease;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::event_stream::{EventFollower, is_event_stream};
 use crate::policy::denial::Denial;
+use crate::policy::field_kind::FieldKind;
 use crate::upstream::pool::{Piece, UpstreamResponse};
 
+/// A comment and the end of its event, which event readers skip (WHATWG HTML 9.2.6).
+const PING: &[u8] = b": ping\n\n";
 /// How long the last bytes of a revoked stream may take to leave.
 const REVOKED_GRACE: Duration = Duration::from_millis(500);
 /// Between the last byte's flush and the break: some clients drop what they have not read when a connection breaks.
@@ -34,9 +38,28 @@ enum RelayEvent {
     End,
     /// Nothing has come yet, and the head has not left.
     HeadWaits,
+    /// The client is sent a comment, since nothing else has come for a while.
+    Ping,
     Revoked(Denial),
     UpstreamFailed,
     ClientLeft,
+}
+
+/// How far a response is, and for how long its upstream has sent nothing.
+struct RelayState {
+    head_waits: bool,
+    /// After this silence the response is broken off.
+    longest: Duration,
+    /// After this, and again and again, the client is sent a comment; None: never.
+    ping_after: Option<Duration>,
+    ends_at: Option<Instant>,
+    ping_at: Option<Instant>,
+    /// Where a stream of events stands; None where the body is something else, or encoded.
+    events: Option<EventFollower>,
+    /// The stream's last event has come.
+    has_final_event: bool,
+    /// It has left: a client that leaves now has read all that it wants.
+    is_final_event_sent: bool,
 }
 
 /// Why a part was not sent.
@@ -56,29 +79,51 @@ pub(super) async fn relay<E: Exchange>(
     exchange: &mut E,
     mut response: UpstreamResponse,
     mut lease: Lease,
+    format: ErrorFormat<'_>,
     record: &mut AccessRecord,
 ) -> Result<(), BrokenOff> {
-    let is_event_stream = is_event_stream(response.fields());
-    let mut head_waits = true;
+    let waits_for_rest = record.takes_out();
+    let can_add_events = is_event_stream(response.fields())
+        && response.fields().count(FieldKind::ContentEncoding) == 0;
+    let timeouts = &worker.settings.timeouts;
+    let mut state = RelayState {
+        head_waits: true,
+        longest: timeouts.stream_idle,
+        ping_after: timeouts.sse_ping.filter(|_| can_add_events),
+        ends_at: None,
+        ping_at: None,
+        events: can_add_events.then(EventFollower::default),
+        has_final_event: false,
+        is_final_event_sent: false,
+    };
     loop {
-        let event =
-            poll_fn(|cx| poll_event(cx, worker, exchange, &mut response, &mut lease, head_waits))
-                .await;
-        let piece;
+        let event = poll_fn(|cx| {
+            let state = &mut state;
+            poll_event(cx, worker, exchange, &mut response, &mut lease, state)
+        })
+        .await;
         let part = match &event {
             RelayEvent::Piece(place) => {
-                piece = response.piece(place);
-                record.sent(piece.len());
-                match response.is_done() {
-                    true => BodyPart::Last(piece),
-                    false => BodyPart::More(piece),
+                let is_last = response.is_done();
+                let passed = match is_last {
+                    true => record.relayed_last(response.piece(place)),
+                    false => record.relayed(response.piece(place)),
+                };
+                state.follow(passed);
+                match is_last && !waits_for_rest {
+                    true => BodyPart::Last(passed),
+                    false => BodyPart::More(passed),
                 }
             }
             RelayEvent::HeadWaits => BodyPart::More(b""),
-            RelayEvent::End => BodyPart::Last(b""),
+            RelayEvent::Ping => {
+                record.sent(PING.len());
+                BodyPart::More(PING)
+            }
+            RelayEvent::End => BodyPart::Last(record.rest()),
             RelayEvent::Revoked(denial) => {
                 record.revoked(*denial);
-                let last_event = is_event_stream.then(|| error_event(*denial));
+                let last_event = can_add_events.then(|| format.event(&Refusal::from(*denial)));
                 break_off(worker, exchange, &last_event.unwrap_or_default(), record).await;
                 return Err(BrokenOff);
             }
@@ -87,13 +132,23 @@ pub(super) async fn relay<E: Exchange>(
                 break_off(worker, exchange, b"", record).await;
                 return Err(BrokenOff);
             }
-            RelayEvent::ClientLeft => return Err(BrokenOff),
+            RelayEvent::ClientLeft => {
+                if state.is_final_event_sent {
+                    record.complete();
+                }
+                return Err(BrokenOff);
+            }
         };
-        head_waits = false;
+        state.head_waits = false;
         match send_under_lease(worker, exchange, part, &mut lease).await {
             Ok(()) if part.is_last() => return Ok(()),
-            Ok(()) => {}
-            Err(Unsent::Client) => return Err(BrokenOff),
+            Ok(()) => state.has_final_event = can_add_events && record.has_final_event(),
+            Err(Unsent::Client) => {
+                if state.is_final_event_sent {
+                    record.complete();
+                }
+                return Err(BrokenOff);
+            }
             Err(Unsent::Revoked(denial)) => {
                 record.revoked(denial);
                 return Err(BrokenOff);
@@ -108,8 +163,16 @@ fn poll_event<E: Exchange>(
     exchange: &mut E,
     response: &mut UpstreamResponse,
     lease: &mut Lease,
-    head_waits: bool,
+    state: &mut RelayState,
 ) -> Poll<RelayEvent> {
+    // Before the response is read on: its end may come in the same moment in which the client leaves.
+    if !state.is_final_event_sent
+        && state.has_final_event
+        && state.is_between_events()
+        && exchange.poll_flushed(cx).map(|sent| sent.is_ok()) == Poll::Ready(true)
+    {
+        state.is_final_event_sent = true;
+    }
     if let Err(denial) = lease.check() {
         return Poll::Ready(RelayEvent::Revoked(denial));
     }
@@ -122,19 +185,56 @@ fn poll_event<E: Exchange>(
         Poll::Ready(Some(Err(_))) => return Poll::Ready(RelayEvent::UpstreamFailed),
         Poll::Pending => {}
     }
-    if head_waits {
+    if state.head_waits {
         return Poll::Ready(RelayEvent::HeadWaits);
     }
     if exchange.poll_closed(cx).is_ready() {
         return Poll::Ready(RelayEvent::ClientLeft);
     }
-    let (entry, now) = (exchange.timer_entry(), worker.timer.now());
-    if entry.is_late(now) {
-        return Poll::Ready(RelayEvent::UpstreamFailed);
+    let entry = exchange.timer_entry();
+    match state.wait(worker.timer.now()) {
+        Ok(deadline) => entry.set_deadline(deadline),
+        Err(event) => return Poll::Ready(event),
     }
-    entry.set_deadline_once(now + worker.settings.timeouts.stream_idle);
     entry.register(cx);
     Poll::Pending
+}
+
+impl RelayState {
+    /// The upstream has sent a piece.
+    fn follow(&mut self, piece: &[u8]) {
+        self.ends_at = None;
+        self.ping_at = None;
+        if let Some(events) = &mut self.events {
+            events.follow(piece);
+        }
+    }
+
+    fn is_between_events(&self) -> bool {
+        self.events
+            .as_ref()
+            .is_some_and(EventFollower::is_between_events)
+    }
+
+    /// The upstream is silent: until when to wait.
+    ///
+    /// # Errors
+    /// What is due instead.
+    fn wait(&mut self, now: Instant) -> Result<Instant, RelayEvent> {
+        let ends_at = *self.ends_at.get_or_insert(now + self.longest);
+        if ends_at <= now {
+            return Err(RelayEvent::UpstreamFailed);
+        }
+        let Some(pause) = self.ping_after.filter(|_| self.is_between_events()) else {
+            return Ok(ends_at);
+        };
+        let ping_at = *self.ping_at.get_or_insert(now + pause);
+        if ping_at <= now {
+            self.ping_at = Some(now + pause);
+            return Err(RelayEvent::Ping);
+        }
+        Ok(ends_at.min(ping_at))
+    }
 }
 
 /// Sends a part for as long as the client takes something of it within `client_write`.
@@ -215,20 +315,4 @@ async fn break_off<E: Exchange>(
     })
     .await;
     let _ = tokio::time::timeout(TIME_TO_READ, poll_fn(|cx| exchange.poll_closed(cx))).await;
-}
-
-/// Server-sent events (WHATWG HTML 9.2) that are not encoded.
-fn is_event_stream(fields: &Fields) -> bool {
-    let kind = fields.first(FieldKind::ContentType).unwrap_or_default();
-    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default();
-    essence
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"text/event-stream")
-        && fields.count(FieldKind::ContentEncoding) == 0
-}
-
-/// The denial as an event. The empty line before it ends an event that the last piece may have left open.
-fn error_event(denial: Denial) -> Vec<u8> {
-    let body = Refusal::from(denial).body();
-    [b"\n\ndata: ".as_slice(), &body, b"\n\n"].concat()
 }

@@ -16,26 +16,38 @@ use http::StatusCode;
 
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::client_source::ClientSource;
+use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::file_length::FileLength;
+use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
-use crate::gateway::local_responses;
-use crate::gateway::refusal::{LocalResponse, Refusal};
+use crate::gateway::local_responses::{self, LocalResponse};
+use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
+use crate::gateway::upstream_share::UpstreamShare;
+use crate::gateway::usage_request::ask_for_usage;
 use crate::gateway::worker::Worker;
 use crate::http::client_address::client_address;
 use crate::http::credential;
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::event_stream::is_event_stream;
+use crate::http::fields::Fields;
 use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
+use crate::http::usage_scanner::{ResponseKind, UsageScanner};
+use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
+use crate::policy::documented_fields::Documented;
+use crate::policy::field_kind::FieldKind;
+use crate::policy::key::Key;
 use crate::policy::network::{AddressText, ClientAddress};
-use crate::policy::route::{self, Endpoint, Route};
+use crate::policy::route::{self, ApiStyle, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
-use crate::request_body::model::{self, ExtraModelFields};
+use crate::request_body::edit::{self, BodyEdits};
+use crate::request_body::model::{self, BodyFormat, ExtraModelFields, FilePlace, Places};
 use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
@@ -43,6 +55,9 @@ use crate::table::Entry;
 use crate::upstream::Upstream;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::UpstreamResponse;
+
+/// The most characters of an unknown field's name that an error repeats.
+const MAX_SHOWN_NAME: usize = 64;
 
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +76,10 @@ struct Inbound<'a> {
     now: UnixTime,
     client: ClientAddress,
     request_id: RequestId,
+    /// The id that the client gave it.
+    client_request_id: Option<RequestId>,
+    /// The API of its path.
+    style: ApiStyle,
     /// The Origin of a web page that the config lets read responses.
     web_origin: Option<&'a str>,
 }
@@ -83,6 +102,7 @@ pub(super) async fn handle<E: Exchange>(worker: &Rc<Worker>, origin: Origin, exc
     let mut record = inbound.begin_record(exchange.head().method());
     let result = contain(pin!(admit_and_forward(&inbound, exchange, &mut record))).await;
     conclude(&inbound, exchange, &mut record, result).await;
+    record.end();
 }
 
 /// Answers a head that breaks a rule of HTTP. Nothing of it is believed, not even its method.
@@ -117,7 +137,8 @@ async fn conclude<E: Exchange>(
     if refusal.ends_connection() {
         exchange.close_after();
     }
-    let response = refusal.response(&inbound.worker.buffers);
+    let format = inbound.error_format();
+    let response = format.response(&refusal, &inbound.worker.buffers);
     match inbound.respond(exchange, record, response).await {
         Ok(()) => record.complete(),
         Err(_) => exchange.abort(),
@@ -148,29 +169,43 @@ async fn admit_and_forward<E: Exchange>(
 
     // Read before the key is looked up: a change after that is noticed by the lease.
     let generation = worker.table.generation();
-    let token = credential::bearer(head.fields().all(FieldKind::Authorization))?; // 1
+    let token = credential::token(head.fields())?; // 1
     let entry = worker.table.find(&token.hash()); // 2
     if let Some(entry) = &entry {
         record.key(entry);
     }
     let key = entry.as_deref().map(Entry::key);
     let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
-    let entry = entry.as_deref().ok_or(Denial::InvalidApiKey)?;
+    let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, inbound.now);
+    if let Some(usage) = &worker.usage {
+        usage.add_key_use(entry.key().id(), inbound.now.seconds());
+    }
+    exchange.authenticated();
 
     let route = route::of(head.method(), head.path())?; // 5
     record.route(route.label());
     let response = match route {
         Route::Forward(endpoint) => {
-            let asked = read_model(inbound, endpoint, caller, exchange, record).await?; // 6
+            let asked = read_model(inbound, endpoint, (caller, entry), exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
-            let permit = caller.for_model(Arc::clone(&asked.model), served_by)?; // 7
+            let sent_as = asked.sent_as.clone();
+            let permit = caller
+                .for_model(Arc::clone(&asked.model), sent_as, served_by)
+                .map_err(|denial| {
+                    local_responses::no_model(worker, caller, &asked.model, denial)
+                })?; // 7
             record.upstream(permit.target());
+            judge_fields(&asked, permit.target())?;
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
-        Route::Models => local_responses::models(worker, caller),
-        Route::Model(id) => local_responses::one_model(worker, caller, &id)?,
+        Route::Models => local_responses::models(worker, caller, head),
+        Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
         Route::Key => local_responses::key(worker, caller, inbound.origin.source, head),
+        // Boxed, so that it makes no other request larger.
+        Route::KeyUsage => Box::pin(key_usage::answer(worker, caller, inbound.now, exchange))
+            .await?
+            .ok_or(Failure::BrokenOff)?,
     };
     inbound.respond(exchange, record, response).await
 }
@@ -181,16 +216,25 @@ struct Asked {
     model: Arc<str>,
     /// Who serves the model, by the catalogue.
     upstream: Option<Arc<Upstream>>,
+    /// The upstream's own name for the model, where that is an alias.
+    sent_as: Option<Arc<str>>,
+    /// Where the body's parts are that the gateway may change.
+    places: Places,
+    /// Fields that the upstream may not take.
+    noted: NotedFields,
+    /// The path it goes to.
+    path: &'static str,
     /// When the body was there whole.
     read_at: Instant,
     is_decoded: bool,
+    format: BodyFormat,
 }
 
 /// Step 6: the body, whole, and the one model it names.
 async fn read_model<E: Exchange>(
     inbound: &Inbound<'_>,
     endpoint: Endpoint,
-    caller: Caller<'_>,
+    (caller, key): (Caller<'_>, &Arc<Entry>),
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<Asked, Refusal> {
@@ -207,11 +251,11 @@ async fn read_model<E: Exchange>(
     let entry = Rc::clone(exchange.timer_entry());
     let (limits, buffers, timer) = (&worker.settings.bodies, &worker.buffers, &worker.timer);
     let body = match coding {
-        None => collect::collect(exchange, limits, buffers, timer, &entry).await?,
+        None => collect::collect(exchange, key, limits, buffers, timer, &entry).await?,
         // Boxed, so that a decoder's state makes no other request larger.
         Some(coding) => {
             Box::pin(collect::collect_decoded(
-                exchange, coding, limits, buffers, timer, &entry,
+                exchange, coding, key, limits, buffers, timer, &entry,
             ))
             .await?
         }
@@ -222,37 +266,133 @@ async fn read_model<E: Exchange>(
         true => ExtraModelFields::Allowed,
         false => ExtraModelFields::Refused,
     };
-    let named = model::read(&format, body.bytes(), extra_fields)?;
+    let routing = worker.fleet.routing();
+    let documented = routing
+        .refuses_unknown_fields()
+        .then(|| Documented::of(endpoint));
+    let facts = model::scan(&format, body.bytes(), extra_fields, documented)?;
+    let (named, noted, places) = (facts.model, facts.noted, facts.places);
     // The catalogue's own name is shared; only a name that nobody serves is copied.
-    let (model, upstream) = match worker.fleet.routing().served(&named) {
+    let (model, upstream) = match routing.served(&named) {
         Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
         None => (Arc::from(&*named), None),
     };
     record.model(&model);
     Ok(Asked {
         body,
+        sent_as: routing.sent_as(&model).cloned(),
         model,
         upstream,
+        places,
+        noted,
+        path: endpoint.path(),
         read_at,
         is_decoded: coding.is_some(),
+        format,
     })
+}
+
+/// After step 7: the body's fields, by the rules of the upstream. Not before, so that nobody learns the rules of an
+/// upstream that the key may not use.
+fn judge_fields(asked: &Asked, upstream: &Upstream) -> Result<(), Refusal> {
+    body_fields::judge(&asked.noted, upstream.field_rules()).map_err(|denial| match denial {
+        FieldDenial::State(field) => Refusal::StateField(field),
+        FieldDenial::Engine(field) => Refusal::EngineField(field),
+        FieldDenial::Unknown(place) => {
+            let name = asked.body.bytes().get(place).unwrap_or_default();
+            Refusal::UnknownField(shown_name(name))
+        }
+    })
+}
+
+/// What the gateway changes in the body: the model, where the client named it by an alias; and the cache salt, where the
+/// upstream's config has the gateway set it.
+fn body_edits(
+    asked: &Asked,
+    permit: &Permit<Arc<Upstream>>,
+    key: &Key,
+) -> Result<BodyEdits, Refusal> {
+    let mut edits = BodyEdits::default();
+    if let Some(name) = permit.sent_as() {
+        let text = match asked.places.first_member {
+            Some(_) => edit::json_string(name),
+            None => name.to_owned(),
+        };
+        for length in &asked.places.model_lengths {
+            edits.replace(length.clone(), text.len().to_string());
+        }
+        edits.replace(asked.places.model.clone(), text);
+    }
+    let upstream = permit.target();
+    if let Some(first_member) = asked.places.first_member
+        && upstream.sets_cache_salt()
+    {
+        // Without its secret the upstream would mix the caches of all keys.
+        let salt = upstream.cache_salt(key).ok_or(Refusal::Internal)?;
+        let salt = edit::json_string(&salt);
+        match asked.noted.salt() {
+            Salt::Absent => edits.insert_member(first_member, CACHE_SALT, &salt),
+            Salt::Once(place) => edits.replace(place.clone(), salt),
+            Salt::Several => return Err(Refusal::EngineField(CACHE_SALT)),
+        }
+    }
+    Ok(edits)
+}
+
+/// A field's name as it is written in the body, for a message: without control characters, and not long.
+fn shown_name(raw: &[u8]) -> String {
+    let text = String::from_utf8_lossy(raw);
+    let visible =
+        |letter: char| letter == ' ' || letter.is_ascii_graphic() || letter.is_alphanumeric();
+    let mut shown: String = text
+        .chars()
+        .take(MAX_SHOWN_NAME)
+        .map(|letter| {
+            if visible(letter) {
+                letter
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect();
+    if text.chars().nth(MAX_SHOWN_NAME).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Step 8: the request's way to its upstream and back.
 async fn forward<E: Exchange>(
     inbound: &Inbound<'_>,
-    asked: Asked,
+    mut asked: Asked,
     permit: Permit<Arc<Upstream>>,
-    entry: &Entry,
+    entry: &Arc<Entry>,
     generation: u64,
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<(), Failure> {
     let worker = inbound.worker;
+    let _share = UpstreamShare::take(worker, entry)?;
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
-    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked);
+    let kind = ResponseKind::of_path(asked.path);
+    let mut edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let upstream = lease.permit().target();
+    let filter = ask_for_usage(
+        (upstream.usage(), upstream.engine()),
+        kind,
+        &asked.places,
+        &mut edits,
+    );
+    if kind == Some(ResponseKind::Audio)
+        && let FilePlace::At(file) = &asked.places.file
+    {
+        let (body, shared) = asked.body.share();
+        asked.body = body;
+        record.file_length(FileLength::read(worker, shared, file.clone()));
+    }
+    let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
     let status = response.status();
@@ -261,9 +401,27 @@ async fn forward<E: Exchange>(
         return Err(Refusal::UpstreamRejected.into());
     }
     record.status(status);
-    let length = response.length().into();
+    let is_stream = is_event_stream(response.fields());
+    if let Some(kind) = kind
+        && status.is_success()
+        && response.fields().count(FieldKind::ContentEncoding) == 0
+    {
+        record.scan_with(match is_stream {
+            true => UsageScanner::events(kind, filter),
+            false => UsageScanner::json(kind),
+        });
+    }
+    let length = match record.takes_out() {
+        true => BodyLength::Unknown,
+        false => response.length().into(),
+    };
+    if is_stream {
+        // nginx would hold it back to fill its buffers.
+        response.fields().push("x-accel-buffering", b"no");
+    }
     inbound.begin(exchange, status, response.fields(), length);
-    relay::relay(worker, exchange, response, lease, record)
+    let format = inbound.error_format();
+    relay::relay(worker, exchange, response, lease, format, record)
         .await
         .map_err(|BrokenOff| Failure::BrokenOff)
 }
@@ -306,22 +464,40 @@ impl<'a> Inbound<'a> {
             origin.source.address,
             fields.all(FieldKind::XForwardedFor),
         );
-        let request_id = RequestId::from_client(fields.only(FieldKind::XRequestId))
-            .unwrap_or_else(|| worker.new_request_id());
         Self {
             worker,
             origin,
             started,
             now: unix_time(started),
             client,
-            request_id,
+            request_id: worker.new_request_id(),
+            client_request_id: RequestId::from_client(fields.only(FieldKind::XRequestId)),
+            style: ApiStyle::of(head.path()),
             web_origin: local_responses::listed_origin(worker, fields),
         }
     }
 
     fn begin_record(&self, method: &str) -> AccessRecord {
-        let (id, client) = (self.request_id.clone(), self.client);
-        AccessRecord::begin(self.worker, self.started, id, method, client)
+        AccessRecord::begin(
+            self.worker,
+            self.started,
+            self.request_id.clone(),
+            self.client_request_id.clone(),
+            method,
+            self.client,
+        )
+    }
+
+    /// The id in the response: the client's own where it sent one.
+    fn id_for_client(&self) -> &RequestId {
+        self.client_request_id.as_ref().unwrap_or(&self.request_id)
+    }
+
+    fn error_format(&self) -> ErrorFormat<'_> {
+        ErrorFormat {
+            style: self.style,
+            request_id: self.id_for_client().as_str(),
+        }
     }
 
     /// Begins a response with what every response has of the gateway's own.
@@ -332,7 +508,12 @@ impl<'a> Inbound<'a> {
         fields: &mut Fields,
         length: BodyLength,
     ) {
-        fields.push("x-request-id", self.request_id.as_str().as_bytes());
+        let id = self.id_for_client().as_str().as_bytes();
+        fields.push("x-request-id", id);
+        if self.style == ApiStyle::Anthropic {
+            // Where Anthropic's libraries look for it.
+            fields.push("request-id", id);
+        }
         if let Some(origin) = self.web_origin {
             fields.push("access-control-allow-origin", origin.as_bytes());
             fields.push("access-control-expose-headers", b"x-request-id");
@@ -363,7 +544,13 @@ impl<'a> Inbound<'a> {
     }
 
     /// The request as it goes out.
-    fn outbound(&self, head: &RequestHead, upstream: &Upstream, asked: Asked) -> OutboundRequest {
+    fn outbound(
+        &self,
+        head: &RequestHead,
+        upstream: &Upstream,
+        asked: Asked,
+        edits: BodyEdits,
+    ) -> OutboundRequest {
         let peer = self.origin.source.address.map(|peer| peer.to_canonical());
         let peer_text = peer.map(AddressText::of);
         let forwarded = ForwardedHeaders {
@@ -380,8 +567,10 @@ impl<'a> Inbound<'a> {
                 ClientAddressSource::ProxyProtocol { .. } | ClientAddressSource::Peer => false,
             },
             scheme: self.origin.scheme,
-            length: asked.body.bytes().len(),
-            is_decoded: asked.is_decoded,
+            listed: upstream.forward_headers(),
+            content_type: &asked.format.content_type(),
+            length: edits.edited_length(asked.body.bytes().len()),
+            is_changed: asked.is_decoded || !edits.is_empty(),
         };
         let request_line = (head.method(), head.target());
         let write = |out: &mut Vec<u8>| forwarded_headers::write(out, head, &forwarded);
@@ -391,6 +580,7 @@ impl<'a> Inbound<'a> {
             request_line,
             write,
             asked.body,
+            edits,
         )
     }
 }

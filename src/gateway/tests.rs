@@ -19,6 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::gateway::client_source::ClientSource;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::request::{self, Origin};
 use crate::gateway::worker::{Gateway, Settings, Worker};
 use crate::http::buffer::BodyBuffer;
@@ -108,6 +109,8 @@ impl BodySource for FakeExchange {
 }
 
 impl Exchange for FakeExchange {
+    fn authenticated(&self) {}
+
     fn head(&self) -> &RequestHead {
         &self.head
     }
@@ -195,9 +198,12 @@ impl Stand {
             certificates: None,
             metrics: metrics.clone(),
             log,
+            database: None,
+            prices: Arc::default(),
             lifecycle: Lifecycle::default(),
             settings: Arc::new(Settings::from(&config)),
             connections: Arc::default(),
+            keyless: KeylessConnections::default(),
         };
         Self {
             worker: Worker::new(gateway).unwrap(),

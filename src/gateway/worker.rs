@@ -8,29 +8,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
+use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::refusal::Refusal;
 use crate::http::buffer::BufferPool;
-use crate::http::request_id::RequestId;
+use crate::http::request_id::{RequestId, RequestIds};
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
-use crate::request_body::collect::{BodyLimits, BufferBudget};
+use crate::policy::price::PriceList;
+use crate::request_body::budget::BufferBudget;
+use crate::request_body::collect::BodyLimits;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::timers::TickTimer;
 use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
 use crate::runtime::wall_clock;
 use crate::store::config::{ClientAddressSource, Config};
+use crate::store::database::{Database, UsageSender};
 use crate::table::Table;
 use crate::upstream::Fleet;
 use crate::upstream::pool::{Pool, UpstreamTimeouts};
 
 /// Descriptors that are not for connections: each of the two admin listeners may take a third, files have the rest.
 const KEPT_DESCRIPTORS: usize = 768;
+
+/// Questions for usage that wait for the database at a time, for each worker. More than the database answers at once
+/// would only be more threads.
+const USAGE_QUESTIONS: usize = 2;
+
+/// Audio files whose length is read at a time, for each worker. One takes some milliseconds at most.
+const FILE_LENGTHS: usize = 1;
 
 /// What all workers have in common.
 #[derive(Clone, Debug)]
@@ -45,12 +57,18 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// Log lines.
     pub(crate) log: Log,
+    /// The database; None if the config has none.
+    pub(crate) database: Option<Arc<Database>>,
+    /// The prices in force.
+    pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// The phase the process is in.
     pub(crate) lifecycle: Lifecycle,
     /// What the config says.
     pub(crate) settings: Arc<Settings>,
     /// Client connections, over all workers.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// Those that give way where there is no room for a new one.
+    pub(crate) keyless: KeylessConnections,
 }
 
 /// What the config says of the data path.
@@ -58,6 +76,8 @@ pub(crate) struct Gateway {
 pub(crate) struct Settings {
     /// Whether /healthz and /readyz answer without a key.
     pub(crate) public_health: bool,
+    /// The currency of costs.
+    pub(super) currency: String,
     /// Browser origins that may call.
     pub(crate) cors_origins: Vec<String>,
     /// How a client's address is found.
@@ -72,6 +92,16 @@ pub(crate) struct Settings {
     /// Most bytes of a request's head.
     pub(super) max_head: usize,
     max_connections: usize,
+    upstream_connections: UpstreamRoom,
+}
+
+/// How many connections to upstreams there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UpstreamRoom {
+    /// Over all workers.
+    pub(super) all: usize,
+    /// Of one worker.
+    pub(super) per_worker: usize,
 }
 
 /// How long clients and streams are waited for.
@@ -87,6 +117,8 @@ pub(super) struct ClientTimeouts {
     pub(super) client_write: Duration,
     /// For the next piece of an upstream's response.
     pub(super) stream_idle: Duration,
+    /// Silence of an event stream after which its client is sent a comment.
+    pub(super) sse_ping: Option<Duration>,
 }
 
 impl From<&Config> for Settings {
@@ -94,11 +126,12 @@ impl From<&Config> for Settings {
         let (limits, timeouts) = (&config.limits, &config.timeouts);
         Self {
             public_health: config.public_health,
+            currency: config.usage.currency.clone(),
             cors_origins: config.cors_origins.clone(),
             client_address: config.client_address.clone(),
             bodies: BodyLimits {
                 size: limits.request_body,
-                budget: BufferBudget::new(limits.buffered_bodies),
+                budget: BufferBudget::new(limits.buffered_bodies, limits.request_body),
                 idle: timeouts.body_idle,
             },
             started: u64::try_from(wall_clock::now().seconds()).unwrap_or(0),
@@ -108,6 +141,7 @@ impl From<&Config> for Settings {
                 keep_alive: timeouts.keep_alive,
                 client_write: timeouts.client_write,
                 stream_idle: timeouts.stream_idle,
+                sse_ping: Some(timeouts.sse_ping).filter(|pause| !pause.is_zero()),
             },
             upstream: UpstreamTimeouts {
                 connect: timeouts.upstream_connect,
@@ -116,6 +150,10 @@ impl From<&Config> for Settings {
             },
             max_head: limits.headers,
             max_connections: limits.connections,
+            upstream_connections: UpstreamRoom {
+                all: usize::MAX,
+                per_worker: usize::MAX,
+            },
         }
     }
 }
@@ -124,12 +162,23 @@ impl Settings {
     /// Takes no more connections than `descriptors` have room for: some are kept for the admin socket, the key file and
     /// the log, and a quarter of the others for connections to upstreams, which idle clients do not need. Returns
     /// whether that is fewer than the config says.
-    pub(crate) fn fit(&mut self, descriptors: usize) -> bool {
+    pub(crate) fn fit(&mut self, descriptors: usize, workers: usize) -> bool {
         let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
-        let room = ((descriptors - kept) / 4 * 3).max(1);
+        let quarter = (descriptors - kept) / 4;
+        self.upstream_connections = UpstreamRoom {
+            all: quarter,
+            per_worker: quarter / workers.max(1),
+        };
+        let room = (quarter * 3).max(1);
         let is_tight = room < self.max_connections;
         self.max_connections = self.max_connections.min(room);
         is_tight
+    }
+
+    /// Connections to upstreams that descriptors are kept for.
+    #[must_use]
+    pub(super) fn upstream_connections(&self) -> UpstreamRoom {
+        self.upstream_connections
     }
 
     /// Connections that may be open at once, over all workers.
@@ -147,6 +196,12 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     /// Its deadlines.
     pub(crate) timer: TickTimer,
+    /// Its way to the database; None if there is none.
+    pub(super) usage: Option<UsageSender>,
+    /// One for each question for usage that the database is asked at a time.
+    pub(super) usage_questions: Arc<Semaphore>,
+    /// One for each audio file whose length is read at a time.
+    pub(super) file_lengths: Arc<Semaphore>,
     /// Its free buffers.
     pub(crate) buffers: BufferPool,
     /// Of the lines about load balancers that do not say for whom they speak.
@@ -154,9 +209,12 @@ pub(crate) struct Worker {
     /// Where requests without a good credential wait for their answer.
     pub(super) unauthenticated: UnauthenticatedQueue,
     date: RefCell<Date>,
-    id_prefix: Box<str>,
-    next_id: Cell<u64>,
+    request_ids: RefCell<RequestIds>,
     open: Cell<usize>,
+    /// Requests that are being forwarded.
+    pub(super) forwarding: Cell<usize>,
+    /// Requests that have ended, whose records wait for the length of a file.
+    late_records: Cell<usize>,
     all_closed: Notify,
 }
 
@@ -176,39 +234,42 @@ impl Worker {
     pub(super) fn new(mut gateway: Gateway) -> io::Result<Rc<Self>> {
         gateway.log = gateway.log.with_own_buffer();
         gateway.metrics = gateway.metrics.with_own_counters();
-        let mut random = [0_u8; 8];
+        let (mut random, mut seed) = ([0; 8], [0; 32]);
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let seed = u64::from_le_bytes(random);
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let (timer, buffers) = (TickTimer::default(), BufferPool::default());
         let pool = Pool::new(
             Arc::clone(&gateway.fleet),
             timer.clone(),
             gateway.settings.upstream,
             buffers.clone(),
-            seed,
+            u64::from_le_bytes(random),
         );
-        let (next_id, open, all_closed) = (Cell::new(0), Cell::new(0), Notify::new());
+        let usage = gateway.database.as_deref().map(Database::sender);
+        let (open, all_closed) = (Cell::new(0), Notify::new());
         Ok(Rc::new(Self {
             gateway,
             pool,
             timer,
+            usage,
+            usage_questions: Arc::new(Semaphore::new(USAGE_QUESTIONS)),
+            file_lengths: Arc::new(Semaphore::new(FILE_LENGTHS)),
             buffers,
             refused_proxies: Sampler::default(),
             unauthenticated: UnauthenticatedQueue::default(),
             date: RefCell::default(),
-            id_prefix: format!("req-{seed:016x}-").into(),
-            next_id,
+            request_ids: RefCell::new(RequestIds::new(seed)),
             open,
+            forwarding: Cell::new(0),
+            late_records: Cell::new(0),
             all_closed,
         }))
     }
 
-    /// An x-request-id that no other request of this or another worker has.
+    /// An id that no other request has and nobody can foretell.
     #[must_use]
     pub(crate) fn new_request_id(&self) -> RequestId {
-        let id = self.next_id.get();
-        self.next_id.set(id.wrapping_add(1));
-        RequestId::numbered(&self.id_prefix, id)
+        self.request_ids.borrow_mut().make()
     }
 
     /// A time as a Date header's value (RFC 9110 5.6.7), written out once a second.
@@ -254,14 +315,27 @@ impl Worker {
 
     /// Whether more connections are open, over all workers, than may be.
     pub(super) fn is_crowded(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) > self.settings.max_connections
+        let open = self.connections.load(Ordering::Relaxed);
+        let most = self.settings.max_connections;
+        open > most && open - self.keyless.closing().min(open) > most
     }
 
-    /// Waits until this worker's last connection is closed.
+    /// Keeps this worker alive until what is returned is dropped, for a record that is written later than its request
+    /// ends.
+    pub(super) fn late_record(self: &Rc<Self>) -> LateRecord {
+        self.late_records.set(self.late_records.get() + 1);
+        LateRecord(Rc::clone(self))
+    }
+
+    /// Waits until this worker's last connection is closed and its last record written.
     pub(super) async fn all_closed(&self) {
-        while self.open.get() > 0 {
+        while self.is_in_use() {
             self.all_closed.notified().await;
         }
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.open.get() > 0 || self.late_records.get() > 0
     }
 }
 
@@ -305,7 +379,20 @@ impl Drop for Open {
         self.0.metrics.connections().dec();
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
         self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0 {
+        if !self.0.is_in_use() {
+            self.0.all_closed.notify_one();
+        }
+    }
+}
+
+/// See [`Worker::late_record`].
+#[derive(Debug)]
+pub(super) struct LateRecord(Rc<Worker>);
+
+impl Drop for LateRecord {
+    fn drop(&mut self) {
+        self.0.late_records.set(self.0.late_records.get() - 1);
+        if !self.0.is_in_use() {
             self.0.all_closed.notify_one();
         }
     }
@@ -331,11 +418,11 @@ mod tests {
             ..Overrides::default()
         };
         let mut settings = Settings::from(&parse::without_file(&overrides).unwrap());
-        assert!(!settings.fit(1 << 20));
+        assert!(!settings.fit(1 << 20, 2));
         assert_eq!(settings.max_connections(), 65_536);
-        assert!(settings.fit(1024));
+        assert!(settings.fit(1024, 2));
         assert_eq!(settings.max_connections(), 576);
-        assert!(settings.fit(60));
+        assert!(settings.fit(60, 2));
         assert_eq!(settings.max_connections(), 33);
     }
 }

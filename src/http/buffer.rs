@@ -261,6 +261,12 @@ impl BodyBuffer {
         &self.bytes[self.start..]
     }
 
+    /// Its memory, which then no longer goes back to the pool, and where in it the body starts.
+    #[must_use]
+    pub fn into_bytes(mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.bytes), self.start)
+    }
+
     /// Its length so far.
     #[must_use]
     pub fn len(&self) -> usize {

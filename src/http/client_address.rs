@@ -1,6 +1,6 @@
 //! The address that a request is judged by: the peer's, or the one that a trusted proxy names in X-Forwarded-For.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -95,16 +95,29 @@ fn walk<'a>(
         .rev()
         .flat_map(|line| line.rsplit(|byte| *byte == b','));
     for hop in hops.take(MAX_HOPS) {
-        let address = std::str::from_utf8(hop)
-            .ok()
-            .and_then(|hop| hop.trim_matches([' ', '\t']).parse::<IpAddr>().ok());
-        match address.map(|address| address.to_canonical()) {
+        match hop_address(hop).map(|address| address.to_canonical()) {
             Some(address) if is_trusted(address) => {}
             Some(address) => return Walk::AtHop(address),
             None => return Walk::Junk,
         }
     }
     Walk::Through
+}
+
+/// The address of a hop. Azure's gateways write a port behind it: `192.0.2.7:1234`, `[2001:db8::7]:1234`. Some proxies
+/// write the brackets without a port.
+fn hop_address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim_matches([' ', '\t']);
+    // A zone (RFC 4007) has a meaning on the proxy's machine only.
+    if hop.contains('%') {
+        return None;
+    }
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || {
+        let address = hop.strip_prefix('[')?.strip_suffix(']')?;
+        address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+    };
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]
@@ -141,6 +154,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_behind_a_hops_address_and_brackets_around_it_do_not_matter() {
+        for (list, address) in [
+            ("192.0.2.7:1234", "192.0.2.7"),
+            ("6.6.6.6, 192.0.2.7:1, 10.1.1.1:65535", "192.0.2.7"),
+            ("[2001:db9::7]:1234", "2001:db9::7"),
+            ("[::ffff:192.0.2.7]:1234", "192.0.2.7"),
+            ("192.0.2.7, [2001:db8::7]:1234", "192.0.2.7"),
+            ("[2001:db9::7]", "2001:db9::7"),
+            ("192.0.2.7, [2001:db8::7]", "192.0.2.7"),
+        ] {
+            assert_eq!(client("10.0.0.1", &[list]), address, "{list}");
+        }
+    }
+
+    #[test]
     fn junk_at_the_deciding_hop_or_trusted_hops_alone_leave_the_client_unknown() {
         for lines in [
             &[][..],
@@ -148,8 +176,19 @@ mod tests {
             &["10.0.0.2"],
             &["192.0.2.7, unknown"],
             &["192.0.2.7,"],
-            &["192.0.2.7:80"],
-            &["[::1]"],
+            &["192.0.2.7:"],
+            &["192.0.2.7:65536"],
+            &["192.0.2.7:x"],
+            &["192.0.2.7: 80"],
+            &["2001:db9::7:80:"],
+            &["[192.0.2.7]:80"],
+            &["[192.0.2.7]"],
+            &["[::1]]"],
+            &["[::1]:"],
+            &["[::1] :80"],
+            &["[fe80::1%3]"],
+            &["[::1"],
+            &["[fe80::1%3]:80"],
             &["fe80::1%eth0"],
             &["01.2.3.4"],
             &["_hid"],

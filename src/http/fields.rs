@@ -3,212 +3,10 @@
 //! A head is copied once, as it came, and classified in one pass ([`FieldKind`]). Lines that pass are then copied from
 //! here in stretches, so that a header costs neither an allocation nor a hash.
 
+use crate::policy::field_kind::{FIELD_KINDS, FieldKind};
+
 /// Most lines that one head has.
 pub const MAX_FIELDS: usize = 128;
-
-/// No name that is known as a whole is longer.
-const MAX_KNOWN_NAME: usize = 32;
-
-/// What a header field is to the gateway. Variants without a line of their own are the fields of that name;
-/// `ContentOther`, `XForwardedOther` and `Accept` stand for all whose names begin so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-#[allow(missing_docs, reason = "a field's name says it")]
-pub enum FieldKind {
-    /// Nothing of its own: it passes in both directions.
-    Other,
-    /// Its name holds `_`: CGI-style servers read `x_real_ip` as `x-real-ip`, so it does not go upstream.
-    Underscore,
-    /// Valid between two hops only (RFC 9110 7.6.1): Keep-Alive, TE, Trailer, Upgrade, Proxy-* and their like.
-    HopByHop,
-    /// A credential, another path or another tenant to some upstream: it does not go there.
-    NotToUpstream,
-    /// A server's word about itself: clients do not get the upstream's, and in a request it means nothing.
-    NotToClient,
-    /// A digest of the body's bytes as sent (RFC 9530 and what came before it).
-    Digest,
-    Accept,
-    AccessControlRequestHeaders,
-    /// `api-key` and `x-api-key`.
-    ApiKey,
-    Authorization,
-    Connection,
-    ContentEncoding,
-    ContentLength,
-    ContentOther,
-    ContentType,
-    Date,
-    Expect,
-    Host,
-    Origin,
-    TransferEncoding,
-    XForwardedFor,
-    XForwardedOther,
-    XForwardedProto,
-    XRequestId,
-}
-
-/// How many kinds there are.
-const KINDS: usize = FieldKind::XRequestId as usize + 1;
-
-impl FieldKind {
-    /// The kind of a field name, in any case.
-    #[must_use]
-    pub fn of(name: &[u8]) -> Self {
-        let mut lower = [0; MAX_KNOWN_NAME];
-        let length = name.len().min(MAX_KNOWN_NAME);
-        lower[..length].copy_from_slice(&name[..length]);
-        lower.make_ascii_lowercase();
-        match &lower[..length] {
-            b"accept" => Self::Accept,
-            b"access-control-request-headers" => Self::AccessControlRequestHeaders,
-            b"alt-svc" => Self::NotToClient,
-            b"api-key" => Self::ApiKey,
-            b"authorization" => Self::Authorization,
-            b"connection" => Self::Connection,
-            b"content-digest" => Self::Digest,
-            b"content-encoding" => Self::ContentEncoding,
-            b"content-length" => Self::ContentLength,
-            b"content-md5" => Self::Digest,
-            b"content-type" => Self::ContentType,
-            b"cookie" => Self::NotToUpstream,
-            b"date" => Self::Date,
-            b"digest" => Self::Digest,
-            b"expect" => Self::Expect,
-            b"forwarded" => Self::NotToUpstream,
-            b"host" => Self::Host,
-            b"http2-settings" => Self::HopByHop,
-            b"keep-alive" => Self::HopByHop,
-            b"openai-organization" => Self::NotToUpstream,
-            b"openai-project" => Self::NotToUpstream,
-            b"origin" => Self::Origin,
-            b"repr-digest" => Self::Digest,
-            b"server" => Self::NotToClient,
-            b"set-cookie" => Self::NotToClient,
-            b"te" => Self::HopByHop,
-            b"trailer" => Self::HopByHop,
-            b"transfer-encoding" => Self::TransferEncoding,
-            b"upgrade" => Self::HopByHop,
-            b"www-authenticate" => Self::NotToClient,
-            b"x-api-key" => Self::ApiKey,
-            b"x-forwarded-for" => Self::XForwardedFor,
-            b"x-forwarded-proto" => Self::XForwardedProto,
-            b"x-method-override" => Self::NotToUpstream,
-            b"x-original-url" => Self::NotToUpstream,
-            b"x-real-ip" => Self::NotToUpstream,
-            b"x-request-id" => Self::XRequestId,
-            b"x-rewrite-url" => Self::NotToUpstream,
-            other => Self::by_prefix(other, name),
-        }
-    }
-
-    /// The kind of a name that is not known as a whole. `lower` is its beginning in lower case.
-    fn by_prefix(lower: &[u8], name: &[u8]) -> Self {
-        let kind = match lower.first() {
-            Some(b'a') if lower.starts_with(b"accept-") => Self::Accept,
-            Some(b'a') if lower.starts_with(b"access-control-") => Self::NotToClient,
-            Some(b'c') if lower.starts_with(b"content-") => Self::ContentOther,
-            Some(b'h') if lower.starts_with(b"helicone-") => Self::NotToUpstream,
-            Some(b'p') if lower.starts_with(b"proxy-") => Self::HopByHop,
-            Some(b'x') if lower.starts_with(b"x-forwarded-") => Self::XForwardedOther,
-            Some(b'x') if lower.starts_with(b"x-http-method") => Self::NotToUpstream,
-            Some(b'x') if lower.starts_with(b"x-keygate-") => Self::NotToUpstream,
-            Some(b'x') if lower.starts_with(b"x-litellm-") => Self::NotToUpstream,
-            Some(b'x') if lower.starts_with(b"x-portkey-") => Self::NotToUpstream,
-            _ => Self::Other,
-        };
-        match kind {
-            Self::HopByHop | Self::NotToClient | Self::NotToUpstream => kind,
-            _ if name.contains(&b'_') => Self::Underscore,
-            kind => kind,
-        }
-    }
-
-    /// Whether a request's line of this kind is forwarded as it came. What the gateway sets itself is not.
-    #[must_use]
-    pub fn passes_to_upstream(self) -> bool {
-        match self {
-            Self::Other
-            | Self::Accept
-            | Self::AccessControlRequestHeaders
-            | Self::ContentOther
-            | Self::ContentType
-            | Self::Date
-            | Self::Digest
-            | Self::Origin
-            | Self::XForwardedOther => true,
-            Self::Underscore
-            | Self::HopByHop
-            | Self::NotToClient
-            | Self::NotToUpstream
-            | Self::ApiKey
-            | Self::Authorization
-            | Self::Connection
-            | Self::ContentEncoding
-            | Self::ContentLength
-            | Self::Expect
-            | Self::Host
-            | Self::TransferEncoding
-            | Self::XForwardedFor
-            | Self::XForwardedProto
-            | Self::XRequestId => false,
-        }
-    }
-
-    /// Whether an answer's line of this kind is passed on to the client. Its length is written anew.
-    #[must_use]
-    pub fn passes_to_client(self) -> bool {
-        match self {
-            Self::HopByHop
-            | Self::NotToClient
-            | Self::AccessControlRequestHeaders
-            | Self::Connection
-            | Self::ContentLength
-            | Self::TransferEncoding
-            | Self::XRequestId => false,
-            Self::Other
-            | Self::Underscore
-            | Self::NotToUpstream
-            | Self::Accept
-            | Self::ApiKey
-            | Self::Authorization
-            | Self::ContentEncoding
-            | Self::ContentOther
-            | Self::ContentType
-            | Self::Date
-            | Self::Digest
-            | Self::Expect
-            | Self::Host
-            | Self::Origin
-            | Self::XForwardedFor
-            | Self::XForwardedOther
-            | Self::XForwardedProto => true,
-        }
-    }
-
-    /// Whether the gateway judges a request by fields of this kind, or sets them: a client must not have them removed
-    /// by naming them in Connection (RFC 9110 7.6.1).
-    #[must_use]
-    pub fn is_judged_or_set(self) -> bool {
-        matches!(
-            self,
-            Self::Accept
-                | Self::ApiKey
-                | Self::Authorization
-                | Self::ContentEncoding
-                | Self::ContentLength
-                | Self::ContentOther
-                | Self::ContentType
-                | Self::Digest
-                | Self::Expect
-                | Self::Host
-                | Self::XForwardedFor
-                | Self::XForwardedOther
-                | Self::XForwardedProto
-                | Self::XRequestId
-        )
-    }
-}
 
 /// One header line, as places in its head's text.
 #[derive(Clone, Copy, Debug)]
@@ -237,8 +35,8 @@ pub struct Fields {
     lines: Vec<FieldLine>,
     /// Memory for the lines that [`Self::retain`] keeps.
     spare: Vec<FieldLine>,
-    first: [u8; KINDS],
-    count: [u8; KINDS],
+    first: [u8; FIELD_KINDS],
+    count: [u8; FIELD_KINDS],
 }
 
 impl Default for Fields {
@@ -247,8 +45,8 @@ impl Default for Fields {
             text: Vec::new(),
             lines: Vec::new(),
             spare: Vec::new(),
-            first: [0; KINDS],
-            count: [0; KINDS],
+            first: [0; FIELD_KINDS],
+            count: [0; FIELD_KINDS],
         }
     }
 }
@@ -259,7 +57,7 @@ impl Fields {
         self.text.clear();
         self.text.extend_from_slice(text);
         self.lines.clear();
-        self.count = [0; KINDS];
+        self.count = [0; FIELD_KINDS];
     }
 
     /// Bytes of memory that the text holds.
@@ -316,7 +114,7 @@ impl Fields {
         let mut kept = std::mem::take(&mut self.spare);
         kept.extend(self.lines.iter().filter(|line| stays(self, line)));
         self.lines.clear();
-        self.count = [0; KINDS];
+        self.count = [0; FIELD_KINDS];
         for line in kept.drain(..) {
             self.note(line);
         }
@@ -437,34 +235,5 @@ mod tests {
         assert_eq!(fields.all(FieldKind::Other).count(), 4);
         fields.push("x-request-id", b"r");
         assert_eq!(fields.first(FieldKind::XRequestId), Some(&b"r"[..]));
-    }
-
-    #[test]
-    fn names_are_classified_in_any_case() {
-        for (name, kind) in [
-            ("Host", FieldKind::Host),
-            ("CONTENT-TYPE", FieldKind::ContentType),
-            ("X-Api-Key", FieldKind::ApiKey),
-            ("x_real_ip", FieldKind::Underscore),
-            ("content_length", FieldKind::Underscore),
-            ("Proxy-Connection", FieldKind::HopByHop),
-            ("x-portkey-config", FieldKind::NotToUpstream),
-            ("X-Forwarded-Host", FieldKind::XForwardedOther),
-            ("accept-encoding", FieldKind::Accept),
-            ("x-stainless-os", FieldKind::Other),
-            ("x_portkey_config", FieldKind::Underscore),
-            ("access-control-a_b", FieldKind::NotToClient),
-            (
-                "X-Portkey-a-name-that-is-longer-than-any-that-is-known",
-                FieldKind::NotToUpstream,
-            ),
-            (
-                "a-name-that-is-longer-than-any-that-is-known",
-                FieldKind::Other,
-            ),
-            ("", FieldKind::Other),
-        ] {
-            assert_eq!(FieldKind::of(name.as_bytes()), kind, "{name}");
-        }
     }
 }

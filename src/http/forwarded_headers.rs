@@ -1,7 +1,7 @@
 //! The header lines of a request as its upstream gets them: those of the client's that pass, and the gateway's own.
 
-use crate::http::fields::FieldKind;
 use crate::http::head::RequestHead;
+use crate::policy::field_kind::{FieldKind, ForwardHeaders, ToUpstream};
 
 /// What the gateway itself tells an upstream about a request.
 #[derive(Clone, Copy, Debug)]
@@ -14,19 +14,28 @@ pub struct ForwardedHeaders<'a> {
     pub peer_is_trusted: bool,
     /// How the client came: http or https.
     pub scheme: &'static str,
+    /// Fields that pass besides those that always do.
+    pub listed: &'a ForwardHeaders,
+    /// The body's media type.
+    pub content_type: &'a [u8],
     /// Bytes of the body.
     pub length: usize,
-    /// Whether the client sent the body compressed: digests of what it sent are then wrong about what is forwarded.
-    pub is_decoded: bool,
+    /// Whether the body is another than the client sent, decoded or edited: digests of that are then wrong.
+    pub is_changed: bool,
 }
 
 /// Writes the header lines that do not depend on the upstream, without the empty line behind them.
 pub fn write(out: &mut Vec<u8>, head: &RequestHead, forwarded: &ForwardedHeaders<'_>) {
     let fields = head.fields();
-    fields.write(out, |line| {
-        let kind = line.kind();
-        kind.passes_to_upstream() && !(forwarded.is_decoded && kind == FieldKind::Digest)
+    fields.write(out, |line| match line.kind().to_upstream() {
+        ToUpstream::Always => true,
+        ToUpstream::IfListed => {
+            !(forwarded.is_changed && line.kind() == FieldKind::Digest)
+                && forwarded.listed.lists(fields.name(line))
+        }
+        ToUpstream::Never => false,
     });
+    write_line(out, "content-type", forwarded.content_type);
     write_line(out, "x-request-id", forwarded.request_id.as_bytes());
     if let Some(peer) = forwarded.peer {
         out.extend_from_slice(b"x-forwarded-for: ");

@@ -9,7 +9,9 @@ use std::ops::Range;
 use http::Version;
 use http::request::Parts;
 
-use crate::http::fields::{FieldKind, Fields};
+use crate::http::connection_options::{MAX_CONNECTION_OPTIONS, connection_options, forget_named};
+use crate::http::fields::Fields;
+use crate::policy::field_kind::FieldKind;
 
 /// Most header fields of a request.
 pub const MAX_REQUEST_FIELDS: usize = 100;
@@ -21,8 +23,10 @@ const MAX_EMPTY_LINES: usize = 2;
 pub enum HeadError {
     /// Two servers could read it differently; the text says what is wrong with it.
     Malformed(&'static str),
-    /// It has more bytes or fields than are taken.
-    TooLarge,
+    /// It has more bytes than a head may have, which is so many.
+    TooLarge(usize),
+    /// It has more than [`MAX_REQUEST_FIELDS`] fields.
+    TooManyFields,
 }
 
 /// How the end of a request's body is known (RFC 9112 6.3).
@@ -101,7 +105,7 @@ impl RequestHead {
         let head = &bytes[skipped..];
         let Some(length) = scan.end_of(head)? else {
             if head.len() >= max {
-                return Err(HeadError::TooLarge);
+                return Err(HeadError::TooLarge(max));
             }
             // A peer that speaks something else is told before it has sent a whole head's worth.
             if scan.has_new_line || head.len() >= scan.tried * 2 {
@@ -112,7 +116,7 @@ impl RequestHead {
             return Ok(None);
         };
         if length > max {
-            return Err(HeadError::TooLarge);
+            return Err(HeadError::TooLarge(max));
         }
         self.read(&head[..length], false)?;
         Ok(Some(skipped + length))
@@ -125,13 +129,15 @@ impl RequestHead {
         let parsed = request
             .parse_with_uninit_headers(head, &mut lines)
             .map_err(|error| match error {
-                httparse::Error::TooManyHeaders => HeadError::TooLarge,
+                httparse::Error::TooManyHeaders => HeadError::TooManyFields,
                 _ => HeadError::Malformed(what(error)),
             })?;
         if is_partial {
             return Ok(());
         }
-        let malformed = HeadError::Malformed("its head is not HTTP/1");
+        let malformed = HeadError::Malformed(
+            "its head is not HTTP/1; send a request line and `name: value` lines that end with CRLF",
+        );
         if parsed != httparse::Status::Complete(head.len()) {
             return Err(malformed);
         }
@@ -187,7 +193,7 @@ impl RequestHead {
                 .push(name.as_str(), value.as_bytes().trim_ascii());
         }
         if self.request_line.len() + self.fields.text().len() > max {
-            return Err(HeadError::TooLarge);
+            return Err(HeadError::TooLarge(max));
         }
         check_target(method, target.as_bytes())?;
         let authority = parts
@@ -267,7 +273,10 @@ impl RequestHead {
             return Ok(is_http11);
         }
         let (mut closes, mut keeps, mut names_others) = (false, false, false);
-        for option in options(self.fields.all(FieldKind::Connection)) {
+        for (index, option) in connection_options(&self.fields).enumerate() {
+            if index == MAX_CONNECTION_OPTIONS {
+                return Err(HeadError::Malformed("the Connection header names too much"));
+            }
             if !option.is_ascii() {
                 return Err(HeadError::Malformed("the Connection header must be ASCII"));
             }
@@ -276,18 +285,14 @@ impl RequestHead {
             let kind = FieldKind::of(option);
             if kind.is_judged_or_set() {
                 return Err(HeadError::Malformed(
-                    "the Connection header names a header that is needed here",
+                    "the Connection header names a header that the gateway judges by or sets; send that header without naming it there",
                 ));
             }
             names_others |=
                 !matches!(kind, FieldKind::HopByHop) && !option.eq_ignore_ascii_case(b"close");
         }
         if names_others {
-            self.fields.retain(|fields, line| {
-                line.kind() == FieldKind::Connection
-                    || !options(fields.all(FieldKind::Connection))
-                        .any(|option| option.eq_ignore_ascii_case(fields.name(line)))
-            });
+            forget_named(&mut self.fields);
         }
         Ok(!closes && (is_http11 || keeps))
     }
@@ -464,14 +469,6 @@ pub fn is_host(host: &[u8]) -> bool {
         digits.iter().all(u8::is_ascii_digit)
     });
     is_valid && is_port
-}
-
-/// The members of comma-separated lines, without the white space around them and without empty ones.
-fn options<'a>(lines: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    lines
-        .flat_map(|line| line.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|option| !option.is_empty())
 }
 
 /// A number in digits, without sign or blanks.

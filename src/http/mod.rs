@@ -3,9 +3,14 @@
 
 pub mod buffer;
 pub mod client_address;
+pub mod connection_options;
 pub mod credential;
+pub mod event_stream;
 pub mod fields;
 pub mod forwarded_headers;
 pub mod framing;
 pub mod head;
 pub mod request_id;
+pub(crate) mod usage_page;
+pub(crate) mod usage_query;
+pub mod usage_scanner;

@@ -26,26 +26,6 @@ impl RequestId {
         std::str::from_utf8(sent).ok().map(Self::from_text)
     }
 
-    /// One made here: `prefix`, which tells workers apart, and a number.
-    #[must_use]
-    pub fn numbered(prefix: &str, number: u64) -> Self {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let digits = (64 - number.leading_zeros()).div_ceil(4).max(1) as usize;
-        let mut text = [0; 16];
-        for (place, digit) in text[..digits].iter_mut().rev().enumerate() {
-            *digit = HEX[(number >> (place * 4) & 0xf) as usize];
-        }
-        let mut id = Text::Inline(0, [0; MAX_INLINE]);
-        if let Text::Inline(length, bytes) = &mut id
-            && let Some(place) = bytes.get_mut(..prefix.len() + digits)
-        {
-            place[..prefix.len()].copy_from_slice(prefix.as_bytes());
-            place[prefix.len()..].copy_from_slice(&text[..digits]);
-            *length = u8::try_from(place.len()).unwrap_or(0);
-        }
-        Self(id)
-    }
-
     fn from_text(text: &str) -> Self {
         let mut bytes = [0; MAX_INLINE];
         match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
@@ -69,16 +49,75 @@ impl RequestId {
     }
 }
 
+/// Random bytes that are made at a time.
+const BLOCK: usize = 1024;
+/// Random bytes of an id.
+const RANDOM: usize = 16;
+
+/// Makes ids that nobody can foretell: 128 bits each, from BLAKE3's extended output under a random key. Some servers
+/// name running requests by this id, so a client that knows another's could end it.
+#[derive(Debug)]
+pub struct RequestIds {
+    output: blake3::OutputReader,
+    block: [u8; BLOCK],
+    used: usize,
+}
+
+impl RequestIds {
+    /// `seed` must be random and known to nobody else.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self {
+            output: blake3::Hasher::new_keyed(&seed).finalize_xof(),
+            block: [0; BLOCK],
+            used: BLOCK,
+        }
+    }
+
+    /// An id that was never made before: `req_` and 32 hexadecimal digits.
+    pub fn make(&mut self) -> RequestId {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        const PREFIX: &[u8] = b"req_";
+        const LENGTH: usize = PREFIX.len() + 2 * RANDOM;
+        const { assert!(LENGTH <= MAX_INLINE) };
+        if self.used == BLOCK {
+            self.output.fill(&mut self.block);
+            self.used = 0;
+        }
+        let random = &mut self.block[self.used..self.used + RANDOM];
+        self.used += RANDOM;
+        let mut text = [0; MAX_INLINE];
+        text[..PREFIX.len()].copy_from_slice(PREFIX);
+        for (digits, byte) in text[PREFIX.len()..LENGTH].chunks_exact_mut(2).zip(random) {
+            digits[0] = HEX[usize::from(*byte >> 4)];
+            digits[1] = HEX[usize::from(*byte & 0xf)];
+            *byte = 0;
+        }
+        RequestId(Text::Inline(u8::try_from(LENGTH).unwrap_or(0), text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn made_ids_end_in_their_number() {
-        for number in [0, 1, 15, 16, 0xabc, u64::MAX] {
-            let id = RequestId::numbered("req-0123456789abcdef-", number);
-            assert_eq!(id.as_str(), format!("req-0123456789abcdef-{number:x}"));
+    fn made_ids_have_one_form_and_never_come_twice() {
+        let mut ids = RequestIds::new([7; 32]);
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            let id = ids.make();
+            let digits = id.as_str().strip_prefix("req_").unwrap();
+            assert_eq!(digits.len(), 32, "{digits}");
+            assert!(
+                digits
+                    .bytes()
+                    .all(|digit| b"0123456789abcdef".contains(&digit))
+            );
+            assert!(seen.insert(digits.to_owned()), "{digits} came twice");
         }
+        let other = RequestIds::new([8; 32]).make();
+        assert!(!seen.contains(&other.as_str()["req_".len()..]));
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //! another process is never replaced.
 
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::store::lock_file::LockFile;
@@ -106,15 +107,31 @@ pub(crate) fn claim(path: &Path, mode: Mode) -> Result<(UnixListener, SocketFile
         }
         socket => socket.map_err(failed)?,
     };
-    // The umask can remove permissions, but never add any.
-    fs::set_permissions(path, Permissions::from_mode(mode.as_raw_mode())).map_err(failed)?;
-    let found = fs::symlink_metadata(path).map_err(failed)?;
-    let file = SocketFile {
-        path: path.into(),
-        device: found.dev(),
-        inode: found.ino(),
-    };
+    let file = own_file(path, mode).map_err(failed)?;
     Ok((socket.into(), file))
+}
+
+/// The file of a socket that was just bound, with the permissions that the umask took from it. The file is opened once
+/// and changed by that descriptor: by its path, another user of the folder could have it changed to any other file.
+fn own_file(path: &Path, mode: Mode) -> io::Result<SocketFile> {
+    let descriptor = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    let found = rustix::fs::fstat(&descriptor)?;
+    let is_own = FileType::from_raw_mode(found.st_mode) == FileType::Socket
+        && found.st_uid == rustix::process::geteuid().as_raw();
+    if !is_own {
+        let message = "another user replaced the socket's file while it was made";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    if Mode::from_raw_mode(found.st_mode) != mode {
+        // A path of its own for each descriptor (proc(5)).
+        let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+        rustix::fs::chmod(path, mode)?;
+    }
+    Ok(SocketFile {
+        path: path.into(),
+        device: found.st_dev,
+        inode: found.st_ino,
+    })
 }
 
 impl SocketFile {
@@ -162,6 +179,7 @@ fn remove_stale(path: &Path) -> Result<(), ClaimError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
     fn folder() -> tempfile::TempDir {

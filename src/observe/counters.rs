@@ -1,6 +1,7 @@
 //! The counters that every request changes. Each worker has its own, so cores do not wait for each other; a reader adds
 //! them up.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use prometheus::core::{Collector, Desc};
@@ -9,6 +10,7 @@ use prometheus::proto::{
 };
 
 use crate::observe::lock::lock;
+use crate::policy::usage::{Certainty, RequestCounts};
 
 /// Bucket bounds for whole requests and first bytes, in seconds.
 const REQUEST_BUCKETS: &[f64] = &[
@@ -30,7 +32,15 @@ pub(super) struct Counters {
     pub(super) request_seconds: Histogram,
     pub(super) overhead_seconds: Histogram,
     upstreams: Vec<UpstreamCounters>,
+    /// Usage records: of exact counts, of counts that are at least so high, and of unknown counts.
+    usage_records: [u64; 3],
+    /// By model of the catalogue: input, cached input, output, reasoning.
+    tokens: HashMap<Box<str>, [u64; 4]>,
 }
+
+/// The kinds of tokens, as labels.
+const TOKEN_KINDS: [&str; 4] = ["input", "input_cached", "output", "reasoning"];
+const CERTAINTIES: [Certainty; 3] = [Certainty::Exact, Certainty::AtLeast, Certainty::Unknown];
 
 /// The responses of one upstream.
 #[derive(Clone, Debug)]
@@ -58,6 +68,8 @@ impl Default for Counters {
             request_seconds: Histogram::new(REQUEST_BUCKETS),
             overhead_seconds: Histogram::new(OVERHEAD_BUCKETS),
             upstreams: Vec::new(),
+            usage_records: [0; 3],
+            tokens: HashMap::new(),
         }
     }
 }
@@ -72,6 +84,34 @@ impl Counters {
         let upstream = self.upstream(upstream);
         *counter(&mut upstream.statuses, status) += 1;
         upstream.first_byte_seconds.observe(first_byte_seconds);
+    }
+
+    pub(super) fn usage(&mut self, model: &str, counts: &RequestCounts) {
+        let place = match counts.certainty {
+            Certainty::Exact => 0,
+            Certainty::AtLeast => 1,
+            Certainty::Unknown => 2,
+        };
+        self.usage_records[place] += 1;
+        if !counts.any_known() {
+            return;
+        }
+        let used = [
+            counts.input,
+            counts.input_cached,
+            counts.output,
+            counts.output_reasoning,
+        ];
+        self.add_tokens(model, &used.map(Option::unwrap_or_default));
+    }
+
+    fn add_tokens(&mut self, model: &str, used: &[u64; 4]) {
+        match self.tokens.get_mut(model) {
+            Some(tokens) => add_each(tokens, used),
+            None => {
+                self.tokens.insert(model.into(), *used);
+            }
+        }
     }
 
     fn upstream(&mut self, name: &str) -> &mut UpstreamCounters {
@@ -95,7 +135,13 @@ impl Counters {
             request_seconds,
             overhead_seconds,
             upstreams,
+            usage_records,
+            tokens,
         } = other;
+        add_each(&mut self.usage_records, usage_records);
+        for (model, used) in tokens {
+            self.add_tokens(model, used);
+        }
         self.in_flight += in_flight;
         for (outcome, count) in outcomes {
             *counter(&mut self.outcomes, *outcome) += count;
@@ -109,6 +155,13 @@ impl Counters {
             }
             upstream.first_byte_seconds.add(&other.first_byte_seconds);
         }
+    }
+}
+
+/// An upstream may say any number.
+fn add_each(counts: &mut [u64], more: &[u64]) {
+    for (count, more) in counts.iter_mut().zip(more) {
+        *count = count.saturating_add(*more);
     }
 }
 
@@ -159,7 +212,7 @@ impl Histogram {
 #[derive(Clone, Debug)]
 pub(super) struct WorkerCounters {
     all: Arc<Mutex<Vec<Arc<Mutex<Counters>>>>>,
-    families: Arc<[Desc; 6]>,
+    families: Arc<[Desc; 8]>,
 }
 
 impl WorkerCounters {
@@ -199,6 +252,16 @@ impl WorkerCounters {
                 "Requests being served, streams included.",
                 &[],
             )?,
+            family(
+                "keygate_tokens_total",
+                "Tokens as upstreams count them; input includes cached, output includes reasoning.",
+                &["model", "kind"],
+            )?,
+            family(
+                "keygate_usage_records_total",
+                "Requests that passed all checks, by how certain their counts are.",
+                &["certainty"],
+            )?,
         ];
         Ok(Self {
             all: Arc::default(),
@@ -236,7 +299,14 @@ impl Collector for WorkerCounters {
             first_byte,
             overhead,
             in_flight,
+            tokens,
+            usage_records,
         ] = &*self.families;
+        let certainties = CERTAINTIES.iter().zip(sum.usage_records);
+        let used = sum.tokens.iter().flat_map(|(model, used)| {
+            let kinds = TOKEN_KINDS.iter().zip(used);
+            kinds.map(move |(kind, count)| counted(&[("kind", kind), ("model", model)], *count))
+        });
         let outcomes = sum.outcomes.iter();
         let statuses = |upstream: &UpstreamCounters| {
             let name = upstream.name.clone();
@@ -281,6 +351,14 @@ impl Collector for WorkerCounters {
                 vec![histogram_metric(&[], &sum.overhead_seconds)],
             ),
             family(in_flight, MetricType::GAUGE, vec![Metric::from_gauge(now)]),
+            family(tokens, MetricType::COUNTER, used.collect()),
+            family(
+                usage_records,
+                MetricType::COUNTER,
+                certainties
+                    .map(|(certainty, count)| counted(&[("certainty", certainty.label())], count))
+                    .collect(),
+            ),
         ]
     }
 }
@@ -346,10 +424,21 @@ mod tests {
         lock(&other).response("llama", 200, 0.5);
         lock(&other).response("llama", 500, 0.5);
         lock(&other).response("whisper", 200, 0.5);
+        let counts = RequestCounts {
+            input: Some(5),
+            output: Some(u64::MAX),
+            certainty: Certainty::AtLeast,
+            ..RequestCounts::UNKNOWN
+        };
+        lock(&one).usage("m", &counts);
+        lock(&other).usage("m", &counts);
+        lock(&other).usage("m", &RequestCounts::UNKNOWN);
         lock(&one).in_flight += 3;
         lock(&other).in_flight -= 1;
         let sum = workers.sum();
         assert_eq!(sum.in_flight, 2);
+        assert_eq!(sum.usage_records, [0, 2, 1]);
+        assert_eq!(sum.tokens["m"], [10, 0, u64::MAX, 0]);
         assert_eq!(sum.outcomes, [("allowed", 2), ("expired_api_key", 1)]);
         let cumulative = sum.request_seconds.cumulative();
         // A measurement equal to a bound belongs to its bucket.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::policy::network::ClientAddress;
+use crate::policy::usage::RequestCounts;
 
 /// The access line of one request, made when the request ends.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct AccessEntry<'a> {
     pub(crate) first_byte: Option<Duration>,
     /// The `x-request-id`.
     pub(crate) request_id: &'a str,
+    /// The id that the client gave it.
+    pub(crate) client_request_id: Option<&'a str>,
     /// The id of the key that the token belongs to.
     pub(crate) key_id: Option<&'a str>,
     /// The client's address as the rules see it.
@@ -37,11 +40,19 @@ pub(crate) struct AccessEntry<'a> {
     pub(crate) bytes_in: u64,
     /// Bytes of the response body.
     pub(crate) bytes_out: u64,
+    /// What it used; None if it did not pass all checks.
+    pub(crate) counts: Option<RequestCounts>,
     /// How the request ended.
     pub(crate) end: RequestEnd,
 }
 
 impl AccessEntry<'_> {
+    /// Why the gateway refused the request; None if it did not. An upstream's failure is no refusal.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        self.denial
+            .filter(|_| self.end != RequestEnd::UpstreamFailed)
+    }
+
     /// Whether the request was refused before its body was read.
     pub(super) fn is_refused_early(&self) -> bool {
         self.denial.is_some() && self.route.is_none()

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use crate::observe::event::{AccessEntry, Event};
 use crate::policy::network::{AddressText, ClientAddress};
+use crate::policy::text::is_harmless;
 use crate::policy::time::UnixTime;
+use crate::policy::usage::RequestCounts;
 use crate::store::config::LogFormat;
 
 /// The longest text in a line, in characters; longer text is cut.
@@ -65,10 +67,15 @@ impl LogLines {
     /// Appends a request's line.
     pub(super) fn access(&mut self, format: LogFormat, access: &AccessEntry<'_>) {
         let ended = access.started + access.duration;
-        let fields: [(FieldName, FieldValue<'_>); 14] = [
+        let counts = access.counts.unwrap_or(RequestCounts::UNKNOWN);
+        let fields: [(FieldName, FieldValue<'_>); 22] = [
             (
                 name!("request_id"),
                 FieldValue::Word(Some(access.request_id)),
+            ),
+            (
+                name!("client_request_id"),
+                FieldValue::Word(access.client_request_id),
             ),
             (name!("key_id"), FieldValue::Word(access.key_id)),
             (name!("client"), FieldValue::Address(access.client)),
@@ -93,6 +100,29 @@ impl LogLines {
             (
                 name!("duration_ms"),
                 FieldValue::Milliseconds(Some(access.duration)),
+            ),
+            (name!("input_tokens"), FieldValue::Number(counts.input)),
+            (
+                name!("input_cached_tokens"),
+                FieldValue::Number(counts.input_cached),
+            ),
+            (name!("output_tokens"), FieldValue::Number(counts.output)),
+            (
+                name!("output_reasoning_tokens"),
+                FieldValue::Number(counts.output_reasoning),
+            ),
+            (
+                name!("audio_seconds"),
+                FieldValue::Milliseconds(
+                    counts
+                        .audio_microseconds
+                        .map(|length| Duration::from_micros(length / 1000)),
+                ),
+            ),
+            (name!("images"), FieldValue::Number(counts.images)),
+            (
+                name!("certainty"),
+                FieldValue::Word(access.counts.map(|counts| counts.certainty.label())),
             ),
             (name!("end"), FieldValue::Word(Some(access.end.label()))),
         ];
@@ -139,10 +169,7 @@ impl LogLines {
                     self.text.push(',');
                     write_json_text(&mut self.text, name);
                     self.text.push(':');
-                    match value {
-                        Value::String(value) => write_json_text(&mut self.text, value),
-                        other => self.text.push_str(&other.to_string()),
-                    }
+                    write_json_value(&mut self.text, value);
                 }
                 self.text.push_str("}\n");
             }
@@ -158,7 +185,7 @@ impl LogLines {
                     self.text.push('=');
                     match value {
                         Value::String(value) => write_word(&mut self.text, value),
-                        other => self.text.push_str(&other.to_string()),
+                        other => write_json_value(&mut self.text, other),
                     }
                 }
                 self.text.push('\n');
@@ -264,6 +291,30 @@ fn write_word(text: &mut String, value: &str) {
     }
 }
 
+/// A JSON value, with every text in it escaped.
+fn write_json_value(text: &mut String, value: &Value) {
+    match value {
+        Value::String(value) => write_json_text(text, value),
+        Value::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                text.push(if index == 0 { '[' } else { ',' });
+                write_json_value(text, value);
+            }
+            text.push_str(if values.is_empty() { "[]" } else { "]" });
+        }
+        Value::Object(fields) => {
+            for (index, (name, value)) in fields.iter().enumerate() {
+                text.push(if index == 0 { '{' } else { ',' });
+                write_json_text(text, name);
+                text.push(':');
+                write_json_value(text, value);
+            }
+            text.push_str(if fields.is_empty() { "{}" } else { "}" });
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => put(text, format_args!("{value}")),
+    }
+}
+
 /// A JSON string (RFC 8259 7). Characters that could control a terminal are escaped too.
 fn write_json_text(text: &mut String, value: &str) {
     text.push('"');
@@ -290,15 +341,6 @@ fn write_json_character(text: &mut String, character: char) {
             }
         }
     }
-}
-
-/// Whether a character is safe on a terminal: it neither controls it nor changes the direction or the lines of text.
-#[must_use]
-pub(crate) fn is_harmless(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn write_address(text: &mut String, address: ClientAddress) {
@@ -344,6 +386,7 @@ mod tests {
             duration: Duration::from_micros(1500),
             first_byte: None,
             request_id: "r-1",
+            client_request_id: Some("mine"),
             key_id: Some("key_1"),
             client: ClientAddress::Unknown,
             method: "POST",
@@ -354,6 +397,7 @@ mod tests {
             denial: Some("model_not_found"),
             bytes_in: 7,
             bytes_out: 9,
+            counts: None,
             end: RequestEnd::Complete,
         }
     }
@@ -388,13 +432,16 @@ mod tests {
         ] {
             for format in [LogFormat::Json, LogFormat::Text] {
                 let mut event = LogLines::default();
-                event.event(format, &Event::warn("name").with("text", hostile));
+                let nested = serde_json::json!([hostile, {hostile: [hostile, 1, null]}, [], {}]);
+                let warning = Event::warn("name").with("text", hostile);
+                event.event(format, &warning.with("list", nested.clone()));
                 for line in [line(format, &access(hostile)), event.text] {
                     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
                     assert!(line.trim_end().chars().all(is_harmless), "{line:?}");
                     if format == LogFormat::Json {
                         let value: Value = serde_json::from_str(&line).unwrap();
                         assert!(value["model"] == hostile || value["text"] == hostile);
+                        assert!(value["list"] == Value::Null || value["list"] == nested);
                     }
                 }
             }

@@ -14,9 +14,10 @@ use prometheus::IntCounter;
 
 pub(crate) use crate::observe::event::{AccessEntry, Event, RequestEnd};
 use crate::observe::line::LogLines;
-pub(crate) use crate::observe::line::is_harmless;
 use crate::observe::lock::lock;
 use crate::observe::refusal_limit::RefusalLineLimit;
+use crate::observe::refusals::RecentRefusals;
+use crate::runtime::wall_clock::unix_time;
 use crate::store::config::LogFormat;
 
 /// The most bytes that a buffer holds; further lines are dropped.
@@ -45,6 +46,7 @@ struct LogWriter {
     buffers: Mutex<Vec<Arc<LogBuffer>>>,
     dropped: IntCounter,
     refusals: RefusalLineLimit,
+    recent_refusals: RecentRefusals,
     /// The thread has nothing to write and must be woken.
     asleep: AtomicBool,
     thread: OnceLock<Thread>,
@@ -73,6 +75,7 @@ impl Log {
             buffers: Mutex::new(vec![Arc::clone(&buffer)]),
             dropped,
             refusals: RefusalLineLimit::new(Instant::now()),
+            recent_refusals: RecentRefusals::default(),
             asleep: AtomicBool::new(false),
             thread: OnceLock::new(),
             ending: AtomicBool::new(false),
@@ -99,10 +102,20 @@ impl Log {
 
     /// Logs a request, unless too many refused ones were logged within this second.
     pub(crate) fn access(&self, access: &AccessEntry<'_>) {
+        if let Some(reason) = access.refusal() {
+            let ended = unix_time(access.started + access.duration);
+            let recent = &self.writer.recent_refusals;
+            recent.record(access.key_id, access.client, reason, ended);
+        }
         if access.is_refused_early() && !self.writer.refusals.may_write(Instant::now()) {
             return;
         }
         self.write(|lines| lines.access(self.writer.format, access));
+    }
+
+    /// The refused requests of the last hour, those without a line too.
+    pub(crate) fn recent_refusals(&self) -> &RecentRefusals {
+        &self.writer.recent_refusals
     }
 
     /// Logs how many lines of refused requests were left out, if there were any. The caller does this often.

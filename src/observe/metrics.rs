@@ -1,6 +1,7 @@
 //! The metrics, as Prometheus text.
 //!
-//! Invariant: every label value comes from a closed set: an error code, an upstream or replica of the config, a status.
+//! Invariant: every label value comes from a closed set: an error code, an upstream or replica of the config, a model of
+//! the catalogue, a status.
 //! Nothing that a client sends becomes a label.
 
 use std::collections::BTreeMap;
@@ -9,11 +10,13 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::observe::counters::{Counters, WorkerCounters};
 use crate::observe::lock::lock;
+use crate::policy::usage::RequestCounts;
 
 /// All metrics of the process. A clone shares them, and counts on the same counters.
 #[derive(Clone, Debug)]
@@ -32,8 +35,18 @@ struct MetricFamilies {
     reloads: IntCounterVec,
     last_reload: IntGauge,
     upstream_up: IntGaugeVec,
+    model_clashes: IntGauge,
     unwritten_changes: IntGauge,
     log_lines_dropped: IntCounter,
+    database: DatabaseMetrics,
+}
+
+/// The metrics of the database. They are rendered only where there is one.
+#[derive(Debug)]
+struct DatabaseMetrics {
+    up: IntGauge,
+    records_dropped: IntCounter,
+    write_seconds: Histogram,
 }
 
 impl Metrics {
@@ -61,6 +74,10 @@ impl Metrics {
                 ),
                 &["upstream", "replica"],
             )?,
+            model_clashes: gauge(
+                "keygate_model_clashes",
+                "Models that two upstreams name; the log says which upstream gets their requests.",
+            )?,
             unwritten_changes: gauge(
                 "keygate_unwritten_changes",
                 "Deletes and disables in force that the key file does not hold yet.",
@@ -69,6 +86,20 @@ impl Metrics {
                 "keygate_log_lines_dropped_total",
                 "Log lines given up because standard error was too slow.",
             )?,
+            database: DatabaseMetrics {
+                up: gauge(
+                    "keygate_database_up",
+                    "1 while the database can be written, 0 while usage waits in memory.",
+                )?,
+                records_dropped: IntCounter::new(
+                    "keygate_usage_records_dropped_total",
+                    "Single usage records given up because too many waited for the database; their sums are kept.",
+                )?,
+                write_seconds: Histogram::with_opts(HistogramOpts::new(
+                    "keygate_database_write_seconds",
+                    "The time of one transaction.",
+                ))?,
+            },
         };
         let build = IntGaugeVec::new(
             Opts::new("keygate_build_info", "The version that runs."),
@@ -85,10 +116,12 @@ impl Metrics {
             reloads,
             last_reload,
             upstream_up,
+            model_clashes,
             unwritten_changes,
             log_lines_dropped,
+            database: _,
         } = &families;
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 11] = [
             Box::new(build),
             Box::new(workers.clone()),
             Box::new(connections.clone()),
@@ -97,6 +130,7 @@ impl Metrics {
             Box::new(reloads.clone()),
             Box::new(last_reload.clone()),
             Box::new(upstream_up.clone()),
+            Box::new(model_clashes.clone()),
             Box::new(unwritten_changes.clone()),
             Box::new(log_lines_dropped.clone()),
         ];
@@ -131,6 +165,43 @@ impl Metrics {
         let mut counters = lock(&self.counters);
         counters.in_flight -= 1;
         counters.request(outcome, seconds);
+    }
+
+    /// Counts the use of a request that passed all checks.
+    pub(crate) fn usage(&self, model: &str, counts: &RequestCounts) {
+        lock(&self.counters).usage(model, counts);
+    }
+
+    /// There is a database: its metrics are rendered from now on.
+    ///
+    /// # Errors
+    /// This was said before.
+    pub(crate) fn has_database(&self) -> Result<(), prometheus::Error> {
+        let DatabaseMetrics {
+            up,
+            records_dropped,
+            write_seconds,
+        } = &self.families.database;
+        let all: [Box<dyn Collector>; 3] = [
+            Box::new(up.clone()),
+            Box::new(records_dropped.clone()),
+            Box::new(write_seconds.clone()),
+        ];
+        all.into_iter()
+            .try_for_each(|collector| self.families.registry.register(collector))
+    }
+
+    /// Sets whether the database can be written, and how many records were dropped since the start.
+    pub(crate) fn database(&self, up: bool, records_dropped: u64) {
+        let database = &self.families.database;
+        database.up.set(i64::from(up));
+        let more = records_dropped.saturating_sub(database.records_dropped.get());
+        database.records_dropped.inc_by(more);
+    }
+
+    /// Measures a transaction of the database.
+    pub(crate) fn database_write(&self, seconds: f64) {
+        self.families.database.write_seconds.observe(seconds);
     }
 
     /// Counts the head of an upstream's response. `first_byte` is the time since the request's head, `overhead` the
@@ -200,6 +271,12 @@ impl Metrics {
             .upstream_up
             .with_label_values(&[upstream, replica])
             .set(i64::from(up));
+    }
+
+    /// Sets how many models two upstreams name.
+    pub(crate) fn model_clashes(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.families.model_clashes.set(count);
     }
 
     /// Removes a replica that is no longer in the config.
@@ -285,8 +362,28 @@ mod tests {
         let first_byte = Duration::from_millis(100);
         metrics.response("llama", 200, first_byte, Duration::from_micros(10));
         metrics.upstream_up("llama", "http://127.0.0.1:8000", true);
+        assert!(
+            !String::from_utf8(metrics.render())
+                .unwrap()
+                .contains("database")
+        );
+        metrics.has_database().unwrap();
+        metrics.database(true, 3);
+        metrics.database(true, 4);
+        metrics.database_write(0.1);
+        let counts = RequestCounts {
+            output: Some(7),
+            ..RequestCounts::UNKNOWN
+        };
+        metrics.usage("m", &counts);
         let text = String::from_utf8(metrics.render()).unwrap();
         for line in [
+            "keygate_tokens_total{kind=\"output\",model=\"m\"} 7",
+            "keygate_usage_records_total{certainty=\"unknown\"} 1",
+            "keygate_usage_records_total{certainty=\"exact\"} 0",
+            "keygate_database_up 1",
+            "keygate_usage_records_dropped_total 4",
+            "keygate_database_write_seconds_count 1",
             "keygate_requests_total{outcome=\"allowed\"} 1",
             "keygate_responses_total{status=\"200\",upstream=\"llama\"} 1",
             "keygate_request_seconds_count 1",

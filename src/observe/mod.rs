@@ -9,4 +9,5 @@ mod lock;
 pub(crate) mod log;
 pub(crate) mod metrics;
 mod refusal_limit;
+pub(crate) mod refusals;
 pub(crate) mod sampler;

@@ -24,6 +24,7 @@ pub struct Caller<'k> {
 #[derive(Clone, Debug)]
 pub struct Permit<T> {
     model: Arc<str>,
+    sent_as: Option<Arc<str>>,
     address: ClientAddress,
     target: T,
 }
@@ -56,24 +57,28 @@ impl<'k> Caller<'k> {
         self.key
     }
 
-    /// Step 7: `lookup` finds in the catalogue who serves the model.
+    /// Step 7: `lookup` finds in the catalogue who serves the model. `sent_as` is the upstream's own name for it, where
+    /// the model is an alias.
     ///
     /// # Errors
     /// [`Denial::ModelNotFound`], whether nobody serves the model or the key may not use it.
     pub fn for_model<M, T>(
         self,
         model: M,
+        sent_as: Option<Arc<str>>,
         lookup: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Permit<T>, Denial>
     where
         M: AsRef<str> + Into<Arc<str>>,
     {
         let target = lookup(model.as_ref()).ok_or(Denial::ModelNotFound)?;
-        if !self.key.model_access().allows(model.as_ref()) {
+        let access = self.key.model_access();
+        if !access.allows_as(model.as_ref(), sent_as.as_deref()) {
             return Err(Denial::ModelNotFound);
         }
         Ok(Permit {
             model: model.into(),
+            sent_as,
             address: self.address,
             target,
         })
@@ -92,6 +97,12 @@ impl<T> Permit<T> {
         &self.model
     }
 
+    /// The name that the upstream gets in place of the model's, where that is an alias.
+    #[must_use]
+    pub fn sent_as(&self) -> Option<&str> {
+        self.sent_as.as_deref()
+    }
+
     /// Checks again whether the permit is valid, with the current key (None: it was deleted).
     ///
     /// # Errors
@@ -99,7 +110,7 @@ impl<T> Permit<T> {
     pub fn recheck(&self, key: Option<&Key>, now: UnixTime) -> Result<(), Denial> {
         let caller = caller(key, self.address, now)?;
         caller
-            .for_model(Arc::clone(&self.model), |_| Some(()))
+            .for_model(Arc::clone(&self.model), self.sent_as.clone(), |_| Some(()))
             .map(drop)
     }
 }

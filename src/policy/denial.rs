@@ -42,10 +42,10 @@ impl Denial {
     pub fn message(self) -> &'static str {
         match self {
             Self::MissingApiKey => {
-                "No API key was sent. Send it as a header: 'Authorization: Bearer' and your bearer token."
+                "No API key was sent. Send your bearer token in the header 'Authorization: Bearer', or in x-api-key."
             }
             Self::InvalidApiKey => {
-                "This API key is not valid. Check that the whole bearer token was copied; if it was, ask for a new key."
+                "This API key is not valid. Check that the whole bearer token was copied and is sent in one header; if so, ask for a new key."
             }
             Self::ExpiredApiKey => {
                 "This API key has expired. Ask for a new key, or for this one's expiry to be moved."
@@ -55,8 +55,8 @@ impl Denial {
                  shows where it may be used; ask for your network to be added."
             }
             Self::UnknownUrl => {
-                "This path is not served here, though OpenAI's API may have it. If it should be, look at its spelling, and \
-                 at your client's base URL: that is the OpenAI Compatible URL, ending in /v1."
+                "This path is not served here, though the API may have it. Look at its spelling and at your client's base URL: \
+                 OpenAI's clients need the OpenAI Compatible URL, which ends in /v1; Anthropic's need it without /v1."
             }
             Self::MethodNotAllowed { .. } => {
                 "This path is served under another method; the Allow header names it."

@@ -3,6 +3,7 @@
 //! Invariant: the decision comes from `decide`; this file only writes the sentence.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::policy::decide;
 use crate::policy::denial::Denial;
@@ -31,6 +32,8 @@ pub struct Question<'k> {
     pub subject: Subject<'k>,
     /// The model that the request names.
     pub model: &'k str,
+    /// The upstream's own name for the model, where it is an alias.
+    pub sent_as: Option<&'k str>,
     /// Whether the catalogue contains that model.
     pub served: bool,
     /// The client's address.
@@ -57,8 +60,10 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         Subject::NoSuchToken => (None, "no key has this token"),
         Subject::MalformedToken => (None, "this is no bearer token, or not the whole of one"),
     };
-    let decision = decide::caller(key, question.address, question.at)
-        .and_then(|caller| caller.for_model(question.model, |_| question.served.then_some(())));
+    let decision = decide::caller(key, question.address, question.at).and_then(|caller| {
+        let sent_as = question.sent_as.map(Arc::from);
+        caller.for_model(question.model, sent_as, |_| question.served.then_some(()))
+    });
     let denial = decision.err();
     let reason = match (key, denial) {
         (None, _) => missing.to_owned(),
@@ -123,7 +128,14 @@ fn denied(key: &Key, denial: Denial, question: &Question<'_>) -> String {
             format!("no upstream serves {model:?}")
         }
         Denial::ModelNotFound => match key.model_access() {
-            ModelAccess::Exclusive(_) => format!("{model:?} is in the key's exclusive list"),
+            ModelAccess::Exclusive(_) => match question.sent_as {
+                Some(sent_as) if key.model_access().allows(model) => {
+                    format!(
+                        "{model:?} is an alias of {sent_as:?}, which is in the key's exclusive list"
+                    )
+                }
+                Some(_) | None => format!("{model:?} is in the key's exclusive list"),
+            },
             ModelAccess::All | ModelAccess::Inclusive(_) => {
                 format!("{model:?} is not in the key's inclusive list")
             }

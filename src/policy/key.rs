@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
+use crate::policy::text;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 
@@ -198,6 +199,37 @@ impl Key {
         }
     }
 
+    /// The names of the fields that differ, as the key file writes them.
+    #[must_use]
+    pub fn changed_fields(&self, before: &Self) -> Vec<&'static str> {
+        let Self {
+            text: _,
+            id_length: _,
+            hint,
+            disabled,
+            hash,
+            model_access,
+            allow_from,
+            account,
+            expires_at,
+            created_at,
+        } = self;
+        let differs = [
+            ("id", self.id() != before.id()),
+            ("name", self.name() != before.name()),
+            ("hash", *hash != before.hash),
+            ("hint", *hint != before.hint),
+            ("model_access", *model_access != before.model_access),
+            ("allow_from", *allow_from != before.allow_from),
+            ("expires_at", *expires_at != before.expires_at),
+            ("created_at", *created_at != before.created_at),
+            ("account", *account != before.account),
+            ("disabled", *disabled != before.disabled),
+        ];
+        let changed = differs.into_iter().filter(|(_, differs)| *differs);
+        changed.map(|(name, _)| name).collect()
+    }
+
     /// The fields, to create a changed key.
     #[must_use]
     pub fn fields(&self) -> KeyFields {
@@ -284,7 +316,7 @@ impl KeyId {
     }
 }
 
-/// A key's name: 1 to 100 characters, none a control character.
+/// A key's name: 1 to 100 characters that can be seen (see [`text::is_harmless`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName(Box<str>);
 
@@ -296,7 +328,7 @@ impl KeyName {
     }
 }
 
-/// The account that owns a key: 1 to 100 characters, none a control character. A clone shares the text.
+/// The account that owns a key: 1 to 100 characters that can be seen. A clone shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Account(Arc<str>);
 
@@ -335,16 +367,14 @@ impl fmt::Debug for Hint {
     }
 }
 
-fn check_text(text: &str) -> Result<(), KeyFieldError> {
-    if !(1..=MAX_NAME).contains(&text.chars().count()) {
+fn check_text(value: &str) -> Result<(), KeyFieldError> {
+    if !(1..=MAX_NAME).contains(&value.chars().count()) {
         return Err(KeyFieldError("must be 1 to 100 characters long"));
     }
-    if text.chars().any(char::is_control) {
-        return Err(KeyFieldError(
-            "must not hold control characters; remove them",
-        ));
+    match text::name_fault(value) {
+        Some(fault) => Err(KeyFieldError(fault)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// An optional time in eight bytes.
@@ -406,7 +436,15 @@ mod tests {
             assert!(KeyId::parse(bad).is_err(), "{bad:?}");
         }
         assert!(KeyId::parse(&"x".repeat(64)).is_ok());
-        for bad in ["", "a\nb", "a\u{7f}", "a\u{85}b", &"é".repeat(101)] {
+        for bad in [
+            "",
+            "a\nb",
+            "a\u{7f}",
+            "a\u{85}b",
+            "a\u{202e}b",
+            "\u{200b}",
+            &"é".repeat(101),
+        ] {
             assert!(KeyName::parse(bad).is_err(), "{bad:?}");
         }
         assert!(KeyName::parse(&"é".repeat(100)).is_ok());

@@ -4,15 +4,21 @@
 //! the environment, the clock, logs or metrics. So tests need only values, and the gateway, the admin API and
 //! `keygate explain` cannot disagree.
 
+pub mod body_fields;
 pub mod budget;
 pub mod decide;
 pub mod denial;
+pub(crate) mod documented_fields;
 pub mod explain;
+pub mod field_kind;
 pub mod key;
 pub mod key_view;
 pub mod model_access;
 pub mod network;
+pub mod price;
 pub mod rate_limit;
 pub mod route;
+pub mod text;
 pub mod time;
 pub mod token;
+pub mod usage;

@@ -24,6 +24,18 @@ impl ModelAccess {
         }
     }
 
+    /// Whether the key may use the model under this name, where the upstream knows it by another. A key that may not use
+    /// a model must not reach it by an alias, so an exclusive list that holds either name refuses. An inclusive list
+    /// allows what it names.
+    #[must_use]
+    pub fn allows_as(&self, model: &str, sent_as: Option<&str>) -> bool {
+        self.allows(model)
+            && match (self, sent_as) {
+                (Self::Exclusive(models), Some(sent_as)) => !models.contains(sent_as),
+                (Self::All | Self::Inclusive(_), _) | (_, None) => true,
+            }
+    }
+
     /// Whether every model is allowed. Then other names in a request need no check.
     #[must_use]
     pub fn is_all(&self) -> bool {
@@ -52,24 +64,50 @@ impl ModelAccess {
 
 /// One or more model names. Keys with the same list share it, to save memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ModelList(Arc<[Box<str>]>);
+pub struct ModelList(Arc<SharedNames>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SharedNames {
+    in_order: Box<[Box<str>]>,
+    /// The places in `in_order`, sorted by name; empty for a list that is short enough to be read through.
+    sorted: Box<[u32]>,
+}
+
+/// The longest list that is read through. A longer one is searched, since a list of models asks for each of them.
+const MAX_READ_THROUGH: usize = 16;
 
 impl ModelList {
     /// None if the list is empty or contains an empty name.
     #[must_use]
     pub fn new(names: Vec<String>) -> Option<Self> {
-        let usable = !names.is_empty() && names.iter().all(|name| !name.is_empty());
-        usable.then(|| Self(names.into_iter().map(String::into_boxed_str).collect()))
+        if names.is_empty() || names.iter().any(String::is_empty) {
+            return None;
+        }
+        let in_order: Box<[Box<str>]> = names.into_iter().map(String::into_boxed_str).collect();
+        let mut sorted = Vec::new();
+        if in_order.len() > MAX_READ_THROUGH {
+            sorted.extend(0..u32::try_from(in_order.len()).ok()?);
+            sorted.sort_unstable_by_key(|place| &in_order[*place as usize]);
+        }
+        let sorted = sorted.into_boxed_slice();
+        Some(Self(Arc::new(SharedNames { in_order, sorted })))
     }
 
     /// The names in their original order.
     #[must_use]
     pub fn names(&self) -> &[Box<str>] {
-        &self.0
+        &self.0.in_order
     }
 
     fn contains(&self, model: &str) -> bool {
-        self.0.iter().any(|name| **name == *model)
+        let SharedNames { in_order, sorted } = &*self.0;
+        if sorted.is_empty() {
+            return in_order.iter().any(|name| **name == *model);
+        }
+        let name = |place: &u32| &*in_order[*place as usize];
+        sorted
+            .binary_search_by(|place| name(place).cmp(model))
+            .is_ok()
     }
 }
 
@@ -110,6 +148,37 @@ mod tests {
         let access = ModelAccess::Exclusive(list(&["bad"]));
         assert!(access.allows("good"));
         assert!(!access.allows("bad"));
+    }
+
+    #[test]
+    fn an_alias_is_judged_by_its_name_and_an_exclusive_list_also_by_the_other() {
+        assert!(ModelAccess::All.allows_as("alias", Some("good")));
+        assert!(ModelAccess::Inclusive(list(&["alias"])).allows_as("alias", Some("good")));
+        assert!(!ModelAccess::Inclusive(list(&["good"])).allows_as("alias", Some("good")));
+        assert!(!ModelAccess::Exclusive(list(&["alias"])).allows_as("alias", Some("good")));
+        assert!(!ModelAccess::Exclusive(list(&["good"])).allows_as("alias", Some("good")));
+        assert!(ModelAccess::Exclusive(list(&["alias"])).allows_as("good", None));
+    }
+
+    #[test]
+    fn a_list_of_any_length_holds_its_names_and_no_other() {
+        for length in [1, 15, 16, 17, 18, 500] {
+            // Out of order, and the first one twice.
+            let mut names: Vec<String> =
+                (0..length).map(|at| format!("m{}", at * 7 % 501)).collect();
+            names.push(names[0].clone());
+            let list = ModelList::new(names.clone()).unwrap();
+            assert!(list.names().iter().map(|name| &**name).eq(names.iter()));
+            for number in 0..502 {
+                let name = format!("m{number}");
+                assert_eq!(
+                    list.contains(&name),
+                    names.contains(&name),
+                    "{length} {name}"
+                );
+            }
+            assert!(!list.contains("") && !list.contains("m") && !list.contains("n"));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 
 /// The client address that the rules apply to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientAddress {
     /// Canonical: an IPv4-mapped IPv6 address (`::ffff:192.0.2.7`, RFC 4291 2.5.5.2) is that IPv4 address.
     Known(IpAddr),

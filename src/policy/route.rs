@@ -14,6 +14,8 @@ pub enum Route {
     Model(String),
     /// `GET /v1/key`.
     Key,
+    /// `GET /v1/key/usage`.
+    KeyUsage,
 }
 
 impl Route {
@@ -25,6 +27,7 @@ impl Route {
             Self::Models => "/v1/models",
             Self::Model(_) => "/v1/models/{id}",
             Self::Key => "/v1/key",
+            Self::KeyUsage => "/v1/key/usage",
         }
     }
 }
@@ -37,6 +40,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The path.
+    pub(crate) fn path(self) -> &'static str {
+        self.path
+    }
+
     /// The kind of the request body.
     #[must_use]
     pub fn body(self) -> BodyKind {
@@ -53,7 +61,29 @@ pub enum BodyKind {
     Multipart,
 }
 
-const ENDPOINTS: [Endpoint; 14] = [
+/// The API that a path belongs to, by which its errors are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiStyle {
+    /// OpenAI's.
+    OpenAi,
+    /// Anthropic's: `/v1/messages` and what is below it.
+    Anthropic,
+}
+
+impl ApiStyle {
+    /// The API of a path, served or not.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        match path.strip_prefix("/v1/messages") {
+            Some("") => Self::Anthropic,
+            Some(below) if below.starts_with('/') => Self::Anthropic,
+            Some(_) | None => Self::OpenAi,
+        }
+    }
+}
+
+/// Every path that is forwarded.
+pub(crate) const ENDPOINTS: [Endpoint; 15] = [
     json("/v1/chat/completions"),
     json("/v1/completions"),
     json("/v1/embeddings"),
@@ -64,6 +94,7 @@ const ENDPOINTS: [Endpoint; 14] = [
     json("/v1/audio/speech"),
     json("/v1/images/generations"),
     json("/v1/messages"),
+    json("/v1/messages/count_tokens"),
     multipart("/v1/audio/transcriptions"),
     multipart("/v1/audio/translations"),
     multipart("/v1/images/edits"),
@@ -81,6 +112,7 @@ pub fn of(method: &str, path: &str) -> Result<Route, Denial> {
     match path {
         "/v1/models" => get(method).map(|()| Route::Models),
         "/v1/key" => get(method).map(|()| Route::Key),
+        "/v1/key/usage" => get(method).map(|()| Route::KeyUsage),
         _ => {
             let id = path
                 .strip_prefix("/v1/models/")
@@ -169,6 +201,9 @@ mod tests {
             "/v1/models/",
             "/v1/Models",
             "/v1/key/",
+            "/v1/key/usage/",
+            "/v1/key/Usage",
+            "/v1/usage",
             "/tokenize",
             "/slots",
             "/metrics",
@@ -184,6 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn paths_below_messages_are_anthropics() {
+        for (path, style) in [
+            ("/v1/messages", ApiStyle::Anthropic),
+            ("/v1/messages/count_tokens", ApiStyle::Anthropic),
+            ("/v1/messages/batches", ApiStyle::Anthropic),
+            ("/v1/messagesx", ApiStyle::OpenAi),
+            ("/v1/chat/completions", ApiStyle::OpenAi),
+            ("", ApiStyle::OpenAi),
+        ] {
+            assert_eq!(ApiStyle::of(path), style, "{path}");
+        }
+    }
+
+    #[test]
     fn another_method_is_told_the_one_to_use() {
         for method in ["GET", "post", "HEAD", "OPTIONS", "TRACE", "PUT", ""] {
             assert_eq!(
@@ -194,6 +243,7 @@ mod tests {
         for (method, path) in [
             ("PUT", "/v1/models"),
             ("POST", "/v1/key"),
+            ("POST", "/v1/key/usage"),
             ("DELETE", "/v1/models/m"),
         ] {
             assert_eq!(
@@ -202,6 +252,7 @@ mod tests {
             );
         }
         assert_eq!(of("HEAD", "/v1/models"), Ok(Route::Models));
+        assert_eq!(of("HEAD", "/v1/key/usage"), Ok(Route::KeyUsage));
     }
 
     #[test]

@@ -90,6 +90,17 @@ impl UnixTime {
     }
 }
 
+/// A span like `30d` or `12h`, in seconds. None: it is not written so, or too long for any clock.
+#[must_use]
+pub fn parse_span(text: &str) -> Option<i64> {
+    let (count, unit) = [("d", DAY), ("h", 60 * 60)]
+        .into_iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))?;
+    let is_plain = !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
+    let count: i64 = count.parse().ok().filter(|_| is_plain)?;
+    count.checked_mul(unit).filter(|span| *span <= LAST)
+}
+
 const DATE: &str = "2027-02-01";
 const DATE_TIME: &str = "2027-02-01T00:00:00";
 const DAY: i64 = 86_400;
@@ -225,6 +236,15 @@ mod tests {
             UnixTime::parse_expiry("9999-12-31").unwrap().to_string(),
             "9999-12-31T23:59:59Z"
         );
+    }
+
+    #[test]
+    fn a_span_is_days_or_hours() {
+        assert_eq!(parse_span("90d"), Some(90 * DAY));
+        assert_eq!(parse_span("012h"), Some(12 * 3600));
+        for bad in ["", "d", "90", "-1d", "+1d", "1.5h", "3w", "99999999999d"] {
+            assert_eq!(parse_span(bad), None, "{bad}");
+        }
     }
 
     proptest! {

@@ -5,13 +5,14 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::http::buffer::{BodyBuffer, BufferPool};
+use crate::request_body::budget::{BufferBudget, BufferPermit, OverBudgetError};
 use crate::request_body::coding::{Coding, Decoder};
 use crate::runtime::timers::{TickTimer, TimerEntry};
+use crate::table::Entry;
 
 /// The most memory that is reserved because of a declared length. Beyond this, the buffer grows as data arrives.
 const TRUSTED_LENGTH: usize = 256 << 10;
@@ -52,75 +53,52 @@ pub trait BodySource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyReadError;
 
-/// The number of bytes that request bodies may use at once, over all workers. Clones share it.
-#[derive(Clone, Debug)]
-pub struct BufferBudget(Arc<AtomicUsize>);
-
-impl BufferBudget {
-    /// A budget of this many bytes.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let left = |left: usize| left.checked_sub(bytes);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)
-            .is_ok()
-    }
-}
-
-/// A part of the budget. Dropping it returns the bytes.
-#[derive(Debug)]
-pub struct BufferPermit {
-    budget: BufferBudget,
-    taken: usize,
-}
-
-impl BufferPermit {
-    fn empty(budget: &BufferBudget) -> Self {
-        Self {
-            budget: budget.clone(),
-            taken: 0,
-        }
-    }
-
-    /// Takes bytes from the budget or returns some, until the permit is for `bytes`.
-    fn resize(&mut self, bytes: usize) -> Result<(), CollectError> {
-        if bytes > self.taken {
-            if !self.budget.take(bytes - self.taken) {
-                return Err(CollectError::Overloaded);
-            }
-        } else {
-            self.budget
-                .0
-                .fetch_add(self.taken - bytes, Ordering::Relaxed);
-        }
-        self.taken = bytes;
-        Ok(())
-    }
-}
-
-impl Drop for BufferPermit {
-    fn drop(&mut self) {
-        self.budget.0.fetch_add(self.taken, Ordering::Relaxed);
-    }
-}
-
 /// A complete body, and its part of the budget.
 #[derive(Debug)]
 pub struct CollectedBody {
-    body: BodyBuffer,
+    content: Content,
     received: usize,
-    permit: BufferPermit,
+}
+
+#[derive(Debug)]
+enum Content {
+    Own(BodyBuffer, BufferPermit),
+    Shared(Arc<SharedBody>),
+}
+
+/// A complete body that another thread reads too. It keeps its part of the budget until nobody has it any more.
+#[derive(Debug)]
+pub struct SharedBody {
+    bytes: Vec<u8>,
+    start: usize,
+    _permit: BufferPermit,
+}
+
+impl SharedBody {
+    /// The body, decoded.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+/// A body's part of the budget, kept for a copy of the body.
+#[derive(Debug)]
+pub enum BodyPermit {
+    /// The body is gone.
+    Own(BufferPermit),
+    /// The body is there for as long as others read it.
+    Shared(Arc<SharedBody>),
 }
 
 impl CollectedBody {
     /// The body, decoded.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.body.bytes()
+        match &self.content {
+            Content::Own(body, _) => body.bytes(),
+            Content::Shared(shared) => shared.bytes(),
+        }
     }
 
     /// The number of bytes received; less than the length of the body if it was compressed.
@@ -131,16 +109,38 @@ impl CollectedBody {
 
     /// Frees the body but keeps its part of the budget, for a copy elsewhere.
     #[must_use]
-    pub fn into_permit(self) -> BufferPermit {
-        self.permit
+    pub fn into_permit(self) -> BodyPermit {
+        match self.content {
+            Content::Own(_, permit) => BodyPermit::Own(permit),
+            Content::Shared(shared) => BodyPermit::Shared(shared),
+        }
+    }
+
+    /// Shares the body with another thread, without a copy.
+    #[must_use]
+    pub fn share(self) -> (Self, Arc<SharedBody>) {
+        let received = self.received;
+        let shared = match self.content {
+            Content::Shared(shared) => shared,
+            Content::Own(body, permit) => {
+                let (bytes, start) = body.into_bytes();
+                Arc::new(SharedBody {
+                    bytes,
+                    start,
+                    _permit: permit,
+                })
+            }
+        };
+        let content = Content::Shared(Arc::clone(&shared));
+        (Self { content, received }, shared)
     }
 }
 
 /// Why a body was not collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CollectError {
-    /// The body is larger than one body may be.
-    TooLarge,
+    /// The body is larger than one body may be, which is so many bytes.
+    TooLarge(usize),
     /// All bodies together would exceed the budget.
     Overloaded,
     /// No data arrived in time, or too little.
@@ -151,6 +151,12 @@ pub enum CollectError {
     Undecodable,
     /// The decoded size exceeds the allowed ratio.
     Inflated,
+}
+
+impl From<OverBudgetError> for CollectError {
+    fn from(OverBudgetError: OverBudgetError) -> Self {
+        Self::Overloaded
+    }
 }
 
 impl From<BodyReadError> for CollectError {
@@ -176,6 +182,7 @@ pub struct BodyLimits {
 /// [`CollectError`]; a body with a declared length over the limit is refused before any of it is read.
 pub async fn collect<S: BodySource>(
     source: &mut S,
+    key: &Arc<Entry>,
     limits: &BodyLimits,
     buffers: &BufferPool,
     timer: &TickTimer,
@@ -183,11 +190,11 @@ pub async fn collect<S: BodySource>(
 ) -> Result<CollectedBody, CollectError> {
     let declared = check_declared(source, limits)?;
     let mut reader = PieceReader::new(source, limits, timer, entry);
-    let mut permit = BufferPermit::empty(&limits.budget);
+    let mut permit = BufferPermit::empty(&limits.budget, key);
     let mut body = BodyBuffer::new(buffers);
     while reader.read(&mut body).await? > 0 {
         if body.len() > limits.size {
-            return Err(CollectError::TooLarge);
+            return Err(CollectError::TooLarge(limits.size));
         }
         permit.resize(body.len())?;
         if body.len() < declared {
@@ -197,8 +204,7 @@ pub async fn collect<S: BodySource>(
     entry.clear_deadline();
     Ok(CollectedBody {
         received: body.len(),
-        body,
-        permit,
+        content: Content::Own(body, permit),
     })
 }
 
@@ -210,6 +216,7 @@ pub async fn collect<S: BodySource>(
 pub async fn collect_decoded<S: BodySource>(
     source: &mut S,
     coding: Coding,
+    key: &Arc<Entry>,
     limits: &BodyLimits,
     buffers: &BufferPool,
     timer: &TickTimer,
@@ -217,7 +224,7 @@ pub async fn collect_decoded<S: BodySource>(
 ) -> Result<CollectedBody, CollectError> {
     check_declared(source, limits)?;
     let mut reader = PieceReader::new(source, limits, timer, entry);
-    let mut permit = BufferPermit::empty(&limits.budget);
+    let mut permit = BufferPermit::empty(&limits.budget, key);
     let mut decoder = Decoder::new(coding).ok_or(CollectError::Overloaded)?;
     permit.resize(decoder.memory())?;
     let mut piece = BodyBuffer::new(buffers);
@@ -226,7 +233,7 @@ pub async fn collect_decoded<S: BodySource>(
     while reader.read(&mut piece).await? > 0 {
         received += piece.len();
         if received > limits.size {
-            return Err(CollectError::TooLarge);
+            return Err(CollectError::TooLarge(limits.size));
         }
         let mut rest = piece.bytes();
         loop {
@@ -238,7 +245,7 @@ pub async fn collect_decoded<S: BodySource>(
             whole.truncate(before + step.produced);
             rest = &rest[step.consumed..];
             if whole.len() > limits.size {
-                return Err(CollectError::TooLarge);
+                return Err(CollectError::TooLarge(limits.size));
             }
             let decoded = received - rest.len();
             if whole.len() > RATIO_FREE && whole.len() / MAX_RATIO > decoded {
@@ -264,9 +271,8 @@ pub async fn collect_decoded<S: BodySource>(
     // Returns the memory of the decoder to the budget.
     permit.resize(whole.len())?;
     Ok(CollectedBody {
-        body: BodyBuffer::of(buffers, whole),
+        content: Content::Own(BodyBuffer::of(buffers, whole), permit),
         received,
-        permit,
     })
 }
 
@@ -274,7 +280,7 @@ pub async fn collect_decoded<S: BodySource>(
 fn check_declared<S: BodySource>(source: &S, limits: &BodyLimits) -> Result<usize, CollectError> {
     let declared = usize::try_from(source.declared_length().unwrap_or(0)).unwrap_or(usize::MAX);
     if declared > limits.size {
-        return Err(CollectError::TooLarge);
+        return Err(CollectError::TooLarge(limits.size));
     }
     Ok(declared)
 }
@@ -371,11 +377,14 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::key::Key;
+    use crate::policy::key::fixture::key_fields;
+    use crate::request_body::budget::BodySize;
 
     fn limits(size: usize, all: usize) -> BodyLimits {
         BodyLimits {
             size,
-            budget: BufferBudget::new(all),
+            budget: BufferBudget::new(all, size),
             idle: Duration::from_secs(30),
         }
     }
@@ -423,7 +432,8 @@ mod tests {
     async fn read(mut body: Pieces, limits: &BodyLimits) -> Result<CollectedBody, CollectError> {
         let timer = TickTimer::default();
         let buffers = BufferPool::default();
-        collect(&mut body, limits, &buffers, &timer, &timer.entry()).await
+        let key = Arc::new(Entry::from(Key::from(key_fields("key_1"))));
+        collect(&mut body, &key, limits, &buffers, &timer, &timer.entry()).await
     }
 
     async fn refused(body: Pieces, limits: &BodyLimits) -> Option<CollectError> {
@@ -445,12 +455,12 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_body_over_its_limit_is_refused_declared_or_not() {
-        let too_large = Some(CollectError::TooLarge);
+        let too_large = |limit| Some(CollectError::TooLarge(limit));
         assert_eq!(
             refused(whole(b"1234567".to_vec()), &limits(6, 99)).await,
-            too_large
+            too_large(6)
         );
-        assert_eq!(refused(pieces(4, 2), &limits(7, 99)).await, too_large);
+        assert_eq!(refused(pieces(4, 2), &limits(7, 99)).await, too_large(7));
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -486,6 +496,11 @@ mod tests {
         assert_eq!(rate.deadline(at(239)), at(240));
     }
 
+    fn held(limits: &BodyLimits) -> usize {
+        let budget = &limits.budget;
+        budget.held(BodySize::Large) + budget.held(BodySize::Small)
+    }
+
     fn gzipped(data: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut encoder = flate2::write::GzEncoder::new(&mut out, flate2::Compression::default());
@@ -498,7 +513,8 @@ mod tests {
         let (timer, buffers) = (TickTimer::default(), BufferPool::default());
         let mut body = whole(body);
         let (gzip, entry) = (Coding::Gzip, timer.entry());
-        collect_decoded(&mut body, gzip, limits, &buffers, &timer, &entry).await
+        let key = Arc::new(Entry::from(Key::from(key_fields("key_1"))));
+        collect_decoded(&mut body, gzip, &key, limits, &buffers, &timer, &entry).await
     }
 
     /// Text that compresses, but by less than a factor of 100.
@@ -515,12 +531,9 @@ mod tests {
         let collected = decoded(gzipped(&data), &limits).await.unwrap();
         assert_eq!(collected.bytes(), &data);
         assert_eq!(collected.received(), gzipped(&data).len());
-        assert_eq!(
-            limits.budget.0.load(Ordering::Relaxed),
-            (1 << 20) - data.len()
-        );
+        assert_eq!(held(&limits), data.len());
         drop(collected);
-        assert_eq!(limits.budget.0.load(Ordering::Relaxed), 1 << 20);
+        assert_eq!(held(&limits), 0);
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -529,11 +542,14 @@ mod tests {
         let error = async |body: Vec<u8>, size: usize, all: usize| {
             let limits = limits(size, all);
             let error = decoded(body, &limits).await.map(|_| ()).unwrap_err();
-            assert_eq!(limits.budget.0.load(Ordering::Relaxed), all);
+            assert_eq!(held(&limits), 0);
             error
         };
         let body = || gzipped(&text(200_000));
-        assert_eq!(error(body(), 199_999, full).await, CollectError::TooLarge);
+        assert_eq!(
+            error(body(), 199_999, full).await,
+            CollectError::TooLarge(199_999)
+        );
         assert_eq!(
             error(body(), 200_000, 100_000).await,
             CollectError::Overloaded
@@ -541,7 +557,10 @@ mod tests {
         assert_eq!(error(body(), 200_000, 1000).await, CollectError::Overloaded);
         // Larger than its decoded size, because of the headers of its members.
         let empty = gzipped(b"").repeat(1000);
-        assert_eq!(error(empty, 10_000, full).await, CollectError::TooLarge);
+        assert_eq!(
+            error(empty, 10_000, full).await,
+            CollectError::TooLarge(10_000)
+        );
         let zeros = gzipped(&vec![b'0'; 8 << 20]);
         assert_eq!(error(zeros, 32 << 20, full).await, CollectError::Inflated);
         let cut = body()[..1000].to_vec();

@@ -16,10 +16,12 @@ mod multipart;
 mod name;
 mod parameters;
 mod query;
+pub(crate) mod streaming;
 
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::policy::documented_fields::Documented;
 use crate::policy::route::BodyKind;
 
 pub use crate::request_body::model::json::JsonError;
@@ -28,7 +30,8 @@ pub(crate) use crate::request_body::model::media_type::is_json;
 pub use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
-pub(crate) use crate::request_body::model::query::percent_decoded;
+pub(crate) use crate::request_body::model::name::{BodyFacts, FilePlace, Places};
+pub(crate) use crate::request_body::model::query::{form_parameters, form_query};
 
 /// The format of the body, from the headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,18 @@ pub enum BodyFormat {
     Multipart(Boundary),
 }
 
+impl BodyFormat {
+    /// The Content-Type that the body is forwarded with. It is written here, so that it says to the upstream what it
+    /// said to the gateway: some servers compare media types byte for byte.
+    #[must_use]
+    pub fn content_type(&self) -> Cow<'static, [u8]> {
+        match self {
+            Self::Json => Cow::Borrowed(b"application/json"),
+            Self::Multipart(boundary) => Cow::Owned(boundary.content_type()),
+        }
+    }
+}
+
 /// Why no single model can be read from a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyError {
@@ -46,6 +61,8 @@ pub enum BodyError {
     UnsupportedMediaType(MediaTypeError),
     /// The gateway and the upstream could read different models.
     AmbiguousModel(Ambiguity),
+    /// A field other than the model, which the gateway reads, is there twice or in another case.
+    AmbiguousField(&'static str),
     /// The body is not one JSON object.
     InvalidJson(JsonError),
     /// The model is missing, null, empty or not a string.
@@ -68,6 +85,7 @@ impl BodyError {
         match self {
             Self::UnsupportedMediaType(_) => "unsupported_media_type",
             Self::AmbiguousModel(_) => "ambiguous_model",
+            Self::AmbiguousField(_) => "ambiguous_body",
             Self::InvalidJson(_) => "invalid_json",
             Self::MissingModel => "missing_model",
             Self::InvalidMultipart(_) => "invalid_multipart",
@@ -79,9 +97,10 @@ impl BodyError {
     pub fn param(&self) -> Option<&'static str> {
         match self {
             Self::AmbiguousModel(_) | Self::MissingModel => Some(name::MODEL),
-            Self::UnsupportedMediaType(_) | Self::InvalidJson(_) | Self::InvalidMultipart(_) => {
-                None
-            }
+            Self::UnsupportedMediaType(_)
+            | Self::AmbiguousField(_)
+            | Self::InvalidJson(_)
+            | Self::InvalidMultipart(_) => None,
         }
     }
 }
@@ -91,6 +110,11 @@ impl fmt::Display for BodyError {
         match self {
             Self::UnsupportedMediaType(error) => error.fmt(f),
             Self::AmbiguousModel(ambiguity) => ambiguity.fmt(f),
+            Self::AmbiguousField(field) => write!(
+                f,
+                "The request body has the field `{field}` twice, or in another spelling. Send it once, spelled \
+                 exactly so.",
+            ),
             Self::InvalidJson(error) => error.fmt(f),
             Self::MissingModel => f.write_str(
                 "The request names no model. Send the name of one as a string: in JSON as the top-level field \
@@ -105,7 +129,7 @@ impl fmt::Display for MediaTypeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ContentType(BodyKind::Json) => {
-                "The body has to be JSON. Send exactly one header Content-Type: application/json"
+                "The body has to be JSON in UTF-8. Send exactly one header Content-Type: application/json and no other charset"
             }
             Self::ContentType(BodyKind::Multipart) => {
                 "The body has to be a form. Send exactly one header Content-Type: multipart/form-data; boundary=…"
@@ -120,6 +144,7 @@ impl From<ModelError> for BodyError {
     fn from(none: ModelError) -> Self {
         match none {
             ModelError::Ambiguous(ambiguity) => Self::AmbiguousModel(ambiguity),
+            ModelError::AmbiguousField(field) => Self::AmbiguousField(field),
             ModelError::Missing => Self::MissingModel,
         }
     }
@@ -166,13 +191,29 @@ pub fn read<'b>(
     body: &'b [u8],
     extra_fields: ExtraModelFields,
 ) -> Result<Cow<'b, str>, BodyError> {
+    scan(format, body, extra_fields, None).map(|facts| facts.model)
+}
+
+/// Reads the model that a complete body names, and notes the fields that are judged after it.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn scan<'b>(
+    format: &BodyFormat,
+    body: &'b [u8],
+    extra_fields: ExtraModelFields,
+    documented: Option<Documented>,
+) -> Result<BodyFacts<'b>, BodyError> {
     let findings = match format {
-        BodyFormat::Json => json::read(body, extra_fields).map_err(BodyError::InvalidJson)?,
+        BodyFormat::Json => {
+            json::read(body, extra_fields, documented).map_err(BodyError::InvalidJson)?
+        }
         BodyFormat::Multipart(boundary) => {
-            multipart::read(boundary, body, extra_fields).map_err(BodyError::InvalidMultipart)?
+            multipart::read(boundary, body, extra_fields, documented)
+                .map_err(BodyError::InvalidMultipart)?
         }
     };
-    Ok(findings.into_model()?)
+    Ok(findings.into_facts()?)
 }
 
 #[cfg(test)]
@@ -195,13 +236,21 @@ mod tests {
     }
 
     #[test]
-    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8() {
+    fn json_is_taken_in_any_case_with_no_parameter_but_utf_8_as_clients_write_it() {
         for value in [
             "application/json",
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=UTF-8",
             "application/json ; Charset=\"Utf-8\"",
+            "application/json; charset=utf8",
+            "application/json;charset=UTF8",
+            "application/json; charset=\"utf-8\"",
+            "application/json; charset=\"UTF8\"",
+            "application/json;",
+            "application/json ; ",
+            "application/json; charset=utf-8;",
+            "application/json; charset=\"utf8\" ;",
             "application/json; charset=utf-8 ",
         ] {
             assert_eq!(
@@ -226,9 +275,15 @@ mod tests {
             &["application/vnd.x+json"],
             &["application/jsonx"],
             &["application/json/x"],
-            &["application/json;"],
+            &["application/json;;"],
+            &["application/json; ; charset=utf-8"],
             &["application/json; charset=utf-16"],
-            &["application/json; charset=utf8"],
+            &["application/json; charset=utf16"],
+            &["application/json; charset=utf_8"],
+            &["application/json; charset=utf-8-sig"],
+            &["application/json; charset='utf-8'"],
+            &["application/json; charset=utf-8;;"],
+            &["application/json; charset=utf-8; charset=utf8"],
             &["application/json; charset=iso-8859-1"],
             &["application/json; charset=utf-8; charset=utf-8"],
             &["application/json; charset=utf-8, text/plain"],
@@ -263,6 +318,9 @@ mod tests {
             ("multipart/form-data; boundary=\"a/b:c=d?\"", "a/b:c=d?"),
             ("multipart/form-data; boundary=X; charset=utf-8", "X"),
             ("multipart/form-data; charset=UTF-8; boundary=X", "X"),
+            ("multipart/form-data; charset=utf8; boundary=X", "X"),
+            ("multipart/form-data; boundary=X;", "X"),
+            ("MULTIPART/FORM-DATA; BOUNDARY=\"X:\" ; ", "X:"),
             (
                 "multipart/form-data; boundary=----WebKitFormBoundaryx",
                 "----WebKitFormBoundaryx",
@@ -339,7 +397,8 @@ mod tests {
             (&long, Boundary),
             ("multipart/form-data; boundary=X Y", Parameters),
             ("multipart/form-data; boundary =X", Parameters),
-            ("multipart/form-data; boundary=X;", Parameters),
+            ("multipart/form-data; boundary=X;;", Parameters),
+            ("multipart/form-data; boundary=\"X;", Parameters),
             ("multipart/form-data; boundary=\"X", Parameters),
             ("multipart/form-data; boundary=a/b", Parameters),
             ("multipart/form-data; boundary", Parameters),
@@ -423,5 +482,31 @@ mod tests {
             read(&format, body, ExtraModelFields::Refused).as_deref(),
             Ok("good")
         );
+    }
+
+    #[test]
+    fn a_body_is_forwarded_with_the_media_type_that_every_server_knows() {
+        for (kind, sent, forwarded) in [
+            (
+                BodyKind::Json,
+                "Application/JSON; charset=\"utf8\";",
+                "application/json",
+            ),
+            (
+                BodyKind::Multipart,
+                "Multipart/Form-Data; charset=utf-8; Boundary=\"XyZ\";",
+                "multipart/form-data; boundary=XyZ",
+            ),
+            (
+                BodyKind::Multipart,
+                "multipart/form-data; boundary=\"a'()+_,-./:=?z\"",
+                "multipart/form-data; boundary=\"a'()+_,-./:=?z\"",
+            ),
+        ] {
+            let format = check(kind, &[sent]).unwrap();
+            let written = format.content_type();
+            assert_eq!(std::str::from_utf8(&written).unwrap(), forwarded);
+            assert_eq!(check(kind, &[forwarded]), Ok(format), "{sent}");
+        }
     }
 }

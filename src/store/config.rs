@@ -1,6 +1,6 @@
 //! The config as types; every value of them is valid. `deploy/keygate.toml` documents each field.
 //!
-//! [`parse`] reads a file and the command line, with `sections` and `upstreams` for its parts. `value` parses single
+//! [`parse`] reads a file and the command line, with `sections` and `upstreams` and `usage` for its parts. `value` parses single
 //! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
 //! certificates. `warnings` and `restart` compare and judge whole configs.
 
@@ -12,6 +12,7 @@ pub(crate) mod restart;
 mod sections;
 mod tree;
 mod upstreams;
+mod usage;
 mod value;
 mod warnings;
 
@@ -20,6 +21,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::policy::body_fields::FieldRules;
+use crate::policy::field_kind::ForwardHeaders;
+use crate::policy::price::ModelPrice;
+pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
+use crate::store::database::DatabaseUrl;
+pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
 /// The whole config, merged from the file, the environment and the command line. Paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,9 +60,24 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// The servers behind the gateway, in the file's order; at least one.
     pub upstreams: Vec<UpstreamConfig>,
+    /// Where the database is; None: there is none.
+    pub database: Option<DatabaseUrl>,
+    /// What is kept of the usage.
+    pub usage: UsageConfig,
+    /// Prices, in the file's order; each model at most once.
+    pub prices: Vec<ModelPrice>,
 }
 
 impl Config {
+    /// How many workers there are: what the config says, or one for each core.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        }
+    }
+
     /// The gateway's address as users see it, without a trailing slash. `first` is the first listen address as it is
     /// bound: the system may have chosen its port.
     #[must_use]
@@ -72,6 +95,23 @@ impl Config {
         };
         ReplicaUrl { https, host, port }.to_string()
     }
+}
+
+/// Creates the files of the secrets that the upstreams need and do not have yet.
+///
+/// # Errors
+/// The file that cannot be created, and why.
+pub(crate) fn provide_secrets(
+    upstreams: &mut [UpstreamConfig],
+) -> Result<(), (PathBuf, std::io::Error)> {
+    for inject in upstreams
+        .iter_mut()
+        .filter_map(|upstream| upstream.inject.as_mut())
+    {
+        let provided = inject.secret.provide();
+        provided.map_err(|error| (inject.secret.file().to_owned(), error))?;
+    }
+    Ok(())
 }
 
 /// A listen address.
@@ -214,6 +254,8 @@ pub struct Timeouts {
     pub upstream_first_byte: Duration,
     /// Between two reads of an upstream's response.
     pub stream_idle: Duration,
+    /// How long an event stream is silent before its client is sent a comment; zero: never.
+    pub sse_ping: Duration,
     /// How long an idle upstream connection is kept.
     pub upstream_keep_alive: Duration,
     /// How long running requests may take after SIGTERM.
@@ -244,6 +286,27 @@ pub struct UpstreamConfig {
     pub credential: Option<Credential>,
     /// The CA of its certificate. None: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// How the usage of its streams is learned.
+    pub usage: UsageMode,
+    /// The server that it runs, if the config says so.
+    pub engine: Option<Engine>,
+    /// Which of a client's header fields it gets besides those that every upstream gets.
+    pub forward_headers: ForwardHeaders,
+    /// Further names of its models, each with the model's own name.
+    pub aliases: Vec<(String, String)>,
+    /// What the gateway puts into bodies that it sends there.
+    pub inject: Option<Inject>,
+    /// Which fields of a body it takes.
+    pub fields: FieldRules,
+}
+
+/// `inject`: what the gateway puts into the bodies that an upstream gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Whose prompts share the upstream's prefix cache.
+    pub cache_salt: SaltOwner,
+    /// What the salts are derived from.
+    pub secret: InjectSecret,
 }
 
 /// Scheme and authority of a replica.
@@ -323,6 +386,7 @@ impl Default for Timeouts {
             upstream_connect: Duration::from_secs(5),
             upstream_first_byte: Duration::from_secs(600),
             stream_idle: Duration::from_secs(600),
+            sse_ping: Duration::ZERO,
             upstream_keep_alive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
             drain_delay: Duration::ZERO,

@@ -1,10 +1,13 @@
 //! Floor 2: files. The config file, the key file, and the key store, which keeps the key file and the key table equal.
 
 pub mod config;
+pub mod database;
 pub(crate) mod fault;
+pub(crate) mod inject_secret;
 
 pub mod key_file;
 pub mod key_json;
+pub mod key_revision;
 pub mod key_store;
 pub(crate) mod lock_file;
 pub mod patch;

@@ -14,6 +14,8 @@ pub struct Difference {
     pub removed: Vec<Arc<Entry>>,
     /// In both, with different fields; this is the new entry.
     pub changed: Vec<Arc<Entry>>,
+    /// The old entries of `changed`, in the same order.
+    pub before: Vec<Arc<Entry>>,
     /// No key changes, but the order of the keys does.
     pub reordered: bool,
     yield_point: YieldPoint,
@@ -25,6 +27,7 @@ impl Difference {
             added: Vec::new(),
             removed: Vec::new(),
             changed: Vec::new(),
+            before: Vec::new(),
             reordered: false,
             yield_point,
         }
@@ -45,7 +48,15 @@ impl Difference {
 
 impl Drop for Difference {
     fn drop(&mut self) {
-        for keys in [&mut self.added, &mut self.removed, &mut self.changed] {
+        let Self {
+            added,
+            removed,
+            changed,
+            before,
+            reordered: _,
+            yield_point: _,
+        } = self;
+        for keys in [added, removed, changed, before] {
             drop_incrementally(keys.drain(..), self.yield_point);
         }
     }

@@ -1,10 +1,11 @@
 //! One key in the table, with its live counters.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use crate::policy::key::Key;
 use crate::policy::time::UnixTime;
-use crate::table::usage::{Usage, UsageCounts};
+use crate::table::usage::{BodyBytes, Usage, UsageCounts};
 
 /// One key in the table, with its live counters.
 #[derive(Debug)]
@@ -24,6 +25,20 @@ impl Entry {
 
     pub(crate) fn count(&self, now: UnixTime) {
         self.usage.get_or_init(Arc::default).count(now);
+    }
+
+    pub(crate) fn restore(&self, before: UsageCounts) {
+        self.usage.get_or_init(Arc::default).restore(before);
+    }
+
+    /// Bytes of request bodies that the key holds at the moment.
+    pub(crate) fn body_bytes(&self) -> &BodyBytes {
+        self.usage.get_or_init(Arc::default).body_bytes()
+    }
+
+    /// Requests of the key that are being forwarded.
+    pub(crate) fn forwarding(&self) -> &AtomicUsize {
+        self.usage.get_or_init(Arc::default).forwarding()
     }
 
     pub(crate) fn usage(&self) -> UsageCounts {

@@ -16,6 +16,7 @@ mod usage;
 
 use std::collections::HashSet;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +31,8 @@ pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
 pub use crate::table::indexes::SortKey;
+pub(crate) use crate::table::usage::BodyBytes;
+pub use crate::table::usage::UsageCounts;
 
 /// All keys.
 #[derive(Debug)]
@@ -194,6 +197,7 @@ impl Table {
                     let before = &found.key().0;
                     if !Arc::ptr_eq(before, entry) && before.key() != entry.key() {
                         difference.changed.push(Arc::clone(entry));
+                        difference.before.push(Arc::clone(before));
                     }
                 }
             }
@@ -237,31 +241,46 @@ impl Table {
         &self,
         after: Option<SortKey>,
         limit: usize,
-        wanted: impl Fn(&Key) -> bool,
+        wanted: impl Fn(&Entry) -> bool,
     ) -> KeyPage {
-        let keys = self.current.load_full();
         let mut page = KeyPage {
             entries: Vec::new(),
             next: None,
         };
-        let mut before = after.map_or(Unbounded, Excluded);
         let mut last = None;
+        self.walk_newest_first(after, |sort_key, entry| {
+            if !wanted(&entry) {
+                return ControlFlow::Continue(());
+            }
+            if page.entries.len() == limit {
+                page.next = last;
+                return ControlFlow::Break(());
+            }
+            page.entries.push(entry);
+            last = Some(sort_key);
+            ControlFlow::Continue(())
+        });
+        page
+    }
+
+    /// Visits the keys, newest first, from behind `after`, until `visit` breaks.
+    pub fn walk_newest_first(
+        &self,
+        after: Option<SortKey>,
+        mut visit: impl FnMut(SortKey, Arc<Entry>) -> ControlFlow<()>,
+    ) {
+        let keys = self.current.load_full();
+        let mut before = after.map_or(Unbounded, Excluded);
         loop {
             let batch = copy_batch(lock(&keys.by_sort_key).range((Unbounded, before)).rev());
             let Some((oldest, _)) = batch.last() else {
-                return page;
+                return;
             };
             before = Excluded(*oldest);
             for (sort_key, entry) in batch {
-                if !wanted(entry.key()) {
-                    continue;
+                if visit(sort_key, entry).is_break() {
+                    return;
                 }
-                if page.entries.len() == limit {
-                    page.next = last;
-                    return page;
-                }
-                page.entries.push(entry);
-                last = Some(sort_key);
             }
         }
     }
@@ -271,9 +290,16 @@ impl Table {
         entry.count(now);
     }
 
+    /// Adds what was counted for this key before the start, if the table has it.
+    pub fn restore_usage(&self, id: &str, before: UsageCounts) {
+        if let Some(entry) = self.by_id(id) {
+            entry.restore(before);
+        }
+    }
+
     /// The key's counters.
     #[must_use]
-    pub fn usage(&self, entry: &Entry) -> usage::UsageCounts {
+    pub fn usage(&self, entry: &Entry) -> UsageCounts {
         entry.usage()
     }
 

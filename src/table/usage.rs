@@ -1,6 +1,6 @@
-//! The live counters of one key. They are lost at a restart.
+//! The live counters of one key. The database keeps them over a restart.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::policy::time::UnixTime;
 
@@ -9,6 +9,15 @@ use crate::policy::time::UnixTime;
 pub(crate) struct Usage {
     requests: AtomicU64,
     last_used_at: AtomicI64,
+    body_bytes: BodyBytes,
+    forwarding: AtomicUsize,
+}
+
+/// Bytes of request bodies that a key holds at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct BodyBytes {
+    pub(crate) large: AtomicUsize,
+    pub(crate) small: AtomicUsize,
 }
 
 /// A snapshot of the counters.
@@ -25,6 +34,8 @@ impl Default for Usage {
         Self {
             requests: AtomicU64::new(0),
             last_used_at: AtomicI64::new(i64::MIN),
+            body_bytes: BodyBytes::default(),
+            forwarding: AtomicUsize::new(0),
         }
     }
 }
@@ -37,6 +48,23 @@ impl Usage {
             self.last_used_at
                 .fetch_max(now.seconds(), Ordering::Relaxed);
         }
+    }
+
+    /// Adds what was counted before the start.
+    pub(crate) fn restore(&self, before: UsageCounts) {
+        self.requests.fetch_add(before.requests, Ordering::Relaxed);
+        if let Some(last) = before.last_used_at {
+            self.last_used_at
+                .fetch_max(last.seconds(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn forwarding(&self) -> &AtomicUsize {
+        &self.forwarding
+    }
+
+    pub(crate) fn body_bytes(&self) -> &BodyBytes {
+        &self.body_bytes
     }
 
     pub(crate) fn read(&self) -> UsageCounts {

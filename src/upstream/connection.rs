@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::AsyncWrite;
@@ -22,6 +23,9 @@ use crate::upstream::outbound::OutboundRequest;
 
 /// Maximum number of interim responses (RFC 9110 15.2) before the final one.
 const MAX_INTERIM: usize = 16;
+/// How long a large body is kept after it was sent on a reused connection. A server that had closed the connection before
+/// says so at once; then the request is sent again.
+const KEPT_FOR_RETRY: Duration = Duration::from_secs(1);
 /// Most bytes of a body that are read at once, and so the most that the connection of a slow client buffers.
 const MAX_PIECE: u64 = 32 << 10;
 
@@ -33,6 +37,8 @@ pub(crate) struct UpstreamConnection {
     /// it is rare.
     unsent: Option<Box<(OutboundRequest, usize)>>,
     is_reused: bool,
+    /// Whether an exchange has begun and not ended.
+    in_exchange: bool,
 }
 
 /// Why an exchange failed.
@@ -92,6 +98,7 @@ impl UpstreamConnection {
             transport,
             unsent: None,
             is_reused: false,
+            in_exchange: false,
         }
     }
 
@@ -108,17 +115,28 @@ impl UpstreamConnection {
     /// [`ExchangeError`]; the connection must not be used after it.
     pub(crate) async fn exchange(
         &mut self,
-        request: &OutboundRequest,
+        request: &mut OutboundRequest,
         read: &mut ReadBuffer,
         head: &mut ResponseHead,
         timer: &TickTimer,
         entry: &TimerEntry,
     ) -> Result<usize, ExchangeError> {
+        self.in_exchange = true;
         let mut sent = 0;
         let mut interim = 0;
+        let mut sent_at = None;
         let result = poll_fn(|cx| {
             // A failed write is no error yet: the server may have sent a response before it closed.
             let _ = self.poll_send(cx, request, &mut sent);
+            if sent == request.len() && request.holds_body() {
+                let sent_at = *sent_at.get_or_insert_with(|| timer.now());
+                if !self.is_reused || timer.now() >= sent_at + KEPT_FOR_RETRY {
+                    request.release_body();
+                    entry.wake_each_tick(false);
+                } else {
+                    entry.wake_each_tick(true);
+                }
+            }
             loop {
                 match head.parse(read.unread())? {
                     Some(length) => {
@@ -137,7 +155,12 @@ impl UpstreamConnection {
                         Poll::Ready(Ok(count)) if count > 0 => {}
                         Poll::Ready(ended) => {
                             let is_untouched = interim == 0 && read.is_empty();
-                            return Poll::Ready(Err(self.closed(is_untouched, ended.err())));
+                            let can_repeat = request.holds_body() || request.is_small();
+                            return Poll::Ready(Err(self.closed(
+                                is_untouched,
+                                can_repeat,
+                                ended.err(),
+                            )));
                         }
                         Poll::Pending if entry.is_late(timer.now()) => {
                             return Poll::Ready(Err(ExchangeError::Silent));
@@ -152,6 +175,7 @@ impl UpstreamConnection {
         })
         .await;
         entry.clear_deadline();
+        entry.wake_each_tick(false);
         result.map(|()| sent)
     }
 
@@ -198,6 +222,11 @@ impl UpstreamConnection {
         }
     }
 
+    /// Its response was read to the end.
+    pub(super) fn end_exchange(&mut self) {
+        self.in_exchange = false;
+    }
+
     /// Returns the connection for reuse, if its last request was sent completely.
     #[must_use]
     pub(super) fn into_reusable(mut self) -> Option<Self> {
@@ -212,8 +241,8 @@ impl UpstreamConnection {
         sent: &mut usize,
     ) -> Poll<io::Result<()>> {
         while *sent < request.len() {
-            let [text, body] = request.rest(*sent);
-            let count = ready!(self.transport.poll_write_slices(cx, [text, body, b""]))?;
+            let slices = request.rest(*sent);
+            let count = ready!(self.transport.poll_write_slices(cx, slices))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -222,11 +251,26 @@ impl UpstreamConnection {
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
-    fn closed(&self, is_untouched: bool, error: Option<io::Error>) -> ExchangeError {
+    fn closed(
+        &self,
+        is_untouched: bool,
+        can_repeat: bool,
+        error: Option<io::Error>,
+    ) -> ExchangeError {
         match error {
-            _ if self.is_reused && is_untouched => ExchangeError::Stale,
+            _ if self.is_reused && is_untouched && can_repeat => ExchangeError::Stale,
             Some(error) => ExchangeError::Broken(BrokenResponse::Io(error)),
             None => FramingError("the upstream closed before its response was whole").into(),
+        }
+    }
+}
+
+/// In the middle of an exchange it closes with a reset: after FIN the local port would stay in use for a minute
+/// (TIME-WAIT, RFC 9293 3.6.1), and clients that leave early could use up all of them.
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        if self.in_exchange {
+            self.transport.reset_on_drop();
         }
     }
 }

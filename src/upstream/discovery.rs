@@ -1,11 +1,12 @@
 //! Background tasks that keep the fleet up to date: they fetch each upstream's list of models, and probe replicas that
 //! are down.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +21,7 @@ use crate::upstream::connection::{ExchangeError, UpstreamConnection};
 use crate::upstream::head::ResponseHead;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::connect;
-use crate::upstream::{Fleet, ModelConflict, Replica, Upstream};
+use crate::upstream::{Fleet, ModelClash, Replica, Upstream};
 
 /// Time limit for fetching an upstream's list of models.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,16 +37,23 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_LIST_BYTES: usize = 4 << 20;
 const MAX_MODELS: usize = 10_000;
 const MAX_NAME_BYTES: usize = 512;
-/// The most models that one log line names.
+/// The most models that one log line names, and the most clashes that are logged at once.
 const MAX_LOGGED_MODELS: usize = 20;
 
 /// Runs the background tasks for as long as it is polled. Must be spawned on a `LocalSet`.
 pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
     let mut discovery_tasks: Vec<(Arc<Upstream>, tokio::task::JoinHandle<()>)> = Vec::new();
     let mut probe_tasks: Vec<(Arc<Replica>, tokio::task::JoinHandle<()>)> = Vec::new();
-    let known_conflicts = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let mut known_clashes = Vec::new();
+    let started = Instant::now();
     loop {
         let routing = fleet.routing();
+        if known_clashes != routing.clashes() {
+            let known: HashSet<ModelClash> = known_clashes.into_iter().collect();
+            let clashes = routing.clashes().iter();
+            log_clashes(&log, clashes.filter(|clash| !known.contains(*clash)));
+            known_clashes = routing.clashes().to_vec();
+        }
         discovery_tasks.retain(|(upstream, task)| {
             let stays = routing
                 .upstreams()
@@ -63,16 +71,14 @@ pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
                     .iter()
                     .any(|(known, _)| Arc::ptr_eq(known, upstream))
             {
-                let task = discover_periodically(
-                    Arc::clone(&fleet),
-                    Arc::clone(upstream),
-                    log.clone(),
-                    std::rc::Rc::clone(&known_conflicts),
-                );
+                let task =
+                    discover_periodically(Arc::clone(&fleet), Arc::clone(upstream), log.clone());
                 discovery_tasks.push((Arc::clone(upstream), tokio::task::spawn_local(task)));
             }
             for replica in upstream.replicas() {
-                if !replica.is_up()
+                let is_due = !replica.is_up()
+                    || (!replica.was_tried() && started.elapsed() > PROBE_INTERVAL);
+                if is_due
                     && !probe_tasks
                         .iter()
                         .any(|(known, _)| Arc::ptr_eq(known, replica))
@@ -91,8 +97,42 @@ pub(crate) async fn maintain(fleet: Arc<Fleet>, log: Log) {
     }
 }
 
-/// Probes a replica that is down until it accepts a connection.
+/// Logs clashes one by one; of very many only the first, and how many are left out.
+fn log_clashes<'c>(log: &Log, clashes: impl Iterator<Item = &'c ModelClash>) {
+    let mut left_out = 0_u64;
+    for (index, clash) in clashes.enumerate() {
+        if index >= MAX_LOGGED_MODELS {
+            left_out += 1;
+            continue;
+        }
+        log.event(
+            Event::warn("model_served_twice")
+                .with("model", clash.model.as_str())
+                .with("taken", clash.served_by.as_str())
+                .with("ignored", clash.ignored.as_str()),
+        );
+    }
+    if left_out > 0 {
+        let event = Event::warn("models_served_twice_left_out");
+        log.event(event.with("count", left_out));
+    }
+}
+
+/// Probes a replica that is down until it accepts a connection. One that was never connected to is probed once, so that
+/// it is known whether it is up before a request needs it.
 async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>, log: Log) {
+    if !replica.was_tried() {
+        match try_connection(&replica).await {
+            // Where this machine lacks what a connection takes, nothing is known.
+            None => return,
+            Some(is_up) => {
+                fleet.set_health(&upstream, &replica, is_up);
+            }
+        }
+        if replica.is_up() {
+            return;
+        }
+    }
     let name = |event: Event| {
         event
             .with("upstream", upstream.name())
@@ -101,8 +141,7 @@ async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>
     log.event(name(Event::warn("replica_down")));
     while Arc::strong_count(&upstream) > 1 {
         sleep(PROBE_INTERVAL).await;
-        let address = (&*replica.url().host, replica.url().port);
-        if let Ok(Ok(_)) = timeout(PROBE_INTERVAL, TcpStream::connect(address)).await {
+        if try_connection(&replica).await == Some(true) {
             if fleet.set_health(&upstream, &replica, true) {
                 log.event(name(Event::info("replica_up")));
             }
@@ -111,12 +150,25 @@ async fn probe(fleet: Arc<Fleet>, upstream: Arc<Upstream>, replica: Arc<Replica>
     }
 }
 
-async fn discover_periodically(
-    fleet: Arc<Fleet>,
-    upstream: Arc<Upstream>,
-    log: Log,
-    known_conflicts: std::rc::Rc<std::cell::RefCell<Vec<ModelConflict>>>,
-) {
+/// Whether a replica accepts a connection; None where it was not asked, such as without a free descriptor.
+async fn try_connection(replica: &Replica) -> Option<bool> {
+    let address = (&*replica.url().host, replica.url().port);
+    match timeout(PROBE_INTERVAL, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Some(true),
+        Ok(Err(error)) if !is_refusal(&error) => None,
+        Ok(Err(_)) | Err(_) => Some(false),
+    }
+}
+
+/// Whether a failed connection is the replica's fault.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
+    )
+}
+
+async fn discover_periodically(fleet: Arc<Fleet>, upstream: Arc<Upstream>, log: Log) {
     let mut failures = 0_u32;
     loop {
         let result = timeout(DISCOVERY_TIMEOUT, fetch_models(&fleet, &upstream))
@@ -140,19 +192,7 @@ async fn discover_periodically(
                             ),
                     );
                     upstream.discovered.store(Some(Arc::new(models)));
-                    let conflicts = fleet.refresh_catalogue();
-                    for conflict in conflicts
-                        .iter()
-                        .filter(|conflict| !known_conflicts.borrow().contains(conflict))
-                    {
-                        log.event(
-                            Event::warn("model_served_twice")
-                                .with("model", conflict.model.as_str())
-                                .with("taken", conflict.served_by.as_str())
-                                .with("ignored", conflict.ignored.as_str()),
-                        );
-                    }
-                    known_conflicts.replace(conflicts);
+                    fleet.refresh_catalogue();
                 }
                 failures = 0;
                 REFRESH_INTERVAL
@@ -203,10 +243,12 @@ impl std::fmt::Display for DiscoveryError {
     }
 }
 
-/// Only `data[].id` is used (OpenAI's API, List models). An entry without an id is ignored.
+/// Only `data[].id` is used (OpenAI's API, List models). An entry without an id is ignored. Ollama without a model answers
+/// `"data": null`.
 #[derive(Deserialize)]
 struct ModelsResponse {
-    data: Vec<Value>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    data: Option<Vec<Value>>,
 }
 
 async fn fetch_models(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>, DiscoveryError> {
@@ -218,10 +260,7 @@ async fn fetch_models(fleet: &Fleet, upstream: &Upstream) -> Result<Vec<String>,
                 // As for any other connection: a replica that refuses connections is marked down, and status and
                 // metrics show it.
                 if let DiscoveryError::Unreachable(cause) = &error
-                    && matches!(
-                        cause.kind(),
-                        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
-                    )
+                    && is_refusal(cause)
                 {
                     fleet.set_health(upstream, replica, false);
                 }
@@ -246,19 +285,17 @@ async fn fetch_models_from(
         );
     }
     head.extend_from_slice(b"accept: application/json\r\nconnection: close\r\n\r\n");
-    let mut connection = UpstreamConnection::new(
-        connect(replica)
-            .await
-            .map_err(DiscoveryError::Unreachable)?,
-    );
+    let connected = connect(replica).await;
+    let mut connection = UpstreamConnection::new(connected.map_err(DiscoveryError::Unreachable)?);
+    replica.note_tried();
     // The caller sets the time limit.
     let (timer, entry) = (TickTimer::default(), TimerEntry::default());
     let buffers = BufferPool::default();
-    let request = OutboundRequest::from_text(&buffers, head);
+    let mut request = OutboundRequest::from_text(&buffers, head);
     let mut read = ReadBuffer::new(&buffers);
     let mut response = ResponseHead::awaited(buffers.take_fields());
     connection
-        .exchange(&request, &mut read, &mut response, &timer, &entry)
+        .exchange(&mut request, &mut read, &mut response, &timer, &entry)
         .await
         .map_err(DiscoveryError::Exchange)?;
     if !response.status.is_success() {
@@ -275,8 +312,11 @@ async fn fetch_models_from(
             return Err(DiscoveryError::TooLong);
         }
     }
+    connection.end_exchange();
     let list: ModelsResponse = serde_json::from_slice(&body).map_err(DiscoveryError::Malformed)?;
-    let ids = list.data.iter().filter_map(|model| model["id"].as_str());
-    let usable = ids.filter(|id| (1..=MAX_NAME_BYTES).contains(&id.len()));
+    let models = list.data.unwrap_or_default();
+    let ids = models.iter().filter_map(|model| model["id"].as_str());
+    // Parsers in C end a text at U+0000: a request for such a model would name another one to them.
+    let usable = ids.filter(|id| (1..=MAX_NAME_BYTES).contains(&id.len()) && !id.contains('\0'));
     Ok(usable.take(MAX_MODELS).map(str::to_owned).collect())
 }

@@ -4,9 +4,11 @@ use std::mem::MaybeUninit;
 
 use http::StatusCode;
 
-use crate::http::fields::{FieldKind, Fields, MAX_FIELDS};
+use crate::http::connection_options::{MAX_CONNECTION_OPTIONS, connection_options, forget_named};
+use crate::http::fields::{Fields, MAX_FIELDS};
 use crate::http::framing::{Framing, FramingError, Sender};
 use crate::http::head::{decimal, places};
+use crate::policy::field_kind::FieldKind;
 
 /// Largest head of a response, in bytes.
 pub(super) const MAX_HEAD: usize = 64 << 10;
@@ -67,18 +69,24 @@ impl ResponseHead {
             };
             self.fields.index(name, value);
         }
+        if connection_options(&self.fields)
+            .nth(MAX_CONNECTION_OPTIONS)
+            .is_some()
+        {
+            return Err(FramingError(
+                "the response's Connection header names too much",
+            ));
+        }
         self.framing = framing(&self.fields, self.status, is_http11)?;
         // A server that declares a body although the status allows none may send it anyway. So the connection is never
         // reused (RFC 9112 6.3).
         self.keeps_open = self.framing != Framing::UntilClose
             && !has_no_body(self.status)
             && keeps_open(&self.fields, is_http11);
-        self.fields.retain(|fields, line| {
-            line.kind().passes_to_client()
-                && (fields.count(FieldKind::Connection) == 0
-                    || !options(fields)
-                        .any(|option| option.eq_ignore_ascii_case(fields.name(line))))
-        });
+        if connection_options(&self.fields).any(names_field) {
+            forget_named(&mut self.fields);
+        }
+        self.fields.retain(|_, line| line.kind().passes_to_client());
         Ok(Some(length))
     }
 
@@ -126,12 +134,12 @@ fn has_no_body(status: StatusCode) -> bool {
 }
 
 fn keeps_open(fields: &Fields, is_http11: bool) -> bool {
-    let says = |word: &[u8]| options(fields).any(|option| option.eq_ignore_ascii_case(word));
+    let says =
+        |word: &[u8]| connection_options(fields).any(|option| option.eq_ignore_ascii_case(word));
     !says(b"close") && (is_http11 || says(b"keep-alive"))
 }
 
-/// The options in the Connection header lines.
-fn options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
-    let lines = fields.all(FieldKind::Connection);
-    lines.flat_map(|line| line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+/// Whether an option of Connection can name a field that would be passed to the client.
+fn names_field(option: &[u8]) -> bool {
+    !option.eq_ignore_ascii_case(b"close") && FieldKind::of(option).passes_to_client()
 }

@@ -10,7 +10,7 @@ pub(crate) mod head;
 pub(crate) mod outbound;
 pub(crate) mod pool;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +20,10 @@ use rustls::pki_types::ServerName;
 
 use crate::net::tls::{self, TlsError};
 use crate::observe::metrics::Metrics;
-use crate::store::config;
+use crate::policy::body_fields::{FieldRules, Taken};
+use crate::policy::field_kind::ForwardHeaders;
+use crate::policy::key::Key;
+use crate::store::config::{self, SaltOwner};
 
 /// All upstreams and the catalogue of models, shared by all workers.
 #[derive(Debug)]
@@ -34,12 +37,16 @@ pub(crate) struct Fleet {
 }
 
 /// A snapshot of the upstreams and the models that they serve.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
     /// In the order of the config, then in the order of the upstream's own list.
     models: Vec<(Arc<str>, Arc<Upstream>)>,
     by_model: HashMap<Arc<str>, usize>,
+    clashes: Vec<ModelClash>,
+    refuses_unknown_fields: bool,
+    /// The aliases that are in the catalogue, each with the upstream's own name for the model.
+    aliases: HashMap<Arc<str>, Arc<str>>,
 }
 
 /// A group of replicas that serve the same models.
@@ -62,6 +69,8 @@ pub(crate) struct Replica {
     authority: Box<str>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     up: AtomicBool,
+    /// Whether a connection to it was tried.
+    tried: AtomicBool,
     in_flight: AtomicUsize,
 }
 
@@ -83,7 +92,7 @@ impl Fleet {
         metrics: Metrics,
     ) -> Result<Self, UpstreamTlsError> {
         let fleet = Self {
-            current: ArcSwap::from_pointee(Routing::of(Vec::new()).0),
+            current: ArcSwap::from_pointee(Routing::default()),
             update_lock: Mutex::new(()),
             ready: AtomicBool::new(false),
             metrics,
@@ -127,7 +136,7 @@ impl Fleet {
                     .forget_replica(gone.name(), &replica.url.to_string());
             }
         }
-        self.current.store(Arc::new(Routing::of(after).0));
+        self.store(Routing::of(after, self.owners(&before)));
         for upstream in &self.current.load().upstreams {
             for replica in &upstream.replicas {
                 self.record_health(upstream, replica);
@@ -170,13 +179,23 @@ impl Fleet {
         ready
     }
 
-    /// Rebuilds the catalogue from the lists that the upstreams returned. Returns the models that two upstreams serve;
-    /// the first upstream in the order of the config gets their requests.
-    fn refresh_catalogue(&self) -> Vec<ModelConflict> {
+    /// Rebuilds the catalogue from the lists that the upstreams returned.
+    fn refresh_catalogue(&self) {
         let _guard = self.lock();
-        let (routing, conflicts) = Routing::of(self.current.load().upstreams.clone());
+        let before = self.current.load_full();
+        let upstreams = before.upstreams.clone();
+        self.store(Routing::of(upstreams, self.owners(&before)));
+    }
+
+    /// Whose names stay where they are. While the first lists are awaited nobody's do: which upstream answers first is
+    /// chance.
+    fn owners<'r>(&self, before: &'r Routing) -> Option<&'r Routing> {
+        self.ready.load(Ordering::Acquire).then_some(before)
+    }
+
+    fn store(&self, routing: Routing) {
+        self.metrics.model_clashes(routing.clashes.len());
         self.current.store(Arc::new(routing));
-        conflicts
     }
 
     /// A poisoned lock is no error: `current` is always replaced as a whole.
@@ -193,6 +212,7 @@ impl Fleet {
 
     /// Marks a replica up or down. Returns whether that changed it.
     fn set_health(&self, upstream: &Upstream, replica: &Replica, up: bool) -> bool {
+        replica.note_tried();
         let changed = replica.up.swap(up, Ordering::Relaxed) != up;
         if changed {
             self.record_health(upstream, replica);
@@ -201,9 +221,9 @@ impl Fleet {
     }
 }
 
-/// A model that two upstreams serve.
+/// A model that two upstreams name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ModelConflict {
+pub(crate) struct ModelClash {
     /// The model's name.
     pub(crate) model: String,
     /// The upstream that gets its requests.
@@ -213,34 +233,98 @@ pub(crate) struct ModelConflict {
 }
 
 impl Routing {
-    fn of(upstreams: Vec<Arc<Upstream>>) -> (Self, Vec<ModelConflict>) {
-        let mut routing = Self {
-            upstreams: Vec::new(),
-            models: Vec::new(),
-            by_model: HashMap::new(),
-        };
-        let mut conflicts = Vec::new();
-        for upstream in &upstreams {
-            for model in upstream.models() {
-                if let Some(at) = routing.by_model.get(model.as_str()) {
-                    let served_by = routing.models[*at].1.name().to_owned();
-                    if served_by != upstream.name() {
-                        conflicts.push(ModelConflict {
-                            model,
-                            served_by,
-                            ignored: upstream.name().to_owned(),
-                        });
-                    }
-                    continue;
-                }
-                let model: Arc<str> = model.into();
-                let place = routing.models.len();
-                routing.by_model.insert(Arc::clone(&model), place);
-                routing.models.push((model, Arc::clone(upstream)));
+    /// The catalogue of these upstreams. A name that a config lists is served there, whoever else says that he has it.
+    /// A name that upstreams say themselves stays where it was `before`, so that one which starts later, or has been
+    /// broken into, takes no requests from another; at first it goes to the first in the config's order.
+    fn of(upstreams: Vec<Arc<Upstream>>, before: Option<&Self>) -> Self {
+        let lists: Vec<Vec<String>> = upstreams.iter().map(|upstream| upstream.models()).collect();
+        let mut owners: HashMap<&str, usize> = HashMap::new();
+        // Aliases too, also while they are not offered yet: the same name must not lead to another upstream later.
+        for (index, upstream) in upstreams.iter().enumerate() {
+            for (alias, _) in &upstream.config.aliases {
+                owners.insert(alias, index);
             }
         }
+        let is_alias: HashSet<&str> = owners.keys().copied().collect();
+        let mut give = |is_owner: &dyn Fn(&Upstream, &str) -> bool| {
+            for (index, (upstream, models)) in upstreams.iter().zip(&lists).enumerate() {
+                for model in models.iter().filter(|model| is_owner(upstream, model)) {
+                    owners.entry(model).or_insert(index);
+                }
+            }
+        };
+        give(&|upstream, _| !upstream.is_discovered());
+        give(&|upstream, model| {
+            let owner = before.and_then(|before| before.upstream_of(model));
+            owner.is_some_and(|owner| owner.name() == upstream.name())
+        });
+        give(&|_, _| true);
+        let mut routing = Self {
+            refuses_unknown_fields: upstreams
+                .iter()
+                .any(|upstream| upstream.field_rules().unknown_fields == Taken::Refuse),
+            ..Self::default()
+        };
+        for (index, (upstream, models)) in upstreams.iter().zip(&lists).enumerate() {
+            for model in models {
+                let owner = owners.get(model.as_str()).copied().unwrap_or(index);
+                if owner != index || is_alias.contains(model.as_str()) {
+                    routing.clashes.push(ModelClash {
+                        model: model.clone(),
+                        served_by: upstreams[owner].name().to_owned(),
+                        ignored: upstream.name().to_owned(),
+                    });
+                } else if !routing.by_model.contains_key(model.as_str()) {
+                    let model: Arc<str> = model.as_str().into();
+                    let place = routing.models.len();
+                    routing.by_model.insert(Arc::clone(&model), place);
+                    routing.models.push((model, Arc::clone(upstream)));
+                }
+            }
+        }
+        for upstream in &upstreams {
+            routing.add_aliases(upstream);
+        }
+        drop((owners, is_alias));
         routing.upstreams = upstreams;
-        (routing, conflicts)
+        routing
+    }
+
+    /// The models that two upstreams name.
+    #[must_use]
+    pub(crate) fn clashes(&self) -> &[ModelClash] {
+        &self.clashes
+    }
+
+    /// The upstreams that were never heard of: what they serve is not known yet.
+    pub(crate) fn unheard(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams
+            .iter()
+            .filter(|upstream| upstream.is_discovered() && upstream.discovered.load().is_none())
+    }
+
+    /// Adds an upstream's aliases of models that it serves by now.
+    fn add_aliases(&mut self, upstream: &Arc<Upstream>) {
+        if upstream.config.aliases.is_empty() {
+            return;
+        }
+        let models = upstream.models();
+        let aliases = upstream.config.aliases.iter();
+        for (alias, sent_as) in aliases.filter(|(_, sent_as)| models.contains(sent_as)) {
+            let alias: Arc<str> = alias.as_str().into();
+            self.by_model.insert(Arc::clone(&alias), self.models.len());
+            self.models.push((Arc::clone(&alias), Arc::clone(upstream)));
+            self.aliases.insert(alias, sent_as.as_str().into());
+        }
+    }
+
+    /// The upstream's own name for a model, if the model is an alias.
+    #[must_use]
+    pub(crate) fn sent_as(&self, model: &str) -> Option<&Arc<str>> {
+        if self.aliases.is_empty() {
+            return None;
+        }
+        self.aliases.get(model)
     }
 
     /// The upstream that serves a model of exactly this name.
@@ -262,6 +346,12 @@ impl Routing {
         self.models
             .iter()
             .map(|(model, upstream)| (&**model, upstream))
+    }
+
+    /// Whether any upstream takes only documented fields.
+    #[must_use]
+    pub(crate) fn refuses_unknown_fields(&self) -> bool {
+        self.refuses_unknown_fields
     }
 
     /// The upstreams, in the order of the config.
@@ -305,10 +395,10 @@ impl Upstream {
             Ordering::Release,
         );
         for replica in &self.replicas {
-            let same = known.replicas.iter().find(|other| other.url == replica.url);
-            replica
-                .up
-                .store(same.is_none_or(|same| same.is_up()), Ordering::Relaxed);
+            if let Some(same) = known.replicas.iter().find(|other| other.url == replica.url) {
+                replica.up.store(same.is_up(), Ordering::Relaxed);
+                replica.tried.store(same.was_tried(), Ordering::Relaxed);
+            }
         }
         self
     }
@@ -338,8 +428,45 @@ impl Upstream {
         }
     }
 
+    /// How the usage of its streams is learned.
+    pub(crate) fn usage(&self) -> config::UsageMode {
+        self.config.usage
+    }
+
+    /// The server that it runs, where the config says so.
+    pub(crate) fn engine(&self) -> Option<config::Engine> {
+        self.config.engine
+    }
+
+    /// Whether the gateway sets `cache_salt` in the bodies it gets.
+    pub(crate) fn sets_cache_salt(&self) -> bool {
+        self.config.inject.is_some()
+    }
+
+    /// The salt for a key's requests; None if none is set, or if there is no secret.
+    pub(crate) fn cache_salt(&self, key: &Key) -> Option<String> {
+        let inject = self.config.inject.as_ref()?;
+        match (inject.cache_salt, key.account()) {
+            (SaltOwner::Account, Some(account)) => inject.secret.salt(SaltOwner::Account, account),
+            (SaltOwner::Account, None) | (SaltOwner::Key, _) => {
+                inject.secret.salt(SaltOwner::Key, key.id())
+            }
+        }
+    }
+
+    /// Which fields of a body it takes.
+    pub(crate) fn field_rules(&self) -> FieldRules {
+        self.config.fields
+    }
+
     fn is_discovered(&self) -> bool {
         self.config.models.is_none()
+    }
+
+    /// Which of a client's header fields it gets besides those that every upstream gets.
+    #[must_use]
+    pub(crate) fn forward_headers(&self) -> &ForwardHeaders {
+        &self.config.forward_headers
     }
 
     fn credential(&self) -> Option<&str> {
@@ -360,6 +487,7 @@ impl Replica {
             tls: tls.filter(|_| url.https).cloned().zip(name),
             url,
             up: AtomicBool::new(true),
+            tried: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -374,6 +502,16 @@ impl Replica {
     #[must_use]
     pub(crate) fn url(&self) -> &config::ReplicaUrl {
         &self.url
+    }
+
+    /// Whether a connection to it was tried, so that [`Self::is_up`] is more than a guess.
+    #[must_use]
+    pub(crate) fn was_tried(&self) -> bool {
+        self.tried.load(Ordering::Relaxed)
+    }
+
+    fn note_tried(&self) {
+        self.tried.store(true, Ordering::Relaxed);
     }
 
     /// Whether requests are sent to it. A replica that refuses a connection is marked down.

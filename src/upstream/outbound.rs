@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::http::buffer::BufferPool;
-use crate::request_body::collect::{BufferPermit, CollectedBody, SMALL_BODY};
+use crate::request_body::collect::{BodyPermit, CollectedBody, SMALL_BODY};
+use crate::request_body::edit::BodyEdits;
 use crate::upstream::{Replica, Upstream};
 
 /// A serialized request.
@@ -14,10 +15,14 @@ pub(crate) struct OutboundRequest {
     text: Vec<u8>,
     /// The position of the replica's authority in `text`.
     host: Range<usize>,
-    /// The body, if it is large.
+    /// The body, if it is large. None once it was sent and cannot be needed again.
     body: Option<CollectedBody>,
+    /// The changes of a large body.
+    edits: BodyEdits,
+    /// Bytes of head and body.
+    length: usize,
     /// The budget of a small body, held until the request is sent.
-    _permit: Option<BufferPermit>,
+    _permit: Option<BodyPermit>,
 }
 
 impl OutboundRequest {
@@ -29,6 +34,7 @@ impl OutboundRequest {
         (method, target): (&str, &str),
         write_headers: impl FnOnce(&mut Vec<u8>),
         body: CollectedBody,
+        edits: BodyEdits,
     ) -> Self {
         let mut text = pool.take_write();
         for part in [method, " ", target, " HTTP/1.1\r\nhost: "] {
@@ -47,17 +53,24 @@ impl OutboundRequest {
         }
         write_headers(&mut text);
         text.extend_from_slice(b"\r\n");
-        let (body, permit) = if body.bytes().len() <= SMALL_BODY {
-            text.extend_from_slice(body.bytes());
-            (None, Some(body.into_permit()))
+        let (body, edits, permit) = if body.bytes().len() <= SMALL_BODY {
+            for slice in edits.slices(body.bytes()) {
+                text.extend_from_slice(slice);
+            }
+            (None, BodyEdits::default(), Some(body.into_permit()))
         } else {
-            (Some(body), None)
+            (Some(body), edits, None)
         };
         Self {
             pool: pool.clone(),
+            length: text.len()
+                + body
+                    .as_ref()
+                    .map_or(0, |body| edits.edited_length(body.bytes().len())),
             text,
             host,
             body,
+            edits,
             _permit: permit,
         }
     }
@@ -67,9 +80,11 @@ impl OutboundRequest {
     pub(crate) fn from_text(pool: &BufferPool, text: Vec<u8>) -> Self {
         Self {
             pool: pool.clone(),
+            length: text.len(),
             text,
             host: 0..0,
             body: None,
+            edits: BodyEdits::default(),
             _permit: None,
         }
     }
@@ -78,6 +93,7 @@ impl OutboundRequest {
     pub(super) fn address_to(&mut self, replica: &Replica) {
         let host = replica.authority().as_bytes();
         if self.text[self.host.clone()] != *host {
+            self.length = self.length - self.host.len() + host.len();
             self.text.splice(self.host.clone(), host.iter().copied());
             self.host.end = self.host.start + host.len();
         }
@@ -85,13 +101,45 @@ impl OutboundRequest {
 
     /// The length of head and body, in bytes.
     pub(super) fn len(&self) -> usize {
-        self.text.len() + self.body().len()
+        self.length
     }
 
-    /// The unsent rest, after `sent` bytes were sent.
-    pub(super) fn rest(&self, sent: usize) -> [&[u8]; 2] {
-        let of_text = sent.min(self.text.len());
-        [&self.text[of_text..], &self.body()[sent - of_text..]]
+    /// Whether it has a large body whose memory is still held.
+    pub(super) fn holds_body(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// Whether all of it is in one buffer, which is kept until the response.
+    pub(super) fn is_small(&self) -> bool {
+        self.length == self.text.len()
+    }
+
+    /// Frees a large body. The request must have been sent whole, and cannot be sent again.
+    pub(super) fn release_body(&mut self) {
+        self.body = None;
+    }
+
+    /// The beginning of the unsent rest, after `sent` bytes were sent: up to three slices, the first ones filled.
+    pub(super) fn rest(&self, sent: usize) -> [&[u8]; 3] {
+        if self.edits.is_empty() {
+            let of_text = sent.min(self.text.len());
+            return [&self.text[of_text..], &self.body()[sent - of_text..], b""];
+        }
+        let mut rest = [&b""[..]; 3];
+        let (mut skip, mut filled) = (sent, 0);
+        for slice in std::iter::once(&self.text[..]).chain(self.edits.slices(self.body())) {
+            let unsent = &slice[skip.min(slice.len())..];
+            skip -= slice.len() - unsent.len();
+            if unsent.is_empty() {
+                continue;
+            }
+            let Some(free) = rest.get_mut(filled) else {
+                break;
+            };
+            *free = unsent;
+            filled += 1;
+        }
+        rest
     }
 
     fn body(&self) -> &[u8] {

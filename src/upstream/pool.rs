@@ -153,7 +153,7 @@ impl Pool {
             let replica = InFlight::at(replica);
             request.address_to(&replica.0);
             match self
-                .exchange(&replica.0, &request, &mut timing, entry)
+                .exchange(&replica.0, &mut request, &mut timing, entry)
                 .await
             {
                 Ok(exchanged) => {
@@ -168,6 +168,7 @@ impl Pool {
                     ));
                 }
                 Err(error) => {
+                    // Where this machine lacks what a connection takes, the replica is not at fault.
                     if matches!(
                         error.kind(),
                         io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut
@@ -187,7 +188,7 @@ impl Pool {
     async fn exchange(
         &self,
         replica: &Replica,
-        request: &OutboundRequest,
+        request: &mut OutboundRequest,
         timing: &mut SendTiming,
         entry: &TimerEntry,
     ) -> io::Result<Result<Exchanged, SendError>> {
@@ -222,6 +223,7 @@ impl Pool {
         let connected = timeout(self.timeouts.connect, connecting).await;
         timing.connecting += began.elapsed();
         let transport = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        replica.note_tried();
         Ok(UpstreamConnection::new(transport))
     }
 
@@ -382,10 +384,13 @@ impl UpstreamResponse {
         if !self.is_done() {
             return;
         }
-        let connection = self.connection.take();
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        connection.end_exchange();
         if self.head.keeps_open
             && self.read.is_empty()
-            && let Some(connection) = connection.and_then(UpstreamConnection::into_reusable)
+            && let Some(connection) = connection.into_reusable()
         {
             self.pool.check_in(self.replica.0.id, connection);
         }

@@ -42,6 +42,8 @@ mod admin {
     mod metrics_and_log;
     mod mutated;
     mod over_tcp;
+    mod refusals;
+    mod revisions;
     mod unknown_calls;
 }
 
@@ -57,7 +59,7 @@ mod bodies {
 mod commands {
     mod demo;
     mod keys;
-    mod ran;
+    pub mod ran;
     mod running_gateway;
     mod terminal;
     mod without_gateway;
@@ -133,6 +135,10 @@ mod load {
 /// Which models a key may use, however a request names them.
 mod models {
     mod access;
+    mod aliases;
+    mod cache_salt;
+    mod fields;
+    mod forms_of_clients;
     mod json;
     mod multipart;
     pub mod mutated;
@@ -157,7 +163,9 @@ mod revocation {
 
 /// Which paths and methods are served, and what a browser on another origin may ask.
 mod routes {
+    mod anthropic;
     mod browsers;
+    mod head;
     mod paths;
 }
 
@@ -184,4 +192,18 @@ mod tls {
     mod client_certificates;
     mod protocols;
     mod upstreams;
+}
+
+/// What each request used: read in its answer, kept in the database, and never in the way of a request.
+mod usage {
+    mod audio;
+    mod records;
+    mod streams;
+}
+
+/// Who used what: the questions of a key's holder, of the operator, and of the shell.
+mod usage_questions {
+    mod calls;
+    mod key;
+    mod shell;
 }

@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 use dice::{Dice, mutate, number, recombine, seed};
 use targets::{
-    Target, admin_body, bearer, config, form_model, forwarded_for, http1, json_model, key_line,
+    Target, admin_body, audio, bearer, config, form_model, forwarded_for, http1, json_model,
+    key_line, usage,
 };
 
 /// Inputs that are kept as parents for each word.
@@ -170,4 +171,14 @@ fn no_body_of_the_admin_api_is_taken_for_another_key_than_it_says() {
 #[test]
 fn no_request_is_read_otherwise_for_how_it_comes_or_when_written_again() {
     hunt(&http1::Http1);
+}
+
+#[test]
+fn no_file_makes_the_length_of_an_audio_file_a_panic_or_long_work() {
+    hunt(&audio::AudioFile::default());
+}
+
+#[test]
+fn no_response_gives_other_counts_or_other_bytes_for_how_it_comes() {
+    hunt(&usage::UsageOfResponse);
 }

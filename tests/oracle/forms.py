@@ -60,24 +60,62 @@ def ordinary() -> Iterator[Case]:
             content_type=f"multipart/form-data; boundary={boundary}"
         )
     for value in (
-        "Multipart/Form-Data; boundary=XyZ", "multipart/form-data;boundary=XyZ", 'multipart/form-data; boundary="XyZ"'
+        "Multipart/Form-Data; boundary=XyZ", "multipart/form-data;boundary=XyZ", 'multipart/form-data; boundary="XyZ"',
+        "MULTIPART/FORM-DATA; BOUNDARY=XyZ", "multipart/form-data; boundary=XyZ;",
+        "multipart/form-data; charset=utf-8; boundary=XyZ", "multipart/form-data; boundary=XyZ; charset=utf8",
+        'multipart/form-data; charset="UTF-8"; boundary="XyZ";',
     ):
         yield upload(
             f"type {value}",
             form([GOOD, SOUND]),
-            Kind.ORDINARY if value[0] == "m" else Kind.VALID,
+            Kind.ORDINARY,
             content_type=value
         )
     for head in (
         "content-disposition: form-data; name=\"model\"", "CONTENT-DISPOSITION: form-data; name=\"model\"",
         f"{MODEL}\r\nContent-Type: text/plain", f"{MODEL}\r\nContent-Type: text/plain; charset=utf-8",
-        f"{MODEL}\r\nX-Other: y", f"X-Other: y\r\n{MODEL}",
+        f"{MODEL}\r\nContent-Language: y", f"Content-Id: <y>\r\n{MODEL}",
     ):
         # As .NET and Java type their fields; formidable takes those for files.
         kind = Kind.VALID if "Content-Type" in head else Kind.ORDINARY
         yield upload(f"head {head!r}", form([(head, b"good"), SOUND]), kind)
+    # One CRLF before all, as Unity sends it, and two behind all, as formdata-node and got send them.
+    for before in ("", "\r\n"):
+        for end in ("", "\r\n", "\r\n\r\n"):
+            for parts in ([GOOD], [SOUND, GOOD], [GOOD, language, SOUND]):
+                yield upload(f"{before!r}, form, {end!r}", before.encode() + form(parts, end=end), Kind.VALID)
+    # As Retrofit's users type their fields and files.
+    untyped = "\r\nContent-Type: multipart/form-data"
+    nested = b'--\r\n' + MODEL.encode() + b"\r\n\r\nbad\r\n----\r\n"
+    for length in ("", "\r\nContent-Length: {}"):
+        for model in (MODEL, f"Content-Transfer-Encoding: binary\r\n{MODEL}"):
+            typed = f"{model}{untyped}{length.format(4)}"
+            yield upload(f"Retrofit {typed!r}", form([(typed, b"good"), SOUND]), Kind.VALID)
+        typed = [(f"{head}{untyped}{length.format(len(nested))}", nested) for head in (OTHER, FILE.partition("\r")[0])]
+        yield upload(f"Retrofit, all of it {length!r}", form([*typed, (f"{MODEL}{untyped}", b"good")]), Kind.VALID)
     yield upload("a large file first", form([(FILE, b"\x00\r\n--X" * 60_000), GOOD]), Kind.ORDINARY)
     yield upload("in chunks", form([GOOD, SOUND]), Kind.ORDINARY, chunked=True)
+
+
+# Files whose names look as if they named the part once more.
+FILENAMES = [
+    'name="file"; filename="; name=model"', 'name="file"; filename="a; name=model.wav"',
+    'name="file"; filename="a;name=model;b"', 'name=file; filename="; name=model"',
+    'name="file"; filename="; NAME=model"', 'name="file"; filename="x; filename=y; name=model; z"',
+    'name="file"; filename="; name=model; filename="', "name=\"file\"; filename=\"; name='model'\"",
+    'name="file"; filename=";name*=utf-8\'\'model"', 'name="file"; filename="; name*0=model"',
+    'name="file"; filename="; name = model"', 'name="file"; filename="; name=mod; name=el"',
+    'name="file"; filename="; name=model"; filename*=utf-8\'\'a', 'name="file"; FileName="; name=model"',
+    'name="file"; filename*=utf-8\'\'a; filename="; name=model"', 'name="file"; filename="; name=model"; size=4',
+    'name="file"; size=4; filename="; name=model"', 'name="file"; filename=""; filename="; name=model"',
+    'name="file"; filename="; name=model"; filename=""', 'filename="; name=model"; name="file"',
+    'name="file"; filename="a\\"; name=model; x=\\""', 'name="file"; filename="\\\\"; name=model; x="',
+    'name="file"; filename="a; name=\\"model\\".wav"', 'name="file"; filename="; name=model',
+    'name="file"; x="; name=model"', 'name="file"; filename="; name=\t model"', 'name="fi le"; filename="; name=model"',
+    'name="file"; filename="; name==model"', 'name="file"; filename="; name=model\\"', 'name="file";filename=";name=model"',
+    'name="file"; filename=" name=model"', 'name="file"; filename="name=model"', 'name="file"; filename=a; name=model',
+    'name="model"; filename="; name=file"', 'name="file"; filename="%22; name=model"', 'name="mode"; filename="l; name=model"',
+]
 
 
 def names() -> Iterator[Case]:
@@ -118,6 +156,7 @@ def names() -> Iterator[Case]:
         '(x) form-data; name="model"', 'form-data; (name="x") name="model"', 'form-data; name="model"\\',
         "form-data; name=\"model\"; filename=undefined",
     ]
+    dispositions += [f'form-data; {one}' for one in FILENAMES]
     for disposition in dispositions:
         head = f"Content-Disposition: {disposition}"
         yield upload(f"alone: {disposition}", form([(head, b"good")]))
@@ -157,6 +196,29 @@ def heads() -> Iterator[Case]:
         f"{MODEL}\r\nX: \x00", f"{MODEL}\r\nX: \x7f", f"{MODEL}\r\nX: ä",
         f"{MODEL}\r\nContent-Disposition: attachment", f"{MODEL}\r\ncontent-disposition: form-data; name=\"x\"",
         f"{MODEL}\r\nContent-Disposition:", f"{MODEL}\r\nX-Name: model",
+        # Where Rack finds filenames, and perhaps names, too.
+        *(f'{first}\r\n{second}' for one in (
+            'Content-Type: text/plain; filename=""', 'Content-Type: text/plain; filename="x"',
+            "Content-Type: text/plain; charset=utf-8; filename*=utf-8''x", 'Content-Id: a; filename="b"',
+            'Content-Type: audio/wav; name="model"', 'Content-Id: a; name="model"', 'Content-Id: model',
+            'Content-Language: x;filename=""', 'Content-Id: Content-Disposition: form-data; name="model"',
+        ) for head in (
+            MODEL, OTHER, f'{OTHER}; filename="; name=model"',
+        ) for first, second in ((head, one), (one, head))),
+        'Content_Disposition: form-data; name="model"', 'CONTENT_DISPOSITION: form-data; name="model"',
+        f'{OTHER}\r\nContent_Disposition: form-data; name="model"', f'{FILE}\r\nX-Foo: form-data; name="model"',
+        f'Content_Disposition: form-data; name="model"\r\n{OTHER}', f"{MODEL}\r\nContent_Type: text/html",
+        f'{OTHER}\r\nContent-Disposition-X: form-data; name="model"', f"{MODEL}\r\nContent-: y",
+        f'{OTHER}\r\nContent-disposition.: form-data; name="model"', f"{MODEL}\r\nMIME-Version: 1.0",
+        'Content-Disposition:\tform-data; name="model"', 'Content-Disposition:  form-data; name="model"',
+        f"{MODEL}\r\nContent-Type:text/plain", f"{MODEL}\r\nContent-Transfer-Encoding:base64",
+        f"{MODEL}\r\nContent-Length:3", f"{MODEL}\r\nContent-Type: application/x-www-form-urlencoded",
+        f"{OTHER}\r\nContent-Type: application/x-www-form-urlencoded",
+        f"{MODEL}\r\nContent-Type: multipart/form-data\r\nContent-Type: text/html",
+        f"{MODEL}\r\nContent-Type: multipart/form-data;", f"{MODEL}\r\nContent-Type: multipart/form-data; boundary=Y",
+        f"{MODEL}\r\nContent-Id: {'y' * 7000}", f"{MODEL}\r\nContent-Id: {'y' * 9000}",
+        *(f"{MODEL}" + "\r\nContent-Id: y" * count for count in (10, 31, 32, 33, 100, 500)),
+        f"{MODEL}\r\nContent-Id: \x00", f"{MODEL}\r\nContent-Id: ä", f"{MODEL}\r\nContent-Id: \udce4",
     ):
         for parts in ([(head, b"good")], [(head, b"good"), SOUND], [SOUND, (head, b"good")]):
             yield upload(f"head {head!r:.100}", form(parts))
@@ -191,13 +253,15 @@ def boundaries() -> Iterator[Case]:
             )
     whole = form([GOOD, SOUND])
     for before in (
-        "\r\n", "\n", "preamble\r\n", " ", "--\r\n", "--XyZ\r\n", "--XyZ--\r\n", "\x00", "\ufeff",
+        "\r\n", "\r\n\r\n", "\r\n\n", "\r\n ", "\r\r\n", "\r\n--XyZ--\r\n", "\r\n--XyZ\r\n", f"\r\n--Xy\r\n{hidden}",
+        "\n", "preamble\r\n", " ", "--\r\n", "--XyZ\r\n", "--XyZ--\r\n", "\x00", "\ufeff",
         f"--Xy\r\n{hidden}", "x"
     ):
         yield upload(f"before all: {before!r}", before.encode() + whole)
     for behind in (
         "\r\n", "\n", "epilogue", "--XyZ\r\n" + hidden + "--XyZ--\r\n", "\r\n--XyZ\r\n" + hidden + "--XyZ--\r\n",
-        "--", "\x00", " ", "-"
+        "--", "\x00", " ", "-", "\r\n\r\n", "\n\n", "\r\n\r", "\r\n\r\n--XyZ\r\n" + hidden + "--XyZ--\r\n",
+        "\r\n\r\n" + hidden,
     ):
         yield upload(f"behind all: {behind!r}", whole + behind.encode())
         yield upload(f"behind the last dashes: {behind!r}", whole[:-2] + behind.encode())
@@ -264,7 +328,7 @@ def boundaries() -> Iterator[Case]:
 def contents() -> Iterator[Case]:
     """Every name of the catalogue as a part's content, and names that decode to another."""
     for model in CATALOGUE:
-        kind = Kind.VALID if model not in ("bad", ) else Kind.HOSTILE
+        kind = Kind.HOSTILE if model == "bad" or "\x00" in model else Kind.VALID
         yield upload(f"model {model!r:.60}", form([(MODEL, model.encode()), SOUND]), kind, model)
         yield upload(
             f"typed model {model!r:.60}",
@@ -286,7 +350,7 @@ def mixtures(dice: random.Random, count: int) -> Iterator[Case]:
         b"\r\n", b"\n", b"\r", b"--", b"--XyZ", b"\r\n--XyZ\r\n", b"--XyZ--", b";", b'"', b"\\", b"name=model;",
         b"; name=model", b'; filename=""', b" ", b"\t", b"\x00", b":", b"=", b"*", b"model", b"bad",
         MODEL.encode() + b"\r\n", b"\r\n\r\n", b"Content-Type: text/plain\r\n",
-        b"Content-Transfer-Encoding: base64\r\n", b"[", b"%6d", b"=?", b"?=", b"'",
+        b"Content-Transfer-Encoding: base64\r\n", b"Content_Disposition: form-data; name=model\r\n", b"_", b"[", b"%6d", b"=?", b"?=", b"'",
     ]
     for number in range(count):
         parts: list[Part] = []
@@ -300,13 +364,14 @@ def mixtures(dice: random.Random, count: int) -> Iterator[Case]:
             if b"--XyZ" not in content and not (content + b"\r").endswith(b"\r\r"):
                 parts.append((
                     dice.choice([FILE, OTHER, 'Content-Disposition: form-data; name="prompt"',
-                                 f"{FILE}\r\nX-Y: z"]), content
+                                 f"{FILE}\r\nContent-Id: z",
+                                 'Content-Disposition: form-data; name="file"; filename="a;name=model"']), content
                 ))
         head = dice.choice([
-            MODEL, MODEL, f"{MODEL}\r\nContent-Type: text/plain", "content-disposition:form-data;name=model"
+            MODEL, MODEL, f"{MODEL}\r\nContent-Type: text/plain", "content-disposition: form-data;name=model"
         ])
         parts.insert(dice.randrange(len(parts) + 1), (head, b"good"))
-        body = form(parts, end=dice.choice(["\r\n", "\r\n", ""]))
+        body = dice.choice([b"", b"", b"\r\n"]) + form(parts, end=dice.choice(["\r\n", "\r\n", "", "\r\n\r\n"]))
         changed = dice.random() < 0.6
         for _ in range(dice.randrange(1, 3) if changed else 0):
             at = dice.randrange(len(body))
@@ -325,6 +390,27 @@ def mixtures(dice: random.Random, count: int) -> Iterator[Case]:
         yield upload(f"mixture {number}", body, Kind.HOSTILE if changed else Kind.VALID, chunked=dice.random() < 0.1)
 
 
+def dispositions(dice: random.Random, count: int) -> Iterator[Case]:
+    """A second part whose name or filename is made of what parsers search for."""
+    pieces = [
+        "; name=model", ";name=model", "; name", "name=", "model", "=", ";", " ", "; filename=", "filename", "'", "%22",
+        "*", ",", "[", "]", "?", "ä", "(", ")", ":", "/", "a.wav", "\t", "; name=a", "; name*=utf-8''model", "\\", '\\"',
+        '"', "utf-8''", "\x7f", "<", "@", "=?utf-8?q?model?=", "%3B", "Model", "; NAME=model", "..", "&#34;",
+    ]
+    for number in range(count):
+        text = "".join(dice.choice(pieces) for _ in range(dice.randrange(1, 6)))
+        disposition = dice.choice([
+            'form-data; name="file"; filename="{}"', 'form-data; name="file"; filename="{}"',
+            'form-data; name=file; filename="{}"', 'form-data; name="file";filename="{}"',
+            'form-data; name="{}"', 'form-data; name="{}"; filename="a"', 'form-data; name="file"; filename={}',
+            "form-data; name=\"file\"; filename=\"{}\"; filename*=utf-8''a", 'form-data; name="file"; x="{}"',
+            'form-data; filename="{}"; name="file"', 'form-data; name="file"; filename="{}"; x=y',
+        ]).format(text)
+        part = (f"Content-Disposition: {disposition}", b"bad")
+        yield upload(f"disposition {number}", form(dice.choice([[GOOD, part], [part, GOOD]])))
+
+
 def corpus(dice: random.Random, count: int) -> Iterator[Case]:
-    for part in (ordinary(), names(), heads(), boundaries(), contents(), mixtures(dice, count)):
+    for part in (ordinary(), names(), heads(), boundaries(), contents(), mixtures(dice, count),
+                 dispositions(dice, count)):
         yield from part

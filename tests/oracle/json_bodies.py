@@ -73,7 +73,8 @@ def values() -> Iterator[Case]:
 # Every way to write the name that some parser folds, unescapes, trims or cuts down to `model`.
 LIKE_MODEL = [
     "Model", "MODEL", "moDEL", "mODel", "modeL", r"\u004dodel", r"mode\u004c", " model", "model ", r"model\u0000",
-    r"\u0000model", r"model\u0000x", r"model\ud800", r"\ufeffmodel", "model\u200b", "\u200bmodel", "mod\u00adel",
+    r"\u0000model", r"model\u0000x", r"model\u0000\u0000", r"Model\u0000", r"\u006dodel\u0000", r"mode\u0000l",
+    r"models\u0000", r"x\u0000model", r"model\ud800", r"\ufeffmodel", "model\u200b", "\u200bmodel", "mod\u00adel",
     "ｍｏｄｅｌ", "mоdel", "model\u0301", "model[]", "model.", "$.model", "/model", "model=", "'model'", r"\"model\"",
     "model\t", r"\tmodel", r"model\n", r"model\u00a0", "model\u00a0", r"\u006dodel\u0000", "mode1", "models",
     "Models", "MODELS", r"model\u017f", "model\u017f", "fallbacks", "Fallbacks", r"fallbac\u212as", "lora_path",
@@ -127,7 +128,8 @@ CATALOGUE = [
 def models() -> Iterator[Case]:
     """Every name of the catalogue, written plainly and escaped."""
     for model in CATALOGUE:
-        kind = Kind.HOSTILE if model == "bad" else Kind.VALID if model != "good" else Kind.ORDINARY
+        # cJSON ends a text at U+0000: such a name is in no catalogue.
+        kind = Kind.HOSTILE if model == "bad" or "\x00" in model else Kind.VALID if model != "good" else Kind.ORDINARY
         escaped = "".join(f"\\u{unit:04x}" for unit in _units(model))
         for text in (
             json.dumps(model,
@@ -198,13 +200,15 @@ def media_types() -> Iterator[Case]:
     good = b'{"model":"good"}'
     for value in (
         "application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;charset=UTF-8",
-        'application/json; charset="utf-8"'
+        'application/json; charset="utf-8"', "application/json; charset=utf8", 'APPLICATION/JSON; CHARSET="UTF8"',
+        "application/json;", "application/json; charset=utf-8;", "application/json ; charset=utf8 ;"
     ):
         yield Case(f"type {value}", "/v1/chat/completions", [("Content-Type", value)], good, Kind.ORDINARY)
     for value in (
         "", "text/plain", "text/json", "application/x-json", "application/jsonp", "application/vnd.api+json",
-        "application/json, text/plain", "text/plain, application/json", "application/json;",
-        "application/json; charset=utf-16", "application/json; charset=utf-7",
+        "application/json, text/plain", "text/plain, application/json", "application/json;;",
+        "application/json; charset=utf-16", "application/json; charset=utf8; charset=utf-16",
+        "application/json; charset=utf_8", "application/json; charset='utf-8'", "application/json; charset=utf-7",
         "application/json; charset=utf-8; charset=utf-16", "application/json; charset*=utf-8''utf-16",
         "application/json; boundary=x", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded",
         "application/json\t;charset=cp037", "application/json charset=utf-16", "json", "*/*",

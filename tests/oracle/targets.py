@@ -44,7 +44,7 @@ def paths(json_routes: list[str]) -> Iterator[Case]:
         "/api/chat", "/api/generate", "/v1/batches", "/v1/files", "/v1/fine_tuning/jobs", "/v1/assistants",
         "/v1/threads", "/v1/realtime", "/v1beta/models/bad:generateContent", "/model/bad/invoke",
         "/v1/completions/../chat/completions", "/completions", "/chat/completions", "/embeddings", "/infill",
-        "/apply-template", "/v1/chat/completions/input_tokens", "/v1/responses/x", "/v1/messages/count_tokens",
+        "/apply-template", "/v1/chat/completions/input_tokens", "/v1/responses/x",
     ):
         yield at(path)
         yield at(path, body=BAD)

@@ -8,8 +8,9 @@ const ARGUMENTS = [
   "--disable-component-update", "--disable-sync",
 ];
 
-export function startBrowser() {
+/** With `scrollbars`, those that take room, as most desktops have. */
+export function startBrowser({ scrollbars = false } = {}) {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: install Debian's package chromium`);
-  return chromium.launch({ executablePath, args: ARGUMENTS });
+  return chromium.launch({ executablePath, args: ARGUMENTS, ignoreDefaultArgs: scrollbars ? ["--hide-scrollbars"] : [] });
 }

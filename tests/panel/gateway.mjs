@@ -19,8 +19,8 @@ const BINARY = process.env.KEYGATE_BIN ?? fileURLToPath(new URL("../../target/de
 export const HOSTILE = `<img src=x onerror="window.pwned='model'">\u202egnp`;
 export const MODELS = ["tiny-chat", "tiny-code", "tiny-embed", HOSTILE];
 
-/** Starts one: {url, dataUrl, token, keyFile, log(), stop()}. `dataUrl` and `keyFile` are null for the mock. */
-export async function startGateway({ keys = "" } = {}) {
+/** Starts one, with `config` behind its config: {url, dataUrl, token, keyFile, command(), log(), stop()}. `dataUrl` and `keyFile` are null for the mock, which has no commands. */
+export async function startGateway({ keys = "", config = "" } = {}) {
   if (isMock) {
     const mock = await startMock({ shape: "empty" });
     mock.state.models = MODELS.map((id) => ({ id, upstream: "stand-in", replicas: 1, healthy: 1 }));
@@ -38,13 +38,19 @@ listen = "127.0.0.1:${admin}"
 [[upstreams]]
 name = "stand-in"
 url = "${upstream.url}"
-`);
+${config}`);
   const gateway = run(["serve", "--config", path.join(folder, "keygate.toml"), "--log-format", "json"], folder);
   const url = `http://127.0.0.1:${admin}`;
   await answers(gateway, `${url}/readyz`);
   const token = (await readFile(path.join(folder, "admin.token"), "utf8")).trim();
   keep("secrets", token);
-  return { url, dataUrl: `http://127.0.0.1:${data}/v1`, token, keyFile, log: gateway.log, stop: async () => {
+  /** What a command of the binary prints on standard output, run beside the gateway. */
+  const command = async (...words) => {
+    const ran = run([...words, "--config", path.join(folder, "keygate.toml")], folder);
+    await ran.end;
+    return ran.output();
+  };
+  return { url, dataUrl: `http://127.0.0.1:${data}/v1`, token, keyFile, command, log: gateway.log, stop: async () => {
     await gateway.stop();
     keep("said-log", gateway.log());
     await upstream.stop();
@@ -83,7 +89,7 @@ function run(words, folder) {
   const end = new Promise((resolve) => child.once("close", resolve)).then(() => { ended = true; });
   child.once("error", (error) => { said.stderr += error; ended = true; });
   return {
-    output: () => said.stdout, log: () => said.stderr, hasEnded: () => ended,
+    end, output: () => said.stdout, log: () => said.stderr, hasEnded: () => ended,
     stop: async () => {
       child.kill("SIGTERM");
       const patience = setTimeout(() => child.kill("SIGKILL"), 5000);
@@ -104,7 +110,7 @@ async function answers(gateway, url) {
 async function startUpstream() {
   const server = http.createServer((request, response) => {
     const body = request.url === "/v1/models" ? { object: "list", data: MODELS.map((id) => ({ id, object: "model" })) }
-      : { choices: [{ message: { role: "assistant", content: "Hi." } }] };
+      : { choices: [{ message: { role: "assistant", content: "Hi." } }], usage: { prompt_tokens: 1000, completion_tokens: 250, prompt_tokens_details: { cached_tokens: 600 } } };
     request.resume().on("end", () => response.setHeader("Content-Type", "application/json").end(JSON.stringify(body)));
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -58,9 +58,9 @@ async function answer(state, request, response) {
     if (!isRight) return refuse(401, "This token is not the admin token.");
     const id = randomBytes(16).toString("hex");
     state.sessions.add(id);
-    return send(200, about, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
+    return send(200, { ...about, secret: `secret-${id}` }, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
   }
-  if (!state.sessions.has(session)) return refuse(401, "Sign in.");
+  if (!state.sessions.has(session) || request.headers["x-keygate-session"] !== `secret-${session}`) return refuse(401, "Sign in.");
   const [, id] = /^\/api\/keys\/(.+)$/.exec(url.pathname) ?? [];
   const key = id && state.keys.find((key) => key.id === decodeURIComponent(id));
   if (id && !key) return refuse(404, "No key has this id.");
@@ -90,14 +90,27 @@ async function answer(state, request, response) {
     case "DELETE key": state.keys.splice(state.keys.indexOf(key), 1); state.generation += 1; return send(204);
     case "GET /api/models": return send(200, { models: state.models.map((model) => ({ ...model, keys: state.keys.filter((key) => view(key).state === "active" && allows(key.model_access, model.id)).length })) });
     case "GET /api/status": return send(200, { version: "0.1.0", generation: state.generation, keys: state.keys.length, last_reload: state.lastReload, upstreams: [], in_flight: 7, draining: false });
+    case "GET /api/refusals": return send(200, { refusals: [
+      { key: state.keys[0]?.id ?? null, name: state.keys[0]?.name ?? null, client_address: "192.0.2.7", reason: "model_not_found", count: 3, last_at: instant(Date.now() - 60_000) },
+      { key: null, name: null, client_address: "2001:db8::7", reason: "invalid_api_key", count: 1200, last_at: instant(Date.now() - 120_000) },
+    ].filter(({ key }) => !url.searchParams.has("key") || key === url.searchParams.get("key")), left_out: 0 });
+    case "GET /api/usage": return send(200, usage(state, url.searchParams));
+    case "GET /api/usage/records": return send(200, usageRecords(state, url.searchParams));
     case "GET /api/overview": return send(200, overview(state));
+    case "POST /api/explain": {
+      const asked = state.keys.find(({ id }) => id === body.key);
+      const isAllowed = asked && view(asked).state === "active" && allows(asked.model_access, body.model);
+      return send(200, { allowed: isAllowed, denial: isAllowed ? null : "model_not_found", reason: isAllowed ? "Every rule allows it." : "The key may not use this model." });
+    }
     case "POST /api/reload": {
       if (!body.dry_run) {
         state.generation += 1;
         state.lastReload = { at: instant(Date.now()), result: "ok", message: `${state.keys.length + 1} keys` };
       }
       return send(200, { generation: state.generation, keys: state.keys.length + 1, added: 2, removed: 1, changed: 3, restart_needed: [],
-        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"] });
+        added_ids: ["key_partner2", "key_partner3"], removed_ids: ["key_old"], changed_ids: ["key_a", "key_b", "key_c"],
+        names: { key_partner2: "partner two", key_partner3: "partner three", key_old: "old site", key_a: "a", key_b: "b", key_c: "c" },
+        changes: { key_a: ["name"], key_b: ["expires_at", "allow_from"], key_c: ["disabled"] } });
     }
     default: return refuse(404, "There is nothing here.");
   }
@@ -121,8 +134,16 @@ function page(state, wanted) {
   const query = (wanted.get("query") ?? "").toLowerCase();
   const limit = Number(wanted.get("limit") ?? 50);
   const from = Number(wanted.get("after") ?? 0);
-  const found = state.keys.filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query)));
-  return { keys: found.slice(from, from + limit).map(view), next: from + limit < found.length ? String(from + limit) : null };
+  const is = (name, test) => { const value = wanted.get(name); return value === null || test(value); };
+  const found = state.keys.map(view).filter((key) => [key.name, key.id, key.account, key.hint].some((text) => text?.toLowerCase().includes(query))
+    && is("state", (value) => key.state === value) && is("account", (value) => key.account === value) && is("model", (value) => allows(key.model_access, value))
+    && is("expires_before", (value) => key.expires_at && Date.parse(key.expires_at) <= Date.parse(value)));
+  const by = (wanted.get("sort") ?? "-created_at").replace("-", "");
+  const sign = (wanted.get("sort") ?? "-created_at").startsWith("-") ? -1 : 1;
+  if (wanted.has("sort")) {
+    found.sort((one, other) => ((one[by] === null) - (other[by] === null)) || sign * (one[by] > other[by] ? 1 : one[by] < other[by] ? -1 : 0));
+  }
+  return { keys: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null };
 }
 
 function faultOf(body, isNew) {
@@ -196,6 +217,44 @@ function overview(state) {
   return { now: instant(now), in_flight: isEmpty ? 0 : 7, connections: isEmpty ? 0 : 31, minutes, overhead_seconds: isEmpty ? { p50: null, p99: null } : { p50: 0.000041, p99: 0.00019 }, keys,
     expiring_count: expiring.length, expiring: expiring.slice(0, 100).map(({ id, name, account, expires_at }) => ({ id, name, account, expires_at })),
     last_reload: state.lastReload, generation: state.generation };
+}
+
+const PRICES = { "llama-3.3-70b-instruct": [0.2, 0.6], "qwen3-coder-30b": [0.1, 0.3], "mistral-small-3.2": [0.1, 0.3], "gpt-oss-120b": [0.4, 1.2], "deepseek-r1-distill-32b": [0.3, 0.9], "bge-m3": [0.02, 0] };
+
+/** A month in which nobody works on Sundays. */
+function usage(state, wanted) {
+  const by = (wanted.get("group_by") ?? "").split(",");
+  const width = { "1h": 3600, "1d": 86_400 }[wanted.get("bucket_width")];
+  const [start, now] = [Number(wanted.get("start_time")), Date.now() / 1000];
+  const buckets = width ? Array.from({ length: Math.ceil((now - start) / width) }, (_, at) => [start + at * width, start + (at + 1) * width]) : [[start, now]];
+  const groups = by.includes("key") ? state.keys.filter(({ last_used_at: used }) => used).map(({ id }) => ({ key: id, model: null }))
+    : by.includes("account") ? [...new Set(state.keys.map(({ account }) => account))].map((account) => ({ account, model: null }))
+    : by.includes("upstream") ? [...new Set(state.models.map(({ upstream }) => upstream))].map((upstream) => ({ upstream, model: null }))
+    : state.models.map(({ id }) => ({ model: id })).filter(({ model }) => !wanted.has("model") || wanted.get("model") === model);
+  const result = (group, at, days) => {
+    const weight = 1 / (1 + groups.indexOf(group)) * (wanted.has("key") ? 0.04 : 1) * (new Date(at * 1000).getUTCDay() === 0 ? 0.1 : 1) * (0.8 + ((at / 3600) % 7) / 10);
+    const requests = Math.round(5200 * days * weight);
+    const [input, output] = [requests * 941, requests * 212];
+    const [priceIn, priceOut] = PRICES[group.model] ?? (by.includes("model") ? [null, null] : [0.2, 0.6]);
+    return { object: "organization.usage.completions.result", ...group, num_model_requests: requests, num_errors: Math.round(requests / 700), num_at_least: Math.round(requests / 400), num_unknown: Math.round(requests / 2600),
+      input_tokens: input, input_cached_tokens: Math.round(input * 0.37), output_tokens: output, output_reasoning_tokens: null, audio_seconds: null, images: null,
+      cost: priceIn === null ? null : ((input * priceIn + output * priceOut) / 1e6).toFixed(6) };
+  };
+  const isEmpty = state.keys.length === 0;
+  const data = buckets.map(([from, to]) => ({ object: "bucket", start_time: from, end_time: to, results: isEmpty ? [] : groups.map((group) => result(group, from, (Math.min(to, now) - from) / 86_400)) }));
+  return { object: "page", data, has_more: false, next_page: null, currency: "EUR", ...(by.includes("key") ? { names: Object.fromEntries(state.keys.map(({ id, name }) => [id, name])) } : {}) };
+}
+
+function usageRecords(state, wanted) {
+  const key = state.keys.find(({ id }) => id === wanted.get("key"));
+  const records = (key ? Array.from({ length: 20 }, (_, at) => at) : []).map((at) => {
+    const ended = Date.now() - at * 47_000 - 9000;
+    return { request_id: `req_${String(at).padStart(32, "0")}`, gateway: "gateway-1", started_at: instant(ended - 2000), ended_at: instant(ended), key_id: key.id, account: key.account, model: state.models[at % 3].id, upstream: "gpu-pool",
+      route: "/v1/chat/completions", status: at === 7 ? 400 : 200, end: at === 3 ? "client_left" : "complete", client_address: "203.0.113.9", first_byte_ms: 180, duration_ms: 900 + ((at * 631) % 2400), bytes_in: 900, bytes_out: 5000,
+      input_tokens: at === 7 ? null : 700 + at * 13, input_cached_tokens: 256, output_tokens: at === 7 ? null : 120 + at * 17, output_reasoning_tokens: null, audio_seconds: null, images: null,
+      certainty: at === 3 ? "at_least" : at === 7 ? "unknown" : "exact", cost: at === 7 ? null : (0.0002 + at * 0.00001).toFixed(6) };
+  });
+  return { records, next: records.length === 0 ? null : "1", currency: "EUR", names: {} };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

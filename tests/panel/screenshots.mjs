@@ -1,7 +1,7 @@
 // Pictures of the panel, of a made-up gateway that is the same for whoever draws it:
 //
 //   node screenshots.mjs FOLDER [NAME…]    every view, light and dark, wide and narrow, or those whose names begin so
-//   node screenshots.mjs --readme          the three that the README shows
+//   node screenshots.mjs --readme          those that the README and the guide show
 
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -21,7 +21,7 @@ const VIEWS = {
   } },
   keys: { go: async () => {} },
   "keys-empty": { shape: "empty", go: async () => {} },
-  "keys-many": { shape: "many", go: (page) => page.getByRole("button", { name: "Older" }).click() },
+  "keys-many": { shape: "many", go: (page) => page.getByRole("button", { name: "Older" }).first().click() },
   "keys-menu": { go: (page) => page.getByRole("button", { name: /^Actions/ }).nth(2).click() },
   create: { go: async (page) => {
     await page.locator("#create-key").click();
@@ -51,10 +51,22 @@ const VIEWS = {
   deleted: { go: async (page) => {
     await page.getByRole("button", { name: /^Actions/ }).nth(2).click();
     await page.getByRole("menuitem", { name: "Delete" }).click();
-    await page.getByRole("button", { name: "OK", exact: true }).click();
+    await page.getByRole("button", { name: /^OK/ }).click();
     await page.locator(".toast").waitFor();
   } },
   models: { hash: "#/models", go: async () => {} },
+  usage: { hash: "#/usage", full: true, go: usageIsThere },
+  "usage-day": { hash: "#/usage?range=24h&show=cost&by=key", full: true, go: async (page) => {
+    await usageIsThere(page);
+    await page.getByText("The same as a table").click();
+  } },
+  "usage-empty": { hash: "#/usage", shape: "empty", go: usageIsThere },
+  "usage-pointed": { hash: "#/usage", go: async (page) => {
+    await usageIsThere(page);
+    await page.getByLabel(/^Usage by model over time/).press("ArrowLeft");
+    for (let step = 0; step < 9; step += 1) await page.keyboard.press("ArrowLeft");
+  } },
+  key: { hash: "#/key?id=key_0000000000000000000001", full: true, go: usageIsThere },
   dashboard: { hash: "#/dashboard", full: true, go: async (page) => {
     await page.getByText("Generation").waitFor();
   } },
@@ -72,17 +84,21 @@ const VIEWS = {
   } },
 };
 
+function usageIsThere(page) {
+  return page.locator(".usage-report[aria-busy=false]").waitFor();
+}
+
 async function fillIn(page) {
   await page.getByLabel("Name").fill("mobile app");
   await page.getByLabel("Model Access Selection").selectOption("inclusive");
-  await page.getByRole("option", { name: "llama-3.3-70b" }).click();
-  await page.getByRole("option", { name: "bge-m3" }).click();
+  await page.getByRole("dialog").getByRole("option", { name: "llama-3.3-70b" }).click();
+  await page.getByRole("dialog").getByRole("option", { name: "bge-m3" }).click();
   await page.getByRole("button", { name: /Use my address/ }).click();
-  await page.getByText("90 days").click();
+  await page.getByRole("dialog").getByText("90 days").click();
 }
 
 const README = fileURLToPath(new URL("../../doc/", import.meta.url));
-const README_VIEWS = { keys: "light", created: "light", dashboard: "dark" };
+const README_VIEWS = { keys: "light", created: "light", usage: "light", dashboard: "dark" };
 
 /** One picture: a PNG, or, for pages that load it from afar, a WebP of a third of the size. */
 async function draw(browser, file, view, { viewport, colorScheme, scale = 1, webp = false, full = view.full ?? false }) {

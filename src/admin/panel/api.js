@@ -1,10 +1,13 @@
 // The admin API. Knows no view; tells one listener when the session has ended.
 
+import { askOtherTabs, sessionSecret } from "./session-secret.js";
+
 /** What the gateway answered in place of what was asked for. */
 export class ApiError extends Error {
   constructor(status, body) {
     super(body?.error?.message ?? `The gateway answered ${status}.`);
     this.status = status;
+    this.code = body?.error?.code ?? null;
     this.field = body?.error?.field ?? null;
     this.faults = body?.error?.faults ?? null;
     this.inForce = body?.in_force ?? null;
@@ -34,9 +37,13 @@ export function now() {
   return Date.now() + clockDifference;
 }
 
-/** Calls the admin API: the answer's JSON, or null where it has none. */
-export async function call(method, path, body, { signal } = {}) {
-  const headers = { Accept: "application/json" };
+/** Calls the admin API: the answer's JSON, or null where it has none; with `asCsv` the answer's text. */
+export async function call(method, path, body, { signal, revision, asCsv = false, isAgain = false } = {}) {
+  const headers = { Accept: asCsv ? "text/csv" : "application/json" };
+  // The change is refused where the key is another than the one that was looked at.
+  if (revision !== undefined) headers["If-Match"] = `"${revision}"`;
+  const secret = sessionSecret();
+  if (secret !== null) headers["X-Keygate-Session"] = secret;
   // No page of another site can send this header without being asked first, and nobody answers it.
   if (method !== "GET") {
     headers["X-Keygate-Panel"] = "1";
@@ -51,7 +58,7 @@ export async function call(method, path, body, { signal } = {}) {
       credentials: "same-origin", cache: "no-store", redirect: "error",
     });
     const text = await response.text();
-    if (text !== "") answer = JSON.parse(text);
+    if (text !== "") answer = asCsv && response.ok ? text : JSON.parse(text);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     if (!response || response.ok) throw new Unreachable();
@@ -60,7 +67,10 @@ export async function call(method, path, body, { signal } = {}) {
   // The header has whole seconds; less than two of difference is none.
   if (!Number.isNaN(date)) clockDifference = Math.abs(date - Date.now()) < 2000 ? 0 : date - Date.now();
   if (response.ok) return answer;
-  if (response.status === 401 && path !== "/api/session") {
+  if (response.status === 401 && !(method === "POST" && path === "/api/session")) {
+    // Another tab may have signed in anew: the cookie is of its session then, and the secret with it.
+    if (!isAgain && await askOtherTabs(secret)) return call(method, path, body, { signal, revision, asCsv, isAgain: true });
+    if (path === "/api/session") throw new ApiError(response.status, answer);
     sessionEnded();
     throw new SessionEnded("Your session has ended. Sign in again.");
   }

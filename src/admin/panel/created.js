@@ -1,29 +1,31 @@
 // The window that shows a bearer token, the only time anyone sees it. Invariant: the token lives in this window's
 // elements and closures alone. When the window closes they go, and nothing keeps it: no storage, no history, no log.
 
-import { h, icon, uniqueId } from "./dom.js";
+import { h, icon, quoted, uniqueId } from "./dom.js";
 import { copyButton, openWindow, windowHead } from "./overlay.js";
 import { snippets } from "./snippets.js";
 
-/** Shows what was made, with `model` for a first try. */
-export function showCreated({ token, url, warnings, model }) {
+/** Shows what was made, with `model` for a first try. `onUncopied` hears that it was closed before the token was copied. */
+export function showCreated({ name, token, url, warnings, model, onUncopied }) {
   const title = uniqueId("title");
   const caution = h("p", { id: uniqueId("caution"), class: "notice warn" });
   const cautionText = h("span");
   caution.append(icon("warning"), cautionText);
   cautionText.append(h("strong", {}, "Copy the token now: it is not shown again. "),
     "This window closes with Escape and with a click anywhere beside it.");
+  let isCopied = false;
   const copied = () => {
+    isCopied = true;
     caution.className = "notice good";
     cautionText.replaceChildren(h("strong", {}, "Copied. "), "Keep the token in a safe place; it is not shown again. You can close this window now.");
     caution.firstChild.replaceWith(icon("check"));
   };
 
   openWindow({
-    kind: "created", label: title, describedBy: caution.id,
+    kind: "created", label: title, describedBy: caution.id, onClose: () => isCopied || onUncopied(),
     build: (close) => {
       const window = h("div", { class: "created-body" },
-        windowHead(title, "API Key Created Successfully", close),
+        windowHead(title, "API Key Created Successfully", close, { about: quoted(name) }),
         caution,
         (warnings ?? []).map((text) => h("p", { class: "notice warn" }, icon("info"), h("span", { dir: "auto" }, text))),
         secret("OpenAI Compatible URL", url),
@@ -36,16 +38,17 @@ export function showCreated({ token, url, warnings, model }) {
       return window;
     },
   });
-  document.getElementById(title).focus();
+  document.getElementById(title).firstChild.focus();
 }
 
 function secret(name, text, onCopied) {
   const id = uniqueId("value");
+  const shown = h("code", { class: "secret-text", role: "group", "aria-labelledby": id, translate: "no" }, text);
   return h("div", { class: "secret" },
     h("h3", { id }, name),
     h("div", { class: "secret-row" },
-      h("code", { class: "secret-text", role: "group", "aria-labelledby": id, translate: "no" }, text),
-      copyButton(() => text, name, { onCopied })));
+      shown,
+      copyButton(() => text, name, { onCopied, shown: () => shown })));
 }
 
 /** Texts under tabs; arrow keys go from one to the next. */
@@ -77,5 +80,5 @@ function tabs(texts, onCopied) {
   } }, buttons);
   select(0);
   return h("div", { class: "ready" },
-    h("div", { class: "tabs-row" }, list, copyButton(() => texts[at].text, "this text", { onCopied })), panel);
+    h("div", { class: "tabs-row" }, list, copyButton(() => texts[at].text, "this text", { onCopied, shown: () => code })), panel);
 }

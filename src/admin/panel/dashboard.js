@@ -6,6 +6,7 @@ import { foreign, h, icon, quotedText } from "./dom.js";
 import { count, dateAndTime, duration, fromNow, plural, timeElement, timeOfDay } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { toast } from "./overlay.js";
+import { recentRefusals, refusalTable } from "./refusals.js";
 import { openReload } from "./reload.js";
 import { session } from "./session.js";
 
@@ -41,13 +42,17 @@ export function dashboardView(main, title) {
     return { value, note, element: h("div", { class: "card tile" }, h("h2", {}, name), value, note) };
   };
   const tiles = { requests: tile("Requests a minute"), flight: tile("In flight"), overhead: tile("Gateway overhead"), keys: tile("Keys") };
-  const allowed = barChart({ label: "Allowed requests by minute over the last hour; arrow keys go through the minutes", empty: "No request was allowed in the last hour" });
-  const refused = barChart({ label: "Refused requests by minute and reason over the last hour; arrow keys go through the minutes", empty: "No request was refused in the last hour" });
+  const minutesOfHour = { nameOf: ({ at }) => `${timeOfDay(Date.parse(at))} UTC`,
+    ticks: (_, isNarrow) => (isNarrow ? [60, 30, 0] : [60, 45, 30, 15, 0]).map((age) => (
+      { at: 1 - age / 60, text: age === 0 ? "now" : age === 60 ? "1 h ago" : `${age} min` })) };
+  const allowed = barChart({ ...minutesOfHour, label: "Allowed requests by minute over the last hour; arrow keys go through the minutes", empty: "No request was allowed in the last hour" });
+  const refused = barChart({ ...minutesOfHour, label: "Refused requests by minute and reason over the last hour; arrow keys go through the minutes", empty: "No request was refused in the last hour" });
   const allowedTotal = h("p", { class: "chart-total" });
   const refusedTotal = h("p", { class: "chart-total" });
   const peak = h("p", { class: "legend muted" });
   const legend = h("ul", { class: "legend" });
   const numbers = h("tbody");
+  const refusals = h("div", { class: "refusals" });
   const expiring = h("div", { class: "expiring" });
   const keyStates = h("div", { class: "key-states" });
   const lastReload = h("div", { class: "last-reload" });
@@ -67,6 +72,7 @@ export function dashboardView(main, title) {
     h("details", { class: "numbers" }, h("summary", {}, "The same as a table"),
       h("div", { class: "card table-card scroll", tabindex: "0", role: "region", "aria-label": "Requests of the last hour by outcome" }, h("table", {},
         h("thead", {}, h("tr", {}, ["Outcome", "Last minute", "Last hour"].map((name) => h("th", { scope: "col" }, name)))), numbers))),
+    card("Recent refusals", refusals),
     h("div", { class: "charts" },
       card("Keys that expire within 7 days", expiring),
       h("div", { class: "stack" }, card("Keys by state", keyStates),
@@ -102,7 +108,10 @@ export function dashboardView(main, title) {
     const turnOfThis = loading = new AbortController();
     clearTimeout(timer);
     try {
-      draw(await call("GET", "/api/overview", undefined, { signal: turnOfThis.signal }));
+      const { signal } = turnOfThis;
+      const [overview, found] = await Promise.all([call("GET", "/api/overview", undefined, { signal }), recentRefusals(undefined, { signal })]);
+      draw(overview);
+      replace(refusals, ...[refusalTable(found)].flat().filter(Boolean));
       trouble.hidden = true;
       later();
     } catch (error) {

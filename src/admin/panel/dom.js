@@ -33,6 +33,13 @@ export function isolated(text) {
   return `\u2068${text}\u2069`;
 }
 
+/** A text with the characters spelled out that nobody sees, or that turn the writing direction: \u202e. */
+export const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu,
+  (character) => `\\u${character.codePointAt(0).toString(16).padStart(4, "0")}`);
+
+/** A model's name, which an upstream chose. */
+export const modelName = (id) => foreign(visible(id));
+
 /** A name in a sentence. */
 export const quoted = (name) => ["“", foreign(name), "”"];
 /** The same in a label. */
@@ -49,6 +56,7 @@ const ICONS = {
   key: "M15.5 14a5.5 5.5 0 1 0-5.2-3.7L3 17.6V21h3.4l1.1-1.1v-2h2v-2h2l1.2-1.2A5.5 5.5 0 0 0 15.5 14ZM16.5 7.5h.01",
   models: "M12 3l8 4.5v9L12 21l-8-4.5v-9L12 3ZM4.3 7.6 12 12l7.7-4.4M12 12v8.8",
   dashboard: "M4 20V10M10 20V4M16 20v-7M21 20H3",
+  usage: "M4 19h16M6.5 15V9.5M11 15V5M15.5 15v-3.5M20 15V8",
   plus: "M12 5v14M5 12h14",
   search: "M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM20 20l-4.8-4.8",
   more: "M5 12h.01M12 12h.01M19 12h.01",
@@ -63,10 +71,28 @@ const ICONS = {
   pause: "M8 5v14M16 5v14",
   play: "M7 5l12 7-12 7V5Z",
   trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5.5M14 11v5.5",
+  download: "M12 4v11M7 10.5l5 5 5-5M5 20h14",
   left: "M15 5l-7 7 7 7",
   right: "M9 5l7 7-7 7",
   location: "M12 21s7-6.2 7-11.5a7 7 0 0 0-14 0C5 14.8 12 21 12 21ZM12 12a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5Z",
 };
+
+/** One of a few, all of them in sight: {element, value(), set(value)}. `options` are [value, text]. */
+export function segments({ label, options, onChange }) {
+  const name = uniqueId("segments");
+  const radios = options.map(([value, text]) => {
+    const id = uniqueId("segment");
+    const radio = h("input", { type: "radio", name, id, value, onchange: () => onChange(value) });
+    return { radio, element: [radio, h("label", { for: id }, text)] };
+  });
+  return {
+    element: h("div", { class: "segments", role: "radiogroup", "aria-label": label }, radios.map(({ element }) => element)),
+    value: () => radios.find(({ radio }) => radio.checked)?.radio.value,
+    set: (value) => {
+      for (const { radio } of radios) radio.checked = radio.value === value;
+    },
+  };
+}
 
 /** A small drawing that says nothing to a screen reader; the text beside it does. */
 export function icon(name) {

@@ -14,18 +14,16 @@ export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value
 export const date = (time) => day.format(time);
 export const timeOfDay = (time) => clock.format(time);
 export const dateAndTime = (time) => `${day.format(time)}, ${clock.format(time)} UTC`;
+const UNITS = [["minute", 60_000, 60], ["hour", 3_600_000, 24], ["day", DAY, 60], ["month", 30.44 * DAY, 24], ["year", 365.25 * DAY, Infinity]];
 
-/** "in 3 days", "2 minutes ago". */
+/** "in 3 days", "2 minutes ago"; the nearest number. */
 export function fromNow(time) {
   const difference = time - now();
   const distance = Math.abs(difference);
   if (distance < 60_000) return difference < 0 ? "just now" : "in less than a minute";
-  const [unit, length] = distance < 3_600_000 ? ["minute", 60_000]
-    : distance < DAY ? ["hour", 3_600_000]
-    : distance < 60 * DAY ? ["day", DAY]
-    : distance < 730 * DAY ? ["month", 30.44 * DAY]
-    : ["year", 365.25 * DAY];
-  return relative.format(Math.trunc(difference / length), unit);
+  // The first unit that needs no more than this many, once rounded: 59.7 minutes are 1 hour, not 60 minutes.
+  const [unit, length] = UNITS.find(([, length, most]) => Math.round(distance / length) < most);
+  return relative.format(Math.sign(difference) * Math.round(distance / length), unit);
 }
 
 /** The last instant at which the key is taken: `expires_at` itself is past it. */
@@ -65,6 +63,28 @@ export const isSoon = (time) => time - now() < 7 * DAY;
 /** A time as an element, whole and exact for whoever points at it. */
 export function timeElement(time, text, title = dateAndTime(time)) {
   return h("time", { datetime: new Date(time).toISOString(), title }, text);
+}
+
+const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+/** 1234567 -> "1.2M". */
+export const short = (value) => compact.format(value);
+
+/** A decimal of the API, "0.25", in millionths: sums of them are exact. Null stays null. */
+export function millionths(text) {
+  if (text === null) return null;
+  const [whole, fraction = ""] = text.split(".");
+  return Number(whole) * 1_000_000 + Number(fraction.padEnd(6, "0"));
+}
+
+/** Millionths of a currency: "€1,204.50"; less than one has more digits. A currency without a code of ISO 4217 stands behind. */
+export function money(value, currency) {
+  const units = value / 1_000_000;
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: units < 0.01 ? 6 : units < 1 ? 4 : 2 };
+  try {
+    return new Intl.NumberFormat("en-US", { style: "currency", currency, ...digits }).format(units);
+  } catch {
+    return `${new Intl.NumberFormat("en-US", digits).format(units)} ${currency}`;
+  }
 }
 
 /** 0.00004 -> "40 µs". */

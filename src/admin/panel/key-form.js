@@ -2,11 +2,11 @@
 // only creating, saving, or a deliberate "Discard" puts it away.
 
 import { ApiError, call, catalogue, isNews, now } from "./api.js";
-import { foreign, h, icon, uniqueId } from "./dom.js";
+import { foreign, h, icon, quoted, uniqueId } from "./dom.js";
 import { dateAndTime, dayFromToday, endOfDay, expiryDate, expiryDay, fromNow, plural } from "./format.js";
 import { modelPicker } from "./model-picker.js";
 import { asIpv4, mayBecomeNetwork, parseNetwork } from "./networks.js";
-import { openWindow, setBusy, windowHead } from "./overlay.js";
+import { confirm, copyButton, openWindow, setBusy, windowHead } from "./overlay.js";
 
 const MAX_NAME = 100;
 const MODES = [
@@ -76,7 +76,7 @@ export function openKeyForm({ key = null, address, onSaved }) {
         setBusy(go, true);
         try {
           const answer = key
-            ? await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, changes(before, wanted))
+            ? await call("PATCH", `/api/keys/${encodeURIComponent(key.id)}`, changes(before, wanted), { revision: key.revision })
             : await call("POST", "/api/keys", wanted);
           busy = false;
           close();
@@ -98,14 +98,38 @@ export function openKeyForm({ key = null, address, onSaved }) {
           part.focus();
           return;
         }
+        if (error.status === 412) {
+          changedMeanwhile();
+          return;
+        }
         trouble.replaceChildren(icon("warning"), h("div", {},
           h("p", {}, h("strong", {}, key ? "Nothing was changed. " : error instanceof ApiError ? "No key was created. " : ""), error.message),
           !key && !(error instanceof ApiError) && h("p", {}, "What you typed is still here. If the list shows the key all the same, delete it: its token was never shown.")));
         trouble.hidden = false;
         trouble.scrollIntoView({ block: "nearest" });
       };
+      /** What was typed stays until the present values are asked for. */
+      const changedMeanwhile = () => {
+        const load = h("button", { type: "button", class: "button", onclick: async () => {
+          setBusy(load, true);
+          try {
+            const present = await call("GET", `/api/keys/${encodeURIComponent(key.id)}`);
+            close();
+            openKeyForm({ key: present, address, onSaved });
+          } catch (error) {
+            setBusy(load, false);
+            if (isNews(error)) complain(error);
+          }
+        } }, "Load the present values");
+        trouble.replaceChildren(icon("warning"), h("div", {},
+          h("p", {}, h("strong", {}, "Nothing was saved. "), "This key was changed meanwhile, in another window or by somebody else. "
+            + "Loading the present values replaces what you typed."),
+          load));
+        trouble.hidden = false;
+        load.focus();
+      };
       return h("form", { class: "pane-form", novalidate: true, onsubmit: submit },
-        windowHead(title, key ? "Edit API Key" : "Create API Key", attempt),
+        windowHead(title, key ? "Edit API Key" : "Create API Key", attempt, { about: key && quoted(key.name) }),
         h("div", { class: "pane-body" },
           key && facts(key),
           Object.values(parts).map((part) => part.element)),
@@ -131,9 +155,10 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?
 
 /** What a key is, besides what can be changed about it. */
 function facts(key) {
+  const id = h("code", { translate: "no" }, key.id);
   const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
   return h("dl", { class: "facts" },
-    fact("ID", h("code", {}, key.id)),
+    fact("ID", [id, " ", copyButton(() => key.id, "ID", { className: "button quiet small bare", shown: () => id })]),
     key.hint && fact("Token ends in", h("code", {}, foreign(key.hint))),
     key.created_at && fact("Created", dateAndTime(new Date(key.created_at))),
     fact("Last used", key.last_used_at
@@ -191,11 +216,37 @@ const tooLong = (what, length) => `The ${what} has ${length} characters; ${MAX_N
 
 function accessField(key) {
   const already = key?.model_access ?? { mode: "all" };
-  const select = h("select", { id: uniqueId("access"), onchange: () => draw() },
+  const select = h("select", { id: uniqueId("access"), onchange: changed },
     MODES.map(([mode, name]) => h("option", { value: mode }, name)));
   select.value = already.mode;
   const picker = modelPicker({ chosen: already.models ?? [], onChange: () => part.complain("") });
   const hint = h("p");
+  /** The mode that the models were chosen for: in the other one the same list means the opposite. */
+  let listMode = already.mode === "all" ? null : already.mode;
+  let mode = already.mode;
+  function changed() {
+    const to = select.value;
+    if (to !== "all" && listMode !== null && to !== listMode && picker.chosen().length > 0) {
+      const number = picker.chosen().length;
+      select.value = mode;
+      confirm({
+        title: "Empty the list of models?",
+        body: h("p", {}, listMode === "inclusive" ? `The ${plural(number, "model")} in the list may be used. As Exclusive the same list would mean that they may not.`
+          : `The ${plural(number, "model")} in the list may not be used. As Inclusive the same list would mean that only they may.`,
+        " Choose the models anew."),
+        ok: `Change to ${MODES.find(([name]) => name === to)[1]}, and empty the list`,
+        act: () => {
+          picker.clear();
+          take(to);
+        },
+      });
+    } else take(to);
+  }
+  function take(to) {
+    select.value = mode = to;
+    if (to !== "all") listMode = to;
+    draw();
+  }
   const part = field({ label: "Model Access Selection", input: select, hint,
     control: h("div", { class: "select" }, select, icon("left")) });
   const pickerPlace = h("div", {}, picker.element);
@@ -212,8 +263,8 @@ function accessField(key) {
     focus: () => (select.value === "all" ? select : picker.input).focus(),
     value: () => (select.value === "all" ? { mode: "all" } : { mode: select.value, models: picker.chosen() }),
     settle: () => part.complain(select.value === "all" ? ""
-      : picker.pending() !== "" ? "Choose one of the models found, or empty the search."
-      : picker.chosen().length === 0 ? "Choose at least one model." : "") };
+      : picker.chosen().length > 0 ? ""
+      : picker.pending() !== "" ? "Choose one of the models found, or empty the search." : "Choose at least one model.") };
 }
 
 function networksField(key, address) {

@@ -4,15 +4,16 @@ import { isNews, onSessionEnd } from "./api.js";
 import { h, icon } from "./dom.js";
 import { askWindowsToClose, clearToasts, closeWindows, toast } from "./overlay.js";
 import { askToSignIn, resume, session, signOut, takeLink } from "./session.js";
-import { dashboardView } from "./dashboard.js";
 import { keysView } from "./keys.js";
-import { modelsView } from "./models.js";
 
-/** A view draws itself into the main part and gives {refresh, leave}. */
+/** A view draws itself into the main part and gives {refresh, leave}. Those that are not the first load when they are opened. */
 const VIEWS = {
-  "#/keys": { title: "API Keys", icon: "key", draw: keysView },
-  "#/models": { title: "On-Demand Models", icon: "models", draw: modelsView },
-  "#/dashboard": { title: "Dashboard", icon: "dashboard", draw: dashboardView },
+  "#/keys": { title: "API Keys", icon: "key", load: async () => keysView },
+  "#/usage": { title: "Usage", icon: "usage", load: async () => (await import("./usage.js")).usageView },
+  "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
+  "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
+  /** A key's own page, which other views lead to. */
+  "#/key": { title: "API Key", isBelow: "#/keys", load: async () => (await import("./key-page.js")).keyPage },
 };
 const FIRST = "#/keys";
 
@@ -23,24 +24,57 @@ let open = null;
 let here = "";
 
 function drawFrame() {
-  document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).map(([address, view]) =>
+  document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).filter(([, view]) => !view.isBelow).map(([address, view]) =>
     h("li", {}, h("a", { href: address }, icon(view.icon), view.title))));
   const out = document.getElementById("sign-out");
   out.append(icon("signOut"), "Sign out");
   out.addEventListener("click", leaveForGood);
+  // Its address would be another view's: it moves the focus only.
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+    main.scrollIntoView();
+  });
 }
 
-function show(address, { moveFocus }) {
-  const view = VIEWS[address] ?? VIEWS[FIRST];
+const viewAt = (address) => VIEWS[address.split("?")[0]] ?? VIEWS[FIRST];
+
+/** What a view keeps in the address behind its name. */
+const place = {
+  parameters: () => new URLSearchParams(location.hash.split("?")[1] ?? ""),
+  remember: (parameters, state, isReplaced) => {
+    const text = parameters.toString();
+    const address = here.split("?")[0] || FIRST;
+    here = text === "" ? address : `${address}?${text}`;
+    if (location.hash === here || isReplaced) history.replaceState(state, "", here);
+    else history.pushState(state, "", here);
+  },
+};
+
+async function show(address, { moveFocus }) {
+  const view = viewAt(address);
   open?.leave();
   main.replaceChildren();
   for (const link of document.querySelectorAll("#nav a")) {
-    if (VIEWS[link.hash] === view) link.setAttribute("aria-current", "page");
+    if (VIEWS[link.hash] === (VIEWS[view.isBelow] ?? view)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   here = address;
   document.title = `${view.title} – keygate`;
-  open = view.draw(main, view.title);
+  const opening = open = { refresh: () => {}, leave: () => {} };
+  let draw;
+  try {
+    draw = await view.load();
+  } catch {
+    if (open === opening) {
+      main.append(h("h1", { tabindex: "-1" }, view.title), h("p", { class: "notice bad", role: "alert" }, icon("warning"),
+        h("span", {}, "This view could not be loaded. Check that the gateway runs, then reload the page.")));
+    }
+    return;
+  }
+  // Another view was opened, or the session left, meanwhile.
+  if (open !== opening) return;
+  open = draw(main, view.title, place);
   scrollTo(0, 0);
   if (moveFocus) main.querySelector("h1").focus({ preventScroll: true });
 }
@@ -48,7 +82,7 @@ function show(address, { moveFocus }) {
 function enter() {
   document.getElementById("who").replaceChildren(
     h("span", {}, `keygate ${session.version}`),
-    session.client_address && h("span", { title: "The address you come from" }, session.client_address));
+    ...(session.client_address ? [h("span", { title: "The address you come from" }, session.client_address)] : []));
   app.hidden = false;
   if (open) open.refresh();
   else show(location.hash, { moveFocus: false });
@@ -101,10 +135,17 @@ addEventListener("hashchange", () => {
     empty();
     begin(again);
   } else if (open && location.hash !== here) {
-    if (askWindowsToClose()) show(location.hash, { moveFocus: true });
-    // Something typed is still open: back to where it belongs.
-    else history.pushState(null, "", here || location.pathname);
+    // Where something typed is still open, back to where it belongs.
+    if (!askWindowsToClose()) history.pushState(null, "", here || location.pathname);
+    else if (open.arrive && viewAt(location.hash) === viewAt(here)) {
+      here = location.hash;
+      open.arrive();
+    } else show(location.hash, { moveFocus: true });
   }
+});
+/** Whoever comes back to the page sees what is so now. Rows under an open window or menu stay, since the focus returns to them. */
+addEventListener("focus", () => {
+  if (open && !document.querySelector("dialog[open], .menu:popover-open")) open.refresh();
 });
 // A page that is left may be kept, to come back to; a token shown in it must not be.
 addEventListener("pagehide", closeWindows);

@@ -1,6 +1,6 @@
 // A choice of models: what is chosen, a field to search, and the catalogue below it as one list for the arrow keys.
 
-import { foreign, h, icon, isolated, uniqueId } from "./dom.js";
+import { foreign, h, icon, isolated, modelName, uniqueId, visible } from "./dom.js";
 import { plural } from "./format.js";
 
 /** More than anyone reads; the search finds the rest. */
@@ -57,11 +57,10 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
   function toggle(id) {
     if (chosen.has(id)) chosen.delete(id);
     else chosen.add(id);
-    const isUnserved = models !== null && !models.some((model) => model.id === id);
-    if (isUnserved || models === null) input.value = "";
-    const at = active;
+    const wasActive = active >= 0;
+    input.value = "";
     draw();
-    if (at >= 0) activate(Math.min(at, options.length - 1));
+    if (wasActive) activate(options.findIndex((option) => option.id === id));
     onChange();
   }
 
@@ -70,8 +69,8 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
       toggle(id);
       input.focus();
     };
-    chips.replaceChildren(...[...chosen].map((id) => h("li", { class: "chip" }, foreign(id),
-      h("button", { type: "button", class: "chip-remove", "aria-label": `Remove ${isolated(id)}`, onclick: remove(id) }, icon("close")))));
+    chips.replaceChildren(...[...chosen].map((id) => h("li", { class: "chip" }, modelName(id),
+      h("button", { type: "button", class: "chip-remove", "aria-label": `Remove ${isolated(visible(id))}`, onclick: remove(id) }, icon("close")))));
     chips.hidden = chosen.size === 0;
   }
 
@@ -86,7 +85,7 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
       const element = h("li", { id: uniqueId("option"), role: "option", "aria-selected": String(chosen.has(id)),
         onpointerdown: (event) => event.preventDefault(), onclick: () => { toggle(id); input.focus(); } },
       h("span", { class: "tick", "aria-hidden": "true" }, icon(isNew ? "plus" : "check")),
-      h("span", { class: "option-name" }, isNew && "Add ", foreign(id)), h("span", { class: "option-note" }, note));
+      h("span", { class: "option-name" }, isNew && "Add ", modelName(id)), h("span", { class: "option-note" }, note));
       return { id, element };
     };
     options = [
@@ -115,6 +114,10 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
       h("div", { class: "search-box" }, icon("search"), input), list, status),
     input,
     chosen: () => [...chosen],
+    clear: () => {
+      chosen.clear();
+      draw();
+    },
     pending: () => input.value.trim(),
     load: (loaded) => {
       models = loaded;

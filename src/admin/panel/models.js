@@ -1,7 +1,7 @@
 // AI / On-Demand Models: the catalogue, whether it can be served, and how many keys may use it.
 
 import { call, isNews } from "./api.js";
-import { foreign, h, icon, isolated, quoted } from "./dom.js";
+import { foreign, h, icon, isolated, modelName, quoted, visible } from "./dom.js";
 import { count, plural } from "./format.js";
 import { copyButton } from "./overlay.js";
 
@@ -34,7 +34,10 @@ export function modelsView(main, title) {
     const turnOfThis = loading = new AbortController();
     place.setAttribute("aria-busy", "true");
     try {
-      ({ models } = await call("GET", "/api/models", undefined, { signal: turnOfThis.signal }));
+      const { signal } = turnOfThis;
+      const [catalogue, standing] = await Promise.all([call("GET", "/api/models", undefined, { signal }), call("GET", "/api/status", undefined, { signal })]);
+      const untried = new Map(standing.upstreams.map(({ name, replicas }) => [name, replicas.filter(({ tried }) => tried === false).length]));
+      models = catalogue.models.map((model) => ({ ...model, untried: untried.get(model.upstream) ?? 0 }));
       trouble.hidden = true;
       draw();
     } catch (error) {
@@ -66,17 +69,21 @@ export function modelsView(main, title) {
   return { refresh: load, leave: () => loading?.abort() };
 }
 
-function row({ id, upstream, replicas, healthy, keys }) {
+function row({ id, upstream, replicas, healthy, untried, keys }) {
+  const name = modelName(id);
   const cell = (name, ...content) => h("td", { role: "cell", "data-label": name }, h("div", {}, content));
-  const health = healthy === 0 ? "down" : healthy < replicas ? "partly" : "up";
+  const isUntried = replicas > 0 && untried === replicas;
+  const health = isUntried ? "partly" : healthy === 0 ? "down" : healthy < replicas ? "partly" : "up";
   // A dot for each replica, where they can be told apart at a glance.
   const dots = replicas <= 12 && h("span", { class: "dots", "aria-hidden": "true" },
     Array.from({ length: replicas }, (_, at) => h("span", { class: at < healthy ? "dot up" : "dot down" })));
-  const words = replicas === 0 ? "none" : healthy === replicas ? (replicas === 1 ? "Healthy" : `All ${count(replicas)} healthy`)
+  const words = replicas === 0 ? "none" : isUntried ? "Not tried yet"
+    : untried > 0 ? `${count(healthy)} of ${count(replicas)} healthy, ${count(untried)} not tried yet`
+    : healthy === replicas ? (replicas === 1 ? "Healthy" : `All ${count(replicas)} healthy`)
     : healthy === 0 ? (replicas === 1 ? "Down" : `All ${count(replicas)} down`) : `${count(healthy)} of ${count(replicas)} healthy`;
   return h("tr", { role: "row" },
-    h("th", { scope: "row", role: "rowheader" }, h("div", { class: "model-name" }, foreign(id),
-      copyButton(() => id, `model name ${isolated(id)}`, { className: "button quiet small bare" }))),
+    h("th", { scope: "row", role: "rowheader" }, h("div", { class: "model-name" }, name,
+      copyButton(() => id, `model name ${isolated(visible(id))}`, { shown: () => name, className: "button quiet small bare" }))),
     cell("Upstream", foreign(upstream)),
     cell("Replicas", h("span", { class: `health ${health}` }, dots, words)),
     cell("Keys that may use it", h("span", { class: "number" }, count(keys))));

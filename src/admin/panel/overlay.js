@@ -74,28 +74,30 @@ export function askWindowsToClose() {
 }
 
 /** A window's first line, with its cross. */
-export function windowHead(id, title, close, closeLabel = "Close") {
+export function windowHead(id, title, close, { about = null } = {}) {
   return h("header", { class: "window-head" },
-    h("h2", { id, tabindex: "-1" }, title),
-    h("button", { type: "button", class: "icon-button", "aria-label": closeLabel, onclick: close }, icon("close")));
+    h("div", { id }, h("h2", { tabindex: "-1" }, title), about && h("p", { class: "about" }, about)),
+    h("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: close }, icon("close")));
 }
 
 /** Asks before something that cannot be taken back. `act` may throw: the window stays, and says what came back. */
-export function confirm({ title, body, ok, act }) {
+export function confirm({ title, body, ok, okLabel = null, act, onCancel = () => {} }) {
   const [label, text] = [uniqueId("title"), uniqueId("text")];
   const fault = h("p", { class: "notice bad", role: "alert", hidden: true });
-  let busy = false;
+  let [busy, isDone] = [false, false];
   openWindow({
+    onClose: () => isDone || onCancel(),
     kind: "confirm", role: "alertdialog", label, describedBy: text,
     mayClose: () => !busy,
     build: (close) => {
       const cancel = h("button", { type: "button", class: "button", autofocus: true, onclick: () => busy || close() }, "Cancel");
-      const go = h("button", { type: "button", class: "button danger", onclick: async () => {
+      const go = h("button", { type: "button", class: "button danger", "aria-label": okLabel, onclick: async () => {
         if (busy) return;
         busy = true;
         setBusy(go, true);
         try {
           await act();
+          isDone = true;
           close();
         } catch (error) {
           fault.textContent = error.message;
@@ -165,8 +167,11 @@ export function openMenu(button, label, items) {
   buttons[0].focus({ preventScroll: true });
 }
 
-/** A bubble at the bottom. Good news goes by itself; bad news stays until it is put away. */
-export function toast(content, { bad = false } = {}) {
+/**
+ * A bubble at the bottom. Good news goes by itself; bad news, and what `stays`, until it is put away. The answer puts it
+ * away too.
+ */
+export function toast(content, { bad = false, stays = false } = {}) {
   const shelf = document.getElementById("toasts");
   // Shown anew, it lies over windows that were opened since.
   if (shelf.matches(":popover-open")) shelf.hidePopover();
@@ -184,7 +189,7 @@ export function toast(content, { bad = false } = {}) {
   const place = document.getElementById(bad ? "said-urgently" : "said");
   place.textContent = "";
   setTimeout(() => { place.textContent = text.textContent; }, 50);
-  if (bad) return;
+  if (bad || stays) return put;
   let timer = setTimeout(put, 6000);
   const hold = () => clearTimeout(timer);
   const release = () => { timer = setTimeout(put, 3000); };
@@ -192,6 +197,7 @@ export function toast(content, { bad = false } = {}) {
   bubble.addEventListener("pointerleave", release);
   bubble.addEventListener("focusin", hold);
   bubble.addEventListener("focusout", release);
+  return put;
 }
 
 /** Takes all bubbles away. */
@@ -200,8 +206,11 @@ export function clearToasts() {
   for (const id of ["said", "said-urgently"]) document.getElementById(id).textContent = "";
 }
 
-/** A button that copies what `text` gives and says "Copied"; `label` tells a screen reader what it copies. */
-export function copyButton(text, label, { onCopied = () => {}, className = "button small" } = {}) {
+/**
+ * A button that copies what `text` gives and says "Copied"; `label` tells a screen reader what it copies. Where the browser does
+ * not let it copy, the text in the element that `shown` gives is selected.
+ */
+export function copyButton(text, label, { onCopied = () => {}, className = "button small", shown = null } = {}) {
   const words = h("span", {}, "Copy");
   const said = h("span", { class: "unseen", role: "status" });
   let timer;
@@ -211,7 +220,8 @@ export function copyButton(text, label, { onCopied = () => {}, className = "butt
     button.replaceChildren(icon(done ? "check" : "warning"), words);
     words.textContent = done ? "Copied" : "Press Ctrl+C";
     button.setAttribute("aria-label", done ? `Copied ${label}` : `Copy ${label}`);
-    said.textContent = done ? "Copied" : "The browser did not let this page copy. Mark the text and press Ctrl+C.";
+    said.textContent = done ? "Copied" : "The browser did not let this page copy. The text is selected: press Ctrl+C.";
+    if (!done && shown) getSelection().selectAllChildren(shown());
     if (done) onCopied();
     clearTimeout(timer);
     timer = setTimeout(() => {

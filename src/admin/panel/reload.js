@@ -1,7 +1,7 @@
 // A reload: first what it would do, then, once confirmed, what it did.
 
 import { call } from "./api.js";
-import { h, icon, uniqueId } from "./dom.js";
+import { foreign, h, icon, uniqueId } from "./dom.js";
 import { count, plural } from "./format.js";
 import { openWindow, setBusy, windowHead } from "./overlay.js";
 
@@ -23,21 +23,34 @@ export function openReload({ onReloaded }) {
       content.replaceChildren(h("p", { class: "muted working" }, "Reading the key file, upstreams and certificates…"));
       try {
         const answer = await ask(force, true);
-        content.replaceChildren(...outcome(answer, "would"));
-        const go = h("button", { type: "button", class: `button ${force ? "danger" : "primary"}`, onclick: () => reload(force, go) },
-          force ? "Reload, and drop these keys" : "Reload now");
-        actions.replaceChildren(cancel("Cancel"), go);
-        go.focus();
+        const drops = answer.removed > 0;
+        const proof = force && drops && numberOf(answer.removed);
+        const go = h("button", { type: "button", class: `button ${drops ? "danger" : "primary"}`, onclick: () => {
+          if (!proof || proof.isRight()) reload(force, answer.removed, go);
+        } }, force ? "Reload, and drop these keys" : "Reload now");
+        content.replaceChildren(...outcome(answer, "would"), ...(proof ? [proof.element] : []));
+        const back = cancel("Cancel");
+        actions.replaceChildren(back, go);
+        // What drops keys never has the focus by itself: Enter, pressed once too often, must not do it.
+        if (proof) proof.focus();
+        else (drops ? back : go).focus();
       } catch (error) {
         refused(error, force, "The reload would be refused");
       }
     }
 
-    async function reload(force, go) {
+    async function reload(force, dropped, go) {
       if (busy) return;
       busy = true;
       setBusy(go, true);
       try {
+        // The number was given for what was shown; the file may be another by now.
+        if (force && (await ask(true, true)).removed !== dropped) {
+          busy = false;
+          setBusy(go, false);
+          preview(true);
+          return;
+        }
         const answer = await ask(force, false);
         busy = false;
         content.replaceChildren(
@@ -73,14 +86,41 @@ export function openReload({ onReloaded }) {
   } });
 }
 
+/** Asks for a number, typed in: who types it has read it. */
+function numberOf(wanted) {
+  const [id, faultId] = [uniqueId("number"), uniqueId("fault")];
+  const fault = h("p", { id: faultId, class: "fault", role: "alert" });
+  const input = h("input", { id, type: "text", inputmode: "numeric", autocomplete: "off", "aria-describedby": faultId, oninput: () => {
+    fault.textContent = "";
+    input.removeAttribute("aria-invalid");
+  } });
+  return {
+    element: h("div", { class: "field" }, h("label", { for: id }, `To drop ${plural(wanted, "key")}, type how many`), input, fault),
+    focus: () => input.focus(),
+    isRight: () => {
+      if (input.value.trim().replace(/[ ,.\u00a0\u202f]/g, "") === String(wanted)) return true;
+      fault.textContent = `Type ${wanted}, the number of keys that this drops.`;
+      input.setAttribute("aria-invalid", "true");
+      input.focus();
+      return false;
+    },
+  };
+}
+
 const ask = (force, isDry) => call("POST", "/api/reload?ids=true", { force, dry_run: isDry });
 
-function outcome({ added, removed, changed, added_ids, removed_ids, changed_ids, restart_needed }, tense) {
+/** The fields of a key as the panel calls them. */
+const FIELDS = { name: "name", hash: "token", hint: "token's end", model_access: "model access", allow_from: "allow access from",
+  expires_at: "expiration date", created_at: "creation date", account: "account", disabled: "disabled" };
+
+function outcome({ added, removed, changed, added_ids, removed_ids, changed_ids, names = {}, changes = {}, restart_needed }, tense) {
+  const item = (id) => h("li", {}, h("bdi", { class: "difference-name" }, foreign(names[id] ?? "")), " ", h("code", {}, id),
+    changes[id] && h("span", { class: "muted" }, ` ${changes[id].map((field) => FIELDS[field] ?? field).join(", ")}`));
   const isSame = added + removed + changed === 0;
   const part = (name, number, ids, tone) => h("div", { class: `difference ${number > 0 ? tone : ""}` },
     h("p", { class: "difference-number" }, count(number)), h("p", {}, name),
     number > 0 && ids && h("details", {}, h("summary", {}, "Which"),
-      h("ul", {}, ids.slice(0, MOST_LISTED).map((id) => h("li", {}, h("code", {}, id))),
+      h("ul", {}, ids.slice(0, MOST_LISTED).map(item),
         ids.length > MOST_LISTED && h("li", {}, `and ${count(ids.length - MOST_LISTED)} more`))));
   return [
     h("p", {}, tense === "did" ? "What changed among the keys:"

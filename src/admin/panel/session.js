@@ -1,9 +1,10 @@
-// Signing in and out. The session itself is a cookie that no script can read; here is only what the gateway told
+// Signing in and out. The session is a cookie that no script can read, and a secret; here is what the gateway told
 // about it.
 
 import { ApiError, Unreachable, call } from "./api.js";
 import { h } from "./dom.js";
 import { setBusy } from "./overlay.js";
+import { forgetSecret, keepSecret } from "./session-secret.js";
 
 const LINK = "#link=";
 
@@ -18,10 +19,17 @@ export function takeLink() {
   return link;
 }
 
+/** Begins a session, with the admin token or a link's code. */
+async function begin(proof) {
+  const { secret, ...about } = await call("POST", "/api/session", proof);
+  keepSecret(secret);
+  return about;
+}
+
 /** Signs in with a link's code, or finds the session there is; null, or why not, where there is none. */
 export async function resume(link) {
   try {
-    session = link === null ? await call("GET", "/api/session") : await call("POST", "/api/session", { link });
+    session = link === null ? await call("GET", "/api/session") : await begin({ link });
     return { session, trouble: null };
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) {
@@ -35,6 +43,7 @@ export async function resume(link) {
 /** Ends the session. */
 export async function signOut() {
   await call("DELETE", "/api/session");
+  forgetSecret();
   session = null;
 }
 
@@ -70,7 +79,7 @@ export function askToSignIn({ message = null, isFault = false, onSignedIn }) {
     busy = true;
     setBusy(go, true);
     try {
-      session = await call("POST", "/api/session", { token: text });
+      session = await begin({ token: text });
       isDone = true;
       token.value = "";
       dialog.close();

@@ -48,7 +48,7 @@ fn the_panel_is_served_to_anybody_under_a_strict_policy() {
 }
 
 #[test]
-fn who_shows_the_token_once_gets_a_session_in_a_cookie_that_no_script_reads() {
+fn who_shows_the_token_once_gets_a_session_of_a_cookie_that_no_script_reads_and_a_secret() {
     runtime().block_on(async {
         let api = TestApi::new();
         let body = json!({"token": api.token}).to_string();
@@ -59,20 +59,30 @@ fn who_shows_the_token_once_gets_a_session_in_a_cookie_that_no_script_reads() {
             "url": "http://localhost:8080/v1",
             "version": env!("CARGO_PKG_VERSION"),
         });
-        assert_eq!(response.json(), expected);
+        let mut answer = response.json();
+        let secret = answer.as_object_mut().unwrap().remove("secret").unwrap();
+        let secret = secret.as_str().unwrap();
+        assert_eq!(answer, expected);
         let line = response.headers["set-cookie"].to_str().unwrap();
         let (cookie, flags) = line.split_once("; ").unwrap();
         assert_eq!(flags, "HttpOnly; SameSite=Strict; Path=/");
         let id = cookie.strip_prefix("keygate_session=").unwrap();
         assert_eq!(id.len(), 43);
         assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        let headers = [("host", "localhost"), ("cookie", cookie)];
+        assert!(secret != id && secret.len() == 43);
+        let headers = [
+            ("host", "localhost"),
+            ("cookie", cookie),
+            ("x-keygate-session", secret),
+        ];
         let shown = api.tcp("GET", "/api/session", &headers, "").await;
         assert_eq!((shown.status.as_u16(), shown.json()), (200, expected));
         assert!(!shown.headers.contains_key("set-cookie"));
-        let without = api.tcp("GET", "/api/session", &headers[..1], "").await;
-        assert_eq!(without.status, 401);
-        assert_eq!(without.headers["cache-control"], "no-store");
+        for fewer in [&headers[..1], &headers[..2], &[headers[0], headers[2]]] {
+            let without = api.tcp("GET", "/api/session", fewer, "").await;
+            assert_eq!(without.status, 401);
+            assert_eq!(without.headers["cache-control"], "no-store");
+        }
     });
 }
 
@@ -102,6 +112,8 @@ fn a_cookie_is_for_tls_alone_where_the_page_came_over_tls() {
             assert_eq!(response.status, 200, "{origin}");
             let line = response.headers["set-cookie"].to_str().unwrap();
             assert_eq!(line.ends_with("; Secure"), is_secure, "{line}");
+            assert_eq!(line.starts_with("__Host-keygate_session="), is_secure);
+            assert!(line.contains("; Path=/") && !line.contains("Domain"));
         }
     });
 }
@@ -175,8 +187,9 @@ fn guessing_keeps_neither_a_right_sign_in_nor_the_socket_waiting() {
 fn with_a_session_every_call_is_answered_and_changes_only_to_the_panels_own_code() {
     runtime().block_on(async {
         let api = TestApi::new();
-        let cookie = api.sign_in(&[]).await;
-        let bare = [("host", "192.0.2.1:9180"), ("cookie", cookie.as_str())];
+        let session = api.sign_in(&[]).await;
+        let [cookie, secret] = session.headers();
+        let bare = [("host", "192.0.2.1:9180"), cookie, secret];
         let json = ("content-type", "application/json");
         // Sign-out is last, since it ends the session.
         let (sign_out, calls): (Vec<_>, Vec<_>) = CALLS
@@ -187,6 +200,18 @@ fn with_a_session_every_call_is_answered_and_changes_only_to_the_panels_own_code
                 let headers = [&bare[..], headers].concat();
                 api.tcp(method, path, &headers, body).await.status.as_u16()
             };
+            let alone = [cookie, ("x-keygate-panel", "1"), json];
+            for secrets in [
+                &[][..],
+                &[("x-keygate-session", "wrong")],
+                &[secret, secret],
+            ] {
+                let headers = [&bare[..1], &alone, secrets].concat();
+                let response = api.tcp(method, path, &headers, body).await;
+                assert_eq!(response.status, 401, "{method} {path}");
+                let message = response.json()["error"]["message"].to_string();
+                assert!(message.contains("X-Keygate-Session"), "{message}");
+            }
             if method != "GET" {
                 for headers in [
                     &[][..],
@@ -213,7 +238,8 @@ fn with_a_session_every_call_is_answered_and_changes_only_to_the_panels_own_code
                 assert_eq!(with(&headers).await, 403, "{method} {path} {foreign:?}");
             }
             let own = [
-                ("cookie", cookie.as_str()),
+                cookie,
+                secret,
                 ("origin", "http://192.0.2.1:9180"),
                 ("sec-fetch-site", "same-origin"),
             ];
@@ -231,16 +257,15 @@ fn with_a_session_every_call_is_answered_and_changes_only_to_the_panels_own_code
 fn a_session_is_no_way_around_host_or_a_wrong_token() {
     runtime().block_on(async {
         let api = TestApi::new();
-        let cookie = api.sign_in(&[]).await;
+        let session = api.sign_in(&[]).await;
+        let [cookie, secret] = session.headers();
         for (headers, status) in [
-            (
-                &[("host", "evil.example"), ("cookie", cookie.as_str())][..],
-                421,
-            ),
+            (&[("host", "evil.example"), cookie, secret][..], 421),
             (
                 &[
                     ("host", "localhost"),
-                    ("cookie", &cookie),
+                    cookie,
+                    secret,
                     ("authorization", "Bearer wrong"),
                 ],
                 401,
@@ -248,7 +273,8 @@ fn a_session_is_no_way_around_host_or_a_wrong_token() {
             (
                 &[
                     ("host", "localhost"),
-                    ("cookie", &cookie),
+                    cookie,
+                    secret,
                     ("authorization", "Basic eDp5"),
                 ],
                 200,
@@ -291,11 +317,15 @@ fn a_sign_in_makes_a_new_id_and_ends_the_one_it_came_with() {
         let api = TestApi::new();
         let first = api.sign_in(&[]).await;
         let elsewhere = api.sign_in(&[]).await;
-        let second = api.sign_in(&[("cookie", &first)]).await;
-        assert!(first != second && first != elsewhere && second != elsewhere);
-        for (cookie, status) in [(&first, 401), (&second, 200), (&elsewhere, 200)] {
+        let second = api.sign_in(&first.headers()).await;
+        let codes = [&first, &second, &elsewhere]
+            .map(TestSession::headers)
+            .concat();
+        let codes: std::collections::BTreeSet<_> = codes.iter().collect();
+        assert_eq!(codes.len(), 6);
+        for (session, status) in [(&first, 401), (&second, 200), (&elsewhere, 200)] {
             let call = ("GET", "/api/session", "");
-            assert_eq!(api.panel_call(call, &[("cookie", cookie)]).await, status);
+            assert_eq!(api.panel_call(call, &session.headers()).await, status);
         }
     });
 }
@@ -304,8 +334,8 @@ fn a_sign_in_makes_a_new_id_and_ends_the_one_it_came_with() {
 fn signing_out_ends_the_session_at_once_and_no_other() {
     runtime().block_on(async {
         let api = TestApi::new();
-        let (cookie, other) = (api.sign_in(&[]).await, api.sign_in(&[]).await);
-        let both = [&FROM_PANEL[..], &[("cookie", &cookie)]].concat();
+        let (session, other) = (api.sign_in(&[]).await, api.sign_in(&[]).await);
+        let both = [&FROM_PANEL[..], &session.headers()].concat();
         let response = api.tcp("DELETE", "/api/session", &both, "").await;
         assert_eq!((response.status.as_u16(), response.body.len()), (204, 0));
         assert_eq!(
@@ -313,10 +343,10 @@ fn signing_out_ends_the_session_at_once_and_no_other() {
             "keygate_session=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0"
         );
         let again = ("DELETE", "/api/session", "");
-        assert_eq!(api.panel_call(again, &[("cookie", &cookie)]).await, 401);
-        for (cookie, status) in [(&cookie, 401), (&other, 200)] {
+        assert_eq!(api.panel_call(again, &session.headers()).await, 401);
+        for (session, status) in [(&session, 401), (&other, 200)] {
             let call = ("GET", "/api/keys", "");
-            assert_eq!(api.panel_call(call, &[("cookie", cookie)]).await, status);
+            assert_eq!(api.panel_call(call, &session.headers()).await, status);
         }
     });
 }
@@ -325,16 +355,25 @@ fn signing_out_ends_the_session_at_once_and_no_other() {
 fn a_link_signs_in_once() {
     runtime().block_on(async {
         let api = TestApi::new();
-        let link = session::one_time_link(&api.services, now()).unwrap();
-        let body = json!({"link": link.reveal()}).to_string();
+        let address = &api.services.state.address;
+        let off = api.call("POST", "/api/session-links", "").await;
+        assert_eq!(off.status, 409, "nothing listens over TCP yet");
+        address.set(([192, 0, 2, 1], 9180).into()).unwrap();
+        let made = api.call("POST", "/api/session-links", "{}").await;
+        assert_eq!(made.status, 201);
+        let link = made.json()["link"].as_str().unwrap().to_owned();
+        let code = link.strip_prefix("http://192.0.2.1:9180/#link=").unwrap();
+        assert_eq!(code.len(), 43);
+        let body = json!({"link": code}).to_string();
         let foreign = [&FROM_PANEL[..], &[("sec-fetch-site", "cross-site")]].concat();
         let refused = api.tcp("POST", "/api/session", &foreign, &body).await;
         assert_eq!(refused.status, 403, "and the link is not used up");
         let response = api.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
         assert_eq!(response.status, 200);
-        let cookie = response.cookie();
+        let session = response.session();
         let call = ("GET", "/api/keys", "");
-        assert_eq!(api.panel_call(call, &[("cookie", &cookie)]).await, 200);
+        assert_eq!(api.panel_call(call, &session.headers()[..1]).await, 401);
+        assert_eq!(api.panel_call(call, &session.headers()).await, 200);
         let again = api.tcp("POST", "/api/session", &FROM_PANEL, &body).await;
         assert_eq!(again.status, 401);
     });
@@ -346,7 +385,7 @@ fn behind_a_trusted_proxy_a_session_shows_the_address_that_the_gateway_would_jud
         let api = TestApi::with(
             "[client_address]\nfrom = \"x-forwarded-for\"\ntrusted_proxies = [\"198.51.100.9\"]",
         );
-        let cookie = api.sign_in(&[]).await;
+        let session = api.sign_in(&[]).await;
         for (forwarded, expected) in [
             (Some("203.0.113.5"), json!("203.0.113.5")),
             (Some("::ffff:203.0.113.5"), json!("203.0.113.5")),
@@ -354,7 +393,8 @@ fn behind_a_trusted_proxy_a_session_shows_the_address_that_the_gateway_would_jud
             (Some("junk"), Value::Null),
             (None, Value::Null),
         ] {
-            let mut headers = vec![("host", "localhost"), ("cookie", cookie.as_str())];
+            let mut headers = vec![("host", "localhost")];
+            headers.extend(session.headers());
             headers.extend(forwarded.map(|list| ("x-forwarded-for", list)));
             let response = api.tcp("GET", "/api/session", &headers, "").await;
             assert_eq!(response.json()["client_address"], expected, "{forwarded:?}");

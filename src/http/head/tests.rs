@@ -213,16 +213,19 @@ fn a_head_has_its_bounds_in_bytes_and_fields() {
         RequestHead::default().parse(text.as_bytes(), max, &mut HeadScan::default())
     };
     assert_eq!(parse(&head(10), length + 10), Ok(Some(length + 10)));
-    assert_eq!(parse(&head(11), length + 10), Err(HeadError::TooLarge));
+    assert_eq!(
+        parse(&head(11), length + 10),
+        Err(HeadError::TooLarge(length + 10))
+    );
     assert_eq!(parse(&head(200)[..length + 9], length + 10), Ok(None));
     assert_eq!(
         parse(&head(200)[..length + 10], length + 10),
-        Err(HeadError::TooLarge)
+        Err(HeadError::TooLarge(length + 10))
     );
     assert!(with(&"a: b\r\n".repeat(MAX_REQUEST_FIELDS - 1)).is_ok());
     assert_eq!(
         with(&"a: b\r\n".repeat(MAX_REQUEST_FIELDS)).err(),
-        Some(HeadError::TooLarge)
+        Some(HeadError::TooManyFields)
     );
 }
 

@@ -65,15 +65,18 @@ fn a_model_nobody_serves_and_a_model_not_allowed_are_refused_alike() {
     let key = key(|fields| fields.model_access = ModelAccess::Inclusive(good));
     let caller = caller(Some(&key), from("192.0.2.1"), NOW).unwrap();
     assert_eq!(
-        caller.for_model("bad", |_| Some(())).unwrap_err(),
+        caller.for_model("bad", None, |_| Some(())).unwrap_err(),
         Denial::ModelNotFound
     );
     assert_eq!(
-        caller.for_model("good", |_| None::<()>).unwrap_err(),
+        caller.for_model("good", None, |_| None::<()>).unwrap_err(),
         Denial::ModelNotFound
     );
     assert_eq!(
-        caller.for_model("good", |_| Some(())).unwrap().model(),
+        caller
+            .for_model("good", None, |_| Some(()))
+            .unwrap()
+            .model(),
         "good"
     );
 }
@@ -83,7 +86,7 @@ fn a_permit_ends_with_what_it_rests_on() {
     let before = key(|_| ());
     let permit = caller(Some(&before), from("192.0.2.1"), NOW)
         .unwrap()
-        .for_model("good", |_| Some(()))
+        .for_model("good", None, |_| Some(()))
         .unwrap();
     let changed = |change: fn(&mut KeyFields)| permit.recheck(Some(&key(change)), NOW);
     assert_eq!(permit.recheck(None, NOW), Err(Denial::InvalidApiKey));

@@ -14,6 +14,7 @@ fn ask(subject: Subject<'_>, model: &str, from: &str) -> (Option<&'static str>, 
     let explanation = explain(&Question {
         subject,
         model,
+        sent_as: None,
         served: model != "unserved",
         address: ClientAddress::of(from.parse().unwrap()),
         at: UnixTime::from_seconds(1_000),

@@ -4,11 +4,20 @@
 //! document from the same bytes. The pass builds no tree and does not recurse. It allocates only for escaped field
 //! names and an escaped model. It converts no numbers, and decodes no strings but those.
 
+mod stream_options;
+
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::policy::body_fields::{
+    CACHE_SALT, FieldIndex, MemberValue, PROMPT, PROMPT_ID, folds_to,
+};
+use crate::policy::documented_fields::Documented;
 use crate::request_body::model::json_string::{self, StringError};
-use crate::request_body::model::name::{self, ExtraModelFields, FieldClass, Findings, Model};
+use crate::request_body::model::name::{
+    self, Ambiguity, ExtraModelFields, FieldClass, Findings, Model,
+};
+use crate::request_body::model::streaming::StreamField;
 
 /// Maximum nesting depth. The document itself is level 1.
 const MAX_DEPTH: u32 = 128;
@@ -77,8 +86,13 @@ impl From<StringError> for JsonError {
     }
 }
 
-/// Reads what the document says about its model.
-pub(crate) fn read(body: &[u8], extra_fields: ExtraModelFields) -> Result<Findings<'_>, JsonError> {
+/// Reads what the document says about its model and its fields. With `documented`, it also notes the first field that is
+/// not one of these.
+pub(crate) fn read(
+    body: &[u8],
+    extra_fields: ExtraModelFields,
+    documented: Option<Documented>,
+) -> Result<Findings<'_>, JsonError> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))?;
     let mut scanner = Scanner {
         text,
@@ -89,7 +103,7 @@ pub(crate) fn read(body: &[u8], extra_fields: ExtraModelFields) -> Result<Findin
         return Err(scanner.error(JsonErrorKind::ByteOrderMark));
     }
     scanner.whitespace();
-    let findings = scanner.document(extra_fields)?;
+    let findings = scanner.document(extra_fields, documented)?;
     scanner.whitespace();
     if scanner.at < body.len() {
         return Err(scanner.error(JsonErrorKind::Trailing));
@@ -121,18 +135,55 @@ struct Quoted {
     escaped: bool,
 }
 
+/// The beginning of a name, unescaped.
+struct DecodedName {
+    text: String,
+    holds_zero: bool,
+}
+
 impl<'b> Scanner<'b> {
-    fn document(&mut self, extra_fields: ExtraModelFields) -> Result<Findings<'b>, JsonError> {
+    fn document(
+        &mut self,
+        extra_fields: ExtraModelFields,
+        documented: Option<Documented>,
+    ) -> Result<Findings<'b>, JsonError> {
         let mut findings = Findings::default();
         self.expect(b'{', JsonErrorKind::NotAnObject)?;
+        findings.places.first_member = Some(self.at);
         self.whitespace();
         if self.take(b'}') {
             return Ok(findings);
         }
         loop {
             let name = self.name()?;
-            match self.classify_name(name, extra_fields)? {
-                FieldClass::Model => findings.add_model(self.model()?),
+            let class = match self.decoded(name)? {
+                None => FieldClass::of(self.text_of(name)),
+                Some(decoded) if decoded.holds_zero => FieldClass::Refused(Ambiguity::ZeroInName),
+                Some(decoded) => FieldClass::of(&decoded.text),
+            };
+            if let Some(documented) = documented
+                && !self.is_documented(name, documented)?
+            {
+                findings.noted.add_unknown(name.start..name.end);
+            }
+            let value_at = self.at;
+            match class {
+                FieldClass::Model => {
+                    let model = self.model()?;
+                    findings.add_model(model, value_at..self.at);
+                }
+                FieldClass::Listed(field) => {
+                    let value = self.listed_value(field)?;
+                    findings.add_listed(field, value, extra_fields);
+                    if field.field().name == CACHE_SALT {
+                        let exact = if name.escaped { "" } else { self.text_of(name) };
+                        findings.noted.add_salt(exact, value_at..self.at);
+                    }
+                }
+                FieldClass::Stream(field, is_exact) => {
+                    findings.add_stream_field(field, is_exact);
+                    self.stream_field(field, &mut findings)?;
+                }
                 FieldClass::Refused(ambiguity) => {
                     findings.add_ambiguity(ambiguity);
                     self.value()?;
@@ -152,6 +203,27 @@ impl<'b> Scanner<'b> {
         }
     }
 
+    fn stream_field(
+        &mut self,
+        field: StreamField,
+        findings: &mut Findings<'_>,
+    ) -> Result<(), JsonError> {
+        let start = self.at;
+        let asked = &mut findings.places.stream;
+        match field {
+            StreamField::StreamOptions => asked.options = self.stream_options()?,
+            StreamField::Stream => {
+                self.value()?;
+                asked.is_stream = &self.bytes[start..self.at] == b"true";
+            }
+            StreamField::TimingsPerToken => {
+                self.value()?;
+                asked.says_timings = true;
+            }
+        }
+        Ok(())
+    }
+
     fn model(&mut self) -> Result<Model<'b>, JsonError> {
         if !self.take(b'"') {
             self.value()?;
@@ -159,34 +231,41 @@ impl<'b> Scanner<'b> {
         }
         let name = self.string()?;
         if !name.escaped {
-            return Ok(Model::Named(Cow::Borrowed(
-                &self.text[name.start..name.end],
-            )));
+            return Ok(Model::Named(Cow::Borrowed(self.text_of(name))));
         }
         let mut decoded = String::new();
         self.unescape(name, |character| decoded.push(character))?;
         Ok(Model::Named(Cow::Owned(decoded)))
     }
 
-    /// Classifies a top-level name. Of an escaped name, it decodes only enough to compare it with the known names.
-    fn classify_name(
-        &self,
-        name: Quoted,
-        extra_fields: ExtraModelFields,
-    ) -> Result<FieldClass, JsonError> {
+    /// The text of a string without escapes.
+    fn text_of(&self, quoted: Quoted) -> &'b str {
+        &self.text[quoted.start..quoted.end]
+    }
+
+    /// Decodes a top-level name; None if it has no escapes. It keeps only enough to compare it with the known names.
+    fn decoded(&self, name: Quoted) -> Result<Option<DecodedName>, JsonError> {
         if !name.escaped {
-            return Ok(FieldClass::of(
-                &self.text[name.start..name.end],
-                extra_fields,
-            ));
+            return Ok(None);
         }
-        let mut decoded = String::new();
+        let mut decoded = DecodedName {
+            text: String::new(),
+            holds_zero: false,
+        };
         self.unescape(name, |character| {
-            if decoded.len() <= name::MAX_NAME_LENGTH {
-                decoded.push(character);
+            decoded.holds_zero |= character == '\0';
+            if decoded.text.len() <= name::MAX_NAME_LENGTH {
+                decoded.text.push(character);
             }
         })?;
-        Ok(FieldClass::of(&decoded, extra_fields))
+        Ok(Some(decoded))
+    }
+
+    fn is_documented(&self, name: Quoted, documented: Documented) -> Result<bool, JsonError> {
+        Ok(match self.decoded(name)? {
+            None => documented.has(self.text_of(name)),
+            Some(decoded) => documented.has(&decoded.text),
+        })
     }
 
     /// Decodes a string whose escapes are well-formed. The only possible error is an unpaired surrogate.
@@ -206,10 +285,69 @@ impl<'b> Scanner<'b> {
         Ok(())
     }
 
+    /// The value of a listed field, as far as that decides whether the field does anything.
+    fn listed_value(&mut self, field: FieldIndex) -> Result<MemberValue, JsonError> {
+        if field.field().name == PROMPT && self.peek() == b'{' {
+            return self.object_with_id();
+        }
+        let start = self.at;
+        self.value()?;
+        Ok(match &self.bytes[start..self.at] {
+            b"null" => MemberValue::Null,
+            b"false" => MemberValue::False,
+            b"\"\"" => MemberValue::Empty,
+            [b'[', between @ .., b']'] if between.trim_ascii().is_empty() => MemberValue::Empty,
+            _ => MemberValue::Other,
+        })
+    }
+
+    /// Reads an object at the second level. Any member that a parser could take for `id` counts.
+    fn object_with_id(&mut self) -> Result<MemberValue, JsonError> {
+        let mut found = MemberValue::Other;
+        self.expect(b'{', JsonErrorKind::NoValue)?;
+        self.whitespace();
+        if self.take(b'}') {
+            return Ok(found);
+        }
+        loop {
+            let name = self.name()?;
+            let is_id = if name.escaped {
+                let mut decoded = String::new();
+                // Half a surrogate pair is allowed at this level, and no parser makes `id` of it.
+                let sound = self.unescape(name, |character| decoded.push(character));
+                let up_to_zero = decoded.split('\0').next().unwrap_or_default();
+                sound.is_ok() && folds_to(up_to_zero, PROMPT_ID)
+            } else {
+                folds_to(self.text_of(name), PROMPT_ID)
+            };
+            let start = self.at;
+            self.value_below(2)?;
+            if is_id && self.bytes[start..self.at] != *b"null" {
+                found = MemberValue::ObjectWithId;
+            }
+            self.whitespace();
+            match self.peek() {
+                b',' => self.at += 1,
+                b'}' => {
+                    self.at += 1;
+                    return Ok(found);
+                }
+                _ => return Err(self.error(JsonErrorKind::NoCommaOrEnd)),
+            }
+            self.whitespace();
+        }
+    }
+
     /// Skips one value below the top level, at any depth.
     fn value(&mut self) -> Result<(), JsonError> {
+        self.value_below(1)
+    }
+
+    /// Skips one value below this level.
+    fn value_below(&mut self, depth: u32) -> Result<(), JsonError> {
         let mut levels = Levels {
-            depth: 1,
+            depth,
+            outermost: depth,
             objects: 0,
         };
         loop {
@@ -258,7 +396,7 @@ impl<'b> Scanner<'b> {
     /// also reads a comma, and the next name or value follows.
     #[inline(always)]
     fn close(&mut self, levels: &mut Levels) -> Result<bool, JsonError> {
-        while levels.depth > 1 {
+        while levels.depth > levels.outermost {
             self.whitespace();
             let closing = if levels.in_object() { b'}' } else { b']' };
             match self.peek() {
@@ -376,6 +514,8 @@ impl<'b> Scanner<'b> {
 /// The objects and lists around a value. The lowest bit of `objects` tells whether the innermost is an object.
 struct Levels {
     depth: u32,
+    /// The level of the value's field.
+    outermost: u32,
     objects: u128,
 }
 

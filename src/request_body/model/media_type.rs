@@ -3,12 +3,12 @@
 use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::parameters::{self, Parameter};
 
-/// Whether the Content-Type is `application/json`, with no parameter except one `charset=utf-8`.
+/// Whether the Content-Type is `application/json`, with no parameter except one charset that is UTF-8.
 pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
     let Some(value) = content_type else {
         return false;
     };
-    let (kind, rest) = parameters::split_first(value);
+    let (kind, rest) = parameters::split_first(without_last_semicolon(value));
     let mut parameters = parameters::parameters(rest);
     kind.eq_ignore_ascii_case(b"application/json")
         && parameters
@@ -25,10 +25,11 @@ pub(crate) enum FormTypeError {
     Boundary(MultipartError),
 }
 
-/// The boundary of a form. The type must be `multipart/form-data`, with one `boundary` and at most one `charset=utf-8`.
+/// The boundary of a form. The type must be `multipart/form-data`, with one `boundary` and at most one charset,
+/// which is UTF-8.
 pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, FormTypeError> {
     let value = content_type.ok_or(FormTypeError::NotAForm)?;
-    let (kind, rest) = parameters::split_first(value);
+    let (kind, rest) = parameters::split_first(without_last_semicolon(value));
     if !kind.eq_ignore_ascii_case(b"multipart/form-data") {
         return Err(FormTypeError::NotAForm);
     }
@@ -54,6 +55,14 @@ pub(crate) fn form_boundary(content_type: Option<&[u8]>) -> Result<Boundary, For
     boundary.map_err(FormTypeError::Boundary)
 }
 
+/// Whether the parameter says that the body is UTF-8. Some clients write `utf8`, which is no registered name.
 fn is_utf8(parameter: &Parameter<'_>) -> bool {
-    parameter.is("charset") && parameter.value.eq_ignore_ascii_case(b"utf-8")
+    let is = |name: &[u8]| parameter.value.eq_ignore_ascii_case(name);
+    parameter.is("charset") && (is(b"utf-8") || is(b"utf8"))
+}
+
+/// The value without one `;` at its end, which some clients write although no parameter follows.
+fn without_last_semicolon(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii_end();
+    value.strip_suffix(b";").unwrap_or(value)
 }

@@ -5,15 +5,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
+
+use crate::policy::body_fields::{self, FieldIndex, MemberValue, NotedFields, Reach};
+use crate::request_body::model::streaming::{StreamAsked, StreamField};
 
 /// The name of the model's field.
 pub(crate) const MODEL: &str = "model";
-/// Fields in which some upstreams accept further models.
-const EXTRA_MODEL_FIELDS: [&str; 3] = ["models", "fallbacks", "lora_path"];
-/// The longest name that folds to one of these names, in bytes: `fallbacks` with a Kelvin sign and a long s has 12.
-pub(crate) const MAX_NAME_LENGTH: usize = 12;
+/// The longest name that is compared with known ones, in bytes.
+pub(crate) const MAX_NAME_LENGTH: usize = body_fields::MAX_NAME_LENGTH;
 
-/// Whether `models`, `fallbacks` and `lora_path` are allowed next to `model`.
+/// Whether `models`, `fallbacks`, `lora_path` and the like are allowed next to `model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtraModelFields {
     /// For a key that may use every model.
@@ -29,6 +31,8 @@ pub enum Ambiguity {
     Twice,
     /// Some parsers read the field's name as `model`, others do not.
     LikeModel,
+    /// A field's name holds U+0000: servers written in C read it up to there.
+    ZeroInName,
     /// A field that names further models.
     ExtraField(&'static str),
     /// The query names a model.
@@ -54,6 +58,9 @@ impl fmt::Display for Ambiguity {
             Self::LikeModel => f.write_str(
                 "The request has a field whose name differs from `model` only in case, escaping or padding. \
                  Send the field `model` alone, spelled exactly so.",
+            ),
+            Self::ZeroInName => f.write_str(
+                "The request has a field whose name holds the character U+0000. Send names without it.",
             ),
             Self::ExtraField(field) => write!(
                 f,
@@ -93,43 +100,30 @@ impl fmt::Display for Ambiguity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldClass {
     Model,
+    /// A field of the list of fields that reach beyond the request.
+    Listed(FieldIndex),
+    /// A field about the stream, and whether it is spelled exactly so.
+    Stream(StreamField, bool),
     Refused(Ambiguity),
     Other,
 }
 
 impl FieldClass {
     /// Classifies the decoded name of a field.
-    pub(crate) fn of(name: &str, extra_fields: ExtraModelFields) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         if name == MODEL {
-            return Self::Model;
-        }
-        if !(MODEL.len()..=MAX_NAME_LENGTH).contains(&name.len()) {
-            return Self::Other;
-        }
-        if folds_to(name, MODEL) {
-            return Self::Refused(Ambiguity::LikeModel);
-        }
-        match extra_fields {
-            ExtraModelFields::Allowed => Self::Other,
-            ExtraModelFields::Refused => EXTRA_MODEL_FIELDS
-                .into_iter()
-                .find(|field| folds_to(name, field))
-                .map_or(Self::Other, |field| {
-                    Self::Refused(Ambiguity::ExtraField(field))
-                }),
+            Self::Model
+        } else if let Some(field) = FieldIndex::of(name) {
+            Self::Listed(field)
+        // No other character folds to a letter of `model`.
+        } else if name.eq_ignore_ascii_case(MODEL) {
+            Self::Refused(Ambiguity::LikeModel)
+        } else if let Some((field, is_exact)) = StreamField::of(name) {
+            Self::Stream(field, is_exact)
+        } else {
+            Self::Other
         }
     }
-}
-
-/// Whether `name` is equal to `plain`, which is lower-case ASCII, under simple case folding. Two non-ASCII characters
-/// fold to ASCII, and Go's encoding/json accepts both.
-fn folds_to(name: &str, plain: &str) -> bool {
-    let folded = name.chars().map(|character| match character {
-        '\u{17F}' => 's',
-        '\u{212A}' => 'k',
-        other => other.to_ascii_lowercase(),
-    });
-    folded.eq(plain.chars())
 }
 
 /// What a body says about its model. Only the first ambiguity is kept.
@@ -137,6 +131,45 @@ fn folds_to(name: &str, plain: &str) -> bool {
 pub(crate) struct Findings<'b> {
     model: Option<Model<'b>>,
     ambiguity: Option<Ambiguity>,
+    /// `stream` or `stream_options`, twice or in another case.
+    ambiguous_field: Option<&'static str>,
+    has_stream: bool,
+    has_stream_options: bool,
+    pub(crate) noted: NotedFields,
+    pub(crate) places: Places,
+}
+
+/// Where the parts of a body are that the gateway may change, or reads once more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// The model's value: in JSON with its quotes.
+    pub(crate) model: Range<usize>,
+    /// Behind the brace that opens a JSON document; None in a form.
+    pub(crate) first_member: Option<usize>,
+    /// In a form: the values of the model part's Content-Length headers, which the content decides.
+    pub(crate) model_lengths: Vec<Range<usize>>,
+    /// What a JSON document says about its stream.
+    pub(crate) stream: StreamAsked,
+    /// In a form: the content of the part `file`.
+    pub(crate) file: FilePlace,
+}
+
+/// Where the content of a form's part `file` is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FilePlace {
+    #[default]
+    Absent,
+    At(Range<usize>),
+    Several,
+}
+
+impl FilePlace {
+    pub(crate) fn add(&mut self, place: Range<usize>) {
+        *self = match self {
+            Self::Absent => Self::At(place),
+            Self::At(_) | Self::Several => Self::Several,
+        };
+    }
 }
 
 /// The value of a field `model`.
@@ -147,7 +180,8 @@ pub(crate) enum Model<'b> {
 }
 
 impl<'b> Findings<'b> {
-    pub(crate) fn add_model(&mut self, model: Model<'b>) {
+    pub(crate) fn add_model(&mut self, model: Model<'b>, place: Range<usize>) {
+        self.places.model = place;
         if self.model.is_some() {
             self.add_ambiguity(Ambiguity::Twice);
         }
@@ -158,22 +192,77 @@ impl<'b> Findings<'b> {
         self.ambiguity.get_or_insert(ambiguity);
     }
 
-    /// Returns the model. An ambiguity is reported before a missing model.
+    /// Notes a field about the stream: each may come once, and spelled exactly so.
+    pub(crate) fn add_stream_field(&mut self, field: StreamField, is_exact: bool) {
+        let was_there = match field {
+            StreamField::Stream => std::mem::replace(&mut self.has_stream, true),
+            StreamField::StreamOptions => std::mem::replace(&mut self.has_stream_options, true),
+            // The gateway only leaves out its own where there is one.
+            StreamField::TimingsPerToken => return,
+        };
+        if was_there || !is_exact {
+            self.ambiguous_field.get_or_insert(field.name());
+        }
+    }
+
+    /// Notes a field of the list, if its value has an effect.
+    pub(crate) fn add_listed(
+        &mut self,
+        field: FieldIndex,
+        value: MemberValue,
+        extra_fields: ExtraModelFields,
+    ) {
+        let listed = field.field();
+        if !body_fields::has_effect(listed, value) {
+            return;
+        }
+        match (listed.reach, extra_fields) {
+            (Reach::Models, ExtraModelFields::Allowed) => {}
+            (Reach::Models, ExtraModelFields::Refused) => {
+                self.add_ambiguity(Ambiguity::ExtraField(listed.name));
+            }
+            (Reach::State | Reach::Engine, _) => self.noted.add(field),
+        }
+    }
+
+    #[cfg(test)]
     pub(crate) fn into_model(self) -> Result<Cow<'b, str>, ModelError> {
+        self.into_facts().map(|facts| facts.model)
+    }
+
+    /// Returns the model, and what else the body says. An ambiguity is reported before a missing model.
+    pub(crate) fn into_facts(self) -> Result<BodyFacts<'b>, ModelError> {
         if let Some(ambiguity) = self.ambiguity {
             return Err(ModelError::Ambiguous(ambiguity));
         }
+        if let Some(field) = self.ambiguous_field {
+            return Err(ModelError::AmbiguousField(field));
+        }
         match self.model {
-            Some(Model::Named(name)) if !name.is_empty() => Ok(name),
+            Some(Model::Named(model)) if !model.is_empty() => Ok(BodyFacts {
+                model,
+                noted: self.noted,
+                places: self.places,
+            }),
             Some(Model::Named(_) | Model::NotText) | None => Err(ModelError::Missing),
         }
     }
 }
 
-/// Why a valid body names no single model.
+/// What a body says about its model and its fields.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BodyFacts<'b> {
+    pub(crate) model: Cow<'b, str>,
+    pub(crate) noted: NotedFields,
+    pub(crate) places: Places,
+}
+
+/// Why a valid body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ModelError {
     Ambiguous(Ambiguity),
+    /// This field is there twice, or in another case.
+    AmbiguousField(&'static str),
     Missing,
 }
 
@@ -183,80 +272,56 @@ mod tests {
 
     #[test]
     fn only_the_exact_name_is_the_model() {
-        assert_eq!(
-            FieldClass::of("model", ExtraModelFields::Refused),
-            FieldClass::Model
-        );
+        assert_eq!(FieldClass::of("model"), FieldClass::Model);
         for name in ["Model", "MODEL", "moDeL"] {
             assert_eq!(
-                FieldClass::of(name, ExtraModelFields::Allowed),
+                FieldClass::of(name),
                 FieldClass::Refused(Ambiguity::LikeModel),
                 "{name}"
             );
         }
         for name in [
-            "", "mode", "models", "model ", "model\0", "mödel", "ｍodel", "messages",
+            "", "mode", "modelss", "model ", "model\0", "mödel", "ｍodel", "messages",
         ] {
-            assert_eq!(
-                FieldClass::of(name, ExtraModelFields::Allowed),
-                FieldClass::Other,
-                "{name:?}"
-            );
+            assert_eq!(FieldClass::of(name), FieldClass::Other, "{name:?}");
         }
     }
 
     #[test]
-    fn extra_fields_are_refused_as_go_folds_them_and_only_for_restricted_keys() {
-        for (name, field) in [
-            ("models", "models"),
-            ("Models", "models"),
-            ("model\u{17F}", "models"),
-            ("fallbacks", "fallbacks"),
-            ("FALLBACKS", "fallbacks"),
-            ("fallbac\u{212A}\u{17F}", "fallbacks"),
-            ("lora_path", "lora_path"),
-            ("Lora_Path", "lora_path"),
-        ] {
-            let refused = FieldClass::Refused(Ambiguity::ExtraField(field));
-            assert_eq!(
-                FieldClass::of(name, ExtraModelFields::Refused),
-                refused,
-                "{name}"
-            );
-            assert_eq!(
-                FieldClass::of(name, ExtraModelFields::Allowed),
-                FieldClass::Other,
-                "{name}"
-            );
-        }
-        for name in ["lora_paths", "fallback", "lora-path", "modelss"] {
-            assert_eq!(
-                FieldClass::of(name, ExtraModelFields::Refused),
-                FieldClass::Other,
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_character_that_folds_into_a_refused_name_is_folded() {
-        for letter in (0..=0x10_FFFF).filter_map(char::from_u32) {
+    fn no_letter_but_ascii_folds_to_one_of_model() {
+        for letter in ('\u{80}'..=char::MAX).filter(|letter| letter.is_alphabetic()) {
             let lower: String = letter.to_lowercase().collect();
             let through_upper: String =
                 letter.to_uppercase().flat_map(char::to_lowercase).collect();
-            for (name, folded) in [
-                ("modelsfabckr_pth", lower),
-                ("modelsfabckr_pth", through_upper),
-            ] {
-                let mut characters = folded.chars();
-                if let (Some(one), None) = (characters.next(), characters.next())
-                    && name.contains(one)
-                {
-                    assert!(
-                        folds_to(&letter.to_string(), &one.to_string()),
-                        "{letter:?}"
-                    );
-                }
+            for folded in [lower, through_upper] {
+                assert!(!MODEL.split("").any(|one| one == folded && !one.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn extra_fields_are_refused_for_restricted_keys_unless_they_name_nothing() {
+        for name in [
+            "models",
+            "Models",
+            "model\u{17F}",
+            "fallbac\u{212A}s",
+            "lora",
+        ] {
+            let FieldClass::Listed(field) = FieldClass::of(name) else {
+                panic!("{name} is not listed");
+            };
+            let ambiguity = |value, extra_fields| {
+                let mut findings = Findings::default();
+                findings.add_listed(field, value, extra_fields);
+                findings.ambiguity
+            };
+            let extra = Some(Ambiguity::ExtraField(field.field().name));
+            use ExtraModelFields::{Allowed, Refused};
+            assert_eq!(ambiguity(MemberValue::Other, Refused), extra, "{name}");
+            assert_eq!(ambiguity(MemberValue::Other, Allowed), None, "{name}");
+            for nothing in [MemberValue::Null, MemberValue::False, MemberValue::Empty] {
+                assert_eq!(ambiguity(nothing, Refused), None, "{name}");
             }
         }
     }
@@ -264,8 +329,8 @@ mod tests {
     #[test]
     fn an_ambiguity_is_reported_before_a_missing_model() {
         let mut findings = Findings::default();
-        findings.add_model(Model::NotText);
-        findings.add_model(Model::Named("good".into()));
+        findings.add_model(Model::NotText, 0..0);
+        findings.add_model(Model::Named("good".into()), 0..0);
         assert_eq!(
             findings.into_model(),
             Err(ModelError::Ambiguous(Ambiguity::Twice))

@@ -1,4 +1,7 @@
-//! Checks that a query names no model. No query may: some upstreams prefer the query to the body.
+//! Checks that a query names no model, and reads and writes queries. No query of a forwarded request may name one: some
+//! upstreams prefer the query to the body.
+
+use std::fmt::Write as _;
 
 use crate::request_body::model::name::MODEL;
 
@@ -13,6 +16,49 @@ pub(crate) fn names_model(query: &str) -> bool {
             let folded = || percent_decoded(name).map(|byte| byte.to_ascii_lowercase());
             folded().eq(MODEL.bytes()) || folded().eq(MODEL.bytes().chain(*b"[]"))
         })
+}
+
+/// The decoded parameters of `application/x-www-form-urlencoded` (URL Standard 5.1), in their order. None if an escape is
+/// not UTF-8.
+pub(crate) fn form_parameters(query: &str) -> Option<Vec<(String, String)>> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        String::from_utf8(percent_decoded(spaced.as_bytes()).collect()).ok()
+    };
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decoded(name)?, decoded(value)?))
+        })
+        .collect()
+}
+
+/// Parameters as a query, to be read by [`form_parameters`].
+pub(crate) fn form_query<'p>(parameters: impl IntoIterator<Item = (&'p str, &'p str)>) -> String {
+    let mut query = String::new();
+    for (name, value) in parameters {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        push_encoded(&mut query, name);
+        query.push('=');
+        push_encoded(&mut query, value);
+    }
+    query
+}
+
+/// Percent-encodes all but the unreserved characters (RFC 3986 2.3).
+fn push_encoded(query: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            query.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(query, "%{byte:02X}");
+        }
+    }
 }
 
 /// Percent-decodes a text. Invalid escapes are left as they are.
@@ -94,12 +140,33 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_decoded_once_and_in_their_order() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let read = form_parameters("a=1&&b%5B%5D=x+%2525&c&=d").unwrap();
+        let expected = [
+            pair("a", "1"),
+            pair("b[]", "x %25"),
+            pair("c", ""),
+            pair("", "d"),
+        ];
+        assert_eq!(read, expected);
+        assert_eq!(form_parameters("a=%ff"), None);
+    }
+
+    #[test]
     fn a_model_after_ten_thousand_parameters_is_found() {
         let query = "a=b&".repeat(10_001) + "model=bad";
         assert!(names_model(&query));
     }
 
     proptest! {
+        #[test]
+        fn parameters_survive_their_query(name in "\\PC{0,9}", value in "\\PC{0,9}") {
+            let query = form_query([("a", ""), (&name, &value)]);
+            let read = form_parameters(&query).unwrap();
+            prop_assert_eq!(&read[1], &(name, value));
+        }
+
         #[test]
         fn any_mixture_of_case_and_escapes_is_found(
             choices in prop::collection::vec(0_u8..4, 5),

@@ -6,14 +6,16 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::policy::price::ModelPrice;
 use crate::store::config::sections::{
     ConfigReader, MAX_DROP_PERCENT, client_address, limits, timeouts, values,
 };
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
     AdminConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen, LogFormat,
-    Timeouts, Tls, UpstreamConfig, files, value,
+    Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
 };
+use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
 
 pub use crate::store::config::overrides::Overrides;
@@ -32,6 +34,8 @@ pub struct ParsedConfig {
     pub upstreams: Result<Vec<UpstreamConfig>, Vec<Fault>>,
     /// The files that `[tls]` names, whatever their content; or the faults of the section itself.
     pub tls: Result<Option<Tls>, Vec<Fault>>,
+    /// The prices, or the faults of their fields.
+    pub prices: Result<Vec<ModelPrice>, Vec<Fault>>,
     /// The key file, also if other parts have faults.
     pub keys: Option<KeysConfig>,
     /// The admin socket, also if other parts have faults.
@@ -115,6 +119,7 @@ fn read_with(
             ParsedConfig {
                 upstreams: Err(faults.clone()),
                 tls: Err(faults.clone()),
+                prices: Err(faults.clone()),
                 config: Err(faults),
                 keys: overrides.keys.clone().map(|file| KeysConfig {
                     file,
@@ -143,6 +148,9 @@ struct ConfigParts {
     timeouts: Timeouts,
     log_format: Option<LogFormat>,
     upstreams: Vec<UpstreamConfig>,
+    database: Option<Option<DatabaseUrl>>,
+    usage: UsageConfig,
+    prices: Vec<ModelPrice>,
 }
 
 impl ConfigParts {
@@ -151,6 +159,7 @@ impl ConfigParts {
         ParsedConfig {
             upstreams: unless_faulty(faults, &["upstreams", "--upstream"], self.upstreams.clone()),
             tls: self.tls.clone(),
+            prices: unless_faulty(faults, &["prices"], self.prices.clone()),
             keys: self.keys.clone(),
             socket,
             config: self.whole(file, faults).ok_or_else(|| faults.to_vec()),
@@ -172,6 +181,9 @@ impl ConfigParts {
             timeouts,
             log_format,
             upstreams,
+            database,
+            usage,
+            prices,
         } = self;
         if !faults.is_empty() {
             return None;
@@ -191,6 +203,9 @@ impl ConfigParts {
             timeouts,
             log_format,
             upstreams,
+            database: database?,
+            usage,
+            prices,
         })
     }
 }
@@ -199,6 +214,8 @@ impl ConfigReader<'_> {
     fn parts(&self, mut root: Section<'_>) -> ConfigParts {
         let has_tls = root.has("tls");
         let listen = self.listen(&mut root);
+        let keys = self.keys(root.section("keys"));
+        let upstreams = self.upstreams(&mut root, keys.as_ref());
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
@@ -206,13 +223,16 @@ impl ConfigReader<'_> {
             workers: root.number("workers", 0, MAX_WORKERS).unwrap_or(0),
             public_health: root.boolean("public_health").unwrap_or(false),
             cors_origins: values(root.texts("cors_origins", value::origin)),
-            keys: self.keys(root.section("keys")),
+            keys,
             admin: self.admin(root.section("admin"), &listen, has_tls),
             client_address: client_address(root.section("client_address")),
             limits: limits(root.section("limits")),
             timeouts: timeouts(root.section("timeouts")),
             log_format: self.log_format(root.section("log")),
-            upstreams: self.upstreams(&mut root),
+            upstreams,
+            database: self.database(root.section("database")),
+            usage: usage::usage(root.section("usage")),
+            prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
             listen,
         };

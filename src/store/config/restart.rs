@@ -2,7 +2,7 @@
 //!
 //! Every config struct is destructured without `..`, so that the compiler refuses a new field that is not listed here.
 
-use crate::store::config::{AdminConfig, Config, KeysConfig, LimitsConfig, Timeouts};
+use crate::store::config::{AdminConfig, Config, KeysConfig, LimitsConfig, Timeouts, UsageConfig};
 
 /// A setting's name in the config file, and whether its value differs.
 type Setting = (&'static str, bool);
@@ -26,6 +26,10 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         timeouts,
         log_format,
         upstreams: _,
+        database,
+        usage,
+        // A reload applies them.
+        prices: _,
     } = old;
     let mut settings = vec![
         ("listen", *listen != new.listen),
@@ -41,10 +45,25 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     settings.extend(compare_limits(limits, &new.limits));
     settings.extend(compare_timeouts(timeouts, &new.timeouts));
     settings.push(("log.format", *log_format != new.log_format));
+    settings.push(("database.url", *database != new.database));
+    settings.extend(compare_usage(usage, &new.usage));
     settings
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
         .collect()
+}
+
+fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 3] {
+    let UsageConfig {
+        records,
+        sums,
+        currency,
+    } = old;
+    [
+        ("usage.records", *records != new.records),
+        ("usage.sums", *sums != new.sums),
+        ("usage.currency", *currency != new.currency),
+    ]
 }
 
 fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 3] {
@@ -101,7 +120,7 @@ fn compare_limits(old: &LimitsConfig, new: &LimitsConfig) -> [Setting; 4] {
     ]
 }
 
-fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
+fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 12] {
     let Timeouts {
         header_read,
         body_idle,
@@ -111,6 +130,7 @@ fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
         upstream_connect,
         upstream_first_byte,
         stream_idle,
+        sse_ping,
         upstream_keep_alive,
         drain,
         drain_delay,
@@ -130,6 +150,7 @@ fn compare_timeouts(old: &Timeouts, new: &Timeouts) -> [Setting; 11] {
             upstream_first_byte != new.upstream_first_byte,
         ),
         ("timeouts.stream_idle", stream_idle != new.stream_idle),
+        ("timeouts.sse_ping", sse_ping != new.sse_ping),
         (
             "timeouts.upstream_keep_alive",
             upstream_keep_alive != new.upstream_keep_alive,

@@ -314,6 +314,9 @@ pub(crate) fn timeouts(mut section: Section<'_>) -> Timeouts {
         upstream_first_byte: positive("upstream_first_byte", default.upstream_first_byte),
         stream_idle: positive("stream_idle", default.stream_idle),
         upstream_keep_alive: positive("upstream_keep_alive", default.upstream_keep_alive),
+        sse_ping: section
+            .text("sse_ping", value::duration)
+            .unwrap_or(default.sse_ping),
         drain: section
             .text("drain", value::duration)
             .unwrap_or(default.drain),

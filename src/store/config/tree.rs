@@ -250,6 +250,23 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A decimal number, parsed by `read` from its digits as they are written, so that nothing is rounded. It may stand
+    /// in quotes.
+    pub(crate) fn number_text<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let item = self.table?.get(name);
+        if !item.is_some_and(|item| item.is_float() || item.is_integer()) {
+            return self.text(name, read);
+        }
+        let item = self.get(name)?;
+        let written = self.tree?.document.raw().get(item.span()?)?;
+        let value = read(&written.replace('_', ""));
+        self.faults.record(&self.location(name), value)
+    }
+
     /// A list of strings, each parsed by `read`. Faulty entries are left out.
     pub(crate) fn texts<T>(
         &mut self,
@@ -298,6 +315,40 @@ impl<'a> Section<'a> {
                 Some(vec![Located { location, value }])
             }
         }
+    }
+
+    /// A table of strings, whose names and values are parsed by `read`. Faulty entries are left out.
+    pub(crate) fn texts_by_name<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<(Located<T>, T)>> {
+        let item = self.get(name)?;
+        let Some(table) = item.as_table_like() else {
+            let found = with_article(item.type_name());
+            self.fault(
+                name,
+                format!("is {found}; write a table, like {{ \"a\" = \"b\" }}"),
+            );
+            return None;
+        };
+        let mut taken = Vec::new();
+        for (key, item) in table.iter() {
+            let mut location = self.location(name);
+            location.line = self.line_at(item.span()).unwrap_or(location.line);
+            location.field = format!("{}.{}", location.field, quoted(key));
+            let text = text_of(item.as_value(), item.type_name());
+            let key = self.faults.record(&location, read(key));
+            let value = self.faults.record(&location, text.and_then(&read));
+            if let (Some(key), Some(value)) = (key, value) {
+                let key = Located {
+                    location,
+                    value: key,
+                };
+                taken.push((key, value));
+            }
+        }
+        Some(taken)
     }
 
     /// A subsection.

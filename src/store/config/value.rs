@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::policy::text::name_fault;
 use crate::store::config::{Listen, LogFormat, ReplicaUrl};
 
 /// The longest path of a Unix socket: the kernel's limit of 108 bytes includes a final zero byte.
@@ -280,10 +281,10 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
             "is longer than {MAX_NAME} characters; write a shorter one"
         ));
     }
-    if text.chars().any(char::is_control) {
-        return Err("must not hold control characters; remove them".to_owned());
+    match name_fault(text) {
+        Some(fault) => Err(fault.to_owned()),
+        None => Ok(text.to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 /// `text` or `json`.

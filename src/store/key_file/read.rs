@@ -127,10 +127,17 @@ struct Chunk {
     number: u64,
     lines: usize,
     entries: Vec<Arc<Entry>>,
-    /// Lines without a key, counted from the chunk's first line.
-    skipped: Vec<usize>,
+    /// Lines without a key. Kept as runs, so that a file of empty lines takes no more memory than one of keys.
+    skipped: Vec<SkippedLines>,
     /// Faults with their lines, counted in the same way.
     faults: Vec<(usize, FieldError)>,
+}
+
+/// Lines without a key that follow one another.
+struct SkippedLines {
+    /// Counted from the chunk's first line.
+    first: usize,
+    count: usize,
 }
 
 /// State that the parsing threads share.
@@ -309,9 +316,9 @@ impl<'p> KeyFileReader<'p> {
             faults.extend(here.map(|(line, error)| fault(lines + line + 1, error)));
             lines += chunk.lines;
         }
-        let duplicate_faults = self.duplicate_faults(chunks, yield_point);
-        let found = found + duplicate_faults.len();
-        faults.extend(duplicate_faults.into_iter().take(MAX_FAULTS));
+        let (duplicate_faults, duplicates) = self.duplicate_faults(chunks, yield_point);
+        let found = found + duplicates;
+        faults.extend(duplicate_faults);
         faults.sort_by_key(|fault| fault.line);
         faults.truncate(MAX_FAULTS);
         if found > faults.len() {
@@ -322,8 +329,8 @@ impl<'p> KeyFileReader<'p> {
         faults
     }
 
-    /// A fault for every key whose id or hash is on an earlier line too.
-    fn duplicate_faults(&self, chunks: &[Chunk], yield_point: YieldPoint) -> Vec<Fault> {
+    /// Faults for keys whose id or hash is on an earlier line too, and how many there are in all.
+    fn duplicate_faults(&self, chunks: &[Chunk], yield_point: YieldPoint) -> (Vec<Fault>, usize) {
         let hasher = RandomState::new();
         let ids = duplicates(chunks, Key::id, |id| hasher.hash_one(id), yield_point);
         let digest = |hash: &TokenHash| {
@@ -340,13 +347,16 @@ impl<'p> KeyFileReader<'p> {
                 message: format!("is that of the key in line {first} too; {remedy}"),
             }
         };
+        let count = ids.len() + hashes.len();
         let ids = ids
             .into_iter()
+            .take(MAX_FAULTS)
             .map(|pair| fault("id", pair, "give each key an id of its own"));
         let hashes = hashes
             .into_iter()
+            .take(MAX_FAULTS)
             .map(|pair| fault("hash", pair, "give each key a token of its own"));
-        ids.chain(hashes).collect()
+        (ids.chain(hashes).collect(), count)
     }
 }
 
@@ -364,7 +374,13 @@ impl Chunk {
             }
         }
         if self.entries.len() == entries {
-            self.skipped.push(self.lines);
+            match self.skipped.last_mut() {
+                Some(run) if run.first + run.count == self.lines => run.count += 1,
+                Some(_) | None => self.skipped.push(SkippedLines {
+                    first: self.lines,
+                    count: 1,
+                }),
+            }
         }
         self.lines += 1;
     }
@@ -375,7 +391,7 @@ impl Chunk {
         if before < 8 * MAX_FAULTS {
             let line = self.lines;
             let told = errors.into_iter().map(|error| (line, error));
-            self.faults.extend(told);
+            self.faults.extend(told.take(MAX_FAULTS));
         }
     }
 }
@@ -443,8 +459,13 @@ fn line_of(chunks: &[Chunk], mut place: usize) -> usize {
     let mut before = 0;
     for chunk in chunks {
         if place < chunk.entries.len() {
-            let skipped = chunk.skipped.iter();
-            let line = skipped.fold(place, |line, skipped| line + usize::from(*skipped <= line));
+            let mut line = place;
+            for run in &chunk.skipped {
+                if run.first > line {
+                    break;
+                }
+                line += run.count;
+            }
             return before + line + 1;
         }
         place -= chunk.entries.len();

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::PriorityGuard;
+use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::Reloaded;
 use crate::store::patch::{KeyPatch, NewKey};
@@ -29,11 +30,13 @@ pub(crate) enum WriteCommand {
     Update {
         id: String,
         patch: KeyPatch,
+        expected: ExpectedRevision,
         now: UnixTime,
         reply: ReplySender<Arc<Entry>, WriteError>,
     },
     Delete {
         id: String,
+        expected: ExpectedRevision,
         reply: ReplySender<Arc<Entry>, WriteError>,
     },
 }

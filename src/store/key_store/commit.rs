@@ -10,6 +10,7 @@ use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::key_file::{self, KeyFileSource, LockedKeyFile};
+use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::command::{CreatedKey, ReplySender, WriteCommand};
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::KeyStoreEvent;
@@ -46,10 +47,10 @@ enum PreparedWrite {
 impl KeyStoreState {
     /// Runs one batch: load what others wrote, prepare each write, commit all of them at once, change the table, reply.
     /// Without writes it commits the pending changes alone.
-    pub(crate) fn commit(&mut self, writes: Vec<WriteCommand>) {
+    pub(crate) fn commit(&mut self, mut writes: Vec<WriteCommand>) {
         let locked = match self.source.lock(Duration::ZERO) {
             Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
-                self.revoke_without_lock(&writes);
+                self.revoke_without_lock(&mut writes);
                 self.source.lock(key_file::LOCK_WAIT)
             }
             lock => lock,
@@ -82,17 +83,27 @@ impl KeyStoreState {
     }
 
     /// Puts deletes and disables into force before the lock is taken. Another process may hold the lock for long, and a
-    /// revoked key must not wait for it.
-    fn revoke_without_lock(&mut self, writes: &[WriteCommand]) {
+    /// revoked key must not wait for it. Its revision is compared here and not again: the key is another afterwards.
+    fn revoke_without_lock(&mut self, writes: &mut [WriteCommand]) {
         let mut unused = BatchChanges::default();
         for write in writes {
             match write {
-                WriteCommand::Delete { id, .. } => {
-                    self.delete(id, &mut unused);
+                // An error is found again, and sent, when the write is prepared.
+                WriteCommand::Delete { id, expected, .. } => {
+                    if self.delete(id, expected, &mut unused).is_ok() {
+                        *expected = ExpectedRevision::Any;
+                    }
                 }
-                WriteCommand::Update { id, patch, now, .. } if patch.disables() => {
-                    // An error is found again, and sent, when the write is prepared.
-                    let _ = self.update(id, patch, *now, &mut unused);
+                WriteCommand::Update {
+                    id,
+                    patch,
+                    expected,
+                    now,
+                    ..
+                } if patch.disables() => {
+                    if self.update(id, expected, patch, *now, &mut unused).is_ok() {
+                        *expected = ExpectedRevision::Any;
+                    }
                 }
                 WriteCommand::Update { .. } | WriteCommand::Create { .. } => {}
             }
@@ -117,9 +128,10 @@ impl KeyStoreState {
             WriteCommand::Update {
                 id,
                 patch,
+                expected,
                 now,
                 reply,
-            } => match self.update(&id, &patch, now, changes) {
+            } => match self.update(&id, &expected, &patch, now, changes) {
                 Ok(key) => Some(PreparedWrite::Updated {
                     key,
                     in_force: patch.disables(),
@@ -127,9 +139,13 @@ impl KeyStoreState {
                 }),
                 Err(error) => reject(reply, error),
             },
-            WriteCommand::Delete { id, reply } => match self.delete(&id, changes) {
-                Some(entry) => Some(PreparedWrite::Deleted { entry, reply }),
-                None => reject(reply, WriteError::NotFound),
+            WriteCommand::Delete {
+                id,
+                expected,
+                reply,
+            } => match self.delete(&id, &expected, changes) {
+                Ok(entry) => Some(PreparedWrite::Deleted { entry, reply }),
+                Err(error) => reject(reply, error),
             },
         }
     }
@@ -172,14 +188,19 @@ impl KeyStoreState {
     fn update(
         &mut self,
         id: &str,
+        expected: &ExpectedRevision,
         patch: &KeyPatch,
         now: UnixTime,
         changes: &mut BatchChanges,
     ) -> Result<Key, WriteError> {
         let entry = self.table.by_id(id).ok_or(WriteError::NotFound)?;
-        check_expiry(patch.expires_at.flatten(), now)?;
         let id = entry.key().key_id();
-        let wanted = patch.applied_to(changes.replaced.get(&id).unwrap_or(entry.key()));
+        let current = changes.current(entry.key());
+        if !expected.admits(current) {
+            return Err(WriteError::Changed);
+        }
+        check_expiry(patch.expires_at.flatten(), now)?;
+        let wanted = patch.applied_to(current);
         let mut in_table = entry;
         if patch.disables() && !in_table.key().disabled() {
             if let Ok(changed) = self.table.replace(disabled(in_table.key())) {
@@ -195,17 +216,26 @@ impl KeyStoreState {
         Ok(wanted)
     }
 
-    fn delete(&mut self, id: &str, changes: &mut BatchChanges) -> Option<Arc<Entry>> {
-        let id = KeyId::parse(id).ok()?;
-        if let Some(entry) = self.table.remove(id.as_str()) {
+    fn delete(
+        &mut self,
+        id: &str,
+        expected: &ExpectedRevision,
+        changes: &mut BatchChanges,
+    ) -> Result<Arc<Entry>, WriteError> {
+        let id = KeyId::parse(id).map_err(|_| WriteError::NotFound)?;
+        if let Some(entry) = self.table.by_id(id.as_str()) {
+            if !expected.admits(changes.current(entry.key())) {
+                return Err(WriteError::Changed);
+            }
+            self.table.remove(id.as_str());
             changes.replaced.remove(&id);
             let deleted = PendingChange::Deleted(Arc::clone(&entry));
             self.pending.insert(id, deleted);
-            return Some(entry);
+            return Ok(entry);
         }
-        match self.pending.get(&id)? {
-            PendingChange::Deleted(entry) => Some(Arc::clone(entry)),
-            PendingChange::Disabled => None,
+        match self.pending.get(&id) {
+            Some(PendingChange::Deleted(entry)) => Ok(Arc::clone(entry)),
+            Some(PendingChange::Disabled) | None => Err(WriteError::NotFound),
         }
     }
 

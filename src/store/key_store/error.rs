@@ -35,6 +35,8 @@ pub struct DropLimitError {
 pub enum WriteError {
     /// No key has this id.
     NotFound,
+    /// The key is not at the revision that the change is meant for.
+    Changed,
     /// A field's value is well-formed but not possible now.
     Invalid(FieldError),
     /// The change is not on disk.
@@ -153,6 +155,7 @@ impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("no key has this id"),
+            Self::Changed => f.write_str("the key was changed meanwhile"),
             Self::Invalid(error) => error.fmt(f),
             Self::NotWritten { in_force, error } => {
                 let state = match in_force {
@@ -168,7 +171,7 @@ impl fmt::Display for WriteError {
 impl std::error::Error for WriteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::Invalid(_) => None,
+            Self::NotFound | Self::Changed | Self::Invalid(_) => None,
             Self::NotWritten { error, .. } => Some(error),
         }
     }

@@ -16,6 +16,7 @@ use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::config;
 use crate::store::key_file::{KeyFileSource, LoadedKeys, Revision};
+use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::command::{
     CreatedKey, DropLimit, ReloadCommand, ReplySender, StoreCommand, WriteCommand,
 };
@@ -92,11 +93,23 @@ impl KeyStore {
         patch: KeyPatch,
         now: UnixTime,
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
+        self.update_revision(id, ExpectedRevision::Any, patch, now)
+    }
+
+    /// Changes a key if it is at an expected revision. No other change comes between the comparison and this one.
+    pub fn update_revision(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        patch: KeyPatch,
+        now: UnixTime,
+    ) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.send(|reply| {
             write_command(WriteCommand::Update {
                 id,
                 patch,
+                expected,
                 now,
                 reply,
             })
@@ -105,8 +118,23 @@ impl KeyStore {
 
     /// Deletes a key. The reply is the deleted key.
     pub fn delete(&self, id: &str) -> ReplyFuture<Arc<Entry>, WriteError> {
+        self.delete_revision(id, ExpectedRevision::Any)
+    }
+
+    /// Deletes a key if it is at an expected revision.
+    pub fn delete_revision(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+    ) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
-        self.send(|reply| write_command(WriteCommand::Delete { id, reply }))
+        self.send(|reply| {
+            write_command(WriteCommand::Delete {
+                id,
+                expected,
+                reply,
+            })
+        })
     }
 
     /// Loads the key file as it is now. Reloads that wait together share one read; a reload that is sent after that read

@@ -17,11 +17,11 @@ struct Exchange {
 impl Exchange {
     async fn of(mut connection: UpstreamConnection, request: &[u8]) -> Result<Self, ExchangeError> {
         let (pool, timer) = (BufferPool::default(), TickTimer::default());
-        let request = OutboundRequest::from_text(&pool, request.to_vec());
+        let mut request = OutboundRequest::from_text(&pool, request.to_vec());
         let mut read = ReadBuffer::new(&pool);
         let mut head = ResponseHead::awaited(pool.take_fields());
         let entry = timer.entry();
-        let exchange = connection.exchange(&request, &mut read, &mut head, &timer, &entry);
+        let exchange = connection.exchange(&mut request, &mut read, &mut head, &timer, &entry);
         let sent = exchange.await?;
         assert_eq!(sent, request.len());
         Ok(Self {

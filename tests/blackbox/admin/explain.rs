@@ -21,7 +21,7 @@ fn the_status_tells_how_the_gateway_stands() {
     assert_eq!(upstream["name"], "up");
     assert_eq!(
         upstream["replicas"],
-        json!([{"url": stand.up.url(), "up": true}])
+        json!([{"url": stand.up.url(), "up": true, "tried": false}])
     );
     let mut client = stand.gateway.client();
     client.send(&Call::chat(&stand.all.token, "good").bytes());
@@ -34,6 +34,8 @@ fn the_status_tells_how_the_gateway_stands() {
     assert_eq!(client.answer().status, 200);
     create(&stand.gateway, &all("x"));
     let later = stand.gateway.admin_json("GET", "/api/status", None);
+    let replica = &later["upstreams"][0]["replicas"][0];
+    assert_eq!(*replica, json!({"url": stand.up.url(), "up": true}));
     assert_eq!(later["keys"], 4);
     assert!(later["generation"].as_u64().expect("a number") > generation);
 }

@@ -48,6 +48,7 @@ fn a_created_key_is_shown_with_its_token_once_is_on_disk_and_works_at_once() {
         "state",
         "last_used_at",
         "requests",
+        "revision",
     ];
     assert_eq!(fields, expected.into_iter().collect());
     assert_eq!(key["name"], "web site");
@@ -147,6 +148,18 @@ fn what_breaks_the_key_files_rules_is_refused_with_its_field() {
         (
             json!({"name": "a\nb", "model_access": {"mode": "all"}}),
             "name",
+        ),
+        (
+            json!({"name": "a\u{202e}b", "model_access": {"mode": "all"}}),
+            "name",
+        ),
+        (
+            json!({"name": "a\u{200b}", "model_access": {"mode": "all"}}),
+            "name",
+        ),
+        (
+            json!({"name": "x", "account": "\u{e0041}x", "model_access": {"mode": "all"}}),
+            "account",
         ),
         (json!({"name": 7, "model_access": {"mode": "all"}}), "name"),
         (json!({"name": "x", "model_access": null}), "model_access"),
@@ -309,6 +322,8 @@ fn a_patch_changes_what_it_names_and_null_or_an_empty_list_clears() {
     let mut check = |change: Value, field: &str, value: Value| {
         expected[field] = value;
         let changed = patch(change.clone());
+        // revisions.rs looks at it.
+        expected["revision"] = changed["revision"].clone();
         assert_eq!(changed, expected, "after {change}");
         assert_eq!(stand.gateway.admin_json("GET", &path, None), expected);
     };

@@ -27,7 +27,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 13] = [
+const CALLS: [(&str, &str, &str); 16] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -49,6 +49,13 @@ const CALLS: [(&str, &str, &str); 13] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/nothing", ""),
     ("GET", "/api/overview", ""),
+    ("GET", "/api/refusals", ""),
+    (
+        "GET",
+        "/api/usage?start_time=2001-01-01T00:00:00Z&end_time=2001-01-02T00:00:00Z",
+        "",
+    ),
+    ("GET", "/api/usage/records", ""),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {
@@ -340,4 +347,81 @@ fn metrics_over_tcp_are_open_only_where_the_config_says_so() {
     assert_eq!(tcp(&open, &Call::new("GET", "/api/status")).status, 401);
     let foreign = Call::new("GET", "/metrics").header("host", "evil.example");
     assert_eq!(tcp(&open, &foreign).status, 421);
+}
+
+#[test]
+fn a_sessions_cookie_opens_nothing_without_the_secret_that_belongs_to_it() {
+    let (stand, admin) = over_tcp(|setup| setup);
+    let sign_in = || {
+        let body = format!("{{\"token\":\"{admin}\"}}");
+        let response = tcp(&stand, &tcp_call("POST", "/api/session", &body));
+        assert_eq!(response.status, 200, "{}", response.text());
+        let cookie = response.header("set-cookie").expect("a cookie");
+        let (cookie, flags) = cookie.split_once("; ").expect("flags");
+        assert!(flags.contains("HttpOnly") && flags.contains("SameSite=Strict"));
+        let secret = response.json()["secret"]
+            .as_str()
+            .expect("a secret")
+            .to_owned();
+        (cookie.to_owned(), secret)
+    };
+    let ((cookie, secret), (_, other)) = (sign_in(), sign_in());
+    assert!(!cookie.contains(&secret));
+    let id = cookie.split_once('=').expect("a value").1;
+    let mut cases = Cases::new();
+    for (method, path, body) in CALLS {
+        let call = tcp_call(method, path, body)
+            .header("cookie", &cookie)
+            .header("x-keygate-panel", "1");
+        let call = match body {
+            "" => call.header("content-type", "application/json"),
+            _ => call,
+        };
+        for (name, secret) in [
+            ("none", None),
+            ("empty", Some("")),
+            ("another's", Some(&*other)),
+            ("the cookie's", Some(id)),
+        ] {
+            let call = secret.iter().fold(call.clone(), |call, secret| {
+                call.header("x-keygate-session", secret)
+            });
+            cases.check(
+                &format!("{method} {path}, {name}"),
+                is_fault(&tcp(&stand, &call), 401, None),
+            );
+        }
+        let alone = tcp_call(method, path, body).header("x-keygate-session", &secret);
+        cases.check(
+            &format!("{method} {path}, no cookie"),
+            is_fault(&tcp(&stand, &alone), 401, None),
+        );
+    }
+    for (method, path, body) in CALLS {
+        let call = tcp_call(method, path, body)
+            .header("cookie", &cookie)
+            .header("x-keygate-session", &secret)
+            .header("x-keygate-panel", "1");
+        let call = match body {
+            "" => call.header("content-type", "application/json"),
+            _ => call,
+        };
+        let response = tcp(&stand, &call);
+        let done = matches!(response.status, 200 | 201 | 204)
+            || (path == "/api/nothing" && response.status == 404);
+        cases.check(
+            &format!("{method} {path}, both"),
+            done.then_some(())
+                .ok_or(format!("{} {}", response.status, response.text())),
+        );
+    }
+    let log = stand.gateway.log().join("\n");
+    let told = [&*secret, id].iter().any(|code| log.contains(code));
+    cases.check(
+        "log",
+        (!told)
+            .then_some(())
+            .ok_or("holds a session's codes".to_owned()),
+    );
+    cases.done();
 }

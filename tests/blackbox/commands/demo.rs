@@ -72,6 +72,14 @@ fn the_demo_runs_its_curl_line_works_and_nothing_of_it_stays() {
         "{line}\n{answer}\n{}",
         String::from_utf8_lossy(&curl.stderr)
     );
+    // The stand-in is asked for the usage of the stream, and the client sees nothing of that.
+    assert!(!answer.contains("usage"), "{answer}");
+    eventually("the stream is counted", DEADLINE, || {
+        let log = demo.log();
+        log.iter()
+            .any(|line| line.contains("certainty=exact"))
+            .then_some(())
+    });
     // It streams like a model.
     let port: u16 = url
         .trim_end_matches("/v1")

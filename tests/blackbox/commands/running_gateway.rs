@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::commands::ran::{done, ok};
 use crate::support::Cases;
 use crate::support::client::Call;
+use crate::support::client::Client;
 use crate::support::gateway::{keygate, run};
 use crate::support::stand::Stand;
 use crate::support::token::{Key, key_file};
@@ -94,12 +95,82 @@ fn what_is_refused_exits_1_and_wrong_usage_exits_2() {
 }
 
 #[test]
+fn a_panel_link_signs_in_once_and_only_the_socket_makes_one() {
+    let stand = Stand::with(|setup| setup.set("admin", "listen = \"127.0.0.1:0\""));
+    let address = stand.gateway.admin_address();
+    let ran = stand.gateway.run(&["panel-link"], "");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let start = format!("http://{address}/#link=");
+    let code = ran
+        .out
+        .trim_end()
+        .strip_prefix(&start)
+        .expect("a link")
+        .to_owned();
+    assert!(code.len() == 43 && ran.out.lines().count() == 1, "{ran:?}");
+    assert!(ran.err.contains("five minutes"), "{ran:?}");
+    let asked = done(stand.gateway.run(&["panel-link", "--json"], ""));
+    let asked: serde_json::Value = serde_json::from_str(&asked).expect("JSON");
+    let other = asked["link"]
+        .as_str()
+        .and_then(|link| link.strip_prefix(&start));
+    let sign_in = |code: &str| {
+        let call = Call::new("POST", "/api/session").header("content-type", "application/json");
+        let body = serde_json::json!({"link": code}).to_string();
+        Client::connect(address).ask(&call.body(body))
+    };
+    let first = sign_in(&code);
+    assert_eq!(first.status, 200, "{}", first.text());
+    let cookie = first
+        .header("set-cookie")
+        .and_then(|line| line.split_once(';'))
+        .expect("a cookie")
+        .0;
+    let answer = first.json();
+    let secret = answer["secret"].as_str().expect("a secret");
+    let keys = Call::new("GET", "/api/keys").header("cookie", cookie);
+    assert_eq!(Client::connect(address).ask(&keys).status, 401);
+    let keys = keys.header("x-keygate-session", secret);
+    assert_eq!(Client::connect(address).ask(&keys).status, 200);
+    assert_eq!(sign_in(&code).status, 401, "once");
+    assert_eq!(
+        sign_in(other.expect("a link")).status,
+        200,
+        "each by itself"
+    );
+    assert_eq!(sign_in("").status, 401);
+    // Not over TCP, not even with the admin token.
+    let admin =
+        std::fs::read_to_string(stand.gateway.path("admin.token")).expect("the admin token");
+    for token in [admin.trim(), "wrong"] {
+        let call = Call::new("POST", "/api/session-links").bearer(token);
+        let refused = Client::connect(address).ask(&call);
+        assert!(
+            matches!(refused.status, 401 | 404) && !refused.text().contains("#link"),
+            "{}",
+            refused.text()
+        );
+    }
+    let log = stand.gateway.log().join("\n");
+    assert!(log.contains("make_sign_in_link") && !log.contains(&code));
+}
+
+#[test]
+fn without_an_admin_listener_a_panel_link_says_what_to_set() {
+    let stand = Stand::new();
+    let ran = stand.gateway.run(&["panel-link"], "");
+    assert_eq!((ran.code, &*ran.out), (Some(1), ""), "{ran:?}");
+    assert!(ran.err.contains("admin.listen"), "{ran:?}");
+}
+
+#[test]
 fn without_a_gateway_the_commands_say_so() {
     let folder = tempfile::tempdir().expect("a folder");
     for arguments in [
         &["status"][..],
         &["keys", "list"],
         &["reload"],
+        &["panel-link"],
         &["keys", "create", "--name", "x"],
     ] {
         let ran = run(folder.path(), arguments, "");

@@ -27,8 +27,9 @@ fn names_from_the_key_file_cannot_steer_the_terminal() {
 
 #[test]
 fn no_answer_of_the_admin_api_can_steer_a_terminal() {
-    let name = "a\u{202e}b\u{2028}c\u{e0041}\u{200b}";
-    let key = Key::all("key_odd").with("name", name);
+    let name = "a\u{2029}b\u{2028}c";
+    let model = "m\u{202e}\u{e0041}\u{200b}";
+    let key = Key::only("key_odd", &[model]).with("name", name);
     let stand = Stand::with(|setup| setup.keys(&[&key]));
     let list = stand.gateway.admin("GET", "/api/keys", None);
     let explained = json!({"key": "key_odd", "model": "x\u{202e}y\u{7f}", "from": "192.0.2.1"});
@@ -49,4 +50,5 @@ fn no_answer_of_the_admin_api_can_steer_a_terminal() {
     }
     let shown = stand.gateway.admin("GET", "/api/keys/key_odd", None);
     assert_eq!(shown.json()["name"], name);
+    assert_eq!(shown.json()["model_access"]["models"][0], model);
 }

@@ -1,12 +1,16 @@
 //! A client that leaves frees its upstream within a second, even where bytes of its next request are already there.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Call, Client, End};
+use crate::support::gateway::Setup;
 use crate::support::h2::{BOTH, Protocol, Stream};
 use crate::support::recorder::Exchange;
 use crate::support::stand::Stand;
 use crate::support::streams::chat;
+use crate::support::token::Key;
 use crate::support::{Cases, DEADLINE, WITHIN_A_SECOND, eventually};
 
 /// How a client leaves, and what is left of it.
@@ -235,4 +239,46 @@ fn many_streams_reset_at_once_free_all_their_upstreams() {
         (stand.gateway.metric("keygate_in_flight") == 0.0).then_some(())
     });
     drop(connection);
+}
+
+/// An upstream whose connection a client's leaving breaks sees a reset: FIN would keep the gateway's local port in use.
+#[test]
+fn an_unfinished_upstream_connection_ends_with_a_reset_and_keeps_no_local_port() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let key = Key::all("key_all");
+    let gateway = Setup::new()
+        .upstream("up", &[&url], &["good"])
+        .keys(&[&key])
+        .start();
+    for begins in [false, true] {
+        let mut client = gateway.client();
+        client.send(&chat(&key).bytes());
+        let mut upstream = loop {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            // The gateway may connect once before, to see whether the upstream is up.
+            if stream.read_exact(&mut [0; 64]).is_ok() {
+                break stream;
+            }
+        };
+        upstream
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a deadline");
+        if begins {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\ndata\r\n";
+            upstream.write_all(head.as_bytes()).expect("sent");
+            let mut response = client.head();
+            client.until(&mut response, b"data");
+        }
+        drop(client);
+        let mut rest = Vec::new();
+        let ended = upstream
+            .read_to_end(&mut rest)
+            .map_err(|error| error.kind());
+        assert_eq!(
+            ended.map(drop),
+            Err(ErrorKind::ConnectionReset),
+            "begun: {begins}"
+        );
+    }
 }

@@ -166,3 +166,39 @@ fn running_out_of_descriptors_is_survived() {
     process.terminate();
     process.exits_within(DEADLINE);
 }
+
+#[test]
+fn a_key_that_fills_the_upstreams_leaves_connections_for_the_others() {
+    let up = Recorder::held();
+    let (greedy, other) = (Key::all("key_greedy"), Key::all("key_other"));
+    let setup = Setup::before(&up)
+        .keys(&[&greedy, &other])
+        .line("workers = 1");
+    // A quarter of what is not kept goes to upstreams: 56 connections, of which the last 7 are for others.
+    setup.write();
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -n 300; exec \"$0\" serve --config keygate.toml --log-format json",
+        ])
+        .arg(env!("CARGO_BIN_EXE_keygate"))
+        .current_dir(setup.path(""));
+    let gateway = Gateway::adopt(Process::spawn(command), setup);
+    gateway.wait_ready();
+    let connection = gateway.h2();
+    let streams: Vec<_> = (0..49)
+        .map(|_| connection.open(&Call::chat(&greedy.token, "good")))
+        .collect();
+    let held: Vec<_> = (0..49).map(|_| up.next()).collect();
+    let refused = connection.ask(&Call::chat(&greedy.token, "good"));
+    assert_error(&refused, 503, "overloaded");
+    assert_eq!(refused.all("retry-after"), ["1"]);
+    let served = connection.open(&Call::chat(&other.token, "good"));
+    up.next().complete();
+    drop((served, streams, held));
+    eventually("its share is given back", DEADLINE, || {
+        up.script(|exchange| exchange.complete());
+        (connection.ask(&Call::chat(&greedy.token, "good")).status == 200).then_some(())
+    });
+}

@@ -14,7 +14,11 @@ fn an_answers_headers_come_back_save_those_that_speak_of_the_upstream_itself() {
             "content-type: application/json\r\nSet-Cookie: a=b\r\nSet-Cookie: c=d\r\nServer: uvicorn\r\nAlt-Svc: h3=\":443\"\r\n\
              WWW-Authenticate: Basic\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: x\r\nConnection: X-Hop, keep-alive\r\n\
              Connection: x-hop-two\r\nX-Hop: 1\r\nX-Hop-Two: 2\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nTrailer: x\r\nUpgrade: h2c\r\n\
-             X-Request-Id: upstream-1\r\nX-Ratelimit-Remaining: 7\r\nOpenai-Processing-Ms: 12\r\nX-Twice: 1\r\nX-Twice: 2\r\n\
+             X-Request-Id: upstream-1\r\nX-Ratelimit-Remaining-Tokens: 7\r\nX-Accel-Redirect: /private\r\nX-Accel-Expires: 9\r\n\
+             X-Sendfile: /etc/passwd\r\nX-Lighttpd-Send-File: /etc/passwd\r\nX-Reproxy-Url: http://inside\r\nClear-Site-Data: \"*\"\r\n\
+             Strict-Transport-Security: max-age=1\r\nNEL: {}\r\nReport-To: {}\r\nReporting-Endpoints: a=\"b\"\r\n\
+             Refresh: 0; url=http://evil\r\nLink: </a>; rel=preload\r\nPublic-Key-Pins: x\r\nExpect-CT: x\r\nAccept-CH: x\r\n\
+             Request-Id: upstream-2\r\nX-Ratelimited: 7\r\nOpenai-Processing-Ms: 12\r\nX-Twice: 1\r\nX-Twice: 2\r\n\
              Cache-Control: no-store\r\nRetry-After: 3\r\n",
             r#"{"ok":true}"#,
         );
@@ -39,6 +43,24 @@ fn an_answers_headers_come_back_save_those_that_speak_of_the_upstream_itself() {
             "proxy-authenticate",
             "trailer",
             "upgrade",
+            "x-ratelimit-remaining-tokens",
+            "x-accel-redirect",
+            "x-accel-expires",
+            "x-sendfile",
+            "x-lighttpd-send-file",
+            "x-reproxy-url",
+            "clear-site-data",
+            "strict-transport-security",
+            "nel",
+            "report-to",
+            "reporting-endpoints",
+            "refresh",
+            "link",
+            "public-key-pins",
+            "expect-ct",
+            "accept-ch",
+            "request-id",
+            "x-accel-buffering",
         ] {
             assert!(
                 response.all(name).is_empty(),
@@ -49,7 +71,7 @@ fn an_answers_headers_come_back_save_those_that_speak_of_the_upstream_itself() {
         assert_eq!(response.all("x-twice"), ["1", "2"]);
         for (name, value) in [
             ("content-type", "application/json"),
-            ("x-ratelimit-remaining", "7"),
+            ("x-ratelimited", "7"),
             ("openai-processing-ms", "12"),
             ("cache-control", "no-store"),
             ("retry-after", "3"),
@@ -255,5 +277,69 @@ fn an_answer_that_comes_before_the_upstream_read_the_body_reaches_the_client_and
     for _ in 0..5 {
         let response: Response = stand.gateway.ask(&Call::chat(&stand.all.token, "good"));
         assert_eq!(response.status, 200, "{}", response.text());
+    }
+}
+
+#[test]
+fn an_event_stream_is_not_held_back_by_a_proxy_in_front() {
+    let stand = Stand::new();
+    for (kind, buffering) in [
+        ("text/event-stream; charset=utf-8", &["no"][..]),
+        ("application/json", &[]),
+    ] {
+        stand.up.script(move |exchange| {
+            exchange.reply(
+                "200 OK",
+                &format!("content-type: {kind}\r\nx-accel-buffering: yes\r\n"),
+                "data: a\n\n",
+            );
+        });
+        for protocol in BOTH {
+            let call = Call::chat(&stand.all.token, "good");
+            let response = h2::ask(protocol, &stand.gateway, &call);
+            assert_eq!(response.all("x-accel-buffering"), buffering, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn nobody_keeps_what_the_gateway_answers_itself() {
+    let stand = Stand::new();
+    let token = stand.all.token.as_str();
+    for protocol in BOTH {
+        for call in [
+            Call::get("/v1/models", token),
+            Call::get("/v1/models/good", token),
+            Call::get("/v1/key", token),
+            Call::get("/v1/key", "sk-wrong"),
+            Call::get("/nowhere", token),
+            Call::chat(token, "nothing"),
+            Call::chat(token, "good").body("{"),
+        ] {
+            let response = h2::ask(protocol, &stand.gateway, &call);
+            assert_eq!(
+                response.all("cache-control"),
+                ["no-store"],
+                "{}",
+                call.target
+            );
+        }
+    }
+    let malformed = stand
+        .gateway
+        .ask(&Call::chat(token, "good").header("transfer-encoding", "gzip"));
+    assert_eq!(
+        (malformed.status, malformed.all("cache-control")),
+        (400, vec!["no-store"])
+    );
+    for path in [
+        "/api/status",
+        "/api/nothing",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ] {
+        let response = stand.gateway.admin("GET", path, None);
+        assert_eq!(response.all("cache-control"), ["no-store"], "{path}");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::support::client::{Call, Client};
 use crate::support::gateway::Setup;
 use crate::support::h2::{self, BOTH};
@@ -129,4 +131,19 @@ fn requests_go_to_the_replica_with_the_fewest_in_flight() {
     }
     assert_eq!(first.requests().len(), 3);
     assert_eq!(second.requests().len(), 3);
+}
+
+#[test]
+fn whether_a_replica_is_up_is_known_before_a_request_needs_it() {
+    let (up, down) = (Recorder::answering(), Reserved::new());
+    let gateway = Setup::new()
+        .upstream("up", &[&up.url(), &down.url()], &["good"])
+        .start();
+    eventually("both were tried", DEADLINE, || {
+        let status = gateway.admin_json("GET", "/api/status", None);
+        let replicas = status["upstreams"][0]["replicas"].clone();
+        let known = json!([{"url": up.url(), "up": true}, {"url": down.url(), "up": false}]);
+        (replicas == known).then_some(())
+    });
+    assert_eq!(up.untouched(), Ok(()), "a probe is no request");
 }

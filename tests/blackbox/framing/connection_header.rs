@@ -2,6 +2,7 @@
 //! judged by or sets.
 
 use crate::support::Cases;
+use crate::support::assert_error;
 use crate::support::client::Call;
 use crate::support::http1::{attempt, holds, serves_next};
 use crate::support::is_error;
@@ -226,4 +227,34 @@ fn a_connection_line_that_holds_no_token_is_refused_or_decides_nothing() {
         cases.check(value, verdict);
     }
     cases.done();
+}
+
+#[test]
+fn a_connection_header_that_names_too_much_is_refused() {
+    let stand = Stand::new();
+    let names = |count: usize| {
+        let names: Vec<String> = (0..count).map(|at| format!("x-{at}")).collect();
+        names.join(",")
+    };
+    let ask = |call: Call| stand.gateway.ask(&call);
+    let call = Call::chat(&stand.all.token, "good");
+    assert_eq!(
+        ask(call.clone().header("connection", &names(100))).status,
+        200
+    );
+    let lines = call
+        .clone()
+        .header("connection", &names(60))
+        .header("connection", &names(60));
+    for refused in [call.header("connection", &names(101)), lines] {
+        assert_error(&ask(refused), 400, "invalid_request");
+    }
+    stand.up.script(move |exchange| {
+        exchange.reply("200 OK", &format!("connection: {}\r\n", names(101)), "{}");
+    });
+    assert_error(
+        &ask(Call::chat(&stand.all.token, "good")),
+        502,
+        "upstream_unreachable",
+    );
 }

@@ -61,8 +61,9 @@ fn a_request_without_a_bearer_token_is_told_that_it_is_missing() {
         "an empty token",
         anonymous().header("authorization", "Bearer "),
     );
-    check("x-api-key", anonymous().header("x-api-key", token));
-    check("api-key", anonymous().header("api-key", token));
+    check("an empty x-api-key", anonymous().header("x-api-key", ""));
+    check("an empty api-key", anonymous().header("api-key", ""));
+    check("x-token", anonymous().header("x-token", token));
     check(
         "a cookie",
         anonymous().header("cookie", &format!("token={token}")),

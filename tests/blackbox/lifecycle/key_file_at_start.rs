@@ -94,6 +94,11 @@ fn a_key_file_with_any_fault_is_fatal_and_every_fault_is_named_with_its_line() {
             "name",
         ),
         (
+            "a name with a change of direction",
+            record(r#"{"name":"a\u202eb"}"#).into(),
+            "name",
+        ),
+        (
             "a name with an escape",
             record(r#"{"name":"a\u001bb"}"#).into(),
             "name",

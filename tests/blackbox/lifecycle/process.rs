@@ -181,8 +181,11 @@ fn it_runs_without_privileges_and_writes_nothing_but_its_own_files() {
         .collect();
     left.retain(|name| !["keygate", "trace"].contains(&name.as_str()));
     left.sort();
-    assert_eq!(left, ["admin.token", "keygate.toml", "keys.jsonl"]);
-    for name in ["admin.token", "keys.jsonl"] {
+    assert_eq!(
+        left,
+        ["admin.token", "keygate.db", "keygate.toml", "keys.jsonl"]
+    );
+    for name in ["admin.token", "keygate.db", "keys.jsonl"] {
         let mode = fs::metadata(folder.join(name))
             .expect(name)
             .permissions()

@@ -321,7 +321,7 @@ fn an_upload_that_is_not_well_formed_is_invalid() {
     let mut cases: Vec<(&str, Vec<u8>)> = vec![
         ("nothing", Vec::new()),
         ("a preamble", [b"preamble\r\n".to_vec(), form(&[&good])].concat()),
-        ("an empty line before it", [b"\r\n".to_vec(), form(&[&good])].concat()),
+        ("two empty lines before it", [b"\r\n\r\n".to_vec(), form(&[&good])].concat()),
         ("a bare LF behind a delimiter", format!("--XyZ\n{good}\r\n--XyZ--\r\n").into_bytes()),
         ("a bare LF before a delimiter", format!("--XyZ\r\n{good}\n--XyZ--\r\n").into_bytes()),
         ("a bare LF in part headers", b"--XyZ\r\nContent-Disposition: form-data; name=\"model\"\nX: y\r\n\r\ngood\r\n--XyZ--\r\n".to_vec()),
@@ -329,11 +329,11 @@ fn an_upload_that_is_not_well_formed_is_invalid() {
         ("no final boundary", format!("--XyZ\r\n{good}\r\n").into_bytes()),
         ("another part's start instead of the final boundary", format!("--XyZ\r\n{good}\r\n--XyZ\r\n").into_bytes()),
         ("an epilogue", [form(&[&good]), b"x".to_vec()].concat()),
-        ("two line ends behind the final boundary", [form(&[&good]), b"\r\n".to_vec()].concat()),
+        ("three line ends behind the final boundary", [form(&[&good]), b"\r\n\r\n".to_vec()].concat()),
         ("LF behind the final boundary", format!("--XyZ\r\n{good}\r\n--XyZ--\n").into_bytes()),
         ("a second form behind the first", [form(&[&good]), form(&[&model("bad")])].concat()),
         ("a part without a name", form(&[&good, "Content-Disposition: form-data\r\n\r\nbad"])),
-        ("a part without a disposition", form(&[&good, "X-Other: 1\r\n\r\nbad"])),
+        ("a part without a disposition", form(&[&good, "Content-Id: 1\r\n\r\nbad"])),
         ("a part without headers", form(&[&good, "\r\nbad"])),
         ("padding behind a delimiter", format!("--XyZ  \r\n{good}\r\n--XyZ--\r\n").into_bytes()),
         ("padding behind the final boundary", format!("--XyZ\r\n{good}\r\n--XyZ-- \r\n").into_bytes()),
@@ -346,7 +346,7 @@ fn an_upload_that_is_not_well_formed_is_invalid() {
     let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
     many.push(&good);
     cases.push(("more than 64 parts", form(&many)));
-    let wide = format!("X-Wide: {}\r\n{good}", "w".repeat(9000));
+    let wide = format!("Content-Wide: {}\r\n{good}", "w".repeat(9000));
     cases.push(("part headers over 8 KiB", form(&[&wide])));
     refuses(400, "invalid_multipart", &cases);
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::dice::{Dice, mutate, number, seed};
 use crate::lazy_form::parts_that_name_a_model;
 use crate::support::client::{Call, Client};
+use crate::support::gateway::Setup;
 use crate::support::recorder::Seen;
 use crate::support::stand::Stand;
 
@@ -130,7 +131,7 @@ fn clean(seen: &Seen) -> Result<(), String> {
 
 #[test]
 fn no_mutated_json_body_reaches_the_upstream_with_another_model() {
-    let stand = Stand::new();
+    let stand = Stand::with(Setup::reading_usage);
     let seed = seed();
     let mut dice = Dice(seed);
     let mut client = stand.gateway.client();
@@ -217,7 +218,7 @@ const MULTIPART: [&str; 30] = [
 
 #[test]
 fn no_mutated_upload_reaches_the_upstream_with_another_model() {
-    let stand = Stand::new();
+    let stand = Stand::with(Setup::reading_usage);
     let seed = seed();
     let mut dice = Dice(seed);
     let mut client = stand.gateway.client();
@@ -313,7 +314,7 @@ const LINES: [&str; 44] = [
 
 #[test]
 fn no_mutated_head_reaches_the_upstream_but_clean_and_judged() {
-    let stand = Stand::new();
+    let stand = Stand::with(Setup::reading_usage);
     let seed = seed();
     let mut dice = Dice(seed);
     let good = Call::json(

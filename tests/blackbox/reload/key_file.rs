@@ -71,7 +71,16 @@ fn a_reload_by_the_socket_is_in_force_at_its_answer_and_counts_what_changed() {
         !text.contains("key_kept") && !text.contains("key_crowd_"),
         "{text}"
     );
+    assert_eq!(
+        answer["names"],
+        json!({"key_added": "key_added", "key_removed": "key_removed", "key_changed": "renamed"})
+    );
+    assert_eq!(
+        answer["changes"],
+        json!({"key_changed": ["name", "disabled"]})
+    );
     let counts = gateway.admin_json("POST", "/api/reload", None);
+    assert_eq!(counts.get("names"), None);
     assert_eq!(
         (&counts["added"], &counts["removed"], &counts["changed"]),
         (&json!(0), &json!(0), &json!(0))

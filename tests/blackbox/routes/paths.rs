@@ -80,6 +80,7 @@ fn only_the_paths_and_methods_of_the_contract_are_served() {
         "/v2/rerank",
         "/v1/keys",
         "/v1/key/",
+        "/v1/key/usage/",
     ];
     for path in unserved {
         for key in [&stand.all, &stand.only] {
@@ -103,7 +104,6 @@ fn only_the_paths_and_methods_of_the_contract_are_served() {
         "/v1/score",
         "/v1/audio/speech",
         "/v1/images/generations",
-        "/v1/messages",
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
         "/v1/images/edits",
@@ -130,6 +130,7 @@ fn only_the_paths_and_methods_of_the_contract_are_served() {
         "/v1/models/good",
         "/v1/models/org/name",
         "/v1/key",
+        "/v1/key/usage",
     ] {
         for method in ["POST", "DELETE", "PUT"] {
             let response = stand

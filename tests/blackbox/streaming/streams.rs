@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::revocation::streams::patch;
-use crate::support::client::End;
+use crate::support::client::{Call, End};
+use crate::support::gateway::Setup;
 use crate::support::h2::{BOTH, Protocol, Stream};
 use crate::support::raw_h2::RawH2;
 use crate::support::stand::Stand;
-use crate::support::streams::chat;
+use crate::support::streams::{begun, chat};
 use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
 
 #[test]
 fn a_chunk_that_arrives_is_a_chunk_sent() {
-    let stand = Stand::held();
+    let stand = Stand::held_with(Setup::reading_usage);
     for protocol in BOTH {
         let mut stream = Stream::open(protocol, &stand.gateway, &chat(&stand.all));
         let mut exchange = stand.up.next();
@@ -223,5 +224,135 @@ fn the_log_tells_how_each_request_ended() {
         "invalid_api_key",
     ] {
         assert!(line.contains(fact), "{fact} is not in {line}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_behind_the_last_event_has_a_complete_answer() {
+    let stand = Stand::held_with(Setup::reading_usage);
+    let end_of = |id: &str| -> Value {
+        let line = stand
+            .gateway
+            .process
+            .line(id, |line| line.contains(id) && line.contains("\"status\""));
+        let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+        line["end"].clone()
+    };
+    for protocol in BOTH {
+        for (name, path, last, expected) in [
+            (
+                "chat",
+                "/v1/chat/completions",
+                "data: [DONE]\n\n",
+                "complete",
+            ),
+            (
+                "messages",
+                "/v1/messages",
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+                "complete",
+            ),
+            (
+                "responses",
+                "/v1/responses",
+                "event: response.completed\r\ndata: {\"type\":\"response.completed\"}\r\n\r\n",
+                "complete",
+            ),
+            (
+                "open",
+                "/v1/messages",
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n",
+                "client_left",
+            ),
+            (
+                "quoted",
+                "/v1/chat/completions",
+                "data: {\"text\":\"data: [DONE]\"}\n\n",
+                "client_left",
+            ),
+        ] {
+            let id = format!("ends-{name}-{protocol:?}");
+            let body = r#"{"model":"good","stream":true}"#;
+            let call = Call::json(path, &stand.all.token, body).header("x-request-id", &id);
+            let mut stream = Stream::open(protocol, &stand.gateway, &call);
+            let mut exchange = stand.up.next();
+            exchange.begin_stream();
+            exchange.chunk("data: one\n\n");
+            // Cut, as networks cut it.
+            let (start, rest) = last.split_at(9);
+            exchange.chunk(start);
+            let mut response = stream.head();
+            stream.until(&mut response, start);
+            exchange.chunk(rest);
+            stream.until(&mut response, last);
+            drop(stream);
+            assert_eq!(end_of(&id), expected, "{id}");
+            exchange.assert_freed();
+        }
+        // A body of known length is complete with its last byte, whatever its client does then.
+        let id = format!("ends-length-{protocol:?}");
+        let call = chat(&stand.all).header("x-request-id", &id);
+        let mut stream = Stream::open(protocol, &stand.gateway, &call);
+        stand.up.next().send(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+        );
+        let mut response = stream.head();
+        stream.until(&mut response, "{}");
+        drop(stream);
+        assert_eq!(end_of(&id), "complete", "{id}");
+    }
+}
+
+#[test]
+fn a_silent_event_stream_is_kept_alive_by_comments_between_its_events() {
+    let stand = Stand::held_with(|setup| setup.set("timeouts", "sse_ping = \"300ms\""));
+    for protocol in BOTH {
+        let (mut stream, mut response, mut exchange) = begun(&stand, protocol, &stand.all);
+        stream.until(&mut response, ": ping\n\n: ping\n\n");
+        exchange.chunk("data: tw");
+        stream.until(&mut response, "data: tw");
+        // Inside an event nothing is added: longer than a comment would take.
+        thread::sleep(Duration::from_secs(1));
+        exchange.chunk("o\n\n");
+        stream.until(&mut response, "data: two\n\n");
+        stream.until(&mut response, "data: two\n\n: ping\n\n");
+        exchange.chunk("data: [DONE]\n\n");
+        exchange.end_stream();
+        stream.finish(&mut response, DEADLINE);
+        assert_eq!(response.end, End::Whole);
+        let events = response.text().replace(": ping\n\n", "");
+        assert_eq!(events, "data: one\n\ndata: two\n\ndata: [DONE]\n\n");
+    }
+}
+
+#[test]
+fn comments_neither_prolong_a_silent_upstream_nor_change_another_body() {
+    let stand = Stand::held_with(|setup| {
+        setup.set("timeouts", "sse_ping = \"200ms\"\nstream_idle = \"2s\"")
+    });
+    for protocol in BOTH {
+        let (mut stream, mut response, exchange) = begun(&stand, protocol, &stand.all);
+        stream.finish(&mut response, Duration::from_secs(5));
+        assert_eq!(response.end, End::Cut);
+        assert!(response.text().contains(": ping\n\n"));
+        exchange.assert_freed();
+        for head in [
+            "content-type: application/json\r\n",
+            "content-type: text/event-stream\r\ncontent-encoding: gzip\r\n",
+        ] {
+            let mut stream = Stream::open(protocol, &stand.gateway, &chat(&stand.all));
+            let mut exchange = stand.up.next();
+            exchange.send(format!(
+                "HTTP/1.1 200 OK\r\n{head}transfer-encoding: chunked\r\n\r\n"
+            ));
+            exchange.chunk("a\n\n");
+            let mut response = stream.head();
+            stream.until(&mut response, "a\n\n");
+            thread::sleep(Duration::from_millis(600));
+            exchange.chunk("b");
+            exchange.end_stream();
+            stream.finish(&mut response, DEADLINE);
+            assert_eq!(response.text(), "a\n\nb", "{head}");
+        }
     }
 }

@@ -75,6 +75,15 @@ impl Setup {
         self
     }
 
+    /// With upstreams that are not asked for the usage of streams, so that no byte of a body changes, and every piece
+    /// of a stream passes at once.
+    pub fn reading_usage(mut self) -> Self {
+        for table in &mut self.upstreams {
+            table.push_str("usage = \"read\"\n");
+        }
+        self
+    }
+
     /// With a table behind all others, such as `[[tls.more]]`.
     pub fn table(mut self, table: &str) -> Self {
         self.upstreams.push(table.to_owned());
@@ -371,11 +380,34 @@ pub struct Gateway {
     pub address: SocketAddr,
     pub process: Process,
     folder: Arc<TempDir>,
+    environment: Vec<(String, String)>,
     secrets: Vec<String>,
     authority: Option<Authority>,
 }
 
 impl Gateway {
+    /// Starts a gateway again that has ended, with the same files.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.process = self.serve();
+        self.address = self.process.listening();
+        self.wait_ready();
+    }
+
+    /// Starts a gateway again that must not start: how it exited and what it said.
+    #[track_caller]
+    pub fn refused_again(&self) -> (ExitStatus, String) {
+        let mut process = self.serve();
+        let status = process.exits_within(DEADLINE);
+        (status, process.log().join("\n"))
+    }
+
+    fn serve(&self) -> Process {
+        let mut command = serve_in(self.folder.path());
+        command.envs(self.environment.iter().cloned());
+        Process::spawn(command)
+    }
+
     /// The gateway that this process is, by the setup it was started with, once it listens.
     #[track_caller]
     pub fn adopt(mut process: Process, setup: Setup) -> Self {
@@ -384,6 +416,7 @@ impl Gateway {
             address,
             process,
             folder: Arc::new(setup.folder),
+            environment: setup.environment,
             secrets: setup.secrets,
             authority: setup.authority,
         }

@@ -16,6 +16,7 @@ pub mod streams;
 pub mod sweep;
 mod tests;
 pub mod token;
+pub mod usage;
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -146,11 +147,16 @@ pub fn is_error(response: &Response, status: u16, code: &str) -> Result<(), Stri
             .as_str()
             .is_some_and(|text| text.len() > 10),
     )?;
+    let names_its_field =
+        ["state_not_allowed", "field_not_allowed", "unknown_field"].contains(&code);
     expect(
-        "param is neither null nor \"model\"",
+        "param is not the field, null or \"model\"",
         error
             .get("param")
-            .is_some_and(|param| param.is_null() || param == "model"),
+            .is_some_and(|param| match names_its_field {
+                true => param.is_string(),
+                false => param.is_null() || param == "model",
+            }),
     )?;
     if code == "model_not_found" {
         expect("param is not \"model\"", error["param"] == "model")?;

@@ -177,7 +177,7 @@ impl Recorder {
             .expect("a whole request reached the upstream")
     }
 
-    /// How many connections were opened to it.
+    /// How many connections to it carried a byte.
     pub fn connections(&self) -> usize {
         lock(&self.shared.log).connections.len()
     }
@@ -322,22 +322,30 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let Ok(stream) = stream else { continue };
         let _ = stream.set_nodelay(true);
-        let stream = Arc::new(stream);
-        let connection = {
-            let mut log = lock(&shared.log);
-            log.connections.push(Connection {
-                bytes: Vec::new(),
-                gone: None,
-                ended_here: false,
-                stream: Arc::downgrade(&stream),
-            });
-            log.connections.len() - 1
-        };
-        let reading = (Arc::clone(shared), Arc::clone(&stream));
-        thread::spawn(move || record(&reading.0, connection, &reading.1));
-        let serving = Arc::clone(shared);
-        thread::spawn(move || serve(&serving, connection, &stream));
+        let shared = Arc::clone(shared);
+        thread::spawn(move || admit(&shared, stream));
     }
+}
+
+/// Serves a connection from its first byte on. One without a byte is a probe, and is not counted.
+fn admit(shared: &Arc<Shared>, stream: TcpStream) {
+    if !stream.peek(&mut [0]).is_ok_and(|count| count > 0) {
+        return;
+    }
+    let stream = Arc::new(stream);
+    let connection = {
+        let mut log = lock(&shared.log);
+        log.connections.push(Connection {
+            bytes: Vec::new(),
+            gone: None,
+            ended_here: false,
+            stream: Arc::downgrade(&stream),
+        });
+        log.connections.len() - 1
+    };
+    let reading = (Arc::clone(shared), Arc::clone(&stream));
+    thread::spawn(move || record(&reading.0, connection, &reading.1));
+    serve(shared, connection, &stream);
 }
 
 /// Writes down what comes until the other side ends the connection.

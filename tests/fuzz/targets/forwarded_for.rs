@@ -40,6 +40,10 @@ impl Target for ForwardedFor {
         "64:ff9b::192.0.2.7",
         "[::1]",
         "192.0.2.7:80",
+        "[2001:db8::1]:443",
+        "[2001:db9::1]:",
+        ":65536",
+        ":080",
         "unknown",
         "_hidden",
         "fe80::1%eth0",
@@ -132,18 +136,29 @@ fn is_trusted(address: IpAddr) -> bool {
     }
 }
 
-/// An address alone between blanks: four plain numbers, or what the standard library takes for IPv6.
+/// An address between blanks: four plain numbers, or what the standard library takes for IPv6; with or without a port, and
+/// with a port IPv6 is in brackets.
 fn address(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?;
     let text = text
         .trim_start_matches([' ', '\t'])
         .trim_end_matches([' ', '\t']);
-    if text.contains(':') {
-        return text
-            .parse::<Ipv6Addr>()
-            .ok()
-            .map(|address| mapped(address.into()));
+    let six = |text: &str| {
+        let address = text.parse::<Ipv6Addr>().ok();
+        address.map(|address| mapped(address.into()))
+    };
+    if let Some((address, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port = port.strip_prefix(':').map_or(port.is_empty(), is_port);
+        return six(address).filter(|_| port);
     }
+    if text.matches(':').count() > 1 {
+        return six(text);
+    }
+    let text = match text.split_once(':') {
+        Some((address, port)) if is_port(port) => address,
+        Some(_) => return None,
+        None => text,
+    };
     let numbers: Vec<&str> = text.split('.').collect();
     let [a, b, c, d] = numbers.as_slice() else {
         return None;
@@ -155,6 +170,15 @@ fn address(hop: &[u8]) -> Option<IpAddr> {
         plain.then(|| text.parse::<u8>().ok()).flatten()
     };
     Some(Ipv4Addr::new(number(a)?, number(b)?, number(c)?, number(d)?).into())
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && text.trim_start_matches('0').len() <= 5
+        && text.bytes().fold(0_u64, |port, digit| {
+            (port * 10 + u64::from(digit - b'0')).min(1 << 20)
+        }) <= 0xffff
 }
 
 /// An IPv4 address in IPv6's clothes as what it is.

@@ -6,6 +6,7 @@ use std::fmt;
 use keygate::request_body::model::{BodyError, BodyFormat, ExtraModelFields, read};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Target, bytes_of};
 
@@ -101,6 +102,8 @@ impl Target for JsonModel {
             r#"{"\u006dodel":"good","a":[1,2.5e3,-0,null,true,"\ud83d\ude00"]}"#,
             r#"{"model":"org\/good\u00e4"}"#,
             r#"{"model":"","a":{}}"#,
+            r#"{"model":"good","models":[],"lora":null,"fallbacks":["bad"]}"#,
+            r#"{"model":"good","prompt":{"id":null,"a":[{}]},"x\u0000":1}"#,
             r#"{"model":"good","MODEL":"bad"}"#,
             "{}",
             "[]",
@@ -154,11 +157,40 @@ impl Target for JsonModel {
     }
 }
 
+/// Fields that name further models, as a key that is restricted to some may not send them.
+const SIBLINGS: [&str; 17] = [
+    "models",
+    "route",
+    "preset",
+    "fallbacks",
+    "context_window_fallbacks",
+    "content_policy_fallbacks",
+    "router_settings_override",
+    "model_list",
+    "user_config",
+    "lora_path",
+    "lora",
+    "lora_request",
+    "adapters",
+    "draft_model",
+    "adapter_path",
+    "adapter_id",
+    "adapter_source",
+];
+
+fn names_nothing(value: &str) -> bool {
+    let inner = value
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    matches!(value, "null" | "false" | "\"\"") || inner.is_some_and(|inner| inner.trim().is_empty())
+}
+
 /// A document as serde_json sees it.
 #[derive(Debug)]
 struct Document<'d> {
     text: &'d str,
     names: Vec<String>,
+    values: Vec<Box<RawValue>>,
     /// The value of the one name `model`; unknown where it holds what no [`Value`] can.
     model: Option<Value>,
     lone_surrogate: bool,
@@ -173,7 +205,7 @@ impl<'d> Document<'d> {
             .and_then(|names| reader.end().map(|()| names));
         // A name with half a surrogate pair is the one thing that serde_json refuses and a document may hold.
         match names {
-            Ok(names) => {
+            Ok((names, values)) => {
                 let model = serde_json::Deserializer::from_str(text)
                     .deserialize_map(Model)
                     .ok()
@@ -182,6 +214,7 @@ impl<'d> Document<'d> {
                     text,
                     lone_surrogate: model.is_none(),
                     names,
+                    values,
                     model,
                 })
             }
@@ -195,15 +228,20 @@ impl<'d> Document<'d> {
 
     fn is_ambiguous(&self, siblings: bool) -> bool {
         let like_model = |name: &&String| folded(name) == "model";
-        let sibling = |name: &String| {
-            siblings && ["models", "fallbacks", "lora_path"].contains(&folded(name).as_str())
+        let sibling = |(name, value): (&String, &str)| {
+            siblings && SIBLINGS.contains(&folded(name).as_str()) && !names_nothing(value)
         };
         self.names.iter().filter(like_model).count() > 1
             || self
                 .names
                 .iter()
                 .any(|name| name != "model" && folded(name) == "model")
-            || self.names.iter().any(sibling)
+            || self.names.iter().any(|name| name.contains('\0'))
+            || self
+                .names
+                .iter()
+                .zip(self.values.iter().map(|value| value.get()))
+                .any(sibling)
     }
 
     fn assert_names(&self, name: &str, siblings: bool) {
@@ -238,22 +276,23 @@ fn folded(name: &str) -> String {
     name.to_uppercase().to_lowercase()
 }
 
-/// Every name of an object, in order; the values are only passed over.
+/// Every name of an object and its value as it is written, in order.
 struct Names;
 
 impl<'de> Visitor<'de> for Names {
-    type Value = Vec<String>;
+    type Value = (Vec<String>, Vec<Box<RawValue>>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut names = Vec::new();
-        while let Some((name, IgnoredAny)) = map.next_entry()? {
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        while let Some((name, value)) = map.next_entry()? {
             names.push(name);
+            values.push(value);
         }
-        Ok(names)
+        Ok((names, values))
     }
 }
 

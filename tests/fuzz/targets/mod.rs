@@ -1,6 +1,7 @@
 //! What is fed, each with what must hold of whatever it is fed.
 
 pub mod admin_body;
+pub mod audio;
 pub mod bearer;
 pub mod config;
 pub mod form_model;
@@ -9,6 +10,7 @@ pub mod http1;
 pub mod json_model;
 pub mod key_line;
 pub mod lazy_form;
+pub mod usage;
 
 /// Something that is fed bytes.
 pub trait Target {

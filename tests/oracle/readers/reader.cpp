@@ -1,6 +1,6 @@
 // What servers in C++ read in a request: the routes, query and forms of cpp-httplib, which llama.cpp serves with, and
-// the JSON of nlohmann, which llama.cpp reads with, of RapidJSON and of simdjson. Prints `listening HOST:PORT`, and
-// answers every request with what was read in it.
+// the JSON of nlohmann, which llama.cpp reads with, of RapidJSON, simdjson, cJSON and json-c. Prints
+// `listening HOST:PORT`, and answers every request with what was read in it.
 
 #include <cstdio>
 #include <functional>
@@ -9,7 +9,9 @@
 #include <string>
 #include <thread>
 
+#include <cjson/cJSON.h>
 #include <httplib.h>
+#include <json-c/json.h>
 #include <nlohmann/json.hpp>
 #include <rapidjson/document.h>
 #include <simdjson.h>
@@ -70,6 +72,35 @@ static json simdjson_ondemand_reads(const std::string &body) {
   }
 }
 
+// Both keep text as C strings, which end at a NUL.
+static json cjson_reads(const std::string &body, bool by_exact_case) {
+  cJSON *document = cJSON_ParseWithLengthOpts(body.data(), body.size(), nullptr, false);
+  if (!document) return refused("not JSON");
+  const cJSON *model = by_exact_case ? cJSON_GetObjectItemCaseSensitive(document, "model") : cJSON_GetObjectItem(document, "model");
+  json reading = nullptr;
+  if (model && !cJSON_IsNull(model)) reading = cJSON_IsString(model) ? json(model->valuestring) : json("not text");
+  cJSON_Delete(document);
+  return reading;
+}
+
+static json json_c_reads(const std::string &body, int flags) {
+  json_tokener *tokener = json_tokener_new_ex(256);
+  json_tokener_set_flags(tokener, flags);
+  json_object *document = json_tokener_parse_ex(tokener, body.data(), static_cast<int>(body.size()));
+  json reading = nullptr;
+  json_object *model = nullptr;
+  if (json_tokener_get_error(tokener) != json_tokener_success) {
+    reading = refused(json_tokener_error_desc(json_tokener_get_error(tokener)));
+  } else if (json_object_object_get_ex(document, "model", &model) && model) {
+    const char *text = json_object_get_string(model);
+    const size_t length = json_object_get_string_len(model);
+    reading = json_object_is_type(model, json_type_string) ? json(std::string(text, length)) : json("not text");
+  }
+  json_object_put(document);
+  json_tokener_free(tokener);
+  return reading;
+}
+
 constexpr unsigned STRICT = rapidjson::kParseValidateEncodingFlag | rapidjson::kParseIterativeFlag;
 
 static json read_json(const httplib::Request &request) {
@@ -79,6 +110,10 @@ static json read_json(const httplib::Request &request) {
       {"RapidJSON, strict", rapidjson_reads<STRICT>(request.body)},
       {"simdjson, DOM", simdjson_dom_reads(request.body)},
       {"simdjson, on demand", simdjson_ondemand_reads(request.body)},
+      {"cJSON", cjson_reads(request.body, false)},
+      {"cJSON, exact case", cjson_reads(request.body, true)},
+      {"json-c", json_c_reads(request.body, 0)},
+      {"json-c, strict", json_c_reads(request.body, JSON_TOKENER_STRICT)},
   };
 }
 

@@ -1,4 +1,9 @@
 use super::*;
+use crate::policy::body_fields::{
+    FIELDS, FieldDenial, FieldRules, NotedFields, Reach, Salt, Taken, judge,
+};
+use crate::policy::route::ENDPOINTS;
+use crate::request_body::edit::{BodyEdits, json_string};
 use crate::request_body::model::corpus;
 use crate::request_body::model::name::{Ambiguity, ModelError};
 use proptest::prelude::*;
@@ -8,7 +13,7 @@ fn verdict(
     body: &[u8],
     extra_fields: ExtraModelFields,
 ) -> Result<Result<String, ModelError>, JsonErrorKind> {
-    read(body, extra_fields)
+    read(body, extra_fields, None)
         .map(|findings| findings.into_model().map(Cow::into_owned))
         .map_err(|error| error.kind)
 }
@@ -46,7 +51,7 @@ fn the_model_is_read_wherever_it_stands() {
 #[test]
 fn a_model_without_escapes_is_borrowed_from_the_body() {
     let body = br#"{"\u0061":1,"model":"good"}"#;
-    let name = read(body, ExtraModelFields::Refused)
+    let name = read(body, ExtraModelFields::Refused, None)
         .unwrap()
         .into_model()
         .unwrap();
@@ -86,7 +91,7 @@ fn an_escaped_name_is_the_name_it_stands_for() {
         ambiguous(Ambiguity::LikeModel)
     );
     assert_eq!(
-        model(r#"{"model\u017f":[],"model":"good"}"#),
+        model(r#"{"model\u017f":["bad"],"model":"good"}"#),
         ambiguous(Ambiguity::ExtraField("models"))
     );
 }
@@ -247,7 +252,7 @@ fn invalid_utf_8_is_refused_everywhere_and_its_place_is_told() {
             assert_eq!(model(&body), Err(JsonErrorKind::NotUtf8), "{body:?}");
         }
     }
-    let fault = read(b"{\"model\":\"\xFF\"}", ExtraModelFields::Allowed).unwrap_err();
+    let fault = read(b"{\"model\":\"\xFF\"}", ExtraModelFields::Allowed, None).unwrap_err();
     assert_eq!(fault.at, 10);
 }
 
@@ -447,6 +452,12 @@ const AROUND: [(&str, &str); 5] = [
     ("{ \"x\" : [ [ 0 , ", " ] ] , \"model\" : \"good\" }"),
 ];
 
+fn names_models(name: &str) -> bool {
+    let folded = name.to_lowercase().replace('ſ', "s").replace('ı', "i");
+    let mut fields = FIELDS.iter().filter(|field| field.reach == Reach::Models);
+    fields.any(|field| field.name == folded)
+}
+
 /// The same result from serde_json, which reads a map field by field. Depth and UTF-8 are checked separately.
 fn reference(
     body: &[u8],
@@ -454,7 +465,8 @@ fn reference(
 ) -> Result<Result<String, ModelError>, ()> {
     use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-    struct Value(Option<String>);
+    /// A text, and whether the value names nothing.
+    struct Value(Option<String>, bool);
     impl<'de> Deserialize<'de> for Value {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             struct Text;
@@ -464,30 +476,30 @@ fn reference(
                     f.write_str("a value")
                 }
                 fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-                    Ok(Value(Some(text.to_owned())))
+                    Ok(Value(Some(text.to_owned()), false))
                 }
                 fn visit_unit<E>(self) -> Result<Value, E> {
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
                 fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
                 fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
                 fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
                 fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
                 fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
                     while seq.next_element::<IgnoredAny>()?.is_some() {}
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
                 fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
                     while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                    Ok(Value(None))
+                    Ok(Value(None, false))
                 }
             }
             deserializer.deserialize_any(Text)
@@ -509,8 +521,13 @@ fn reference(
                         let value = if name == "model" {
                             map.next_value()?
                         } else {
-                            map.next_value::<IgnoredAny>()?;
-                            Value(None)
+                            let raw = map.next_value::<Box<serde_json::value::RawValue>>()?;
+                            let text: String = raw.get().split_ascii_whitespace().collect();
+                            let nothing = ["null", "false", "\"\"", "[]"].contains(&&*text);
+                            Value(
+                                None,
+                                nothing && text.len() == raw.get().len() || text == "[]",
+                            )
                         };
                         fields.push((name, value));
                     }
@@ -526,24 +543,20 @@ fn reference(
     if depth(body) > 128 {
         return Err(());
     }
-    let refused = |name: &str| {
-        let name = name.to_lowercase().replace('ſ', "s");
-        let extra_fields_refused = extra_fields == ExtraModelFields::Refused;
-        name == "model"
-            || extra_fields_refused && ["models", "fallbacks", "lora_path"].contains(&name.as_str())
+    let refused = |(name, Value(_, is_nothing)): &(String, Value)| {
+        name != "model" && name.to_lowercase() == "model"
+            || name.contains('\0')
+            || extra_fields == ExtraModelFields::Refused && names_models(name) && !is_nothing
     };
-    let first = |(name, _): &&(String, Value)| name != "model" && refused(name);
     let models: Vec<_> = fields.iter().filter(|(name, _)| name == "model").collect();
-    Ok(
-        if models.len() > 1 || fields.iter().any(|field| first(&field)) {
-            // The tests do not compare which ambiguity is found first.
-            Err(ModelError::Ambiguous(Ambiguity::Twice))
-        } else {
-            let name = models.first().and_then(|(_, Value(name))| name.clone());
-            name.filter(|name| !name.is_empty())
-                .ok_or(ModelError::Missing)
-        },
-    )
+    Ok(if models.len() > 1 || fields.iter().any(refused) {
+        // The tests do not compare which ambiguity is found first.
+        Err(ModelError::Ambiguous(Ambiguity::Twice))
+    } else {
+        let name = models.first().and_then(|(_, Value(name, _))| name.clone());
+        name.filter(|name| !name.is_empty())
+            .ok_or(ModelError::Missing)
+    })
 }
 
 fn depth(body: &[u8]) -> usize {
@@ -623,6 +636,10 @@ fn top_level_name() -> impl Strategy<Value = String> {
         "models",
         "fallbacks",
         "lora_path",
+        "Adapters",
+        "draft_model",
+        r"x\u0000",
+        r"model\u0000",
         "messages",
         "mode",
         "modelſ",
@@ -659,7 +676,12 @@ fn document() -> impl Strategy<Value = String> {
     )
         .prop_map(|(before, name, between, value, model, after)| {
             let is_model = name == "\"model\"" || name == r#""\u006dodel""#;
-            let value = if is_model { model } else { value };
+            let value = match model.as_str() {
+                _ if is_model => model,
+                // Values that name nothing, for the fields that name further models.
+                "null" | "[]" | "\"\"" => model,
+                _ => value,
+            };
             format!("{before}{name}:{between}{value}{after}")
         });
     (space(), prop::collection::vec(field, 0..5), space())
@@ -705,5 +727,231 @@ proptest! {
     #[test]
     fn no_bytes_at_all_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(agrees(&body, ExtraModelFields::Refused));
+    }
+}
+
+/// The names of the listed fields that a body has with an effect, for a key that may use every model.
+fn noted(body: &str) -> NotedFields {
+    read(body.as_bytes(), ExtraModelFields::Allowed, None)
+        .unwrap()
+        .noted
+}
+
+fn denial(body: &str) -> Option<FieldDenial> {
+    judge(&noted(body), FieldRules::USUAL).err()
+}
+
+#[test]
+fn a_stored_prompt_is_found_by_its_id_and_a_text_is_none() {
+    for prompt in [
+        r#"{"id":"pmpt_1"}"#,
+        r#"{ "version" : "2" , "id" : "pmpt_1" }"#,
+        r#"{"variables":{"a":[{}]},"ID":1}"#,
+        r#"{"\u0069d":{}}"#,
+        r#"{"id\u0000x":"pmpt_1"}"#,
+        r#"{"id":null,"id":"pmpt_1"}"#,
+    ] {
+        let body = format!(r#"{{"model":"good","prompt":{prompt}}}"#);
+        assert_eq!(denial(&body), Some(FieldDenial::State("prompt")), "{body}");
+    }
+    for prompt in [
+        r#""text""#,
+        r#"["a","b"]"#,
+        "[1,2]",
+        "null",
+        "{}",
+        r#"{"id":null}"#,
+        r#"{"x":{"id":"y"},"ids":1}"#,
+        r#"{"\ud800":1}"#,
+    ] {
+        let body = format!(r#"{{"model":"good","prompt":{prompt}}}"#);
+        assert_eq!(denial(&body), None, "{body}");
+    }
+}
+
+#[test]
+fn an_object_under_prompt_obeys_the_same_rules_of_json() {
+    let deep = |levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        model(format!(
+            r#"{{"model":"good","prompt":{{"a":{open}{close}}}}}"#
+        ))
+    };
+    assert_eq!(deep(126), named("good"));
+    assert_eq!(deep(127), Err(JsonErrorKind::TooDeep));
+    for (prompt, error) in [
+        ("{,}", JsonErrorKind::NoName),
+        (r#"{"a"}"#, JsonErrorKind::NoColon),
+        (r#"{"a":1,}"#, JsonErrorKind::NoName),
+        (r#"{"a":1 "b":2}"#, JsonErrorKind::NoCommaOrEnd),
+        (r#"{"a":1]"#, JsonErrorKind::NoCommaOrEnd),
+    ] {
+        assert_eq!(
+            model(format!(r#"{{"model":"good","prompt":{prompt}}}"#)),
+            Err(error),
+            "{prompt}"
+        );
+    }
+}
+
+#[test]
+fn a_field_that_takes_effect_is_noted_in_any_case_and_null_is_none() {
+    for (field, refused) in [
+        (
+            r#""background":true"#,
+            Some(FieldDenial::State("background")),
+        ),
+        (
+            r#""background":"yes""#,
+            Some(FieldDenial::State("background")),
+        ),
+        (r#""background":false"#, None),
+        (
+            r#""background":false,"background":true"#,
+            Some(FieldDenial::State("background")),
+        ),
+        (
+            r#""Conversation":{}"#,
+            Some(FieldDenial::State("conversation")),
+        ),
+        (r#""conversation":null"#, None),
+        (
+            r#""\u0070riority":0"#,
+            Some(FieldDenial::Engine("priority")),
+        ),
+        (r#""priority":null"#, None),
+        (
+            r#""ran\u212a":1,"data_parallel_ran\u212a":1"#,
+            Some(FieldDenial::Engine("data_parallel_rank")),
+        ),
+        (r#""store":true,"metadata":{"priority":1}"#, None),
+    ] {
+        let body = format!(r#"{{"model":"good",{field}}}"#);
+        assert_eq!(denial(&body), refused, "{body}");
+    }
+}
+
+#[test]
+fn a_name_with_a_zero_character_is_ambiguous_at_the_top_alone() {
+    for name in [
+        r"model\u0000",
+        r"\u0000",
+        r"x\u0000y",
+        r"a long name of many letters, longer than every name that is known here, and then \u0000",
+    ] {
+        assert_eq!(
+            model(format!(r#"{{"model":"good","{name}":1}}"#)),
+            ambiguous(Ambiguity::ZeroInName),
+            "{name}"
+        );
+    }
+    assert_eq!(
+        model(r#"{"model":"good","x":{"y\u0000":"\u0000"}}"#),
+        named("good")
+    );
+}
+
+#[test]
+fn the_first_name_that_is_not_documented_is_noted_where_it_stands() {
+    let chat = Documented::of(
+        ENDPOINTS
+            .into_iter()
+            .find(|endpoint| endpoint.path() == "/v1/chat/completions")
+            .unwrap(),
+    );
+    let unknown = |body: &str| {
+        let noted = read(body.as_bytes(), ExtraModelFields::Allowed, Some(chat))
+            .unwrap()
+            .noted;
+        let rules = FieldRules {
+            unknown_fields: Taken::Refuse,
+            ..FieldRules::USUAL
+        };
+        match judge(&noted, rules) {
+            Ok(()) => None,
+            Err(FieldDenial::Unknown(place)) => Some(body[place].to_owned()),
+            Err(denial) => panic!("{denial:?}"),
+        }
+    };
+    assert_eq!(
+        unknown(r#"{"model":"good","mess\u0061ges":[],"top_k":1}"#),
+        None
+    );
+    assert_eq!(
+        unknown(r#"{"model":"good","x\u0020y":[],"z":1}"#).as_deref(),
+        Some(r"x\u0020y")
+    );
+    assert_eq!(
+        unknown(r#"{"model":"good","Messages":[]}"#).as_deref(),
+        Some("Messages")
+    );
+}
+
+/// The members of a document in order, each name with its value as it is written.
+fn members(body: &[u8]) -> Vec<(String, String)> {
+    struct Members;
+    impl<'de> serde::de::Visitor<'de> for Members {
+        type Value = Vec<(String, String)>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some((name, value)) =
+                map.next_entry::<String, Box<serde_json::value::RawValue>>()?
+            {
+                members.push((name, value.get().to_owned()));
+            }
+            Ok(members)
+        }
+    }
+    use serde::de::Deserializer;
+    serde_json::Deserializer::from_slice(body)
+        .deserialize_map(Members)
+        .unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn edits_at_the_scanned_places_change_the_model_and_the_salt_alone(
+        document in document(),
+        name in "[a-z:\"\\\\ä]{1,9}",
+        with_salt in any::<bool>(),
+    ) {
+        let document = match with_salt {
+            true => document.replacen('{', "{\"cache_salt\":null ,", 1),
+            false => document,
+        };
+        let body = document.as_bytes();
+        let Ok(Ok(facts)) = read(body, ExtraModelFields::Allowed, None).map(Findings::into_facts)
+        else {
+            return Ok(());
+        };
+        let mut edits = BodyEdits::default();
+        let text = json_string(&name);
+        edits.replace(facts.places.model, text.clone());
+        match facts.noted.salt() {
+            Salt::Absent => edits.insert_member(facts.places.first_member.unwrap(), CACHE_SALT, "\"s\""),
+            Salt::Once(place) => edits.replace(place.clone(), "\"s\"".to_owned()),
+            Salt::Several => return Ok(()),
+        }
+        let edited: Vec<u8> = edits.slices(body).flatten().copied().collect();
+        prop_assert_eq!(edited.len(), edits.edited_length(body.len()));
+        let mut expected = members(body);
+        expected.retain(|(name, _)| name != CACHE_SALT);
+        expected.insert(0, (CACHE_SALT.to_owned(), "\"s\"".to_owned()));
+        for (member, value) in &mut expected {
+            if member == "model" {
+                value.clone_from(&text);
+            }
+        }
+        prop_assert_eq!(members(&edited), expected);
+        let again = read(&edited, ExtraModelFields::Allowed, None).map(Findings::into_model);
+        prop_assert_eq!(again.unwrap().unwrap(), name);
     }
 }

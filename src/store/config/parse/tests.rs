@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::policy::field_kind::ForwardHeaders;
+
 use super::*;
+use crate::policy::body_fields::FieldRules;
 use crate::store::config::restart::restart_needed;
-use crate::store::config::{ReplicaUrl, TlsFiles, tree};
+use crate::store::config::{ReplicaUrl, TlsFiles, UsageMode, tree};
 
 mod sections;
 mod upstreams;
+mod usage;
 mod whole;
 
 /// A valid upstream for tests about other fields. Append it last, since fields after it belong to its section.
@@ -132,6 +136,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             upstream_connect: Duration::from_secs(5),
             upstream_first_byte: Duration::from_secs(600),
             stream_idle: Duration::from_secs(600),
+            sse_ping: Duration::ZERO,
             upstream_keep_alive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
             drain_delay: Duration::ZERO,
@@ -147,7 +152,20 @@ fn what_the_file_leaves_out_is_at_its_default() {
             models: None,
             credential: None,
             ca_file: None,
+            usage: UsageMode::Ask,
+            engine: None,
+            forward_headers: ForwardHeaders::NONE,
+            aliases: Vec::new(),
+            inject: None,
+            fields: FieldRules::USUAL,
         }],
+        database: Some(DatabaseUrl::Sqlite(path.join("keygate.db"))),
+        usage: UsageConfig {
+            records: 30 * 86_400,
+            sums: 400 * 86_400,
+            currency: "EUR".to_owned(),
+        },
+        prices: vec![],
     };
     assert_eq!(config, expected);
 }
@@ -208,6 +226,7 @@ fn every_field_can_be_set() {
         upstream_connect = "6s"
         upstream_first_byte = "1h"
         stream_idle = "168h"
+        sse_ping = "15s"
         upstream_keep_alive = "9s"
         drain = "0s"
         drain_delay = "11s"
@@ -286,6 +305,7 @@ fn every_field_can_be_set() {
         Duration::from_secs(3600)
     );
     assert_eq!(config.timeouts.stream_idle, Duration::from_secs(604_800));
+    assert_eq!(config.timeouts.sse_ping, Duration::from_secs(15));
     assert_eq!(config.timeouts.upstream_keep_alive, Duration::from_secs(9));
     assert_eq!(config.timeouts.drain, Duration::ZERO);
     assert_eq!(config.timeouts.drain_delay, Duration::from_secs(11));

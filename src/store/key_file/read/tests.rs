@@ -48,6 +48,38 @@ fn empty_lines_are_skipped_crlf_is_taken_and_the_last_line_needs_no_end() {
 }
 
 #[test]
+fn empty_lines_take_no_memory() {
+    let (_folder, file) = folder_with(&b"\n\r\n \n".repeat(200_000));
+    let table = Table::default();
+    let job = ParseJob {
+        table: &table,
+        yield_point: NO_YIELD,
+        next_chunk: AtomicU64::new(0),
+        faults: AtomicUsize::new(0),
+    };
+    let reader = KeyFileReader::open(&file).unwrap();
+    let chunks = reader.parse_on_all_cores(&job).unwrap();
+    assert_eq!(
+        chunks.iter().map(|chunk| chunk.lines).sum::<usize>(),
+        600_000
+    );
+    assert!(chunks.iter().all(|chunk| chunk.skipped.len() == 1));
+}
+
+#[test]
+fn faults_behind_many_empty_lines_are_named_with_their_lines() {
+    let (a, b) = (line("a", "1"), line("b", "2"));
+    let text = format!(
+        "{}{a}\n\n\n{b}\n{}{a}\n",
+        "\n".repeat(2_000_000),
+        "\n".repeat(10)
+    );
+    let last = 2_000_000 + 4 + 10 + 1;
+    let expected = [(last, "id".to_owned()), (last, "hash".to_owned())];
+    assert_eq!(faults(text.as_bytes()), expected);
+}
+
+#[test]
 fn every_fault_of_a_file_is_named_with_its_line() {
     let (a, b) = (line("a", "1"), line("b", "2"));
     let torn = &a[..40];

@@ -1,5 +1,7 @@
 //! Upstreams and their credentials.
 
+use crate::policy::field_kind::ForwardHeaders;
+
 use super::*;
 
 #[test]
@@ -160,4 +162,39 @@ fn a_ca_file_must_hold_certificates() {
         assert_eq!(faults.len(), 1);
         assert_one(&faults[0], 5, "upstreams[0].ca_file", part);
     }
+}
+
+#[test]
+fn headers_to_forward_are_named_or_all_and_never_a_credential() {
+    let upstream = |line: &str| {
+        format!(
+            "[[upstreams]]\nname = \"u\"\nurl = \"http://127.0.0.1:1\"\nforward_headers = {line}\n"
+        )
+    };
+    for (line, expected) in [
+        ("[]", ForwardHeaders::NONE),
+        ("[\"*\"]", ForwardHeaders::All),
+        (
+            "[\"X-Tenant\"]",
+            ForwardHeaders::Named(vec!["X-Tenant".into()]),
+        ),
+    ] {
+        let config = config_of(&upstream(line));
+        assert_eq!(config.upstreams[0].forward_headers, expected, "{line}");
+    }
+    for (line, part) in [
+        ("[\"cookie\"]", "never sent upstream; remove it"),
+        ("[\"x_tenant\"]", "letters, digits and -"),
+        ("[\"x tenant\"]", "is not the name of a header"),
+        ("[\"content-length\"]", "by the gateway itself"),
+    ] {
+        assert_bare_fault(&upstream(line), 4, "upstreams[0].forward_headers[0]", part);
+    }
+    let both = upstream("[\"*\", \"x-tenant\"]");
+    assert_bare_fault(
+        &both,
+        4,
+        "upstreams[0].forward_headers[1]",
+        "write \"*\" alone",
+    );
 }

@@ -1,0 +1,264 @@
+//! What the database takes and how fast it answers. `write` adds 20 000 records a second for ten seconds, as two
+//! workers would; `ask` fills a database with 400 days of 10 000 keys and 5 models, and asks for them by day.
+//!
+//! `cargo bench --bench database -- write|ask`; without a word both.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench that cannot go on says where"
+)]
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use keygate::policy::usage::{Certainty, RequestCounts};
+use keygate::store::database::{
+    Bucket, DAY, Database, DatabaseEvent, DatabaseUrl, GroupBy, HOUR, KeepFor, RecordEnd,
+    RecordsQuery, SumsQuery, UsageRecord,
+};
+
+/// Nothing is deleted meanwhile.
+const KEEP: KeepFor = KeepFor {
+    records: 100_000 * DAY,
+    sums: 100_000 * DAY,
+};
+const KEYS: usize = 10_000;
+const START: i64 = 1_764_288_000;
+
+fn record(
+    number: usize,
+    keys: &[Arc<str>],
+    models: &[Arc<str>],
+    upstream: &Arc<str>,
+) -> UsageRecord {
+    let ended_at = (START + number as i64 / 20_000) * 1000;
+    UsageRecord {
+        request_id: format!("{number:032x}").into(),
+        started_at: ended_at - 800,
+        ended_at,
+        key_id: Arc::clone(&keys[number.wrapping_mul(2_654_435_761) % keys.len()]),
+        account: None,
+        model: Arc::clone(&models[number % models.len()]),
+        upstream: Arc::clone(upstream),
+        route: "/v1/chat/completions",
+        status: 200,
+        end: RecordEnd::Complete,
+        client_address: Some([192, 0, 2, 7].into()),
+        first_byte_ms: Some(40),
+        duration_ms: 800,
+        bytes_in: 2_000,
+        bytes_out: 20_000,
+        counts: RequestCounts {
+            input: Some(500),
+            input_cached: Some(100),
+            output: Some(200),
+            output_reasoning: None,
+            audio_microseconds: None,
+            images: None,
+            certainty: Certainty::Exact,
+        },
+        cost: None,
+    }
+}
+
+fn write() {
+    const A_SECOND: usize = 20_000;
+    const SECONDS: usize = 10;
+    let folder = tempfile::TempDir::new().unwrap();
+    let url = DatabaseUrl::Sqlite(folder.path().join("keygate.db"));
+    let (told, writes) = channel();
+    let observer = Box::new(move |event: DatabaseEvent<'_>| {
+        if let DatabaseEvent::Written { records, took } = event {
+            let _ = told.send((records, took));
+        }
+    });
+    let database = Database::open(&url, "g1", "w1", KEEP, observer).unwrap();
+    let keys: Vec<Arc<str>> = (0..KEYS)
+        .map(|key| format!("key_{key:022}").into())
+        .collect();
+    let models: Vec<Arc<str>> = (0..5)
+        .map(|model| format!("llama-{model}-70b").into())
+        .collect();
+    let upstream: Arc<str> = "llama".into();
+    let senders = [database.sender(), database.sender()];
+    let began = Instant::now();
+    let mut adding = Duration::ZERO;
+    for tick in 0..SECONDS * 100 {
+        let first = tick * A_SECOND / 100;
+        let from = Instant::now();
+        for number in first..first + A_SECOND / 100 {
+            senders[number % 2].add(record(number, &keys, &models, &upstream));
+        }
+        adding += from.elapsed();
+        let next = began + Duration::from_millis(10) * (tick as u32 + 1);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let waiting = database.status().waiting_bytes;
+    let flushed = Instant::now();
+    assert!(database.flush(Duration::from_secs(60)));
+    let flushed = flushed.elapsed();
+    let status = database.status();
+    let writes: Vec<(usize, Duration)> = writes.try_iter().collect();
+    let records: usize = writes.iter().map(|(records, _)| records).sum();
+    let busy: Duration = writes.iter().map(|(_, took)| *took).sum();
+    let longest = writes.iter().map(|(_, took)| *took).max().unwrap();
+    println!(
+        "write: {records} records in {:.1} s, {} dropped, {} transactions, {:.0} % of a core, longest {longest:.0?}, \
+         {waiting} bytes waited at the end and took {flushed:.0?}; {:.0} ns a record for the worker",
+        began.elapsed().as_secs_f64(),
+        status.dropped_records,
+        writes.len(),
+        busy.as_secs_f64() / SECONDS as f64 * 100.0,
+        adding.as_nanos() as f64 / records as f64,
+    );
+    let size = std::fs::metadata(folder.path().join("keygate.db"))
+        .unwrap()
+        .len();
+    println!("write: {} bytes a record on disk", size / records as u64);
+    assert_eq!((records, status.dropped_records), (A_SECOND * SECONDS, 0));
+}
+
+/// Fills the sums as the writer would have, in SQL.
+fn fill(path: &std::path::Path) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA synchronous = OFF; PRAGMA cache_size = -400000; PRAGMA journal_mode = OFF;",
+        )
+        .unwrap();
+    let numbers = "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 9999),
+        m(m) AS (SELECT 0 UNION ALL SELECT m + 1 FROM m WHERE m < 4),
+        d(d) AS (SELECT 0 UNION ALL SELECT d + 1 FROM d WHERE d < 399)";
+    for (scope, width, subjects, every) in [
+        (2, DAY, "n", 1),
+        (0, DAY, "(SELECT 0 AS n)", 1),
+        (0, HOUR, "(SELECT n FROM n WHERE n < 24)", 1),
+    ] {
+        let subject = if scope == 2 {
+            "printf('key_%022d', n)"
+        } else {
+            "''"
+        };
+        let hour = if width == HOUR { "n * 3600" } else { "0" };
+        connection
+            .execute_batch(&format!(
+                "{numbers} INSERT INTO usage_sums
+                SELECT {scope}, {width}, {START} + d * {DAY} + {hour}, {subject}, '', 'llama-' || m || '-70b', 'llama',
+                    10, 1, 0, {every}, 5000, 1000, 2000, NULL, NULL, NULL, 1300
+                FROM d CROSS JOIN {subjects} CROSS JOIN m"
+            ))
+            .unwrap();
+    }
+}
+
+fn ask() {
+    let folder = tempfile::TempDir::new_in(
+        std::env::var_os("KEYGATE_BENCH_FOLDER").unwrap_or_else(|| "/tmp".into()),
+    )
+    .unwrap();
+    let path = folder.path().join("keygate.db");
+    let url = DatabaseUrl::Sqlite(path.clone());
+    let empty = Database::open(&url, "g1", "w1", KEEP, Box::new(|_| {})).unwrap();
+    assert!(empty.stop(Duration::from_secs(5)));
+    drop(empty);
+    let began = Instant::now();
+    fill(&path);
+    let size = std::fs::metadata(&path).unwrap().len();
+    println!(
+        "ask: filled with {} MiB in {:.0?}",
+        size >> 20,
+        began.elapsed()
+    );
+    let database = Database::open(&url, "g1", "w2", KEEP, Box::new(|_| {})).unwrap();
+    let by_model = GroupBy {
+        model: true,
+        ..GroupBy::default()
+    };
+    let all = SumsQuery {
+        from: START,
+        to: START + 400 * DAY,
+        bucket: Bucket::Day,
+        group_by: by_model,
+        keys: Vec::new(),
+        account: None,
+        model: None,
+        upstream: None,
+    };
+    let month = START + 370 * DAY;
+    let key = vec![format!("key_{:022}", 4711)];
+    for (name, query) in [
+        (
+            "400 days by day",
+            SumsQuery {
+                group_by: GroupBy::default(),
+                ..all.clone()
+            },
+        ),
+        ("400 days by day and model", all.clone()),
+        (
+            "30 days by day and model",
+            SumsQuery {
+                from: month,
+                ..all.clone()
+            },
+        ),
+        (
+            "30 days by hour and model",
+            SumsQuery {
+                from: month,
+                bucket: Bucket::Hour,
+                ..all.clone()
+            },
+        ),
+        (
+            "400 days of one key by day and model",
+            SumsQuery {
+                keys: key,
+                ..all.clone()
+            },
+        ),
+        (
+            "30 days by key, whole",
+            SumsQuery {
+                from: month,
+                bucket: Bucket::WholeDays,
+                group_by: GroupBy {
+                    key: true,
+                    ..GroupBy::default()
+                },
+                ..all.clone()
+            },
+        ),
+    ] {
+        for round in ["cold", "warm"] {
+            let began = Instant::now();
+            let rows = database.sums(&query).unwrap().len();
+            println!(
+                "ask: {name}: {rows} rows in {:.1?} ({round})",
+                began.elapsed()
+            );
+        }
+    }
+    let began = Instant::now();
+    let query = RecordsQuery {
+        limit: 50,
+        ..RecordsQuery::default()
+    };
+    let rows = database.records(&query).unwrap().len();
+    println!("ask: records: {rows} rows in {:.1?}", began.elapsed());
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let is_asked = |word: &str| {
+        words.iter().all(|other| other.starts_with("--")) || words.iter().any(|other| other == word)
+    };
+    if is_asked("write") {
+        write();
+    }
+    if is_asked("ask") {
+        ask();
+    }
+}

@@ -1,0 +1,62 @@
+// A key as a row of the list.
+
+import { foreign, h, icon, modelName, quotedText, visible } from "./dom.js";
+import { expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
+
+/** The columns, with what each can be sorted by. */
+export const COLUMNS = [
+  { name: "Name", sort: "name" }, { name: "Model access" }, { name: "Allow from" }, { name: "Expires", sort: "expires_at" }, { name: "State" },
+  { name: "Last used", sort: "-last_used_at" }, { name: "Token" },
+];
+
+/** The row of a key, with what can be done on it. */
+export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
+  const cell = (name, ...content) => h("td", { role: "cell", "data-label": name }, h("div", {}, content));
+  const more = h("button", { type: "button", class: "icon-button", "aria-haspopup": "menu", "aria-expanded": "false",
+    "aria-label": `Actions for ${quotedText(key.name)}`, onclick: () => onMenu(more, key) }, icon("more"));
+  const select = h("input", { type: "checkbox", "aria-label": `Select ${quotedText(key.name)}`, onchange: () => onSelect(key, select.checked) });
+  select.checked = isSelected;
+  return h("tr", { role: "row", "data-id": key.id, class: key.state === "active" ? null : "dim" },
+    h("td", { role: "cell", class: "row-select" }, select),
+    h("th", { scope: "row", role: "rowheader" }, h("div", {},
+      h("button", { type: "button", class: "link name", onclick: () => onEdit(key) }, foreign(key.name)),
+      key.account && h("span", { class: "sub" }, foreign(key.account)))),
+    cell("Model access", access(key.model_access)),
+    cell("Allow from", networks(key.allow_from)),
+    cell("Expires", expiry(key)),
+    cell("State", state(key.state)),
+    cell("Last used", key.last_used_at
+      ? [timeElement(Date.parse(key.last_used_at), fromNow(Date.parse(key.last_used_at))), h("span", { class: "sub" }, plural(key.requests, "request"))]
+      : h("span", { class: "muted", title: "Not since the gateway started" }, "–", h("span", { class: "unseen" }, "not since the gateway started"))),
+    cell("Token", key.hint ? h("code", { class: "hint-code" }, h("span", { "aria-hidden": "true" }, "…"), foreign(key.hint)) : h("span", { class: "muted" }, "–", h("span", { class: "unseen" }, "made elsewhere"))),
+    h("td", { role: "cell", class: "row-menu" }, more));
+}
+
+export function access({ mode, models }) {
+  if (mode === "all") return "All";
+  const shown = models.length > 3 ? models.slice(0, 2) : models;
+  const names = shown.flatMap((model, at) => [h("span", { class: "model" }, modelName(model), at < models.length - 1 && ","), " "]);
+  return h("span", { title: models.map(visible).join("\n") }, h("span", { class: "mode" }, mode === "inclusive" ? "Inclusive: " : "Exclusive: "), names,
+    models.length > shown.length && h("span", { class: "muted" },`and ${models.length - shown.length} more`));
+}
+
+export function networks(list) {
+  if (list.length === 0) return h("span", { class: "muted" }, "Any address");
+  const shown = list.length > 3 ? list.slice(0, 2) : list;
+  return h("span", { title: list.join("\n") }, shown.map((network) => h("span", { class: "network" }, network)),
+    list.length > shown.length && h("span", { class: "muted" }, `and ${list.length - shown.length} more`));
+}
+
+function expiry(key) {
+  if (key.expires_at === null) return h("span", { class: "muted" }, "Never");
+  const end = Date.parse(key.expires_at);
+  const warns = key.state !== "expired" && isSoon(end);
+  return [timeElement(end, lastDay(end), expirySentence(end)), !expiryDay(end) && h("span", { class: "sub" }, `${timeOfDay(end)} UTC`),
+    h("span", { class: `sub${warns ? " soon" : ""}` }, warns && icon("warning"), fromNow(end))];
+}
+
+const STATES = { active: "Active", disabled: "Disabled", expired: "Expired" };
+
+export function state(name) {
+  return h("span", { class: `state ${name}` }, STATES[name] ?? name);
+}

@@ -1,0 +1,95 @@
+//! Opens the database of usage at start, closes it at the end, and logs what happens to it.
+
+use std::time::Duration;
+
+use crate::cli::start_error::StartError;
+use crate::observe::log::{Event, Log};
+use crate::observe::metrics::Metrics;
+use crate::policy::time::UnixTime;
+use crate::store::config::UsageConfig;
+use crate::store::database::{Database, DatabaseEvent, DatabaseUrl, KeepFor};
+use crate::table::{Table, UsageCounts};
+
+/// The longest time to write what waits at the end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the database, and makes it where it is missing.
+pub(super) fn open(
+    url: &DatabaseUrl,
+    usage: &UsageConfig,
+    log: &Log,
+    metrics: &Metrics,
+) -> Result<Database, StartError> {
+    let keep_for = KeepFor {
+        records: usage.records,
+        sums: usage.sums,
+    };
+    let gateway = rustix::system::uname();
+    let gateway = gateway.nodename().to_string_lossy();
+    let instance = random_name().map_err(|error| {
+        StartError::System("random numbers".into(), std::io::Error::other(error))
+    })?;
+    metrics
+        .has_database()
+        .map_err(|error| StartError::System("metrics".into(), std::io::Error::other(error)))?;
+    let (log, metrics) = (log.clone(), metrics.clone());
+    let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &metrics, &event));
+    Database::open(url, &gateway, &instance, keep_for, observer).map_err(StartError::Database)
+}
+
+/// Counts on where the last start ended: how often each key was used, and when last.
+pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(), StartError> {
+    for known in database.key_uses().map_err(StartError::Database)? {
+        let before = UsageCounts {
+            requests: known.requests,
+            last_used_at: Some(UnixTime::from_seconds(known.last_used_at)),
+        };
+        table.restore_usage(&known.key_id, before);
+    }
+    Ok(())
+}
+
+/// Writes what waits, and ends the writer.
+pub(super) fn stop(database: &Database, log: &Log) {
+    if !database.stop(STOP_TIMEOUT) {
+        let status = database.status();
+        let message = "usage that was not written yet is lost";
+        log.event(
+            Event::error("database")
+                .with("message", message)
+                .with("reason", status.error.unwrap_or_default()),
+        );
+    }
+}
+
+/// A text that no other start of a gateway has.
+fn random_name() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
+fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {
+    match event {
+        DatabaseEvent::Written { took, .. } => metrics.database_write(took.as_secs_f64()),
+        DatabaseEvent::Up => {
+            log.event(Event::info("database").with("message", "can be written again"))
+        }
+        DatabaseEvent::Down(error) => {
+            let message = "cannot be written; usage waits in memory";
+            log.event(
+                Event::warn("database")
+                    .with("message", message)
+                    .with("reason", error.to_string()),
+            );
+        }
+        DatabaseEvent::NotDeleted(error) => {
+            let message = "old usage could not be deleted";
+            log.event(
+                Event::warn("database")
+                    .with("message", message)
+                    .with("reason", error.to_string()),
+            );
+        }
+    }
+}

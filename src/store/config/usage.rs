@@ -1,0 +1,236 @@
+//! Reads the config's parts about usage: `[database]`, `[usage]`, `[[prices]]`, and what an upstream is asked for.
+
+use std::collections::HashMap;
+
+use crate::policy::price::{ModelPrice, Price};
+use crate::store::config::sections::ConfigReader;
+use crate::store::config::tree::{Location, Section};
+use crate::store::config::value;
+use crate::store::database::{DAY, DatabaseUrl, HOUR};
+
+const DATABASE_URL_VARIABLE: &str = "$KEYGATE_DATABASE_URL";
+const DEFAULT_DATABASE: &str = "sqlite:keygate.db";
+const DEFAULT_CURRENCY: &str = "EUR";
+/// The longest name of a currency, in characters.
+const MAX_CURRENCY: usize = 16;
+/// The longest time that rows are kept.
+const MAX_KEPT: i64 = 3_660 * DAY;
+
+/// `[usage]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageConfig {
+    /// How long single records are kept, in seconds; 0: none are.
+    pub records: i64,
+    /// How long sums are kept, in seconds.
+    pub sums: i64,
+    /// The currency of the prices. It is shown and never converted.
+    pub currency: String,
+}
+
+/// How the usage of an upstream's streams is learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UsageMode {
+    /// The upstream is asked to say it at the end of a stream, where the client does not ask itself.
+    #[default]
+    Ask,
+    /// What it says by itself is read, and no byte is changed.
+    Read,
+    /// It is asked to say it in every event, so that a stream that is cut has exact counts.
+    Running,
+}
+
+/// The server that an upstream runs, where it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// llama.cpp: running counts are asked for with `timings_per_token`.
+    LlamaCpp,
+    /// vLLM.
+    Vllm,
+    /// SGLang.
+    Sglang,
+}
+
+impl ConfigReader<'_> {
+    /// Where the database is. Outer None: the section has a fault. Inner None: there is none.
+    pub(crate) fn database(&self, mut section: Section<'_>) -> Option<Option<DatabaseUrl>> {
+        let named = section.has("url");
+        let written = section.text("url", |text| self.database_url(text));
+        if section.has("password_file") {
+            let _ = section.text("password_file", |_| Ok(()));
+            section.fault(
+                "password_file",
+                "is for databases with a password, and SQLite has none; remove it",
+            );
+        }
+        section.reject_unknown_fields();
+        if let Some(text) = (self.environment)(&DATABASE_URL_VARIABLE[1..]) {
+            let location = Location::flag(DATABASE_URL_VARIABLE);
+            let text = text.into_string().unwrap_or_default();
+            return self.faults.record(&location, self.database_url(&text));
+        }
+        match named {
+            true => written,
+            false => self.database_url(DEFAULT_DATABASE).ok(),
+        }
+    }
+
+    /// Messages here never contain the value: it may hold a password.
+    fn database_url(&self, text: &str) -> Result<Option<DatabaseUrl>, String> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let remedy = "write \"sqlite:FILE\", or \"\" for no database";
+        match text.split_once(':') {
+            Some(("sqlite", file)) => {
+                let file = value::path(file, self.folder)?;
+                Ok(Some(DatabaseUrl::Sqlite(file)))
+            }
+            Some(("postgres" | "postgresql", _)) => Err(format!(
+                "names a PostgreSQL database, which is not supported yet; {remedy}"
+            )),
+            _ => Err(format!("names no kind of database that is known; {remedy}")),
+        }
+    }
+
+    /// The prices, in the file's order. Faulty ones are left out.
+    pub(crate) fn prices(&self, root: &mut Section<'_>) -> Vec<ModelPrice> {
+        let mut models = HashMap::new();
+        let sections = root.sections("prices").into_iter().flatten();
+        sections
+            .filter_map(|section| self.price(section, &mut models))
+            .collect()
+    }
+
+    /// `models`: the models of earlier prices, each with its line.
+    fn price(
+        &self,
+        mut section: Section<'_>,
+        models: &mut HashMap<String, usize>,
+    ) -> Option<ModelPrice> {
+        const PRICES: [&str; 5] = ["input", "input_cached", "output", "audio_minute", "image"];
+        if !section.is_present() {
+            return None;
+        }
+        if !section.has("model") {
+            section.fault(
+                "model",
+                "is missing; add model = \"NAME\" to this [[prices]]",
+            );
+        }
+        if !PRICES.iter().any(|name| section.has(name)) {
+            section.fault(
+                "input",
+                format!(
+                    "is missing; set a price: one or more of {}",
+                    PRICES.join(", ")
+                ),
+            );
+        }
+        let model = section.text("model", value::name);
+        if let Some(model) = &model {
+            let location = section.location("model");
+            if let Some(line) = models.insert(model.clone(), location.line()) {
+                self.faults.add(
+                    &location,
+                    format!(
+                        "{} has a price in line {line} already; name each model once",
+                        value::quoted(model)
+                    ),
+                );
+            }
+        }
+        let mut price = |name| {
+            section.number_text(name, |text| {
+                Price::parse(text).map_err(|error| error.to_string())
+            })
+        };
+        let [input, input_cached, output, audio_minute, image] = PRICES.map(&mut price);
+        section.reject_unknown_fields();
+        Some(ModelPrice {
+            model: model?,
+            input: input.unwrap_or_default(),
+            input_cached,
+            output: output.unwrap_or_default(),
+            audio_minute: audio_minute.unwrap_or_default(),
+            image: image.unwrap_or_default(),
+        })
+    }
+}
+
+pub(crate) fn usage(mut section: Section<'_>) -> UsageConfig {
+    let records = section.text("records", kept_for);
+    let sums = section.text("sums", |text| match kept_for(text)? {
+        kept if kept < DAY => Err(
+            "is too short; write \"1d\" or more, or [database] url = \"\" to keep nothing"
+                .to_owned(),
+        ),
+        kept => Ok(kept),
+    });
+    let currency = section.text("currency", |text| {
+        if text.chars().count() > MAX_CURRENCY {
+            return Err(format!(
+                "is longer than {MAX_CURRENCY} characters; write a short name, like \"EUR\""
+            ));
+        }
+        value::name(text)
+    });
+    section.reject_unknown_fields();
+    UsageConfig {
+        records: records.unwrap_or(30 * DAY),
+        sums: sums.unwrap_or(400 * DAY),
+        currency: currency.unwrap_or_else(|| DEFAULT_CURRENCY.to_owned()),
+    }
+}
+
+/// What an upstream is asked for.
+pub(crate) fn usage_of_upstream(section: &mut Section<'_>) -> (UsageMode, Option<Engine>) {
+    let mode = section.text("usage", |text| match text {
+        "ask" => Ok(UsageMode::Ask),
+        "read" => Ok(UsageMode::Read),
+        "running" => Ok(UsageMode::Running),
+        _ => Err(format!(
+            "{} is no way to learn the usage; write \"ask\", \"read\" or \"running\"",
+            value::quoted(text)
+        )),
+    });
+    let engine = section.text("engine", |text| match text {
+        "llama.cpp" => Ok(Engine::LlamaCpp),
+        "vllm" => Ok(Engine::Vllm),
+        "sglang" => Ok(Engine::Sglang),
+        _ => Err(format!(
+            "{} is not known; write \"llama.cpp\", \"vllm\" or \"sglang\", or leave the field out",
+            value::quoted(text)
+        )),
+    });
+    (mode.unwrap_or_default(), engine)
+}
+
+/// `30d`, `12h`, or `0`. In seconds.
+fn kept_for(text: &str) -> Result<i64, String> {
+    let (number, unit) = match text {
+        "0" => ("0", HOUR),
+        _ => match (text.strip_suffix('d'), text.strip_suffix('h')) {
+            (Some(number), _) => (number, DAY),
+            (_, Some(number)) => (number, HOUR),
+            _ => ("", 0),
+        },
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return Err(format!(
+            "{} is not a time; write a whole number and d or h, like \"30d\"",
+            value::quoted(text)
+        ));
+    }
+    let number: Option<i64> = number.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|kept| *kept <= MAX_KEPT)
+        .ok_or_else(|| {
+            let most = MAX_KEPT / DAY;
+            format!(
+                "{} is too long; at most \"{most}d\" is taken",
+                value::quoted(text)
+            )
+        })
+}

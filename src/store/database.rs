@@ -1,0 +1,216 @@
+//! What outlives the process beside the key file: usage records, their sums, and the uses of keys.
+//!
+//! [`Database::open`] opens it and starts the one thread that writes. Each worker has a [`UsageSender`] and hands its
+//! finished requests over without waiting. [`Database::sums`] and its siblings answer questions; they wait for the disk,
+//! so they are asked off the workers' threads.
+//!
+//! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
+//! kind that is built in; `sql/` and `statements` are what all kinds share. `queue` holds what waits, `writer` writes it.
+//!
+//! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
+//! where the database can be written. Nobody waits for the database but those who ask it.
+
+mod driver;
+mod error;
+mod query;
+mod queue;
+mod record;
+mod sqlite;
+mod statements;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::store::database::driver::{Driver, grouped_sums};
+use crate::store::database::queue::{Queues, lock};
+use crate::store::database::sqlite::Sqlite;
+use crate::store::database::statements::SumsScope;
+use crate::store::database::writer::WriterHandle;
+
+pub use crate::store::database::error::DatabaseError;
+pub use crate::store::database::query::{
+    Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
+};
+pub use crate::store::database::queue::{MAX_WAITING, UsageSender};
+pub use crate::store::database::record::{
+    DAY, HOUR, KeyUse, RecordEnd, SumsKey, UsageRecord, UsageSums,
+};
+pub use crate::store::database::writer::{
+    DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
+};
+
+/// How long a question waits for what is not written yet.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file of SQLite.
+    Sqlite(PathBuf),
+}
+
+impl DatabaseUrl {
+    fn open_to_write(&self) -> Result<Box<dyn Driver>, DatabaseError> {
+        match self {
+            Self::Sqlite(path) => Ok(Box::new(Sqlite::open_to_write(path, writer::now())?)),
+        }
+    }
+
+    fn open_to_read(&self) -> Result<Box<dyn Driver>, DatabaseError> {
+        match self {
+            Self::Sqlite(path) => Ok(Box::new(Sqlite::open_to_read(path)?)),
+        }
+    }
+}
+
+/// An open database, with its writer.
+pub struct Database {
+    url: DatabaseUrl,
+    queues: Arc<Queues>,
+    writer: WriterHandle,
+    /// Opened by the first question.
+    reader: Mutex<Option<Box<dyn Driver>>>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the database, makes it where it is missing, brings its schema forward, and starts the writer. `gateway` is
+    /// this gateway's name, `instance` a text that no other start of a gateway has.
+    ///
+    /// # Errors
+    /// The database cannot be used; the error says why and what to do.
+    pub fn open(
+        url: &DatabaseUrl,
+        gateway: &str,
+        instance: &str,
+        keep_for: KeepFor,
+        observer: DatabaseObserver,
+    ) -> Result<Self, DatabaseError> {
+        let driver = url.open_to_write()?;
+        let queues = Arc::<Queues>::default();
+        let DatabaseUrl::Sqlite(path) = url;
+        let writer = WriterHandle::start(
+            driver,
+            Arc::clone(&queues),
+            gateway,
+            instance,
+            keep_for,
+            observer,
+        )
+        .map_err(|source| DatabaseError::Open {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            url: url.clone(),
+            queues,
+            writer,
+            reader: Mutex::new(None),
+        })
+    }
+
+    /// A worker's way to the database. Each worker has its own.
+    #[must_use]
+    pub fn sender(&self) -> UsageSender {
+        self.queues.sender()
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn status(&self) -> DatabaseStatus {
+        self.writer.status()
+    }
+
+    /// Writes all that waits. Returns whether it was written in this time.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.writer.flush(timeout)
+    }
+
+    /// Writes all that waits, and ends the writer. Returns whether all was written in this time. What is added later is
+    /// lost.
+    pub fn stop(&self, timeout: Duration) -> bool {
+        self.writer.stop(timeout)
+    }
+
+    /// The sums that a question asks for, by bucket and group. They include every request that has ended: what waits is
+    /// written first, or added from memory where the database cannot be written.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn sums(&self, query: &SumsQuery) -> Result<Vec<SumsRow>, DatabaseError> {
+        if self.flush_if_needed() {
+            return self.read(|reader| reader.sums(query));
+        }
+        let waiting = self.writer.waiting_sums();
+        let mut rows = self.read(|reader| reader.sums(query))?;
+        for (key, sums) in grouped_sums(&waiting) {
+            if key.scope != SumsScope::Key || key.width != query.bucket.width() {
+                continue;
+            }
+            let Some(row) =
+                query.row_of(key.start, key.subject, key.account, key.model, key.upstream)
+            else {
+                continue;
+            };
+            match rows.iter_mut().find(|known| known.is_of_group(&row)) {
+                Some(known) => known.sums.add(&sums),
+                None => rows.push(SumsRow { sums, ..row }),
+            }
+        }
+        if self.flush_if_needed() {
+            // It was written meanwhile, and may be counted twice in these rows.
+            return self.read(|reader| reader.sums(query));
+        }
+        rows.sort_by(SumsRow::compare);
+        Ok(rows)
+    }
+
+    /// Single records, newest first. They include every request that has ended, where the database can be written.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn records(&self, query: &RecordsQuery) -> Result<Vec<StoredRecord>, DatabaseError> {
+        self.flush_if_needed();
+        self.read(|reader| reader.records(query))
+    }
+
+    /// How often each key was used in all, and when last.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn key_uses(&self) -> Result<Vec<StoredKeyUse>, DatabaseError> {
+        self.flush_if_needed();
+        self.read(|reader| reader.key_uses())
+    }
+
+    fn flush_if_needed(&self) -> bool {
+        self.writer.status().up && self.writer.flush(FLUSH_TIMEOUT)
+    }
+
+    fn read<T>(
+        &self,
+        ask: impl FnOnce(&mut dyn Driver) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        let mut reader = lock(&self.reader);
+        let mut driver = match reader.take() {
+            Some(driver) => driver,
+            None => self.url.open_to_read()?,
+        };
+        // A connection that failed is not used again.
+        let answer = ask(&mut *driver)?;
+        *reader = Some(driver);
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+DELETE FROM writers WHERE applied_at < $1

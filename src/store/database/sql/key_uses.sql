@@ -1,0 +1,1 @@
+SELECT key_id, last_used_at, requests FROM key_uses
