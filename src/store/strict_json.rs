@@ -30,7 +30,8 @@ impl std::error::Error for FieldError {}
 pub(crate) enum JsonValue<'a> {
     Null,
     Bool(bool),
-    Number,
+    /// Its value where that is a whole number that is not negative and fits.
+    Number(Option<u64>),
     Text(Cow<'a, str>),
     List(Vec<JsonValue<'a>>),
     Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
@@ -44,7 +45,7 @@ impl JsonValue<'_> {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "true or false",
-            Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
@@ -143,16 +144,16 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(JsonValue::Bool(on))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<JsonValue<'de>, E> {
-        Ok(JsonValue::Number)
+    fn visit_i64<E>(self, number: i64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number(u64::try_from(number).ok()))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<JsonValue<'de>, E> {
-        Ok(JsonValue::Number)
+    fn visit_u64<E>(self, number: u64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number(Some(number)))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<JsonValue<'de>, E> {
-        Ok(JsonValue::Number)
+        Ok(JsonValue::Number(None))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonValue<'de>, E> {
