@@ -137,6 +137,7 @@ impl KeyStoreState {
         }
         if plan.difference.changes_table() {
             self.table.swap(plan.entries, yield_if_due);
+            self.table.forget_ended_tokens(&plan.difference);
         } else {
             drop_incrementally(plan.entries, yield_if_due);
         }
