@@ -216,6 +216,20 @@ impl JsonObject {
         }
     }
 
+    /// A whole number from 0 to `most`; None if absent or null.
+    pub(super) fn number(&mut self, name: &str, most: u32) -> Result<Option<u32>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+                let number = number.filter(|number| *number <= most);
+                let wrong =
+                    || ApiError::invalid(name, format!("must be a whole number from 0 to {most}"));
+                number.ok_or_else(wrong).map(Some)
+            }
+        }
+    }
+
     /// Refuses fields that were not taken.
     pub(super) fn finish(self) -> Result<(), ApiError> {
         match self.0.first() {
