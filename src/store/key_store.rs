@@ -17,8 +17,8 @@
 //!
 //! If a change that disables a key also changes other fields and cannot be written, only the disable is in force. A
 //! rotation gives access too, so that nothing of it is in force before it is on disk, whatever its grace. Two
-//! changes of one key in a batch apply in the order in which they came, except that deletes and disables come first while
-//! another process holds the lock.
+//! changes of one key in a batch apply in the order in which they came, except that what takes access away comes first
+//! while another process holds the lock.
 //!
 //! Pending changes are written with the next write, and at the latest after [`RETRY_INTERVAL`].
 //!

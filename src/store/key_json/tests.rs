@@ -35,7 +35,7 @@ fn error(line: &str) -> FieldError {
 #[test]
 fn the_line_of_the_documentation_is_read_and_written_back_unchanged() {
     let text = format!(
-        r#"{{"id":"key_1","name":"web site","hash":"{HASH}","hint":"x9Qz","model_access":{{"mode":"inclusive","models":["llama-3.3-70b"]}},"allow_from":["192.0.2.0/24"],"expires_at":"2027-02-01T00:00:00Z","created_at":"2026-11-22T10:00:00Z","account":"acme","disabled":false}}"#
+        r#"{{"id":"key_1","name":"web site","hash":"{HASH}","hint":"x9Qz","previous":{{"hash":"{OLD}","hint":"aB3x","not_after":"2026-12-01T00:00:00Z"}},"model_access":{{"mode":"inclusive","models":["llama-3.3-70b"]}},"allow_from":["192.0.2.0/24"],"expires_at":"2027-02-01T00:00:00Z","created_at":"2026-11-22T10:00:00Z","account":"acme","disabled":false}}"#
     );
     let key = parse(&text).unwrap();
     assert_eq!(
