@@ -216,18 +216,22 @@ impl JsonObject {
         }
     }
 
-    /// A whole number from 0 to `most`; None if absent or null.
+    /// A whole number from 0 to `most`; None if absent or null. `60.0` is one too, since JSON has one kind of number.
     pub(super) fn number(&mut self, name: &str, most: u32) -> Result<Option<u32>, ApiError> {
-        match self.take(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => {
-                let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-                let number = number.filter(|number| *number <= most);
-                let wrong =
-                    || ApiError::invalid(name, format!("must be a whole number from 0 to {most}"));
-                number.ok_or_else(wrong).map(Some)
-            }
-        }
+        let number = match self.take(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => value.as_f64(),
+        };
+        let is_whole =
+            |number: &f64| number.fract() == 0.0 && (0.0..=f64::from(most)).contains(number);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, and not beyond a u32"
+        )]
+        let whole = number.filter(is_whole).map(|number| number as u32);
+        let wrong = || ApiError::invalid(name, format!("must be a whole number from 0 to {most}"));
+        whole.ok_or_else(wrong).map(Some)
     }
 
     /// Refuses fields that were not taken.

@@ -81,7 +81,7 @@ fn a_rotation_shows_a_new_token_once_and_until_when_the_old_one_works() {
         assert_eq!(&api.call("GET", &path, "").await.json(), key);
 
         let again = api
-            .call("POST", &rotate, "{\"grace_seconds\":60}")
+            .call("POST", &rotate, "{\"grace_seconds\":60.0}")
             .await
             .json();
         let warning = again["warnings"][0].as_str().unwrap();
