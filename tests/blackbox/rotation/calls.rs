@@ -162,6 +162,18 @@ fn a_repeated_idempotency_key_is_answered_with_the_key_and_never_a_token() {
             .map(Vec::len),
         Some(5)
     );
+    // A call that was refused after its key was taken may be made again under the same one.
+    let attempt = |revision: Option<&str>| {
+        let mut call = Call::new("POST", rotate).header("idempotency-key", "refused");
+        if let Some(revision) = revision {
+            call = call.header("if-match", revision);
+        }
+        let mut admin = Client::connect_unix(&gateway.socket()).expect("the admin socket");
+        admin.ask(&call).status
+    };
+    assert_eq!(attempt(Some("\"0000000000000000\"")), 412);
+    assert_eq!(attempt(None), 201);
+    assert_eq!(attempt(None), 409);
     // A revision that is no longer right is no failure of the first call.
     let repeated = Call::new("POST", rotate)
         .header("idempotency-key", "one")
