@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keygate::policy::key::KeyToken;
 use keygate::policy::time::UnixTime;
 use keygate::store::config;
 use keygate::store::key_file;
@@ -108,7 +109,7 @@ fn measure(count: usize, shape: keys::Shape) {
     keys::write(&file, count, shape);
     reload("all changed");
     for entry in table.in_file_order(NO_YIELD) {
-        table.count(&entry, UnixTime::from_seconds(1));
+        table.count(&entry, KeyToken::Current, UnixTime::from_seconds(1));
     }
     println!("  every key once used   {} bytes a key", a_key(resident()));
 }

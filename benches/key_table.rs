@@ -106,10 +106,12 @@ fn admitted(table: &Table, token: &str) -> bool {
     let Some(presented) = Presented::parse(token.as_bytes()) else {
         return false;
     };
-    let entry = table.find(&presented.hash());
+    let hash = presented.hash();
+    let entry = table.find(&hash);
     let address = ClientAddress::of([192, 0, 2, 7].into());
     let caller = decide::caller(
         entry.as_deref().map(|entry| entry.key()),
+        &hash,
         address,
         UnixTime::from_seconds(0),
     );

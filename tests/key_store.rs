@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use keygate::policy::key::KeyToken;
 use keygate::policy::time::UnixTime;
 use keygate::policy::token::TokenHash;
 use keygate::store::config;
 use keygate::store::key_file;
+use keygate::store::key_revision::ExpectedRevision;
 use keygate::store::key_store::{
     DropLimit, KeyStore, KeyStoreEvent, RETRY_INTERVAL, ReloadResult, StoreError, WriteError,
 };
@@ -393,6 +395,97 @@ fn a_delete_and_a_disable_are_in_force_though_the_file_is_faulty_and_stay_so() {
     let (again, _, _) = open(&store.file(), false);
     assert!(again.by_id("a").is_none() && again.by_id("b").unwrap().key().disabled());
     assert_eq!(again.len(), 4);
+}
+
+#[test]
+fn a_rotated_key_is_on_disk_and_in_force_with_both_tokens_when_it_is_answered() {
+    let store = TestStore::with(&["a", "b"]);
+    let rotate = |grace| {
+        let rotated = store.keys.rotate("a", ExpectedRevision::Any, grace, NOW);
+        rotated.wait().unwrap()
+    };
+    let first = rotate(60);
+    assert!(first.ended.is_none());
+    let found = |table: &Table, hash: &TokenHash| {
+        let entry = table.find(hash)?;
+        assert_eq!(entry.key().id(), "a");
+        entry.key().token_of(hash)
+    };
+    let (new, old) = (first.token.hash(), hash("a"));
+    for table in [&*store.table, &*open(&store.file(), false).0] {
+        assert_eq!(found(table, &new), Some(KeyToken::Current));
+        assert_eq!(found(table, &old), Some(KeyToken::Previous));
+        let key = table.by_id("a").unwrap();
+        assert_eq!(key.key().hint(), Some(first.token.hint()));
+        assert_eq!(key.key().previous().unwrap().not_after(), NOW.plus(60));
+    }
+    // Again within the grace: the oldest token ends at once, and the answer says so.
+    let second = rotate(60);
+    assert_eq!(second.ended.unwrap().hash(), &old);
+    assert_eq!(found(&store.table, &old), None);
+    assert_eq!(found(&store.table, &new), Some(KeyToken::Previous));
+    // Without grace nothing but the newest is left.
+    let third = rotate(0);
+    assert!(third.ended.is_some());
+    assert_eq!(found(&store.table, &second.token.hash()), None);
+    assert!(third.entry.key().previous().is_none());
+    assert_eq!(store.on_disk(), ["a", "b"]);
+    let unknown = store.keys.rotate("x", ExpectedRevision::Any, 0, NOW);
+    assert!(matches!(unknown.wait(), Err(WriteError::NotFound)));
+}
+
+#[test]
+fn a_previous_token_that_has_ended_by_itself_is_not_told_as_ended_by_the_next_rotation() {
+    let store = TestStore::with(&["a"]);
+    let rotate = |now| {
+        let rotated = store.keys.rotate("a", ExpectedRevision::Any, 60, now);
+        rotated.wait().unwrap().ended.is_some()
+    };
+    assert!(!rotate(NOW));
+    assert!(rotate(NOW.plus(59)));
+    assert!(!rotate(NOW.plus(59 + 60)));
+}
+
+#[test]
+fn the_end_of_a_previous_token_is_in_force_though_the_file_is_faulty_and_stays_so() {
+    let store = TestStore::with(&["a", "b", "c"]);
+    let rotate = || {
+        store
+            .keys
+            .rotate("a", ExpectedRevision::Any, 60, NOW)
+            .wait()
+    };
+    rotate().unwrap();
+    let good = fs::read_to_string(store.file()).unwrap();
+    store.overwrite(&(good.clone() + "torn"));
+    // A rotation gives a token, so it is not in force before it is written.
+    assert!(!not_written(rotate()).0);
+    assert!(store.table.find(&hash("a")).is_some());
+    let ends = || KeyPatch {
+        ends_previous: true,
+        ..KeyPatch::default()
+    };
+    assert!(not_written(store.keys.update("a", ends(), NOW).wait()).0);
+    let disable = patch(r#"{"disabled":true}"#);
+    assert!(not_written(store.keys.update("a", disable, NOW).wait()).0);
+    let is_restricted = |table: &Table| {
+        let disabled = table.by_id("a").unwrap().key().disabled();
+        disabled && table.find(&hash("a")).is_none()
+    };
+    assert!(is_restricted(&store.table));
+    assert_eq!(store.keys.status().pending, 1);
+    // Another program repairs the file without these changes.
+    store.replace(&good);
+    store.keys.reload(DropLimit::Enforce).wait().unwrap();
+    assert!(is_restricted(&store.table));
+    assert_eq!(store.keys.status().pending, 1);
+    store.keys.update("a", ends(), NOW).wait().unwrap();
+    assert_eq!(store.keys.status().pending, 0);
+    assert!(is_restricted(&open(&store.file(), false).0));
+    // After that the file alone decides.
+    store.replace(&good);
+    store.keys.reload(DropLimit::Enforce).wait().unwrap();
+    assert!(!is_restricted(&store.table) && store.table.find(&hash("a")).is_some());
 }
 
 #[test]

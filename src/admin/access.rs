@@ -70,6 +70,8 @@ impl Requirement {
                 | Operation::ShowKey(_)
                 | Operation::ChangeKey(_)
                 | Operation::DeleteKey(_)
+                | Operation::RotateKey(_)
+                | Operation::ExpirePrevious(_)
                 | Operation::Reload
                 | Operation::Status
                 | Operation::Models

@@ -37,6 +37,11 @@ pub(super) enum ApiError {
     UnknownKey,
     /// The key is not at the revision of If-Match.
     KeyChanged,
+    /// The call was done before under the same Idempotency-Key, or is being done.
+    Repeated {
+        /// The key as it is now; null if it is not known.
+        key: Value,
+    },
     /// The path has other methods, listed here.
     MethodNotAllowed(String),
     /// The body took too long.
@@ -97,7 +102,7 @@ impl ApiError {
             Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Conflict(_) | Self::NoPanel => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::NoPanel | Self::Repeated { .. } => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -119,6 +124,7 @@ impl ApiError {
             Self::NotFromPanel => "not_from_panel",
             Self::UnknownPath | Self::UnknownKey => "not_found",
             Self::KeyChanged => "key_changed",
+            Self::Repeated { .. } => "repeated",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Slow => "slow",
             Self::Conflict(_) => "drops_too_many",
@@ -157,6 +163,11 @@ impl ApiError {
             Self::UnknownKey => "No key has this id; keygate keys list, or GET /api/keys, lists them.".to_owned(),
             Self::KeyChanged => {
                 "The key was changed meanwhile; read it again, then send its revision in If-Match.".to_owned()
+            }
+            Self::Repeated { .. } => {
+                "This call was made before with this Idempotency-Key, and was not done again. Its token was shown in the first \
+                 answer only; where that was lost, rotate the key under another Idempotency-Key."
+                    .to_owned()
             }
             Self::MethodNotAllowed(allow) => format!("This path is served under {allow}."),
             Self::Slow => "The body did not come in time; send it at once.".to_owned(),
@@ -206,6 +217,7 @@ impl ApiError {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
             Self::NoDatabase => body["error"]["code"] = self.label().into(),
+            Self::Repeated { key } => body["key"] = key.clone(),
             Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
             _ => {}
         }

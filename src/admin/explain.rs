@@ -41,15 +41,20 @@ pub(super) fn respond(
             UnixTime::parse(&text).map_err(|fault| ApiError::invalid("at", fault.to_string()))?
         }
     };
-    let entry = match (id, token) {
-        (Some(id), None) => Ok(services.table.by_id(&id).ok_or(Subject::NoSuchId)),
-        (None, Some(token)) => Ok(match Presented::parse(token.as_bytes()) {
-            Some(token) => services
-                .table
-                .find(&token.hash())
-                .ok_or(Subject::NoSuchToken),
-            None => Err(Subject::MalformedToken),
+    let found = match (id, token) {
+        (Some(id), None) => Ok(match services.table.by_id(&id) {
+            Some(entry) => Ok((*entry.key().hash(), entry)),
+            None => Err(Subject::NoSuchId),
         }),
+        (None, Some(token)) => Ok(
+            match Presented::parse(token.as_bytes()).map(Presented::hash) {
+                Some(hash) => match services.table.find(&hash) {
+                    Some(entry) => Ok((hash, entry)),
+                    None => Err(Subject::NoSuchToken),
+                },
+                None => Err(Subject::MalformedToken),
+            },
+        ),
         (Some(_), Some(_)) => Err(ApiError::invalid(
             "token",
             "stands beside key; send one of the two",
@@ -61,8 +66,8 @@ pub(super) fn respond(
     }?;
     let routing = services.fleet.routing();
     let explanation = explain(&Question {
-        subject: match &entry {
-            Ok(entry) => Subject::Key(entry.key()),
+        subject: match &found {
+            Ok((hash, entry)) => Subject::Key(entry.key(), hash),
             Err(missing) => *missing,
         },
         model: &model,

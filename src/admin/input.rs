@@ -216,6 +216,24 @@ impl JsonObject {
         }
     }
 
+    /// A whole number from 0 to `most`; None if absent or null. `60.0` is one too, since JSON has one kind of number.
+    pub(super) fn number(&mut self, name: &str, most: u32) -> Result<Option<u32>, ApiError> {
+        let number = match self.take(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => value.as_f64(),
+        };
+        let is_whole =
+            |number: &f64| number.fract() == 0.0 && (0.0..=f64::from(most)).contains(number);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, and not beyond a u32"
+        )]
+        let whole = number.filter(is_whole).map(|number| number as u32);
+        let wrong = || ApiError::invalid(name, format!("must be a whole number from 0 to {most}"));
+        whole.ok_or_else(wrong).map(Some)
+    }
+
     /// Refuses fields that were not taken.
     pub(super) fn finish(self) -> Result<(), ApiError> {
         match self.0.first() {

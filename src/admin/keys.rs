@@ -1,4 +1,4 @@
-//! Lists, shows, creates, changes and deletes keys, with a running gateway or on a key file alone.
+//! Lists, shows, creates, changes, rotates and deletes keys, with a running gateway or on a key file alone.
 
 use std::sync::Arc;
 
@@ -8,20 +8,27 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::admin::error::ApiError;
-use crate::admin::input::Query;
+use crate::admin::idempotency::{Repeat, Reservation};
+use crate::admin::input::{JsonObject, Query};
 use crate::admin::key_list::KeyList;
 use crate::admin::operation::Operation;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
+use crate::policy::key::{KeyState, PreviousToken};
 use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::wall_clock::now;
 use crate::store::key_revision::{ExpectedRevision, KeyRevision};
-use crate::store::key_store::KeyStore;
-use crate::store::patch::{NewKey, parse_new, parse_patch};
+use crate::store::key_store::{CreatedKey, KeyStore, ReplyFuture, RotatedKey, WriteError};
+use crate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
 use crate::table::{Entry, Table};
 use crate::upstream::Routing;
+
+/// How long a key's token works after a rotation, unless the call says otherwise: a day.
+const DEFAULT_GRACE_SECONDS: u32 = 86_400;
+/// The longest time that it may work: 90 days.
+pub(crate) const MAX_GRACE_SECONDS: u32 = 90 * 86_400;
 
 /// What the calls on keys need.
 #[derive(Clone)]
@@ -56,7 +63,16 @@ struct KeyDetails<'k> {
     state: &'static str,
     last_used_at: Option<String>,
     requests: u64,
+    previous: Option<PreviousView<'k>>,
     revision: String,
+}
+
+/// The token that the last rotation replaced.
+#[derive(Debug, Serialize)]
+struct PreviousView<'k> {
+    hint: Option<&'k str>,
+    not_after: String,
+    last_used_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -95,11 +111,20 @@ impl KeyApi<'_> {
         let uri: Uri = target.parse().map_err(|_| ApiError::UnknownPath)?;
         match Operation::of(method.as_str(), uri.path()) {
             Some(Operation::ListKeys) => self.list(&Query::of(&uri)?, now).await,
-            Some(Operation::CreateKey) => self.create(body, now).await.outcome,
+            Some(Operation::CreateKey) => self.create(body, Repeat::default(), now).await.outcome,
             Some(Operation::ShowKey(id)) => self.show(id, now),
             Some(Operation::ChangeKey(id)) => {
                 let expected = ExpectedRevision::Any;
                 self.change(id, expected, body, now).await.outcome
+            }
+            Some(Operation::RotateKey(id)) => {
+                let (expected, repeat) = (ExpectedRevision::Any, Repeat::default());
+                self.rotate(id, expected, body, repeat, now).await.outcome
+            }
+            Some(Operation::ExpirePrevious(id)) => {
+                let expected = ExpectedRevision::Any;
+                let ended = self.expire_previous(id, expected, body, now);
+                ended.await.outcome
             }
             Some(Operation::DeleteKey(id)) => self.delete(id, ExpectedRevision::Any).await.outcome,
             _ => Err(ApiError::UnknownPath),
@@ -135,13 +160,18 @@ impl KeyApi<'_> {
     }
 
     /// Creates a key.
-    pub(super) async fn create(&self, body: &[u8], now: UnixTime) -> KeyChange {
+    pub(super) async fn create(&self, body: &[u8], repeat: Repeat, now: UnixTime) -> KeyChange {
         let new = match parse_new(body) {
             Ok(new) => new,
             Err(fault) => return KeyChange::refused(fault.into()),
         };
+        let reservation = match repeat.reserve(now) {
+            Ok(reservation) => reservation,
+            Err(key_id) => return self.repeated(key_id, now),
+        };
         let (fields, warnings) = (fields_of(&new), self.warnings(&new.model_access));
-        match self.key_store.create(new, now).await {
+        let id = |created: &CreatedKey| created.entry.key().id().to_owned();
+        match settle(self.key_store.create(new, now), reservation, id).await {
             Ok(created) => KeyChange {
                 outcome: Ok(ApiResponse::created(&CreatedView {
                     key: view(self.table, &created.entry, now),
@@ -172,6 +202,16 @@ impl KeyApi<'_> {
             Ok(patch) => patch,
             Err(fault) => return KeyChange::refused(fault.into()),
         };
+        self.update(id, expected, patch, now).await
+    }
+
+    async fn update(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        patch: KeyPatch,
+        now: UnixTime,
+    ) -> KeyChange {
         let fields = patch.fields();
         let changed = self
             .key_store
@@ -183,6 +223,75 @@ impl KeyApi<'_> {
                 .and_then(|entry| shown(self.table, &entry, now)),
             key_id: Some(id.to_owned()),
             fields,
+        }
+    }
+
+    /// Gives a key that is at an expected revision a new token. The one that it has works on for a while.
+    pub(super) async fn rotate(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        body: &[u8],
+        repeat: Repeat,
+        now: UnixTime,
+    ) -> KeyChange {
+        let grace = JsonObject::of(body).and_then(|mut body| {
+            let grace = body.number("grace_seconds", MAX_GRACE_SECONDS)?;
+            body.finish().map(|()| grace)
+        });
+        let grace = match grace {
+            Ok(grace) => grace.unwrap_or(DEFAULT_GRACE_SECONDS),
+            Err(fault) => return KeyChange::refused(fault),
+        };
+        let reservation = match repeat.reserve(now) {
+            Ok(reservation) => reservation,
+            Err(key_id) => return self.repeated(key_id, now),
+        };
+        let rotated = self.key_store.rotate(id, expected, grace, now);
+        let id_of = |rotated: &RotatedKey| rotated.entry.key().id().to_owned();
+        let rotated = settle(rotated, reservation, id_of).await;
+        KeyChange {
+            outcome: rotated.map_err(ApiError::from).map(|rotated| {
+                ApiResponse::created(&CreatedView {
+                    key: view(self.table, &rotated.entry, now),
+                    token: rotated.token.reveal(),
+                    url: self.url,
+                    warnings: rotation_warnings(&rotated, now),
+                })
+            }),
+            key_id: Some(id.to_owned()),
+            fields: vec!["hash", "hint", "previous"],
+        }
+    }
+
+    /// Ends the previous token of a key that is at an expected revision.
+    pub(super) async fn expire_previous(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        body: &[u8],
+        now: UnixTime,
+    ) -> KeyChange {
+        if let Err(fault) = JsonObject::of(body).and_then(JsonObject::finish) {
+            return KeyChange::refused(fault);
+        }
+        let patch = KeyPatch {
+            ends_previous: true,
+            ..KeyPatch::default()
+        };
+        self.update(id, expected, patch, now).await
+    }
+
+    /// The answer to a call that was made before under the same Idempotency-Key.
+    fn repeated(&self, key_id: Option<String>, now: UnixTime) -> KeyChange {
+        let entry = key_id.as_deref().and_then(|id| self.table.by_id(id));
+        let key = entry.and_then(|entry| serde_json::to_value(view(self.table, &entry, now)).ok());
+        KeyChange {
+            outcome: Err(ApiError::Repeated {
+                key: key.unwrap_or_default(),
+            }),
+            key_id,
+            fields: Vec::new(),
         }
     }
 
@@ -224,6 +333,47 @@ impl KeyChange {
             fields: Vec::new(),
         }
     }
+}
+
+/// Waits for the key store. With a reservation the wait outlives a client that leaves, so that its next attempt finds
+/// what became of this one.
+async fn settle<T: Send + 'static>(
+    reply: ReplyFuture<T, WriteError>,
+    reservation: Option<Reservation>,
+    id_of: impl FnOnce(&T) -> String + Send + 'static,
+) -> Result<T, WriteError> {
+    let Some(reservation) = reservation else {
+        return reply.await;
+    };
+    let waiting = tokio::spawn(async move {
+        let result = reply.await;
+        match &result {
+            Ok(done) => reservation.keep(id_of(done)),
+            Err(_) => reservation.release(),
+        }
+        result
+    });
+    let lost = |error| WriteError::NotWritten {
+        in_force: false,
+        error: std::io::Error::other(error).into(),
+    };
+    waiting.await.unwrap_or_else(|error| Err(lost(error)))
+}
+
+/// What whoever rotates a key should know beside its new token.
+fn rotation_warnings(rotated: &RotatedKey, now: UnixTime) -> Vec<String> {
+    let key = rotated.entry.key();
+    let ended = rotated.ended.as_ref().map(|ended| {
+        let (hint, end) = (ended.hint(), ended.not_after());
+        let which = hint.map_or_else(String::new, |hint| format!(" that ends in {hint}"));
+        format!("the older token{which} has ended: it would have worked until {end}")
+    });
+    let state = match key.state(now) {
+        KeyState::Active => None,
+        KeyState::Disabled => Some("the key is disabled, so its new token is refused too"),
+        KeyState::Expired => Some("the key has expired, so its new token is refused too"),
+    };
+    ended.into_iter().chain(state.map(str::to_owned)).collect()
 }
 
 /// The revisions in If-Match (RFC 9110 13.1.1). A revision without quotes is taken too. A weak one never matches.
@@ -301,7 +451,18 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),
         requests: usage.requests,
+        previous: key
+            .previous()
+            .map(|previous| previous_view(previous, usage.previous_last_used_at)),
         revision: KeyRevision::of(key).to_string(),
     };
     KeyView::for_operator(key, details)
+}
+
+fn previous_view(previous: &PreviousToken, last_used_at: Option<UnixTime>) -> PreviousView<'_> {
+    PreviousView {
+        hint: previous.hint(),
+        not_after: previous.not_after().to_string(),
+        last_used_at: last_used_at.map(|time| time.to_string()),
+    }
 }

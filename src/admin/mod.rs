@@ -7,6 +7,8 @@
 //! | GET /api/keys | a page of keys |
 //! | POST /api/keys | a new key with its token, which is shown only here |
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
+//! | POST /api/keys/{id}/rotate | a new token for a key, which is shown only here; the old one works for a while |
+//! | POST /api/keys/{id}/expire-previous | ends the token that the last rotation replaced |
 //! | POST /api/reload | reads key file, upstreams and certificates again |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
@@ -23,12 +25,13 @@
 //! [`Operation::of`] is this list as code. The [`Operation`] determines both which authentication a call needs and who
 //! handles it, so nothing is served without a check. The Unix socket is protected by its file permissions. TCP needs the
 //! admin token or a session of the panel. Invariants: slow work does not run on the runtime's thread, and only the
-//! response to POST /api/keys contains a token.
+//! responses to POST /api/keys and POST /api/keys/{id}/rotate contain a token.
 
 mod access;
 mod connection_limit;
 mod error;
 mod explain;
+mod idempotency;
 mod input;
 mod key_list;
 pub(crate) mod keys;
@@ -59,6 +62,7 @@ use http_body_util::Full;
 
 use crate::admin::access::AuthMethod;
 use crate::admin::error::ApiError;
+use crate::admin::idempotency::IdempotencyKeys;
 use crate::admin::input::{BodyReader, Query};
 use crate::admin::keys::KeyApi;
 pub(crate) use crate::admin::listen::{serve_tcp, serve_unix};
@@ -126,6 +130,7 @@ pub(crate) struct AdminState {
     reload_lock: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
     throttle: Throttle,
+    idempotency_keys: IdempotencyKeys,
     sessions: Sessions,
     overview: Overview,
 }
@@ -219,7 +224,9 @@ where
         Operation::ListKeys => key_api.list(&query?, now()).await,
         Operation::CreateKey => {
             let body = input.json(peer, &parts.headers).await?;
-            let done = key_api.create(&body, now()).await;
+            let idempotency_keys = &services.state.idempotency_keys;
+            let repeat = idempotency_keys.of(&parts.headers, "create")?;
+            let done = key_api.create(&body, repeat, now()).await;
             keys::log_change(log, &who, "create", &done);
             done.outcome
         }
@@ -235,6 +242,22 @@ where
             let expected = keys::expected_revision(&parts.headers);
             let done = key_api.delete(id, expected).await;
             keys::log_change(log, &who, "delete", &done);
+            done.outcome
+        }
+        Operation::RotateKey(id) => {
+            let body = input.json(peer, &parts.headers).await?;
+            let expected = keys::expected_revision(&parts.headers);
+            let idempotency_keys = &services.state.idempotency_keys;
+            let repeat = idempotency_keys.of(&parts.headers, id)?;
+            let done = key_api.rotate(id, expected, &body, repeat, now()).await;
+            keys::log_change(log, &who, "rotate", &done);
+            done.outcome
+        }
+        Operation::ExpirePrevious(id) => {
+            let body = input.json(peer, &parts.headers).await?;
+            let expected = keys::expected_revision(&parts.headers);
+            let done = key_api.expire_previous(id, expected, &body, now()).await;
+            keys::log_change(log, &who, "expire_previous", &done);
             done.outcome
         }
         Operation::Reload => {

@@ -14,6 +14,8 @@ pub(super) enum Operation<'p> {
     ShowKey(&'p str),
     ChangeKey(&'p str),
     DeleteKey(&'p str),
+    RotateKey(&'p str),
+    ExpirePrevious(&'p str),
     Reload,
     Status,
     Models,
@@ -64,14 +66,20 @@ impl<'p> Operation<'p> {
                 if let Some(file) = PanelFile::at(path) {
                     return (method == "GET").then_some(Self::PanelFile(file));
                 }
-                let id = path.strip_prefix("/api/keys/")?;
-                if id.is_empty() || id.contains('/') {
+                let rest = path.strip_prefix("/api/keys/")?;
+                let (id, call) = match rest.split_once('/') {
+                    Some((id, call)) => (id, Some(call)),
+                    None => (rest, None),
+                };
+                if id.is_empty() {
                     return None;
                 }
-                match method {
-                    "GET" => Self::ShowKey(id),
-                    "PATCH" => Self::ChangeKey(id),
-                    "DELETE" => Self::DeleteKey(id),
+                match (method, call) {
+                    ("GET", None) => Self::ShowKey(id),
+                    ("PATCH", None) => Self::ChangeKey(id),
+                    ("DELETE", None) => Self::DeleteKey(id),
+                    ("POST", Some("rotate")) => Self::RotateKey(id),
+                    ("POST", Some("expire-previous")) => Self::ExpirePrevious(id),
                     _ => return None,
                 }
             }

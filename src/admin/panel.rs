@@ -52,6 +52,7 @@ static FILES: &[PanelFile] = files![
     "panel.css",
     "refusals.js",
     "reload.js",
+    "rotate.js",
     "session-secret.js",
     "session.js",
     "snippets.js",

@@ -216,7 +216,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 21] = [
+const CALLS: [(&str, &str, &str); 23] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -227,6 +227,8 @@ const CALLS: [(&str, &str, &str); 21] = [
     ("GET", "/api/keys/key_1", ""),
     ("PATCH", "/api/keys/key_1", "{}"),
     ("DELETE", "/api/keys/key_1", ""),
+    ("POST", "/api/keys/key_1/rotate", ""),
+    ("POST", "/api/keys/key_1/expire-previous", ""),
     ("POST", "/api/reload", ""),
     ("GET", "/api/status", ""),
     ("GET", "/api/models", ""),

@@ -2,6 +2,7 @@
 
 use ipnet::Ipv4Net;
 
+use crate::admin::keys::MAX_GRACE_SECONDS;
 use crate::policy::key::KeyId;
 use crate::policy::network::parse_network;
 use crate::policy::time::{UnixTime, parse_span};
@@ -87,6 +88,14 @@ pub(super) fn span(text: &str) -> Result<String, String> {
     }
 }
 
+/// How long a key's old token works on, in seconds.
+pub(super) fn grace(text: &str) -> Result<u32, String> {
+    parse_span(text)
+        .and_then(|span| u32::try_from(span).ok())
+        .filter(|span| (1..=MAX_GRACE_SECONDS).contains(span))
+        .ok_or_else(|| "write a span like 7d or 12h, at most 90d; --now for none".to_owned())
+}
+
 fn expiry_from(text: &str, now: UnixTime) -> Result<ExpiryArg, String> {
     if text == "never" {
         return Ok(ExpiryArg::Never);
@@ -140,6 +149,16 @@ mod tests {
             "2026-13-01",
         ] {
             assert!(moment(bad, now, true).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_grace_is_a_span_of_at_most_90_days() {
+        assert_eq!(grace("7d"), Ok(604_800));
+        assert_eq!(grace("1h"), Ok(3600));
+        assert_eq!(grace("90d"), Ok(MAX_GRACE_SECONDS));
+        for bad in ["", "0h", "91d", "2161h", "30", "-1d", "7w", "9999999999d"] {
+            assert!(grace(bad).is_err(), "{bad}");
         }
     }
 

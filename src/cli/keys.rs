@@ -11,10 +11,13 @@ use crate::cli::client::{Client, ClientResponse, IfMissing};
 use crate::cli::command_error::CommandError;
 use crate::cli::output::{self, escaped, print, print_line};
 use crate::cli::{
-    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RuleArgs, UpdateArgs,
+    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RotateArgs, RuleArgs,
+    UpdateArgs,
 };
 use crate::policy::key::KeyId;
+use crate::policy::time::UnixTime;
 use crate::policy::token::Presented;
+use crate::runtime::wall_clock::now;
 
 /// Keys per call.
 const PAGE: usize = 1000;
@@ -27,6 +30,8 @@ pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, CommandError> {
         KeysCommand::Update(args) => update(args),
         KeysCommand::Disable(args) => switch(args, true),
         KeysCommand::Enable(args) => switch(args, false),
+        KeysCommand::Rotate(args) => rotate(args),
+        KeysCommand::ExpirePrevious(args) => expire_previous(args),
         KeysCommand::Delete(args) => delete(args),
         KeysCommand::Hash => hash(),
     }?;
@@ -43,12 +48,16 @@ fn create(args: &CreateArgs) -> Result<(), CommandError> {
     if answer.print_json()? {
         return Ok(());
     }
-    let created = answer.value()?;
+    print_token(&answer.value()?, "")
+}
+
+/// Prints a key's new token, and a last line.
+fn print_token(created: &Value, last: &str) -> Result<(), CommandError> {
     for warning in created["warnings"].as_array().into_iter().flatten() {
         eprintln!("keygate: warning: {}", text(warning));
     }
     print(format!(
-        "Key: {}\nOpenAI Compatible URL: {}\nBearer Token: {}\n",
+        "Key: {}\nOpenAI Compatible URL: {}\nBearer Token: {}\n{last}",
         text(&created["key"]["id"]),
         text(&created["url"]),
         text(&created["token"]),
@@ -80,6 +89,7 @@ fn list(args: &ListArgs) -> Result<(), CommandError> {
         "STATE",
         "LAST USED",
         "HINT",
+        "PREVIOUS TOKEN",
     ];
     print(output::table(headings, rows))
 }
@@ -173,17 +183,71 @@ fn change(client: &Client, path: &str, body: &Value) -> Result<(), CommandError>
     print_key(&answer.value()?)
 }
 
+fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
+    let path = path_of(&args.id);
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
+    // With --now every old token is meant to end.
+    if !args.yes && !args.now {
+        let key = client.call(&Method::GET, &path, None)?.value()?;
+        if let Some(end) = previous_end(&key) {
+            let id = args.id.as_str();
+            let older = format!(
+                "the token of {id} from before its last rotation works until {end}, and would end at once"
+            );
+            let refused =
+                |what: &str| CommandError::Refused(format!("nothing was rotated: {what}"));
+            if !can_ask() {
+                return Err(refused(&format!("{older}; add --yes where that is meant")));
+            }
+            if !is_meant(&format!("Rotate again? Now {older}."))? {
+                return Err(refused("it was not meant"));
+            }
+        }
+    }
+    let grace = if args.now { 0 } else { args.grace };
+    let body = json!({ "grace_seconds": grace });
+    let answer = client.call(&Method::POST, &format!("{path}/rotate"), Some(&body))?;
+    if answer.print_json()? {
+        return Ok(());
+    }
+    let rotated = answer.value()?;
+    let last = match previous_end(&rotated["key"]) {
+        Some(end) => format!("Previous Token: works until {end}\n"),
+        None => "Previous Token: ended\n".to_owned(),
+    };
+    print_token(&rotated, &last)
+}
+
+fn expire_previous(args: &KeyArgs) -> Result<(), CommandError> {
+    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
+    let path = format!("{}/expire-previous", path_of(&args.id));
+    let answer = client.call(&Method::POST, &path, None)?;
+    if answer.print_json()? {
+        return Ok(());
+    }
+    print_key(&answer.value()?)
+}
+
+/// Until when a key's previous token works; None if it has ended, or the key has none.
+fn previous_end(key: &Value) -> Option<UnixTime> {
+    let end = UnixTime::parse(key["previous"]["not_after"].as_str()?).ok()?;
+    (now() < end).then_some(end)
+}
+
+fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
 fn delete(args: &DeleteArgs) -> Result<(), CommandError> {
     let path = path_of(&args.id);
-    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !args.yes && !can_ask {
+    if !args.yes && !can_ask() {
         return Err(CommandError::Refused(format!(
             "nothing was deleted: there is no terminal to ask on whether {} is meant; add --yes where it is",
             args.id.as_str()
         )));
     }
     let client = Client::of_keys(&args.place, IfMissing::Fail)?;
-    if !args.yes && !is_meant(&client, &path)? {
+    if !args.yes && !is_deletion_meant(&client, &path)? {
         return Err(CommandError::Refused("nothing was deleted".to_owned()));
     }
     let answer = client.call(&Method::DELETE, &path, None)?;
@@ -193,13 +257,17 @@ fn delete(args: &DeleteArgs) -> Result<(), CommandError> {
     print_line(format!("deleted {}", args.id.as_str()))
 }
 
-fn is_meant(client: &Client, path: &str) -> Result<bool, CommandError> {
+fn is_deletion_meant(client: &Client, path: &str) -> Result<bool, CommandError> {
     let key = client.call(&Method::GET, path, None)?.value()?;
-    eprint!(
-        "Delete {} ({})? [y/N] ",
+    is_meant(&format!(
+        "Delete {} ({})?",
         text(&key["id"]),
         text(&key["name"])
-    );
+    ))
+}
+
+fn is_meant(question: &str) -> Result<bool, CommandError> {
+    eprint!("{question} [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     read.map_err(|error| CommandError::System("standard input".to_owned(), error))?;
@@ -317,18 +385,36 @@ fn path_of(id: &KeyId) -> String {
 }
 
 fn print_key(key: &Value) -> Result<(), CommandError> {
-    let [_, name, access, from, expires, state, used, hint] = row(key);
+    let [_, name, access, from, expires, state, used, hint, _] = row(key);
     print(format!(
         "Key: {}\nName: {name}\nModel access: {access}\nAllow from: {from}\nExpires: {expires}\nState: {state}\n\
-         Account: {}\nCreated: {}\nLast used: {used}\nRequests: {}\nHint: {hint}\n",
+         Account: {}\nCreated: {}\nLast used: {used}\nRequests: {}\nHint: {hint}\nPrevious token: {}\n",
         text(&key["id"]),
         or_dash(&key["account"]),
         or_dash(&key["created_at"]),
         key["requests"],
+        previous_token(key),
     ))
 }
 
-fn row(key: &Value) -> [String; 8] {
+/// The previous token of a key, in a line.
+fn previous_token(key: &Value) -> String {
+    let previous = &key["previous"];
+    if previous.is_null() {
+        return "-".to_owned();
+    }
+    let hint = or_dash(&previous["hint"]);
+    let end = text(&previous["not_after"]);
+    let works = if previous_end(key).is_some() {
+        "works until"
+    } else {
+        "ended at"
+    };
+    let used = or_dash(&previous["last_used_at"]);
+    format!("{hint}, {works} {end}, last used since the rotation: {used}")
+}
+
+fn row(key: &Value) -> [String; 9] {
     let list = |value: &Value| {
         let entries = value.as_array().into_iter().flatten();
         entries.map(text).collect::<Vec<_>>().join(",")
@@ -355,6 +441,7 @@ fn row(key: &Value) -> [String; 8] {
         text(&key["state"]),
         or_dash(&key["last_used_at"]),
         or_dash(&key["hint"]),
+        previous_end(key).map_or_else(|| "-".to_owned(), |end| format!("until {end}")),
     ]
 }
 

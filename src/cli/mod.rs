@@ -68,7 +68,7 @@ enum Command {
     Serve(ServeArgs),
     /// Read config and key file, print every fault of both, and start nothing.
     Check(CheckArgs),
-    /// Make, list, change and delete keys.
+    /// Make, list, change, rotate and delete keys.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Have the gateway read key file, upstreams and certificates again.
@@ -239,6 +239,10 @@ enum KeysCommand {
     Disable(KeyArgs),
     /// Enable a disabled key.
     Enable(KeyArgs),
+    /// Give a key a new token, shown only once; the old one works on for a while.
+    Rotate(RotateArgs),
+    /// End the token that the last rotation replaced.
+    ExpirePrevious(KeyArgs),
     /// Delete a key.
     Delete(DeleteArgs),
     /// Print the hash of a token on standard input, for key files made elsewhere.
@@ -314,6 +318,24 @@ struct KeyArgs {
     /// The key's id.
     #[arg(value_parser = arguments::id)]
     id: KeyId,
+    #[command(flatten)]
+    place: KeysPlace,
+}
+
+#[derive(Debug, Args)]
+struct RotateArgs {
+    /// The key's id.
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
+    /// How long the old token works on, like 7d or 12h; at most 90d.
+    #[arg(long, value_name = "SPAN", value_parser = arguments::grace, default_value = "24h", conflicts_with = "now")]
+    grace: u32,
+    /// End the old token at once.
+    #[arg(long)]
+    now: bool,
+    /// Do not ask first where the token from before the last rotation still works, and would end.
+    #[arg(long, short)]
+    yes: bool,
     #[command(flatten)]
     place: KeysPlace,
 }

@@ -43,6 +43,8 @@ pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(),
         let before = UsageCounts {
             requests: known.requests,
             last_used_at: Some(UnixTime::from_seconds(known.last_used_at)),
+            // The database counts by key, not by token.
+            previous_last_used_at: None,
         };
         table.restore_usage(&known.key_id, before);
     }

@@ -14,7 +14,9 @@ use crate::http::request_id::RequestId;
 use crate::http::usage_scanner::{Forward, UsageScanner};
 use crate::observe::log::{AccessEntry, RequestEnd};
 use crate::policy::denial::Denial;
+use crate::policy::key::KeyToken;
 use crate::policy::network::ClientAddress;
+use crate::policy::token::TokenHash;
 use crate::policy::usage::RequestCounts;
 use crate::store::database::{RecordEnd, UsageRecord};
 use crate::table::Entry;
@@ -35,6 +37,7 @@ pub(super) struct AccessRecord {
     client: ClientAddress,
     method: &'static str,
     entry: Option<Arc<Entry>>,
+    token: Option<KeyToken>,
     route: Option<&'static str>,
     model: Option<Arc<str>>,
     upstream: Option<Arc<Upstream>>,
@@ -73,6 +76,7 @@ impl AccessRecord {
             client,
             method: known(method),
             entry: None,
+            token: None,
             route: None,
             model: None,
             upstream: None,
@@ -87,8 +91,9 @@ impl AccessRecord {
         }
     }
 
-    /// The key it is judged by.
-    pub(super) fn key(&mut self, entry: &Arc<Entry>) {
+    /// The key it is judged by, found by a token with this hash.
+    pub(super) fn key(&mut self, entry: &Arc<Entry>, hash: &TokenHash) {
+        self.token = entry.key().token_of(hash);
         self.entry = Some(Arc::clone(entry));
     }
 
@@ -322,6 +327,7 @@ impl Drop for AccessRecord {
             request_id: self.request_id.as_str(),
             client_request_id: self.client_request_id.as_ref().map(RequestId::as_str),
             key_id: self.entry.as_ref().map(|entry| entry.key().id()),
+            token: self.token.filter(|token| *token == KeyToken::Previous),
             client: self.client,
             method: self.method,
             route: self.route,

@@ -1,7 +1,7 @@
 //! A permit that is checked again for as long as its request runs.
 //!
 //! Invariant: whoever holds a lease and calls [`Lease::check`] before each piece of a response sends nothing after the
-//! key was deleted, disabled, expired or narrowed. The common case costs one load: the table's generation.
+//! key was deleted, disabled, expired or narrowed, or its token replaced and its grace is over. The common case costs one load: the table's generation.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::policy::decide::Permit;
 use crate::policy::denial::Denial;
 use crate::policy::time::UnixTime;
-use crate::policy::token::TokenHash;
 use crate::runtime::timers::TimerEntry;
 use crate::runtime::wall_clock::now;
 use crate::table::{Entry, Table};
@@ -19,7 +18,6 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub(super) struct Lease {
     permit: Permit<Arc<Upstream>>,
-    hash: TokenHash,
     table: Arc<Table>,
     generation: u64,
     expires_at: Option<UnixTime>,
@@ -39,13 +37,12 @@ impl Lease {
     ) -> Self {
         let mut lease = Self {
             permit,
-            hash: *entry.key().hash(),
             table,
             generation,
             expires_at: None,
             timer_entry,
         };
-        lease.follow(generation, entry.key().expires_at());
+        lease.follow(generation, lease.usable_until(entry));
         lease
     }
 
@@ -63,11 +60,16 @@ impl Lease {
         if generation == self.generation && self.expires_at.is_none_or(|end| now() < end) {
             return Ok(());
         }
-        let entry = self.table.find(&self.hash);
+        let entry = self.table.find(self.permit.hash());
         self.permit
             .recheck(entry.as_deref().map(Entry::key), now())?;
-        self.follow(generation, entry.and_then(|entry| entry.key().expires_at()));
+        let end = entry.and_then(|entry| self.usable_until(&entry));
+        self.follow(generation, end);
         Ok(())
+    }
+
+    fn usable_until(&self, entry: &Entry) -> Option<UnixTime> {
+        entry.key().usable_until(self.permit.hash())
     }
 
     fn follow(&mut self, generation: u64, expires_at: Option<UnixTime>) {

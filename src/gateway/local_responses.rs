@@ -99,6 +99,8 @@ struct ModelListObject<'a> {
 /// What `GET /v1/key` shows besides the key.
 #[derive(Serialize)]
 struct ClientDetails {
+    /// Which of the key's tokens was used.
+    token: &'static str,
     client_address: Option<String>,
     client_address_reason: &'static str,
 }
@@ -218,6 +220,7 @@ pub(super) fn key(
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
+        token: caller.token().label(),
         client_address_reason: reason(believed, source, head.fields()),
     };
     let models = usable(&routing, key).collect();

@@ -170,14 +170,15 @@ async fn admit_and_forward<E: Exchange>(
     // Read before the key is looked up: a change after that is noticed by the lease.
     let generation = worker.table.generation();
     let token = credential::token(head.fields())?; // 1
-    let entry = worker.table.find(&token.hash()); // 2
+    let hash = token.hash();
+    let entry = worker.table.find(&hash); // 2
     if let Some(entry) = &entry {
-        record.key(entry);
+        record.key(entry, &hash);
     }
     let key = entry.as_deref().map(Entry::key);
-    let caller = decide::caller(key, inbound.client, inbound.now)?; // 2 to 4
+    let caller = decide::caller(key, &hash, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
-    worker.table.count(entry, inbound.now);
+    worker.table.count(entry, caller.token(), inbound.now);
     if let Some(usage) = &worker.usage {
         usage.add_key_use(entry.key().id(), inbound.now.seconds());
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
+use crate::policy::key::KeyToken;
 use crate::policy::network::ClientAddress;
 use crate::policy::usage::RequestCounts;
 
@@ -22,6 +23,8 @@ pub(crate) struct AccessEntry<'a> {
     pub(crate) client_request_id: Option<&'a str>,
     /// The id of the key that the token belongs to.
     pub(crate) key_id: Option<&'a str>,
+    /// Which of the key's tokens was used, where it was not the current one.
+    pub(crate) token: Option<KeyToken>,
     /// The client's address as the rules see it.
     pub(crate) client: ClientAddress,
     /// The method; "other" if HTTP does not define it.

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::observe::event::{AccessEntry, Event};
+use crate::policy::key::KeyToken;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::text::is_harmless;
 use crate::policy::time::UnixTime;
@@ -68,7 +69,7 @@ impl LogLines {
     pub(super) fn access(&mut self, format: LogFormat, access: &AccessEntry<'_>) {
         let ended = access.started + access.duration;
         let counts = access.counts.unwrap_or(RequestCounts::UNKNOWN);
-        let fields: [(FieldName, FieldValue<'_>); 22] = [
+        let fields: [(FieldName, FieldValue<'_>); 23] = [
             (
                 name!("request_id"),
                 FieldValue::Word(Some(access.request_id)),
@@ -78,6 +79,10 @@ impl LogLines {
                 FieldValue::Word(access.client_request_id),
             ),
             (name!("key_id"), FieldValue::Word(access.key_id)),
+            (
+                name!("token"),
+                FieldValue::Rare(access.token.map(KeyToken::label)),
+            ),
             (name!("client"), FieldValue::Address(access.client)),
             (name!("method"), FieldValue::Word(Some(access.method))),
             (name!("route"), FieldValue::Word(access.route)),
@@ -136,7 +141,7 @@ impl LogLines {
                 self.text.push_str("\",\"ended\":\"");
                 self.time(ended);
                 self.text.push('"');
-                for (name, value) in fields {
+                for (name, value) in fields.into_iter().filter(|(_, value)| value.is_shown()) {
                     self.text.push_str(name.json);
                     value.write_json(&mut self.text);
                 }
@@ -220,6 +225,8 @@ struct FieldName {
 enum FieldValue<'a> {
     /// Text of ours that needs no escape in either format.
     Word(Option<&'a str>),
+    /// The same, and left out of JSON too where it is unknown.
+    Rare(Option<&'a str>),
     /// Text from a client or an operator.
     Text(Option<&'a str>),
     Address(ClientAddress),
@@ -231,13 +238,22 @@ impl FieldValue<'_> {
     fn is_known(&self) -> bool {
         !matches!(
             self,
-            Self::Word(None) | Self::Text(None) | Self::Number(None) | Self::Milliseconds(None)
+            Self::Word(None)
+                | Self::Rare(None)
+                | Self::Text(None)
+                | Self::Number(None)
+                | Self::Milliseconds(None)
         )
+    }
+
+    /// Whether it stands in a JSON line.
+    fn is_shown(&self) -> bool {
+        !matches!(self, Self::Rare(None))
     }
 
     fn write_json(&self, text: &mut String) {
         match self {
-            Self::Word(Some(word)) => {
+            Self::Word(Some(word)) | Self::Rare(Some(word)) => {
                 text.push('"');
                 text.push_str(word);
                 text.push('"');
@@ -250,7 +266,11 @@ impl FieldValue<'_> {
             }
             Self::Number(Some(number)) => write_number(text, *number),
             Self::Milliseconds(Some(time)) => write_milliseconds(text, *time),
-            Self::Word(None) | Self::Text(None) | Self::Number(None) | Self::Milliseconds(None) => {
+            Self::Word(None)
+            | Self::Rare(None)
+            | Self::Text(None)
+            | Self::Number(None)
+            | Self::Milliseconds(None) => {
                 text.push_str("null");
             }
         }
@@ -258,10 +278,14 @@ impl FieldValue<'_> {
 
     fn write_text(&self, text: &mut String) {
         match self {
-            Self::Word(Some(word)) => text.push_str(word),
+            Self::Word(Some(word)) | Self::Rare(Some(word)) => text.push_str(word),
             Self::Text(Some(value)) => write_word(text, &shortened(value)),
             Self::Address(address) => write_address(text, *address),
-            Self::Number(_) | Self::Milliseconds(_) | Self::Word(None) | Self::Text(None) => {
+            Self::Number(_)
+            | Self::Milliseconds(_)
+            | Self::Word(None)
+            | Self::Rare(None)
+            | Self::Text(None) => {
                 self.write_json(text);
             }
         }
@@ -388,6 +412,7 @@ mod tests {
             request_id: "r-1",
             client_request_id: Some("mine"),
             key_id: Some("key_1"),
+            token: None,
             client: ClientAddress::Unknown,
             method: "POST",
             route: Some("/v1/embeddings"),
@@ -416,6 +441,22 @@ mod tests {
         assert_eq!(value["ended"], "2027-01-15T08:00:00.124Z");
         assert_eq!(value["denial"], "model_not_found");
         assert_eq!(value["upstream"], Value::Null);
+    }
+
+    #[test]
+    fn the_token_stands_in_a_line_only_where_it_was_the_previous_one() {
+        let previous = AccessEntry {
+            token: Some(KeyToken::Previous),
+            ..access("m")
+        };
+        for (format, field) in [
+            (LogFormat::Json, r#""key_id":"key_1","token":"previous","#),
+            (LogFormat::Text, " key_id=key_1 token=previous "),
+        ] {
+            assert!(line(format, &previous).contains(field));
+            assert!(!line(format, &access("m")).contains("token\":\""));
+            assert!(!line(format, &access("m")).contains(" token="));
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Metrics {
             )?,
             unwritten_changes: gauge(
                 "keygate_unwritten_changes",
-                "Deletes and disables in force that the key file does not hold yet.",
+                "Deletes, disables and ends of previous tokens in force that the key file does not hold yet.",
             )?,
             log_lines_dropped: IntCounter::new(
                 "keygate_log_lines_dropped_total",
@@ -289,7 +289,7 @@ impl Metrics {
         );
     }
 
-    /// Sets how many deletes and disables the key file does not hold yet.
+    /// Sets how many deletes, disables and ends of previous tokens the key file does not hold yet.
     pub(crate) fn unwritten_changes(&self, count: usize) {
         self.families
             .unwritten_changes

@@ -6,15 +6,18 @@
 use std::sync::Arc;
 
 use crate::policy::denial::Denial;
-use crate::policy::key::Key;
+use crate::policy::key::{Key, KeyToken, PreviousToken};
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
+use crate::policy::token::TokenHash;
 
 /// Proof that a key may be used, now and from this address.
 #[must_use]
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'k> {
     key: &'k Key,
+    token: KeyToken,
+    hash: TokenHash,
     address: ClientAddress,
 }
 
@@ -25,29 +28,43 @@ pub struct Caller<'k> {
 pub struct Permit<T> {
     model: Arc<str>,
     sent_as: Option<Arc<str>>,
+    /// The hash of the token that was presented.
+    hash: TokenHash,
     address: ClientAddress,
     target: T,
 }
 
-/// Steps 2 to 4: the key exists, is enabled, has not expired, and may be used from this address.
+/// Steps 2 to 4: the key exists, is enabled and has this token, neither of them has ended, and the key may be used from
+/// this address. A token whose time is over is refused as if it had never existed.
 ///
 /// # Errors
 /// The first rule that refuses.
-pub fn caller(
-    key: Option<&Key>,
+pub fn caller<'k>(
+    key: Option<&'k Key>,
+    hash: &TokenHash,
     address: ClientAddress,
     now: UnixTime,
-) -> Result<Caller<'_>, Denial> {
+) -> Result<Caller<'k>, Denial> {
     let key = key
         .filter(|key| !key.disabled())
         .ok_or(Denial::InvalidApiKey)?;
+    let token = key.token_of(hash).ok_or(Denial::InvalidApiKey)?;
+    let has_ended = |previous: &PreviousToken| previous.ended(now);
+    if token == KeyToken::Previous && key.previous().is_none_or(has_ended) {
+        return Err(Denial::InvalidApiKey);
+    }
     if key.expired(now) {
         return Err(Denial::ExpiredApiKey);
     }
     if !key.allow_from().admits(address) {
         return Err(Denial::IpNotAuthorized);
     }
-    Ok(Caller { key, address })
+    Ok(Caller {
+        key,
+        token,
+        hash: *hash,
+        address,
+    })
 }
 
 impl<'k> Caller<'k> {
@@ -55,6 +72,12 @@ impl<'k> Caller<'k> {
     #[must_use]
     pub fn key(self) -> &'k Key {
         self.key
+    }
+
+    /// Which of the key's tokens was presented.
+    #[must_use]
+    pub fn token(self) -> KeyToken {
+        self.token
     }
 
     /// Step 7: `lookup` finds in the catalogue who serves the model. `sent_as` is the upstream's own name for it, where
@@ -79,6 +102,7 @@ impl<'k> Caller<'k> {
         Ok(Permit {
             model: model.into(),
             sent_as,
+            hash: self.hash,
             address: self.address,
             target,
         })
@@ -103,12 +127,17 @@ impl<T> Permit<T> {
         self.sent_as.as_deref()
     }
 
+    /// The hash of the token that was presented.
+    pub fn hash(&self) -> &TokenHash {
+        &self.hash
+    }
+
     /// Checks again whether the permit is valid, with the current key (None: it was deleted).
     ///
     /// # Errors
     /// The first rule that refuses now.
     pub fn recheck(&self, key: Option<&Key>, now: UnixTime) -> Result<(), Denial> {
-        let caller = caller(key, self.address, now)?;
+        let caller = caller(key, &self.hash, self.address, now)?;
         caller
             .for_model(Arc::clone(&self.model), self.sent_as.clone(), |_| Some(()))
             .map(drop)

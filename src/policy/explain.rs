@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use crate::policy::decide;
 use crate::policy::denial::Denial;
-use crate::policy::key::Key;
+use crate::policy::key::{Key, KeyToken, PreviousToken};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::{AllowFrom, ClientAddress};
 use crate::policy::time::UnixTime;
+use crate::policy::token::TokenHash;
 
 /// Whose request it is.
 #[derive(Clone, Copy, Debug)]
 pub enum Subject<'k> {
-    /// The request has this key.
-    Key(&'k Key),
+    /// The request has this key, and a token with this hash.
+    Key(&'k Key, &'k TokenHash),
     /// No key has the id.
     NoSuchId,
     /// No key has the token.
@@ -54,26 +55,46 @@ pub struct Explanation {
 /// Decides and explains.
 #[must_use]
 pub fn explain(question: &Question<'_>) -> Explanation {
-    let (key, missing) = match question.subject {
-        Subject::Key(key) => (Some(key), ""),
-        Subject::NoSuchId => (None, "no key has this id"),
-        Subject::NoSuchToken => (None, "no key has this token"),
-        Subject::MalformedToken => (None, "this is no bearer token, or not the whole of one"),
-    };
-    let decision = decide::caller(key, question.address, question.at).and_then(|caller| {
-        let sent_as = question.sent_as.map(Arc::from);
-        caller.for_model(question.model, sent_as, |_| question.served.then_some(()))
-    });
-    let denial = decision.err();
-    let reason = match (key, denial) {
-        (None, _) => missing.to_owned(),
-        (Some(key), None) => allowed(key, question),
-        (Some(key), Some(denial)) => denied(key, denial, question),
+    let (denial, reason) = match question.subject {
+        Subject::Key(key, hash) => judged(key, hash, question),
+        Subject::NoSuchId => missing("no key has this id"),
+        Subject::NoSuchToken => missing("no key has this token"),
+        Subject::MalformedToken => missing("this is no bearer token, or not the whole of one"),
     };
     let verdict = denial.map_or("allowed", |_| "denied");
     Explanation {
         denial,
         reason: format!("{verdict}: {reason}"),
+    }
+}
+
+fn missing(what: &str) -> (Option<Denial>, String) {
+    (Some(Denial::InvalidApiKey), what.to_owned())
+}
+
+fn judged(key: &Key, hash: &TokenHash, question: &Question<'_>) -> (Option<Denial>, String) {
+    let caller = decide::caller(Some(key), hash, question.address, question.at);
+    let decision = caller.and_then(|caller| {
+        let sent_as = question.sent_as.map(Arc::from);
+        caller.for_model(question.model, sent_as, |_| question.served.then_some(()))
+    });
+    let previous = key
+        .previous()
+        .filter(|_| key.token_of(hash) == Some(KeyToken::Previous));
+    let denial = decision.err();
+    let reason = match denial {
+        None => allowed(key, question),
+        Some(denial) => denied(key, previous, denial, question),
+    };
+    match previous {
+        Some(previous) if !previous.ended(question.at) => {
+            let end = previous.not_after();
+            (
+                denial,
+                format!("{reason}; this is the key's previous token, which works until {end}"),
+            )
+        }
+        Some(_) | None => (denial, reason),
     }
 }
 
@@ -99,10 +120,22 @@ fn allowed(key: &Key, question: &Question<'_>) -> String {
     format!("{end}, {place}, {model} and this one is in the catalogue")
 }
 
-fn denied(key: &Key, denial: Denial, question: &Question<'_>) -> String {
+fn denied(
+    key: &Key,
+    previous: Option<&PreviousToken>,
+    denial: Denial,
+    question: &Question<'_>,
+) -> String {
     let (address, model) = (question.address, question.model);
     match denial {
-        Denial::InvalidApiKey => "the key is disabled".to_owned(),
+        Denial::InvalidApiKey if key.disabled() => "the key is disabled".to_owned(),
+        Denial::InvalidApiKey => match previous {
+            Some(previous) => {
+                let end = previous.not_after();
+                format!("this is the key's previous token, which ended at {end}")
+            }
+            None => "the key has another token".to_owned(),
+        },
         Denial::ExpiredApiKey => match key.expires_at() {
             Some(end) => format!("the key expired at {end}"),
             None => denial.message().to_owned(),

@@ -29,6 +29,8 @@ pub struct Key {
     model_access: ModelAccess,
     allow_from: AllowFrom,
     account: Option<Account>,
+    /// Boxed, since few keys have one.
+    previous: Option<Box<PreviousToken>>,
     expires_at: StoredTime,
     created_at: StoredTime,
 }
@@ -44,6 +46,8 @@ pub struct KeyFields {
     pub hash: TokenHash,
     /// The last four characters of the token, if keygate created it.
     pub hint: Option<Hint>,
+    /// The token that the last rotation replaced.
+    pub previous: Option<PreviousToken>,
     /// Which models the key may use.
     pub model_access: ModelAccess,
     /// From where the key may be used.
@@ -74,6 +78,7 @@ impl KeyFields {
             name,
             hash,
             hint: None,
+            previous: None,
             model_access,
             allow_from,
             expires_at: None,
@@ -91,6 +96,7 @@ impl From<KeyFields> for Key {
             name,
             hash,
             hint,
+            previous,
             model_access,
             allow_from,
             expires_at,
@@ -110,6 +116,7 @@ impl From<KeyFields> for Key {
             model_access,
             allow_from,
             account,
+            previous: previous.map(Box::new),
             expires_at,
             created_at,
         }
@@ -145,6 +152,61 @@ impl Key {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_ref().map(Hint::as_str)
+    }
+
+    /// The token that the last rotation replaced. It may have ended.
+    #[must_use]
+    pub fn previous(&self) -> Option<&PreviousToken> {
+        self.previous.as_deref()
+    }
+
+    /// The hashes of its tokens: the current one, then the previous one.
+    pub fn hashes(&self) -> impl Iterator<Item = &TokenHash> {
+        let previous = self.previous().map(PreviousToken::hash);
+        std::iter::once(&self.hash).chain(previous)
+    }
+
+    /// Which of the key's tokens has this hash; None if neither has.
+    #[must_use]
+    pub fn token_of(&self, hash: &TokenHash) -> Option<KeyToken> {
+        if self.hash == *hash {
+            return Some(KeyToken::Current);
+        }
+        let is_previous = |previous: &PreviousToken| previous.hash == *hash;
+        self.previous()
+            .is_some_and(is_previous)
+            .then_some(KeyToken::Previous)
+    }
+
+    /// Until when the token with this hash can be used, if the key does not change: the earlier of the key's expiry and
+    /// the token's own end.
+    #[must_use]
+    pub fn usable_until(&self, hash: &TokenHash) -> Option<UnixTime> {
+        let previous = self.previous().filter(|previous| previous.hash == *hash);
+        let own_end = previous.map(PreviousToken::not_after);
+        own_end.into_iter().chain(self.expires_at()).min()
+    }
+
+    /// The key with a new token. The one that it has now becomes the previous one, until `not_after`; with None it ends.
+    /// A token that was the previous one before ends in either case.
+    #[must_use]
+    pub fn rotated(
+        &self,
+        hash: TokenHash,
+        hint: Option<Hint>,
+        not_after: Option<UnixTime>,
+    ) -> Self {
+        let previous = not_after.map(|not_after| PreviousToken {
+            hash: self.hash,
+            hint: self.hint,
+            not_after,
+        });
+        Self::from(KeyFields {
+            hash,
+            hint,
+            previous,
+            ..self.fields()
+        })
     }
 
     /// Which models it may use.
@@ -211,6 +273,7 @@ impl Key {
             model_access,
             allow_from,
             account,
+            previous,
             expires_at,
             created_at,
         } = self;
@@ -219,6 +282,7 @@ impl Key {
             ("name", self.name() != before.name()),
             ("hash", *hash != before.hash),
             ("hint", *hint != before.hint),
+            ("previous", *previous != before.previous),
             ("model_access", *model_access != before.model_access),
             ("allow_from", *allow_from != before.allow_from),
             ("expires_at", *expires_at != before.expires_at),
@@ -238,6 +302,7 @@ impl Key {
             name: KeyName(self.name().into()),
             hash: self.hash,
             hint: self.hint,
+            previous: self.previous().cloned(),
             model_access: self.model_access.clone(),
             allow_from: self.allow_from.clone(),
             expires_at: self.expires_at(),
@@ -251,6 +316,70 @@ impl Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fields().fmt(f)
+    }
+}
+
+/// The token that a rotation replaced. It still works for a while, so that the key's users can change to the new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviousToken {
+    hash: TokenHash,
+    hint: Option<Hint>,
+    not_after: UnixTime,
+}
+
+impl PreviousToken {
+    /// A token that is refused from `not_after` on.
+    #[must_use]
+    pub fn new(hash: TokenHash, hint: Option<Hint>, not_after: UnixTime) -> Self {
+        Self {
+            hash,
+            hint,
+            not_after,
+        }
+    }
+
+    /// Its hash.
+    #[must_use]
+    pub fn hash(&self) -> &TokenHash {
+        &self.hash
+    }
+
+    /// Its last four characters.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_ref().map(Hint::as_str)
+    }
+
+    /// The time from which it is refused.
+    #[must_use]
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+
+    /// Whether it has ended at `now`. It has at exactly `not_after`.
+    #[must_use]
+    pub fn ended(&self, now: UnixTime) -> bool {
+        now >= self.not_after
+    }
+}
+
+/// One of the two tokens that a key may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyToken {
+    /// The one that the key was created with, or that the last rotation made.
+    Current,
+    /// The one that the last rotation replaced.
+    Previous,
+}
+
+impl KeyToken {
+    /// The word in the log and the API.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Previous => "previous",
+        }
     }
 }
 
@@ -405,6 +534,11 @@ mod tests {
             name: KeyName::parse("wéb site").unwrap(),
             hash: TokenHash::of(b"token"),
             hint: Some(Hint::parse("x9Qz").unwrap()),
+            previous: Some(PreviousToken::new(
+                TokenHash::of(b"old"),
+                None,
+                UnixTime::from_seconds(7),
+            )),
             model_access: ModelAccess::All,
             allow_from: AllowFrom::Anywhere,
             expires_at: Some(UnixTime::from_seconds(10)),
@@ -428,6 +562,47 @@ mod tests {
         assert!(!key.expired(UnixTime::from_seconds(9)));
         assert!(key.expired(UnixTime::from_seconds(10)));
         assert_eq!(key.state(UnixTime::from_seconds(10)).label(), "expired");
+    }
+
+    #[test]
+    fn a_rotated_key_has_both_tokens_until_the_older_one_ends() {
+        let hint = |text| Hint::parse(text).ok();
+        let hashes = [b"first", b"other", b"third"].map(|token| TokenHash::of(token));
+        let [first, second, third] = &hashes;
+        let key = Key::from(KeyFields {
+            hash: *first,
+            hint: hint("aaaa"),
+            expires_at: Some(UnixTime::from_seconds(100)),
+            ..fixture::key_fields("key_1")
+        });
+        let end = UnixTime::from_seconds(10);
+        let rotated = key.rotated(*second, hint("bbbb"), Some(end));
+        assert_eq!(rotated.changed_fields(&key), ["hash", "hint", "previous"]);
+        assert_eq!(rotated.token_of(second), Some(KeyToken::Current));
+        assert_eq!(rotated.token_of(first), Some(KeyToken::Previous));
+        assert_eq!(rotated.token_of(third), None);
+        assert_eq!(rotated.usable_until(first), Some(end));
+        assert_eq!(rotated.usable_until(second), key.expires_at());
+        let previous = rotated.previous().unwrap();
+        assert_eq!(previous.hint(), Some("aaaa"));
+        assert!(!previous.ended(UnixTime::from_seconds(9)) && previous.ended(end));
+        // The older of the two is gone once the key is rotated again, and with no grace both are.
+        let again = rotated.rotated(*third, None, Some(end));
+        assert_eq!(again.token_of(first), None);
+        assert_eq!(again.token_of(second), Some(KeyToken::Previous));
+        let at_once = again.rotated(*first, None, None);
+        assert_eq!(at_once.previous(), None);
+        assert_eq!(at_once.token_of(third), None);
+    }
+
+    #[test]
+    fn a_key_that_expires_first_ends_its_previous_token_too() {
+        let key = Key::from(KeyFields {
+            expires_at: Some(UnixTime::from_seconds(5)),
+            ..fixture::key_fields("key_1")
+        });
+        let rotated = key.rotated(TokenHash::of(b"new"), None, Some(UnixTime::from_seconds(9)));
+        assert_eq!(rotated.usable_until(key.hash()), key.expires_at());
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::hash::{BuildHasher, RandomState};
 use ipnet::Ipv4Net;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
-use crate::policy::key::{Account, Hint, Key, KeyFieldError, KeyFields, KeyId, KeyName};
+use crate::policy::key::{
+    Account, Hint, Key, KeyFieldError, KeyFields, KeyId, KeyName, PreviousToken,
+};
 use crate::policy::model_access::{ModelAccess, ModelList};
 use crate::policy::network::{AllowFrom, parse_network};
 use crate::policy::time::UnixTime;
@@ -65,6 +67,9 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
     let name = fields.required(KeyField::Name, string(KeyName::parse));
     let hash = fields.required(KeyField::Hash, string(parse_hash));
     let hint = fields.optional(KeyField::Hint, string(Hint::parse));
+    let previous = fields.optional(KeyField::Previous, |value| {
+        previous_token(value, hash.as_ref())
+    });
     let access = fields.required(KeyField::ModelAccess, |value| model_access(value, interner));
     let allow_from = fields.optional(KeyField::AllowFrom, networks);
     let expires_at = fields.optional(KeyField::ExpiresAt, string(UnixTime::parse));
@@ -78,6 +83,7 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
                 name,
                 hash,
                 hint,
+                previous,
                 model_access,
                 allow_from: allow_from.unwrap_or(AllowFrom::Anywhere),
                 expires_at,
@@ -101,6 +107,15 @@ pub fn write_line(key: &Key, out: &mut Vec<u8>) {
     if let Some(hint) = key.hint() {
         out.extend_from_slice(b",\"hint\":");
         write_text(hint, out);
+    }
+    if let Some(previous) = key.previous() {
+        write_display(",\"previous\":{\"hash\":", previous.hash(), out);
+        if let Some(hint) = previous.hint() {
+            out.extend_from_slice(b",\"hint\":");
+            write_text(hint, out);
+        }
+        write_display(",\"not_after\":", &previous.not_after(), out);
+        out.push(b'}');
     }
     out.extend_from_slice(b",\"model_access\":{\"mode\":");
     write_text(key.model_access().mode(), out);
@@ -167,6 +182,7 @@ pub(crate) enum KeyField {
     Name,
     Hash,
     Hint,
+    Previous,
     ModelAccess,
     AllowFrom,
     ExpiresAt,
@@ -176,11 +192,12 @@ pub(crate) enum KeyField {
 }
 
 impl KeyField {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Id,
         Self::Name,
         Self::Hash,
         Self::Hint,
+        Self::Previous,
         Self::ModelAccess,
         Self::AllowFrom,
         Self::ExpiresAt,
@@ -195,6 +212,7 @@ impl KeyField {
             Self::Name => "name",
             Self::Hash => "hash",
             Self::Hint => "hint",
+            Self::Previous => "previous",
             Self::ModelAccess => "model_access",
             Self::AllowFrom => "allow_from",
             Self::ExpiresAt => "expires_at",
@@ -327,6 +345,53 @@ impl<'a> KeyDocument<'a> {
 fn parse_hash(text: &str) -> Result<TokenHash, &'static str> {
     TokenHash::parse(text)
         .ok_or("must be blake3: and 64 hexadecimal digits; `keygate keys hash` makes it of a token")
+}
+
+/// The token that a rotation replaced. `current` is the hash of the key's own token.
+fn previous_token(
+    value: JsonValue<'_>,
+    current: Option<&TokenHash>,
+) -> Result<PreviousToken, ValueError> {
+    let JsonValue::Object(entries) = value else {
+        return Err((
+            "",
+            format!(
+                "must be an object, not {}; write it like {{\"hash\":\"blake3:…\",\"not_after\":\"2027-02-01T00:00:00Z\"}}",
+                value.kind()
+            ),
+        ));
+    };
+    let (mut hash, mut hint, mut not_after) = (None, None, None);
+    for (name, value) in entries {
+        let place = match &*name {
+            "hash" => &mut hash,
+            "hint" => &mut hint,
+            "not_after" => &mut not_after,
+            other => {
+                let name = printable(other);
+                let only = "only hash, hint and not_after belong there, remove it";
+                return Err(("", format!("holds {name}, which is unknown; {only}")));
+            }
+        };
+        if place.replace(value).is_some() {
+            return Err(("", format!("names {name} twice; keep one")));
+        }
+    }
+    let missing = || "is missing; add it".to_owned();
+    let inside = |field| move |(_, message): ValueError| (field, message);
+    let hash = hash.ok_or_else(|| ("hash", missing()))?;
+    let hash = string(parse_hash)(hash).map_err(inside("hash"))?;
+    if current == Some(&hash) {
+        let message = "is that of the key's own token too; remove previous, or write the hash of the token before it";
+        return Err(("hash", message.to_owned()));
+    }
+    let hint = match hint {
+        None | Some(JsonValue::Null) => None,
+        Some(hint) => Some(string(Hint::parse)(hint).map_err(inside("hint"))?),
+    };
+    let not_after = not_after.ok_or_else(|| ("not_after", missing()))?;
+    let not_after = string(UnixTime::parse)(not_after).map_err(inside("not_after"))?;
+    Ok(PreviousToken::new(hash, hint, not_after))
 }
 
 pub(crate) fn networks(value: JsonValue<'_>) -> Result<AllowFrom, ValueError> {

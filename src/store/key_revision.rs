@@ -53,7 +53,7 @@ impl ExpectedRevision {
 mod tests {
     use super::*;
     use crate::policy::key::fixture::key_fields;
-    use crate::policy::key::{Account, Hint, KeyFields, KeyName};
+    use crate::policy::key::{Account, Hint, KeyFields, KeyName, PreviousToken};
     use crate::policy::model_access::{ModelAccess, ModelList};
     use crate::policy::network::{AllowFrom, parse_network};
     use crate::policy::time::UnixTime;
@@ -77,6 +77,14 @@ mod tests {
             },
             KeyFields {
                 hint: Hint::parse("abcd").ok(),
+                ..fields()
+            },
+            KeyFields {
+                previous: Some(PreviousToken::new(
+                    TokenHash::of(b"old"),
+                    None,
+                    UnixTime::from_seconds(1_800_000_000),
+                )),
                 ..fields()
             },
             KeyFields {
@@ -112,7 +120,7 @@ mod tests {
         let changed = keys
             .each_ref()
             .map(|fields| Key::from(fields.clone()).changed_fields(&first));
-        let names = "name hash hint model_access model_access allow_from expires_at created_at account disabled";
+        let names = "name hash hint previous model_access model_access allow_from expires_at created_at account disabled";
         let names: Vec<Vec<&str>> = names.split(' ').map(|name| vec![name]).collect();
         assert_eq!(changed[0], [""; 0]);
         assert_eq!(changed[1], ["id", "hash"]);
@@ -125,6 +133,6 @@ mod tests {
         assert_eq!(again.len(), 16);
         revisions.sort_unstable();
         revisions.dedup();
-        assert_eq!(revisions.len(), 12);
+        assert_eq!(revisions.len(), 13);
     }
 }

@@ -1,11 +1,11 @@
 //! The key store: one worker thread changes the key table and the key file, so that the two always agree.
 //!
 //! Commands that wait together run as one batch: one read answers all reloads; one rewrite of the file commits all
-//! creates, changes and deletes, each validated on its own. The order of steps is fixed: write, fsync, rename, fsync of
-//! the folder, then the table, then the reply. The one exception revokes access: a delete or a disable changes the table
-//! first. Until a write has brought it to disk it is *pending*, and every load applies it again.
+//! creates, changes, rotations and deletes, each validated on its own. The order of steps is fixed: write, fsync, rename, fsync of
+//! the folder, then the table, then the reply. The one exception revokes access: a delete, a disable or the end of a
+//! previous token changes the table first. Until a write has brought it to disk it is *pending*, and every load applies it again.
 //!
-//! | the file | create, other changes | delete, disable | reload |
+//! | the file | create, rotate, other changes | delete, disable, end of a previous token | reload |
 //! | --- | --- | --- | --- |
 //! | unchanged since the last load or write | write, table, reply | table, write, reply | changes nothing |
 //! | changed by others | load the file first, then as above | likewise | loads it |
@@ -15,9 +15,10 @@
 //! | pending changes exist | the write includes them | likewise; deleting such a key again writes again | loads it and applies them |
 //! | a reload finds a pending change in the file | it is no longer pending | | |
 //!
-//! If a change that disables a key also changes other fields and cannot be written, only the disable is in force. Two
-//! changes of one key in a batch apply in the order in which they came, except that deletes and disables come first while
-//! another process holds the lock.
+//! If a change that disables a key also changes other fields and cannot be written, only the disable is in force. A
+//! rotation gives access too, so that nothing of it is in force before it is on disk, whatever its grace. Two
+//! changes of one key in a batch apply in the order in which they came, except that what takes access away comes first
+//! while another process holds the lock.
 //!
 //! Pending changes are written with the next write, and at the latest after [`RETRY_INTERVAL`].
 //!
@@ -33,7 +34,7 @@ mod reload;
 mod state;
 mod worker;
 
-pub use crate::store::key_store::command::{CreatedKey, DropLimit};
+pub use crate::store::key_store::command::{CreatedKey, DropLimit, RotatedKey};
 pub use crate::store::key_store::error::{
     DropLimitError, ReloadResult, StoreError, WorkerStoppedError, WriteError,
 };

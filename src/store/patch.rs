@@ -39,6 +39,25 @@ pub struct KeyPatch {
     pub account: Option<Option<Account>>,
     /// Whether the key is disabled from now on.
     pub disabled: Option<bool>,
+    /// Whether the previous token ends now. No body sets this: it is a call of its own.
+    pub ends_previous: bool,
+}
+
+/// What a change of a key takes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// It disables the key, alone or with other changes.
+    pub disables: bool,
+    /// It ends the previous token.
+    pub ends_previous: bool,
+}
+
+impl Revocation {
+    /// Whether it takes anything away.
+    #[must_use]
+    pub fn is_any(self) -> bool {
+        self != Self::default()
+    }
 }
 
 impl KeyPatch {
@@ -52,6 +71,7 @@ impl KeyPatch {
             expires_at,
             account,
             disabled,
+            ends_previous,
         } = self;
         let set = [
             (name.is_some(), KeyField::Name),
@@ -60,15 +80,19 @@ impl KeyPatch {
             (expires_at.is_some(), KeyField::ExpiresAt),
             (account.is_some(), KeyField::Account),
             (disabled.is_some(), KeyField::Disabled),
+            (*ends_previous, KeyField::Previous),
         ];
         let named = set.into_iter().filter(|(is_set, _)| *is_set);
         named.map(|(_, field)| field.name()).collect()
     }
 
-    /// Whether it disables the key, alone or with other changes.
+    /// The part of it that only takes access away: it is in force before it is on disk.
     #[must_use]
-    pub fn disables(&self) -> bool {
-        self.disabled == Some(true)
+    pub fn revocation(&self) -> Revocation {
+        Revocation {
+            disables: self.disabled == Some(true),
+            ends_previous: self.ends_previous,
+        }
     }
 
     /// The key with this patch applied.
@@ -82,6 +106,7 @@ impl KeyPatch {
         fields.expires_at = patch.expires_at.unwrap_or(fields.expires_at);
         fields.account = patch.account.unwrap_or(fields.account);
         fields.disabled = patch.disabled.unwrap_or(fields.disabled);
+        fields.previous = fields.previous.filter(|_| !patch.ends_previous);
         Key::from(fields)
     }
 }
@@ -144,6 +169,7 @@ pub fn parse_patch(body: &[u8]) -> Result<KeyPatch, KeyJsonError> {
         expires_at: fields.clearable(KeyField::ExpiresAt, string(UnixTime::parse_expiry)),
         account: fields.clearable(KeyField::Account, string(Account::parse)),
         disabled: fields.boolean(KeyField::Disabled),
+        ends_previous: false,
     };
     fields.first_error()?;
     Ok(patch)

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
-use crate::policy::key::Key;
+use crate::policy::key::{Key, KeyToken, PreviousToken};
 use crate::policy::time::UnixTime;
 use crate::table::usage::{BodyBytes, Usage, UsageCounts};
 
@@ -23,8 +23,8 @@ impl Entry {
         &self.key
     }
 
-    pub(crate) fn count(&self, now: UnixTime) {
-        self.usage.get_or_init(Arc::default).count(now);
+    pub(crate) fn count(&self, token: KeyToken, now: UnixTime) {
+        self.usage.get_or_init(Arc::default).count(token, now);
     }
 
     pub(crate) fn restore(&self, before: UsageCounts) {
@@ -52,6 +52,17 @@ impl Entry {
         Self {
             key,
             usage: OnceLock::from(Arc::clone(usage)),
+        }
+    }
+
+    /// This entry takes the place of `before`, whose counters it shares: uses of a previous token that it no longer has
+    /// are forgotten.
+    pub(crate) fn takes_place_of(&self, before: &Self) {
+        let previous_hash = |entry: &Self| entry.key.previous().map(PreviousToken::hash).copied();
+        if previous_hash(self) != previous_hash(before)
+            && let Some(usage) = self.usage.get()
+        {
+            usage.forget_previous_token();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The indexes of one table: by hash for the gateway, by id and by creation time for the admin API.
+//! The indexes of one table: by the hashes of the tokens for the gateway, by id and by creation time for the admin API.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -75,6 +75,13 @@ impl Indexes {
         })
     }
 
+    /// Whether a key of another id has one of this key's tokens.
+    pub(crate) fn has_token_of_another(&self, key: &Key) -> bool {
+        let is_another = |found: Arc<Entry>| found.key().id() != key.id();
+        key.hashes()
+            .any(|hash| self.by_hash.find(hash).is_some_and(is_another))
+    }
+
     pub(crate) fn add(&self, entry: Arc<Entry>) {
         let sort_key = SortKey::of(
             entry.key(),
@@ -89,7 +96,7 @@ impl Indexes {
             Occupied(before) => drop(before.replace_entry(sort_key.position)),
             Vacant(free) => drop(free.insert(sort_key.position)),
         }
-        self.by_hash.put(entry);
+        self.by_hash.put(&entry);
     }
 
     pub(crate) fn in_file_order(&self, yield_point: YieldPoint) -> Vec<Arc<Entry>> {

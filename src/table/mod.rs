@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
-use crate::policy::key::Key;
+use crate::policy::key::{Key, KeyToken};
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 use crate::table::indexes::{Indexes, copy_batch, drop_indexes, lock};
@@ -42,7 +42,7 @@ pub struct Table {
     writer: Mutex<()>,
 }
 
-/// Another key has the same id or hash.
+/// Another key has the same id, or a token with the same hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DuplicateKeyError;
 
@@ -81,7 +81,7 @@ impl Table {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The key whose token has this hash.
+    /// The key that has a token with this hash. It may be a previous token that has ended.
     #[must_use]
     pub fn find(&self, hash: &TokenHash) -> Option<Arc<Entry>> {
         self.current.load().by_hash.find(hash)
@@ -112,7 +112,7 @@ impl Table {
     pub fn insert(&self, key: Key) -> Result<Arc<Entry>, DuplicateKeyError> {
         let _writer = lock(&self.writer);
         let mut keys = self.current.load_full();
-        if keys.entry(key.id()).is_some() || keys.by_hash.find(key.hash()).is_some() {
+        if keys.entry(key.id()).is_some() || keys.has_token_of_another(&key) {
             return Err(DuplicateKeyError);
         }
         if keys.by_hash.is_overfull(keys.by_id.len()) {
@@ -128,23 +128,24 @@ impl Table {
         Ok(entry)
     }
 
-    /// Replaces the key that has the same id. Its hash may change too.
+    /// Replaces the key that has the same id. Its tokens may change too.
     ///
     /// # Errors
-    /// [`DuplicateKeyError`] if no key has this id, or another key has this hash; nothing changes.
+    /// [`DuplicateKeyError`] if no key has this id, or another key has one of these tokens; nothing changes.
     pub fn replace(&self, key: Key) -> Result<Arc<Entry>, DuplicateKeyError> {
         let _writer = lock(&self.writer);
         let keys = self.current.load_full();
         let (before, sort_key) = keys.entry(key.id()).ok_or(DuplicateKeyError)?;
-        let hash_changes = before.key().hash() != key.hash();
-        if hash_changes && keys.by_hash.find(key.hash()).is_some() {
+        if keys.has_token_of_another(&key) {
             return Err(DuplicateKeyError);
         }
         let entry = Arc::new(before.changed_to(key));
         keys.put(Arc::clone(&entry), sort_key);
-        if hash_changes {
-            keys.by_hash.remove(before.key().hash());
+        let is_gone = |hash: &&TokenHash| entry.key().token_of(hash).is_none();
+        for hash in before.key().hashes().filter(is_gone) {
+            keys.by_hash.remove(hash);
         }
+        entry.takes_place_of(&before);
         self.bump_generation();
         Ok(entry)
     }
@@ -154,7 +155,9 @@ impl Table {
         let _writer = lock(&self.writer);
         let keys = self.current.load_full();
         let (entry, sort_key) = keys.entry(id)?;
-        keys.by_hash.remove(entry.key().hash());
+        for hash in entry.key().hashes() {
+            keys.by_hash.remove(hash);
+        }
         keys.by_id.remove(id);
         lock(&keys.by_sort_key).remove(&sort_key);
         self.bump_generation();
@@ -286,8 +289,15 @@ impl Table {
     }
 
     /// Counts a request that this key was accepted for.
-    pub fn count(&self, entry: &Entry, now: UnixTime) {
-        entry.count(now);
+    pub fn count(&self, entry: &Entry, token: KeyToken, now: UnixTime) {
+        entry.count(token, now);
+    }
+
+    /// After a swap: forgets the uses of previous tokens that keys no longer have.
+    pub fn forget_ended_tokens(&self, changes: &Difference) {
+        for (entry, before) in changes.changed.iter().zip(&changes.before) {
+            entry.takes_place_of(before);
+        }
     }
 
     /// Adds what was counted for this key before the start, if the table has it.

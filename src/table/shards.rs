@@ -1,4 +1,4 @@
-//! The keys by the hash of their token, in many small arrays. A change of one key replaces its array as a whole, so a
+//! The keys by the hashes of their tokens, in many small arrays. A key with a previous token is in two of them. A change of one key replaces its array as a whole, so a
 //! reader holds the array from before or after the change and never waits.
 
 use std::sync::Arc;
@@ -30,13 +30,17 @@ impl Shards {
             .max(MIN_SHARDS);
         let mut sizes = vec![0_u32; count];
         for entry in yield_every(entries, yield_point) {
-            sizes[shard_index(hash_prefix(entry.key().hash()), count)] += 1;
+            for hash in entry.key().hashes() {
+                sizes[shard_index(hash_prefix(hash), count)] += 1;
+            }
         }
         let sized = |size: &u32| Shard::with_capacity(*size as usize);
         let mut shards: Vec<Shard> = yield_every(&sizes, yield_point).map(sized).collect();
         for entry in yield_every(entries, yield_point) {
-            let prefix = hash_prefix(entry.key().hash());
-            shards[shard_index(prefix, count)].push((prefix, Arc::clone(entry)));
+            for hash in entry.key().hashes() {
+                let prefix = hash_prefix(hash);
+                shards[shard_index(prefix, count)].push((prefix, Arc::clone(entry)));
+            }
         }
         let empty = Arc::new(Shard::new());
         let share = |shard: Shard| {
@@ -54,16 +58,18 @@ impl Shards {
         let shard = self.shard(prefix).load();
         let found = shard
             .iter()
-            .find(|(other, entry)| *other == prefix && entry.key().hash() == hash);
+            .find(|(other, entry)| *other == prefix && entry.key().token_of(hash).is_some());
         found.map(|(_, entry)| Arc::clone(entry))
     }
 
-    /// Adds the entry, or replaces the one with the same hash. The caller holds the writer lock.
-    pub(crate) fn put(&self, entry: Arc<Entry>) {
-        let prefix = hash_prefix(entry.key().hash());
-        let mut changed = self.copy_without(entry.key().hash(), 1);
-        changed.push((prefix, entry));
-        self.shard(prefix).store(Arc::new(changed));
+    /// Adds the entry under each of its hashes, or replaces the one that has that hash. The caller holds the writer lock.
+    pub(crate) fn put(&self, entry: &Arc<Entry>) {
+        for hash in entry.key().hashes() {
+            let prefix = hash_prefix(hash);
+            let mut changed = self.copy_without(hash, 1);
+            changed.push((prefix, Arc::clone(entry)));
+            self.shard(prefix).store(Arc::new(changed));
+        }
     }
 
     /// The caller holds the writer lock.
@@ -82,7 +88,9 @@ impl Shards {
         others.extend(
             shard
                 .iter()
-                .filter(|(_, entry)| entry.key().hash() != hash)
+                .filter(|(prefix, entry)| {
+                    *prefix != hash_prefix(hash) || entry.key().token_of(hash).is_none()
+                })
                 .cloned(),
         );
         others

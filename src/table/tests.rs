@@ -1,6 +1,6 @@
 use super::*;
-use crate::policy::key::KeyFields;
 use crate::policy::key::fixture::key_fields;
+use crate::policy::key::{KeyFields, PreviousToken};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -17,12 +17,22 @@ fn swap(table: &Table, keys: Vec<Key>) -> Difference {
     let difference = table.compare(&entries, NO_YIELD);
     if difference.changes_table() {
         table.swap(entries, NO_YIELD);
+        table.forget_ended_tokens(&difference);
     }
     difference
 }
 
 fn hash(token: u32) -> TokenHash {
     TokenHash::of(&token.to_le_bytes())
+}
+
+/// A key with a second token, which is its previous one.
+fn rotated(id: u32, token: u32, previous: u32) -> Key {
+    let end = UnixTime::from_seconds(1_000);
+    Key::from(KeyFields {
+        previous: Some(PreviousToken::new(hash(previous), None, end)),
+        ..key(id, token, None).fields()
+    })
 }
 
 fn ids(entries: &[Arc<Entry>]) -> Vec<&str> {
@@ -65,14 +75,93 @@ fn an_id_or_hash_is_taken_once() {
 }
 
 #[test]
+fn a_key_is_found_by_both_of_its_tokens_and_by_none_that_it_no_longer_has() {
+    let found = |table: &Table, token| {
+        let entry = table.find(&hash(token))?;
+        entry.key().token_of(&hash(token))
+    };
+    let all = |table: &Table| [1, 2, 3].map(|token| found(table, token));
+    let (current, previous) = (Some(KeyToken::Current), Some(KeyToken::Previous));
+    let table = Table::default();
+    table.insert(key(1, 1, None)).unwrap();
+    table.replace(rotated(1, 2, 1)).unwrap();
+    assert_eq!(all(&table), [previous, current, None]);
+    table.replace(rotated(1, 3, 2)).unwrap();
+    assert_eq!(all(&table), [None, previous, current]);
+    assert_eq!(table.len(), 1);
+    // The tokens may change their places, as a restored key file has it.
+    table.replace(rotated(1, 2, 3)).unwrap();
+    assert_eq!(all(&table), [None, current, previous]);
+    table.replace(key(1, 2, None)).unwrap();
+    assert_eq!(all(&table), [None, current, None]);
+    swap(&table, vec![rotated(1, 1, 3)]);
+    assert_eq!(all(&table), [current, None, previous]);
+    table.remove("key_1").unwrap();
+    assert_eq!(all(&table), [None, None, None]);
+    table.insert(rotated(2, 3, 1)).unwrap();
+    assert_eq!(all(&table), [previous, None, current]);
+}
+
+#[test]
+fn a_token_belongs_to_one_key_whether_it_is_the_current_or_the_previous_one() {
+    let table = Table::default();
+    table.insert(rotated(1, 1, 2)).unwrap();
+    for other in [
+        key(2, 1, None),
+        key(2, 2, None),
+        rotated(2, 3, 1),
+        rotated(2, 3, 2),
+    ] {
+        assert_eq!(table.insert(other).unwrap_err(), DuplicateKeyError);
+    }
+    table.insert(key(2, 3, None)).unwrap();
+    for other in [key(2, 2, None), rotated(2, 3, 2), rotated(2, 4, 1)] {
+        assert_eq!(table.replace(other).unwrap_err(), DuplicateKeyError);
+    }
+    assert_eq!(table.find(&hash(2)).unwrap().key().id(), "key_1");
+}
+
+#[test]
+fn the_last_use_of_the_previous_token_is_that_tokens_own() {
+    let at = UnixTime::from_seconds;
+    let table = Table::default();
+    let entry = table.insert(key(1, 1, None)).unwrap();
+    table.count(&entry, KeyToken::Current, at(5));
+    let uses = || {
+        let uses = table.usage(&table.by_id("key_1").unwrap());
+        (uses.requests, uses.last_used_at, uses.previous_last_used_at)
+    };
+    let entry = table.replace(rotated(1, 2, 1)).unwrap();
+    assert_eq!(uses(), (1, Some(at(5)), None));
+    table.count(&entry, KeyToken::Previous, at(9));
+    assert_eq!(uses(), (2, Some(at(9)), Some(at(9))));
+    // Another change of the key keeps it, the next rotation does not.
+    swap(
+        &table,
+        vec![Key::from(KeyFields {
+            disabled: true,
+            ..rotated(1, 2, 1).fields()
+        })],
+    );
+    assert_eq!(uses(), (2, Some(at(9)), Some(at(9))));
+    table.replace(rotated(1, 3, 2)).unwrap();
+    assert_eq!(uses(), (2, Some(at(9)), None));
+    let entry = table.by_id("key_1").unwrap();
+    table.count(&entry, KeyToken::Previous, at(0));
+    assert_eq!(uses(), (3, Some(at(9)), Some(at(0))));
+    swap(&table, vec![key(1, 3, None)]);
+    assert_eq!(uses(), (3, Some(at(9)), None));
+}
+
+#[test]
 fn counters_outlive_changes_and_reloads_of_the_key_but_not_its_deletion() {
     let table = Table::default();
     let entry = table.insert(key(1, 1, None)).unwrap();
-    table.count(&entry, UnixTime::from_seconds(5));
+    table.count(&entry, KeyToken::Current, UnixTime::from_seconds(5));
     table.replace(key(1, 7, None)).unwrap();
     swap(&table, vec![key(1, 8, Some(3))]);
     let entry = table.find(&hash(8)).unwrap();
-    table.count(&entry, UnixTime::from_seconds(9));
+    table.count(&entry, KeyToken::Current, UnixTime::from_seconds(9));
     let reading = table.usage(&entry);
     assert_eq!(
         (reading.requests, reading.last_used_at),
@@ -144,7 +233,7 @@ fn a_use_that_began_before_a_change_of_the_key_is_counted() {
     let table = Table::default();
     let before = table.insert(key(1, 1, None)).unwrap();
     table.replace(key(1, 1, Some(7))).unwrap();
-    table.count(&before, UnixTime::from_seconds(5));
+    table.count(&before, KeyToken::Current, UnixTime::from_seconds(5));
     assert_eq!(table.usage(&table.by_id("key_1").unwrap()).requests, 1);
 }
 
@@ -203,31 +292,40 @@ fn ten_thousand_single_creates_stay_findable() {
 
 proptest! {
     #[test]
-    fn the_table_agrees_with_a_map(steps in prop::collection::vec((0_u8..4, 0_u32..12, 0_u32..12), 0..60)) {
+    fn the_table_agrees_with_a_map(
+        steps in prop::collection::vec((0_u8..4, 0_u32..12, 0_u32..12, prop::option::of(0_u32..12)), 0..60)
+    ) {
         let table = Table::default();
-        let mut model: HashMap<u32, u32> = HashMap::new();
-        for (step, id, token) in steps {
-            let hash_free = model.iter().all(|(other, taken)| *other == id || *taken != token);
+        let mut model: HashMap<u32, (u32, Option<u32>)> = HashMap::new();
+        let made = |id, (token, previous)| match previous {
+            Some(previous) => rotated(id, token, previous),
+            None => key(id, token, None),
+        };
+        for (step, id, token, previous) in steps {
+            let tokens = (token, previous.filter(|previous| *previous != token));
+            let has = |(one, other): (u32, Option<u32>), token| one == token || other == Some(token);
+            let is_free = |token| model.iter().all(|(other, taken)| *other == id || !has(*taken, token));
+            let free = is_free(token) && tokens.1.is_none_or(is_free);
             match step {
                 0 => {
-                    let free = hash_free && !model.contains_key(&id);
-                    prop_assert_eq!(table.insert(key(id, token, None)).is_ok(), free);
-                    if free { model.insert(id, token); }
+                    let free = free && !model.contains_key(&id);
+                    prop_assert_eq!(table.insert(made(id, tokens)).is_ok(), free);
+                    if free { model.insert(id, tokens); }
                 }
                 1 => {
-                    let fits = hash_free && model.contains_key(&id);
-                    prop_assert_eq!(table.replace(key(id, token, None)).is_ok(), fits);
-                    if fits { model.insert(id, token); }
+                    let fits = free && model.contains_key(&id);
+                    prop_assert_eq!(table.replace(made(id, tokens)).is_ok(), fits);
+                    if fits { model.insert(id, tokens); }
                 }
                 2 => prop_assert_eq!(table.remove(&format!("key_{id}")).is_some(), model.remove(&id).is_some()),
                 _ => {
                     model.retain(|other, _| *other != id);
-                    swap(&table, model.iter().map(|(id, token)| key(*id, *token, None)).collect());
+                    swap(&table, model.iter().map(|(id, tokens)| made(*id, *tokens)).collect());
                 }
             }
             prop_assert_eq!(table.len(), model.len());
             for token in 0..12 {
-                let expected = model.iter().find(|(_, taken)| **taken == token).map(|(id, _)| format!("key_{id}"));
+                let expected = model.iter().find(|(_, taken)| has(**taken, token)).map(|(id, _)| format!("key_{id}"));
                 prop_assert_eq!(table.find(&hash(token)).map(|found| found.key().id().to_owned()), expected);
             }
         }

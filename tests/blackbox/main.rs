@@ -161,6 +161,15 @@ mod revocation {
     pub mod streams;
 }
 
+/// A key that gets a new token: the old one works on for a while, then as if it had never been.
+mod rotation {
+    mod calls;
+    pub mod rotated;
+    mod shell;
+    mod streams;
+    mod tokens;
+}
+
 /// Which paths and methods are served, and what a browser on another origin may ask.
 mod routes {
     mod anthropic;

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+import uuid
 
 import schemathesis
 
@@ -27,6 +28,9 @@ def before_call(context, case, kwargs):
         del case.query["after"]
     if case.headers and "If-Match" in case.headers:
         case.headers["If-Match"] = "*"
+    # Each call is another change.
+    if case.headers and "Idempotency-Key" in case.headers and case.meta and case.meta.generation.mode.is_positive:
+        case.headers["Idempotency-Key"] = str(uuid.uuid4())
     # Nor has a pattern of every language a name for the class of invisible characters.
     for name in ("name", "account"):
         if isinstance(case.body, dict) and isinstance(case.body.get(name), str):

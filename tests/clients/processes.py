@@ -220,6 +220,14 @@ class Gateway:
         ledger.said("created", json.dumps(created | {"token": ""}))
         return Key(created["key"]["id"], created["token"], created["url"])
 
+    def rotate(self, key: Key, *options: str) -> Key:
+        """The same key with its new token: `keys rotate` with these options."""
+        rotated = json.loads(self.run("keys", "rotate", key.id, *options, "--json"))
+        self.tokens.append(rotated["token"])
+        ledger.secret(rotated["token"])
+        ledger.said("created", json.dumps(rotated | {"token": ""}))
+        return Key(key.id, rotated["token"], rotated["url"])
+
     def delete(self, key: Key) -> None:
         self.run("keys", "delete", key.id, "--yes")
 

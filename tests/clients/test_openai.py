@@ -206,6 +206,29 @@ def test_a_deleted_key_is_refused_on_the_connection_that_served_it(connection: C
     assert refused.value.code == "invalid_api_key"
 
 
+def test_both_tokens_of_a_rotated_key_work_until_the_old_one_ends(connection: Connection, stage: Stage):
+    gateway = connection.gateway
+    old = gateway.key()
+    _, _, chunks = begin_endless(connection, old, stage)
+    new = gateway.rotate(old, "--grace", "1h")
+    for key, token in [(old, "previous"), (new, "current")]:
+        client = connection.client(key)
+        assert client.chat.completions.create(model="tiny-a", **SHORT).choices[0].message.content
+        assert client.get("/key", cast_to=object)["token"] == token
+    next(iter(chunks))
+    assert gateway.admin("GET", f"/api/keys/{old.id}").json()["previous"]["last_used_at"]
+    gateway.run("keys", "expire-previous", old.id)
+    ended = time.monotonic()
+    with pytest.raises(openai.APIError) as raised:
+        for _ in chunks:
+            assert time.monotonic() - ended < ENDED, "chunks still arrive"
+    assert raised.value.code == "invalid_api_key"
+    with pytest.raises(openai.AuthenticationError) as refused:
+        connection.client(old).chat.completions.create(model="tiny-a", **SHORT)
+    assert refused.value.code == "invalid_api_key"
+    assert connection.client(new).chat.completions.create(model="tiny-a", **SHORT).choices
+
+
 # Errors
 
 

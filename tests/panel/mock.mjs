@@ -61,10 +61,10 @@ async function answer(state, request, response) {
     return send(200, { ...about, secret: `secret-${id}` }, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });
   }
   if (!state.sessions.has(session) || request.headers["x-keygate-session"] !== `secret-${session}`) return refuse(401, "Sign in.");
-  const [, id] = /^\/api\/keys\/(.+)$/.exec(url.pathname) ?? [];
+  const [, id, action] = /^\/api\/keys\/([^/]+)(\/.+)?$/.exec(url.pathname) ?? [];
   const key = id && state.keys.find((key) => key.id === decodeURIComponent(id));
   if (id && !key) return refuse(404, "No key has this id.");
-  switch (id ? `${request.method} key` : call) {
+  switch (id ? `${request.method} key${action ?? ""}` : call) {
     case "GET /api/session": return send(200, about);
     case "DELETE /api/session": state.sessions.delete(session); return send(204);
     case "GET /api/keys": return send(200, page(state, url.searchParams));
@@ -87,6 +87,13 @@ async function answer(state, request, response) {
       state.generation += 1;
       return send(200, view(key));
     }
+    case "POST key/rotate": {
+      const token = `kg_${drawn(49)}`;
+      const grace = body.grace_seconds ?? 86_400;
+      Object.assign(key, { hint: token.slice(-4), previous: grace === 0 ? null : { hint: key.hint, not_after: instant(Date.now() + grace * 1000), last_used_at: null } });
+      return send(201, { key: view(key), token, url: about.url, warnings: [] });
+    }
+    case "POST key/expire-previous": key.previous = null; return send(200, view(key));
     case "DELETE key": state.keys.splice(state.keys.indexOf(key), 1); state.generation += 1; return send(204);
     case "GET /api/models": return send(200, { models: state.models.map((model) => ({ ...model, keys: state.keys.filter((key) => view(key).state === "active" && allows(key.model_access, model.id)).length })) });
     case "GET /api/status": return send(200, { version: "0.1.0", generation: state.generation, keys: state.keys.length, last_reload: state.lastReload, upstreams: [], in_flight: 7, draining: false });
@@ -159,7 +166,7 @@ const endOf = (text) => (text.length === 10 ? Date.parse(text) + DAY : Date.pars
 const allows = ({ mode, models }, id) => mode === "all" || models.includes(id) === (mode === "inclusive");
 
 function record(fields) {
-  return { account: null, hint: null, allow_from: [], disabled: false, last_used_at: null, requests: 0, ...fields,
+  return { account: null, hint: null, allow_from: [], disabled: false, last_used_at: null, requests: 0, previous: null, ...fields,
     expires_at: fields.expires_at ? instant(endOf(fields.expires_at)) : null };
 }
 

@@ -6,7 +6,7 @@ import { copyButton, openWindow, windowHead } from "./overlay.js";
 import { snippets } from "./snippets.js";
 
 /** Shows what was made, with `model` for a first try. `onUncopied` hears that it was closed before the token was copied. */
-export function showCreated({ name, token, url, warnings, model, onUncopied }) {
+export function showCreated({ title: words = "API Key Created Successfully", name, token, url, warnings, model, onUncopied }) {
   const title = uniqueId("title");
   const caution = h("p", { id: uniqueId("caution"), class: "notice warn" });
   const cautionText = h("span");
@@ -25,7 +25,7 @@ export function showCreated({ name, token, url, warnings, model, onUncopied }) {
     kind: "created", label: title, describedBy: caution.id, onClose: () => isCopied || onUncopied(),
     build: (close) => {
       const window = h("div", { class: "created-body" },
-        windowHead(title, "API Key Created Successfully", close, { about: quoted(name) }),
+        windowHead(title, words, close, { about: quoted(name) }),
         caution,
         (warnings ?? []).map((text) => h("p", { class: "notice warn" }, icon("info"), h("span", { dir: "auto" }, text))),
         secret("OpenAI Compatible URL", url),

@@ -5,6 +5,7 @@ import { foreign, h, quoted, quotedText } from "./dom.js";
 import { fromNow } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, openMenu, toast } from "./overlay.js";
+import { endOldToken, hasOldToken, openRotate } from "./rotate.js";
 import { session } from "./session.js";
 
 const address = (key) => `/api/keys/${encodeURIComponent(key.id)}`;
@@ -17,6 +18,8 @@ export function keyMenu(button, key, onChanged) {
     { text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
     { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
     { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
+    { text: "Rotate…", icon: "refresh", act: () => openRotate(key, onChanged) },
+    ...(hasOldToken(key) ? [{ text: "End old token now", icon: "close", act: () => endOldToken(key, () => onChanged(key.id)) }] : []),
     { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) },
   ]);
 }
@@ -26,7 +29,7 @@ export const keyPageOf = (id) => `#/key?id=${encodeURIComponent(id)}`;
 
 /** Opens the pane on a key. */
 export function editKey(key, onChanged) {
-  openKeyForm({ key, address: session.client_address, onSaved: (saved) => {
+  openKeyForm({ key, address: session.client_address, onEnded: () => onChanged(key.id), onSaved: (saved) => {
     toast([quoted(saved.name), " was saved.", stillRefused(saved)]);
     onChanged(key.id);
   } });

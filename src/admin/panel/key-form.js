@@ -7,6 +7,7 @@ import { dateAndTime, dayFromToday, endOfDay, expiryDate, expiryDay, fromNow, pl
 import { modelPicker } from "./model-picker.js";
 import { asIpv4, mayBecomeNetwork, parseNetwork } from "./networks.js";
 import { confirm, copyButton, openWindow, setBusy, windowHead } from "./overlay.js";
+import { endOldToken, hasOldToken, oldTokenUse } from "./rotate.js";
 
 const MAX_NAME = 100;
 const MODES = [
@@ -15,8 +16,11 @@ const MODES = [
   ["exclusive", "Exclusive", "The key may use every model but those chosen here."],
 ];
 
-/** Opens the pane on a key, or on a new one. `onSaved` gets the gateway's answer, and the catalogue, once the pane is closed. */
-export function openKeyForm({ key = null, address, onSaved }) {
+/**
+ * Opens the pane on a key, or on a new one. `onSaved` gets the gateway's answer, and the catalogue, once the pane is closed;
+ * `onEnded` hears that the key's old token was ended while it is open.
+ */
+export function openKeyForm({ key = null, address, onSaved, onEnded = () => {} }) {
   const title = uniqueId("title");
   const parts = {
     name: nameField(key),
@@ -115,7 +119,7 @@ export function openKeyForm({ key = null, address, onSaved }) {
           try {
             const present = await call("GET", `/api/keys/${encodeURIComponent(key.id)}`);
             close();
-            openKeyForm({ key: present, address, onSaved });
+            openKeyForm({ key: present, address, onSaved, onEnded });
           } catch (error) {
             setBusy(load, false);
             if (isNews(error)) complain(error);
@@ -131,7 +135,11 @@ export function openKeyForm({ key = null, address, onSaved }) {
       return h("form", { class: "pane-form", novalidate: true, onsubmit: submit },
         windowHead(title, key ? "Edit API Key" : "Create API Key", attempt, { about: key && quoted(key.name) }),
         h("div", { class: "pane-body" },
-          key && facts(key),
+          key && facts(key, (present) => {
+            // What is saved next is meant for the key without that token.
+            key = present;
+            onEnded();
+          }),
           Object.values(parts).map((part) => part.element)),
         h("footer", { class: "pane-foot" }, trouble, actions, doubt));
     },
@@ -154,16 +162,23 @@ function changes(before, wanted) {
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 /** What a key is, besides what can be changed about it. */
-function facts(key) {
+function facts(key, onEnded) {
   const id = h("code", { translate: "no" }, key.id);
   const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
+  const old = hasOldToken(key) && fact("Old token", [key.previous.hint && ["ends in ", h("code", {}, foreign(key.previous.hint)), ", "],
+    `works until ${dateAndTime(new Date(key.previous.not_after))}, ${oldTokenUse(key)} `,
+    h("button", { type: "button", class: "button small", onclick: () => endOldToken(key, (present) => {
+      for (const part of old) part.remove();
+      onEnded(present);
+    }) }, "End old token now")]);
   return h("dl", { class: "facts" },
     fact("ID", [id, " ", copyButton(() => key.id, "ID", { className: "button quiet small bare", shown: () => id })]),
     key.hint && fact("Token ends in", h("code", {}, foreign(key.hint))),
     key.created_at && fact("Created", dateAndTime(new Date(key.created_at))),
     fact("Last used", key.last_used_at
       ? `${fromNow(Date.parse(key.last_used_at))}, ${plural(key.requests, "request")} since the gateway started`
-      : "not since the gateway started"));
+      : "not since the gateway started"),
+    old);
 }
 
 /** A field: its label, what is written below it, its fault, and how to complain. */

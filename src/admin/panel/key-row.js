@@ -1,7 +1,8 @@
 // A key as a row of the list.
 
 import { foreign, h, icon, modelName, quotedText, visible } from "./dom.js";
-import { expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
+import { date, dateAndTime, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
+import { hasOldToken, oldTokenUse } from "./rotate.js";
 
 /** The columns, with what each can be sorted by. */
 export const COLUMNS = [
@@ -28,7 +29,8 @@ export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
     cell("Last used", key.last_used_at
       ? [timeElement(Date.parse(key.last_used_at), fromNow(Date.parse(key.last_used_at))), h("span", { class: "sub" }, plural(key.requests, "request"))]
       : h("span", { class: "muted", title: "Not since the gateway started" }, "–", h("span", { class: "unseen" }, "not since the gateway started"))),
-    cell("Token", key.hint ? h("code", { class: "hint-code" }, h("span", { "aria-hidden": "true" }, "…"), foreign(key.hint)) : h("span", { class: "muted" }, "–", h("span", { class: "unseen" }, "made elsewhere"))),
+    cell("Token", key.hint ? h("code", { class: "hint-code" }, h("span", { "aria-hidden": "true" }, "…"), foreign(key.hint)) : h("span", { class: "muted" }, "–", h("span", { class: "unseen" }, "made elsewhere")),
+      hasOldToken(key) && oldToken(key)),
     h("td", { role: "cell", class: "row-menu" }, more));
 }
 
@@ -38,6 +40,12 @@ export function access({ mode, models }) {
   const names = shown.flatMap((model, at) => [h("span", { class: "model" }, modelName(model), at < models.length - 1 && ","), " "]);
   return h("span", { title: models.map(visible).join("\n") }, h("span", { class: "mode" }, mode === "inclusive" ? "Inclusive: " : "Exclusive: "), names,
     models.length > shown.length && h("span", { class: "muted" },`and ${models.length - shown.length} more`));
+}
+
+function oldToken(key) {
+  const end = Date.parse(key.previous.not_after);
+  return [h("span", { class: "sub" }, "old one until ", timeElement(end, date(end), `The old token works until ${dateAndTime(end)}, ${oldTokenUse(key)}`)),
+    h("span", { class: "sub" }, oldTokenUse(key, "not used since"))];
 }
 
 export function networks(list) {

@@ -1,6 +1,7 @@
 //! Calls on keys.
 
 use super::*;
+use crate::policy::time::UnixTime;
 
 #[test]
 fn a_key_is_made_shown_changed_and_deleted() {
@@ -37,6 +38,103 @@ fn a_key_is_made_shown_changed_and_deleted() {
             assert_eq!(api.call(method, &path, "{}").await.status, 404, "{method}");
         }
         assert_eq!(fs::read_to_string(api.keys_file()).unwrap(), "");
+    });
+}
+
+#[test]
+fn a_rotation_shows_a_new_token_once_and_until_when_the_old_one_works() {
+    runtime().block_on(async {
+        let api = TestApi::new();
+        let created = api.key("n").await;
+        let path = format!("/api/keys/{}", created["key"]["id"].as_str().unwrap());
+        let rotate = format!("{path}/rotate");
+        assert_eq!(created["key"]["previous"], Value::Null);
+        let before = now();
+        let rotated = api.call("POST", &rotate, "").await;
+        assert_eq!(rotated.status, 201);
+        let rotated = rotated.json();
+        let fields: Vec<_> = created.as_object().unwrap().keys().collect();
+        assert_eq!(
+            rotated.as_object().unwrap().keys().collect::<Vec<_>>(),
+            fields
+        );
+        assert_eq!(rotated["warnings"], json!([]));
+        let (old, new) = (
+            created["token"].as_str().unwrap(),
+            rotated["token"].as_str().unwrap(),
+        );
+        assert_ne!(old, new);
+        let key = &rotated["key"];
+        assert_eq!(key["hint"], new[48..]);
+        let previous = &key["previous"];
+        let fields: Vec<_> = previous.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["hint", "last_used_at", "not_after"]);
+        assert_eq!(
+            (&previous["hint"], &previous["last_used_at"]),
+            (&json!(old[48..]), &Value::Null)
+        );
+        let end = UnixTime::parse(previous["not_after"].as_str().unwrap()).unwrap();
+        assert!(
+            (86_400..=86_402).contains(&(end.seconds() - before.seconds())),
+            "a day"
+        );
+        assert_eq!(&api.call("GET", &path, "").await.json(), key);
+
+        let again = api
+            .call("POST", &rotate, "{\"grace_seconds\":60.0}")
+            .await
+            .json();
+        let warning = again["warnings"][0].as_str().unwrap();
+        assert!(
+            warning.contains(&old[48..]) && warning.contains("has ended"),
+            "{warning}"
+        );
+        assert_eq!(again["key"]["previous"]["hint"], new[48..]);
+        let ended = api
+            .call("POST", &format!("{path}/expire-previous"), "{}")
+            .await;
+        assert_eq!(
+            (ended.status.as_u16(), &ended.json()["previous"]),
+            (200, &Value::Null)
+        );
+        assert_eq!(ended.headers["etag"].len(), 18);
+        let at_once = api
+            .call("POST", &rotate, "{\"grace_seconds\":0}")
+            .await
+            .json();
+        assert_eq!(
+            (&at_once["key"]["previous"], &at_once["warnings"]),
+            (&Value::Null, &json!([]))
+        );
+        api.call("PATCH", &path, "{\"disabled\":true}").await;
+        let disabled = api.call("POST", &rotate, "").await.json();
+        assert!(
+            disabled["warnings"][0]
+                .as_str()
+                .unwrap()
+                .contains("disabled")
+        );
+
+        for (body, status, field) in [
+            ("{\"grace_seconds\":7776001}", 422, "grace_seconds"),
+            ("{\"grace_seconds\":-1}", 422, "grace_seconds"),
+            ("{\"grace_seconds\":1.5}", 422, "grace_seconds"),
+            ("{\"grace_seconds\":\"60\"}", 422, "grace_seconds"),
+            ("{\"grace\":60}", 422, "grace"),
+            ("[]", 422, ""),
+            ("{", 400, ""),
+        ] {
+            let response = api.call("POST", &rotate, body).await;
+            assert_eq!(
+                (response.status.as_u16(), &*response.field()),
+                (status, field),
+                "{body}"
+            );
+        }
+        let extra = api
+            .call("POST", &format!("{path}/expire-previous"), "{\"now\":1}")
+            .await;
+        assert_eq!((extra.status.as_u16(), &*extra.field()), (422, "now"));
     });
 }
 

@@ -3,6 +3,7 @@
 use http::header::ACCEPT;
 
 use super::*;
+use crate::policy::key::KeyToken;
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::store::database::{DAY, Database, DatabaseUrl, HOUR, KeepFor, RecordEnd, UsageRecord};
 
@@ -248,9 +249,9 @@ fn keys_that_nobody_used_for_long_are_found() {
         api.key("new").await;
         let table = &api.services.table;
         let used = table.by_id("key_used").unwrap();
-        table.count(&used, now().plus(-89 * DAY));
+        table.count(&used, KeyToken::Current, now().plus(-89 * DAY));
         let used_long_ago = table.by_id("key_used_long_ago").unwrap();
-        table.count(&used_long_ago, now().plus(-91 * DAY));
+        table.count(&used_long_ago, KeyToken::Current, now().plus(-91 * DAY));
         let found = async |query: &str| {
             let page = api.call("GET", &format!("/api/keys?{query}"), "").await.json();
             let keys = page["keys"].as_array().unwrap().iter();

@@ -10,6 +10,11 @@ fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
     Key::from(fields)
 }
 
+/// A request with the key's own token.
+fn subject(key: &Key) -> Subject<'_> {
+    Subject::Key(key, key.hash())
+}
+
 fn ask(subject: Subject<'_>, model: &str, from: &str) -> (Option<&'static str>, String) {
     let explanation = explain(&Question {
         subject,
@@ -34,7 +39,7 @@ fn an_allowed_request_names_every_rule_that_let_it_pass() {
         fields.expires_at = Some(UnixTime::from_seconds(2_000));
     });
     assert_eq!(
-        ask(Subject::Key(&restricted), "good", "192.0.2.7"),
+        ask(subject(&restricted), "good", "192.0.2.7"),
         (
             None,
             "allowed: active key until 1970-01-01T00:33:20Z, 192.0.2.7 is in 192.0.2.0/24, the model is in its \
@@ -42,7 +47,7 @@ fn an_allowed_request_names_every_rule_that_let_it_pass() {
                 .to_owned()
         )
     );
-    let (denial, reason) = ask(Subject::Key(&key(|_| ())), "good", "2001:db8::1");
+    let (denial, reason) = ask(subject(&key(|_| ())), "good", "2001:db8::1");
     assert_eq!(denial, None);
     assert!(reason.contains("any address") && reason.contains("every model"));
 }
@@ -69,19 +74,19 @@ fn a_refused_request_names_the_rule_that_refused_it() {
         (Subject::NoSuchId, "no key has this id"),
         (Subject::NoSuchToken, "no key has this token"),
         (Subject::MalformedToken, "no bearer token"),
-        (Subject::Key(&disabled), "is disabled"),
+        (subject(&disabled), "is disabled"),
     ];
     for (subject, reason) in key_or_none {
         refused(subject, "good", "::1", "invalid_api_key", reason);
     }
-    let expired = Subject::Key(&expired);
+    let expired = subject(&expired);
     let end = "expired at 1970-01-01T00:16:40Z";
     refused(expired, "good", "::1", "expired_api_key", end);
     for (from, reason) in [
         ("198.51.100.1", "198.51.100.1 is in none"),
         ("::1", "is IPv6"),
     ] {
-        let subject = Subject::Key(&here);
+        let subject = subject(&here);
         refused(subject, "good", from, "ip_not_authorized", reason);
     }
     for (key, model, reason) in [
@@ -89,6 +94,30 @@ fn a_refused_request_names_the_rule_that_refused_it() {
         (&only, "bad", "not in the key's inclusive list"),
         (&but, "bad", "in the key's exclusive list"),
     ] {
-        refused(Subject::Key(key), model, "::1", "model_not_found", reason);
+        refused(subject(key), model, "::1", "model_not_found", reason);
     }
+}
+
+#[test]
+fn a_request_with_the_previous_token_says_so_and_when_it_ends() {
+    let at = |seconds| UnixTime::from_seconds(seconds);
+    let before = key(|_| ());
+    let rotated = |end| before.rotated(TokenHash::of(b"new"), None, Some(at(end)));
+    let (works, ended) = (rotated(1_001), rotated(1_000));
+    let (denial, reason) = ask(Subject::Key(&works, before.hash()), "good", "::1");
+    assert_eq!(denial, None);
+    let end = "; this is the key's previous token, which works until 1970-01-01T00:16:41Z";
+    assert!(reason.ends_with(end), "{reason}");
+    let (_, reason) = ask(subject(&works), "good", "::1");
+    assert!(!reason.contains("previous"), "{reason}");
+    let old = Subject::Key(&ended, before.hash());
+    let end = "previous token, which ended at 1970-01-01T00:16:40Z";
+    refused(old, "good", "::1", "invalid_api_key", end);
+    refused(
+        Subject::Key(&works, before.hash()),
+        "unserved",
+        "::1",
+        "model_not_found",
+        "previous token, which works",
+    );
 }

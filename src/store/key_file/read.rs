@@ -329,15 +329,16 @@ impl<'p> KeyFileReader<'p> {
         faults
     }
 
-    /// Faults for keys whose id or hash is on an earlier line too, and how many there are in all.
+    /// Faults for keys whose id, or a hash of theirs, is on an earlier line too, and how many there are in all.
     fn duplicate_faults(&self, chunks: &[Chunk], yield_point: YieldPoint) -> (Vec<Fault>, usize) {
         let hasher = RandomState::new();
-        let ids = duplicates(chunks, Key::id, |id| hasher.hash_one(id), yield_point);
+        let id = |key| std::iter::once(Key::id(key));
+        let ids = duplicates(chunks, id, |id| hasher.hash_one(id), yield_point);
         let digest = |hash: &TokenHash| {
             let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
             u64::from_le_bytes([a, b, c, d, e, f, g, h])
         };
-        let hashes = duplicates(chunks, Key::hash, digest, yield_point);
+        let hashes = duplicates(chunks, Key::hashes, digest, yield_point);
         let fault = |field: &str, (first, later): (usize, usize), remedy: &str| {
             let first = line_of(chunks, first);
             Fault {
@@ -351,11 +352,11 @@ impl<'p> KeyFileReader<'p> {
         let ids = ids
             .into_iter()
             .take(MAX_FAULTS)
-            .map(|pair| fault("id", pair, "give each key an id of its own"));
-        let hashes = hashes
-            .into_iter()
-            .take(MAX_FAULTS)
-            .map(|pair| fault("hash", pair, "give each key a token of its own"));
+            .map(|(pair, _)| fault("id", pair, "give each key an id of its own"));
+        let hashes = hashes.into_iter().take(MAX_FAULTS).map(|(pair, which)| {
+            let field = if which == 0 { "hash" } else { "previous.hash" };
+            fault(field, pair, "give each key a token of its own")
+        });
         (ids.chain(hashes).collect(), count)
     }
 }
@@ -410,25 +411,26 @@ fn unreadable(path: &Path, error: &io::Error) -> Fault {
     )
 }
 
-/// Finds keys with an equal `part`: pairs of the first key's and a later key's position among all keys.
-fn duplicates<'k, P: Hash + Eq + ?Sized + 'k>(
+/// Finds keys with an equal part: pairs of the first key's and a later key's position among all keys, and the number of
+/// that part among the later key's.
+fn duplicates<'k, P: Hash + Eq + ?Sized + 'k, I: Iterator<Item = &'k P>>(
     chunks: &'k [Chunk],
-    part: impl Fn(&'k Key) -> &'k P,
+    parts_of: impl Fn(&'k Key) -> I,
     digest: impl Fn(&P) -> u64,
     yield_point: YieldPoint,
-) -> Vec<(usize, usize)> {
+) -> Vec<((usize, usize), usize)> {
     /// One bucket for each first byte of a digest. Sorting one takes a fraction of a millisecond, so that the work can
     /// yield.
     const BUCKETS: usize = 256;
     let parts = || {
         let entries = chunks.iter().flat_map(|chunk| &chunk.entries);
-        entries.map(|entry| part(entry.key()))
+        entries.map(|entry| parts_of(entry.key()))
     };
     let count: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
     // An eighth more than the average, since the buckets differ a little in size.
     let bucket_with_room = || Vec::with_capacity(count / BUCKETS + count / BUCKETS / 8);
     let mut buckets: Vec<Vec<u64>> = iter::repeat_with(bucket_with_room).take(BUCKETS).collect();
-    for part in parts() {
+    for part in parts().flatten() {
         yield_point();
         let digest = digest(part);
         buckets[(digest >> (u64::BITS - BUCKETS.ilog2())) as usize].push(digest);
@@ -445,10 +447,12 @@ fn duplicates<'k, P: Hash + Eq + ?Sized + 'k>(
     drop(buckets);
     let mut firsts = HashMap::new();
     let mut found = Vec::new();
-    for (place, part) in parts().enumerate() {
-        match firsts.entry(part) {
-            Occupied(first) => found.push((*first.get(), place)),
-            Vacant(free) => drop(free.insert(place)),
+    for (place, parts) in parts().enumerate() {
+        for (which, part) in parts.enumerate() {
+            match firsts.entry(part) {
+                Occupied(first) => found.push(((*first.get(), place), which)),
+                Vacant(free) => drop(free.insert(place)),
+            }
         }
     }
     found

@@ -35,7 +35,7 @@ fn error(line: &str) -> FieldError {
 #[test]
 fn the_line_of_the_documentation_is_read_and_written_back_unchanged() {
     let text = format!(
-        r#"{{"id":"key_1","name":"web site","hash":"{HASH}","hint":"x9Qz","model_access":{{"mode":"inclusive","models":["llama-3.3-70b"]}},"allow_from":["192.0.2.0/24"],"expires_at":"2027-02-01T00:00:00Z","created_at":"2026-11-22T10:00:00Z","account":"acme","disabled":false}}"#
+        r#"{{"id":"key_1","name":"web site","hash":"{HASH}","hint":"x9Qz","previous":{{"hash":"{OLD}","hint":"aB3x","not_after":"2026-12-01T00:00:00Z"}},"model_access":{{"mode":"inclusive","models":["llama-3.3-70b"]}},"allow_from":["192.0.2.0/24"],"expires_at":"2027-02-01T00:00:00Z","created_at":"2026-11-22T10:00:00Z","account":"acme","disabled":false}}"#
     );
     let key = parse(&text).unwrap();
     assert_eq!(
@@ -45,6 +45,79 @@ fn the_line_of_the_documentation_is_read_and_written_back_unchanged() {
     let mut written = Vec::new();
     write_line(&key, &mut written);
     assert_eq!(String::from_utf8(written).unwrap(), text + "\n");
+}
+
+const OLD: &str = "blake3:00000000000000000000000000000000000000000000000000000000000000ff";
+
+#[test]
+fn a_previous_token_is_read_and_written_back_with_or_without_its_hint() {
+    for hint in ["", r#","hint":"aB3x""#] {
+        let text = format!(
+            r#"{{"id":"key_1","name":"n","hash":"{HASH}","hint":"x9Qz","previous":{{"hash":"{OLD}"{hint},"not_after":"2027-02-01T00:00:00Z"}},"model_access":{{"mode":"all"}},"allow_from":[],"disabled":false}}"#
+        );
+        let key = parse(&text).unwrap();
+        let previous = key.previous().unwrap();
+        assert_eq!(previous.hint(), (!hint.is_empty()).then_some("aB3x"));
+        assert_eq!(previous.hash().to_string(), OLD);
+        assert_eq!(previous.not_after().to_string(), "2027-02-01T00:00:00Z");
+        let mut written = Vec::new();
+        write_line(&key, &mut written);
+        assert_eq!(String::from_utf8(written).unwrap(), text + "\n");
+    }
+}
+
+#[test]
+fn a_wrong_previous_token_says_which_of_its_fields_is_wrong() {
+    let end = r#""not_after":"2027-02-01T00:00:00Z""#;
+    for (value, field, what) in [
+        ("\"x\"".to_owned(), "previous", "must be an object"),
+        ("[]".to_owned(), "previous", "must be an object, not a list"),
+        (format!("{{{end}}}"), "previous.hash", "is missing"),
+        (
+            format!(r#"{{"hash":"{OLD}"}}"#),
+            "previous.not_after",
+            "is missing",
+        ),
+        (
+            format!(r#"{{"hash":"{OLD}","not_after":null}}"#),
+            "previous.not_after",
+            "must be a string",
+        ),
+        (
+            format!(r#"{{"hash":"{OLD}","not_after":"2027-02-01"}}"#),
+            "previous.not_after",
+            "is not an RFC 3339 time",
+        ),
+        (
+            format!(r#"{{"hash":"kg_x",{end}}}"#),
+            "previous.hash",
+            "must be blake3:",
+        ),
+        (
+            format!(r#"{{"hash":"{OLD}","hint":"toolong",{end}}}"#),
+            "previous.hint",
+            "must be the token's last 4",
+        ),
+        (
+            format!(r#"{{"hash":"{HASH}",{end}}}"#),
+            "previous.hash",
+            "is that of the key's own token too",
+        ),
+        (
+            format!(r#"{{"hash":"{OLD}",{end},"grace":1}}"#),
+            "previous",
+            "holds grace, which is unknown",
+        ),
+        (
+            format!(r#"{{"hash":"{OLD}",{end},{end}}}"#),
+            "previous",
+            "names not_after twice",
+        ),
+    ] {
+        let error = error(&line("previous", &value));
+        assert_eq!(error.field, field, "{value}");
+        assert!(error.message.starts_with(what), "{error}");
+    }
 }
 
 #[test]
@@ -64,7 +137,14 @@ fn required_fields_alone_make_a_key_and_each_of_them_must_be_there() {
 
 #[test]
 fn null_is_absent_where_absence_is_allowed() {
-    for field in ["hint", "allow_from", "expires_at", "created_at", "account"] {
+    for field in [
+        "hint",
+        "previous",
+        "allow_from",
+        "expires_at",
+        "created_at",
+        "account",
+    ] {
         assert!(parse(&line(field, "null")).is_ok(), "{field}");
     }
     for field in ["id", "name", "hash", "model_access", "disabled"] {
@@ -265,12 +345,18 @@ proptest! {
         name in "\\PC{1,100}", account in prop::option::of("\\PC{1,100}"),
         models in prop::collection::vec("(?s).{1,20}", 0..4), networks in prop::collection::vec((any::<u32>(), 0_u8..=32), 0..4),
         seconds in prop::option::of(0_i64..253_402_300_799), disabled: bool, hint in prop::option::of("[!-~]{4}"),
+        previous in prop::option::of(("[a-z]{4}", prop::option::of("[!-~]{4}"), 0_i64..253_402_300_799)),
     ) {
         let networks = networks.into_iter().map(|(address, prefix)| Ipv4Net::new(address.into(), prefix).unwrap().trunc());
         let key = Key::from(KeyFields {
             name: KeyName::parse(&name).unwrap(),
             hash: TokenHash::of(name.as_bytes()),
             hint: hint.map(|hint| Hint::parse(&hint).unwrap()),
+            previous: previous.map(|(token, hint, not_after)| {
+                let hint = hint.map(|hint| Hint::parse(&hint).unwrap());
+                let hash = TokenHash::of(format!("previous {token}").as_bytes());
+                PreviousToken::new(hash, hint, UnixTime::from_seconds(not_after))
+            }),
             model_access: ModelList::new(models).map_or(ModelAccess::All, ModelAccess::Inclusive),
             allow_from: AllowFrom::from_networks(networks.collect()),
             expires_at: seconds.map(UnixTime::from_seconds),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::policy::key::PreviousToken;
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::PriorityGuard;
@@ -34,6 +35,13 @@ pub(crate) enum WriteCommand {
         now: UnixTime,
         reply: ReplySender<Arc<Entry>, WriteError>,
     },
+    Rotate {
+        id: String,
+        grace_seconds: u32,
+        expected: ExpectedRevision,
+        now: UnixTime,
+        reply: ReplySender<RotatedKey, WriteError>,
+    },
     Delete {
         id: String,
         expected: ExpectedRevision,
@@ -54,6 +62,17 @@ pub struct CreatedKey {
     pub entry: Arc<Entry>,
     /// Its token.
     pub token: BearerToken,
+}
+
+/// A key with its new token, which is shown this once.
+#[derive(Debug)]
+pub struct RotatedKey {
+    /// The key.
+    pub entry: Arc<Entry>,
+    /// Its new token.
+    pub token: BearerToken,
+    /// The previous token of before, if it would still have worked.
+    pub ended: Option<PreviousToken>,
 }
 
 /// Whether a reload must keep to `max_drop_percent`.

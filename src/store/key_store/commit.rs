@@ -1,20 +1,20 @@
-//! Changing the source and the table together: creates, changes and deletes, in batches.
+//! Changing the source and the table together: creates, changes, rotations and deletes, in batches.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::key::{Hint, Key, KeyFields, KeyId};
+use crate::policy::key::{Hint, Key, KeyFields, KeyId, PreviousToken};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::key_file::{self, KeyFileSource, LockedKeyFile};
 use crate::store::key_revision::ExpectedRevision;
-use crate::store::key_store::command::{CreatedKey, ReplySender, WriteCommand};
+use crate::store::key_store::command::{CreatedKey, ReplySender, RotatedKey, WriteCommand};
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::KeyStoreEvent;
-use crate::store::key_store::state::{KeyStoreState, PendingChange, disabled};
+use crate::store::key_store::state::{KeyStoreState, PendingChange, Restriction};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
@@ -37,6 +37,12 @@ enum PreparedWrite {
         key: Key,
         in_force: bool,
         reply: ReplySender<Arc<Entry>, WriteError>,
+    },
+    Rotated {
+        key: Key,
+        token: BearerToken,
+        ended: Option<PreviousToken>,
+        reply: ReplySender<RotatedKey, WriteError>,
     },
     Deleted {
         entry: Arc<Entry>,
@@ -82,8 +88,8 @@ impl KeyStoreState {
         }
     }
 
-    /// Puts deletes and disables into force before the lock is taken. Another process may hold the lock for long, and a
-    /// revoked key must not wait for it. Its revision is compared here and not again: the key is another afterwards.
+    /// Puts deletes, disables and ends of previous tokens into force before the lock is taken. Another process may hold the lock for long, and a
+    /// revoked key or token must not wait for it. Its revision is compared here and not again: the key is another afterwards.
     fn revoke_without_lock(&mut self, writes: &mut [WriteCommand]) {
         let mut unused = BatchChanges::default();
         for write in writes {
@@ -100,17 +106,19 @@ impl KeyStoreState {
                     expected,
                     now,
                     ..
-                } if patch.disables() => {
+                } if patch.revocation().is_any() => {
                     if self.update(id, expected, patch, *now, &mut unused).is_ok() {
                         *expected = ExpectedRevision::Any;
                     }
                 }
-                WriteCommand::Update { .. } | WriteCommand::Create { .. } => {}
+                WriteCommand::Update { .. }
+                | WriteCommand::Create { .. }
+                | WriteCommand::Rotate { .. } => {}
             }
         }
     }
 
-    /// Adds what a write changes to `changes`, and puts a delete or disable into force. A write that fails gets its reply
+    /// Adds what a write changes to `changes`, and puts into force what takes access away. A write that fails gets its reply
     /// here.
     fn prepare(
         &mut self,
@@ -134,7 +142,22 @@ impl KeyStoreState {
             } => match self.update(&id, &expected, &patch, now, changes) {
                 Ok(key) => Some(PreparedWrite::Updated {
                     key,
-                    in_force: patch.disables(),
+                    in_force: patch.revocation().is_any(),
+                    reply,
+                }),
+                Err(error) => reject(reply, error),
+            },
+            WriteCommand::Rotate {
+                id,
+                grace_seconds,
+                expected,
+                now,
+                reply,
+            } => match self.rotate(&id, &expected, grace_seconds, now, changes) {
+                Ok((key, token, ended)) => Some(PreparedWrite::Rotated {
+                    key,
+                    token,
+                    ended,
                     reply,
                 }),
                 Err(error) => reject(reply, error),
@@ -152,10 +175,6 @@ impl KeyStoreState {
 
     fn new_key(&self, new: NewKey, now: UnixTime) -> Result<(Key, BearerToken), WriteError> {
         check_expiry(new.expires_at, now)?;
-        let no_random_bytes = |error: getrandom::Error| WriteError::NotWritten {
-            in_force: false,
-            error: io::Error::other(error).into(),
-        };
         let NewKey {
             name,
             model_access,
@@ -164,13 +183,11 @@ impl KeyStoreState {
             account,
         } = new;
         loop {
-            let token = BearerToken::make(getrandom::fill).map_err(no_random_bytes)?;
+            let token = self.new_token()?;
             let Ok(id) = KeyId::parse(&random_id().map_err(no_random_bytes)?) else {
                 continue;
             };
-            let taken = self.table.by_id(id.as_str()).is_some()
-                || self.table.find(&token.hash()).is_some()
-                || self.pending.contains_key(&id);
+            let taken = self.table.by_id(id.as_str()).is_some() || self.pending.contains_key(&id);
             if taken {
                 continue;
             }
@@ -183,6 +200,38 @@ impl KeyStoreState {
             });
             return Ok((key, token));
         }
+    }
+
+    fn new_token(&self) -> Result<BearerToken, WriteError> {
+        loop {
+            let token = BearerToken::make(getrandom::fill).map_err(no_random_bytes)?;
+            if self.table.find(&token.hash()).is_none() {
+                return Ok(token);
+            }
+        }
+    }
+
+    /// Returns the key with its new token, and the previous token of before if it still worked.
+    fn rotate(
+        &self,
+        id: &str,
+        expected: &ExpectedRevision,
+        grace_seconds: u32,
+        now: UnixTime,
+        changes: &mut BatchChanges,
+    ) -> Result<(Key, BearerToken, Option<PreviousToken>), WriteError> {
+        let entry = self.table.by_id(id).ok_or(WriteError::NotFound)?;
+        let current = changes.current(entry.key());
+        if !expected.admits(current) {
+            return Err(WriteError::Changed);
+        }
+        let token = self.new_token()?;
+        let not_after = (grace_seconds > 0).then(|| now.plus(grace_seconds.into()));
+        let rotated = current.rotated(token.hash(), Hint::parse(token.hint()).ok(), not_after);
+        let ended = current.previous().filter(|previous| !previous.ended(now));
+        let ended = ended.cloned();
+        changes.replaced.insert(rotated.key_id(), rotated.clone());
+        Ok((rotated, token, ended))
     }
 
     fn update(
@@ -202,11 +251,17 @@ impl KeyStoreState {
         check_expiry(patch.expires_at.flatten(), now)?;
         let wanted = patch.applied_to(current);
         let mut in_table = entry;
-        if patch.disables() && !in_table.key().disabled() {
-            if let Ok(changed) = self.table.replace(disabled(in_table.key())) {
+        let restriction = Restriction::of(patch.revocation(), in_table.key());
+        if let Some(restricted) = restriction.applied_to(in_table.key()) {
+            if let Ok(changed) = self.table.replace(restricted) {
                 in_table = changed;
             }
-            self.pending.insert(id.clone(), PendingChange::Disabled);
+            let both = match self.pending.get(&id) {
+                Some(PendingChange::Restricted(before)) => restriction.and(*before),
+                Some(PendingChange::Deleted(_)) | None => restriction,
+            };
+            let restricted = PendingChange::Restricted(both);
+            self.pending.insert(id.clone(), restricted);
         }
         if wanted == *in_table.key() {
             changes.replaced.remove(&id);
@@ -235,7 +290,7 @@ impl KeyStoreState {
         }
         match self.pending.get(&id) {
             Some(PendingChange::Deleted(entry)) => Ok(Arc::clone(entry)),
-            Some(PendingChange::Disabled) | None => Err(WriteError::NotFound),
+            Some(PendingChange::Restricted(_)) | None => Err(WriteError::NotFound),
         }
     }
 
@@ -312,10 +367,30 @@ impl PreparedWrite {
             } => {
                 let _ = reply.send(outcome(in_force).map(|()| entry_of(key)));
             }
+            Self::Rotated {
+                key,
+                token,
+                ended,
+                reply,
+            } => {
+                let rotated = || RotatedKey {
+                    entry: entry_of(key),
+                    token,
+                    ended,
+                };
+                let _ = reply.send(outcome(false).map(|()| rotated()));
+            }
             Self::Deleted { entry, reply } => {
                 let _ = reply.send(outcome(true).map(|()| entry));
             }
         }
+    }
+}
+
+fn no_random_bytes(error: getrandom::Error) -> WriteError {
+    WriteError::NotWritten {
+        in_force: false,
+        error: io::Error::other(error).into(),
     }
 }
 

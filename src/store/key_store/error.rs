@@ -41,7 +41,8 @@ pub enum WriteError {
     Invalid(FieldError),
     /// The change is not on disk.
     NotWritten {
-        /// Whether it is in force in the table nevertheless: deletes and disables are, other changes are not.
+        /// Whether it is in force in the table nevertheless: deletes, disables and ends of previous tokens are, other changes
+        /// are not.
         in_force: bool,
         /// Why it is not on disk.
         error: StoreError,

@@ -22,7 +22,7 @@ pub struct Reloaded {
 pub struct KeyStoreStatus {
     /// The last load of the whole file, at start or later. Dry runs and merges are not counted.
     pub last_reload: LastReload,
-    /// How many deletes and disables are in force but not on disk.
+    /// How many deletes, disables and ends of previous tokens are in force but not on disk.
     pub pending: usize,
     /// Why they are not on disk.
     pub pending_error: Option<StoreError>,
@@ -52,10 +52,10 @@ pub enum KeyStoreEvent<'a> {
     WriteFailed {
         /// Why.
         error: &'a StoreError,
-        /// How many deletes and disables are in force but not on disk.
+        /// How many deletes, disables and ends of previous tokens are in force but not on disk.
         pending: usize,
     },
-    /// Deletes and disables that were in force but not on disk are now on disk.
+    /// Deletes, disables and ends of previous tokens that were in force but not on disk are now on disk.
     PendingWritten {
         /// How many.
         written: usize,

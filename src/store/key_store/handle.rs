@@ -18,7 +18,7 @@ use crate::store::config;
 use crate::store::key_file::{KeyFileSource, LoadedKeys, Revision};
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::command::{
-    CreatedKey, DropLimit, ReloadCommand, ReplySender, StoreCommand, WriteCommand,
+    CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand, WriteCommand,
 };
 use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedError, WriteError};
 use crate::store::key_store::event::{
@@ -109,6 +109,27 @@ impl KeyStore {
             write_command(WriteCommand::Update {
                 id,
                 patch,
+                expected,
+                now,
+                reply,
+            })
+        })
+    }
+
+    /// Gives a key at an expected revision a new token. The one that it has works on for `grace_seconds`; the one before
+    /// that ends.
+    pub fn rotate(
+        &self,
+        id: &str,
+        expected: ExpectedRevision,
+        grace_seconds: u32,
+        now: UnixTime,
+    ) -> ReplyFuture<RotatedKey, WriteError> {
+        let id = id.to_owned();
+        self.send(|reply| {
+            write_command(WriteCommand::Rotate {
+                id,
+                grace_seconds,
                 expected,
                 now,
                 reply,

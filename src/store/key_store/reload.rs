@@ -10,7 +10,7 @@ use crate::store::key_file::Revision;
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
 use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
-use crate::store::key_store::state::{KeyStoreState, PendingChange, disabled};
+use crate::store::key_store::state::{KeyStoreState, PendingChange};
 use crate::table::{Difference, Entry, drop_incrementally};
 
 /// The source's keys with the pending changes applied, and what they would change in the table.
@@ -114,10 +114,10 @@ impl KeyStoreState {
                     still_pending.insert(id, deleted.clone());
                     false
                 }
-                Some(PendingChange::Disabled) => {
-                    if !entry.key().disabled() {
-                        *entry = self.table.adopt(disabled(entry.key()));
-                        still_pending.insert(id, PendingChange::Disabled);
+                Some(PendingChange::Restricted(restriction)) => {
+                    if let Some(restricted) = restriction.applied_to(entry.key()) {
+                        *entry = self.table.adopt(restricted);
+                        still_pending.insert(id, PendingChange::Restricted(*restriction));
                     }
                     true
                 }
@@ -137,6 +137,7 @@ impl KeyStoreState {
         }
         if plan.difference.changes_table() {
             self.table.swap(plan.entries, yield_if_due);
+            self.table.forget_ended_tokens(&plan.difference);
         } else {
             drop_incrementally(plan.entries, yield_if_due);
         }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::policy::key::{Key, KeyId};
+use crate::policy::key::{Key, KeyId, PreviousToken};
+use crate::policy::token::TokenHash;
 use crate::store::key_file::{KeyFileSource, Revision};
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{KeyStoreEvent, KeyStoreStatus};
+use crate::store::patch::Revocation;
 use crate::table::{Entry, Table};
 
 pub(crate) struct KeyStoreState {
@@ -19,7 +21,7 @@ pub(crate) struct KeyStoreState {
     /// The revision that the table reflects, apart from pending changes.
     pub(crate) loaded: Revision,
     pub(crate) rejected: Option<RejectedRevision>,
-    /// Deletes and disables that are in force in the table but not yet written.
+    /// Deletes, disables and ends of previous tokens that are in force in the table but not yet written.
     pub(crate) pending: HashMap<KeyId, PendingChange>,
     pub(crate) status: Arc<ArcSwap<KeyStoreStatus>>,
     pub(crate) events: Box<dyn Fn(KeyStoreEvent<'_>) + Send>,
@@ -36,7 +38,46 @@ pub(crate) struct RejectedRevision {
 #[derive(Clone, Debug)]
 pub(crate) enum PendingChange {
     Deleted(Arc<Entry>),
-    Disabled,
+    Restricted(Restriction),
+}
+
+/// What a key has lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Restriction {
+    disabled: bool,
+    /// The hash of the previous token that has ended. A token that becomes the previous one later has another.
+    ended: Option<TokenHash>,
+}
+
+impl Restriction {
+    pub(crate) fn of(revocation: Revocation, key: &Key) -> Self {
+        let Revocation {
+            disables,
+            ends_previous,
+        } = revocation;
+        let previous = key.previous().filter(|_| ends_previous);
+        Self {
+            disabled: disables,
+            ended: previous.map(PreviousToken::hash).copied(),
+        }
+    }
+
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            disabled: self.disabled || other.disabled,
+            ended: self.ended.or(other.ended),
+        }
+    }
+
+    /// The key without what it has lost; None if it has lost that already.
+    pub(crate) fn applied_to(self, key: &Key) -> Option<Key> {
+        let mut fields = key.fields();
+        fields.disabled |= self.disabled;
+        let is_ended = |previous: &PreviousToken| self.ended.as_ref() == Some(previous.hash());
+        fields.previous = fields.previous.filter(|previous| !is_ended(previous));
+        Some(Key::from(fields)).filter(|restricted| restricted != key)
+    }
 }
 
 impl KeyStoreState {
@@ -53,10 +94,4 @@ impl KeyStoreState {
         change(&mut status);
         self.status.store(Arc::new(status));
     }
-}
-
-pub(crate) fn disabled(key: &Key) -> Key {
-    let mut fields = key.fields();
-    fields.disabled = true;
-    Key::from(fields)
 }

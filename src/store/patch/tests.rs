@@ -1,4 +1,6 @@
 use super::*;
+use crate::policy::key::fixture::key_fields;
+use crate::policy::token::TokenHash;
 use crate::store::key_json::parse_line;
 
 #[test]
@@ -66,7 +68,7 @@ fn a_change_keeps_what_it_does_not_name_and_clears_what_is_null_or_empty() {
     assert!(cleared.allow_from().networks().is_empty());
     assert!(changed(r#"{"disabled":true}"#).disabled());
     let patch = parse_patch(br#"{"disabled":true,"name":"other"}"#).unwrap();
-    assert!(patch.disables());
+    assert!(patch.revocation().disables);
     assert_eq!(patch.fields(), ["name", "disabled"]);
     for body in [
         r#"{"name":null}"#,
@@ -80,4 +82,24 @@ fn a_change_keeps_what_it_does_not_name_and_clears_what_is_null_or_empty() {
             "{body}"
         );
     }
+}
+
+#[test]
+fn a_change_keeps_the_previous_token_and_no_body_can_set_or_end_it() {
+    let end = UnixTime::from_seconds(10);
+    let before = Key::from(key_fields("key_1"));
+    let key = before.rotated(TokenHash::of(b"new"), None, Some(end));
+    let patch = parse_patch(br#"{"name":"another","disabled":true}"#).unwrap();
+    assert_eq!(patch.applied_to(&key).previous(), key.previous());
+    assert!(patch.revocation().disables && !patch.revocation().ends_previous);
+    for body in [r#"{"previous":null}"#, r#"{"ends_previous":true}"#] {
+        assert!(parse_patch(body.as_bytes()).is_err(), "{body}");
+    }
+    let ends = KeyPatch {
+        ends_previous: true,
+        ..KeyPatch::default()
+    };
+    assert_eq!(ends.applied_to(&key).previous(), None);
+    assert_eq!(ends.applied_to(&key).hash(), key.hash());
+    assert_eq!(ends.fields(), ["previous"]);
 }

@@ -48,6 +48,7 @@ fn a_created_key_is_shown_with_its_token_once_is_on_disk_and_works_at_once() {
         "state",
         "last_used_at",
         "requests",
+        "previous",
         "revision",
     ];
     assert_eq!(fields, expected.into_iter().collect());

@@ -80,6 +80,34 @@ fn faults_behind_many_empty_lines_are_named_with_their_lines() {
 }
 
 #[test]
+fn a_token_that_two_keys_share_is_a_fault_whether_it_is_current_or_previous() {
+    let with_previous = |id, token, previous: &str| {
+        let hash = TokenHash::of(previous.as_bytes());
+        let previous =
+            format!(r#""previous":{{"hash":"{hash}","not_after":"2027-02-01T00:00:00Z"}}"#);
+        line(id, token).replace("\"model_access\"", &format!("{previous},\"model_access\""))
+    };
+    for (first, second, field) in [
+        (with_previous("a", "1", "2"), line("b", "2"), "hash"),
+        (
+            line("a", "1"),
+            with_previous("b", "2", "1"),
+            "previous.hash",
+        ),
+        (
+            with_previous("a", "1", "3"),
+            with_previous("b", "2", "3"),
+            "previous.hash",
+        ),
+    ] {
+        let text = format!("\n{first}\n{second}\n");
+        assert_eq!(faults(text.as_bytes()), [(3, field.to_owned())], "{text}");
+    }
+    let text = format!("{}\n{}", with_previous("a", "1", "2"), line("b", "3"));
+    assert_eq!(ids(text.as_bytes()), ["a", "b"]);
+}
+
+#[test]
 fn every_fault_of_a_file_is_named_with_its_line() {
     let (a, b) = (line("a", "1"), line("b", "2"));
     let torn = &a[..40];
