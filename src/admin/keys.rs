@@ -19,6 +19,7 @@ use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::wall_clock::now;
+use crate::store::allowance_json::{self, BudgetView};
 use crate::store::key_revision::{ExpectedRevision, KeyRevision};
 use crate::store::key_store::{CreatedKey, KeyStore, ReplyFuture, RotatedKey, WriteError};
 use crate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
@@ -59,6 +60,8 @@ pub(super) struct KeyChange {
 struct KeyDetails<'k> {
     created_at: Option<String>,
     account: Option<&'k str>,
+    limits: serde_json::Value,
+    budgets: Vec<BudgetView>,
     disabled: bool,
     state: &'static str,
     last_used_at: Option<String>,
@@ -429,6 +432,7 @@ fn fields_of(new: &NewKey) -> Vec<&'static str> {
         allow_from,
         expires_at,
         account,
+        allowance,
     } = new;
     let set = [
         (true, "name"),
@@ -436,6 +440,8 @@ fn fields_of(new: &NewKey) -> Vec<&'static str> {
         (!allow_from.networks().is_empty(), "allow_from"),
         (expires_at.is_some(), "expires_at"),
         (account.is_some(), "account"),
+        (!allowance.limits.are_unset(), "limits"),
+        (!allowance.budgets.is_empty(), "budgets"),
     ];
     let named = set.into_iter().filter(|(is_set, _)| *is_set);
     named.map(|(_, name)| name).collect()
@@ -447,6 +453,8 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
     let details = KeyDetails {
         created_at: key.created_at().map(text),
         account: key.account(),
+        limits: allowance_json::limits_view(&key.limits()),
+        budgets: key.budgets().iter().map(BudgetView::of).collect(),
         disabled: key.disabled(),
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),

@@ -20,6 +20,7 @@ use crate::cli::command_error::CommandError;
 use crate::cli::current_folder;
 use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
+use crate::policy::key_limits::KeyLimits;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::key_file;
@@ -218,6 +219,7 @@ impl KeyFile {
             watch: false,
             // Accept every change that another process wrote meanwhile: no gateway uses the keys read here.
             max_drop_percent: 100,
+            default_limits: KeyLimits::default(),
         };
         let key_store =
             KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;

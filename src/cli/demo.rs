@@ -13,6 +13,7 @@ use crate::cli::mock_upstream;
 use crate::cli::serve::{Bootstrap, serve};
 use crate::cli::start_error::StartError;
 use crate::policy::key::KeyName;
+use crate::policy::key_limits::KeyAllowance;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
 use crate::runtime::wall_clock;
@@ -88,6 +89,7 @@ async fn introduce(services: &Services) -> io::Result<()> {
         allow_from,
         expires_at: None,
         account: None,
+        allowance: KeyAllowance::default(),
     };
     let created = services
         .key_store

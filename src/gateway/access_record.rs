@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::StatusCode;
 
 use crate::gateway::file_length::FileLength;
+use crate::gateway::limits::ReservedUse;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::request_id::RequestId;
@@ -21,6 +22,7 @@ use crate::policy::usage::RequestCounts;
 use crate::store::database::{RecordEnd, UsageRecord};
 use crate::table::Entry;
 use crate::upstream::Upstream;
+use crate::upstream::pool::SendError;
 
 /// Bytes of a model's name that are kept for the log line: a client may send a name of any length.
 const MAX_MODEL: usize = 1024;
@@ -45,6 +47,10 @@ pub(super) struct AccessRecord {
     denial: Option<&'static str>,
     /// Reads the counts in the response; None where it has none that can be read.
     scanner: Option<UsageScanner>,
+    /// What was taken of its key's limits.
+    reserved: Option<Box<ReservedUse>>,
+    /// Whether the upstream may have worked for it.
+    is_asked: bool,
     /// The length of the audio file that was sent with it.
     file_length: Option<FileLength>,
     /// How long it took, once it has ended.
@@ -83,6 +89,8 @@ impl AccessRecord {
             status: None,
             denial: None,
             scanner: None,
+            reserved: None,
+            is_asked: false,
             file_length: None,
             duration: None,
             bytes_in: 0,
@@ -95,6 +103,21 @@ impl AccessRecord {
     pub(super) fn key(&mut self, entry: &Arc<Entry>, hash: &TokenHash) {
         self.token = entry.key().token_of(hash);
         self.entry = Some(Arc::clone(entry));
+    }
+
+    /// The key, where it is known.
+    pub(super) fn entry(&self) -> Option<&Arc<Entry>> {
+        self.entry.as_ref()
+    }
+
+    /// What was taken of its key's limits.
+    pub(super) fn reserve(&mut self, reserved: ReservedUse) {
+        self.reserved = Some(Box::new(reserved));
+    }
+
+    /// It is sent to its upstream from now on.
+    pub(super) fn asked(&mut self) {
+        self.is_asked = true;
     }
 
     /// The route it takes.
@@ -135,6 +158,10 @@ impl AccessRecord {
     /// It is refused, or failed.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.denial = Some(refusal.code());
+        let never_sent = SendError::is_before_sending;
+        if matches!(refusal, Refusal::Upstream(error) if never_sent(error)) {
+            self.is_asked = false;
+        }
         if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
             self.ended = Some(RequestEnd::UpstreamFailed);
         }
@@ -314,6 +341,13 @@ impl Drop for AccessRecord {
         let counts = self.counts();
         if let (Some(counts), Some(model)) = (&counts, &self.model) {
             self.worker.metrics.usage(model, counts);
+        }
+        if let Some(reserved) = self.reserved.take() {
+            let has_failed = self.status.is_none_or(|status| status >= 400);
+            match (self.is_asked, &counts) {
+                (true, Some(counts)) => reserved.settle(counts, has_failed),
+                (false, _) | (_, None) => reserved.cancel(),
+            }
         }
         if let (Some(counts), Some(usage)) = (counts, &self.worker.usage)
             && let Some(record) = self.usage_record(counts, duration)

@@ -66,9 +66,10 @@ impl ErrorFormat<'_> {
             ApiStyle::OpenAi => json(&OpenAiBody {
                 error: OpenAiError {
                     message: &message,
-                    kind: match refusal.status().is_server_error() {
-                        true => "server_error",
-                        false => "invalid_request_error",
+                    kind: match (refusal.limited_kind(), refusal.status().is_server_error()) {
+                        (Some(kind), _) => kind,
+                        (None, true) => "server_error",
+                        (None, false) => "invalid_request_error",
                     },
                     param: refusal.param(),
                     code: refusal.code(),

@@ -1,11 +1,14 @@
 //! What the gateway answers by itself: the models a key may use, what a key allows, its own health, and browsers'
 //! questions about other origins.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
+use crate::gateway::limits::{self, LimitView};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::buffer::BufferPool;
@@ -22,6 +25,7 @@ use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::policy::time::UnixTime;
 use crate::store::config::ClientAddressSource;
+use crate::table::Entry;
 use crate::upstream::Routing;
 
 /// A response that the gateway makes itself, its body whole.
@@ -101,6 +105,7 @@ struct ModelListObject<'a> {
 struct ClientDetails {
     /// Which of the key's tokens was used.
     token: &'static str,
+    limits: Vec<LimitView>,
     client_address: Option<String>,
     client_address_reason: &'static str,
 }
@@ -207,7 +212,7 @@ pub(super) fn no_model(
 /// What the key allows, and where its owner is seen to come from.
 pub(super) fn key(
     worker: &Worker,
-    caller: Caller<'_>,
+    (caller, entry): (Caller<'_>, &Arc<Entry>),
     source: ClientSource,
     head: &RequestHead,
 ) -> LocalResponse {
@@ -216,6 +221,7 @@ pub(super) fn key(
     let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
     let client = client_address(believed, source.address, forwarded_for);
     let details = ClientDetails {
+        limits: limits::views(worker, entry),
         client_address: match client {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,

@@ -12,6 +12,7 @@ mod http2;
 mod key_usage;
 pub(crate) mod keyless;
 mod lease;
+mod limits;
 mod local_responses;
 mod refusal;
 mod relay;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::http::fields::Fields;
 use crate::http::head::{HeadError, MAX_REQUEST_FIELDS};
 use crate::policy::denial::Denial;
+use crate::policy::rate_limit::RateLimitError;
 use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyError;
@@ -38,6 +39,8 @@ pub(super) enum Refusal {
     Unread(CollectError),
     /// It expects what nobody here does (RFC 9110 10.1.1).
     Expectation,
+    /// The key is used too fast.
+    Limited(RateLimitError),
     /// The upstream gave no answer.
     Upstream(SendError),
     /// The upstream refuses the gateway's own credential.
@@ -87,6 +90,8 @@ impl Refusal {
                 "upstream_unreachable"
             }
             Self::Upstream(SendError::Silent) => "upstream_timeout",
+            Self::Limited(RateLimitError::TooLarge) => "request_too_large_for_limit",
+            Self::Limited(_) => "rate_limit_exceeded",
             Self::UpstreamRejected => "upstream_rejected",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
@@ -124,9 +129,11 @@ impl Refusal {
                 | BodyError::MissingModel
                 | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
-            Self::StateField(_) | Self::EngineField(_) | Self::UnknownField(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::StateField(_)
+            | Self::EngineField(_)
+            | Self::UnknownField(_)
+            | Self::Limited(RateLimitError::TooLarge) => StatusCode::BAD_REQUEST,
+            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -146,6 +153,18 @@ impl Refusal {
             | Self::DatabaseFailed
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The error's `type` where it is one of its own, in OpenAI's form: what is limited.
+    #[must_use]
+    pub(super) fn limited_kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Limited(RateLimitError::Requests { .. } | RateLimitError::Concurrent) => {
+                Some("requests")
+            }
+            Self::Limited(RateLimitError::Tokens { .. }) => Some("tokens"),
+            _ => None,
         }
     }
 
@@ -185,6 +204,12 @@ impl Refusal {
                 fields.push("retry-after", b"5");
             }
             _ => {}
+        }
+        if let Self::Limited(error) = self
+            && let Some(millis) = error.retry_after()
+        {
+            fields.push("retry-after", millis.div_ceil(1000).to_string().as_bytes());
+            fields.push("retry-after-ms", millis.to_string().as_bytes());
         }
         if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
             fields.push("allow", allow.as_bytes());
@@ -266,6 +291,20 @@ impl fmt::Display for Refusal {
                 "Too much is being sent at the moment. Try again in a second."
             }
             Self::Expectation => "The only expectation taken is 100-continue; leave the Expect header out.",
+            Self::Limited(RateLimitError::Requests { .. }) => {
+                "This API key has used up its requests for this minute. Wait as long as the header Retry-After says, then send it again."
+            }
+            Self::Limited(RateLimitError::Tokens { .. }) => {
+                "This API key has used up its tokens for this minute, or this request would. Wait as long as the header \
+                 Retry-After says, or ask for less output in max_tokens."
+            }
+            Self::Limited(RateLimitError::Concurrent) => {
+                "This API key has as many requests running as it may have at the same time. Send this one when another has ended."
+            }
+            Self::Limited(RateLimitError::TooLarge) => {
+                "This request could use more tokens than this API key may use in a whole minute. Send less text, or ask for \
+                 less output in max_tokens."
+            }
             Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => {
                 "Too much is going on at the moment. Try again in a second."
             }
@@ -322,6 +361,12 @@ impl From<UnsupportedCodingError> for Refusal {
 impl From<CollectError> for Refusal {
     fn from(fault: CollectError) -> Self {
         Self::Unread(fault)
+    }
+}
+
+impl From<RateLimitError> for Refusal {
+    fn from(error: RateLimitError) -> Self {
+        Self::Limited(error)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::file_length::FileLength;
 use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
+use crate::gateway::limits::{ExpectedUse, RequestLimits};
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
@@ -42,7 +43,7 @@ use crate::policy::documented_fields::Documented;
 use crate::policy::field_kind::FieldKind;
 use crate::policy::key::Key;
 use crate::policy::network::{AddressText, ClientAddress};
-use crate::policy::route::{self, ApiStyle, Endpoint, Route};
+use crate::policy::route::{self, ApiStyle, BodyKind, Endpoint, Route};
 use crate::policy::time::UnixTime;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
@@ -188,6 +189,10 @@ async fn admit_and_forward<E: Exchange>(
     record.route(route.label());
     let response = match route {
         Route::Forward(endpoint) => {
+            let limits = RequestLimits::of(worker, entry);
+            if let Some(limits) = &limits {
+                limits.check()?; // 4b
+            }
             let asked = read_model(inbound, endpoint, (caller, entry), exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
             let sent_as = asked.sent_as.clone();
@@ -198,11 +203,21 @@ async fn admit_and_forward<E: Exchange>(
                 })?; // 7
             record.upstream(permit.target());
             judge_fields(&asked, permit.target())?;
+            // Held until the upstream is released.
+            let _running = match limits {
+                Some(limits) => {
+                    let expected = expected_use(worker, endpoint, &asked);
+                    let (running, reserved) = limits.take(expected)?; // 7b
+                    record.reserve(reserved);
+                    Some(running)
+                }
+                None => None,
+            };
             return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
-        Route::Key => local_responses::key(worker, caller, inbound.origin.source, head),
+        Route::Key => local_responses::key(worker, (caller, entry), inbound.origin.source, head),
         // Boxed, so that it makes no other request larger.
         Route::KeyUsage => Box::pin(key_usage::answer(worker, caller, inbound.now, exchange))
             .await?
@@ -291,6 +306,24 @@ async fn read_model<E: Exchange>(
         is_decoded: coding.is_some(),
         format,
     })
+}
+
+/// What the request will probably use: a quarter of the bytes of a text, and the output that it asks for.
+fn expected_use(worker: &Worker, endpoint: Endpoint, asked: &Asked) -> ExpectedUse {
+    let text_bytes = match endpoint.body() {
+        BodyKind::Json => asked.body.bytes().len() as u64,
+        // Nearly all of a form is a file, whose bytes are no text.
+        BodyKind::Multipart => 0,
+    };
+    let default_output = match endpoint.makes_text() {
+        true => worker.prices.load().default_output(&asked.model),
+        false => 0,
+    };
+    let output = &asked.places.output;
+    ExpectedUse {
+        input: output.expected_input(text_bytes),
+        tokens: output.expected_tokens(text_bytes, default_output),
+    }
 }
 
 /// After step 7: the body's fields, by the rules of the upstream. Not before, so that nobody learns the rules of an
@@ -395,6 +428,7 @@ async fn forward<E: Exchange>(
     }
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
+    record.asked();
     let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
     let status = response.status();
     record.answered(status, response.overhead(read_at));
@@ -420,7 +454,7 @@ async fn forward<E: Exchange>(
         // nginx would hold it back to fill its buffers.
         response.fields().push("x-accel-buffering", b"no");
     }
-    inbound.begin(exchange, status, response.fields(), length);
+    inbound.begin(exchange, record, status, response.fields(), length);
     let format = inbound.error_format();
     relay::relay(worker, exchange, response, lease, format, record)
         .await
@@ -505,6 +539,7 @@ impl<'a> Inbound<'a> {
     fn begin<E: Exchange>(
         &self,
         exchange: &mut E,
+        record: &AccessRecord,
         status: StatusCode,
         fields: &mut Fields,
         length: BodyLength,
@@ -514,6 +549,13 @@ impl<'a> Inbound<'a> {
         if self.style == ApiStyle::Anthropic {
             // Where Anthropic's libraries look for it.
             fields.push("request-id", id);
+        }
+        if status != StatusCode::UNAUTHORIZED
+            && let Some(limits) = record
+                .entry()
+                .and_then(|entry| RequestLimits::of(self.worker, entry))
+        {
+            limits.add_fields(self.style, fields);
         }
         if let Some(origin) = self.web_origin {
             fields.push("access-control-allow-origin", origin.as_bytes());
@@ -536,7 +578,13 @@ impl<'a> Inbound<'a> {
     ) -> Result<(), Failure> {
         record.status(response.status);
         let length = BodyLength::Known(response.body.len() as u64);
-        self.begin(exchange, response.status, &mut response.fields, length);
+        self.begin(
+            exchange,
+            record,
+            response.status,
+            &mut response.fields,
+            length,
+        );
         self.worker.buffers.give_fields(response.fields);
         record.sent(response.body.len());
         relay::send(self.worker, exchange, BodyPart::Last(&response.body))

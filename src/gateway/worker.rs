@@ -21,6 +21,7 @@ use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::observe::sampler::Sampler;
+use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::PriceList;
 use crate::request_body::budget::BufferBudget;
 use crate::request_body::collect::BodyLimits;
@@ -78,6 +79,8 @@ pub(crate) struct Settings {
     pub(crate) public_health: bool,
     /// The currency of costs.
     pub(super) currency: String,
+    /// The limits of keys that have none of that kind.
+    pub(crate) default_limits: KeyLimits,
     /// Browser origins that may call.
     pub(crate) cors_origins: Vec<String>,
     /// How a client's address is found.
@@ -127,6 +130,7 @@ impl From<&Config> for Settings {
         Self {
             public_health: config.public_health,
             currency: config.usage.currency.clone(),
+            default_limits: config.keys.default_limits,
             cors_origins: config.cors_origins.clone(),
             client_address: config.client_address.clone(),
             bodies: BodyLimits {

@@ -27,6 +27,18 @@ pub enum BudgetUnit {
 }
 
 impl BudgetUnit {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tokens, Self::Requests, Self::Cost, Self::AudioSeconds];
+
+    /// Whether amounts of it are decimals, counted in [`MICRO`].
+    #[must_use]
+    pub fn is_decimal(self) -> bool {
+        match self {
+            Self::Tokens | Self::Requests => false,
+            Self::Cost | Self::AudioSeconds => true,
+        }
+    }
+
     /// The word in key file and API.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -53,6 +65,9 @@ pub enum BudgetPeriod {
 }
 
 impl BudgetPeriod {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Day, Self::Week, Self::Month, Self::Total];
+
     /// The word in key file and API.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -131,6 +146,9 @@ pub enum BudgetMode {
 }
 
 impl BudgetMode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Enforce, Self::Observe];
+
     /// The word in key file and API.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::policy::budget::Budget;
+use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
 use crate::policy::text;
@@ -31,6 +33,8 @@ pub struct Key {
     account: Option<Account>,
     /// Boxed, since few keys have one.
     previous: Option<Box<PreviousToken>>,
+    /// None where nothing is set.
+    allowance: Option<Box<KeyAllowance>>,
     expires_at: StoredTime,
     created_at: StoredTime,
 }
@@ -58,6 +62,8 @@ pub struct KeyFields {
     pub created_at: Option<UnixTime>,
     /// The account that owns the key.
     pub account: Option<Account>,
+    /// How fast the key may be used, and how much of it.
+    pub allowance: KeyAllowance,
     /// Whether the key is refused, as if it did not exist.
     pub disabled: bool,
 }
@@ -84,6 +90,7 @@ impl KeyFields {
             expires_at: None,
             created_at: None,
             account: None,
+            allowance: KeyAllowance::default(),
             disabled: false,
         }
     }
@@ -102,8 +109,10 @@ impl From<KeyFields> for Key {
             expires_at,
             created_at,
             account,
+            allowance,
             disabled,
         } = fields;
+        let allowance = Some(allowance).filter(|allowance| !allowance.is_unset());
         let id_length = u8::try_from(id.0.len()).unwrap_or(u8::MAX);
         let text = [&*id.0, &*name.0].concat().into_boxed_str();
         let (expires_at, created_at) = (StoredTime::new(expires_at), StoredTime::new(created_at));
@@ -117,6 +126,7 @@ impl From<KeyFields> for Key {
             allow_from,
             account,
             previous: previous.map(Box::new),
+            allowance: allowance.map(Box::new),
             expires_at,
             created_at,
         }
@@ -239,6 +249,25 @@ impl Key {
         self.created_at.get()
     }
 
+    /// How fast it may be used, and how much of it; None where nothing is set.
+    #[must_use]
+    pub fn allowance(&self) -> Option<&KeyAllowance> {
+        self.allowance.as_deref()
+    }
+
+    /// Its own limits.
+    #[must_use]
+    pub fn limits(&self) -> KeyLimits {
+        self.allowance()
+            .map_or_else(KeyLimits::default, |allowance| allowance.limits)
+    }
+
+    /// Its budgets.
+    #[must_use]
+    pub fn budgets(&self) -> &[Budget] {
+        self.allowance().map_or(&[], |allowance| &allowance.budgets)
+    }
+
     /// Whether the key is disabled.
     #[must_use]
     pub fn disabled(&self) -> bool {
@@ -274,6 +303,7 @@ impl Key {
             allow_from,
             account,
             previous,
+            allowance: _,
             expires_at,
             created_at,
         } = self;
@@ -288,6 +318,8 @@ impl Key {
             ("expires_at", *expires_at != before.expires_at),
             ("created_at", *created_at != before.created_at),
             ("account", *account != before.account),
+            ("limits", self.limits() != before.limits()),
+            ("budgets", self.budgets() != before.budgets()),
             ("disabled", *disabled != before.disabled),
         ];
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
@@ -308,6 +340,7 @@ impl Key {
             expires_at: self.expires_at(),
             created_at: self.created_at(),
             account: self.account.clone(),
+            allowance: self.allowance().cloned().unwrap_or_default(),
             disabled: self.disabled,
         }
     }
@@ -544,6 +577,7 @@ mod tests {
             expires_at: Some(UnixTime::from_seconds(10)),
             created_at: None,
             account: Some(Account::parse("acme").unwrap()),
+            allowance: KeyAllowance::default(),
             disabled: false,
         };
         let key = Key::from(fields.clone());

@@ -143,7 +143,11 @@ mod tests {
         own.set(LimitKind::TokensPerMinute, Some(LimitSetting::Unlimited));
         let in_force = own.in_force(&defaults);
         assert_eq!(
-            (in_force.requests_per_minute, in_force.tokens_per_minute, in_force.concurrent_requests),
+            (
+                in_force.requests_per_minute,
+                in_force.tokens_per_minute,
+                in_force.concurrent_requests
+            ),
             (Some(5), None, None)
         );
         own.set(LimitKind::RequestsPerMinute, None);

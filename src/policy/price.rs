@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::policy::token_estimate::DEFAULT_OUTPUT;
 use crate::policy::usage::RequestCounts;
 
 /// Prices have at most so many digits behind the point.
@@ -84,6 +85,8 @@ pub struct ModelPrice {
     pub audio_minute: Price,
     /// For an image.
     pub image: Price,
+    /// Tokens of output that a request is expected to make where it does not say how many.
+    pub default_output_tokens: Option<u64>,
 }
 
 impl ModelPrice {
@@ -142,6 +145,16 @@ impl PriceList {
     pub fn cost(&self, model: &str, counts: &RequestCounts) -> Option<Cost> {
         self.0.get(model).and_then(|price| price.cost(counts))
     }
+
+    /// Tokens of output that a request to this model is expected to make where it does not say how many.
+    #[must_use]
+    pub fn default_output(&self, model: &str) -> u64 {
+        let said = self
+            .0
+            .get(model)
+            .and_then(|price| price.default_output_tokens);
+        said.unwrap_or(DEFAULT_OUTPUT)
+    }
 }
 
 /// A cost in millionths of the currency's unit.
@@ -176,6 +189,16 @@ impl fmt::Display for Millionths {
     }
 }
 
+impl Millionths {
+    /// Reads a decimal that is not negative, with at most six digits behind its point, exactly.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<u64> {
+        let price = Price::parse(text).ok()?;
+        let finer = UNIT / 1_000_000;
+        (price.0 % finer == 0).then_some(price.0 / finer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -195,6 +218,7 @@ mod tests {
             output: price("0.60"),
             audio_minute: price("0.006"),
             image: price("0.04"),
+            default_output_tokens: None,
         }
     }
 
@@ -335,6 +359,7 @@ mod tests {
                 output: highest,
                 audio_minute: highest,
                 image: highest,
+                default_output_tokens: None,
                 ..prices()
             };
             let _ = prices.cost(&counts);

@@ -64,6 +64,19 @@ pub enum RateLimitError {
     TooLarge,
 }
 
+impl RateLimitError {
+    /// Milliseconds after which to try again; None where that is of no use. Nobody knows when a running request ends, so
+    /// there it is a second.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Requests { retry_after } | Self::Tokens { retry_after } => Some(*retry_after),
+            Self::Concurrent => Some(MILLIS),
+            Self::TooLarge => None,
+        }
+    }
+}
+
 /// What is left of one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remaining {
@@ -183,6 +196,18 @@ impl RateLimiter {
             let less = (tokens - used).min(self.recent[at].tokens);
             self.recent[at].tokens -= less;
             self.tokens -= less;
+        }
+    }
+
+    /// A request that was let in was never sent to its upstream: it costs nothing. Its place is given back by
+    /// [`Self::release`].
+    pub fn cancel(&mut self, reservation: Reservation, now: Monotonic) {
+        let started = reservation.second;
+        self.settle(reservation, Some(0), now);
+        if let Ok(at) = self.recent.binary_search_by_key(&started, |one| one.second) {
+            let given_back = self.recent[at].requests.min(1);
+            self.recent[at].requests -= given_back;
+            self.requests -= given_back;
         }
     }
 

@@ -45,6 +45,15 @@ impl Endpoint {
         self.path
     }
 
+    /// Whether the answer is text that a model writes, of a length that the request may limit.
+    #[must_use]
+    pub fn makes_text(self) -> bool {
+        matches!(
+            self.path,
+            "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/messages"
+        )
+    }
+
     /// The kind of the request body.
     #[must_use]
     pub fn body(self) -> BodyKind {

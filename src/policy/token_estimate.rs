@@ -51,13 +51,20 @@ impl AskedOutput {
         *known = (*known).max(Some(number));
     }
 
+    /// The tokens of the input that a request is expected to have: a quarter of the bytes of its text.
+    #[must_use]
+    pub fn expected_input(&self, text_bytes: u64) -> u64 {
+        text_bytes / BYTES_PER_TOKEN
+    }
+
     /// The tokens that a request is expected to use: a quarter of the bytes of its text, and the output it asks for, or
     /// `default_output` where it asks for none.
     #[must_use]
     pub fn expected_tokens(&self, text_bytes: u64, default_output: u64) -> u64 {
         let output = self.tokens.unwrap_or(default_output);
         let answers = self.answers.unwrap_or(1).max(1);
-        (text_bytes / BYTES_PER_TOKEN).saturating_add(output.saturating_mul(answers))
+        self.expected_input(text_bytes)
+            .saturating_add(output.saturating_mul(answers))
     }
 }
 

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 
 use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
+use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
 pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
 use crate::store::database::DatabaseUrl;
@@ -173,6 +174,8 @@ pub struct KeysConfig {
     pub watch: bool,
     /// The percentage of the keys that a reload may drop, unless it is forced: 0 to 100.
     pub max_drop_percent: u8,
+    /// The limits of keys that have none of that kind.
+    pub default_limits: KeyLimits,
 }
 
 /// `[admin]`

@@ -14,10 +14,12 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use crate::policy::key::{
     Account, Hint, Key, KeyFieldError, KeyFields, KeyId, KeyName, PreviousToken,
 };
+use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::{ModelAccess, ModelList};
 use crate::policy::network::{AllowFrom, parse_network};
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
+use crate::store::allowance_json;
 use crate::store::strict_json::{
     FieldError, JsonString, JsonValue, ValueError, document_error, printable, string,
     write_display, write_list, write_text,
@@ -75,6 +77,8 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
     let expires_at = fields.optional(KeyField::ExpiresAt, string(UnixTime::parse));
     let created_at = fields.optional(KeyField::CreatedAt, string(UnixTime::parse));
     let account = fields.optional(KeyField::Account, string(|text| interner.account(text)));
+    let limits = fields.optional(KeyField::Limits, allowance_json::limits);
+    let budgets = fields.optional(KeyField::Budgets, allowance_json::budgets);
     let disabled = fields.boolean(KeyField::Disabled);
     match (id, name, hash, access) {
         (Some(id), Some(name), Some(hash), Some(model_access)) if fields.errors.is_empty() => {
@@ -89,6 +93,10 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
                 expires_at,
                 created_at,
                 account,
+                allowance: KeyAllowance {
+                    limits: limits.unwrap_or_default().applied_to(KeyLimits::default()),
+                    budgets: budgets.unwrap_or_default(),
+                },
                 disabled: disabled.unwrap_or(false),
             }))
         }
@@ -139,6 +147,9 @@ pub fn write_line(key: &Key, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"account\":");
         write_text(account, out);
     }
+    if let Some(allowance) = key.allowance() {
+        allowance_json::write(allowance, out);
+    }
     let disabled: &[u8] = if key.disabled() { b"true" } else { b"false" };
     out.extend_from_slice(b",\"disabled\":");
     out.extend_from_slice(disabled);
@@ -188,11 +199,13 @@ pub(crate) enum KeyField {
     ExpiresAt,
     CreatedAt,
     Account,
+    Limits,
+    Budgets,
     Disabled,
 }
 
 impl KeyField {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Id,
         Self::Name,
         Self::Hash,
@@ -203,6 +216,8 @@ impl KeyField {
         Self::ExpiresAt,
         Self::CreatedAt,
         Self::Account,
+        Self::Limits,
+        Self::Budgets,
         Self::Disabled,
     ];
 
@@ -218,6 +233,8 @@ impl KeyField {
             Self::ExpiresAt => "expires_at",
             Self::CreatedAt => "created_at",
             Self::Account => "account",
+            Self::Limits => "limits",
+            Self::Budgets => "budgets",
             Self::Disabled => "disabled",
         }
     }

@@ -112,6 +112,29 @@ mod tests {
                 ..fields()
             },
             KeyFields {
+                allowance: KeyAllowance {
+                    limits: {
+                        let mut limits = KeyLimits::default();
+                        limits.set(LimitKind::TokensPerMinute, LimitSetting::at_most(7));
+                        limits
+                    },
+                    ..KeyAllowance::default()
+                },
+                ..fields()
+            },
+            KeyFields {
+                allowance: KeyAllowance {
+                    budgets: Box::new([Budget {
+                        unit: BudgetUnit::Cost,
+                        amount: 1,
+                        period: BudgetPeriod::Day,
+                        mode: BudgetMode::Observe,
+                    }]),
+                    ..KeyAllowance::default()
+                },
+                ..fields()
+            },
+            KeyFields {
                 disabled: true,
                 ..fields()
             },
@@ -120,7 +143,7 @@ mod tests {
         let changed = keys
             .each_ref()
             .map(|fields| Key::from(fields.clone()).changed_fields(&first));
-        let names = "name hash hint previous model_access model_access allow_from expires_at created_at account disabled";
+        let names = "name hash hint previous model_access model_access allow_from expires_at created_at account limits budgets disabled";
         let names: Vec<Vec<&str>> = names.split(' ').map(|name| vec![name]).collect();
         assert_eq!(changed[0], [""; 0]);
         assert_eq!(changed[1], ["id", "hash"]);

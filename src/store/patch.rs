@@ -1,9 +1,12 @@
 //! The bodies of the admin API: the fields of a new key, and a patch of an existing one.
 
+use crate::policy::budget::Budget;
 use crate::policy::key::{Account, Key, KeyName};
+use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
 use crate::policy::time::UnixTime;
+use crate::store::allowance_json::{self, LimitsPatch};
 use crate::store::key_json::{
     Interner, KeyDocument, KeyField, KeyJsonError, model_access, networks,
 };
@@ -22,6 +25,8 @@ pub struct NewKey {
     pub expires_at: Option<UnixTime>,
     /// The account that owns the key.
     pub account: Option<Account>,
+    /// How fast the key may be used, and how much of it.
+    pub allowance: KeyAllowance,
 }
 
 /// A change of a key. A field that is None stays as it is.
@@ -37,6 +42,10 @@ pub struct KeyPatch {
     pub expires_at: Option<Option<UnixTime>>,
     /// The new account; Some(None) removes it.
     pub account: Option<Option<Account>>,
+    /// The change of its limits.
+    pub limits: LimitsPatch,
+    /// The new budgets; an empty list removes them.
+    pub budgets: Option<Box<[Budget]>>,
     /// Whether the key is disabled from now on.
     pub disabled: Option<bool>,
     /// Whether the previous token ends now. No body sets this: it is a call of its own.
@@ -70,6 +79,8 @@ impl KeyPatch {
             allow_from,
             expires_at,
             account,
+            limits,
+            budgets,
             disabled,
             ends_previous,
         } = self;
@@ -79,6 +90,8 @@ impl KeyPatch {
             (allow_from.is_some(), KeyField::AllowFrom),
             (expires_at.is_some(), KeyField::ExpiresAt),
             (account.is_some(), KeyField::Account),
+            (limits.is_set(), KeyField::Limits),
+            (budgets.is_some(), KeyField::Budgets),
             (disabled.is_some(), KeyField::Disabled),
             (*ends_previous, KeyField::Previous),
         ];
@@ -105,6 +118,10 @@ impl KeyPatch {
         fields.allow_from = patch.allow_from.unwrap_or(fields.allow_from);
         fields.expires_at = patch.expires_at.unwrap_or(fields.expires_at);
         fields.account = patch.account.unwrap_or(fields.account);
+        fields.allowance = KeyAllowance {
+            limits: patch.limits.applied_to(fields.allowance.limits),
+            budgets: patch.budgets.unwrap_or(fields.allowance.budgets),
+        };
         fields.disabled = patch.disabled.unwrap_or(fields.disabled);
         fields.previous = fields.previous.filter(|_| !patch.ends_previous);
         Key::from(fields)
@@ -122,6 +139,8 @@ pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
         KeyField::AllowFrom,
         KeyField::ExpiresAt,
         KeyField::Account,
+        KeyField::Limits,
+        KeyField::Budgets,
     ];
     let mut fields = KeyDocument::read(body, &known)?;
     let name = fields.required(KeyField::Name, string(KeyName::parse));
@@ -131,6 +150,8 @@ pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
     let allow_from = fields.optional(KeyField::AllowFrom, networks);
     let expires_at = fields.optional(KeyField::ExpiresAt, string(UnixTime::parse_expiry));
     let account = fields.optional(KeyField::Account, string(Account::parse));
+    let limits = fields.optional(KeyField::Limits, allowance_json::limits);
+    let budgets = fields.optional(KeyField::Budgets, allowance_json::budgets);
     fields.first_error()?;
     match (name, access) {
         (Some(name), Some(model_access)) => Ok(NewKey {
@@ -139,6 +160,10 @@ pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
             allow_from: allow_from.unwrap_or(AllowFrom::Anywhere),
             expires_at,
             account,
+            allowance: KeyAllowance {
+                limits: limits.unwrap_or_default().applied_to(KeyLimits::default()),
+                budgets: budgets.unwrap_or_default(),
+            },
         }),
         _ => Err(KeyJsonError::Invalid(document_error("is not a key"))),
     }
@@ -155,6 +180,8 @@ pub fn parse_patch(body: &[u8]) -> Result<KeyPatch, KeyJsonError> {
         KeyField::AllowFrom,
         KeyField::ExpiresAt,
         KeyField::Account,
+        KeyField::Limits,
+        KeyField::Budgets,
         KeyField::Disabled,
     ];
     let mut fields = KeyDocument::read(body, &known)?;
@@ -168,6 +195,14 @@ pub fn parse_patch(body: &[u8]) -> Result<KeyPatch, KeyJsonError> {
             .map(|networks| networks.unwrap_or(AllowFrom::Anywhere)),
         expires_at: fields.clearable(KeyField::ExpiresAt, string(UnixTime::parse_expiry)),
         account: fields.clearable(KeyField::Account, string(Account::parse)),
+        limits: fields
+            .clearable(KeyField::Limits, allowance_json::limits)
+            .map_or(LimitsPatch::Keep, |limits| {
+                limits.unwrap_or(LimitsPatch::Clear)
+            }),
+        budgets: fields
+            .clearable(KeyField::Budgets, allowance_json::budgets)
+            .map(Option::unwrap_or_default),
         disabled: fields.boolean(KeyField::Disabled),
         ends_previous: false,
     };

@@ -1,9 +1,10 @@
 //! One key in the table, with its live counters.
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use crate::policy::key::{Key, KeyToken, PreviousToken};
+use crate::policy::rate_limit::RateLimiter;
 use crate::policy::time::UnixTime;
 use crate::table::usage::{BodyBytes, Usage, UsageCounts};
 
@@ -34,6 +35,11 @@ impl Entry {
     /// Bytes of request bodies that the key holds at the moment.
     pub(crate) fn body_bytes(&self) -> &BodyBytes {
         self.usage.get_or_init(Arc::default).body_bytes()
+    }
+
+    /// What its limits count. Nothing may wait while it is held.
+    pub(crate) fn limiter(&self) -> MutexGuard<'_, RateLimiter> {
+        self.usage.get_or_init(Arc::default).limiter()
     }
 
     /// Requests of the key that are being forwarded.

@@ -1,8 +1,10 @@
 //! The live counters of one key. The database keeps them over a restart.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::policy::key::KeyToken;
+use crate::policy::rate_limit::RateLimiter;
 use crate::policy::time::UnixTime;
 
 /// Counters to which every worker adds.
@@ -14,6 +16,8 @@ pub(crate) struct Usage {
     previous_last_used_at: LastUse,
     body_bytes: BodyBytes,
     forwarding: AtomicUsize,
+    /// Allocated at the first request that a limit counts.
+    limiter: OnceLock<Box<Mutex<RateLimiter>>>,
 }
 
 /// The time of a use in four bytes, one second late: 0 is never. A time before 1970 counts as 1970, one after 2106 as 2106.
@@ -62,6 +66,7 @@ impl Default for Usage {
             previous_last_used_at: LastUse::default(),
             body_bytes: BodyBytes::default(),
             forwarding: AtomicUsize::new(0),
+            limiter: OnceLock::new(),
         }
     }
 }
@@ -91,6 +96,11 @@ impl Usage {
 
     pub(crate) fn forwarding(&self) -> &AtomicUsize {
         &self.forwarding
+    }
+
+    pub(crate) fn limiter(&self) -> MutexGuard<'_, RateLimiter> {
+        let limiter = self.limiter.get_or_init(Box::default);
+        limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn body_bytes(&self) -> &BodyBytes {

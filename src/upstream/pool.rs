@@ -98,6 +98,17 @@ pub(crate) enum SendError {
     Silent,
 }
 
+impl SendError {
+    /// Whether nothing of the request was sent.
+    #[must_use]
+    pub(crate) fn is_before_sending(&self) -> bool {
+        match self {
+            Self::Unavailable | Self::Unreachable(_) => true,
+            Self::Broken(_) | Self::Silent => false,
+        }
+    }
+}
+
 /// Counts a request as in flight at its replica until it is dropped.
 #[derive(Debug)]
 struct InFlight(Arc<Replica>);

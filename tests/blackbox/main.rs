@@ -161,6 +161,12 @@ mod revocation {
     pub mod streams;
 }
 
+/// How fast a key may be used, and how many of its requests may run at the same time.
+mod limits {
+    mod concurrent;
+    mod rates;
+}
+
 /// A key that gets a new token: the old one works on for a while, then as if it had never been.
 mod rotation {
     mod calls;

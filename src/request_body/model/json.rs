@@ -184,6 +184,13 @@ impl<'b> Scanner<'b> {
                     findings.add_stream_field(field, is_exact);
                     self.stream_field(field, &mut findings)?;
                 }
+                FieldClass::Output(field) => {
+                    self.value()?;
+                    findings
+                        .places
+                        .output
+                        .add(field, &self.text[value_at..self.at]);
+                }
                 FieldClass::Refused(ambiguity) => {
                     findings.add_ambiguity(ambiguity);
                     self.value()?;

@@ -310,7 +310,7 @@ impl<'b> FormPart<'b> {
             findings.places.file.add(self.place(self.content));
         }
         match classify_name(disposition.name) {
-            FieldClass::Other | FieldClass::Stream(..) => {}
+            FieldClass::Other | FieldClass::Stream(..) | FieldClass::Output(_) => {}
             FieldClass::Listed(field) => {
                 let value = self.listed_value(field, disposition.name);
                 findings.add_listed(field, value, extra_fields);

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::policy::body_fields::{self, FieldIndex, MemberValue, NotedFields, Reach};
+use crate::policy::token_estimate::{AskedOutput, OutputField};
 use crate::request_body::model::streaming::{StreamAsked, StreamField};
 
 /// The name of the model's field.
@@ -104,6 +105,8 @@ pub(crate) enum FieldClass {
     Listed(FieldIndex),
     /// A field about the stream, and whether it is spelled exactly so.
     Stream(StreamField, bool),
+    /// A field that says how much output is wanted.
+    Output(OutputField),
     Refused(Ambiguity),
     Other,
 }
@@ -120,6 +123,8 @@ impl FieldClass {
             Self::Refused(Ambiguity::LikeModel)
         } else if let Some((field, is_exact)) = StreamField::of(name) {
             Self::Stream(field, is_exact)
+        } else if let Some(field) = OutputField::of(name) {
+            Self::Output(field)
         } else {
             Self::Other
         }
@@ -150,6 +155,8 @@ pub(crate) struct Places {
     pub(crate) model_lengths: Vec<Range<usize>>,
     /// What a JSON document says about its stream.
     pub(crate) stream: StreamAsked,
+    /// How much output a JSON document asks for.
+    pub(crate) output: AskedOutput,
     /// In a form: the content of the part `file`.
     pub(crate) file: FilePlace,
 }

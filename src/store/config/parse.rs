@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
 use crate::store::config::sections::{
     ConfigReader, MAX_DROP_PERCENT, client_address, limits, timeouts, values,
@@ -126,6 +127,7 @@ fn read_with(
                     named: true,
                     watch: false,
                     max_drop_percent: MAX_DROP_PERCENT,
+                    default_limits: KeyLimits::default(),
                 }),
                 socket: overrides.socket.clone(),
             }

@@ -66,12 +66,13 @@ fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 3] {
     ]
 }
 
-fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 3] {
+fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 4] {
     let KeysConfig {
         file,
         named: _,
         watch,
         max_drop_percent,
+        default_limits,
     } = old;
     [
         ("keys.file", *file != new.file),
@@ -80,6 +81,7 @@ fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 3] {
             "keys.max_drop_percent",
             *max_drop_percent != new.max_drop_percent,
         ),
+        ("keys.default_limits", *default_limits != new.default_limits),
     ]
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::policy::key_limits::{KeyLimits, LimitKind, LimitSetting, MAX_LIMIT};
 use crate::store::config::overrides::Overrides;
 use crate::store::config::tree::{Faults, Located, Location, Section};
 use crate::store::config::{
@@ -140,12 +141,14 @@ impl ConfigReader<'_> {
         let percent = section
             .number("max_drop_percent", 0, 100)
             .and_then(|percent| u8::try_from(percent).ok());
+        let default_limits = default_limits(section.section("default_limits"));
         section.reject_unknown_fields();
         Some(KeysConfig {
             file: file?,
             named,
             watch,
             max_drop_percent: percent.unwrap_or(MAX_DROP_PERCENT),
+            default_limits,
         })
     }
 
@@ -351,4 +354,18 @@ pub(crate) fn values<T>(located: Option<Vec<Located<T>>>) -> Vec<T> {
         .flatten()
         .map(|Located { value, .. }| value)
         .collect()
+}
+
+/// `[keys.default_limits]`
+fn default_limits(mut section: Section<'_>) -> KeyLimits {
+    let mut limits = KeyLimits::default();
+    for kind in LimitKind::ALL {
+        let most = usize::try_from(MAX_LIMIT).unwrap_or(usize::MAX);
+        let limit = section
+            .number(kind.name(), 1, most)
+            .and_then(|limit| u64::try_from(limit).ok());
+        limits.set(kind, limit.and_then(LimitSetting::at_most));
+    }
+    section.reject_unknown_fields();
+    limits
 }

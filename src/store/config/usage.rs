@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::policy::key_limits::MAX_LIMIT;
 use crate::policy::price::{ModelPrice, Price};
 use crate::store::config::sections::ConfigReader;
 use crate::store::config::tree::{Location, Section};
@@ -107,6 +108,7 @@ impl ConfigReader<'_> {
         mut section: Section<'_>,
         models: &mut HashMap<String, usize>,
     ) -> Option<ModelPrice> {
+        const DEFAULT_OUTPUT: &str = "default_output_tokens";
         const PRICES: [&str; 5] = ["input", "input_cached", "output", "audio_minute", "image"];
         if !section.is_present() {
             return None;
@@ -117,7 +119,11 @@ impl ConfigReader<'_> {
                 "is missing; add model = \"NAME\" to this [[prices]]",
             );
         }
-        if !PRICES.iter().any(|name| section.has(name)) {
+        if !PRICES
+            .iter()
+            .chain([&DEFAULT_OUTPUT])
+            .any(|name| section.has(name))
+        {
             section.fault(
                 "input",
                 format!(
@@ -145,6 +151,10 @@ impl ConfigReader<'_> {
             })
         };
         let [input, input_cached, output, audio_minute, image] = PRICES.map(&mut price);
+        let most = usize::try_from(MAX_LIMIT).unwrap_or(usize::MAX);
+        let default_output = section
+            .number(DEFAULT_OUTPUT, 0, most)
+            .and_then(|tokens| u64::try_from(tokens).ok());
         section.reject_unknown_fields();
         Some(ModelPrice {
             model: model?,
@@ -153,6 +163,7 @@ impl ConfigReader<'_> {
             output: output.unwrap_or_default(),
             audio_minute: audio_minute.unwrap_or_default(),
             image: image.unwrap_or_default(),
+            default_output_tokens: default_output,
         })
     }
 }

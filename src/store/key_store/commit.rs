@@ -181,6 +181,7 @@ impl KeyStoreState {
             allow_from,
             expires_at,
             account,
+            allowance,
         } = new;
         loop {
             let token = self.new_token()?;
@@ -196,6 +197,7 @@ impl KeyStoreState {
                 expires_at,
                 created_at: Some(now),
                 account,
+                allowance,
                 ..KeyFields::new(id, name, token.hash(), model_access, allow_from)
             });
             return Ok((key, token));

@@ -1,5 +1,6 @@
 //! Reading a config file gives a config or its faults.
 
+use crate::policy::key_limits::{KeyLimits, LimitKind, LimitSetting};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -111,6 +112,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             named: false,
             watch: false,
             max_drop_percent: 50,
+            default_limits: KeyLimits::default(),
         },
         admin: AdminConfig {
             socket: path.join("keygate.sock"),
@@ -202,6 +204,8 @@ fn every_field_can_be_set() {
         file = "/srv/keys.jsonl"
         watch = true
         max_drop_percent = 0
+        [keys.default_limits]
+        requests_per_minute = 60
         [admin]
         socket = "run/admin.sock"
         listen = "127.0.0.1:9180"
@@ -264,7 +268,12 @@ fn every_field_can_be_set() {
             file: "/srv/keys.jsonl".into(),
             named: true,
             watch: true,
-            max_drop_percent: 0
+            max_drop_percent: 0,
+            default_limits: {
+                let mut limits = KeyLimits::default();
+                limits.set(LimitKind::RequestsPerMinute, LimitSetting::at_most(60));
+                limits
+            },
         }
     );
     assert_eq!(

@@ -65,6 +65,7 @@ fn every_field_about_usage_can_be_set() {
                 output: price("0.600001"),
                 audio_minute: price("0.006"),
                 image: price("4"),
+                default_output_tokens: None,
             },
             ModelPrice {
                 model: "b".to_owned(),
@@ -73,6 +74,7 @@ fn every_field_about_usage_can_be_set() {
                 output: price("0.1"),
                 audio_minute: price("0"),
                 image: price("0"),
+                default_output_tokens: None,
             }
         ]
     );
