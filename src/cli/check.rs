@@ -47,6 +47,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
                         .as_ref()
                         .and_then(|config| excluded(config, file, &loaded)),
                 );
+                faults.extend(
+                    config
+                        .as_ref()
+                        .and_then(|config| budgets_without_database(config, file, &loaded)),
+                );
                 let keys = key_store::format_key_count(loaded.entries.len());
                 read.push(format!("{}: {keys}", file.display()));
             }
@@ -67,6 +72,25 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     Ok(match faults.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    })
+}
+
+/// The fault of a key with budgets where there is no database: nobody knows what was spent, so the gateway refuses it.
+fn budgets_without_database(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> {
+    if config.database.is_some() {
+        return None;
+    }
+    let mut keys = loaded.entries.iter().map(|entry| entry.key());
+    let key = keys.find(|key| !key.budgets().is_empty())?;
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let id = format!("\"{}\"", key.id());
+    // 0 is the whole file, where it was written anew meanwhile.
+    let line = text.lines().position(|line| line.contains(&id));
+    Some(Fault {
+        file: file.to_owned(),
+        line: line.map_or(0, |at| at + 1),
+        field: "budgets".to_owned(),
+        message: "need the database that [database] url = \"\" switches off; set a url, or remove the budgets".to_owned(),
     })
 }
 

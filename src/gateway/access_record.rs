@@ -162,6 +162,12 @@ impl AccessRecord {
         if matches!(refusal, Refusal::Upstream(error) if never_sent(error)) {
             self.is_asked = false;
         }
+        // Before the client is told: its next request may come at once.
+        if !self.is_asked
+            && let Some(reserved) = self.reserved.take()
+        {
+            reserved.cancel();
+        }
         if matches!(refusal, Refusal::Upstream(_) | Refusal::UpstreamRejected) {
             self.ended = Some(RequestEnd::UpstreamFailed);
         }
@@ -345,7 +351,14 @@ impl Drop for AccessRecord {
         if let Some(reserved) = self.reserved.take() {
             let has_failed = self.status.is_none_or(|status| status >= 400);
             match (self.is_asked, &counts) {
-                (true, Some(counts)) => reserved.settle(counts, has_failed),
+                (true, Some(counts)) => {
+                    let prices = self.worker.prices.load();
+                    let cost = self
+                        .model
+                        .as_ref()
+                        .and_then(|model| prices.cost(model, counts));
+                    reserved.settle(counts, cost, has_failed);
+                }
                 (false, _) | (_, None) => reserved.cancel(),
             }
         }

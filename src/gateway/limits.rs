@@ -1,30 +1,38 @@
-//! The limits of a key on its way through a request: asked before the body is read, taken once before anything is sent,
-//! settled when the request has ended.
+//! The limits and budgets of a key on its way through a request: asked before the body is read, taken once before anything
+//! is sent, settled when the request has ended.
 //!
 //! Invariant: what was taken is given back however the request ends, since guards hold it. A key without limits costs one
 //! comparison.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::gateway::budgets;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::fields::Fields;
-use crate::policy::key_limits::{KeyLimits, LimitKind};
-use crate::policy::rate_limit::{RateLimits, Remaining, Reservation};
+use crate::observe::log::Event;
+use crate::policy::budget::BudgetUnit;
+use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, Taken, UsedAmounts};
+use crate::policy::key_limits::LimitKind;
+use crate::policy::price::{Cost, Millionths};
+use crate::policy::rate_limit::{RateLimits, Remaining};
 use crate::policy::route::ApiStyle;
 use crate::policy::time::UnixTime;
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
+use crate::store::allowance_json::amount_view;
 use crate::table::Entry;
 
-/// The limits in force for one request.
+/// The limits and budgets in force for one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestLimits<'e> {
+    worker: &'e Rc<Worker>,
     entry: &'e Arc<Entry>,
-    limits: RateLimits,
+    rates: RateLimits,
 }
 
 /// What a request is expected to use.
@@ -34,6 +42,8 @@ pub(super) struct ExpectedUse {
     pub(super) input: u64,
     /// Tokens of its input and its output.
     pub(super) tokens: u64,
+    /// What that costs.
+    pub(super) cost: Option<Cost>,
 }
 
 /// A place among the requests of a key that run. It is free again when this is dropped.
@@ -42,37 +52,65 @@ pub(super) struct RunningRequest {
     entry: Arc<Entry>,
 }
 
-/// What was taken of the limits on requests and tokens, until it is known what was used.
+/// What was taken of limits and budgets, until it is known what was used.
 #[derive(Debug)]
 pub(super) struct ReservedUse {
+    worker: Rc<Worker>,
     entry: Arc<Entry>,
-    reservation: Reservation,
+    taken: Taken,
     expected: ExpectedUse,
+}
+
+fn clock(worker: &Worker) -> LimitClock<'_> {
+    LimitClock {
+        monotonic: monotonic_now(),
+        now: now(),
+        zone: &worker.settings.time_zone,
+    }
 }
 
 impl<'e> RequestLimits<'e> {
     /// The limits of a key; None where nothing limits it.
     #[inline]
-    pub(super) fn of(worker: &Worker, entry: &'e Arc<Entry>) -> Option<Self> {
+    pub(super) fn of(worker: &'e Rc<Worker>, entry: &'e Arc<Entry>) -> Option<Self> {
         let defaults = &worker.settings.default_limits;
         if entry.key().allowance().is_none() && defaults.are_unset() {
             return None;
         }
-        Self::in_force(entry, defaults)
+        let rates = entry.key().limits().in_force(defaults);
+        let limits = rates != RateLimits::default() || !entry.key().budgets().is_empty();
+        limits.then_some(Self {
+            worker,
+            entry,
+            rates,
+        })
     }
 
-    fn in_force(entry: &'e Arc<Entry>, defaults: &KeyLimits) -> Option<Self> {
-        let limits = entry.key().limits().in_force(defaults);
-        (limits != RateLimits::default()).then_some(Self { entry, limits })
+    fn terms(&self) -> KeyTerms<'_> {
+        KeyTerms {
+            rates: self.rates,
+            budgets: self.entry.key().budgets(),
+        }
     }
 
-    /// Whether a request could be let in now, of which nothing is known yet. Nothing is taken.
+    /// Whether a request could be let in now, of which nothing is known yet. Nothing is taken. What was spent of a budget
+    /// before is read from the database when its key is used first.
     ///
     /// # Errors
-    /// The limit that refuses every request now.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
+    /// The limit that refuses every request now, or nobody knows what was spent.
+    pub(super) async fn check(&self) -> Result<(), Refusal> {
+        let budgets = self.entry.key().budgets();
+        let is_unknown = self.entry.limiter().unloaded(budgets).next().is_some();
+        if is_unknown {
+            // Boxed, so that it makes no other request larger.
+            Box::pin(budgets::load(self.worker, self.entry)).await?;
+        }
+        let least = UsedAmounts {
+            tokens: 1,
+            ..UsedAmounts::default()
+        };
         let mut limiter = self.entry.limiter();
-        Ok(limiter.check(&self.limits, 1, monotonic_now())?)
+        Ok(limiter.check(&self.terms(), &least, &clock(self.worker))?)
     }
 
     /// Takes a request from all limits, or from none.
@@ -83,14 +121,21 @@ impl<'e> RequestLimits<'e> {
         &self,
         expected: ExpectedUse,
     ) -> Result<(RunningRequest, ReservedUse), Refusal> {
+        let amounts = UsedAmounts {
+            tokens: expected.tokens,
+            requests: 1,
+            cost: expected.cost.map_or(0, Cost::millionths),
+            audio: 0,
+        };
         let mut limiter = self.entry.limiter();
-        let reservation = limiter.take(&self.limits, expected.tokens, monotonic_now())?;
+        let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
         let running = RunningRequest {
             entry: Arc::clone(self.entry),
         };
         let reserved = ReservedUse {
+            worker: Rc::clone(self.worker),
             entry: Arc::clone(self.entry),
-            reservation,
+            taken,
             expected,
         };
         Ok((running, reserved))
@@ -100,11 +145,12 @@ impl<'e> RequestLimits<'e> {
     pub(super) fn add_fields(&self, style: ApiStyle, fields: &mut Fields) {
         let (requests, tokens) = {
             let (mut limiter, now) = (self.entry.limiter(), monotonic_now());
-            let requests = self.limits.requests_per_minute;
-            let tokens = self.limits.tokens_per_minute;
+            let requests = self.rates.requests_per_minute;
+            let tokens = self.rates.tokens_per_minute;
+            let rate = limiter.rate();
             (
-                requests.map(|limit| limiter.requests(limit, now)),
-                tokens.map(|limit| limiter.tokens(limit, now)),
+                requests.map(|limit| rate.requests(limit, now)),
+                tokens.map(|limit| rate.tokens(limit, now)),
             )
         };
         let kinds = [(requests, &REQUESTS), (tokens, &TOKENS)];
@@ -126,22 +172,36 @@ pub(super) struct LimitView {
     resets_at: Option<String>,
 }
 
+/// A budget as the owner of the key sees it.
+#[derive(Debug, Serialize)]
+pub(super) struct BudgetLeftView {
+    unit: &'static str,
+    per: &'static str,
+    amount: serde_json::Value,
+    /// Null where it is not known yet.
+    used: Option<serde_json::Value>,
+    remaining: Option<serde_json::Value>,
+    resets_at: Option<String>,
+    mode: &'static str,
+}
+
 /// The limits in force for a key, and what is left of them.
-pub(super) fn views(worker: &Worker, entry: &Arc<Entry>) -> Vec<LimitView> {
-    let Some(RequestLimits { limits, .. }) = RequestLimits::of(worker, entry) else {
+pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitView> {
+    let Some(RequestLimits { rates, .. }) = RequestLimits::of(worker, entry) else {
         return Vec::new();
     };
     let (mut limiter, now) = (entry.limiter(), monotonic_now());
+    let rate = limiter.rate();
     let view = |kind: LimitKind| {
         let remaining = match kind {
-            LimitKind::RequestsPerMinute => limiter.requests(limits.requests_per_minute?, now),
-            LimitKind::TokensPerMinute => limiter.tokens(limits.tokens_per_minute?, now),
+            LimitKind::RequestsPerMinute => rate.requests(rates.requests_per_minute?, now),
+            LimitKind::TokensPerMinute => rate.tokens(rates.tokens_per_minute?, now),
             LimitKind::ConcurrentRequests => {
-                let limit = limits.concurrent_requests?;
+                let limit = rates.concurrent_requests?;
                 return Some(LimitView {
                     name: kind.name(),
                     limit,
-                    remaining: limit.saturating_sub(limiter.running()),
+                    remaining: limit.saturating_sub(rate.running()),
                     resets_at: None,
                 });
             }
@@ -156,6 +216,33 @@ pub(super) fn views(worker: &Worker, entry: &Arc<Entry>) -> Vec<LimitView> {
     LimitKind::ALL.into_iter().filter_map(view).collect()
 }
 
+/// The budgets of a key, and what is left of them.
+pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<BudgetLeftView> {
+    let budgets = entry.key().budgets();
+    let is_unknown = entry.limiter().unloaded(budgets).next().is_some();
+    if is_unknown {
+        // Where it cannot be read, it is shown as not known.
+        let _ = Box::pin(budgets::load(worker, entry)).await;
+    }
+    let (mut limiter, clock) = (entry.limiter(), clock(worker));
+    let views = budgets.iter().map(|budget| {
+        let left = limiter.left(budget, &clock);
+        let amount = |amount| amount_view(budget.unit, amount);
+        BudgetLeftView {
+            unit: budget.unit.label(),
+            per: budget.period.label(),
+            amount: amount(budget.amount),
+            used: left.map(|left| amount(left.spent)),
+            remaining: left.map(|left| amount(left.remaining)),
+            resets_at: left
+                .and_then(|left| left.resets_at)
+                .map(|time| time.to_string()),
+            mode: budget.mode.label(),
+        }
+    });
+    views.collect()
+}
+
 impl Drop for RunningRequest {
     fn drop(&mut self) {
         self.entry.limiter().release();
@@ -166,15 +253,56 @@ impl ReservedUse {
     /// The upstream was never asked: the request costs nothing.
     pub(super) fn cancel(self) {
         let mut limiter = self.entry.limiter();
-        limiter.cancel(self.reservation, monotonic_now());
+        limiter.cancel(self.taken, &clock(&self.worker));
     }
 
     /// The request has ended with these counts. `has_failed`: the upstream refused it, or failed at it.
-    pub(super) fn settle(self, counts: &RequestCounts, has_failed: bool) {
-        let used = used_tokens(counts, self.expected, has_failed);
-        let mut limiter = self.entry.limiter();
-        limiter.settle(self.reservation, used, monotonic_now());
+    pub(super) fn settle(self, counts: &RequestCounts, cost: Option<Cost>, has_failed: bool) {
+        let tokens = used_tokens(counts, self.expected, has_failed);
+        let used = UsedAmounts {
+            tokens: tokens.unwrap_or(self.expected.tokens),
+            requests: u64::from(!has_failed),
+            cost: match (cost, tokens) {
+                (Some(cost), _) => cost.millionths(),
+                // Nobody knows what it used: what was expected counts.
+                (None, None) => self.expected.cost.map_or(0, Cost::millionths),
+                (None, Some(_)) => 0,
+            },
+            audio: counts.audio_microseconds.unwrap_or(0),
+        };
+        let key = self.entry.key();
+        let marks = {
+            let mut limiter = self.entry.limiter();
+            limiter.settle(
+                self.taken,
+                key.budgets(),
+                &used,
+                tokens,
+                &clock(&self.worker),
+            )
+        };
+        for mark in marks {
+            self.worker.log.event(event(key.id(), &mark));
+        }
     }
+}
+
+/// The log line of a budget that has reached a mark.
+fn event(key_id: &str, mark: &BudgetMark) -> Event {
+    let budget = &mark.budget;
+    let amount = match budget.unit {
+        BudgetUnit::Tokens | BudgetUnit::Requests => budget.amount.to_string(),
+        BudgetUnit::Cost | BudgetUnit::AudioSeconds => {
+            Millionths(i64::try_from(budget.amount).unwrap_or(i64::MAX)).to_string()
+        }
+    };
+    Event::warn("budget")
+        .with("key_id", key_id.to_owned())
+        .with("percent", mark.percent)
+        .with("unit", budget.unit.label())
+        .with("amount", amount)
+        .with("per", budget.period.label())
+        .with("mode", budget.mode.label())
 }
 
 /// The tokens that a request used; None where nobody knows.
@@ -268,6 +396,7 @@ mod tests {
         let expected = ExpectedUse {
             input: 100,
             tokens: 500,
+            cost: None,
         };
         let counts = |certainty, input, output| RequestCounts {
             certainty,

@@ -1,6 +1,7 @@
 //! What the gateway answers by itself: the models a key may use, what a key allows, its own health, and browsers'
 //! questions about other origins.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::limits::{self, LimitView};
+use crate::gateway::limits::{self, BudgetLeftView, LimitView};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::buffer::BufferPool;
@@ -106,6 +107,7 @@ struct ClientDetails {
     /// Which of the key's tokens was used.
     token: &'static str,
     limits: Vec<LimitView>,
+    budgets: Vec<BudgetLeftView>,
     client_address: Option<String>,
     client_address_reason: &'static str,
 }
@@ -211,8 +213,9 @@ pub(super) fn no_model(
 
 /// What the key allows, and where its owner is seen to come from.
 pub(super) fn key(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     (caller, entry): (Caller<'_>, &Arc<Entry>),
+    budgets: Vec<BudgetLeftView>,
     source: ClientSource,
     head: &RequestHead,
 ) -> LocalResponse {
@@ -221,7 +224,8 @@ pub(super) fn key(
     let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
     let client = client_address(believed, source.address, forwarded_for);
     let details = ClientDetails {
-        limits: limits::views(worker, entry),
+        limits: limits::limit_views(worker, entry),
+        budgets,
         client_address: match client {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,

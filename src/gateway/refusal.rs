@@ -8,8 +8,11 @@ use rustix::io::Errno;
 
 use crate::http::fields::Fields;
 use crate::http::head::{HeadError, MAX_REQUEST_FIELDS};
+use crate::policy::budget::BudgetUnit;
 use crate::policy::denial::Denial;
+use crate::policy::key_limiter::LimitError;
 use crate::policy::rate_limit::RateLimitError;
+use crate::policy::time::UnixTime;
 use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyError;
@@ -41,6 +44,15 @@ pub(super) enum Refusal {
     Expectation,
     /// The key is used too fast.
     Limited(RateLimitError),
+    /// A budget of the key is used up, or what is left of it is too little.
+    BudgetSpent {
+        /// What of.
+        unit: BudgetUnit,
+        /// When it begins anew; None: never.
+        resets_at: Option<UnixTime>,
+    },
+    /// It is not known what was spent of the key's budgets.
+    LimitsUnavailable,
     /// The upstream gave no answer.
     Upstream(SendError),
     /// The upstream refuses the gateway's own credential.
@@ -92,6 +104,8 @@ impl Refusal {
             Self::Upstream(SendError::Silent) => "upstream_timeout",
             Self::Limited(RateLimitError::TooLarge) => "request_too_large_for_limit",
             Self::Limited(_) => "rate_limit_exceeded",
+            Self::BudgetSpent { .. } => "insufficient_quota",
+            Self::LimitsUnavailable => "limits_unavailable",
             Self::UpstreamRejected => "upstream_rejected",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
@@ -133,7 +147,7 @@ impl Refusal {
             | Self::EngineField(_)
             | Self::UnknownField(_)
             | Self::Limited(RateLimitError::TooLarge) => StatusCode::BAD_REQUEST,
-            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limited(_) | Self::BudgetSpent { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -151,6 +165,7 @@ impl Refusal {
             | Self::NotReady
             | Self::ShuttingDown
             | Self::DatabaseFailed
+            | Self::LimitsUnavailable
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -164,6 +179,7 @@ impl Refusal {
                 Some("requests")
             }
             Self::Limited(RateLimitError::Tokens { .. }) => Some("tokens"),
+            Self::BudgetSpent { .. } => Some("insufficient_quota"),
             _ => None,
         }
     }
@@ -204,6 +220,10 @@ impl Refusal {
                 fields.push("retry-after", b"5");
             }
             _ => {}
+        }
+        if let Self::BudgetSpent { .. } = self {
+            // OpenAI's libraries try no request again that has this.
+            fields.push("x-should-retry", b"false");
         }
         if let Self::Limited(error) = self
             && let Some(millis) = error.retry_after()
@@ -291,6 +311,22 @@ impl fmt::Display for Refusal {
                 "Too much is being sent at the moment. Try again in a second."
             }
             Self::Expectation => "The only expectation taken is 100-continue; leave the Expect header out.",
+            Self::BudgetSpent { unit, resets_at } => {
+                let unit = match unit {
+                    BudgetUnit::Tokens => "tokens",
+                    BudgetUnit::Requests => "requests",
+                    BudgetUnit::Cost => "money",
+                    BudgetUnit::AudioSeconds => "audio",
+                };
+                write!(f, "This API key's budget of {unit} is used up, or too little of it is left for this request. ")?;
+                return match resets_at {
+                    Some(time) => write!(f, "It begins anew at {time}. Ask the operator for more before."),
+                    None => f.write_str("Ask the operator for more."),
+                };
+            }
+            Self::LimitsUnavailable => {
+                "The gateway cannot read how much this API key has used. Try again later; if it stays so, tell the operator."
+            }
             Self::Limited(RateLimitError::Requests { .. }) => {
                 "This API key has used up its requests for this minute. Wait as long as the header Retry-After says, then send it again."
             }
@@ -364,9 +400,13 @@ impl From<CollectError> for Refusal {
     }
 }
 
-impl From<RateLimitError> for Refusal {
-    fn from(error: RateLimitError) -> Self {
-        Self::Limited(error)
+impl From<LimitError> for Refusal {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::Rate(error) => Self::Limited(error),
+            LimitError::Budget { unit, resets_at } => Self::BudgetSpent { unit, resets_at },
+            LimitError::Unavailable => Self::LimitsUnavailable,
+        }
     }
 }
 

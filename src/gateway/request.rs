@@ -21,7 +21,7 @@ use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::file_length::FileLength;
 use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
-use crate::gateway::limits::{ExpectedUse, RequestLimits};
+use crate::gateway::limits::{self, ExpectedUse, RequestLimits};
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
@@ -45,6 +45,7 @@ use crate::policy::key::Key;
 use crate::policy::network::{AddressText, ClientAddress};
 use crate::policy::route::{self, ApiStyle, BodyKind, Endpoint, Route};
 use crate::policy::time::UnixTime;
+use crate::policy::usage::RequestCounts;
 use crate::request_body::coding;
 use crate::request_body::collect::{self, CollectedBody};
 use crate::request_body::edit::{self, BodyEdits};
@@ -191,7 +192,7 @@ async fn admit_and_forward<E: Exchange>(
         Route::Forward(endpoint) => {
             let limits = RequestLimits::of(worker, entry);
             if let Some(limits) = &limits {
-                limits.check()?; // 4b
+                limits.check().await?; // 4b
             }
             let asked = read_model(inbound, endpoint, (caller, entry), exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
@@ -217,7 +218,17 @@ async fn admit_and_forward<E: Exchange>(
         }
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
-        Route::Key => local_responses::key(worker, (caller, entry), inbound.origin.source, head),
+        Route::Key => {
+            let budgets = limits::budget_views(worker, entry).await;
+            let head = exchange.head();
+            local_responses::key(
+                worker,
+                (caller, entry),
+                budgets,
+                inbound.origin.source,
+                head,
+            )
+        }
         // Boxed, so that it makes no other request larger.
         Route::KeyUsage => Box::pin(key_usage::answer(worker, caller, inbound.now, exchange))
             .await?
@@ -320,9 +331,17 @@ fn expected_use(worker: &Worker, endpoint: Endpoint, asked: &Asked) -> ExpectedU
         false => 0,
     };
     let output = &asked.places.output;
+    let input = output.expected_input(text_bytes);
+    let tokens = output.expected_tokens(text_bytes, default_output);
+    let counts = RequestCounts {
+        input: Some(input),
+        output: Some(tokens - input),
+        ..RequestCounts::UNKNOWN
+    };
     ExpectedUse {
-        input: output.expected_input(text_bytes),
-        tokens: output.expected_tokens(text_bytes, default_output),
+        input,
+        tokens,
+        cost: worker.prices.load().cost(&asked.model, &counts),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use jiff::tz::TimeZone;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::gateway::keyless::KeylessConnections;
@@ -79,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) public_health: bool,
     /// The currency of costs.
     pub(super) currency: String,
+    /// Whose days, weeks and months budgets have.
+    pub(super) time_zone: TimeZone,
     /// The limits of keys that have none of that kind.
     pub(crate) default_limits: KeyLimits,
     /// Browser origins that may call.
@@ -130,6 +133,7 @@ impl From<&Config> for Settings {
         Self {
             public_health: config.public_health,
             currency: config.usage.currency.clone(),
+            time_zone: config.usage.time_zone.clone(),
             default_limits: config.keys.default_limits,
             cors_origins: config.cors_origins.clone(),
             client_address: config.client_address.clone(),

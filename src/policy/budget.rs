@@ -207,11 +207,11 @@ impl Spending {
         spending
     }
 
-    /// Reserves what a request is expected to use, or refuses it and reserves nothing.
+    /// Whether a request that is expected to use so much would be let in. Nothing is reserved.
     ///
     /// # Errors
     /// The budget is enforced, and what is left of it is less.
-    pub fn reserve(
+    pub fn check(
         &mut self,
         budget: &Budget,
         expected: u64,
@@ -225,11 +225,18 @@ impl Spending {
             BudgetMode::Enforce if is_over => Err(BudgetSpentError {
                 resets_at: self.span.end,
             }),
-            BudgetMode::Enforce | BudgetMode::Observe => {
-                self.reserved = self.reserved.saturating_add(expected);
-                Ok(())
-            }
+            BudgetMode::Enforce | BudgetMode::Observe => Ok(()),
         }
+    }
+
+    /// Reserves what a request is expected to use. Call [`Self::check`] before.
+    pub fn reserve(&mut self, expected: u64) {
+        self.reserved = self.reserved.saturating_add(expected);
+    }
+
+    /// A request that reserved `expected` was never sent.
+    pub fn give_back(&mut self, expected: u64) {
+        self.reserved = self.reserved.saturating_sub(expected);
     }
 
     /// A request that reserved `expected` has used `used`. Returns the highest mark that this reaches first, in percent. It

@@ -12,6 +12,7 @@ pub(crate) mod documented_fields;
 pub mod explain;
 pub mod field_kind;
 pub mod key;
+pub mod key_limiter;
 pub mod key_limits;
 pub mod key_view;
 pub mod model_access;

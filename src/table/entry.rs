@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, MutexGuard, OnceLock};
 
 use crate::policy::key::{Key, KeyToken, PreviousToken};
-use crate::policy::rate_limit::RateLimiter;
+use crate::policy::key_limiter::KeyLimiter;
 use crate::policy::time::UnixTime;
 use crate::table::usage::{BodyBytes, Usage, UsageCounts};
 
@@ -38,7 +38,7 @@ impl Entry {
     }
 
     /// What its limits count. Nothing may wait while it is held.
-    pub(crate) fn limiter(&self) -> MutexGuard<'_, RateLimiter> {
+    pub(crate) fn limiter(&self) -> MutexGuard<'_, KeyLimiter> {
         self.usage.get_or_init(Arc::default).limiter()
     }
 

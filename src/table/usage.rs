@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::policy::key::KeyToken;
-use crate::policy::rate_limit::RateLimiter;
+use crate::policy::key_limiter::KeyLimiter;
 use crate::policy::time::UnixTime;
 
 /// Counters to which every worker adds.
@@ -17,7 +17,7 @@ pub(crate) struct Usage {
     body_bytes: BodyBytes,
     forwarding: AtomicUsize,
     /// Allocated at the first request that a limit counts.
-    limiter: OnceLock<Box<Mutex<RateLimiter>>>,
+    limiter: OnceLock<Box<Mutex<KeyLimiter>>>,
 }
 
 /// The time of a use in four bytes, one second late: 0 is never. A time before 1970 counts as 1970, one after 2106 as 2106.
@@ -98,7 +98,7 @@ impl Usage {
         &self.forwarding
     }
 
-    pub(crate) fn limiter(&self) -> MutexGuard<'_, RateLimiter> {
+    pub(crate) fn limiter(&self) -> MutexGuard<'_, KeyLimiter> {
         let limiter = self.limiter.get_or_init(Box::default);
         limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -163,6 +163,7 @@ mod revocation {
 
 /// How fast a key may be used, and how many of its requests may run at the same time.
 mod limits {
+    mod budgets;
     mod concurrent;
     mod rates;
 }

@@ -22,6 +22,18 @@ fn pair(start: &str, end: &str) -> (String, String) {
     (start.to_owned(), end.to_owned())
 }
 
+/// As the limiter reserves.
+fn reserve(
+    spending: &mut Spending,
+    budget: &Budget,
+    expected: u64,
+    now: UnixTime,
+) -> Result<(), BudgetSpentError> {
+    spending.check(budget, expected, now, &TimeZone::UTC)?;
+    spending.reserve(expected);
+    Ok(())
+}
+
 const MONTHLY: Budget = Budget {
     unit: BudgetUnit::Tokens,
     amount: 100,
@@ -105,15 +117,15 @@ fn a_week_begins_on_monday_and_a_month_on_its_first() {
 fn a_budget_refuses_what_does_not_fit_and_says_when_it_begins_anew() {
     let now = time("2026-11-28T00:00:00Z");
     let mut spending = Spending::of(&MONTHLY, 0, now, &TimeZone::UTC);
-    assert_eq!(spending.reserve(&MONTHLY, 60, now, &TimeZone::UTC), Ok(()));
-    let refused = spending.reserve(&MONTHLY, 41, now, &TimeZone::UTC);
+    assert_eq!(reserve(&mut spending, &MONTHLY, 60, now), Ok(()));
+    let refused = reserve(&mut spending, &MONTHLY, 41, now);
     let resets_at = Some(time("2026-12-01T00:00:00Z"));
     assert_eq!(refused, Err(BudgetSpentError { resets_at }));
     assert_eq!(spending.remaining(&MONTHLY, now, &TimeZone::UTC), 40);
     spending.settle(&MONTHLY, 60, 20, now, &TimeZone::UTC);
-    assert_eq!(spending.reserve(&MONTHLY, 80, now, &TimeZone::UTC), Ok(()));
+    assert_eq!(reserve(&mut spending, &MONTHLY, 80, now), Ok(()));
     // Nothing is left, so not even a request that is expected to use nothing is let in.
-    assert!(spending.reserve(&MONTHLY, 0, now, &TimeZone::UTC).is_err());
+    assert!(reserve(&mut spending, &MONTHLY, 0, now).is_err());
 }
 
 #[test]
@@ -124,14 +136,14 @@ fn an_observed_budget_refuses_nothing() {
     };
     let now = time("2026-11-28T00:00:00Z");
     let mut spending = Spending::of(&budget, 1_000, now, &TimeZone::UTC);
-    assert_eq!(spending.reserve(&budget, 60, now, &TimeZone::UTC), Ok(()));
+    assert_eq!(reserve(&mut spending, &budget, 60, now), Ok(()));
 }
 
 #[test]
 fn a_new_period_begins_with_what_still_runs() {
     let (old, new) = (time("2026-11-30T23:59:59Z"), time("2026-12-01T00:00:00Z"));
     let mut spending = Spending::of(&MONTHLY, 90, old, &TimeZone::UTC);
-    assert_eq!(spending.reserve(&MONTHLY, 10, old, &TimeZone::UTC), Ok(()));
+    assert_eq!(reserve(&mut spending, &MONTHLY, 10, old), Ok(()));
     assert_eq!(spending.remaining(&MONTHLY, new, &TimeZone::UTC), 90);
     spending.settle(&MONTHLY, 10, 15, new, &TimeZone::UTC);
     assert_eq!(spending.spent(&MONTHLY, new, &TimeZone::UTC), 15);

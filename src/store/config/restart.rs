@@ -53,16 +53,18 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         .collect()
 }
 
-fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 3] {
+fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 4] {
     let UsageConfig {
         records,
         sums,
         currency,
+        time_zone,
     } = old;
     [
         ("usage.records", *records != new.records),
         ("usage.sums", *sums != new.sums),
         ("usage.currency", *currency != new.currency),
+        ("usage.time_zone", *time_zone != new.time_zone),
     ]
 }
 

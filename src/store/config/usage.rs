@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use jiff::tz::TimeZone;
+
 use crate::policy::key_limits::MAX_LIMIT;
 use crate::policy::price::{ModelPrice, Price};
 use crate::store::config::sections::ConfigReader;
@@ -26,6 +28,8 @@ pub struct UsageConfig {
     pub sums: i64,
     /// The currency of the prices. It is shown and never converted.
     pub currency: String,
+    /// Whose days, weeks and months budgets have.
+    pub time_zone: TimeZone,
 }
 
 /// How the usage of an upstream's streams is learned.
@@ -185,11 +189,20 @@ pub(crate) fn usage(mut section: Section<'_>) -> UsageConfig {
         }
         value::name(text)
     });
+    let time_zone = section.text("time_zone", |text| {
+        TimeZone::get(text).map_err(|_| {
+            format!(
+                "{} is no time zone; write its IANA name, like \"Europe/Berlin\", or \"UTC\"",
+                value::quoted(text)
+            )
+        })
+    });
     section.reject_unknown_fields();
     UsageConfig {
         records: records.unwrap_or(30 * DAY),
         sums: sums.unwrap_or(400 * DAY),
         currency: currency.unwrap_or_else(|| DEFAULT_CURRENCY.to_owned()),
+        time_zone: time_zone.unwrap_or(TimeZone::UTC),
     }
 }
 

@@ -51,7 +51,8 @@ fn every_field_about_usage_can_be_set() {
         UsageConfig {
             records: 0,
             sums: 36 * 3_600,
-            currency: "credits".to_owned()
+            currency: "credits".to_owned(),
+            time_zone: jiff::tz::TimeZone::UTC,
         }
     );
     let price = |text| Price::parse(text).unwrap();
