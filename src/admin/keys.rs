@@ -93,14 +93,16 @@ struct CreatedView<'k> {
 }
 
 impl KeyApi<'_> {
-    /// Handles a call on keys without a listener. Returns status and JSON.
+    /// Handles a call on keys without a listener, a change only on a key at an expected revision. Returns status and
+    /// JSON.
     pub(crate) async fn call(
         &self,
         method: &Method,
         target: &str,
+        expected: ExpectedRevision,
         body: &[u8],
     ) -> (StatusCode, Bytes) {
-        let result = self.dispatch(method, target, body).await;
+        let result = self.dispatch(method, target, expected, body).await;
         result.map_or_else(ApiError::into_parts, ApiResponse::into_parts)
     }
 
@@ -108,30 +110,24 @@ impl KeyApi<'_> {
         &self,
         method: &Method,
         target: &str,
+        expected: ExpectedRevision,
         body: &[u8],
     ) -> Result<ApiResponse, ApiError> {
-        let now = now();
+        let (now, repeat) = (now(), Repeat::default());
         let uri: Uri = target.parse().map_err(|_| ApiError::UnknownPath)?;
-        match Operation::of(method.as_str(), uri.path()) {
-            Some(Operation::ListKeys) => self.list(&Query::of(&uri)?, now).await,
-            Some(Operation::CreateKey) => self.create(body, Repeat::default(), now).await.outcome,
-            Some(Operation::ShowKey(id)) => self.show(id, now),
-            Some(Operation::ChangeKey(id)) => {
-                let expected = ExpectedRevision::Any;
-                self.change(id, expected, body, now).await.outcome
-            }
-            Some(Operation::RotateKey(id)) => {
-                let (expected, repeat) = (ExpectedRevision::Any, Repeat::default());
-                self.rotate(id, expected, body, repeat, now).await.outcome
-            }
+        let change = match Operation::of(method.as_str(), uri.path()) {
+            Some(Operation::ListKeys) => return self.list(&Query::of(&uri)?, now).await,
+            Some(Operation::ShowKey(id)) => return self.show(id, now),
+            Some(Operation::CreateKey) => self.create(body, repeat, now).await,
+            Some(Operation::ChangeKey(id)) => self.change(id, expected, body, now).await,
+            Some(Operation::RotateKey(id)) => self.rotate(id, expected, body, repeat, now).await,
             Some(Operation::ExpirePrevious(id)) => {
-                let expected = ExpectedRevision::Any;
-                let ended = self.expire_previous(id, expected, body, now);
-                ended.await.outcome
+                self.expire_previous(id, expected, body, now).await
             }
-            Some(Operation::DeleteKey(id)) => self.delete(id, ExpectedRevision::Any).await.outcome,
-            _ => Err(ApiError::UnknownPath),
-        }
+            Some(Operation::DeleteKey(id)) => self.delete(id, expected).await,
+            _ => return Err(ApiError::UnknownPath),
+        };
+        change.outcome
     }
 
     /// One page of keys.

@@ -24,6 +24,7 @@ use crate::policy::key_limits::KeyLimits;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::key_file;
+use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::KeyStore;
 use crate::table::{NO_YIELD, Table};
 
@@ -109,16 +110,30 @@ impl Client {
         target: &str,
         body: Option<&Value>,
     ) -> Result<ClientResponse, CommandError> {
+        self.call_on(method, target, body, None)
+    }
+
+    /// The same, only where the key is at this revision; None: at any.
+    pub(super) fn call_on(
+        &self,
+        method: &Method,
+        target: &str,
+        body: Option<&Value>,
+        revision: Option<&str>,
+    ) -> Result<ClientResponse, CommandError> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let (status, bytes) = match &self.backend {
             Backend::Gateway(socket) => {
-                let response = send(socket, method, target, JSON, body);
+                let response = send(socket, (method, target), JSON, revision, body);
                 self.runtime.block_on(response)?
             }
             Backend::File(file) => {
                 let api = file.key_api();
+                let expected = revision.map_or(ExpectedRevision::Any, |revision| {
+                    ExpectedRevision::OneOf(vec![revision.to_owned()])
+                });
                 self.runtime
-                    .block_on(api.call(method, target, body.as_bytes()))
+                    .block_on(api.call(method, target, expected, body.as_bytes()))
             }
         };
         if status.is_success() {
@@ -145,7 +160,13 @@ impl Client {
             let message = "a key file has no usage; ask a gateway".to_owned();
             return Err(CommandError::Usage(message));
         };
-        let response = send(socket, &Method::GET, target, "text/csv", String::new());
+        let response = send(
+            socket,
+            (&Method::GET, target),
+            "text/csv",
+            None,
+            String::new(),
+        );
         let (status, bytes) = self.runtime.block_on(response)?;
         match status.is_success() {
             true => Ok(bytes),
@@ -270,9 +291,9 @@ fn socket_of(args: &GatewayArgs) -> Result<PathBuf, CommandError> {
 
 async fn send(
     socket: &Path,
-    method: &Method,
-    target: &str,
+    (method, target): (&Method, &str),
     accept: &str,
+    revision: Option<&str>,
     body: String,
 ) -> Result<(StatusCode, Bytes), CommandError> {
     let stream = UnixStream::connect(socket)
@@ -280,7 +301,11 @@ async fn send(
         .map_err(|error| CommandError::NoGateway(socket.into(), error))?;
     let no_answer = |what: String| CommandError::NoAnswer(socket.into(), what);
     let broken = |error: hyper::Error| no_answer(error.to_string());
-    let request = Request::builder()
+    let mut request = Request::builder();
+    if let Some(revision) = revision {
+        request = request.header("if-match", format!("\"{revision}\""));
+    }
+    let request = request
         .method(method)
         .uri(target)
         .header("host", "localhost")

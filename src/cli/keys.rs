@@ -187,8 +187,11 @@ fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
     let path = path_of(&args.id);
     let client = Client::of_keys(&args.place, IfMissing::Fail)?;
     // With --now every old token is meant to end.
+    let mut seen = None;
     if !args.yes && !args.now {
         let key = client.call(&Method::GET, &path, None)?.value()?;
+        // Somebody else's rotation in between would make the question the wrong one.
+        seen = key["revision"].as_str().map(str::to_owned);
         if let Some(end) = previous_end(&key) {
             let id = args.id.as_str();
             let older = format!(
@@ -199,14 +202,19 @@ fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
             if !can_ask() {
                 return Err(refused(&format!("{older}; add --yes where that is meant")));
             }
-            if !is_meant(&format!("Rotate again? Now {older}."))? {
+            if !is_meant(&format!("Now {older}. Rotate again?"))? {
                 return Err(refused("it was not meant"));
             }
         }
     }
     let grace = if args.now { 0 } else { args.grace };
     let body = json!({ "grace_seconds": grace });
-    let answer = client.call(&Method::POST, &format!("{path}/rotate"), Some(&body))?;
+    let answer = client.call_on(
+        &Method::POST,
+        &format!("{path}/rotate"),
+        Some(&body),
+        seen.as_deref(),
+    )?;
     if answer.print_json()? {
         return Ok(());
     }

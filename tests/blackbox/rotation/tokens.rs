@@ -144,6 +144,15 @@ fn a_previous_token_written_by_hand_works_until_its_time_and_a_reload_tells_the_
     let gateway = &stand.gateway;
     assert_eq!(statuses(gateway, [&old, &key.token]), [200, 200]);
     assert_eq!(statuses(gateway, [&ended, &late.token]), [401, 200]);
+    // Whose token it was that has ended, its operator still sees.
+    let line = gateway.process.line("the refusal", |line| {
+        line.contains("\"access\"") && line.contains("\"key_late\"") && line.contains("401")
+    });
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(
+        (&line["token"], &line["denial"]),
+        (&json!("previous"), &json!("invalid_api_key"))
+    );
     // Its time is moved, then it is taken out.
     let keys = |key: &Key| [&stand.all, &stand.only, &stand.all_but, key, &late].map(Key::clone);
     let moved = key

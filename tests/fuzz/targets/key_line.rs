@@ -20,6 +20,9 @@ pub const FRAGMENTS: &[&str] = &[
     r#""disabled":true,"#,
     r#""account":"acme","#,
     r#""hint":"x9Qz","#,
+    r#""previous":null,"#,
+    r#""previous":{"hash":"blake3:00000000000000000000000000000000000000000000000000000000000000ff","not_after":"2026-12-01T00:00:00Z"},"#,
+    r#""not_after":"2026-12-01T00:00:00Z","#,
     r#""allow_from":["192.0.2.0/24"],"#,
     r#""allow_from":[],"#,
     r#""allow_from":null,"#,
@@ -97,7 +100,11 @@ impl Target for KeyLine {
         let least = format!(
             r#"{{"model_access":{{"mode":"all"}},"hash":"{hash}","name":"\u00e4 \ud83d\ude00","id":"k"}}"#
         );
-        bytes_of(&[&full, &least, "{}", "{"])
+        let other = "blake3:00000000000000000000000000000000000000000000000000000000000000FF";
+        let rotated = format!(
+            r#"{{"id":"key_1","name":"n","hash":"{hash}","previous":{{"hint":"aB3x","hash":"{other}","not_after":"2026-12-01T00:00:00Z"}},"model_access":{{"mode":"all"}}}}"#
+        );
+        bytes_of(&[&full, &least, &rotated, "{}", "{"])
     }
 
     fn check(&self, input: &[u8]) -> &'static str {
@@ -112,6 +119,16 @@ impl Target for KeyLine {
                     Some(key.hash().to_string())
                 );
                 assert_eq!(value["hint"].as_str(), key.hint());
+                let previous = &value["previous"];
+                assert_eq!(previous.is_object(), key.previous().is_some());
+                if let Some(known) = key.previous() {
+                    let hash = previous["hash"].as_str().map(str::to_lowercase);
+                    assert_eq!(hash, Some(known.hash().to_string()));
+                    assert_ne!(known.hash(), key.hash());
+                    assert_eq!(previous["hint"].as_str(), known.hint());
+                    let end = previous["not_after"].as_str().map(seconds);
+                    assert_eq!(end, Some(known.not_after().seconds()));
+                }
                 let created = value["created_at"].as_str().map(seconds);
                 assert_eq!(created, key.created_at().map(UnixTime::seconds));
                 assert_reads_back(&key);
