@@ -4,9 +4,15 @@
 //! in. It is lenient: an upstream writes the document, and the client that parses it finds its faults. In a document
 //! that is not JSON it reads anything or nothing; it never panics and never needs more memory.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use wide::u8x16;
 
 use crate::http::usage_scanner::paths::{FIELDS, Field, Part, Shape};
+
+/// Building a finder costs more than most searches with it.
+static TIMINGS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"timings\""));
 
 /// The longest name or value that is read, in bytes. Longer ones are skipped.
 const TEXT: usize = 48;
@@ -181,7 +187,8 @@ impl JsonReader {
         // Where they stand before it, timings may say what the usage does not.
         let says_all = self.document.value(Field::Cached).is_some()
             || self.document.timings
-            || memchr::memmem::find(document, b"\"timings\"").is_none();
+            || !self.root.has_timings()
+            || TIMINGS.find(document).is_none();
         if !(is_whole && says_all) {
             self.restart();
             return false;
