@@ -48,7 +48,7 @@ fn sums(args: &UsageArgs) -> Result<(), CommandError> {
     };
     let mut lines = sums_of(&page, args.by);
     if args.by != UsageBy::Day {
-        lines.sort_by_key(|line| std::cmp::Reverse(line.sums.tokens()));
+        sort(&mut lines);
     }
     let currency = page["currency"].as_str().map(escaped).unwrap_or_default();
     print(table(args.by, lines, &currency, output::terminal_width()))
@@ -223,6 +223,11 @@ fn sums_of(page: &Value, by: UsageBy) -> Vec<UsageLine> {
         }
     }
     lines
+}
+
+/// Sorts by cost where a line has one, then by tokens, and the largest first.
+fn sort(lines: &mut [UsageLine]) {
+    lines.sort_by_key(|line| std::cmp::Reverse((line.sums.cost, line.sums.tokens())));
 }
 
 /// A column: its heading, its text in a line, and whether it goes first where the terminal is narrow.
@@ -413,6 +418,31 @@ mod tests {
             );
             assert_eq!(table.contains("ERRORS"), width >= 60, "{width}:\n{table}");
         }
+    }
+
+    #[test]
+    fn lines_are_sorted_by_cost_and_without_one_by_tokens() {
+        let sorted = |results: &[(&str, i64, Value)]| -> Vec<String> {
+            let results: Vec<Value> = results
+                .iter()
+                .map(|(model, input, cost)| {
+                    json!({"model": model, "num_model_requests": 1, "input_tokens": input, "cost": cost})
+                })
+                .collect();
+            let page = json!({"data": [{"start_time": 0, "results": results}]});
+            let mut lines = sums_of(&page, UsageBy::Model);
+            sort(&mut lines);
+            lines.into_iter().map(|line| line.name).collect()
+        };
+        let few = ("few", 1, Value::Null);
+        let many = ("many", 1_000, Value::Null);
+        assert_eq!(sorted(&[few.clone(), many.clone()]), ["many", "few"]);
+        let cheap = ("cheap", 500, json!("9.5"));
+        let dear = ("dear", 2, json!("10"));
+        assert_eq!(
+            sorted(&[few, many, cheap, dear]),
+            ["dear", "cheap", "many", "few"]
+        );
     }
 
     #[test]
