@@ -484,10 +484,12 @@ enum UsageEnd {
     /// The client got all of it.
     Complete,
     /// The client left.
+    #[value(alias = "client_left")]
     ClientLeft,
     /// The key was revoked.
     Revoked,
     /// The upstream failed.
+    #[value(alias = "upstream_failed")]
     UpstreamFailed,
 }
 

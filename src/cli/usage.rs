@@ -28,9 +28,16 @@ pub(super) fn run(args: &UsageArgs) -> Result<ExitCode, CommandError> {
 }
 
 fn sums(args: &UsageArgs) -> Result<(), CommandError> {
-    let mut query = Parameters::of(&args.filters);
-    if args.filters.from.is_none() {
-        query.add("start_time", now().plus(-DEFAULT_DAYS * DAY).seconds());
+    let (filters, now) = (&args.filters, now());
+    let week_ago = now.plus(-DEFAULT_DAYS * DAY);
+    let (from, to) = (filters.from.unwrap_or(week_ago), filters.to.unwrap_or(now));
+    if from >= to {
+        let message = "--from is not before --to; without them they are 7 days ago and now";
+        return Err(CommandError::Usage(message.to_owned()));
+    }
+    let mut query = Parameters::of(filters);
+    if filters.from.is_none() {
+        query.add("start_time", from.seconds());
     }
     match args.by {
         UsageBy::Day => {
@@ -55,6 +62,12 @@ fn sums(args: &UsageArgs) -> Result<(), CommandError> {
 }
 
 fn records(args: &UsageRecordsArgs) -> Result<(), CommandError> {
+    if let (Some(from), Some(to)) = (args.filters.from, args.filters.to)
+        && from >= to
+    {
+        let message = "--from is not before --to; name an earlier start or a later end";
+        return Err(CommandError::Usage(message.to_owned()));
+    }
     let mut query = Parameters::of(&args.filters);
     query.add("limit", args.limit);
     if let Some(end) = args.end {
@@ -88,14 +101,27 @@ fn records(args: &UsageRecordsArgs) -> Result<(), CommandError> {
 fn ask(form: &UsageForm, target: &str) -> Result<Option<Value>, CommandError> {
     let client = Client::of_gateway(&form.gateway)?;
     if form.csv {
-        print(client.csv(target)?)?;
+        print(client.csv(target).map_err(in_words_of_the_shell)?)?;
         return Ok(None);
     }
-    let answer = client.call(&Method::GET, target, None)?;
+    let answer = client.call(&Method::GET, target, None);
+    let answer = answer.map_err(in_words_of_the_shell)?;
     if answer.print_json()? {
         return Ok(None);
     }
     answer.value().map(Some)
+}
+
+/// The gateway names the parameters of its API.
+fn in_words_of_the_shell(error: CommandError) -> CommandError {
+    match error {
+        CommandError::Refused(message) => CommandError::Refused(
+            message
+                .replace("start_time", "--from")
+                .replace("end_time", "--to"),
+        ),
+        other => other,
+    }
 }
 
 /// The parameters of a call.
