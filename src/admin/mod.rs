@@ -7,7 +7,7 @@
 //! | GET /api/keys | a page of keys |
 //! | POST /api/keys | a new key with its token, which is shown only here |
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
-//! | POST /api/reload | reads key file, upstreams and certificates again |
+//! | POST /api/reload | reads key file, upstreams, prices and certificates again |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |

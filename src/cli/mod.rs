@@ -71,7 +71,7 @@ enum Command {
     /// Make, list, change and delete keys.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Have the gateway read key file, upstreams and certificates again.
+    /// Have the gateway read key file, upstreams, prices and certificates again. Other settings need a restart.
     Reload(ReloadArgs),
     /// Show the gateway's state: keys, last reload, upstreams and their health.
     Status(StatusArgs),
