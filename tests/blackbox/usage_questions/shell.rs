@@ -52,11 +52,29 @@ fn the_shell_shows_who_used_how_much_with_the_sums_at_the_foot() {
     // The price is for a million tokens: 12 tokens cost 12, and 7 cost 0.0000035, rounded to millionths.
     assert_eq!(
         words(&table)[1],
-        ["key_all", "2", "0", "24", "4", "14", "12.000004"]
+        [
+            "key_all",
+            "(key_all)",
+            "2",
+            "0",
+            "24",
+            "4",
+            "14",
+            "12.000004"
+        ]
     );
     assert_eq!(
         words(&table)[2],
-        ["key_only", "1", "0", "12", "2", "7", "12.000004"]
+        [
+            "key_only",
+            "(key_only)",
+            "1",
+            "0",
+            "12",
+            "2",
+            "7",
+            "12.000004"
+        ]
     );
     assert_eq!(
         words(&table)[3],
