@@ -16,6 +16,8 @@ const VECTOR: usize = 16;
 
 /// A larger count is an error of the upstream. Sums of such counts stay far from overflow.
 const MAX_COUNT: u64 = 1 << 40;
+/// The same for the length of audio: fifty days.
+const MAX_MICROSECONDS: u64 = 1 << 42;
 
 /// What one document said.
 #[derive(Clone, Copy, Debug)]
@@ -512,7 +514,9 @@ impl JsonReader {
                 return;
             }
             Field::Content => return,
-            Field::Seconds | Field::Duration => millionths(text),
+            Field::Seconds | Field::Duration => {
+                millionths(text).filter(|value| *value <= MAX_MICROSECONDS)
+            }
             _ => millionths(text)
                 .filter(|value| value % 1_000_000 == 0)
                 .map(|value| value / 1_000_000)

@@ -130,6 +130,8 @@ impl Queues {
                 taken.sums.entry(key).or_default().add(&sums);
             }
         }
+        // Each queue is in the order in which its requests ended; so are all together.
+        taken.records.sort_by_key(|record| record.ended_at);
         for record in &taken.records {
             add_to_sums(&mut taken.sums, record);
         }
