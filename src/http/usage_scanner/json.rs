@@ -172,6 +172,10 @@ impl JsonReader {
     /// In JSON, a name with its quotes and a colon stands nowhere but in an object. If what follows it ends just that
     /// object and with it the document, then the object is the document itself.
     pub(crate) fn read_usage_at_end(&mut self, document: &[u8]) -> bool {
+        // Before an object only whitespace may stand, as for one that comes in pieces.
+        if document.trim_ascii_start().first() != Some(&b'{') {
+            return false;
+        }
         let Some(at) = last_usage(document) else {
             return false;
         };

@@ -113,9 +113,7 @@ impl UsageRecord {
             &*self.upstream,
         ]
         .into_iter()
-        .fold(size_of::<Self>(), |sum, text| {
-            sum + ALLOCATION + text.len()
-        })
+        .fold(size_of::<Self>(), |sum, text| sum + ALLOCATION + text.len())
     }
 }
 

@@ -596,7 +596,15 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     let senders = [queues.sender(), queues.sender()];
     let template = record(2, START);
     let added = MAX_WAITING / template.weight() + 10_000;
+    let summed = |writer: &WriterHandle| -> i64 {
+        let sums = writer.waiting_sums();
+        sums.values().map(|sums| sums.requests).sum()
+    };
     for number in 0..added {
+        // Before, while and after records are dropped.
+        if number % 45_000 == 0 || number + 5_000 == added {
+            assert_eq!(usize::try_from(summed(&writer)).unwrap(), number);
+        }
         senders[number % 2].add(UsageRecord {
             request_id: format!("{number:06}").into(),
             ..template.clone()
@@ -606,12 +614,7 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     assert!(status.waiting_bytes <= MAX_WAITING, "{status:?}");
     let dropped = usize::try_from(status.dropped_records).unwrap();
     assert!((9_000..12_000).contains(&dropped), "{dropped}");
-    let waiting: i64 = writer
-        .waiting_sums()
-        .values()
-        .map(|sums| sums.requests)
-        .sum();
-    assert_eq!(usize::try_from(waiting).unwrap(), added);
+    assert_eq!(usize::try_from(summed(&writer)).unwrap(), added);
     fails.store(false, Ordering::Relaxed);
     while !writer.flush(TIMEOUT) {}
     assert!(writer.status().up);
