@@ -22,6 +22,8 @@ const VECTOR: usize = 16;
 
 /// A larger count is an error of the upstream. Sums of such counts stay far from overflow.
 const MAX_COUNT: u64 = 1 << 40;
+/// The same for the length of audio: fifty days.
+const MAX_MICROSECONDS: u64 = 1 << 42;
 
 /// What one document said.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +178,10 @@ impl JsonReader {
     /// In JSON, a name with its quotes and a colon stands nowhere but in an object. If what follows it ends just that
     /// object and with it the document, then the object is the document itself.
     pub(crate) fn read_usage_at_end(&mut self, document: &[u8]) -> bool {
+        // Before an object only whitespace may stand, as for one that comes in pieces.
+        if document.trim_ascii_start().first() != Some(&b'{') {
+            return false;
+        }
         let Some(at) = last_usage(document) else {
             return false;
         };
@@ -519,7 +525,9 @@ impl JsonReader {
                 return;
             }
             Field::Content => return,
-            Field::Seconds | Field::Duration => millionths(text),
+            Field::Seconds | Field::Duration => {
+                millionths(text).filter(|value| *value <= MAX_MICROSECONDS)
+            }
             _ => millionths(text)
                 .filter(|value| value % 1_000_000 == 0)
                 .map(|value| value / 1_000_000)
