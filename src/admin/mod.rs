@@ -9,7 +9,7 @@
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
 //! | POST /api/keys/{id}/rotate | a new token for a key, which is shown only here; the old one works for a while |
 //! | POST /api/keys/{id}/expire-previous | ends the token that the last rotation replaced |
-//! | POST /api/reload | reads key file, upstreams and certificates again |
+//! | POST /api/reload | reads key file, upstreams, prices and certificates again |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |

@@ -39,7 +39,7 @@ pub(crate) enum ReloadMode {
 pub(crate) struct Outcome {
     /// The result for the key file.
     pub(crate) keys: Result<Reloaded, StoreError>,
-    /// The faults of config, upstreams and certificates; empty if all of them were reloaded.
+    /// The faults of config, upstreams, prices and certificates; empty if all of them were reloaded.
     pub(crate) faults: Vec<Fault>,
     /// Changed settings that only a restart applies.
     pub(crate) restart_needed: Vec<&'static str>,
@@ -228,6 +228,12 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
     let mut faults = match config {
         Ok(config) => {
             restart_needed = config::restart::restart_needed(&services.config, &config);
+            if let ReloadMode::Apply(_) = mode {
+                for warning in config.warnings() {
+                    let event = Event::warn("config").with("message", warning.to_string());
+                    services.log.event(event);
+                }
+            }
             Vec::new()
         }
         Err(faults) => faults,

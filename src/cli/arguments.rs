@@ -11,7 +11,7 @@ use crate::runtime::wall_clock::now;
 const DAY: i64 = 24 * 60 * 60;
 
 pub(super) fn id(text: &str) -> Result<KeyId, String> {
-    KeyId::parse(text).map_err(|fault| fault.to_string())
+    KeyId::parse(text).map_err(|fault| format!("{fault}; keygate keys list shows the ids"))
 }
 
 /// One `--allow-from` argument.

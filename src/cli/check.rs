@@ -1,6 +1,6 @@
 //! `keygate check`: reads config and key file as `serve` does, and prints all their faults.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -97,11 +97,7 @@ fn budgets_without_database(config: &Config, file: &Path, loaded: &LoadedKeys) -
 /// A warning about models that keys exclude but no upstream serves. A misspelt name excludes nothing, so the key may use
 /// more than intended. None if the config does not list the models of an upstream.
 fn excluded(config: &Config, file: &Path, loaded: &LoadedKeys) -> Option<Fault> {
-    let mut served = HashSet::new();
-    for upstream in &config.upstreams {
-        served.extend(upstream.models.as_ref()?.iter().map(String::as_str));
-        served.extend(upstream.aliases.iter().map(|(alias, _)| alias.as_str()));
-    }
+    let served = config.listed_models()?;
     let mut unserved: BTreeMap<&str, &str> = BTreeMap::new();
     for entry in &loaded.entries {
         if let ModelAccess::Exclusive(models) = entry.key().model_access() {

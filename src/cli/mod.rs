@@ -71,7 +71,7 @@ enum Command {
     /// Make, list, change, rotate and delete keys.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Have the gateway read key file, upstreams and certificates again.
+    /// Have the gateway read key file, upstreams, prices and certificates again. Other settings need a restart.
     Reload(ReloadArgs),
     /// Show the gateway's state: keys, last reload, upstreams and their health.
     Status(StatusArgs),
@@ -506,10 +506,12 @@ enum UsageEnd {
     /// The client got all of it.
     Complete,
     /// The client left.
+    #[value(alias = "client_left")]
     ClientLeft,
     /// The key was revoked.
     Revoked,
     /// The upstream failed.
+    #[value(alias = "upstream_failed")]
     UpstreamFailed,
 }
 

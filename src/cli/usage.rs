@@ -28,9 +28,16 @@ pub(super) fn run(args: &UsageArgs) -> Result<ExitCode, CommandError> {
 }
 
 fn sums(args: &UsageArgs) -> Result<(), CommandError> {
-    let mut query = Parameters::of(&args.filters);
-    if args.filters.from.is_none() {
-        query.add("start_time", now().plus(-DEFAULT_DAYS * DAY).seconds());
+    let (filters, now) = (&args.filters, now());
+    let week_ago = now.plus(-DEFAULT_DAYS * DAY);
+    let (from, to) = (filters.from.unwrap_or(week_ago), filters.to.unwrap_or(now));
+    if from >= to {
+        let message = "--from is not before --to; without them they are 7 days ago and now";
+        return Err(CommandError::Usage(message.to_owned()));
+    }
+    let mut query = Parameters::of(filters);
+    if filters.from.is_none() {
+        query.add("start_time", from.seconds());
     }
     match args.by {
         UsageBy::Day => {
@@ -48,13 +55,19 @@ fn sums(args: &UsageArgs) -> Result<(), CommandError> {
     };
     let mut lines = sums_of(&page, args.by);
     if args.by != UsageBy::Day {
-        lines.sort_by_key(|line| std::cmp::Reverse(line.sums.tokens()));
+        sort(&mut lines);
     }
     let currency = page["currency"].as_str().map(escaped).unwrap_or_default();
     print(table(args.by, lines, &currency, output::terminal_width()))
 }
 
 fn records(args: &UsageRecordsArgs) -> Result<(), CommandError> {
+    if let (Some(from), Some(to)) = (args.filters.from, args.filters.to)
+        && from >= to
+    {
+        let message = "--from is not before --to; name an earlier start or a later end";
+        return Err(CommandError::Usage(message.to_owned()));
+    }
     let mut query = Parameters::of(&args.filters);
     query.add("limit", args.limit);
     if let Some(end) = args.end {
@@ -88,14 +101,27 @@ fn records(args: &UsageRecordsArgs) -> Result<(), CommandError> {
 fn ask(form: &UsageForm, target: &str) -> Result<Option<Value>, CommandError> {
     let client = Client::of_gateway(&form.gateway)?;
     if form.csv {
-        print(client.csv(target)?)?;
+        print(client.csv(target).map_err(in_words_of_the_shell)?)?;
         return Ok(None);
     }
-    let answer = client.call(&Method::GET, target, None)?;
+    let answer = client.call(&Method::GET, target, None);
+    let answer = answer.map_err(in_words_of_the_shell)?;
     if answer.print_json()? {
         return Ok(None);
     }
     answer.value().map(Some)
+}
+
+/// The gateway names the parameters of its API.
+fn in_words_of_the_shell(error: CommandError) -> CommandError {
+    match error {
+        CommandError::Refused(message) => CommandError::Refused(
+            message
+                .replace("start_time", "--from")
+                .replace("end_time", "--to"),
+        ),
+        other => other,
+    }
 }
 
 /// The parameters of a call.
@@ -223,6 +249,11 @@ fn sums_of(page: &Value, by: UsageBy) -> Vec<UsageLine> {
         }
     }
     lines
+}
+
+/// Sorts by cost where a line has one, then by tokens, and the largest first.
+fn sort(lines: &mut [UsageLine]) {
+    lines.sort_by_key(|line| std::cmp::Reverse((line.sums.cost, line.sums.tokens())));
 }
 
 /// A column: its heading, its text in a line, and whether it goes first where the terminal is narrow.
@@ -413,6 +444,31 @@ mod tests {
             );
             assert_eq!(table.contains("ERRORS"), width >= 60, "{width}:\n{table}");
         }
+    }
+
+    #[test]
+    fn lines_are_sorted_by_cost_and_without_one_by_tokens() {
+        let sorted = |results: &[(&str, i64, Value)]| -> Vec<String> {
+            let results: Vec<Value> = results
+                .iter()
+                .map(|(model, input, cost)| {
+                    json!({"model": model, "num_model_requests": 1, "input_tokens": input, "cost": cost})
+                })
+                .collect();
+            let page = json!({"data": [{"start_time": 0, "results": results}]});
+            let mut lines = sums_of(&page, UsageBy::Model);
+            sort(&mut lines);
+            lines.into_iter().map(|line| line.name).collect()
+        };
+        let few = ("few", 1, Value::Null);
+        let many = ("many", 1_000, Value::Null);
+        assert_eq!(sorted(&[few.clone(), many.clone()]), ["many", "few"]);
+        let cheap = ("cheap", 500, json!("9.5"));
+        let dear = ("dear", 2, json!("10"));
+        assert_eq!(
+            sorted(&[few, many, cheap, dear]),
+            ["dear", "cheap", "many", "few"]
+        );
     }
 
     #[test]

@@ -55,7 +55,10 @@ pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(),
 pub(super) fn stop(database: &Database, log: &Log) {
     if !database.stop(STOP_TIMEOUT) {
         let status = database.status();
-        let message = "usage that was not written yet is lost";
+        let message = match database.unwritten_requests() {
+            1 => "could not be written; the usage of 1 request is lost".to_owned(),
+            lost => format!("could not be written; the usage of {lost} requests is lost"),
+        };
         log.event(
             Event::error("database")
                 .with("message", message)

@@ -130,6 +130,12 @@ impl Database {
         self.writer.status()
     }
 
+    /// Of how many requests the usage is not written yet, those included whose records were dropped.
+    #[must_use]
+    pub fn unwritten_requests(&self) -> i64 {
+        self.writer.unwritten_requests()
+    }
+
     /// Writes all that waits. Returns whether it was written in this time.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.writer.flush(timeout)

@@ -86,6 +86,22 @@ test("a team lead finds what an account cost by model, and what each key of it u
   await page.getByRole("heading", { level: 1, name: "Usage" }).waitFor();
 }, { config: PRICES }));
 
+test("usage is filtered by a key's whole name or its ID", OPTIONS, () => onPanel(async ({ page, gateway }) => {
+  const { first, second } = await used(page, gateway);
+  await open(page, "#/usage");
+  await page.getByText("5,000", { exact: true }).first().waitFor();
+  const requests = page.locator(".tile").filter({ has: page.getByRole("heading", { name: "Requests", exact: true }) }).locator(".tile-value");
+  for (const [text, { id }, used] of [["web site", first, "3"], ["night batch", second, "1"], [first.id, first, "3"]]) {
+    await page.getByLabel("Key's name or ID").fill(text);
+    await page.waitForURL((url) => url.hash.endsWith(`?key=${id}`));
+    await requests.getByText(used, { exact: true }).waitFor();
+  }
+  // Of two keys with one name, neither is meant.
+  await makeKey(page, { name: "web site" });
+  await page.getByLabel("Key's name or ID").fill("web site");
+  await page.getByRole("alert").waitFor();
+}, { config: PRICES }));
+
 test("a key's own page shows its use, its last requests and its last refusals", OPTIONS, () => onPanel(async ({ page, gateway }) => {
   const { first } = await used(page, gateway);
   const { token } = await makeKey(page, { name: "narrow", model_access: { mode: "inclusive", models: ["tiny-code"] } });

@@ -20,7 +20,7 @@ export function openReload({ onReloaded }) {
     /** Asks, and shows the answer; `force` lets it drop as many keys as it likes. */
     async function preview(force) {
       actions.replaceChildren(cancel("Cancel"));
-      content.replaceChildren(h("p", { class: "muted working" }, "Reading the key file, upstreams and certificates…"));
+      content.replaceChildren(h("p", { class: "muted working" }, "Reading the key file, upstreams, prices and certificates…"));
       try {
         const answer = await ask(force, true);
         const drops = answer.removed > 0;
@@ -124,8 +124,8 @@ function outcome({ added, removed, changed, added_ids, removed_ids, changed_ids,
         ids.length > MOST_LISTED && h("li", {}, `and ${count(ids.length - MOST_LISTED)} more`))));
   return [
     h("p", {}, tense === "did" ? "What changed among the keys:"
-      : isSame ? "The key file holds what is in force already. Upstreams and certificates are read again too."
-      : "A reload would change the keys like this. Upstreams and certificates are read again too."),
+      : isSame ? "The key file holds what is in force already. Upstreams, prices and certificates are read again too."
+      : "A reload would change the keys like this. Upstreams, prices and certificates are read again too."),
     h("div", { class: "differences" },
       part("added", added, added_ids, "plus"), part("removed", removed, removed_ids, "minus"), part("changed", changed, changed_ids, "other")),
     restart_needed?.length > 0 && h("p", { class: "notice warn" }, icon("info"), h("span", {}, "Only a restart applies: ",

@@ -16,6 +16,7 @@ export function usageView(main, title, place) {
   let typing = null;
   let suggesting = null;
   let loaded = null;
+  let suggested = [];
 
   const report = usageReport({ onChange: (control) => {
     remember();
@@ -27,17 +28,18 @@ export function usageView(main, title, place) {
     groups.hidden = csv.hidden = found === null;
     loadGroups();
   } });
-  const typed = () => {
+  /** What is typed counts after a moment, and not before `ready`. */
+  const typed = (ready) => {
     clearTimeout(typing);
-    typing = setTimeout(changed, 300);
+    const turnOfThis = typing = setTimeout(async () => {
+      await ready;
+      if (typing === turnOfThis) changed();
+    }, 300);
   };
   const suggestions = h("datalist", { id: "usage-keys" });
   const input = (label, attributes) => h("input", { type: "search", "aria-label": label, placeholder: label, autocomplete: "off", spellcheck: "false", maxlength: "512", ...attributes });
-  const key = input("Key's ID", { list: "usage-keys", oninput: () => {
-    suggest();
-    typed();
-  }, onfocus: suggest });
-  const account = input("Whole account", { oninput: typed });
+  const key = input("Key's name or ID", { list: "usage-keys", oninput: () => typed(suggest()), onfocus: suggest });
+  const account = input("Whole account", { oninput: () => typed() });
   const model = h("select", { "aria-label": "Model", onchange: changed }, h("option", { value: "" }, "Any model"));
   const controls = { key, account, model };
   const by = segments({ label: "Sums by", options: GROUPS, onChange: () => {
@@ -69,6 +71,7 @@ export function usageView(main, title, place) {
 
   function arrive() {
     clearTimeout(typing);
+    typing = null;
     const parameters = place.parameters();
     report.take(parameters);
     by.set(GROUPS.some(([value]) => value === parameters.get("by")) ? parameters.get("by") : "model");
@@ -83,7 +86,14 @@ export function usageView(main, title, place) {
   }
 
   function filters() {
-    return FILTERS.map((name) => [name, controls[name].value.trim()]).filter(([, value]) => value !== "");
+    return FILTERS.map((name) => [name, name === "key" ? keyId() : controls[name].value.trim()]).filter(([, value]) => value !== "");
+  }
+
+  /** The id that is typed, or that of the one suggested key whose whole name is typed. */
+  function keyId() {
+    const text = key.value.trim();
+    const named = suggested.filter(({ id, name }) => id === text || name === text);
+    return named.length === 1 ? named[0].id : text;
   }
 
   function remember(isReplaced = false) {
@@ -102,6 +112,7 @@ export function usageView(main, title, place) {
     suggesting = new AbortController();
     try {
       const found = await call("GET", `/api/keys?${new URLSearchParams({ query: key.value.trim(), limit: 20, sort: "-last_used_at" })}`, undefined, { signal: suggesting.signal });
+      suggested = found.keys;
       suggestions.replaceChildren(...found.keys.map(({ id, name }) => h("option", { value: id }, visible(name))));
     } catch {
       // Without suggestions an id can still be typed.
@@ -144,6 +155,7 @@ export function usageView(main, title, place) {
 
   return { refresh: load, arrive, leave: () => {
     clearTimeout(typing);
+    typing = null;
     loading?.abort();
     suggesting?.abort();
     report.leave();

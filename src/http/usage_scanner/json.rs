@@ -4,9 +4,15 @@
 //! in. It is lenient: an upstream writes the document, and the client that parses it finds its faults. In a document
 //! that is not JSON it reads anything or nothing; it never panics and never needs more memory.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use wide::u8x16;
 
 use crate::http::usage_scanner::paths::{FIELDS, Field, Part, Shape};
+
+/// Building a finder costs more than most searches with it.
+static TIMINGS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"timings\""));
 
 /// The longest name or value that is read, in bytes. Longer ones are skipped.
 const TEXT: usize = 48;
@@ -16,6 +22,8 @@ const VECTOR: usize = 16;
 
 /// A larger count is an error of the upstream. Sums of such counts stay far from overflow.
 const MAX_COUNT: u64 = 1 << 40;
+/// The same for the length of audio: fifty days.
+const MAX_MICROSECONDS: u64 = 1 << 42;
 
 /// What one document said.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +178,10 @@ impl JsonReader {
     /// In JSON, a name with its quotes and a colon stands nowhere but in an object. If what follows it ends just that
     /// object and with it the document, then the object is the document itself.
     pub(crate) fn read_usage_at_end(&mut self, document: &[u8]) -> bool {
+        // Before an object only whitespace may stand, as for one that comes in pieces.
+        if document.trim_ascii_start().first() != Some(&b'{') {
+            return false;
+        }
         let Some(at) = last_usage(document) else {
             return false;
         };
@@ -181,7 +193,8 @@ impl JsonReader {
         // Where they stand before it, timings may say what the usage does not.
         let says_all = self.document.value(Field::Cached).is_some()
             || self.document.timings
-            || memchr::memmem::find(document, b"\"timings\"").is_none();
+            || !self.root.has_timings()
+            || TIMINGS.find(document).is_none();
         if !(is_whole && says_all) {
             self.restart();
             return false;
@@ -512,7 +525,9 @@ impl JsonReader {
                 return;
             }
             Field::Content => return,
-            Field::Seconds | Field::Duration => millionths(text),
+            Field::Seconds | Field::Duration => {
+                millionths(text).filter(|value| *value <= MAX_MICROSECONDS)
+            }
             _ => millionths(text)
                 .filter(|value| value % 1_000_000 == 0)
                 .map(|value| value / 1_000_000)

@@ -78,6 +78,17 @@ pub(crate) enum Shape {
     Nothing,
 }
 
+impl Shape {
+    /// Whether it is an object that may have timings among its members.
+    pub(crate) fn has_timings(&self) -> bool {
+        let Self::Object(_, members) = self else {
+            return false;
+        };
+        let is_timings = |(_, shape): &(_, Self)| matches!(shape, Self::Object(Part::Timings, _));
+        members.iter().any(is_timings)
+    }
+}
+
 /// An object or a list whose presence matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {

@@ -484,6 +484,19 @@ proptest! {
     }
 }
 
+#[test]
+fn what_is_no_object_is_not_read_in_one_piece_either() {
+    for before in ["\u{feff}", "x ", "["] {
+        let body = format!("{before}{{\"usage\":{{\"prompt_tokens\":7,\"completion_tokens\":2}}}}");
+        let mut in_pieces = UsageScanner::json(ResponseKind::Chat);
+        feed(&mut in_pieces, body.as_bytes(), &[1, 9]);
+        let mut at_once = UsageScanner::json(ResponseKind::Chat);
+        at_once.feed_last(body.as_bytes());
+        assert_eq!(at_once.counts(), in_pieces.counts(), "{body}");
+        assert_eq!(at_once.counts(), RequestCounts::UNKNOWN);
+    }
+}
+
 /// An event with a place for a word, and words of one kind that stand there one after another.
 fn any_words() -> impl Strategy<Value = (&'static str, Vec<&'static str>)> {
     let templates = vec![

@@ -7,7 +7,7 @@ use crate::store::config::{AdminConfig, Config, KeysConfig, LimitsConfig, Timeou
 /// A setting's name in the config file, and whether its value differs.
 type Setting = (&'static str, bool);
 
-/// The settings that differ and that a reload does not apply. A reload applies the upstreams, the certificates (also
+/// The settings that differ and that a reload does not apply. A reload applies the upstreams, the prices, the certificates (also
 /// from other files, but not whether TLS is on), the clients' CA, and the content of the key file.
 #[must_use]
 pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {

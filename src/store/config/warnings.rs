@@ -1,9 +1,10 @@
 //! Warnings about settings that are valid but probably wrong.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use crate::store::config::names;
 use crate::store::config::{ClientAddressSource, Config, Listen};
+use crate::store::config::{names, value};
 use crate::store::fault::Fault;
 
 impl Config {
@@ -55,6 +56,30 @@ impl Config {
                 );
             }
         }
+        if let Some(served) = self.listed_models() {
+            for (index, price) in self.prices.iter().enumerate() {
+                if !served.contains(price.model.as_str()) {
+                    let model = value::quoted(&price.model);
+                    warn(
+                        format!("prices[{index}].model"),
+                        &format!(
+                            "no upstream serves {model}, so no request has this price; check its spelling"
+                        ),
+                    );
+                }
+            }
+        }
         warnings
+    }
+
+    /// The models and aliases of all upstreams. None if the config does not list the models of an upstream.
+    #[must_use]
+    pub(crate) fn listed_models(&self) -> Option<HashSet<&str>> {
+        let mut listed = HashSet::new();
+        for upstream in &self.upstreams {
+            listed.extend(upstream.models.as_ref()?.iter().map(String::as_str));
+            listed.extend(upstream.aliases.iter().map(|(alias, _)| alias.as_str()));
+        }
+        Some(listed)
     }
 }

@@ -47,6 +47,11 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
+    /// The file was removed, or another one was put in its place, while it was open.
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
     /// Anything else.
     Failed {
         /// The file.
@@ -96,6 +101,12 @@ impl fmt::Display for DatabaseError {
                 "{}: is locked by another program; end that program, each gateway needs a database file of its own",
                 path.display()
             ),
+            Self::Replaced { path } => write!(
+                f,
+                "{}: was removed or replaced while it was open, and nothing is written any more; put it back, or stop \
+                 the gateway, remove the files beside it that end in -wal and -shm, and start it again",
+                path.display()
+            ),
             Self::Failed { path, source } => write!(
                 f,
                 "{}: the database failed ({source}); check the disk, and restore a backup if the file is damaged",
@@ -115,7 +126,8 @@ impl std::error::Error for DatabaseError {
             | Self::NewerSchema { .. }
             | Self::Full { .. }
             | Self::ReadOnly { .. }
-            | Self::Locked { .. } => None,
+            | Self::Locked { .. }
+            | Self::Replaced { .. } => None,
         }
     }
 }

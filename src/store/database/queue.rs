@@ -11,6 +11,8 @@ use crate::store::database::record::{KeyUse, SumsMap, UsageRecord, add_to_sums};
 
 /// Records that wait for the database, in bytes.
 pub const MAX_WAITING: usize = 64 << 20;
+/// Records that are summed up while their worker waits for the lock: less than a millisecond.
+const SUMMED_AT_ONCE: usize = 1_000;
 
 /// A worker's way to the database. It never waits for the disk.
 #[derive(Clone, Debug)]
@@ -25,6 +27,9 @@ struct Waiting {
     records: VecDeque<UsageRecord>,
     /// The sums of records that were dropped.
     sums: SumsMap,
+    /// The same and those of the first [`Self::summed`] records, for questions while the database cannot be written.
+    known: SumsMap,
+    summed: usize,
     /// By key, so that they need no more memory than there are keys.
     key_uses: HashMap<Arc<str>, KeyUse>,
 }
@@ -78,7 +83,23 @@ impl UsageSender {
             self.shared.forget(record.weight());
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             add_to_sums(&mut queue.sums, &record);
+            match queue.summed.checked_sub(1) {
+                Some(summed) => queue.summed = summed,
+                None => add_to_sums(&mut queue.known, &record),
+            }
         }
+    }
+}
+
+impl Waiting {
+    /// Sums up some more records. Returns whether all are summed up.
+    fn sum_some(&mut self) -> bool {
+        let end = self.records.len().min(self.summed + SUMMED_AT_ONCE);
+        for record in self.records.range(self.summed..end) {
+            add_to_sums(&mut self.known, record);
+        }
+        self.summed = end;
+        end == self.records.len()
     }
 }
 
@@ -123,6 +144,7 @@ impl Queues {
                 taken.records.extend(queue.records.drain(..count));
             }
             let sums = std::mem::take(&mut queue.sums);
+            (queue.known, queue.summed) = (SumsMap::new(), 0);
             let key_uses = std::mem::take(&mut queue.key_uses);
             drop(queue);
             taken.key_uses.extend(key_uses.into_values());
@@ -130,6 +152,8 @@ impl Queues {
                 taken.sums.entry(key).or_default().add(&sums);
             }
         }
+        // Each queue is in the order in which its requests ended; so are all together.
+        taken.records.sort_by_key(|record| record.ended_at);
         for record in &taken.records {
             add_to_sums(&mut taken.sums, record);
         }
@@ -140,12 +164,15 @@ impl Queues {
     pub(crate) fn sums(&self) -> SumsMap {
         let mut all = SumsMap::new();
         for queue in lock(&self.queues).clone() {
-            let queue = lock(&queue);
-            for (key, sums) in &queue.sums {
+            // Its worker may add records in between.
+            let queue = loop {
+                let mut queue = lock(&queue);
+                if queue.sum_some() {
+                    break queue;
+                }
+            };
+            for (key, sums) in &queue.known {
                 all.entry(key.clone()).or_default().add(sums);
-            }
-            for record in &queue.records {
-                add_to_sums(&mut all, record);
             }
         }
         all

@@ -11,6 +11,11 @@ use crate::policy::usage::{Certainty, RequestCounts};
 pub const HOUR: i64 = 3600;
 /// Seconds of a day.
 pub const DAY: i64 = 86_400;
+/// A sum of counts grows no further. The database has the same limit, so that no numbers of an upstream overflow there;
+/// JSON readers take up to it exactly.
+pub(crate) const MAX_SUM: i64 = 1 << 53;
+/// What the heap needs beside the bytes of a shared text, about.
+const ALLOCATION: usize = 32;
 
 /// One request that passed all checks. It has no content, no token and no query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +104,16 @@ impl UsageRecord {
 
     /// About how much memory it takes, in bytes.
     pub(crate) fn weight(&self) -> usize {
-        size_of::<Self>() + self.request_id.len()
+        let account = self.account.as_deref().unwrap_or_default();
+        [
+            &*self.request_id,
+            &*self.key_id,
+            account,
+            &*self.model,
+            &*self.upstream,
+        ]
+        .into_iter()
+        .fold(size_of::<Self>(), |sum, text| sum + ALLOCATION + text.len())
     }
 }
 
@@ -207,7 +221,7 @@ impl UsageSums {
 
 fn add_known(sum: &mut Option<i64>, other: Option<i64>) {
     if let Some(other) = other {
-        *sum = Some(sum.unwrap_or(0).saturating_add(other));
+        *sum = Some(sum.unwrap_or(0).saturating_add(other).min(MAX_SUM));
     }
 }
 

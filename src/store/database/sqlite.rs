@@ -4,7 +4,7 @@ mod checkpoint;
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ const FORGET_WRITERS_AFTER: i64 = 7 * DAY;
 pub(crate) struct Sqlite {
     path: PathBuf,
     connection: Connection,
+    /// The file that was opened, as the system numbers it.
+    file: Option<(u64, u64)>,
     /// Of the connection that writes.
     checkpointer: Option<Checkpointer>,
 }
@@ -72,6 +74,7 @@ impl Sqlite {
         Ok(Self {
             path: path.to_owned(),
             connection,
+            file: file_at(path),
             checkpointer: None,
         })
     }
@@ -225,6 +228,12 @@ impl Sqlite {
 
 impl Driver for Sqlite {
     fn write(&mut self, batch: &Batch) -> Result<(), DatabaseError> {
+        // SQLite would go on to write to a file that has no name any more.
+        if file_at(&self.path) != self.file {
+            return Err(DatabaseError::Replaced {
+                path: self.path.clone(),
+            });
+        }
         self.write_batch(batch).map_err(|error| self.error(error))?;
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.written();
@@ -315,6 +324,12 @@ fn create(path: &Path) -> Result<(), DatabaseError> {
             source,
         }),
     }
+}
+
+/// The device and the number of the file at a path.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let file = path.metadata().ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// SQLite numbers `?1`, where the shared statements have `$1`.

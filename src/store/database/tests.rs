@@ -596,7 +596,15 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     let senders = [queues.sender(), queues.sender()];
     let template = record(2, START);
     let added = MAX_WAITING / template.weight() + 10_000;
+    let summed = |writer: &WriterHandle| -> i64 {
+        let sums = writer.waiting_sums();
+        sums.values().map(|sums| sums.requests).sum()
+    };
     for number in 0..added {
+        // Before, while and after records are dropped.
+        if number % 45_000 == 0 || number + 5_000 == added {
+            assert_eq!(usize::try_from(summed(&writer)).unwrap(), number);
+        }
         senders[number % 2].add(UsageRecord {
             request_id: format!("{number:06}").into(),
             ..template.clone()
@@ -606,16 +614,14 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     assert!(status.waiting_bytes <= MAX_WAITING, "{status:?}");
     let dropped = usize::try_from(status.dropped_records).unwrap();
     assert!((9_000..12_000).contains(&dropped), "{dropped}");
-    let waiting: i64 = writer
-        .waiting_sums()
-        .values()
-        .map(|sums| sums.requests)
-        .sum();
-    assert_eq!(usize::try_from(waiting).unwrap(), added);
+    assert_eq!(usize::try_from(summed(&writer)).unwrap(), added);
+    let unwritten = |writer: &WriterHandle| usize::try_from(writer.unwritten_requests()).unwrap();
+    assert_eq!(unwritten(&writer), added);
     fails.store(false, Ordering::Relaxed);
     while !writer.flush(TIMEOUT) {}
     assert!(writer.status().up);
     assert_eq!(writer.status().waiting_bytes, 0);
+    assert_eq!(unwritten(&writer), 0);
     let mut reader = Sqlite::open_to_read(&folder.path().join("keygate.db")).unwrap();
     let rows = reader.sums(&all_sums(GroupBy::default())).unwrap();
     assert_eq!(usize::try_from(rows[0].sums.requests).unwrap(), added);
@@ -760,4 +766,78 @@ fn what_was_written_leaves_the_log_while_more_is_written() {
             .unwrap();
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn counts_beyond_all_reason_stop_no_batch() {
+    let folder = TempDir::new().unwrap();
+    let mut sqlite = Sqlite::open_to_write(&folder.path().join("keygate.db"), START).unwrap();
+    let huge = Some(u64::MAX);
+    let absurd = UsageRecord {
+        counts: RequestCounts {
+            input: huge,
+            input_cached: huge,
+            output: huge,
+            output_reasoning: huge,
+            audio_microseconds: huge,
+            images: huge,
+            certainty: Certainty::Exact,
+        },
+        ..record(2, START)
+    };
+    for number in 1..4 {
+        sqlite.write(&batch(number, vec![absurd.clone()])).unwrap();
+    }
+    sqlite.write(&batch(4, vec![record(2, START)])).unwrap();
+    let rows = sqlite.sums(&all_sums(GroupBy::default())).unwrap();
+    assert_eq!(rows[0].sums.requests, 4);
+    assert_eq!(rows[0].sums.audio_microseconds, Some(1 << 53));
+    assert_eq!(rows[0].sums.output_tokens, Some(1 << 53));
+}
+
+#[test]
+fn a_file_that_was_removed_or_replaced_is_said() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&url(&folder), "w1");
+    let sender = database.sender();
+    sender.add(record(1, START));
+    assert!(database.flush(TIMEOUT));
+    let (path, aside) = (
+        folder.path().join("keygate.db"),
+        folder.path().join("aside"),
+    );
+    std::fs::rename(&path, &aside).unwrap();
+    sender.add(record(2, START));
+    assert!(!database.flush(TIMEOUT));
+    std::fs::write(&path, "").unwrap();
+    assert!(!database.flush(TIMEOUT));
+    let error = database.status().error.unwrap();
+    assert!(error.contains("was removed or replaced"), "{error}");
+    // Put back, nothing is lost.
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(database.flush(TIMEOUT));
+    assert_eq!(requests(&database), 2);
+}
+
+#[test]
+fn records_of_several_workers_are_kept_in_the_order_of_their_ends() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&url(&folder), "w1");
+    let senders = [database.sender(), database.sender()];
+    // All in one transaction, which the writer begins only when it is told.
+    let turn = rusqlite::Connection::open(folder.path().join("keygate.db")).unwrap();
+    turn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    senders[0].add(record(0, START));
+    std::thread::sleep(Duration::from_millis(500));
+    for number in 1..9 {
+        senders[number % 2].add(record(number, START + number as i64));
+    }
+    turn.execute_batch("COMMIT").unwrap();
+    assert!(database.flush(TIMEOUT));
+    let records = database.records(&records_query()).unwrap();
+    let ends: Vec<i64> = records
+        .iter()
+        .map(|record| record.ended_at / 1000 - START)
+        .collect();
+    assert_eq!(ends, [8, 7, 6, 5, 4, 3, 2, 1, 0]);
 }

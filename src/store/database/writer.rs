@@ -170,6 +170,11 @@ impl WriterHandle {
         }
     }
 
+    /// Of how many requests the usage is not written yet, those included whose records were dropped.
+    pub(crate) fn unwritten_requests(&self) -> i64 {
+        self.waiting_sums().values().map(|sums| sums.requests).sum()
+    }
+
     /// The sums of all that is not written yet.
     pub(crate) fn waiting_sums(&self) -> SumsMap {
         // Both under one lock, so that a batch is seen once while it moves.

@@ -55,6 +55,27 @@ fn upstreams_are_reloaded_while_what_runs_goes_on() {
 }
 
 #[test]
+fn a_price_for_a_model_that_nobody_serves_is_a_warning_at_the_start_and_at_a_reload() {
+    let stand = Stand::with(|setup| setup.table("[[prices]]\nmodel = \"misspelt\"\ninput = 1\n"));
+    let warned = |model: &str| {
+        stand.gateway.process.line(model, |line| {
+            line.contains("\"warn\"") && line.contains("no upstream serves") && line.contains(model)
+        });
+    };
+    warned("misspelt");
+    stand.gateway.change_config("misspelt", "mistaken");
+    assert_eq!(stand.gateway.reload().status, 200);
+    warned("mistaken");
+    let checked = stand.gateway.run(&["check"], "");
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    assert!(
+        checked.out.contains("warning: ") && checked.out.contains("mistaken"),
+        "{}",
+        checked.out
+    );
+}
+
+#[test]
 fn what_is_faulty_stays_as_it_was_and_the_rest_is_taken() {
     let (old, new) = (Key::all("key_old"), Key::all("key_new"));
     let (_up, gateway, keys) = with_crowd(&[&old], |setup| setup);

@@ -337,3 +337,23 @@ fn a_database_that_fails_later_is_a_warning_and_never_an_error_of_a_request() {
         },
     );
 }
+
+#[test]
+fn a_stop_that_cannot_write_the_usage_says_of_how_many_requests_it_is_lost() {
+    let mut stand = Stand::new();
+    let ask = |stand: &Stand| {
+        let response = stand.gateway.ask(&Call::chat(&stand.all.token, "good"));
+        assert_eq!(response.status, 200);
+    };
+    ask(&stand);
+    records(&stand.gateway, 1);
+    let other = rusqlite::Connection::open(stand.gateway.path("keygate.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    ask(&stand);
+    ask(&stand);
+    stand.gateway.process.terminate();
+    stand.gateway.process.exits_within(DEADLINE);
+    stand.gateway.process.line("the loss", |line| {
+        line.contains("\"error\"") && line.contains("the usage of 2 requests is lost")
+    });
+}

@@ -52,11 +52,29 @@ fn the_shell_shows_who_used_how_much_with_the_sums_at_the_foot() {
     // The price is for a million tokens: 12 tokens cost 12, and 7 cost 0.0000035, rounded to millionths.
     assert_eq!(
         words(&table)[1],
-        ["key_all", "2", "0", "24", "4", "14", "12.000004"]
+        [
+            "key_all",
+            "(key_all)",
+            "2",
+            "0",
+            "24",
+            "4",
+            "14",
+            "12.000004"
+        ]
     );
     assert_eq!(
         words(&table)[2],
-        ["key_only", "1", "0", "12", "2", "7", "12.000004"]
+        [
+            "key_only",
+            "(key_only)",
+            "1",
+            "0",
+            "12",
+            "2",
+            "7",
+            "12.000004"
+        ]
     );
     assert_eq!(
         words(&table)[3],
@@ -120,7 +138,16 @@ fn the_shell_shows_single_requests_newest_first() {
     assert_eq!(newest, all[..1]);
     let of_only = records(&stand.gateway, &["--key", "key_only"]);
     assert_eq!(of_only.len(), 1);
-    assert!(records(&stand.gateway, &["--end", "client-left"]).is_empty());
+    for end in [
+        "client-left",
+        "client_left",
+        "upstream-failed",
+        "upstream_failed",
+        "revoked",
+    ] {
+        assert!(records(&stand.gateway, &["--end", end]).is_empty(), "{end}");
+    }
+    assert_eq!(records(&stand.gateway, &["--end", "complete"]).len(), 3);
     let table = ok(&stand.gateway, &["usage", "records"]);
     assert_eq!(words(&table).len(), 4, "{table}");
     assert_eq!(words(&table)[0][..3], ["ENDED", "KEY", "MODEL"]);
@@ -163,7 +190,34 @@ fn arguments_that_make_no_sense_are_wrong_usage() {
     }
     let ran = stand.gateway.run(&["usage", "--from", "2001-01-01"], "");
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("400 days"), "{}", ran.err);
+    assert!(ran.err.contains("400 days before --to"), "{}", ran.err);
+}
+
+#[test]
+fn messages_about_arguments_name_them_and_say_what_to_do() {
+    let stand = Stand::new();
+    let backwards = ["--from", "2026-11-02", "--to", "2026-11-01"];
+    for (arguments, part) in [
+        (
+            [&["usage"][..], &backwards].concat(),
+            "--from is not before --to",
+        ),
+        (
+            [&["usage", "records"][..], &backwards].concat(),
+            "--from is not before --to",
+        ),
+        (vec!["usage", "--to", "2001-01-01"], "7 days ago"),
+        (vec!["usage", "--from", "2999-01-01"], "now"),
+        (
+            vec!["usage", "--key", "web site"],
+            "keygate keys list shows the ids",
+        ),
+    ] {
+        let ran = stand.gateway.run(&arguments, "");
+        assert_eq!(ran.code, Some(2), "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(part), "{arguments:?}: {}", ran.err);
+        assert!(!ran.err.contains("_time"), "{arguments:?}: {}", ran.err);
+    }
 }
 
 #[test]

@@ -286,6 +286,12 @@ pub(super) static RECORDED: &[Recorded] = &[
         },
     ),
     whole(
+        "a length of many years is not believed",
+        ResponseKind::Audio,
+        "{\"text\":\"Hi\",\"duration\":9000000000000}",
+        NONE,
+    ),
+    whole(
         "OpenAI, transcription in tokens",
         ResponseKind::Audio,
         "{\"text\":\"Imagine\",\"usage\":{\"type\":\"tokens\",\"input_tokens\":14,\"input_token_details\":{\"text_tokens\":0,\"audio_tokens\":14},\"output_tokens\":45,\"total_tokens\":59}}",

@@ -311,3 +311,23 @@ fn a_reload_takes_prices_without_the_other_parts_and_the_rest_needs_a_restart() 
         ]
     );
 }
+
+#[test]
+fn a_price_of_a_model_that_no_upstream_serves_is_a_warning() {
+    let warned = |models: &str, more: &str| -> Vec<String> {
+        let prices: String = ["served", "alias", "misspelt"]
+            .map(|model| format!("[[prices]]\nmodel = \"{model}\"\ninput = 1\n"))
+            .concat();
+        let config = config_of(&format!("{prices}{UPSTREAM}{models}{more}"));
+        let warnings = config.warnings().into_iter();
+        warnings.map(|fault| fault.field).collect()
+    };
+    let listed = "models = [\"served\"]\naliases = { \"alias\" = \"served\" }\n";
+    assert_eq!(warned(listed, ""), ["prices[2].model"]);
+    let other = "[[upstreams]]\nname = \"other\"\nurl = \"http://127.0.0.1:8001\"\n";
+    let serving = format!("{other}models = [\"misspelt\"]\n");
+    assert_eq!(warned(listed, &serving), [""; 0]);
+    // What an upstream serves that is asked for its models is not known.
+    assert_eq!(warned(listed, other), [""; 0]);
+    assert_eq!(warned("", ""), [""; 0]);
+}
