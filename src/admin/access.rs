@@ -71,6 +71,7 @@ impl Requirement {
                 | Operation::ChangeKey(_)
                 | Operation::DeleteKey(_)
                 | Operation::Reload
+                | Operation::TestAlert
                 | Operation::Status
                 | Operation::Models
                 | Operation::Overview

@@ -8,6 +8,7 @@
 //! | POST /api/keys | a new key with its token, which is shown only here |
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
 //! | POST /api/reload | reads key file, upstreams and certificates again |
+//! | POST /api/alerts/test | sends an alert that says nothing, and tells what became of it |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
@@ -26,6 +27,7 @@
 //! response to POST /api/keys contains a token.
 
 mod access;
+mod alerts;
 mod connection_limit;
 mod error;
 mod explain;
@@ -69,6 +71,7 @@ use crate::admin::response::ApiResponse;
 use crate::admin::session::Sessions;
 use crate::admin::throttle::Throttle;
 use crate::admin::token::AdminToken;
+use crate::alerts::Alerts;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
@@ -103,6 +106,8 @@ pub(crate) struct Services {
     pub(crate) log: Log,
     /// The database; None if the config has none.
     pub(crate) database: Option<Arc<Database>>,
+    /// What the operator is told by a webhook. A reload changes where.
+    pub(crate) alerts: Alerts,
     /// The prices in force. A reload replaces them.
     pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// The phase of the process.
@@ -240,6 +245,10 @@ where
         Operation::Reload => {
             let body = input.json(peer, &parts.headers).await?;
             reload::respond(services, &who, &query?, &body).await
+        }
+        Operation::TestAlert => {
+            let body = input.json(peer, &parts.headers).await?;
+            alerts::test(services, &who, &body).await
         }
         Operation::Status => Ok(status::status(services)),
         Operation::Models => models::respond(services, now()).await,

@@ -27,7 +27,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 16] = [
+const CALLS: [(&str, &str, &str); 17] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -56,6 +56,7 @@ const CALLS: [(&str, &str, &str); 16] = [
         "",
     ),
     ("GET", "/api/usage/records", ""),
+    ("POST", "/api/alerts/test", "{}"),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {
