@@ -6,6 +6,8 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::h2::tls_front;
+use crate::support::pem::Authority;
 use crate::support::recorder::{Recorder, Reserved, Seen};
 use crate::support::token::Key;
 use crate::support::{DEADLINE, eventually};
@@ -263,4 +265,37 @@ fn alerts_need_a_database_and_a_receiver_that_nobody_can_listen_to() {
         "{said}"
     );
     assert!(!said.contains("secret-path"), "{said}");
+}
+
+#[test]
+fn over_tls_the_receiver_has_a_certificate_of_the_systems_roots_for_its_name() {
+    let (up, receiver) = (
+        Recorder::answering(),
+        Recorder::start(|exchange| exchange.reply("200 OK", "", "")),
+    );
+    let authority = Authority::new();
+    let front = tls_front(&authority.issue(&["localhost"]), receiver.address);
+    for (host, roots, delivered) in [
+        ("localhost", &authority, true),
+        ("127.0.0.1", &authority, false),
+        ("localhost", &Authority::new(), false),
+    ] {
+        let url = format!("https://{host}:{}", front.port());
+        let setup = setup(&up, &url, &[]);
+        let file = setup.path("roots.pem");
+        std::fs::write(&file, roots.pem()).unwrap();
+        let gateway = setup
+            .environment("SSL_CERT_FILE", file.to_str().unwrap())
+            .start();
+        let told = gateway.admin_json("POST", "/api/alerts/test", None);
+        assert_eq!(told["delivered"], delivered, "{told}");
+        let error = told["error"].as_str().unwrap_or_default();
+        assert!(delivered || error.contains("certificate"), "{told}");
+    }
+    let seen = receiver.last();
+    assert_eq!(
+        seen.header("host"),
+        Some(&*format!("localhost:{}", front.port()))
+    );
+    assert_eq!(receiver.requests().len(), 1);
 }
