@@ -73,6 +73,7 @@ fn measure(count: usize, shape: keys::Shape) {
         named: true,
         watch: false,
         max_drop_percent: 50,
+        default_limits: keygate::policy::key_limits::KeyLimits::default(),
     };
     let store = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
     println!(

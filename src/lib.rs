@@ -9,6 +9,7 @@
 //! | 6 | [`cli`] | one file a command; `cli::serve` puts the floors together and ends them in good order |
 //! | 5 | `admin` | the admin API, on a Unix socket and over TCP, and the panel; knows nothing of the data path |
 //! | 4 | `gateway` | the data path: `gateway::serve` accepts, `gateway::request` is a request's life |
+//! | 3 | `alerts` | what the operator is told by a webhook: signed, at least once, over restarts |
 //! | 3 | `upstream` | the servers behind the gateway: replicas, health, catalogue, connections, answers |
 //! | 3 | [`request_body`] | a body: collected under its limits, decoded, and read for the model that it names |
 //! | 3 | [`http`] | parts of HTTP, without decisions: heads, framing, headers |
@@ -20,6 +21,7 @@
 //! To learn the program, read `gateway::request` top to bottom, then [`policy::decide`], then [`table`].
 
 mod admin;
+mod alerts;
 pub mod cli;
 mod gateway;
 pub mod http;

@@ -485,6 +485,7 @@ fn open(file: &Path) -> (Arc<Table>, KeyStore) {
         named: true,
         watch: false,
         max_drop_percent: 50,
+        default_limits: keygate::policy::key_limits::KeyLimits::default(),
     };
     let table = Arc::new(Table::default());
     let loaded = key_file::read(file, &table, NO_YIELD).unwrap();

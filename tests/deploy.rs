@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 22] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -28,6 +28,8 @@ const METRICS: [&str; 20] = [
     "keygate_build_info",
     "keygate_unwritten_changes",
     "keygate_log_lines_dropped_total",
+    "keygate_alerts_total",
+    "keygate_alerts_pending",
     "keygate_tokens_total",
     "keygate_usage_records_total",
     "keygate_database_up",
@@ -109,7 +111,7 @@ fn the_example_config_explains_every_setting() {
         "max_drop_percent socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
-        "url records sums currency model input input_cached output audio_minute image",
+        "webhook secret_file upstream_after url records sums currency model input input_cached output audio_minute image",
         "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {

@@ -100,6 +100,7 @@ fn open(file: &Path, watch: bool) -> (Arc<Table>, KeyStore, mpsc::Receiver<Strin
         named: true,
         watch,
         max_drop_percent: 50,
+        default_limits: keygate::policy::key_limits::KeyLimits::default(),
     };
     let table = Arc::new(Table::default());
     let loaded = key_file::read(file, &table, NO_YIELD).unwrap();

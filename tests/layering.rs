@@ -27,7 +27,7 @@ mod source;
 mod type_names;
 
 /// Every folder or file right below `src/`, and its floor; a room may also use those of its own floor that stand before it.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("policy", 0),
     ("table", 1),
     ("runtime", 1),
@@ -37,6 +37,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("http", 3),
     ("request_body", 3),
     ("upstream", 3),
+    ("alerts", 3),
     ("gateway", 4),
     ("admin", 5),
     ("cli", 6),

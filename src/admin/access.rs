@@ -73,6 +73,7 @@ impl Requirement {
                 | Operation::RotateKey(_)
                 | Operation::ExpirePrevious(_)
                 | Operation::Reload
+                | Operation::TestAlert
                 | Operation::Status
                 | Operation::Models
                 | Operation::Overview

@@ -74,6 +74,8 @@ pub(super) enum ApiError {
     },
     /// There is no database, and so nobody knows what was used.
     NoDatabase,
+    /// The config has no alerts.
+    NoAlerts,
     /// The database could not be read.
     DatabaseFailed,
     /// A bug: something failed that never should.
@@ -98,7 +100,9 @@ impl ApiError {
                 StatusCode::UNAUTHORIZED
             }
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownKey | Self::NoDatabase => StatusCode::NOT_FOUND,
+            Self::UnknownPath | Self::UnknownKey | Self::NoDatabase | Self::NoAlerts => {
+                StatusCode::NOT_FOUND
+            }
             Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -138,6 +142,7 @@ impl ApiError {
                 in_force: false, ..
             } => "not_written",
             Self::NoDatabase => "usage_unavailable",
+            Self::NoAlerts => "alerts_unavailable",
             Self::DatabaseFailed => "database_failed",
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
@@ -195,6 +200,9 @@ impl ApiError {
                  \"sqlite:keygate.db\", and start the gateway again."
                     .to_owned()
             }
+            Self::NoAlerts => {
+                "The config has no alerts; set webhook in [alerts], and reload.".to_owned()
+            }
             Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
@@ -216,7 +224,7 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
-            Self::NoDatabase => body["error"]["code"] = self.label().into(),
+            Self::NoDatabase | Self::NoAlerts => body["error"]["code"] = self.label().into(),
             Self::Repeated { key } => body["key"] = key.clone(),
             Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
             _ => {}

@@ -10,6 +10,7 @@
 //! | POST /api/keys/{id}/rotate | a new token for a key, which is shown only here; the old one works for a while |
 //! | POST /api/keys/{id}/expire-previous | ends the token that the last rotation replaced |
 //! | POST /api/reload | reads key file, upstreams, prices and certificates again |
+//! | POST /api/alerts/test | sends an alert that says nothing, and tells what became of it |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
@@ -28,6 +29,7 @@
 //! responses to POST /api/keys and POST /api/keys/{id}/rotate contain a token.
 
 mod access;
+mod alerts;
 mod connection_limit;
 mod error;
 mod explain;
@@ -73,6 +75,7 @@ use crate::admin::response::ApiResponse;
 use crate::admin::session::Sessions;
 use crate::admin::throttle::Throttle;
 use crate::admin::token::AdminToken;
+use crate::alerts::Alerts;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
@@ -107,6 +110,8 @@ pub(crate) struct Services {
     pub(crate) log: Log,
     /// The database; None if the config has none.
     pub(crate) database: Option<Arc<Database>>,
+    /// What the operator is told by a webhook. A reload changes where.
+    pub(crate) alerts: Alerts,
     /// The prices in force. A reload replaces them.
     pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// The phase of the process.
@@ -263,6 +268,10 @@ where
         Operation::Reload => {
             let body = input.json(peer, &parts.headers).await?;
             reload::respond(services, &who, &query?, &body).await
+        }
+        Operation::TestAlert => {
+            let body = input.json(peer, &parts.headers).await?;
+            alerts::test(services, &who, &body).await
         }
         Operation::Status => Ok(status::status(services)),
         Operation::Models => models::respond(services, now()).await,

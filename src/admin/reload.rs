@@ -1,4 +1,4 @@
-//! Reloads key file, upstreams, prices and certificates, each independently. A part with faults stays unchanged.
+//! Reloads key file, upstreams, prices, alerts and certificates, each independently. A part with faults stays unchanged.
 //!
 //! POST /api/reload and SIGHUP use this. Only one reload runs at a time, and it reads files on a blocking thread.
 
@@ -214,13 +214,14 @@ pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode
     outcome
 }
 
-/// Reloads upstreams, prices and certificates. Returns the faults, and the settings that need a restart.
+/// Reloads upstreams, prices, alerts and certificates. Returns the faults, and the settings that need a restart.
 fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static str>) {
     let ParsedConfig {
         config,
         upstreams,
         tls,
         prices,
+        alerts,
         keys: _,
         socket: _,
     } = (services.config_source)();
@@ -258,6 +259,19 @@ fn settings(services: &Services, mode: ReloadMode) -> (Vec<Fault>, Vec<&'static 
     }
     if let (Ok(prices), ReloadMode::Apply(_)) = (&prices, mode) {
         services.prices.store(Arc::new(PriceList::new(prices)));
+    }
+    if let (Ok(mut alerts), ReloadMode::Apply(_)) = (alerts, mode) {
+        match config::provide_alert_secret(alerts.as_mut()) {
+            Ok(()) => services.alerts.reload(alerts.as_ref()),
+            Err((file, error)) => faults.push(Fault {
+                file,
+                line: 0,
+                field: "alerts.secret_file".to_owned(),
+                message: format!(
+                    "cannot be made ({error}); let the gateway's user write there, or name another file"
+                ),
+            }),
+        }
     }
     if let Ok(Some(tls)) = tls {
         let of_config = faults.iter().any(|fault| fault.section() == "tls");

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::admin::alerts::AlertsView;
 use crate::admin::response::ApiResponse;
 use crate::admin::{Services, reload};
 use crate::runtime::lifecycle::Phase;
@@ -17,6 +18,8 @@ struct View {
     unwritten_reason: Option<String>,
     /// None: the config has no database.
     database: Option<DatabaseView>,
+    /// None: the config has no alerts.
+    alerts: Option<AlertsView>,
     upstreams: Vec<UpstreamView>,
     in_flight: i64,
     draining: bool,
@@ -98,6 +101,7 @@ pub(super) fn status(services: &Services) -> ApiResponse {
                 dropped_records: status.dropped_records,
             }
         }),
+        alerts: AlertsView::of(services),
         upstreams: upstreams.collect(),
         in_flight: services.metrics.in_flight(),
         draining: services.lifecycle.phase() != Phase::Running,

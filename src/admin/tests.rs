@@ -64,9 +64,10 @@ impl TestApi {
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
             certificates: None,
-            metrics,
-            log,
+            metrics: metrics.clone(),
+            log: log.clone(),
             database: None,
+            alerts: Alerts::new(None, None, String::new(), metrics.clone(), log.clone()),
             prices: Arc::default(),
             lifecycle: Lifecycle::default(),
             url: "http://localhost:8080/v1".to_owned(),
@@ -216,7 +217,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 23] = [
+const CALLS: [(&str, &str, &str); 24] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -230,6 +231,7 @@ const CALLS: [(&str, &str, &str); 23] = [
     ("POST", "/api/keys/key_1/rotate", ""),
     ("POST", "/api/keys/key_1/expire-previous", ""),
     ("POST", "/api/reload", ""),
+    ("POST", "/api/alerts/test", ""),
     ("GET", "/api/status", ""),
     ("GET", "/api/models", ""),
     (

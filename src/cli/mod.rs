@@ -9,6 +9,7 @@
     reason = "commands print to the terminal"
 )]
 
+mod alerts;
 mod arguments;
 mod check;
 mod client;
@@ -77,6 +78,9 @@ enum Command {
     Status(StatusArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
+    /// Try out the alerts that the gateway sends to a webhook.
+    #[command(subcommand)]
+    Alerts(AlertsCommand),
     /// Print a link to the gateway's panel that signs in once, within five minutes.
     PanelLink(PanelLinkArgs),
     /// Show who used how much: tokens, requests and cost, by day, key, account, model or upstream.
@@ -370,6 +374,18 @@ struct StatusArgs {
     gateway: GatewayArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum AlertsCommand {
+    /// Send an alert that says nothing, and print what became of it.
+    Test(AlertTestArgs),
+}
+
+#[derive(Debug, Args)]
+struct AlertTestArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
 #[derive(Debug, Args)]
 struct PanelLinkArgs {
     #[command(flatten)]
@@ -548,6 +564,7 @@ pub fn run() -> ExitCode {
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Alerts(command) => alerts::run(command),
         Command::PanelLink(args) => panel_link::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Completions(args) => completions::run(args),

@@ -18,6 +18,7 @@ use tokio::task::LocalSet;
 
 use crate::admin::token::{AdminToken, admin_token};
 use crate::admin::{self, ConfigSource, Services, reload};
+use crate::alerts::{self, Alerts};
 use crate::cli::ServeArgs;
 use crate::cli::process_limits::{log_panics, set_process_limits};
 use crate::cli::start_error::{StartError, system};
@@ -33,7 +34,9 @@ use crate::observe::metrics::Metrics;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
-use crate::store::config::{Config, Listen, LogFormat, parse, provide_secrets};
+use crate::store::config::{
+    Config, Listen, LogFormat, parse, provide_alert_secret, provide_secrets,
+};
 use crate::store::database::Database;
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
@@ -129,6 +132,7 @@ pub(super) fn serve(
         .map(|first| components.config.url(first) + "/v1")
         .unwrap_or_default();
     let token = components.admin_token()?;
+    let alerts = components.alerts();
     let services = Arc::new(Services {
         config: Arc::clone(&components.config),
         table: Arc::clone(&components.table),
@@ -138,6 +142,7 @@ pub(super) fn serve(
         metrics: components.metrics.clone(),
         log: components.log.clone(),
         database: components.database.clone(),
+        alerts: alerts.clone(),
         prices: Arc::clone(&components.prices),
         lifecycle: components.lifecycle.clone(),
         url,
@@ -157,6 +162,11 @@ pub(super) fn serve(
             Arc::clone(&services.fleet),
             services.log.clone(),
         ));
+        tokio::task::spawn_local(alerts::maintain(
+            services.alerts.clone(),
+            Arc::clone(&services.table),
+            Arc::clone(&services.fleet),
+        ));
         tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
@@ -170,7 +180,8 @@ pub(super) fn serve(
         .run()
         .await
     });
-    // The workers have ended, and their requests with them.
+    // The workers have ended, and their requests with them. What could not be kept is found again at the next start.
+    alerts.flush();
     if let Some(database) = &components.database {
         usage_database::stop(database, &components.log);
     }
@@ -207,6 +218,7 @@ impl Components {
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartError::Tls)?;
         provide_secrets(&mut config.upstreams)
+            .and_then(|()| provide_alert_secret(config.alerts.as_mut()))
             .map_err(|(file, error)| StartError::System(file.display().to_string(), error))?;
         let fleet = Fleet::new(&config.upstreams, metrics.clone()).map_err(StartError::Upstream)?;
         let format = config
@@ -241,6 +253,16 @@ impl Components {
             self.database = Some(Arc::new(database));
         }
         Ok(())
+    }
+
+    fn alerts(&self) -> Alerts {
+        Alerts::new(
+            self.config.alerts.as_ref(),
+            self.database.clone(),
+            usage_database::gateway_name(),
+            self.metrics.clone(),
+            self.log.clone(),
+        )
     }
 
     fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {

@@ -63,6 +63,22 @@ fn describe(status: &Value) -> String {
             ),
         },
     );
+    let alerts = &status["alerts"];
+    if !alerts.is_null() {
+        let last = match alerts["last_delivered_at"].as_str() {
+            Some(last) => format!("last delivered {}", escaped(last)),
+            None => "none delivered yet".to_owned(),
+        };
+        let error = match alerts["error"].as_str() {
+            Some(error) => format!(": {}", escaped(error)),
+            None => String::new(),
+        };
+        let (receiver, pending) = (text(&alerts["receiver"]), &alerts["pending"]);
+        line(
+            "Alerts",
+            format!("to {receiver}, {last}, {pending} wait{error}"),
+        );
+    }
     line("In flight", status["in_flight"].to_string());
     if status["draining"] == true {
         line("Draining", "yes".to_owned());

@@ -13,6 +13,12 @@ use crate::table::{Table, UsageCounts};
 /// The longest time to write what waits at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// This gateway's name: the host's.
+pub(super) fn gateway_name() -> String {
+    let host = rustix::system::uname();
+    host.nodename().to_string_lossy().into_owned()
+}
+
 /// Opens the database, and makes it where it is missing.
 pub(super) fn open(
     url: &DatabaseUrl,
@@ -24,8 +30,7 @@ pub(super) fn open(
         records: usage.records,
         sums: usage.sums,
     };
-    let gateway = rustix::system::uname();
-    let gateway = gateway.nodename().to_string_lossy();
+    let gateway = gateway_name();
     let instance = random_name().map_err(|error| {
         StartError::System("random numbers".into(), std::io::Error::other(error))
     })?;

@@ -255,13 +255,13 @@ impl AccessRecord {
     /// It has ended. Where its record needs the length of a file that is still being read, it is logged, counted and
     /// recorded when that is done, and nobody waits for it.
     pub(super) fn end(mut self) {
-        self.duration = Some(self.began.elapsed());
-        if !self.lacks_audio_length(&self.scanned_counts()) {
-            return;
-        }
         let Some(mut length) = self.file_length.take_if(|length| length.is_pending()) else {
             return;
         };
+        if !self.lacks_audio_length(&self.scanned_counts()) {
+            return;
+        }
+        self.duration = Some(self.began.elapsed());
         let late = self.worker.late_record();
         tokio::task::spawn_local(async move {
             length.wait().await;

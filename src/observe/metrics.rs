@@ -38,6 +38,8 @@ struct MetricFamilies {
     model_clashes: IntGauge,
     unwritten_changes: IntGauge,
     log_lines_dropped: IntCounter,
+    alerts: IntCounterVec,
+    alerts_pending: IntGauge,
     database: DatabaseMetrics,
 }
 
@@ -86,6 +88,15 @@ impl Metrics {
                 "keygate_log_lines_dropped_total",
                 "Log lines given up because standard error was too slow.",
             )?,
+            alerts: counters(
+                "keygate_alerts_total",
+                "Attempts to deliver an alert, and alerts given up or dropped, by result.",
+                &["result"],
+            )?,
+            alerts_pending: gauge(
+                "keygate_alerts_pending",
+                "Alerts that wait to be delivered.",
+            )?,
             database: DatabaseMetrics {
                 up: gauge(
                     "keygate_database_up",
@@ -119,9 +130,13 @@ impl Metrics {
             model_clashes,
             unwritten_changes,
             log_lines_dropped,
+            alerts,
+            alerts_pending,
             database: _,
         } = &families;
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 13] = [
+            Box::new(alerts.clone()),
+            Box::new(alerts_pending.clone()),
             Box::new(build),
             Box::new(workers.clone()),
             Box::new(connections.clone()),
@@ -140,6 +155,9 @@ impl Metrics {
         // Present in the first scrape, so that an alert on their increase sees the first reload.
         for result in ["ok", "faulty", "dropped", "failed"] {
             families.reloads.with_label_values(&[result]);
+        }
+        for result in ["delivered", "failed", "given_up", "dropped"] {
+            families.alerts.with_label_values(&[result]);
         }
         let counters = families.workers.add();
         let families = Arc::new(families);
@@ -170,6 +188,17 @@ impl Metrics {
     /// Counts the use of a request that passed all checks.
     pub(crate) fn usage(&self, model: &str, counts: &RequestCounts) {
         lock(&self.counters).usage(model, counts);
+    }
+
+    /// Counts an attempt to deliver an alert, or an alert that is given up or dropped.
+    pub(crate) fn alert(&self, result: &'static str) {
+        self.families.alerts.with_label_values(&[result]).inc();
+    }
+
+    /// Sets how many alerts wait to be delivered.
+    pub(crate) fn alerts_pending(&self, count: u64) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.families.alerts_pending.set(count);
     }
 
     /// There is a database: its metrics are rendered from now on.

@@ -4,6 +4,7 @@
 //! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
 //! certificates. `warnings` and `restart` compare and judge whole configs.
 
+mod alerts;
 mod files;
 pub(crate) mod names;
 mod overrides;
@@ -26,6 +27,7 @@ use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
+pub use crate::store::config::alerts::{AlertsConfig, WebhookUrl};
 pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
 use crate::store::database::DatabaseUrl;
 pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
@@ -67,6 +69,8 @@ pub struct Config {
     pub usage: UsageConfig,
     /// Prices, in the file's order; each model at most once.
     pub prices: Vec<ModelPrice>,
+    /// Where the operator is told what happens; None: nowhere.
+    pub alerts: Option<AlertsConfig>,
 }
 
 impl Config {
@@ -113,6 +117,20 @@ pub(crate) fn provide_secrets(
         provided.map_err(|error| (inject.secret.file().to_owned(), error))?;
     }
     Ok(())
+}
+
+/// Creates the file of the secret that alerts are signed with, if there is none yet.
+///
+/// # Errors
+/// The file that cannot be created, and why.
+pub(crate) fn provide_alert_secret(
+    alerts: Option<&mut AlertsConfig>,
+) -> Result<(), (PathBuf, std::io::Error)> {
+    let Some(AlertsConfig { secret, .. }) = alerts else {
+        return Ok(());
+    };
+    let provided = secret.provide();
+    provided.map_err(|error| (secret.file().to_owned(), error))
 }
 
 /// A listen address.

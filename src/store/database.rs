@@ -4,12 +4,15 @@
 //! finished requests over without waiting. [`Database::sums`] and its siblings answer questions; they wait for the disk,
 //! so they are asked off the workers' threads.
 //!
+//! `alerts` is what is kept of alerts, which are written where they are made, off the workers' threads.
+//!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in; `sql/` and `statements` are what all kinds share. `queue` holds what waits, `writer` writes it.
 //!
 //! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
 //! where the database can be written. Nobody waits for the database but those who ask it.
 
+mod alerts;
 mod driver;
 mod error;
 mod query;
@@ -23,12 +26,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::store::database::alerts::AlertDriver;
 use crate::store::database::driver::{Driver, grouped_sums};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
 use crate::store::database::writer::WriterHandle;
 
+pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, PendingAlert};
 pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
@@ -63,6 +68,12 @@ impl DatabaseUrl {
             Self::Sqlite(path) => Ok(Box::new(Sqlite::open_to_read(path)?)),
         }
     }
+
+    fn open_beside(&self) -> Result<Box<dyn AlertDriver>, DatabaseError> {
+        match self {
+            Self::Sqlite(path) => Ok(Box::new(Sqlite::open_beside(path)?)),
+        }
+    }
 }
 
 /// An open database, with its writer.
@@ -72,6 +83,8 @@ pub struct Database {
     writer: WriterHandle,
     /// Opened by the first question.
     reader: Mutex<Option<Box<dyn Driver>>>,
+    /// Reads and writes alerts. Opened by the first.
+    alerts: Mutex<Option<Box<dyn AlertDriver>>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -115,6 +128,7 @@ impl Database {
             queues,
             writer,
             reader: Mutex::new(None),
+            alerts: Mutex::new(None),
         })
     }
 
@@ -206,16 +220,84 @@ impl Database {
         &self,
         ask: impl FnOnce(&mut dyn Driver) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
-        let mut reader = lock(&self.reader);
-        let mut driver = match reader.take() {
-            Some(driver) => driver,
-            None => self.url.open_to_read()?,
-        };
-        // A connection that failed is not used again.
-        let answer = ask(&mut *driver)?;
-        *reader = Some(driver);
-        Ok(answer)
+        ask_with(
+            &self.reader,
+            || self.url.open_to_read(),
+            |driver| ask(driver),
+        )
     }
+
+    fn of_alerts<T>(
+        &self,
+        ask: impl FnOnce(&mut dyn AlertDriver) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        ask_with(
+            &self.alerts,
+            || self.url.open_beside(),
+            |driver| ask(driver),
+        )
+    }
+
+    /// Adds an alert, unless there is one of its subject. Returns whether it was added.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn add_alert(&self, alert: &NewAlert) -> Result<bool, DatabaseError> {
+        self.of_alerts(|driver| driver.add_alert(alert))
+    }
+
+    /// The alerts that are due at this time, in seconds since 1970; the longest due first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn due_alerts(&self, now: i64, most: u32) -> Result<Vec<PendingAlert>, DatabaseError> {
+        self.of_alerts(|driver| driver.due_alerts(now, most))
+    }
+
+    /// Notes the end of an attempt to deliver an alert.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn end_attempt(
+        &self,
+        alert: &PendingAlert,
+        end: &AttemptEnd,
+        now: i64,
+    ) -> Result<(), DatabaseError> {
+        self.of_alerts(|driver| driver.end_attempt(alert, end, now))
+    }
+
+    /// How the alerts are.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn alert_summary(&self) -> Result<AlertSummary, DatabaseError> {
+        self.of_alerts(|driver| driver.alert_summary())
+    }
+
+    /// The names of the upstreams that alerts were about, with the kind of each alert, the oldest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn told_upstreams(&self) -> Result<Vec<(String, String)>, DatabaseError> {
+        self.of_alerts(|driver| driver.told_upstreams())
+    }
+}
+
+/// Asks a connection, which is opened where there is none. One that failed is not used again.
+fn ask_with<D: ?Sized, T>(
+    connection: &Mutex<Option<Box<D>>>,
+    open: impl FnOnce() -> Result<Box<D>, DatabaseError>,
+    ask: impl FnOnce(&mut D) -> Result<T, DatabaseError>,
+) -> Result<T, DatabaseError> {
+    let mut connection = lock(connection);
+    let mut driver = match connection.take() {
+        Some(driver) => driver,
+        None => open()?,
+    };
+    let answer = ask(&mut *driver)?;
+    *connection = Some(driver);
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -52,8 +52,10 @@ impl ExpectedRevision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::budget::{Budget, BudgetMode, BudgetPeriod, BudgetUnit};
     use crate::policy::key::fixture::key_fields;
     use crate::policy::key::{Account, Hint, KeyFields, KeyName, PreviousToken};
+    use crate::policy::key_limits::{KeyAllowance, KeyLimits, LimitKind, LimitSetting};
     use crate::policy::model_access::{ModelAccess, ModelList};
     use crate::policy::network::{AllowFrom, parse_network};
     use crate::policy::time::UnixTime;

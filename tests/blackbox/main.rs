@@ -210,6 +210,11 @@ mod tls {
     mod upstreams;
 }
 
+/// What the operator is told by a webhook.
+mod alerts {
+    mod webhook;
+}
+
 /// What each request used: read in its answer, kept in the database, and never in the way of a request.
 mod usage {
     mod audio;

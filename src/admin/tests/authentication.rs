@@ -54,6 +54,8 @@ fn through_the_socket_every_call_is_answered_without_a_token() {
                 ("DELETE", "/api/session") => 204,
                 // Nothing listens over TCP here.
                 ("POST", "/api/session-links") => 409,
+                // There are no alerts here.
+                ("POST", "/api/alerts/test") => 404,
                 (_, "/panel/nothing.js") => 404,
                 (_, path) if path.starts_with("/api/keys/key_1") => 404,
                 ("OPTIONS", _) | ("POST", "/") => 405,

@@ -13,8 +13,8 @@ use crate::store::config::sections::{
 };
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
-    AdminConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen, LogFormat,
-    Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
+    AdminConfig, AlertsConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen,
+    LogFormat, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
 };
 use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
@@ -37,6 +37,8 @@ pub struct ParsedConfig {
     pub tls: Result<Option<Tls>, Vec<Fault>>,
     /// The prices, or the faults of their fields.
     pub prices: Result<Vec<ModelPrice>, Vec<Fault>>,
+    /// The alerts, or the faults of their section.
+    pub alerts: Result<Option<AlertsConfig>, Vec<Fault>>,
     /// The key file, also if other parts have faults.
     pub keys: Option<KeysConfig>,
     /// The admin socket, also if other parts have faults.
@@ -121,6 +123,7 @@ fn read_with(
                 upstreams: Err(faults.clone()),
                 tls: Err(faults.clone()),
                 prices: Err(faults.clone()),
+                alerts: Err(faults.clone()),
                 config: Err(faults),
                 keys: overrides.keys.clone().map(|file| KeysConfig {
                     file,
@@ -153,6 +156,7 @@ struct ConfigParts {
     database: Option<Option<DatabaseUrl>>,
     usage: UsageConfig,
     prices: Vec<ModelPrice>,
+    alerts: Option<AlertsConfig>,
 }
 
 impl ConfigParts {
@@ -162,6 +166,7 @@ impl ConfigParts {
             upstreams: unless_faulty(faults, &["upstreams", "--upstream"], self.upstreams.clone()),
             tls: self.tls.clone(),
             prices: unless_faulty(faults, &["prices"], self.prices.clone()),
+            alerts: unless_faulty(faults, &["alerts"], self.alerts.clone()),
             keys: self.keys.clone(),
             socket,
             config: self.whole(file, faults).ok_or_else(|| faults.to_vec()),
@@ -186,6 +191,7 @@ impl ConfigParts {
             database,
             usage,
             prices,
+            alerts,
         } = self;
         if !faults.is_empty() {
             return None;
@@ -208,6 +214,7 @@ impl ConfigParts {
             database: database?,
             usage,
             prices,
+            alerts,
         })
     }
 }
@@ -218,6 +225,8 @@ impl ConfigReader<'_> {
         let listen = self.listen(&mut root);
         let keys = self.keys(root.section("keys"));
         let upstreams = self.upstreams(&mut root, keys.as_ref());
+        let database = self.database(root.section("database"));
+        let has_database = database.as_ref().map(Option::is_some);
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
@@ -232,7 +241,8 @@ impl ConfigReader<'_> {
             timeouts: timeouts(root.section("timeouts")),
             log_format: self.log_format(root.section("log")),
             upstreams,
-            database: self.database(root.section("database")),
+            alerts: self.alerts(root.section("alerts"), has_database),
+            database,
             usage: usage::usage(root.section("usage")),
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),

@@ -30,6 +30,7 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         usage,
         // A reload applies them.
         prices: _,
+        alerts: _,
     } = old;
     let mut settings = vec![
         ("listen", *listen != new.listen),

@@ -1,5 +1,6 @@
 //! SQLite: the database inside the gateway. All that is particular to its dialect stands in this folder.
 
+mod alerts;
 mod checkpoint;
 
 use std::fs::OpenOptions;
@@ -19,7 +20,11 @@ use crate::store::database::record::{Batch, DAY, HOUR, UsageRecord, UsageSums, w
 use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
-const MIGRATIONS: [&str; 1] = [include_str!("sqlite/0001_usage.sql")];
+/// Each with its number, in their order.
+const MIGRATIONS: [(i64, &str); 2] = [
+    (1, include_str!("sqlite/0001_usage.sql")),
+    (3, include_str!("sqlite/0003_alerts.sql")),
+];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 
 /// Marks the file as ours: "kgat".
@@ -63,6 +68,20 @@ impl Sqlite {
             .connection
             .pragma_update(None, "query_only", true)
             .map_err(|error| opened.error(error))?;
+        Ok(opened)
+    }
+
+    /// Opens the file for few and small writes, beside the connection of the writer.
+    pub(crate) fn open_beside(path: &Path) -> Result<Self, DatabaseError> {
+        let opened = Self::open(path)?;
+        let set = |name, value: i64| {
+            let set = opened.connection.pragma_update(None, name, value);
+            set.map_err(|error| opened.error(error))
+        };
+        // The checkpointer of the writer does this.
+        set("wal_autocheckpoint", 0)?;
+        // FULL: an alert that was delivered is not delivered again after a crash of the machine.
+        set("synchronous", 2)?;
         Ok(opened)
     }
 
@@ -116,7 +135,8 @@ impl Sqlite {
             [],
             |row| row.get(0),
         )?;
-        let known = whole(MIGRATIONS.len() as u64);
+        let known = MIGRATIONS.iter().map(|(version, _)| *version).max();
+        let known = known.unwrap_or(0);
         if found > known {
             return Err(PrepareError::Refused(DatabaseError::NewerSchema {
                 path: self.path.clone(),
@@ -124,8 +144,13 @@ impl Sqlite {
                 known,
             }));
         }
-        for (version, sql) in (1_i64..).zip(MIGRATIONS) {
-            if version > found {
+        for (version, sql) in MIGRATIONS {
+            let is_applied: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM schema_migrations WHERE version = ?1)",
+                [version],
+                |row| row.get(0),
+            )?;
+            if !is_applied {
                 transaction.execute_batch(sql)?;
                 transaction.execute(
                     "INSERT INTO schema_migrations (version, applied_at) VALUES (?1, ?2)",

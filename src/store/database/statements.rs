@@ -9,6 +9,12 @@ pub(crate) const ADD_KEY_USE: &str = include_str!("sql/add_key_use.sql");
 pub(crate) const KEY_USES: &str = include_str!("sql/key_uses.sql");
 pub(crate) const DELETE_RECORDS: &str = include_str!("sql/delete_records.sql");
 pub(crate) const DELETE_WRITERS: &str = include_str!("sql/delete_writers.sql");
+pub(crate) const ADD_ALERT: &str = include_str!("sql/add_alert.sql");
+pub(crate) const DUE_ALERTS: &str = include_str!("sql/due_alerts.sql");
+pub(crate) const END_ATTEMPT: &str = include_str!("sql/end_attempt.sql");
+pub(crate) const ALERT_SUMMARY: &str = include_str!("sql/alert_summary.sql");
+pub(crate) const TOLD_UPSTREAMS: &str = include_str!("sql/told_upstreams.sql");
+pub(crate) const DELETE_ALERTS: &str = include_str!("sql/delete_alerts.sql");
 const SUMS: &str = include_str!("sql/sums.sql");
 const RECORDS: &str = include_str!("sql/records.sql");
 

@@ -48,6 +48,7 @@ fn record(number: usize, at: i64) -> UsageRecord {
         output: price,
         audio_minute: price,
         image: price,
+        default_output_tokens: None,
     };
     UsageRecord {
         request_id: format!("req-{number}").into(),
@@ -438,7 +439,7 @@ fn a_newer_schema_is_refused_by_its_number() {
     drop(newer);
     let text = refused(&path);
     assert!(
-        text.contains("has schema 7") && text.contains("knows 1"),
+        text.contains("has schema 7") && text.contains("knows 3"),
         "{text}"
     );
 }
@@ -840,4 +841,85 @@ fn records_of_several_workers_are_kept_in_the_order_of_their_ends() {
         .map(|record| record.ended_at / 1000 - START)
         .collect();
     assert_eq!(ends, [8, 7, 6, 5, 4, 3, 2, 1, 0]);
+}
+
+fn alert(subject: &str, created_at: i64) -> NewAlert {
+    NewAlert {
+        id: format!("msg_{subject}"),
+        kind: "upstream.down",
+        about: "gpu".to_owned(),
+        subject: subject.to_owned(),
+        body: "{}".to_owned(),
+        created_at,
+    }
+}
+
+#[test]
+fn an_alert_waits_until_it_is_delivered_or_given_up_and_is_told_once() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&url(&folder), "one");
+    let ids = |database: &Database, now| -> Vec<String> {
+        let due = database.due_alerts(now, 10).unwrap();
+        due.into_iter().map(|alert| alert.id).collect()
+    };
+    assert!(database.add_alert(&alert("a", START)).unwrap());
+    assert!(!database.add_alert(&alert("a", START + 1)).unwrap());
+    assert!(database.add_alert(&alert("b", START + 1)).unwrap());
+    assert_eq!(ids(&database, START), ["msg_a"]);
+    assert_eq!(ids(&database, START + 1), ["msg_a", "msg_b"]);
+    let a = database.due_alerts(START, 1).unwrap().remove(0);
+    let failed = |next_at| AttemptEnd::Failed {
+        error: "503".to_owned(),
+        next_at,
+    };
+    let end = failed(Some(START + 60));
+    database.end_attempt(&a, &end, START).unwrap();
+    // All of it outlives a restart.
+    assert!(database.stop(TIMEOUT));
+    let database = open(&url(&folder), "two");
+    assert_eq!(ids(&database, START + 1), ["msg_b"]);
+    let a = database.due_alerts(START + 60, 10).unwrap().remove(1);
+    assert_eq!((a.id.as_str(), a.attempts), ("msg_a", 1));
+    // The clock was set back by a week.
+    assert_eq!(ids(&database, START - 7 * DAY).len(), 2);
+    let summary = |pending, last_delivered_at, error: Option<&str>| AlertSummary {
+        pending,
+        last_delivered_at,
+        error: error.map(str::to_owned),
+    };
+    assert_eq!(
+        database.alert_summary().unwrap(),
+        summary(2, None, Some("503"))
+    );
+    database
+        .end_attempt(&a, &AttemptEnd::Delivered, START + 60)
+        .unwrap();
+    let b = database.due_alerts(START + 60, 10).unwrap().remove(0);
+    database.end_attempt(&b, &failed(None), START + 70).unwrap();
+    assert_eq!(ids(&database, START + DAY), Vec::<String>::new());
+    assert_eq!(
+        database.alert_summary().unwrap(),
+        summary(0, Some(START + 60), None)
+    );
+    assert!(!database.add_alert(&alert("a", START + DAY)).unwrap());
+    assert_eq!(database.told_upstreams().unwrap().len(), 2);
+    // In the end it is forgotten.
+    assert!(database.add_alert(&alert("a", START + 401 * DAY)).unwrap());
+}
+
+#[test]
+fn a_migration_that_was_left_out_is_applied_later() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keygate.db");
+    drop(Sqlite::open_to_write(&path, START).unwrap());
+    let older = rusqlite::Connection::open(&path).unwrap();
+    older
+        .execute_batch(
+            "DROP TABLE alerts; UPDATE schema_migrations SET version = 2 WHERE version = 3",
+        )
+        .unwrap();
+    drop(older);
+    drop(Sqlite::open_to_write(&path, START).unwrap());
+    let database = open(&DatabaseUrl::Sqlite(path), "one");
+    assert!(database.add_alert(&alert("a", START)).unwrap());
 }

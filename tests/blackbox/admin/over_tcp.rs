@@ -11,7 +11,11 @@ use crate::support::stand::Stand;
 
 /// A gateway with the admin API over TCP, and its token.
 fn over_tcp(more: impl FnOnce(Setup) -> Setup) -> (Stand, String) {
-    let stand = Stand::with(|setup| more(setup.set("admin", "listen = \"127.0.0.1:0\"")));
+    let stand = Stand::with(|setup| {
+        // Nobody takes the alerts, but they can be tried.
+        let setup = setup.set("alerts", "webhook = \"http://127.0.0.1:9\"");
+        more(setup.set("admin", "listen = \"127.0.0.1:0\""))
+    });
     let file = stand.gateway.path("admin.token");
     let token = std::fs::read_to_string(&file).expect("the admin token");
     let mode = std::fs::metadata(file)
@@ -27,7 +31,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 16] = [
+const CALLS: [(&str, &str, &str); 17] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -56,6 +60,7 @@ const CALLS: [(&str, &str, &str); 16] = [
         "",
     ),
     ("GET", "/api/usage/records", ""),
+    ("POST", "/api/alerts/test", "{}"),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {

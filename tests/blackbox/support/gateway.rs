@@ -575,8 +575,10 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Ok(token) = std::fs::read_to_string(self.path("admin.token")) {
-            sweep::secret(token.trim());
+        for file in ["admin.token", "alerts.secret"] {
+            if let Ok(secret) = std::fs::read_to_string(self.path(file)) {
+                sweep::secret(secret.trim());
+            }
         }
         if self
             .process

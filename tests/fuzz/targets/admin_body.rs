@@ -83,11 +83,13 @@ fn key_of(new: NewKey, id: &str, token: &[u8]) -> Key {
         allow_from,
         expires_at,
         account,
+        allowance,
     } = new;
     let id = KeyId::parse(id).expect("an id");
     Key::from(KeyFields {
         expires_at,
         account,
+        allowance,
         ..KeyFields::new(id, name, TokenHash::of(token), model_access, allow_from)
     })
 }

@@ -12,6 +12,7 @@ use crate::policy::body_fields::FieldRules;
 use crate::store::config::restart::restart_needed;
 use crate::store::config::{ReplicaUrl, TlsFiles, UsageMode, tree};
 
+mod alerts;
 mod sections;
 mod upstreams;
 mod usage;
@@ -169,6 +170,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             currency: "EUR".to_owned(),
         },
         prices: vec![],
+        alerts: None,
     };
     assert_eq!(config, expected);
 }

@@ -1,0 +1,1 @@
+DELETE FROM alerts WHERE ended_at < $1
