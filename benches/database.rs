@@ -23,6 +23,7 @@ use keygate::store::database::{
 const KEEP: KeepFor = KeepFor {
     records: 100_000 * DAY,
     sums: 100_000 * DAY,
+    audit: 400 * DAY,
 };
 const KEYS: usize = 10_000;
 const START: i64 = 1_764_288_000;

@@ -6,7 +6,7 @@ use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
-use crate::store::config::UsageConfig;
+use crate::store::config::{AuditConfig, UsageConfig};
 use crate::store::database::{Database, DatabaseEvent, DatabaseUrl, KeepFor};
 use crate::table::{Table, UsageCounts};
 
@@ -17,12 +17,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn open(
     url: &DatabaseUrl,
     usage: &UsageConfig,
+    audit: AuditConfig,
     log: &Log,
     metrics: &Metrics,
 ) -> Result<Database, StartError> {
     let keep_for = KeepFor {
         records: usage.records,
         sums: usage.sums,
+        audit: audit.keep,
     };
     let gateway = rustix::system::uname();
     let gateway = gateway.nodename().to_string_lossy();
@@ -76,15 +78,28 @@ fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {
             log.event(Event::info("database").with("message", "can be written again"))
         }
         DatabaseEvent::Down(error) => {
-            let message = "cannot be written; usage waits in memory";
+            let message = "cannot be written; usage waits in memory, and changes that give access are refused";
             log.event(
                 Event::warn("database")
                     .with("message", message)
                     .with("reason", error.to_string()),
             );
         }
+        DatabaseEvent::AuditWritten { rows } => {
+            let message = "audit rows that waited are written";
+            log.event(
+                Event::info("audit")
+                    .with("message", message)
+                    .with("rows", *rows),
+            );
+        }
+        DatabaseEvent::AuditBroken { n } => {
+            let message = "the newest audit row is not as it was written, or the file of the audit key is another one; \
+                           run keygate audit verify";
+            log.event(Event::error("audit").with("message", message).with("n", *n));
+        }
         DatabaseEvent::NotDeleted(error) => {
-            let message = "old usage could not be deleted";
+            let message = "old rows could not be deleted";
             log.event(
                 Event::warn("database")
                     .with("message", message)

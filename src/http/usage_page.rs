@@ -278,13 +278,14 @@ pub(crate) fn records_csv(records: &[StoredRecord], currency: &str) -> String {
     csv.text
 }
 
-struct CsvWriter {
+/// Writes CSV as RFC 4180 says, with nothing in it that steers a terminal or a spreadsheet.
+pub(crate) struct CsvWriter {
     text: String,
     line_begins: bool,
 }
 
 impl CsvWriter {
-    fn with_headings(headings: &str) -> Self {
+    pub(crate) fn with_headings(headings: &str) -> Self {
         Self {
             text: format!("{headings}\r\n"),
             line_begins: true,
@@ -298,7 +299,7 @@ impl CsvWriter {
         self.line_begins = false;
     }
 
-    fn number(&mut self, number: Option<impl std::fmt::Display>) {
+    pub(crate) fn number(&mut self, number: Option<impl std::fmt::Display>) {
         self.separate();
         if let Some(number) = number {
             // Writing to a String cannot fail.
@@ -306,7 +307,7 @@ impl CsvWriter {
         }
     }
 
-    fn text(&mut self, text: Option<&str>) {
+    pub(crate) fn text(&mut self, text: Option<&str>) {
         self.separate();
         let text = text.unwrap_or_default();
         // Spreadsheets take a cell that begins so for a formula, and a name in it may come from elsewhere.
@@ -327,9 +328,13 @@ impl CsvWriter {
         self.text.push_str(if quoted { "\"" } else { "" });
     }
 
-    fn end_line(&mut self) {
+    pub(crate) fn end_line(&mut self) {
         self.text.push_str("\r\n");
         self.line_begins = true;
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.text
     }
 }
 
@@ -338,7 +343,7 @@ fn decimal(millionths: i64) -> String {
 }
 
 /// A time in milliseconds since 1970, in RFC 3339.
-fn with_milliseconds(time: i64) -> String {
+pub(crate) fn with_milliseconds(time: i64) -> String {
     let seconds = UnixTime::from_seconds(time.div_euclid(1000)).to_string();
     let seconds = seconds.trim_end_matches('Z');
     format!("{seconds}.{:03}Z", time.rem_euclid(1000))

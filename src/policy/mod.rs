@@ -4,6 +4,7 @@
 //! the environment, the clock, logs or metrics. So tests need only values, and the gateway, the admin API and
 //! `keygate explain` cannot disagree.
 
+pub mod audit;
 pub mod body_fields;
 pub mod decide;
 pub mod denial;
@@ -20,3 +21,4 @@ pub mod text;
 pub mod time;
 pub mod token;
 pub mod usage;
+pub mod widening;

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
 use crate::policy::price::ModelPrice;
-pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
+pub use crate::store::config::usage::{AuditConfig, Engine, UsageConfig, UsageMode};
 use crate::store::database::DatabaseUrl;
 pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
@@ -64,6 +64,8 @@ pub struct Config {
     pub database: Option<DatabaseUrl>,
     /// What is kept of the usage.
     pub usage: UsageConfig,
+    /// What is kept of the audit.
+    pub audit: AuditConfig,
     /// Prices, in the file's order; each model at most once.
     pub prices: Vec<ModelPrice>,
 }

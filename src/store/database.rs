@@ -1,8 +1,9 @@
-//! What outlives the process beside the key file: usage records, their sums, and the uses of keys.
+//! What outlives the process beside the key file: usage records, their sums, the uses of keys, and the audit rows.
 //!
 //! [`Database::open`] opens it and starts the one thread that writes. Each worker has a [`UsageSender`] and hands its
 //! finished requests over without waiting. [`Database::sums`] and its siblings answer questions; they wait for the disk,
-//! so they are asked off the workers' threads.
+//! so they are asked off the workers' threads. [`Database::audit`] writes rows about changes, and answers when they are
+//! on disk.
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in; `sql/` and `statements` are what all kinds share. `queue` holds what waits, `writer` writes it.
@@ -10,6 +11,7 @@
 //! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
 //! where the database can be written. Nobody waits for the database but those who ask it.
 
+mod audit;
 mod driver;
 mod error;
 mod query;
@@ -23,12 +25,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::store::database::driver::{Driver, grouped_sums};
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainCheck, ChainKey, ChainReport};
+use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
 use crate::store::database::writer::WriterHandle;
 
+pub use crate::store::database::audit::{AuditQuery, AuditStatus, AuditWrite, IfNotWritten};
 pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
@@ -38,7 +42,7 @@ pub use crate::store::database::record::{
     DAY, HOUR, KeyUse, RecordEnd, SumsKey, UsageRecord, UsageSums,
 };
 pub use crate::store::database::writer::{
-    DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
+    AuditReply, DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
 };
 
 /// How long a question waits for what is not written yet.
@@ -63,6 +67,12 @@ impl DatabaseUrl {
             Self::Sqlite(path) => Ok(Box::new(Sqlite::open_to_read(path)?)),
         }
     }
+
+    fn chain_key(&self) -> Result<ChainKey, DatabaseError> {
+        match self {
+            Self::Sqlite(path) => audit::chain_key(path),
+        }
+    }
 }
 
 /// An open database, with its writer.
@@ -70,6 +80,7 @@ pub struct Database {
     url: DatabaseUrl,
     queues: Arc<Queues>,
     writer: WriterHandle,
+    chain_key: ChainKey,
     /// Opened by the first question.
     reader: Mutex<Option<Box<dyn Driver>>>,
 }
@@ -95,11 +106,25 @@ impl Database {
         keep_for: KeepFor,
         observer: DatabaseObserver,
     ) -> Result<Self, DatabaseError> {
-        let driver = url.open_to_write()?;
+        let mut driver = url.open_to_write()?;
+        let chain_key = url.chain_key()?;
+        let newest = driver.last_audit_row()?;
+        if let Some(row) = newest.as_ref().filter(|row| !chain_key.admits(row)) {
+            observer(DatabaseEvent::AuditBroken { n: row.n });
+        }
+        let last = newest.map_or_else(AuditMark::origin, |AuditRow { n, hash, .. }| AuditMark {
+            n,
+            hash,
+        });
+        let chain = AuditChain {
+            key: chain_key,
+            last,
+        };
         let queues = Arc::<Queues>::default();
         let DatabaseUrl::Sqlite(path) = url;
         let writer = WriterHandle::start(
             driver,
+            chain,
             Arc::clone(&queues),
             gateway,
             instance,
@@ -114,6 +139,7 @@ impl Database {
             url: url.clone(),
             queues,
             writer,
+            chain_key,
             reader: Mutex::new(None),
         })
     }
@@ -190,6 +216,39 @@ impl Database {
     pub fn key_uses(&self) -> Result<Vec<StoredKeyUse>, DatabaseError> {
         self.flush_if_needed();
         self.read(|reader| reader.key_uses())
+    }
+
+    /// Writes audit rows in one transaction, behind all that were asked for before.
+    pub fn audit(&self, entries: Vec<AuditEntry>, if_not_written: IfNotWritten) -> AuditReply {
+        self.writer.audit(entries, if_not_written)
+    }
+
+    /// Audit rows that wait for the database, or were lost.
+    #[must_use]
+    pub fn audit_status(&self) -> AuditStatus {
+        self.writer.audit_status()
+    }
+
+    /// Audit rows, newest first. Rows that wait are not among them.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn audit_rows(&self, query: &AuditQuery) -> Result<Vec<AuditRow>, DatabaseError> {
+        self.read(|reader| reader.audit_rows(query))
+    }
+
+    /// Looks at every audit row, and finds the first that is wrong.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn verify_audit(&self) -> Result<ChainReport, DatabaseError> {
+        // Read first: a row that is written meanwhile is not missed.
+        let head = self.writer.audit_head();
+        self.read(|reader| {
+            let mut check = ChainCheck::new(self.chain_key);
+            reader.walk_audit(&mut |row| check.visit(row))?;
+            Ok(check.finish(&head))
+        })
     }
 
     fn flush_if_needed(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Floor 2: files. The config file, the key file, and the key store, which keeps the key file and the key table equal.
 
+pub mod audit;
 pub mod config;
 pub mod database;
 pub(crate) mod fault;

@@ -12,8 +12,8 @@ use crate::store::config::sections::{
 };
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
-    AdminConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen, LogFormat,
-    Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
+    AdminConfig, AuditConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen,
+    LogFormat, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
 };
 use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
@@ -150,6 +150,7 @@ struct ConfigParts {
     upstreams: Vec<UpstreamConfig>,
     database: Option<Option<DatabaseUrl>>,
     usage: UsageConfig,
+    audit: AuditConfig,
     prices: Vec<ModelPrice>,
 }
 
@@ -183,6 +184,7 @@ impl ConfigParts {
             upstreams,
             database,
             usage,
+            audit,
             prices,
         } = self;
         if !faults.is_empty() {
@@ -205,6 +207,7 @@ impl ConfigParts {
             upstreams,
             database: database?,
             usage,
+            audit,
             prices,
         })
     }
@@ -232,6 +235,7 @@ impl ConfigReader<'_> {
             upstreams,
             database: self.database(root.section("database")),
             usage: usage::usage(root.section("usage")),
+            audit: usage::audit(root.section("audit")),
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
             listen,

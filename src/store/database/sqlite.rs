@@ -1,5 +1,6 @@
 //! SQLite: the database inside the gateway. All that is particular to its dialect stands in this folder.
 
+mod audit;
 mod checkpoint;
 
 use std::fs::OpenOptions;
@@ -11,15 +12,20 @@ use std::time::Duration;
 use rusqlite::types::{ToSql, ToSqlOutput, Value};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
 use crate::policy::usage::{Certainty, RequestCounts};
-use crate::store::database::driver::{Driver, Retention, grouped_sums};
+use crate::store::database::audit::AuditQuery;
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention, grouped_sums};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::query::{RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow};
 use crate::store::database::record::{Batch, DAY, HOUR, UsageRecord, UsageSums, whole};
 use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
-const MIGRATIONS: [&str; 1] = [include_str!("sqlite/0001_usage.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("sqlite/0001_usage.sql"),
+    include_str!("sqlite/0002_audit.sql"),
+];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 
 /// Marks the file as ours: "kgat".
@@ -277,6 +283,31 @@ impl Driver for Sqlite {
                 requests: count(row.get(2)?).unwrap_or(0),
             })
         })
+    }
+
+    fn append_audit(
+        &mut self,
+        entries: &[AuditEntry],
+        chain: &mut AuditChain,
+    ) -> Result<Vec<AuditMark>, DatabaseError> {
+        self.append(entries, chain)
+            .map_err(|error| self.error(error))
+    }
+
+    fn cut_audit(&mut self, cut: &AuditCut, chain: &mut AuditChain) -> Result<u64, DatabaseError> {
+        self.cut(cut, chain).map_err(|error| self.error(error))
+    }
+
+    fn audit_rows(&mut self, query: &AuditQuery) -> Result<Vec<AuditRow>, DatabaseError> {
+        self.rows(&statements::audit_rows(query), audit::row)
+    }
+
+    fn last_audit_row(&mut self) -> Result<Option<AuditRow>, DatabaseError> {
+        self.last_row().map_err(|error| self.error(error))
+    }
+
+    fn walk_audit(&mut self, visit: &mut dyn FnMut(AuditRow)) -> Result<(), DatabaseError> {
+        self.walk(visit).map_err(|error| self.error(error))
     }
 }
 

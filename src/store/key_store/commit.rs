@@ -5,13 +5,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
 use crate::policy::key::{Hint, Key, KeyFields, KeyId};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
+use crate::policy::widening::widens;
 use crate::runtime::cooperative_yield::yield_if_due;
+use crate::store::audit::{AuditError, key_entry};
+use crate::store::database::IfNotWritten;
 use crate::store::key_file::{self, KeyFileSource, LockedKeyFile};
 use crate::store::key_revision::ExpectedRevision;
-use crate::store::key_store::command::{CreatedKey, ReplySender, WriteCommand};
+use crate::store::key_store::command::{CreatedKey, ReplySender, SubmittedWrite, WriteCommand};
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::KeyStoreEvent;
 use crate::store::key_store::state::{KeyStoreState, PendingChange, disabled};
@@ -27,7 +31,16 @@ struct BatchChanges {
 }
 
 /// A write that is valid and waits for the commit.
-enum PreparedWrite {
+struct PreparedWrite {
+    origin: ChangeOrigin,
+    /// The key before the write; None: there was none.
+    before: Option<Key>,
+    /// The audit row, once it is on disk.
+    mark: Option<AuditMark>,
+    kind: PreparedKind,
+}
+
+enum PreparedKind {
     Created {
         key: Key,
         token: BearerToken,
@@ -35,7 +48,7 @@ enum PreparedWrite {
     },
     Updated {
         key: Key,
-        in_force: bool,
+        patch: KeyPatch,
         reply: ReplySender<Arc<Entry>, WriteError>,
     },
     Deleted {
@@ -45,9 +58,10 @@ enum PreparedWrite {
 }
 
 impl KeyStoreState {
-    /// Runs one batch: load what others wrote, prepare each write, commit all of them at once, change the table, reply.
+    /// Runs one batch: load what others wrote, prepare each write, write their audit rows, commit all of them at once,
+    /// change the table, reply.
     /// Without writes it commits the pending changes alone.
-    pub(crate) fn commit(&mut self, mut writes: Vec<WriteCommand>) {
+    pub(crate) fn commit(&mut self, mut writes: Vec<SubmittedWrite>) {
         let locked = match self.source.lock(Duration::ZERO) {
             Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
                 self.revoke_without_lock(&mut writes);
@@ -65,6 +79,10 @@ impl KeyStoreState {
             .into_iter()
             .filter_map(|write| self.prepare(write, &mut changes))
             .collect();
+        let prepared = match &locked {
+            Ok(_) => self.audit(prepared, &mut changes),
+            Err(_) => self.audit_revocations(prepared),
+        };
         let committed = locked.and_then(|lock| self.commit_changes(&lock, &changes));
         match &committed {
             Ok(()) => changes.apply_to(&self.table),
@@ -75,23 +93,33 @@ impl KeyStoreState {
                     status.pending_error = Some(error.clone()).filter(|_| pending > 0);
                 });
                 (self.events)(KeyStoreEvent::WriteFailed { error, pending });
+                self.audit_not_written(&prepared);
             }
         }
         for write in prepared {
+            if committed.is_ok() || write.is_in_force() {
+                (self.events)(KeyStoreEvent::Changed {
+                    entry: &write.entry(),
+                    mark: write.mark.as_ref(),
+                    is_written: committed.is_ok(),
+                });
+            }
             write.reply(&self.table, &committed);
         }
     }
 
     /// Puts deletes and disables into force before the lock is taken. Another process may hold the lock for long, and a
     /// revoked key must not wait for it. Its revision is compared here and not again: the key is another afterwards.
-    fn revoke_without_lock(&mut self, writes: &mut [WriteCommand]) {
+    fn revoke_without_lock(&mut self, writes: &mut [SubmittedWrite]) {
         let mut unused = BatchChanges::default();
         for write in writes {
-            match write {
+            let revoked_from = &mut write.revoked_from;
+            match &mut write.command {
                 // An error is found again, and sent, when the write is prepared.
                 WriteCommand::Delete { id, expected, .. } => {
-                    if self.delete(id, expected, &mut unused).is_ok() {
+                    if let Ok((before, _)) = self.delete(id, expected, &mut unused) {
                         *expected = ExpectedRevision::Any;
+                        *revoked_from = before;
                     }
                 }
                 WriteCommand::Update {
@@ -101,8 +129,9 @@ impl KeyStoreState {
                     now,
                     ..
                 } if patch.disables() => {
-                    if self.update(id, expected, patch, *now, &mut unused).is_ok() {
+                    if let Ok((before, _)) = self.update(id, expected, patch, *now, &mut unused) {
                         *expected = ExpectedRevision::Any;
+                        *revoked_from = Some(before);
                     }
                 }
                 WriteCommand::Update { .. } | WriteCommand::Create { .. } => {}
@@ -114,16 +143,21 @@ impl KeyStoreState {
     /// here.
     fn prepare(
         &mut self,
-        write: WriteCommand,
+        write: SubmittedWrite,
         changes: &mut BatchChanges,
     ) -> Option<PreparedWrite> {
-        match write {
+        let SubmittedWrite {
+            origin,
+            command,
+            revoked_from,
+        } = write;
+        let (before, kind) = match command {
             WriteCommand::Create { new, now, reply } => match self.new_key(new, now) {
                 Ok((key, token)) => {
                     changes.created.push(key.clone());
-                    Some(PreparedWrite::Created { key, token, reply })
+                    (None, PreparedKind::Created { key, token, reply })
                 }
-                Err(error) => reject(reply, error),
+                Err(error) => return reject(reply, error),
             },
             WriteCommand::Update {
                 id,
@@ -132,22 +166,100 @@ impl KeyStoreState {
                 now,
                 reply,
             } => match self.update(&id, &expected, &patch, now, changes) {
-                Ok(key) => Some(PreparedWrite::Updated {
-                    key,
-                    in_force: patch.disables(),
-                    reply,
-                }),
-                Err(error) => reject(reply, error),
+                Ok((before, key)) => {
+                    let before = revoked_from.unwrap_or(before);
+                    (Some(before), PreparedKind::Updated { key, patch, reply })
+                }
+                Err(error) => return reject(reply, error),
             },
             WriteCommand::Delete {
                 id,
                 expected,
                 reply,
             } => match self.delete(&id, &expected, changes) {
-                Ok(entry) => Some(PreparedWrite::Deleted { entry, reply }),
-                Err(error) => reject(reply, error),
+                Ok((before, entry)) => (
+                    revoked_from.or(before),
+                    PreparedKind::Deleted { entry, reply },
+                ),
+                Err(error) => return reject(reply, error),
             },
+        };
+        Some(PreparedWrite {
+            origin,
+            before,
+            mark: None,
+            kind,
+        })
+    }
+
+    /// Writes the audit rows of a batch, in its order. Where that is not possible, writes that may give access are
+    /// refused; the rows of the others wait, and `changes` is made anew of them.
+    fn audit(
+        &self,
+        mut prepared: Vec<PreparedWrite>,
+        changes: &mut BatchChanges,
+    ) -> Vec<PreparedWrite> {
+        let if_not_written = match prepared.iter().any(PreparedWrite::widens) {
+            true => IfNotWritten::Refuse,
+            false => IfNotWritten::Wait,
+        };
+        if let Err(error) = self.write_rows(&mut prepared, if_not_written) {
+            *changes = BatchChanges::default();
+            prepared = prepared
+                .into_iter()
+                .filter_map(|write| write.unless_widening(&self.table, changes, &error))
+                .collect();
+            // What may wait is never refused.
+            let _ = self.write_rows(&mut prepared, IfNotWritten::Wait);
         }
+        prepared
+    }
+
+    fn write_rows(
+        &self,
+        prepared: &mut [PreparedWrite],
+        if_not_written: IfNotWritten,
+    ) -> Result<(), AuditError> {
+        let mut changing: Vec<&mut PreparedWrite> = prepared
+            .iter_mut()
+            .filter(|write| write.changes_something())
+            .collect();
+        let entries = changing.iter().map(|write| write.entry()).collect();
+        let marks = self.audit.write(entries, if_not_written)?;
+        for (write, mark) in changing.iter_mut().zip(marks) {
+            write.mark = mark;
+        }
+        Ok(())
+    }
+
+    /// The same where the key file cannot be written: only what takes access away is in force then.
+    fn audit_revocations(&self, mut prepared: Vec<PreparedWrite>) -> Vec<PreparedWrite> {
+        for write in &mut prepared {
+            if !write.is_in_force() || !write.changes_something() {
+                continue;
+            }
+            let entry = match (&write.kind, &write.before) {
+                (PreparedKind::Updated { .. }, Some(before)) if before.disabled() => continue,
+                (PreparedKind::Updated { .. }, Some(before)) => {
+                    let after = disabled(before);
+                    let origin = write.origin.clone();
+                    key_entry(AuditAction::Change, origin, Some(before), Some(&after))
+                }
+                _ => write.entry(),
+            };
+            let marks = self.audit.write(vec![entry], IfNotWritten::Wait);
+            write.mark = marks.ok().and_then(|mut marks| marks.pop().flatten());
+        }
+        prepared
+    }
+
+    /// The key file could not be written after the rows were. A further row for each change that is not in force says so.
+    fn audit_not_written(&self, prepared: &[PreparedWrite]) {
+        let not_written = prepared
+            .iter()
+            .filter(|write| write.mark.is_some() && !write.is_in_force());
+        let entries = not_written.map(PreparedWrite::not_written).collect();
+        let _ = self.audit.write(entries, IfNotWritten::Wait);
     }
 
     fn new_key(&self, new: NewKey, now: UnixTime) -> Result<(Key, BearerToken), WriteError> {
@@ -185,6 +297,7 @@ impl KeyStoreState {
         }
     }
 
+    /// The key before and after.
     fn update(
         &mut self,
         id: &str,
@@ -192,7 +305,7 @@ impl KeyStoreState {
         patch: &KeyPatch,
         now: UnixTime,
         changes: &mut BatchChanges,
-    ) -> Result<Key, WriteError> {
+    ) -> Result<(Key, Key), WriteError> {
         let entry = self.table.by_id(id).ok_or(WriteError::NotFound)?;
         let id = entry.key().key_id();
         let current = changes.current(entry.key());
@@ -200,7 +313,7 @@ impl KeyStoreState {
             return Err(WriteError::Changed);
         }
         check_expiry(patch.expires_at.flatten(), now)?;
-        let wanted = patch.applied_to(current);
+        let (before, wanted) = (current.clone(), patch.applied_to(current));
         let mut in_table = entry;
         if patch.disables() && !in_table.key().disabled() {
             if let Ok(changed) = self.table.replace(disabled(in_table.key())) {
@@ -213,28 +326,30 @@ impl KeyStoreState {
         } else {
             changes.replaced.insert(id, wanted.clone());
         }
-        Ok(wanted)
+        Ok((before, wanted))
     }
 
+    /// The key before, unless it was deleted already, and its entry.
     fn delete(
         &mut self,
         id: &str,
         expected: &ExpectedRevision,
         changes: &mut BatchChanges,
-    ) -> Result<Arc<Entry>, WriteError> {
+    ) -> Result<(Option<Key>, Arc<Entry>), WriteError> {
         let id = KeyId::parse(id).map_err(|_| WriteError::NotFound)?;
         if let Some(entry) = self.table.by_id(id.as_str()) {
-            if !expected.admits(changes.current(entry.key())) {
+            let before = changes.current(entry.key()).clone();
+            if !expected.admits(&before) {
                 return Err(WriteError::Changed);
             }
             self.table.remove(id.as_str());
             changes.replaced.remove(&id);
             let deleted = PendingChange::Deleted(Arc::clone(&entry));
             self.pending.insert(id, deleted);
-            return Ok(entry);
+            return Ok((Some(before), entry));
         }
         match self.pending.get(&id) {
-            Some(PendingChange::Deleted(entry)) => Ok(Arc::clone(entry)),
+            Some(PendingChange::Deleted(entry)) => Ok((None, Arc::clone(entry))),
             Some(PendingChange::Disabled) | None => Err(WriteError::NotFound),
         }
     }
@@ -289,6 +404,110 @@ impl BatchChanges {
 }
 
 impl PreparedWrite {
+    fn after(&self) -> Option<&Key> {
+        match &self.kind {
+            PreparedKind::Created { key, .. } | PreparedKind::Updated { key, .. } => Some(key),
+            PreparedKind::Deleted { .. } => None,
+        }
+    }
+
+    /// False: the key was as it is wanted, and there is nothing to audit.
+    fn changes_something(&self) -> bool {
+        self.before.as_ref() != self.after()
+    }
+
+    fn widens(&self) -> bool {
+        self.changes_something() && widens(self.before.as_ref(), self.after())
+    }
+
+    /// Whether the access that it takes away is taken away in the table, also where the file cannot be written.
+    fn is_in_force(&self) -> bool {
+        match &self.kind {
+            PreparedKind::Created { .. } => false,
+            PreparedKind::Updated { patch, .. } => patch.disables(),
+            PreparedKind::Deleted { .. } => true,
+        }
+    }
+
+    fn entry(&self) -> AuditEntry {
+        let action = match &self.kind {
+            PreparedKind::Created { .. } => AuditAction::Create,
+            PreparedKind::Updated { .. } => AuditAction::Change,
+            PreparedKind::Deleted { .. } => AuditAction::Delete,
+        };
+        let origin = self.origin.clone();
+        let entry = key_entry(action, origin, self.before.as_ref(), self.after());
+        match &self.kind {
+            // It was deleted before, but is not written yet.
+            PreparedKind::Deleted { entry: deleted, .. } => AuditEntry {
+                target: Some(deleted.key().id().to_owned()),
+                ..entry
+            },
+            PreparedKind::Created { .. } | PreparedKind::Updated { .. } => entry,
+        }
+    }
+
+    fn not_written(&self) -> AuditEntry {
+        let origin = self.origin.clone();
+        let entry = key_entry(AuditAction::NotWritten, origin, None, None);
+        let row = self
+            .mark
+            .as_ref()
+            .map(|mark| format!("{{\"row\":{}}}", mark.n));
+        AuditEntry {
+            target: self.after().map(|key| key.id().to_owned()),
+            after: row,
+            ..entry
+        }
+    }
+
+    /// Refuses the write if it may give access. Otherwise adds it to `changes`, which lack the writes that were refused
+    /// before it.
+    fn unless_widening(
+        mut self,
+        table: &Table,
+        changes: &mut BatchChanges,
+        error: &AuditError,
+    ) -> Option<Self> {
+        if let PreparedKind::Updated { key, patch, .. } = &mut self.kind
+            && let Some(entry) = table.by_id(key.id())
+        {
+            let current = changes.current(entry.key()).clone();
+            *key = patch.applied_to(&current);
+            let was_enabled = self.before.as_ref().is_some_and(|key| !key.disabled());
+            self.before = Some(match patch.disables() && was_enabled {
+                // The table has it disabled by now.
+                true => KeyPatch {
+                    disabled: Some(false),
+                    ..KeyPatch::default()
+                }
+                .applied_to(&current),
+                false => current,
+            });
+        }
+        if !self.widens() {
+            if let PreparedKind::Updated { key, .. } = &self.kind
+                && let Some(entry) = table.by_id(key.id())
+            {
+                match *key == *entry.key() {
+                    true => changes.replaced.remove(&key.key_id()),
+                    false => changes.replaced.insert(key.key_id(), key.clone()),
+                };
+            }
+            return Some(self);
+        }
+        let error = WriteError::NotWritten {
+            in_force: false,
+            error: error.clone().into(),
+        };
+        match self.kind {
+            PreparedKind::Created { reply, .. } => reject(reply, error),
+            PreparedKind::Updated { reply, .. } | PreparedKind::Deleted { reply, .. } => {
+                reject(reply, error)
+            }
+        }
+    }
+
     fn reply(self, table: &Table, committed: &Result<(), StoreError>) {
         let entry_of = |key: Key| table.by_id(key.id()).unwrap_or_else(|| table.adopt(key));
         let outcome = |in_force| {
@@ -297,23 +516,20 @@ impl PreparedWrite {
                 .map_err(|error| WriteError::NotWritten { in_force, error })
         };
         // Sending fails only where the caller stopped waiting.
-        match self {
-            Self::Created { key, token, reply } => {
+        let in_force = self.is_in_force();
+        match self.kind {
+            PreparedKind::Created { key, token, reply } => {
                 let created = || CreatedKey {
                     entry: entry_of(key),
                     token,
                 };
-                let _ = reply.send(outcome(false).map(|()| created()));
+                let _ = reply.send(outcome(in_force).map(|()| created()));
             }
-            Self::Updated {
-                key,
-                in_force,
-                reply,
-            } => {
+            PreparedKind::Updated { key, reply, .. } => {
                 let _ = reply.send(outcome(in_force).map(|()| entry_of(key)));
             }
-            Self::Deleted { entry, reply } => {
-                let _ = reply.send(outcome(true).map(|()| entry));
+            PreparedKind::Deleted { entry, reply } => {
+                let _ = reply.send(outcome(in_force).map(|()| entry));
             }
         }
     }
