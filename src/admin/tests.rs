@@ -216,7 +216,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 21] = [
+const CALLS: [(&str, &str, &str); 23] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -240,6 +240,8 @@ const CALLS: [(&str, &str, &str); 21] = [
     ("GET", "/api/refusals", ""),
     ("GET", "/api/usage?start_time=1&end_time=2", ""),
     ("GET", "/api/usage/records", ""),
+    ("GET", "/api/audit", ""),
+    ("GET", "/api/audit/verify", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
     ("POST", "/api/session-links", ""),

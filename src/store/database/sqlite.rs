@@ -30,8 +30,10 @@ const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 
 /// Marks the file as ours: "kgat".
 const APPLICATION_ID: i64 = 0x6b67_6174;
-/// How long another program's lock is waited for.
+/// How long another program's lock is waited for, and how long while the last write has found it locked: a key that is
+/// taken back must not wait behind others that wait for the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const STILL_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 /// A writer that wrote nothing for so long is gone.
 const FORGET_WRITERS_AFTER: i64 = 7 * DAY;
 
@@ -41,6 +43,7 @@ pub(crate) struct Sqlite {
     connection: Connection,
     /// Of the connection that writes.
     checkpointer: Option<Checkpointer>,
+    was_locked: bool,
 }
 
 impl Sqlite {
@@ -79,6 +82,7 @@ impl Sqlite {
             path: path.to_owned(),
             connection,
             checkpointer: None,
+            was_locked: false,
         })
     }
 
@@ -138,6 +142,21 @@ impl Sqlite {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// Notes whether a write has found the database locked.
+    fn wrote<T>(&mut self, written: rusqlite::Result<T>) -> Result<T, DatabaseError> {
+        let written = written.map_err(|error| self.error(error));
+        let is_locked = matches!(written, Err(DatabaseError::Locked { .. }));
+        if is_locked != self.was_locked {
+            self.was_locked = is_locked;
+            // If this fails, the wait is only as long as before.
+            let _ = self.connection.busy_timeout(match is_locked {
+                true => STILL_BUSY_TIMEOUT,
+                false => BUSY_TIMEOUT,
+            });
+        }
+        written
     }
 
     fn error(&self, error: rusqlite::Error) -> DatabaseError {
@@ -231,7 +250,8 @@ impl Sqlite {
 
 impl Driver for Sqlite {
     fn write(&mut self, batch: &Batch) -> Result<(), DatabaseError> {
-        self.write_batch(batch).map_err(|error| self.error(error))?;
+        let written = self.write_batch(batch);
+        self.wrote(written)?;
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.written();
         }
@@ -290,8 +310,8 @@ impl Driver for Sqlite {
         entries: &[AuditEntry],
         chain: &mut AuditChain,
     ) -> Result<Vec<AuditMark>, DatabaseError> {
-        self.append(entries, chain)
-            .map_err(|error| self.error(error))
+        let written = self.append(entries, chain);
+        self.wrote(written)
     }
 
     fn cut_audit(&mut self, cut: &AuditCut, chain: &mut AuditChain) -> Result<u64, DatabaseError> {

@@ -27,7 +27,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 16] = [
+const CALLS: [(&str, &str, &str); 18] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -56,6 +56,8 @@ const CALLS: [(&str, &str, &str); 16] = [
         "",
     ),
     ("GET", "/api/usage/records", ""),
+    ("GET", "/api/audit", ""),
+    ("GET", "/api/audit/verify", ""),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {
