@@ -14,7 +14,7 @@ use crate::admin::error::ApiError;
 use crate::admin::operation::Operation;
 use crate::admin::session::SessionProof;
 use crate::admin::throttle::delay_response;
-use crate::admin::{Peer, Services, audit, session};
+use crate::admin::{Peer, Services, change, session};
 use crate::http::credential;
 use crate::observe::log::Event;
 use crate::policy::audit::ChangeVia;
@@ -134,8 +134,8 @@ pub(super) async fn check(
                         .with("who", peer.to_string())
                         .with("count", count)
                 };
-                let origin = audit::unknown(services, peer, headers, ChangeVia::Api, request_id);
-                audit::record_failed_sign_in(services, origin, "token").await;
+                let origin = change::unknown(services, peer, headers, ChangeVia::Api, request_id);
+                change::record_failed_sign_in(services, origin, "token").await;
                 delay_response(services, refused).await;
                 Err(ApiError::Unauthorized)
             }

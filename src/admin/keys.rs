@@ -7,7 +7,7 @@ use http::header::{ETAG, HeaderValue, IF_MATCH};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 
-use crate::admin::audit;
+use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
 use crate::admin::key_list::KeyList;
@@ -270,7 +270,7 @@ pub(super) fn log_change(
     // An unknown id may be anything, even a token pasted by mistake, so it is not logged.
     let known = !matches!(change.outcome, Err(ApiError::UnknownKey));
     log.event(
-        audit::with_origin(Event::info("change"), origin)
+        change::with_origin(Event::info("change"), origin)
             .with("action", action)
             .with("key_id", change.key_id.clone().filter(|_| known))
             .with("fields", change.fields.clone())

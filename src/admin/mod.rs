@@ -28,7 +28,8 @@
 //! response to POST /api/keys contains a token.
 
 mod access;
-pub(crate) mod audit;
+mod audit;
+pub(crate) mod change;
 mod connection_limit;
 mod error;
 mod explain;
@@ -76,6 +77,7 @@ use crate::admin::token::AdminToken;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::policy::audit::ChangeVia;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
@@ -180,7 +182,7 @@ where
     let (parts, body) = request.into_parts();
     let mut input = BodyReader::new(body);
     let mut auth_method = None;
-    let request_id = audit::request_id();
+    let request_id = change::request_id();
     let response = respond(
         services,
         peer,
@@ -218,7 +220,11 @@ where
     *auth_method = Some(method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
     let query = Query::of(&parts.uri);
-    let origin = audit::origin(services, peer, method, &parts.headers, request_id);
+    let via = match method {
+        AuthMethod::Session => ChangeVia::Panel,
+        AuthMethod::NotRequired | AuthMethod::Socket | AuthMethod::Token => ChangeVia::Api,
+    };
+    let origin = change::origin(services, peer, &parts.headers, via, request_id);
     let key_store = services.key_store.on_behalf_of(origin.clone());
     let key_api = KeyApi {
         table: &services.table,

@@ -26,6 +26,7 @@ macro_rules! files {
 
 /// Every file in `panel/`: the page, served as `/`, and the files it loads from `/panel/`.
 static FILES: &[PanelFile] = files![
+    "activity.js",
     "api.js",
     "bulk.js",
     "chart.js",

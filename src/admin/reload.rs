@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use serde::Serialize;
 
 use crate::admin::Services;
-use crate::admin::audit;
+use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::input::{JsonObject, Query};
 use crate::admin::response::ApiResponse;
@@ -303,7 +303,7 @@ fn record_outcome(services: &Services, origin: &ChangeOrigin, mode: ReloadMode, 
         ReloadMode::Apply(_) => "reload",
         ReloadMode::DryRun(_) => "rehearse_reload",
     };
-    let mut event = audit::with_origin(event, origin)
+    let mut event = change::with_origin(event, origin)
         .with("action", action)
         .with("result", result.label())
         .with("message", outcome.message())
@@ -392,7 +392,7 @@ pub(crate) fn record_event(
             entry,
             mark,
             is_written,
-        } => audit::change_line(entry, *mark, *is_written),
+        } => change::change_line(entry, *mark, *is_written),
         key_store::KeyStoreEvent::WriteFailed { error, pending } => {
             metrics.unwritten_changes(*pending);
             Event::error("key_file_not_written")

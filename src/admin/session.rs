@@ -19,8 +19,7 @@ use crate::admin::request_head;
 use crate::admin::response::ApiResponse;
 use crate::admin::throttle::delay_response;
 use crate::admin::token::AdminToken;
-use crate::admin::{Peer, Services, audit};
-use crate::http::client_address::client_address;
+use crate::admin::{Peer, Services, change};
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, ChangeOrigin, ChangeVia};
 use crate::policy::network::ClientAddress;
@@ -230,7 +229,7 @@ pub(super) async fn make_link(
         return Err(ApiError::NoPanel);
     }
     // Before the link is valid: it gives access.
-    audit::record_done(
+    change::record_done(
         services,
         AuditAction::MakeSignInLink,
         origin,
@@ -317,31 +316,31 @@ pub(super) async fn sign_in(
             return Err(ApiError::invalid("link", message));
         }
     };
-    let mut origin = audit::unknown(services, peer, headers, ChangeVia::Panel, request_id);
+    let mut origin = change::unknown(services, peer, headers, ChangeVia::Panel, request_id);
     let line = |event: Event, origin: &ChangeOrigin, result| {
-        audit::with_origin(event, origin)
+        change::with_origin(event, origin)
             .with("action", "sign_in")
             .with("with", way)
             .with("result", result)
     };
     let Some(token) = services.token.filter(|_| is_right) else {
-        audit::record_failed_sign_in(services, origin.clone(), way).await;
+        change::record_failed_sign_in(services, origin.clone(), way).await;
         let refused =
             |count| line(Event::warn("change"), &origin, error.label()).with("count", count);
         delay_response(services, refused).await;
         return Err(error);
     };
     if let ChangeVia::Panel = origin.via {
-        origin.actor = audit::OPERATOR.to_owned();
+        origin.actor = change::OPERATOR.to_owned();
     }
     // Before the session begins: it gives access.
-    let mark = audit::record_sign_in(services, origin.clone(), way).await?;
+    let mark = change::record_sign_in(services, origin.clone(), way).await?;
     let codes = services.state.sessions.begin(token, now);
     let SessionCodes { id, secret } = codes.map_err(|_| ApiError::Internal)?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     let event = line(Event::info("change"), &origin, "ok");
-    services.log.event(audit::with_mark(event, mark.as_ref()));
+    services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
     let view = View {
         secret: Some(secret.reveal()),
@@ -357,7 +356,7 @@ pub(super) fn show(services: &Services, peer: Peer, headers: &HeaderMap) -> ApiR
 
 fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s> {
     View {
-        client_address: match client(services, peer, headers) {
+        client_address: match change::client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
@@ -374,24 +373,9 @@ pub(super) async fn sign_out(
     headers: &HeaderMap,
 ) -> Result<ApiResponse, ApiError> {
     services.state.sessions.end(headers);
-    audit::record_done(services, AuditAction::SignOut, origin, IfNotWritten::Wait).await?;
+    change::record_done(services, AuditAction::SignOut, origin, IfNotWritten::Wait).await?;
     let cookie = cookie("", "; Max-Age=0", is_over_tls(services, headers))?;
     Ok(ApiResponse::done().with(SET_COOKIE, cookie))
-}
-
-/// The client's address, found as for a request to the gateway.
-pub(super) fn client(services: &Services, peer: Peer, headers: &HeaderMap) -> ClientAddress {
-    let address = match peer {
-        Peer::Socket { .. } => None,
-        Peer::Network { address, .. } => Some(address.ip()),
-    };
-    let lines = headers.get_all("x-forwarded-for").iter();
-    let forwarded_for: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
-    client_address(
-        &services.config.client_address,
-        address,
-        forwarded_for.into_iter(),
-    )
 }
 
 /// Whether the page was loaded over TLS, from this listener or from a proxy in front of it. The Origin tells.

@@ -20,8 +20,8 @@ use crate::table::Difference;
 const MAX_KEYS: usize = 1000;
 const MAX_TEXT: usize = 64 << 10;
 
-/// Fields of a key by their names in the key file.
-type Fields = Map<String, Value>;
+/// FieldMap of a key by their names in the key file.
+type FieldMap = Map<String, Value>;
 
 /// Where the rows go.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ pub(crate) fn key_entry(
 ) -> AuditEntry {
     let target = after.or(before).map(|key| key.id().to_owned());
     let (before, after) = changed_fields(before, after);
-    let text = |fields: Option<Fields>| fields.map(|fields| Value::from(fields).to_string());
+    let text = |fields: Option<FieldMap>| fields.map(|fields| Value::from(fields).to_string());
     AuditEntry {
         target,
         before: text(before),
@@ -136,7 +136,7 @@ pub(crate) fn reload_entry(
 ) -> AuditEntry {
     let mut left = MAX_TEXT;
     let mut described = 0;
-    let mut describe = |keys: &mut Fields, key: &Key, fields: Option<Fields>| {
+    let mut describe = |keys: &mut FieldMap, key: &Key, fields: Option<FieldMap>| {
         let fields = Value::from(fields.unwrap_or_default());
         let length = fields.to_string().len() + key.id().len();
         if keys.len() < MAX_KEYS && length <= left {
@@ -145,7 +145,7 @@ pub(crate) fn reload_entry(
             keys.insert(key.id().to_owned(), fields);
         }
     };
-    let [mut removed, mut added, mut was, mut is]: [Fields; 4] = Default::default();
+    let [mut removed, mut added, mut was, mut is]: [FieldMap; 4] = Default::default();
     for entry in difference.removed.iter().take(MAX_KEYS) {
         let (before, _) = changed_fields(Some(entry.key()), None);
         describe(&mut removed, entry.key(), before);
@@ -195,7 +195,10 @@ pub(crate) fn reload_widens(difference: &Difference) -> bool {
 }
 
 /// The fields that differ, before and after, as the key file has them. An absent field is null.
-fn changed_fields(before: Option<&Key>, after: Option<&Key>) -> (Option<Fields>, Option<Fields>) {
+fn changed_fields(
+    before: Option<&Key>,
+    after: Option<&Key>,
+) -> (Option<FieldMap>, Option<FieldMap>) {
     let (Some(before), Some(after)) = (before, after) else {
         let whole = |key: &Key| {
             let mut fields = fields(key);
@@ -223,10 +226,10 @@ fn changed_fields(before: Option<&Key>, after: Option<&Key>) -> (Option<Fields>,
 }
 
 /// All fields of the key's line but its id. The hash of its token is still among them.
-fn fields(key: &Key) -> Fields {
+fn fields(key: &Key) -> FieldMap {
     let mut line = Vec::with_capacity(256);
     write_line(key, &mut line);
-    let mut fields: Fields = serde_json::from_slice(&line).unwrap_or_default();
+    let mut fields: FieldMap = serde_json::from_slice(&line).unwrap_or_default();
     fields.remove("id");
     for value in fields.values_mut() {
         remove_hashes(value);

@@ -14,6 +14,7 @@ export function keyMenu(button, key, onChanged) {
   openMenu(button, `Actions for ${quotedText(key.name)}`, [
     { text: "Edit", icon: "edit", act: () => editKey(key, onChanged) },
     { text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
+    { text: "Activity", icon: "activity", act: () => { location.hash = `#/activity?key=${encodeURIComponent(key.id)}`; } },
     { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
     { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
     { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) },

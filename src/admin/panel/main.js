@@ -11,6 +11,7 @@ const VIEWS = {
   "#/keys": { title: "API Keys", icon: "key", load: async () => keysView },
   "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
   "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
+  "#/activity": { title: "Activity", icon: "activity", load: async () => (await import("./activity.js")).activityView },
 };
 const FIRST = "#/keys";
 
