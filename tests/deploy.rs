@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 22] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -33,6 +33,8 @@ const METRICS: [&str; 20] = [
     "keygate_database_up",
     "keygate_usage_records_dropped_total",
     "keygate_database_write_seconds",
+    "keygate_audit_rows_waiting",
+    "keygate_audit_rows_lost_total",
 ];
 const HISTOGRAMS: [&str; 4] = [
     "keygate_database_write_seconds",
