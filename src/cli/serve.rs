@@ -252,7 +252,10 @@ impl Components {
 
     fn restore_key_uses(&self) -> Result<(), StartError> {
         match &self.database {
-            Some(database) => usage_database::restore_key_uses(database, &self.table),
+            Some(database) => {
+                usage_database::restore_key_uses(database, &self.table)?;
+                usage_database::compare_keys(database, &self.table, &self.log)
+            }
             None => Ok(()),
         }
     }

@@ -6,8 +6,11 @@ use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
+use crate::store::audit::{COMPARED_ROWS, differences_at_start};
 use crate::store::config::{AuditConfig, UsageConfig};
-use crate::store::database::{Database, DatabaseEvent, DatabaseUrl, KeepFor};
+use crate::store::database::{
+    AuditQuery, Database, DatabaseEvent, DatabaseUrl, IfNotWritten, KeepFor,
+};
 use crate::table::{Table, UsageCounts};
 
 /// The longest time to write what waits at the end.
@@ -47,6 +50,34 @@ pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(),
             last_used_at: Some(UnixTime::from_seconds(known.last_used_at)),
         };
         table.restore_usage(&known.key_id, before);
+    }
+    Ok(())
+}
+
+/// Compares the key file with the newest audit rows. What differs is logged and has a row.
+pub(super) fn compare_keys(
+    database: &Database,
+    table: &Table,
+    log: &Log,
+) -> Result<(), StartError> {
+    let query = AuditQuery {
+        limit: COMPARED_ROWS,
+        ..AuditQuery::default()
+    };
+    let rows = database.audit_rows(&query).map_err(StartError::Database)?;
+    let differences = differences_at_start(&rows, table);
+    for difference in &differences {
+        let message = "the key file has not what the newest audit row of this key says; the gateway was killed before it \
+                       wrote the file, or the file was changed while the gateway was stopped";
+        log.event(
+            Event::warn("audit")
+                .with("message", message)
+                .with("key_id", difference.target.clone()),
+        );
+    }
+    if !differences.is_empty() {
+        // What may wait is never refused.
+        let _ = database.audit(differences, IfNotWritten::Wait).wait();
     }
     Ok(())
 }

@@ -99,6 +99,8 @@ pub enum AuditAction {
     ForcedDrop,
     /// A change has a row, but could not be written to the key file and is not in force.
     NotWritten,
+    /// At the start the key file has not what the newest row of a key says.
+    DiffersAtStart,
     /// Somebody signed in to the panel.
     SignIn,
     /// A wrong admin token or sign-in link was shown.
@@ -114,7 +116,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Create,
         Self::Change,
         Self::Rotate,
@@ -122,6 +124,7 @@ impl AuditAction {
         Self::Reload,
         Self::ForcedDrop,
         Self::NotWritten,
+        Self::DiffersAtStart,
         Self::SignIn,
         Self::SignInFailed,
         Self::SignOut,
@@ -141,6 +144,7 @@ impl AuditAction {
             Self::Reload => "reload",
             Self::ForcedDrop => "forced_drop",
             Self::NotWritten => "not_written",
+            Self::DiffersAtStart => "differs_at_start",
             Self::SignIn => "sign_in",
             Self::SignInFailed => "sign_in_failed",
             Self::SignOut => "sign_out",

@@ -3,18 +3,19 @@
 //! A row is on disk before its change is. If that is not possible, a change that may give access is not made, and the row
 //! of one that takes access away waits in memory. A row never holds a token or a hash of one.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
+use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, AuditRow, ChangeOrigin};
 use crate::policy::key::Key;
 use crate::policy::widening::widens;
 use crate::store::database::{AuditWrite, Database, DatabaseError, IfNotWritten};
 use crate::store::key_json::write_line;
-use crate::table::Difference;
+use crate::table::{Difference, Table};
 
 /// The most keys that the row of one reload describes, of each kind, and about how many bytes of text.
 const MAX_KEYS: usize = 1000;
@@ -194,6 +195,78 @@ pub(crate) fn reload_widens(difference: &Difference) -> bool {
         || changed.any(|(after, before)| widens(Some(before.key()), Some(after.key())))
 }
 
+/// The most of the newest rows that are compared with the key file at the start.
+pub(crate) const COMPARED_ROWS: u32 = 1000;
+
+/// The rows of the keys that the key file has otherwise than their newest rows say: the gateway was killed before the key
+/// file was written, or somebody changed the key file while it was stopped. `rows` are newest first. Rows from before a
+/// reload are not compared, since the reload may have changed their keys.
+pub(crate) fn differences_at_start(rows: &[AuditRow], table: &Table) -> Vec<AuditEntry> {
+    let mut seen = HashSet::new();
+    let mut differences = Vec::new();
+    for row in rows {
+        let is_deleted = match AuditAction::of_label(&row.action) {
+            Some(AuditAction::Reload | AuditAction::ForcedDrop) => break,
+            Some(AuditAction::Create | AuditAction::Change | AuditAction::Rotate) => Some(false),
+            Some(AuditAction::Delete) => Some(true),
+            // What a key is after these is not known, or known to differ.
+            Some(AuditAction::NotWritten | AuditAction::DiffersAtStart) => None,
+            Some(
+                AuditAction::SignIn
+                | AuditAction::SignInFailed
+                | AuditAction::SignOut
+                | AuditAction::MakeSignInLink
+                | AuditAction::Cut
+                | AuditAction::RowsLost,
+            )
+            | None => continue,
+        };
+        let Some(id) = row.target.as_deref().filter(|id| seen.insert(*id)) else {
+            continue;
+        };
+        let Some(is_deleted) = is_deleted else {
+            continue;
+        };
+        let entry_in_table = table.by_id(id);
+        let present = entry_in_table.as_ref().map(|entry| fields(entry.key()));
+        let Some(differs) = difference(row, is_deleted, present) else {
+            continue;
+        };
+        differences.push(AuditEntry {
+            target: Some(id.to_owned()),
+            before: Some(json!({"row": row.n}).to_string()),
+            after: differs.map(|fields| Value::from(fields).to_string()),
+            ..entry(AuditAction::DiffersAtStart, ChangeOrigin::key_file(), None)
+        });
+    }
+    differences
+}
+
+/// None: the key is as its row says. Otherwise the fields that are not; None: the key is missing.
+fn difference(
+    row: &AuditRow,
+    is_deleted: bool,
+    present: Option<FieldMap>,
+) -> Option<Option<FieldMap>> {
+    let Some(mut present) = present else {
+        return (!is_deleted).then_some(None);
+    };
+    present.remove("hash");
+    if is_deleted {
+        return Some(Some(present));
+    }
+    let after = row.after.as_deref().unwrap_or_default();
+    let after: FieldMap = serde_json::from_str(after).unwrap_or_default();
+    let mut differs = FieldMap::new();
+    for (name, wanted) in after.iter().filter(|(name, _)| *name != "token") {
+        let value = present.remove(name).unwrap_or_default();
+        if value != *wanted {
+            differs.insert(name.clone(), value);
+        }
+    }
+    (!differs.is_empty()).then_some(Some(differs))
+}
+
 /// The fields that differ, before and after, as the key file has them. An absent field is null.
 fn changed_fields(
     before: Option<&Key>,
@@ -262,7 +335,7 @@ mod tests {
     use crate::policy::key::fixture::key_fields;
     use crate::policy::key::{KeyFields, KeyName};
     use crate::policy::token::TokenHash;
-    use crate::table::{Entry, NO_YIELD, Table};
+    use crate::table::{Entry, NO_YIELD};
 
     fn value(text: &Option<String>) -> Value {
         serde_json::from_str(text.as_deref().unwrap()).unwrap()

@@ -8,7 +8,7 @@ const PAGE = 50;
 const COLUMNS = ["Time", "Who", "Action", "Key", "Change"];
 const ACTIONS = {
   create: "Created", change: "Changed", rotate: "Token rotated", delete: "Deleted", reload: "Key file loaded", forced_drop: "Key file loaded with force",
-  not_written: "Not written", sign_in: "Signed in", sign_in_failed: "Sign-in failed", sign_out: "Signed out", make_sign_in_link: "Sign-in link made",
+  not_written: "Not written", differs_at_start: "Key file differs at start", sign_in: "Signed in", sign_in_failed: "Sign-in failed", sign_out: "Signed out", make_sign_in_link: "Sign-in link made",
   cut: "Old rows deleted", rows_lost: "Rows lost",
 };
 const VIA = { socket: "admin socket", panel: "panel", api: "admin token", file: "key file", gateway: "gateway" };

@@ -207,3 +207,45 @@ fn kill_9_in_the_middle_of_changes_breaks_no_chain_and_loses_no_row_of_a_change(
         }
     }
 }
+
+#[test]
+fn a_key_file_that_is_not_what_the_rows_say_is_told_at_the_start() {
+    let mut stand = Stand::new();
+    let gateway = &stand.gateway;
+    let made = create(gateway, "noted").json();
+    let id = made["key"]["id"].as_str().expect("an id").to_owned();
+    change(gateway, "key_all", json!({"account": "acme"}));
+    change(gateway, "key_only", json!({"name": "kept"}));
+    let with_all = gateway.key_file();
+    assert_eq!(
+        gateway
+            .admin("DELETE", "/api/keys/key_all_but", None)
+            .status,
+        204
+    );
+    stand.gateway.process.terminate();
+    stand.gateway.process.exits_within(DEADLINE);
+    // A deleted key is back, a created one is missing, and a change is undone.
+    let file: Vec<String> = with_all
+        .lines()
+        .filter(|line| !line.contains(&id))
+        .map(|line| line.replace("acme", "other"))
+        .collect();
+    stand.gateway.write_key_file(&(file.join("\n") + "\n"));
+    stand.gateway.start_again();
+    let all = rows(&stand.gateway);
+    let found = &all[4..];
+    assert_eq!(column(found, "action"), ["differs_at_start"; 3]);
+    assert_eq!(column(found, "target"), ["key_all_but", "key_all", &id]);
+    assert_eq!(found[0]["before"], json!({"row": 4}));
+    assert_eq!(found[0]["after"]["name"], "key_all_but");
+    assert_eq!(found[1]["after"], json!({"account": "other"}));
+    assert_eq!(found[2]["after"], Value::Null);
+    stand.gateway.process.line("a warning", |line| {
+        line.contains("newest audit row of this key") && line.contains(&id)
+    });
+    // It is told once.
+    restart(&mut stand.gateway);
+    assert_eq!(rows(&stand.gateway).len(), 7);
+    assert_intact(&stand.gateway);
+}
