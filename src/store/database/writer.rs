@@ -4,8 +4,8 @@
 //! again, as it is, until it was written: its number makes it count once, also where a commit succeeded and its answer
 //! was lost. Meanwhile new records wait in their queues.
 //!
-//! Audit rows are written at once, in the order in which they were asked for, and answered when they are on disk. Those
-//! that may wait do so here, before all later ones.
+//! Audit rows are written at once, between two batches, in the order in which they were asked for, and answered when they
+//! are on disk. Those that may wait do so here, before all later ones.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -102,12 +102,16 @@ pub struct KeepFor {
 
 enum Request {
     Flush(SyncSender<bool>),
-    Audit {
-        entries: Vec<AuditEntry>,
-        if_not_written: IfNotWritten,
-        answer: oneshot::Sender<Result<AuditWrite, Arc<DatabaseError>>>,
-    },
+    /// There are audit requests.
+    Audit,
     Stop,
+}
+
+/// Audit rows to be written.
+struct AuditRequest {
+    entries: Vec<AuditEntry>,
+    if_not_written: IfNotWritten,
+    answer: oneshot::Sender<Result<AuditWrite, Arc<DatabaseError>>>,
 }
 
 /// What the thread shares with its handle.
@@ -117,6 +121,8 @@ struct WriterShared {
     error: Mutex<Option<String>>,
     /// What was taken out of the queues and is not written yet.
     in_flight: Mutex<Option<Arc<Batch>>>,
+    /// Oldest first. None: the thread has ended, and nobody would answer.
+    audit_requests: Mutex<Option<VecDeque<AuditRequest>>>,
     audit_waiting: AtomicUsize,
     audit_lost: AtomicU64,
     /// The last audit row that was written.
@@ -173,6 +179,7 @@ impl WriterHandle {
             queues,
             error: Mutex::new(None),
             in_flight: Mutex::new(None),
+            audit_requests: Mutex::new(Some(VecDeque::new())),
             audit_waiting: AtomicUsize::new(0),
             audit_lost: AtomicU64::new(0),
             audit_head: Mutex::new(chain.last.clone()),
@@ -220,11 +227,14 @@ impl WriterHandle {
     ) -> AuditReply {
         let (answer, answered) = oneshot::channel();
         // If the thread has ended, the answer's sender is dropped, and the reply says so.
-        let _ = self.requests.send(Request::Audit {
-            entries,
-            if_not_written,
-            answer,
-        });
+        if let Some(requests) = &mut *lock(&self.shared.audit_requests) {
+            requests.push_back(AuditRequest {
+                entries,
+                if_not_written,
+                answer,
+            });
+        }
+        let _ = self.requests.send(Request::Audit);
         AuditReply(answered)
     }
 
@@ -313,13 +323,7 @@ impl DatabaseWriter {
                     // The one who asked may have given up.
                     let _ = answer.try_send(self.write_all());
                 }
-                Ok(Request::Audit {
-                    entries,
-                    if_not_written,
-                    answer,
-                }) => {
-                    let _ = answer.send(self.audit(entries, if_not_written));
-                }
+                Ok(Request::Audit) => self.answer_audits(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.write_all();
@@ -335,6 +339,25 @@ impl DatabaseWriter {
                 };
                 self.delete_step();
             }
+        }
+    }
+
+    /// Writes the audit rows that were asked for.
+    fn answer_audits(&mut self) {
+        loop {
+            let request = lock(&self.shared.audit_requests)
+                .as_mut()
+                .and_then(VecDeque::pop_front);
+            let Some(AuditRequest {
+                entries,
+                if_not_written,
+                answer,
+            }) = request
+            else {
+                return;
+            };
+            // The one who asked may have given up.
+            let _ = answer.send(self.audit(entries, if_not_written));
         }
     }
 
@@ -429,6 +452,7 @@ impl DatabaseWriter {
         // What is added meanwhile waits for the next time, so that this ends.
         let mut left = 1 + self.shared.queues.waiting_bytes() / size_of::<UsageRecord>();
         loop {
+            self.answer_audits();
             let Some(batch) = self.batch() else {
                 return true;
             };
@@ -536,6 +560,13 @@ impl DatabaseWriter {
             _ => DELETE_PAUSE,
         };
         self.next_delete = Instant::now() + pause;
+    }
+}
+
+impl Drop for DatabaseWriter {
+    /// Nobody waits for an answer that does not come, also after a panic.
+    fn drop(&mut self) {
+        lock(&self.shared.audit_requests).take();
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{KEEP, failing, open, url};
+use super::{KEEP, failing, open, record, url};
 use crate::policy::audit::{
     AuditAction, AuditEntry, AuditMark, ChainBreak, ChangeOrigin, ChangeVia,
 };
@@ -236,6 +236,34 @@ fn rows_that_were_written_though_the_answer_was_lost_are_not_written_again() {
     let rows = targets(&database, AuditQuery::default());
     let rows: Vec<&str> = rows.iter().rev().map(|(_, target)| &**target).collect();
     assert_eq!(rows, ["one", "two", "three", "four"]);
+}
+
+#[test]
+fn a_row_does_not_wait_until_all_records_are_written() {
+    let folder = TempDir::new().unwrap();
+    let (told, events) = std::sync::mpsc::channel();
+    let (permit, permits) = std::sync::mpsc::channel::<()>();
+    let observer = Box::new(move |event: DatabaseEvent<'_>| {
+        if let DatabaseEvent::Written { records, .. } = event
+            && records > 0
+        {
+            let _ = told.send(records);
+            let _ = permits.recv_timeout(Duration::from_secs(30));
+        }
+    });
+    let database = Database::open(&url(&folder), "g1", "w1", KEEP, observer).unwrap();
+    let sender = database.sender();
+    for number in 0..45_000 {
+        sender.add(record(number, super::START));
+    }
+    events.recv_timeout(Duration::from_secs(30)).unwrap();
+    let reply = database.audit(vec![entry(START, "key_1")], IfNotWritten::Refuse);
+    permit.send(()).unwrap();
+    assert!(matches!(reply.wait(), Ok(AuditWrite::Written(_))));
+    drop(permit);
+    // It was answered before the next batch, which had no permit.
+    let waited = events.try_recv();
+    assert!(waited.is_err(), "it waited behind {waited:?} records");
 }
 
 #[test]
