@@ -1,7 +1,10 @@
 //! What the database takes and how fast it answers. `write` adds 20 000 records a second for ten seconds, as two
 //! workers would; `ask` fills a database with 400 days of 10 000 keys and 5 models, and asks for them by day.
 //!
-//! `cargo bench --bench database -- write|ask`; without a word both.
+//! `audit` writes 2000 audit rows, each on disk before the next, alone and beside 5000 records a second; then it fills a
+//! table of 100 000 rows, asks for a key's, and verifies all.
+//!
+//! `cargo bench --bench database -- write|ask|audit`; without a word all.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,16 +16,18 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use keygate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin, ChangeVia};
 use keygate::policy::usage::{Certainty, RequestCounts};
 use keygate::store::database::{
-    Bucket, DAY, Database, DatabaseEvent, DatabaseUrl, GroupBy, HOUR, KeepFor, RecordEnd,
-    RecordsQuery, SumsQuery, UsageRecord,
+    AuditQuery, Bucket, DAY, Database, DatabaseEvent, DatabaseUrl, GroupBy, HOUR, IfNotWritten,
+    KeepFor, RecordEnd, RecordsQuery, SumsQuery, UsageRecord,
 };
 
 /// Nothing is deleted meanwhile.
 const KEEP: KeepFor = KeepFor {
     records: 100_000 * DAY,
     sums: 100_000 * DAY,
+    audit: 400 * DAY,
 };
 const KEYS: usize = 10_000;
 const START: i64 = 1_764_288_000;
@@ -250,6 +255,102 @@ fn ask() {
     println!("ask: records: {rows} rows in {:.1?}", began.elapsed());
 }
 
+fn audit_entry(number: usize) -> AuditEntry {
+    AuditEntry {
+        at: START * 1000,
+        origin: ChangeOrigin {
+            actor: "uid 1000".to_owned(),
+            via: ChangeVia::Socket,
+            address: None,
+            request_id: Some(format!("req_{number:032x}")),
+        },
+        action: AuditAction::Change,
+        target: Some(format!("key_{:022}", number % KEYS)),
+        before: Some("{\"expires_at\":null,\"name\":\"web site\"}".to_owned()),
+        after: Some("{\"expires_at\":\"2027-02-01T00:00:00Z\",\"name\":\"web\"}".to_owned()),
+    }
+}
+
+fn audit() {
+    const ROWS: usize = 500;
+    // Beside the sources: the folder for temporary files may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let url = DatabaseUrl::Sqlite(folder.path().join("keygate.db"));
+    let database =
+        Arc::new(Database::open(&url, "bench", "bench", KEEP, Box::new(|_| {})).unwrap());
+    let one_by_one = |name: &str| {
+        let mut times: Vec<Duration> = (0..ROWS)
+            .map(|number| {
+                let began = Instant::now();
+                let reply = database.audit(vec![audit_entry(number)], IfNotWritten::Refuse);
+                reply.wait().unwrap();
+                began.elapsed()
+            })
+            .collect();
+        times.sort();
+        println!(
+            "audit: a row, {name}: p50 {:.2?}, p99 {:.2?}, longest {:.2?}",
+            times[ROWS / 2],
+            times[ROWS * 99 / 100],
+            times[ROWS - 1]
+        );
+    };
+    one_by_one("alone");
+    let (stop, stopped) = channel::<()>();
+    let sender = database.sender();
+    let records = std::thread::spawn(move || {
+        let keys: Vec<Arc<str>> = (0..KEYS)
+            .map(|key| format!("key_{key:022}").into())
+            .collect();
+        let models: Vec<Arc<str>> = (0..5)
+            .map(|model| format!("model-{model}").into())
+            .collect();
+        let upstream: Arc<str> = "upstream".into();
+        let mut number = 0;
+        while stopped
+            .recv_timeout(Duration::from_millis(10))
+            .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            for _ in 0..50 {
+                sender.add(record(number, &keys, &models, &upstream));
+                number += 1;
+            }
+        }
+    });
+    one_by_one("beside 5000 records a second");
+    drop(stop);
+    records.join().unwrap();
+    for first in (0..100_000).step_by(4000) {
+        let entries = (first..first + 4000).map(audit_entry).collect();
+        database
+            .audit(entries, IfNotWritten::Refuse)
+            .wait()
+            .unwrap();
+    }
+    let query = AuditQuery {
+        key_id: Some(format!("key_{:022}", 7)),
+        limit: 50,
+        ..AuditQuery::default()
+    };
+    let began = Instant::now();
+    let rows = database.audit_rows(&query).unwrap().len();
+    println!(
+        "audit: the rows of a key: {rows} in {:.1?}",
+        began.elapsed()
+    );
+    let began = Instant::now();
+    let report = database.verify_audit().unwrap();
+    println!(
+        "audit: {} rows verified in {:.1?}, {} bytes a row",
+        report.rows,
+        began.elapsed(),
+        std::fs::metadata(folder.path().join("keygate.db"))
+            .unwrap()
+            .len()
+            / report.rows
+    );
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let is_asked = |word: &str| {
@@ -260,5 +361,8 @@ fn main() {
     }
     if is_asked("ask") {
         ask();
+    }
+    if is_asked("audit") {
+        audit();
     }
 }

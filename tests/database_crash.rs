@@ -32,6 +32,7 @@ const A_SECOND: Duration = Duration::from_secs(1);
 const KEEP: KeepFor = KeepFor {
     records: 30 * DAY,
     sums: 400 * DAY,
+    audit: 400 * DAY,
 };
 
 fn open(folder: PathBuf, instance: &str) -> Database {

@@ -21,6 +21,7 @@ use keygate::store::database::{
 const KEEP: KeepFor = KeepFor {
     records: 30 * DAY,
     sums: 400 * DAY,
+    audit: 400 * DAY,
 };
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -106,7 +107,10 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
         let _ = match event {
             DatabaseEvent::Down(error) => told.send(error.to_string()),
             DatabaseEvent::Up => told.send("up".to_owned()),
-            DatabaseEvent::Written { .. } | DatabaseEvent::NotDeleted(_) => Ok(()),
+            DatabaseEvent::Written { .. }
+            | DatabaseEvent::AuditWritten { .. }
+            | DatabaseEvent::AuditBroken { .. }
+            | DatabaseEvent::NotDeleted(_) => Ok(()),
         };
     });
     let url = DatabaseUrl::Sqlite(disk.0.path().join("keygate.db"));

@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 22] = [
+const METRICS: [&str; 24] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -35,6 +35,8 @@ const METRICS: [&str; 22] = [
     "keygate_database_up",
     "keygate_usage_records_dropped_total",
     "keygate_database_write_seconds",
+    "keygate_audit_rows_waiting",
+    "keygate_audit_rows_lost_total",
 ];
 const HISTOGRAMS: [&str; 4] = [
     "keygate_database_write_seconds",

@@ -14,9 +14,10 @@ use crate::admin::error::ApiError;
 use crate::admin::operation::Operation;
 use crate::admin::session::SessionProof;
 use crate::admin::throttle::delay_response;
-use crate::admin::{Peer, Services, session};
+use crate::admin::{Peer, Services, change, session};
 use crate::http::credential;
 use crate::observe::log::Event;
+use crate::policy::audit::ChangeVia;
 use crate::policy::denial::Denial;
 use crate::runtime::wall_clock::now;
 
@@ -80,6 +81,8 @@ impl Requirement {
                 | Operation::Refusals
                 | Operation::Usage
                 | Operation::UsageRecords
+                | Operation::Audit
+                | Operation::VerifyAudit
                 | Operation::Explain
                 | Operation::MakeSignInLink
                 | Operation::ShowSession
@@ -97,6 +100,7 @@ pub(super) async fn check(
     peer: Peer,
     operation: Option<Operation<'_>>,
     parts: &request::Parts,
+    request_id: &str,
 ) -> Result<AuthMethod, ApiError> {
     let Peer::Network { local, .. } = peer else {
         return Ok(AuthMethod::Socket);
@@ -133,6 +137,8 @@ pub(super) async fn check(
                         .with("who", peer.to_string())
                         .with("count", count)
                 };
+                let origin = change::unknown(services, peer, headers, ChangeVia::Api, request_id);
+                change::record_failed_sign_in(services, origin, "token").await;
                 delay_response(services, refused).await;
                 Err(ApiError::Unauthorized)
             }

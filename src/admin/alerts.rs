@@ -3,10 +3,12 @@
 use serde::Serialize;
 
 use crate::admin::Services;
+use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::Event;
+use crate::policy::audit::ChangeOrigin;
 use crate::policy::time::UnixTime;
 
 #[derive(Serialize)]
@@ -21,16 +23,15 @@ struct TestView {
 /// POST /api/alerts/test
 pub(super) async fn test(
     services: &Services,
-    who: &str,
+    origin: &ChangeOrigin,
     body: &[u8],
 ) -> Result<ApiResponse, ApiError> {
     JsonObject::of(body)?.finish()?;
     let sent = services.alerts.test().await.ok_or(ApiError::NoAlerts)?;
     let event = Event::info("change").with("action", "test_alert");
     let result = if sent.is_ok() { "ok" } else { "failed" };
-    services
-        .log
-        .event(event.with("who", who).with("result", result));
+    let event = change::with_origin(event, origin);
+    services.log.event(event.with("result", result));
     Ok(ApiResponse::json(&TestView {
         delivered: sent.is_ok(),
         status: sent.as_ref().ok().copied(),

@@ -9,6 +9,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::admin::response::{ApiResponse, plain_json};
+use crate::store::audit::AuditError;
 use crate::store::fault::Fault;
 use crate::store::key_json::KeyJsonError;
 use crate::store::key_store::{StoreError, WriteError};
@@ -76,6 +77,8 @@ pub(super) enum ApiError {
     NoDatabase,
     /// The config has no alerts.
     NoAlerts,
+    /// There is no database, and so nobody knows what was changed.
+    NoAudit,
     /// The database could not be read.
     DatabaseFailed,
     /// A bug: something failed that never should.
@@ -100,9 +103,11 @@ impl ApiError {
                 StatusCode::UNAUTHORIZED
             }
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownKey | Self::NoDatabase | Self::NoAlerts => {
-                StatusCode::NOT_FOUND
-            }
+            Self::UnknownPath
+            | Self::UnknownKey
+            | Self::NoDatabase
+            | Self::NoAlerts
+            | Self::NoAudit => StatusCode::NOT_FOUND,
             Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -143,6 +148,7 @@ impl ApiError {
             } => "not_written",
             Self::NoDatabase => "usage_unavailable",
             Self::NoAlerts => "alerts_unavailable",
+            Self::NoAudit => "audit_unavailable",
             Self::DatabaseFailed => "database_failed",
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
@@ -203,6 +209,11 @@ impl ApiError {
             Self::NoAlerts => {
                 "The config has no alerts; set webhook in [alerts], and reload.".to_owned()
             }
+            Self::NoAudit => {
+                "There is no database, so changes are in the log alone; set url in [database] of the config, like \
+                 \"sqlite:keygate.db\", and start the gateway again."
+                    .to_owned()
+            }
             Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
@@ -224,7 +235,9 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
-            Self::NoDatabase | Self::NoAlerts => body["error"]["code"] = self.label().into(),
+            Self::NoDatabase | Self::NoAlerts | Self::NoAudit => {
+                body["error"]["code"] = self.label().into();
+            }
             Self::Repeated { key } => body["key"] = key.clone(),
             Self::NotWritten { in_force, .. } => body["in_force"] = Value::Bool(*in_force),
             _ => {}
@@ -283,6 +296,15 @@ impl From<WriteError> for ApiError {
     }
 }
 
+impl From<AuditError> for ApiError {
+    fn from(error: AuditError) -> Self {
+        Self::NotWritten {
+            in_force: false,
+            message: format!("{error} (nothing was changed)"),
+        }
+    }
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
@@ -291,7 +313,7 @@ impl From<StoreError> for ApiError {
                 suffix: String::new(),
             },
             StoreError::DropLimit(_) => Self::Conflict(error.to_string()),
-            StoreError::Io(_) => Self::NotWritten {
+            StoreError::Audit(_) | StoreError::Io(_) => Self::NotWritten {
                 in_force: false,
                 message: error.to_string(),
             },

@@ -7,6 +7,7 @@ use http::header::{ETAG, HeaderValue, IF_MATCH};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 
+use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::idempotency::{Repeat, Reservation};
 use crate::admin::input::{JsonObject, Query};
@@ -14,6 +15,7 @@ use crate::admin::key_list::KeyList;
 use crate::admin::operation::Operation;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
+use crate::policy::audit::ChangeOrigin;
 use crate::policy::key::{KeyState, PreviousToken};
 use crate::policy::key_view::KeyView;
 use crate::policy::model_access::ModelAccess;
@@ -403,18 +405,22 @@ fn shown(table: &Table, entry: &Entry, now: UnixTime) -> Result<ApiResponse, Api
     Ok(ApiResponse::json(&view(table, entry, now)).with(ETAG, tag))
 }
 
-/// Logs a change.
-pub(super) fn log_change(log: &Log, who: &str, action: &'static str, change: &KeyChange) {
-    let result = change
-        .outcome
-        .as_ref()
-        .map_or_else(ApiError::label, |_| "ok");
+/// Logs a change that was refused. The key store logs those that are in force, in their order.
+pub(super) fn log_change(
+    log: &Log,
+    origin: &ChangeOrigin,
+    action: &'static str,
+    change: &KeyChange,
+) {
+    let result = match &change.outcome {
+        Ok(_) | Err(ApiError::NotWritten { in_force: true, .. }) => return,
+        Err(error) => error.label(),
+    };
     // An unknown id may be anything, even a token pasted by mistake, so it is not logged.
     let known = !matches!(change.outcome, Err(ApiError::UnknownKey));
     log.event(
-        Event::info("change")
+        change::with_origin(Event::info("change"), origin)
             .with("action", action)
-            .with("who", who)
             .with("key_id", change.key_id.clone().filter(|_| known))
             .with("fields", change.fields.clone())
             .with("result", result),

@@ -17,6 +17,8 @@
 //! | GET /api/refusals | the refused requests of the last hour, by key, address and reason |
 //! | GET /api/usage | tokens, requests and cost, by hour or day and by key, account, model, upstream |
 //! | GET /api/usage/records | single requests, newest first |
+//! | GET /api/audit | who changed what, newest first |
+//! | GET /api/audit/verify | whether the audit rows are as they were written |
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
 //! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
@@ -30,6 +32,8 @@
 
 mod access;
 mod alerts;
+mod audit;
+pub(crate) mod change;
 mod connection_limit;
 mod error;
 mod explain;
@@ -58,6 +62,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, request};
 use http_body::Body;
 use http_body_util::Full;
@@ -79,6 +84,7 @@ use crate::alerts::Alerts;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::policy::audit::ChangeVia;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::runtime::wall_clock::now;
@@ -88,6 +94,9 @@ use crate::store::database::Database;
 use crate::store::key_store::{KeyStore, LastReload};
 use crate::table::Table;
 use crate::upstream::Fleet;
+
+/// The id of a call, also in its audit row and its log line.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Reads the config again, for a reload.
 pub(crate) type ConfigSource = Arc<dyn Fn() -> ParsedConfig + Send + Sync>;
@@ -183,12 +192,23 @@ where
     let (parts, body) = request.into_parts();
     let mut input = BodyReader::new(body);
     let mut auth_method = None;
-    let response = respond(services, peer, &parts, &mut input, &mut auth_method).await;
+    let request_id = change::request_id();
+    let response = respond(
+        services,
+        peer,
+        (&parts, &request_id),
+        &mut input,
+        &mut auth_method,
+    )
+    .await;
     // If the connection closes while the client still sends, the client loses the response.
     input.drain().await;
     let mut response = response.map_or_else(ApiError::into_response, ApiResponse::into_response);
     if let Some(auth_method) = auth_method {
         response.extensions_mut().insert(auth_method);
+    }
+    if let Ok(request_id) = HeaderValue::try_from(request_id) {
+        response.headers_mut().insert(REQUEST_ID, request_id);
     }
     response
 }
@@ -196,7 +216,7 @@ where
 async fn respond<B>(
     services: &Arc<Services>,
     peer: Peer,
-    parts: &request::Parts,
+    (parts, request_id): (&request::Parts, &str),
     input: &mut BodyReader<B>,
     auth_method: &mut Option<AuthMethod>,
 ) -> Result<ApiResponse, ApiError>
@@ -206,20 +226,22 @@ where
     request_head::check(parts).map_err(|what| ApiError::Malformed(what.to_owned()))?;
     let path = parts.uri.path();
     let operation = Operation::of(parts.method.as_str(), path);
-    let method = access::check(services, peer, operation, parts).await?;
+    let method = access::check(services, peer, operation, parts, request_id).await?;
     *auth_method = Some(method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
     let query = Query::of(&parts.uri);
+    let via = match method {
+        AuthMethod::Session => ChangeVia::Panel,
+        AuthMethod::NotRequired | AuthMethod::Socket | AuthMethod::Token => ChangeVia::Api,
+    };
+    let origin = change::origin(services, peer, &parts.headers, via, request_id);
+    let key_store = services.key_store.on_behalf_of(origin.clone());
     let key_api = KeyApi {
         table: &services.table,
-        key_store: &services.key_store,
+        key_store: &key_store,
         routing: Some(services.fleet.routing()),
         url: &services.url,
         keeps_uses: services.database.is_some(),
-    };
-    let who = match method {
-        AuthMethod::Session => session::who(services, peer, &parts.headers),
-        AuthMethod::NotRequired | AuthMethod::Socket | AuthMethod::Token => peer.to_string(),
     };
     let log = &services.log;
     match operation {
@@ -232,7 +254,7 @@ where
             let idempotency_keys = &services.state.idempotency_keys;
             let repeat = idempotency_keys.of(&parts.headers, "create")?;
             let done = key_api.create(&body, repeat, now()).await;
-            keys::log_change(log, &who, "create", &done);
+            keys::log_change(log, &origin, "create", &done);
             done.outcome
         }
         Operation::ShowKey(id) => key_api.show(id, now()),
@@ -240,13 +262,13 @@ where
             let body = input.json(peer, &parts.headers).await?;
             let expected = keys::expected_revision(&parts.headers);
             let done = key_api.change(id, expected, &body, now()).await;
-            keys::log_change(log, &who, "change", &done);
+            keys::log_change(log, &origin, "change", &done);
             done.outcome
         }
         Operation::DeleteKey(id) => {
             let expected = keys::expected_revision(&parts.headers);
             let done = key_api.delete(id, expected).await;
-            keys::log_change(log, &who, "delete", &done);
+            keys::log_change(log, &origin, "delete", &done);
             done.outcome
         }
         Operation::RotateKey(id) => {
@@ -255,23 +277,23 @@ where
             let idempotency_keys = &services.state.idempotency_keys;
             let repeat = idempotency_keys.of(&parts.headers, id)?;
             let done = key_api.rotate(id, expected, &body, repeat, now()).await;
-            keys::log_change(log, &who, "rotate", &done);
+            keys::log_change(log, &origin, "rotate", &done);
             done.outcome
         }
         Operation::ExpirePrevious(id) => {
             let body = input.json(peer, &parts.headers).await?;
             let expected = keys::expected_revision(&parts.headers);
             let done = key_api.expire_previous(id, expected, &body, now()).await;
-            keys::log_change(log, &who, "expire_previous", &done);
+            keys::log_change(log, &origin, "expire_previous", &done);
             done.outcome
         }
         Operation::Reload => {
             let body = input.json(peer, &parts.headers).await?;
-            reload::respond(services, &who, &query?, &body).await
+            reload::respond(services, origin, &query?, &body).await
         }
         Operation::TestAlert => {
             let body = input.json(peer, &parts.headers).await?;
-            alerts::test(services, &who, &body).await
+            alerts::test(services, &origin, &body).await
         }
         Operation::Status => Ok(status::status(services)),
         Operation::Models => models::respond(services, now()).await,
@@ -283,16 +305,18 @@ where
         Operation::Refusals => refusals::respond(services, &query?, now()),
         Operation::Usage => usage::sums(services, &query?, parts, now()).await,
         Operation::UsageRecords => usage::records(services, &query?, parts).await,
+        Operation::Audit => audit::rows(services, &query?, parts).await,
+        Operation::VerifyAudit => audit::verify(services, &query?).await,
         Operation::SignIn => {
             let body = input.json(peer, &parts.headers).await?;
-            session::sign_in(services, peer, &parts.headers, &body, now()).await
+            session::sign_in(services, peer, (&parts.headers, request_id), &body, now()).await
         }
         Operation::MakeSignInLink => {
             let body = input.json(peer, &parts.headers).await?;
-            session::make_link(services, peer, &body, now())
+            session::make_link(services, peer, origin, &body, now()).await
         }
         Operation::ShowSession => Ok(session::show(services, peer, &parts.headers)),
-        Operation::SignOut => session::sign_out(services, &who, &parts.headers),
+        Operation::SignOut => session::sign_out(services, origin, &parts.headers).await,
         Operation::PanelFile(file) => file.response(&parts.headers),
         Operation::OpenApi => Ok(openapi::document()),
     }

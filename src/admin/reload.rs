@@ -9,12 +9,14 @@ use std::sync::{Arc, PoisonError};
 use serde::Serialize;
 
 use crate::admin::Services;
+use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::input::{JsonObject, Query};
 use crate::admin::response::ApiResponse;
 use crate::net::tls::{self, TlsError, TlsFieldError};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
+use crate::policy::audit::ChangeOrigin;
 use crate::policy::price::PriceList;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
@@ -102,7 +104,7 @@ struct ChangedIds {
 /// POST /api/reload
 pub(super) async fn respond(
     services: &Arc<Services>,
-    who: &str,
+    origin: ChangeOrigin,
     query: &Query,
     body: &[u8],
 ) -> Result<ApiResponse, ApiError> {
@@ -117,7 +119,7 @@ pub(super) async fn respond(
     };
     fields.finish()?;
     let with_ids = query.switch("ids")?;
-    let outcome = reload(services, who, mode).await;
+    let outcome = reload(services, origin, mode).await;
     // Writing or dropping a million keys would block the runtime's thread too long.
     tokio::task::spawn_blocking(move || build_response(outcome, mode, with_ids))
         .await
@@ -192,12 +194,17 @@ fn changes_of(difference: &Difference) -> BTreeMap<String, Vec<&'static str>> {
         .collect()
 }
 
-/// Reloads everything that can be reloaded, and logs `who` started it.
-pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode) -> Outcome {
+/// Reloads everything that can be reloaded, and logs who started it.
+pub(crate) async fn reload(
+    services: &Arc<Services>,
+    origin: ChangeOrigin,
+    mode: ReloadMode,
+) -> Outcome {
     let _guard = services.state.reload_lock.lock().await;
+    let key_store = services.key_store.on_behalf_of(origin.clone());
     let keys = match mode {
-        ReloadMode::Apply(drops) => services.key_store.reload(drops).await,
-        ReloadMode::DryRun(drops) => services.key_store.dry_run(drops).await,
+        ReloadMode::Apply(drops) => key_store.reload(drops).await,
+        ReloadMode::DryRun(drops) => key_store.dry_run(drops).await,
     };
     let services_again = Arc::clone(services);
     let rest = tokio::task::spawn_blocking(move || settings(&services_again, mode)).await;
@@ -210,7 +217,7 @@ pub(crate) async fn reload(services: &Arc<Services>, who: &str, mode: ReloadMode
         faults,
         restart_needed,
     };
-    record_outcome(services, who, mode, &outcome);
+    record_outcome(services, &origin, mode, &outcome);
     outcome
 }
 
@@ -304,7 +311,7 @@ fn certificates(services: &Services, mode: ReloadMode, tls: &Tls) -> Vec<TlsFiel
     }
 }
 
-fn record_outcome(services: &Services, who: &str, mode: ReloadMode, outcome: &Outcome) {
+fn record_outcome(services: &Services, origin: &ChangeOrigin, mode: ReloadMode, outcome: &Outcome) {
     let result = outcome.result();
     let event = match result {
         ReloadResult::Ok => Event::info("change"),
@@ -316,9 +323,8 @@ fn record_outcome(services: &Services, who: &str, mode: ReloadMode, outcome: &Ou
         ReloadMode::Apply(_) => "reload",
         ReloadMode::DryRun(_) => "rehearse_reload",
     };
-    let mut event = event
+    let mut event = change::with_origin(event, origin)
         .with("action", action)
-        .with("who", who)
         .with("result", result.label())
         .with("message", outcome.message())
         .with("restart_needed", outcome.restart_needed.clone());
@@ -327,7 +333,12 @@ fn record_outcome(services: &Services, who: &str, mode: ReloadMode, outcome: &Ou
             .with("generation", reloaded.generation)
             .with("added", reloaded.difference.added.len())
             .with("removed", reloaded.difference.removed.len())
-            .with("changed", reloaded.difference.changed.len());
+            .with("changed", reloaded.difference.changed.len())
+            .with("n", reloaded.audit.as_ref().map(|mark| mark.n))
+            .with(
+                "hash",
+                reloaded.audit.as_ref().map(|mark| mark.hash.clone()),
+            );
     }
     services.log.event(event);
     if let ReloadMode::DryRun(_) = mode {
@@ -378,6 +389,11 @@ pub(crate) fn record_event(
             .with("added", reloaded.difference.added.len())
             .with("removed", reloaded.difference.removed.len())
             .with("changed", reloaded.difference.changed.len())
+            .with("n", reloaded.audit.as_ref().map(|mark| mark.n))
+            .with(
+                "hash",
+                reloaded.audit.as_ref().map(|mark| mark.hash.clone()),
+            )
     };
     log.event(match event {
         key_store::KeyStoreEvent::Reloaded(reloaded) => {
@@ -392,6 +408,11 @@ pub(crate) fn record_event(
                 .with("reason", error.to_string())
         }
         key_store::KeyStoreEvent::Merged(reloaded) => loaded("key_file_merged", reloaded),
+        key_store::KeyStoreEvent::Changed {
+            entry,
+            mark,
+            is_written,
+        } => change::change_line(entry, *mark, *is_written),
         key_store::KeyStoreEvent::WriteFailed { error, pending } => {
             metrics.unwritten_changes(*pending);
             Event::error("key_file_not_written")

@@ -19,14 +19,15 @@ use crate::admin::request_head;
 use crate::admin::response::ApiResponse;
 use crate::admin::throttle::delay_response;
 use crate::admin::token::AdminToken;
-use crate::admin::{Peer, Services};
-use crate::http::client_address::client_address;
+use crate::admin::{Peer, Services, change};
 use crate::observe::log::Event;
+use crate::policy::audit::{AuditAction, ChangeOrigin, ChangeVia};
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
 use crate::store::config::ReplicaUrl;
+use crate::store::database::IfNotWritten;
 
 /// A session ends after this time without a call.
 const IDLE_SECONDS: i64 = 12 * 60 * 60;
@@ -213,9 +214,10 @@ pub(crate) fn panel_link(
 }
 
 /// POST /api/session-links, on the socket alone: who may use the socket may read the admin token too.
-pub(super) fn make_link(
+pub(super) async fn make_link(
     services: &Services,
     peer: Peer,
+    origin: ChangeOrigin,
     body: &[u8],
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
@@ -223,12 +225,19 @@ pub(super) fn make_link(
         return Err(ApiError::UnknownPath);
     }
     JsonObject::of(body)?.finish()?;
+    if services.state.address.get().is_none() {
+        return Err(ApiError::NoPanel);
+    }
+    // Before the link is valid: it gives access.
+    change::record_done(
+        services,
+        AuditAction::MakeSignInLink,
+        origin,
+        IfNotWritten::Refuse,
+    )
+    .await?;
     let link = panel_link(services, now).map_err(|_| ApiError::Internal)?;
     let link = link.ok_or(ApiError::NoPanel)?;
-    let event = Event::info("change").with("action", "make_sign_in_link");
-    services
-        .log
-        .event(event.with("who", peer.to_string()).with("result", "ok"));
     Ok(ApiResponse::created(&link))
 }
 
@@ -285,7 +294,7 @@ struct View<'s> {
 pub(super) async fn sign_in(
     services: &Services,
     peer: Peer,
-    headers: &HeaderMap,
+    (headers, request_id): (&HeaderMap, &str),
     body: &[u8],
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
@@ -307,24 +316,31 @@ pub(super) async fn sign_in(
             return Err(ApiError::invalid("link", message));
         }
     };
-    let who = who(services, peer, headers);
-    let line = |event: Event, result| {
-        event
+    let mut origin = change::unknown(services, peer, headers, ChangeVia::Panel, request_id);
+    let line = |event: Event, origin: &ChangeOrigin, result| {
+        change::with_origin(event, origin)
             .with("action", "sign_in")
-            .with("who", who.as_str())
             .with("with", way)
             .with("result", result)
     };
     let Some(token) = services.token.filter(|_| is_right) else {
-        let refused = |count| line(Event::warn("change"), error.label()).with("count", count);
+        change::record_failed_sign_in(services, origin.clone(), way).await;
+        let refused =
+            |count| line(Event::warn("change"), &origin, error.label()).with("count", count);
         delay_response(services, refused).await;
         return Err(error);
     };
+    if let ChangeVia::Panel = origin.via {
+        origin.actor = change::OPERATOR.to_owned();
+    }
+    // Before the session begins: it gives access.
+    let mark = change::record_sign_in(services, origin.clone(), way).await?;
     let codes = services.state.sessions.begin(token, now);
     let SessionCodes { id, secret } = codes.map_err(|_| ApiError::Internal)?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
-    services.log.event(line(Event::info("change"), "ok"));
+    let event = line(Event::info("change"), &origin, "ok");
+    services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
     let view = View {
         secret: Some(secret.reveal()),
@@ -340,7 +356,7 @@ pub(super) fn show(services: &Services, peer: Peer, headers: &HeaderMap) -> ApiR
 
 fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s> {
     View {
-        client_address: match client(services, peer, headers) {
+        client_address: match change::client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
@@ -351,41 +367,15 @@ fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s>
 }
 
 /// DELETE /api/session
-pub(super) fn sign_out(
+pub(super) async fn sign_out(
     services: &Services,
-    who: &str,
+    origin: ChangeOrigin,
     headers: &HeaderMap,
 ) -> Result<ApiResponse, ApiError> {
     services.state.sessions.end(headers);
-    let event = Event::info("change").with("action", "sign_out");
-    services
-        .log
-        .event(event.with("who", who).with("result", "ok"));
+    change::record_done(services, AuditAction::SignOut, origin, IfNotWritten::Wait).await?;
     let cookie = cookie("", "; Max-Age=0", is_over_tls(services, headers))?;
     Ok(ApiResponse::done().with(SET_COOKIE, cookie))
-}
-
-/// The name of a panel user in log lines.
-pub(super) fn who(services: &Services, peer: Peer, headers: &HeaderMap) -> String {
-    match peer {
-        Peer::Socket { .. } => peer.to_string(),
-        Peer::Network { .. } => format!("panel from {}", client(services, peer, headers)),
-    }
-}
-
-/// The client's address, found as for a request to the gateway.
-fn client(services: &Services, peer: Peer, headers: &HeaderMap) -> ClientAddress {
-    let address = match peer {
-        Peer::Socket { .. } => None,
-        Peer::Network { address, .. } => Some(address.ip()),
-    };
-    let lines = headers.get_all("x-forwarded-for").iter();
-    let forwarded_for: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
-    client_address(
-        &services.config.client_address,
-        address,
-        forwarded_for.into_iter(),
-    )
 }
 
 /// Whether the page was loaded over TLS, from this listener or from a proxy in front of it. The Origin tells.

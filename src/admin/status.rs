@@ -6,6 +6,7 @@ use crate::admin::alerts::AlertsView;
 use crate::admin::response::ApiResponse;
 use crate::admin::{Services, reload};
 use crate::runtime::lifecycle::Phase;
+use crate::store::database::AuditStatus;
 
 #[derive(Serialize)]
 struct View {
@@ -18,6 +19,8 @@ struct View {
     unwritten_reason: Option<String>,
     /// None: the config has no database.
     database: Option<DatabaseView>,
+    /// None: the config has no database.
+    audit: Option<AuditView>,
     /// None: the config has no alerts.
     alerts: Option<AlertsView>,
     upstreams: Vec<UpstreamView>,
@@ -50,6 +53,12 @@ struct DatabaseView {
     error: Option<String>,
     waiting_bytes: usize,
     dropped_records: u64,
+}
+
+#[derive(Serialize)]
+struct AuditView {
+    waiting: usize,
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -101,6 +110,10 @@ pub(super) fn status(services: &Services) -> ApiResponse {
                 dropped_records: status.dropped_records,
             }
         }),
+        audit: services.database.as_ref().map(|database| {
+            let AuditStatus { waiting, lost } = database.audit_status();
+            AuditView { waiting, lost }
+        }),
         alerts: AlertsView::of(services),
         upstreams: upstreams.collect(),
         in_flight: services.metrics.in_flight(),
@@ -116,6 +129,8 @@ pub(super) fn metrics(services: &Services) -> ApiResponse {
     if let Some(database) = &services.database {
         let status = database.status();
         metrics.database(status.up, status.dropped_records);
+        let AuditStatus { waiting, lost } = database.audit_status();
+        metrics.audit(waiting, lost);
     }
     ApiResponse::metrics(metrics.render())
 }

@@ -217,7 +217,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 24] = [
+const CALLS: [(&str, &str, &str); 26] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -244,6 +244,8 @@ const CALLS: [(&str, &str, &str); 24] = [
     ("GET", "/api/refusals", ""),
     ("GET", "/api/usage?start_time=1&end_time=2", ""),
     ("GET", "/api/usage/records", ""),
+    ("GET", "/api/audit", ""),
+    ("GET", "/api/audit/verify", ""),
     ("GET", "/api/session", ""),
     ("DELETE", "/api/session", ""),
     ("POST", "/api/session-links", ""),

@@ -104,7 +104,7 @@ pub(super) async fn ask<T: Send + 'static>(
 }
 
 /// Whether CSV is named in Accept, and JSON is not.
-fn wants_csv(parts: &request::Parts) -> bool {
+pub(super) fn wants_csv(parts: &request::Parts) -> bool {
     let named = |name: &str| {
         let values = parts.headers.get_all(ACCEPT).iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -118,7 +118,7 @@ fn wants_csv(parts: &request::Parts) -> bool {
 }
 
 /// Adds what says that the form depends on Accept, and where the next page is (RFC 8288): CSV has no other place for it.
-fn with_links(
+pub(super) fn with_links(
     answer: ApiResponse,
     parts: &request::Parts,
     query: &Query,

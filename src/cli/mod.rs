@@ -11,6 +11,7 @@
 
 mod alerts;
 mod arguments;
+mod audit;
 mod check;
 mod client;
 mod command_error;
@@ -85,6 +86,8 @@ enum Command {
     PanelLink(PanelLinkArgs),
     /// Show who used how much: tokens, requests and cost, by day, key, account, model or upstream.
     Usage(UsageArgs),
+    /// Show who changed what, newest first.
+    Audit(AuditArgs),
     /// Print a script that completes keygate's commands in a shell.
     Completions(CompletionsArgs),
     /// Print the manual page.
@@ -544,6 +547,54 @@ impl UsageEnd {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct AuditArgs {
+    #[command(subcommand)]
+    command: Option<AuditCommand>,
+    #[command(flatten)]
+    list: AuditListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Check that all rows are as they were written; name the first that is not. Exit status 1 if there is one.
+    Verify(AuditVerifyArgs),
+}
+
+#[derive(Debug, Args)]
+struct AuditVerifyArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct AuditListArgs {
+    /// Only changes of this key, by its id; also the reloads that changed it.
+    #[arg(long, value_name = "ID", value_parser = arguments::id)]
+    key: Option<KeyId>,
+    /// Only changes by this actor, like 'uid 1000' or operator.
+    #[arg(long)]
+    actor: Option<String>,
+    /// Only this action, like create, change, delete, reload or sign_in_failed.
+    #[arg(long)]
+    action: Option<String>,
+    /// Since when: 7d, 24h, 2026-11-01 (from the start of that day, UTC), or an RFC 3339 time.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::since)]
+    from: Option<UnixTime>,
+    /// Until when, in the same forms; a date counts to the end of that day. Default: now.
+    #[arg(long, value_name = "WHEN", value_parser = arguments::until)]
+    to: Option<UnixTime>,
+    /// At most so many.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Print CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
 struct CompletionsArgs {
     /// The shell.
     shell: clap_complete::Shell,
@@ -567,6 +618,7 @@ pub fn run() -> ExitCode {
         Command::Alerts(command) => alerts::run(command),
         Command::PanelLink(args) => panel_link::run(args),
         Command::Usage(args) => usage::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };

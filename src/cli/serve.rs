@@ -34,6 +34,7 @@ use crate::observe::metrics::Metrics;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
+use crate::store::audit::AuditTrail;
 use crate::store::config::{
     Config, Listen, LogFormat, parse, provide_alert_secret, provide_secrets,
 };
@@ -123,9 +124,10 @@ pub(super) fn serve(
     let (socket, socket_file) =
         unix_socket::claim(&components.config.admin.socket, unix_socket::PRIVATE)
             .map_err(StartError::Socket)?;
-    let key_store = components.start_key_store(loaded)?;
-    // After the admin socket, so that a second start by mistake changes nothing; after the keys, whose uses it knows.
+    // After the admin socket, so that a second start by mistake changes nothing; before the keys, whose changes it records.
     components.open_database()?;
+    let key_store = components.start_key_store(loaded)?;
+    components.restore_key_uses()?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
@@ -248,8 +250,13 @@ impl Components {
 
     fn open_database(&mut self) -> Result<(), StartError> {
         if let Some(url) = &self.config.database {
-            let database = usage_database::open(url, &self.config.usage, &self.log, &self.metrics)?;
-            usage_database::restore_key_uses(&database, &self.table)?;
+            let database = usage_database::open(
+                url,
+                &self.config.usage,
+                self.config.audit,
+                &self.log,
+                &self.metrics,
+            )?;
             self.database = Some(Arc::new(database));
         }
         Ok(())
@@ -265,12 +272,23 @@ impl Components {
         )
     }
 
+    fn restore_key_uses(&self) -> Result<(), StartError> {
+        match &self.database {
+            Some(database) => {
+                usage_database::restore_key_uses(database, &self.table)?;
+                usage_database::compare_keys(database, &self.table, &self.log)
+            }
+            None => Ok(()),
+        }
+    }
+
     fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let key_store = KeyStore::start(
+        let key_store = KeyStore::start_audited(
             &self.config.keys,
             Arc::clone(&self.table),
             loaded,
+            AuditTrail::of(self.database.clone()),
             move |event| {
                 reload::record_event(&log, &metrics, wall_clock::now(), &event);
             },

@@ -79,6 +79,16 @@ fn describe(status: &Value) -> String {
             format!("to {receiver}, {last}, {pending} wait{error}"),
         );
     }
+    let audit = &status["audit"];
+    if !audit.is_null() && (audit["waiting"] != 0 || audit["lost"] != 0) {
+        line(
+            "Audit",
+            format!(
+                "{} rows wait for the database, {} were lost",
+                audit["waiting"], audit["lost"]
+            ),
+        );
+    }
     line("In flight", status["in_flight"].to_string());
     if status["draining"] == true {
         line("Draining", "yes".to_owned());

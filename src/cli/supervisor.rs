@@ -26,6 +26,7 @@ use crate::gateway::worker::Gateway;
 use crate::net::listen::ClaimedAddresses;
 use crate::net::unix_socket::SocketFile;
 use crate::observe::log::Event;
+use crate::policy::audit::ChangeOrigin;
 use crate::runtime::lifecycle::Phase;
 use crate::store::key_store::DropLimit;
 
@@ -231,7 +232,11 @@ async fn reload_on_signal(services: Arc<Services>, reload: Rc<Notify>) {
                 .chain(since)
                 .collect::<Vec<_>>(),
         );
-        reload::reload(&services, "SIGHUP", ReloadMode::Apply(DropLimit::Enforce)).await;
+        let origin = ChangeOrigin {
+            actor: "SIGHUP".to_owned(),
+            ..ChangeOrigin::key_file()
+        };
+        reload::reload(&services, origin, ReloadMode::Apply(DropLimit::Enforce)).await;
         tell_systemd(&[NotifyState::Ready]);
     }
 }

@@ -6,8 +6,11 @@ use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::policy::time::UnixTime;
-use crate::store::config::UsageConfig;
-use crate::store::database::{Database, DatabaseEvent, DatabaseUrl, KeepFor};
+use crate::store::audit::{COMPARED_ROWS, differences_at_start};
+use crate::store::config::{AuditConfig, UsageConfig};
+use crate::store::database::{
+    AuditQuery, Database, DatabaseEvent, DatabaseUrl, IfNotWritten, KeepFor,
+};
 use crate::table::{Table, UsageCounts};
 
 /// The longest time to write what waits at the end.
@@ -23,12 +26,14 @@ pub(super) fn gateway_name() -> String {
 pub(super) fn open(
     url: &DatabaseUrl,
     usage: &UsageConfig,
+    audit: AuditConfig,
     log: &Log,
     metrics: &Metrics,
 ) -> Result<Database, StartError> {
     let keep_for = KeepFor {
         records: usage.records,
         sums: usage.sums,
+        audit: audit.keep,
     };
     let gateway = gateway_name();
     let instance = random_name().map_err(|error| {
@@ -52,6 +57,34 @@ pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(),
             previous_last_used_at: None,
         };
         table.restore_usage(&known.key_id, before);
+    }
+    Ok(())
+}
+
+/// Compares the key file with the newest audit rows. What differs is logged and has a row.
+pub(super) fn compare_keys(
+    database: &Database,
+    table: &Table,
+    log: &Log,
+) -> Result<(), StartError> {
+    let query = AuditQuery {
+        limit: COMPARED_ROWS,
+        ..AuditQuery::default()
+    };
+    let rows = database.audit_rows(&query).map_err(StartError::Database)?;
+    let differences = differences_at_start(&rows, table);
+    for difference in &differences {
+        let message = "the key file has not what the newest audit row of this key says; the gateway was killed before it \
+                       wrote the file, or the file was changed while the gateway was stopped";
+        log.event(
+            Event::warn("audit")
+                .with("message", message)
+                .with("key_id", difference.target.clone()),
+        );
+    }
+    if !differences.is_empty() {
+        // What may wait is never refused.
+        let _ = database.audit(differences, IfNotWritten::Wait).wait();
     }
     Ok(())
 }
@@ -86,15 +119,28 @@ fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {
             log.event(Event::info("database").with("message", "can be written again"))
         }
         DatabaseEvent::Down(error) => {
-            let message = "cannot be written; usage waits in memory";
+            let message = "cannot be written; usage waits in memory, and changes that give access are refused";
             log.event(
                 Event::warn("database")
                     .with("message", message)
                     .with("reason", error.to_string()),
             );
         }
+        DatabaseEvent::AuditWritten { rows } => {
+            let message = "audit rows that waited are written";
+            log.event(
+                Event::info("audit")
+                    .with("message", message)
+                    .with("rows", *rows),
+            );
+        }
+        DatabaseEvent::AuditBroken { n } => {
+            let message = "the newest audit row is not as it was written, or the file of the audit key is another one; \
+                           run keygate audit verify";
+            log.event(Event::error("audit").with("message", message).with("n", *n));
+        }
         DatabaseEvent::NotDeleted(error) => {
-            let message = "old usage could not be deleted";
+            let message = "old rows could not be deleted";
             log.event(
                 Event::warn("database")
                     .with("message", message)

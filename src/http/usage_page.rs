@@ -312,13 +312,14 @@ fn name_of<'n>(id: Option<&str>, names: &'n KeyNames) -> Option<&'n str> {
     id.and_then(|id| names.get(id)).map(String::as_str)
 }
 
-struct CsvWriter {
+/// Writes CSV as RFC 4180 says, with nothing in it that steers a terminal or a spreadsheet.
+pub(crate) struct CsvWriter {
     text: String,
     line_begins: bool,
 }
 
 impl CsvWriter {
-    fn with_headings(headings: &str) -> Self {
+    pub(crate) fn with_headings(headings: &str) -> Self {
         Self {
             text: format!("{headings}\r\n"),
             line_begins: true,
@@ -332,7 +333,7 @@ impl CsvWriter {
         self.line_begins = false;
     }
 
-    fn number(&mut self, number: Option<impl std::fmt::Display>) {
+    pub(crate) fn number(&mut self, number: Option<impl std::fmt::Display>) {
         self.separate();
         if let Some(number) = number {
             // Writing to a String cannot fail.
@@ -340,7 +341,7 @@ impl CsvWriter {
         }
     }
 
-    fn text(&mut self, text: Option<&str>) {
+    pub(crate) fn text(&mut self, text: Option<&str>) {
         self.separate();
         let text = text.unwrap_or_default();
         // Spreadsheets take a cell that begins so for a formula, and a name in it may come from elsewhere.
@@ -361,9 +362,13 @@ impl CsvWriter {
         self.text.push_str(if quoted { "\"" } else { "" });
     }
 
-    fn end_line(&mut self) {
+    pub(crate) fn end_line(&mut self) {
         self.text.push_str("\r\n");
         self.line_begins = true;
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.text
     }
 }
 
@@ -372,7 +377,7 @@ fn decimal(millionths: i64) -> String {
 }
 
 /// A time in milliseconds since 1970, in RFC 3339.
-fn with_milliseconds(time: i64) -> String {
+pub(crate) fn with_milliseconds(time: i64) -> String {
     let seconds = UnixTime::from_seconds(time.div_euclid(1000)).to_string();
     let seconds = seconds.trim_end_matches('Z');
     format!("{seconds}.{:03}Z", time.rem_euclid(1000))

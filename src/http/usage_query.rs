@@ -3,8 +3,12 @@
 //!
 //! A parameter that is not known is refused. A filter that is ignored would give a wrong figure.
 
+use crate::policy::audit::AuditAction;
+use crate::policy::key::KeyId;
 use crate::policy::time::UnixTime;
-use crate::store::database::{Bucket, DAY, GroupBy, HOUR, RecordEnd, RecordsQuery, SumsQuery};
+use crate::store::database::{
+    AuditQuery, Bucket, DAY, GroupBy, HOUR, RecordEnd, RecordsQuery, SumsQuery,
+};
 use crate::store::strict_json::{FieldError, printable};
 
 /// The longest range by the hour, in seconds.
@@ -191,6 +195,54 @@ impl UsageParameters<'_> {
             model: text("model")?,
             upstream: text("upstream")?,
             end: end.transpose()?,
+            from: self.time("start_time")?,
+            to: self.time("end_time")?,
+            after: after.transpose()?,
+            limit: limit
+                .and_then(|limit| u32::try_from(limit).ok())
+                .unwrap_or(RECORDS_ON_PAGE),
+        })
+    }
+
+    /// The question for audit rows that these parameters ask.
+    pub(crate) fn audit(&self) -> Result<AuditQuery, FieldError> {
+        self.refuse_others(&[&[
+            "start_time",
+            "end_time",
+            "key",
+            "actor",
+            "action",
+            "after",
+            "limit",
+        ]])?;
+        let text = |name| Ok(self.once(name)?.map(str::to_owned));
+        let action = text("action")?;
+        if let Some(action) = &action
+            && AuditAction::of_label(action).is_none()
+        {
+            let known: Vec<&str> = AuditAction::labels().collect();
+            let message = format!("must be one of {}", known.join(", "));
+            return Err(invalid("action", &message));
+        }
+        let key_id = text("key")?;
+        if let Some(id) = &key_id
+            && KeyId::parse(id).is_err()
+        {
+            return Err(invalid("key", "must be the id of a key"));
+        }
+        let after = self.once("after")?.map(|text| {
+            place_of(text).ok_or_else(|| {
+                invalid(
+                    "after",
+                    "is no place in the list; take it from an answer's next",
+                )
+            })
+        });
+        let limit = self.whole_number("limit", i64::from(MAX_RECORDS_ON_PAGE))?;
+        Ok(AuditQuery {
+            key_id,
+            actor: text("actor")?,
+            action,
             from: self.time("start_time")?,
             to: self.time("end_time")?,
             after: after.transpose()?,

@@ -49,6 +49,8 @@ struct DatabaseMetrics {
     up: IntGauge,
     records_dropped: IntCounter,
     write_seconds: Histogram,
+    audit_waiting: IntGauge,
+    audit_lost: IntCounter,
 }
 
 impl Metrics {
@@ -110,6 +112,14 @@ impl Metrics {
                     "keygate_database_write_seconds",
                     "The time of one transaction.",
                 ))?,
+                audit_waiting: gauge(
+                    "keygate_audit_rows_waiting",
+                    "Audit rows of changes that are in force but not in the database yet.",
+                )?,
+                audit_lost: IntCounter::new(
+                    "keygate_audit_rows_lost_total",
+                    "Audit rows given up because too many waited for the database.",
+                )?,
             },
         };
         let build = IntGaugeVec::new(
@@ -210,11 +220,15 @@ impl Metrics {
             up,
             records_dropped,
             write_seconds,
+            audit_waiting,
+            audit_lost,
         } = &self.families.database;
-        let all: [Box<dyn Collector>; 3] = [
+        let all: [Box<dyn Collector>; 5] = [
             Box::new(up.clone()),
             Box::new(records_dropped.clone()),
             Box::new(write_seconds.clone()),
+            Box::new(audit_waiting.clone()),
+            Box::new(audit_lost.clone()),
         ];
         all.into_iter()
             .try_for_each(|collector| self.families.registry.register(collector))
@@ -226,6 +240,15 @@ impl Metrics {
         database.up.set(i64::from(up));
         let more = records_dropped.saturating_sub(database.records_dropped.get());
         database.records_dropped.inc_by(more);
+    }
+
+    /// Sets how many audit rows wait for the database, and how many were lost since the start.
+    pub(crate) fn audit(&self, waiting: usize, lost: u64) {
+        let database = &self.families.database;
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        database.audit_waiting.set(waiting);
+        let more = lost.saturating_sub(database.audit_lost.get());
+        database.audit_lost.inc_by(more);
     }
 
     /// Measures a transaction of the database.
@@ -400,6 +423,8 @@ mod tests {
         metrics.database(true, 3);
         metrics.database(true, 4);
         metrics.database_write(0.1);
+        metrics.audit(2, 1);
+        metrics.audit(3, 4);
         let counts = RequestCounts {
             output: Some(7),
             ..RequestCounts::UNKNOWN
@@ -413,6 +438,8 @@ mod tests {
             "keygate_database_up 1",
             "keygate_usage_records_dropped_total 4",
             "keygate_database_write_seconds_count 1",
+            "keygate_audit_rows_waiting 3",
+            "keygate_audit_rows_lost_total 4",
             "keygate_requests_total{outcome=\"allowed\"} 1",
             "keygate_responses_total{status=\"200\",upstream=\"llama\"} 1",
             "keygate_request_seconds_count 1",

@@ -5,6 +5,7 @@
 //! `keygate explain` cannot disagree.
 
 pub mod alert;
+pub mod audit;
 pub mod body_fields;
 pub mod budget;
 pub mod decide;
@@ -26,3 +27,4 @@ pub mod time;
 pub mod token;
 pub mod token_estimate;
 pub mod usage;
+pub mod widening;

@@ -28,7 +28,7 @@ use crate::policy::field_kind::ForwardHeaders;
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
 pub use crate::store::config::alerts::{AlertsConfig, WebhookUrl};
-pub use crate::store::config::usage::{Engine, UsageConfig, UsageMode};
+pub use crate::store::config::usage::{AuditConfig, Engine, UsageConfig, UsageMode};
 use crate::store::database::DatabaseUrl;
 pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
 
@@ -67,6 +67,8 @@ pub struct Config {
     pub database: Option<DatabaseUrl>,
     /// What is kept of the usage.
     pub usage: UsageConfig,
+    /// What is kept of the audit.
+    pub audit: AuditConfig,
     /// Prices, in the file's order; each model at most once.
     pub prices: Vec<ModelPrice>,
     /// Where the operator is told what happens; None: nowhere.

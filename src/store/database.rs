@@ -1,8 +1,9 @@
-//! What outlives the process beside the key file: usage records, their sums, and the uses of keys.
+//! What outlives the process beside the key file: usage records, their sums, the uses of keys, and the audit rows.
 //!
 //! [`Database::open`] opens it and starts the one thread that writes. Each worker has a [`UsageSender`] and hands its
 //! finished requests over without waiting. [`Database::sums`] and its siblings answer questions; they wait for the disk,
-//! so they are asked off the workers' threads.
+//! so they are asked off the workers' threads. [`Database::audit`] writes rows about changes, and answers when they are
+//! on disk.
 //!
 //! `alerts` is what is kept of alerts, which are written where they are made, off the workers' threads.
 //!
@@ -13,6 +14,7 @@
 //! where the database can be written. Nobody waits for the database but those who ask it.
 
 mod alerts;
+mod audit;
 mod driver;
 mod error;
 mod query;
@@ -26,14 +28,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainCheck, ChainKey, ChainReport};
 use crate::store::database::alerts::AlertDriver;
-use crate::store::database::driver::{Driver, grouped_sums};
+use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
 use crate::store::database::writer::WriterHandle;
 
 pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, PendingAlert};
+pub use crate::store::database::audit::{AuditQuery, AuditStatus, AuditWrite, IfNotWritten};
 pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
@@ -43,7 +47,7 @@ pub use crate::store::database::record::{
     DAY, HOUR, KeyUse, RecordEnd, SumsKey, UsageRecord, UsageSums,
 };
 pub use crate::store::database::writer::{
-    DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
+    AuditReply, DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
 };
 
 /// How long a question waits for what is not written yet.
@@ -74,6 +78,12 @@ impl DatabaseUrl {
             Self::Sqlite(path) => Ok(Box::new(Sqlite::open_beside(path)?)),
         }
     }
+
+    fn chain_key(&self) -> Result<ChainKey, DatabaseError> {
+        match self {
+            Self::Sqlite(path) => audit::chain_key(path),
+        }
+    }
 }
 
 /// An open database, with its writer.
@@ -81,6 +91,7 @@ pub struct Database {
     url: DatabaseUrl,
     queues: Arc<Queues>,
     writer: WriterHandle,
+    chain_key: ChainKey,
     /// Opened by the first question.
     reader: Mutex<Option<Box<dyn Driver>>>,
     /// Reads and writes alerts. Opened by the first.
@@ -108,11 +119,25 @@ impl Database {
         keep_for: KeepFor,
         observer: DatabaseObserver,
     ) -> Result<Self, DatabaseError> {
-        let driver = url.open_to_write()?;
+        let mut driver = url.open_to_write()?;
+        let chain_key = url.chain_key()?;
+        let newest = driver.last_audit_row()?;
+        if let Some(row) = newest.as_ref().filter(|row| !chain_key.admits(row)) {
+            observer(DatabaseEvent::AuditBroken { n: row.n });
+        }
+        let last = newest.map_or_else(AuditMark::origin, |AuditRow { n, hash, .. }| AuditMark {
+            n,
+            hash,
+        });
+        let chain = AuditChain {
+            key: chain_key,
+            last,
+        };
         let queues = Arc::<Queues>::default();
         let DatabaseUrl::Sqlite(path) = url;
         let writer = WriterHandle::start(
             driver,
+            chain,
             Arc::clone(&queues),
             gateway,
             instance,
@@ -127,6 +152,7 @@ impl Database {
             url: url.clone(),
             queues,
             writer,
+            chain_key,
             reader: Mutex::new(None),
             alerts: Mutex::new(None),
         })
@@ -210,6 +236,39 @@ impl Database {
     pub fn key_uses(&self) -> Result<Vec<StoredKeyUse>, DatabaseError> {
         self.flush_if_needed();
         self.read(|reader| reader.key_uses())
+    }
+
+    /// Writes audit rows in one transaction, behind all that were asked for before.
+    pub fn audit(&self, entries: Vec<AuditEntry>, if_not_written: IfNotWritten) -> AuditReply {
+        self.writer.audit(entries, if_not_written)
+    }
+
+    /// Audit rows that wait for the database, or were lost.
+    #[must_use]
+    pub fn audit_status(&self) -> AuditStatus {
+        self.writer.audit_status()
+    }
+
+    /// Audit rows, newest first. Rows that wait are not among them.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn audit_rows(&self, query: &AuditQuery) -> Result<Vec<AuditRow>, DatabaseError> {
+        self.read(|reader| reader.audit_rows(query))
+    }
+
+    /// Looks at every audit row, and finds the first that is wrong.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn verify_audit(&self) -> Result<ChainReport, DatabaseError> {
+        // Read first: a row that is written meanwhile is not missed.
+        let head = self.writer.audit_head();
+        self.read(|reader| {
+            let mut check = ChainCheck::new(self.chain_key);
+            reader.walk_audit(&mut |row| check.visit(row))?;
+            Ok(check.finish(&head))
+        })
     }
 
     fn flush_if_needed(&self) -> bool {

@@ -5,6 +5,10 @@
 //! the folder, then the table, then the reply. The one exception revokes access: a delete, a disable or the end of a
 //! previous token changes the table first. Until a write has brought it to disk it is *pending*, and every load applies it again.
 //!
+//! The audit row of a change is on disk before the key file is written, in the order of the changes. Where it cannot be
+//! written, a create, a rotation, an enable, or another change that may give access is refused; a reload that may give access is
+//! refused whole. What takes access away is done, and its row waits.
+//!
 //! | the file | create, rotate, other changes | delete, disable, end of a previous token | reload |
 //! | --- | --- | --- | --- |
 //! | unchanged since the last load or write | write, table, reply | table, write, reply | changes nothing |
@@ -12,6 +16,7 @@
 //! | faulty or missing | [`StoreError::Faulty`], changes nothing | in force, [`WriteError::NotWritten`] | [`StoreError::Faulty`], the table stays |
 //! | would drop too many keys | [`StoreError::DropLimit`], changes nothing | in force, not written | refused unless forced |
 //! | cannot be written | [`StoreError::Io`], file and table stay | in force, not written | loads it if it can be read |
+//! | its audit row cannot be written | refused, unless it takes access away | table, write, reply | refused, unless it takes access away |
 //! | pending changes exist | the write includes them | likewise; deleting such a key again writes again | loads it and applies them |
 //! | a reload finds a pending change in the file | it is no longer pending | | |
 //!

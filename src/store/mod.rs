@@ -2,6 +2,7 @@
 
 mod alert_secret;
 pub(crate) mod allowance_json;
+pub mod audit;
 pub mod config;
 pub mod database;
 pub(crate) mod fault;

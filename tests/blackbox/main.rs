@@ -47,6 +47,15 @@ mod admin {
     mod unknown_calls;
 }
 
+/// Every change has one row, in the order of the changes, and nobody can change a row unnoticed.
+mod audit {
+    mod chain;
+    mod rows;
+    mod shell;
+    mod trail;
+    mod unwritable;
+}
+
 /// Which request bodies are taken: their size, their media type, their coding, and the pieces they come in.
 mod bodies {
     mod compressed;
@@ -118,7 +127,7 @@ mod keys {
 /// The process from start to end: what it refuses to start with, how it stops, and what it may do on its machine.
 mod lifecycle {
     mod end;
-    mod full_disk;
+    pub mod full_disk;
     mod key_file_at_start;
     mod log;
     mod process;

@@ -57,6 +57,7 @@ const ICONS = {
   models: "M12 3l8 4.5v9L12 21l-8-4.5v-9L12 3ZM4.3 7.6 12 12l7.7-4.4M12 12v8.8",
   dashboard: "M4 20V10M10 20V4M16 20v-7M21 20H3",
   usage: "M4 19h16M6.5 15V9.5M11 15V5M15.5 15v-3.5M20 15V8",
+  activity: "M4 6h10M4 12h16M4 18h7M18 4v4M15.5 16v4",
   plus: "M12 5v14M5 12h14",
   search: "M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM20 20l-4.8-4.8",
   more: "M5 12h.01M12 12h.01M19 12h.01",

@@ -16,6 +16,7 @@ export function keyMenu(button, key, onChanged) {
     { text: "Edit", icon: "edit", act: () => editKey(key, onChanged) },
     { text: "Usage", icon: "usage", act: () => { location.hash = keyPageOf(key.id); } },
     { text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
+    { text: "Activity", icon: "activity", act: () => { location.hash = `#/activity?key=${encodeURIComponent(key.id)}`; } },
     { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
     { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
     { text: "Rotate…", icon: "refresh", act: () => openRotate(key, onChanged) },

@@ -10,6 +10,7 @@ import { keysView } from "./keys.js";
 const VIEWS = {
   "#/keys": { title: "API Keys", icon: "key", load: async () => keysView },
   "#/usage": { title: "Usage", icon: "usage", load: async () => (await import("./usage.js")).usageView },
+  "#/activity": { title: "Activity", icon: "activity", load: async () => (await import("./activity.js")).activityView },
   "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
   "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
   /** A key's own page, which other views lead to. */

@@ -18,6 +18,7 @@ impl TestApi {
         let forever = KeepFor {
             records: 100_000_000_000,
             sums: 100_000_000_000,
+            audit: 400 * DAY,
         };
         let database = Database::open(&url, "gateway", "test", forever, Box::new(|_| ())).unwrap();
         let sender = database.sender();

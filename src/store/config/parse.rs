@@ -13,8 +13,8 @@ use crate::store::config::sections::{
 };
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
-    AdminConfig, AlertsConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig, Listen,
-    LogFormat, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
+    AdminConfig, AlertsConfig, AuditConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig,
+    Listen, LogFormat, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
 };
 use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
@@ -155,6 +155,7 @@ struct ConfigParts {
     upstreams: Vec<UpstreamConfig>,
     database: Option<Option<DatabaseUrl>>,
     usage: UsageConfig,
+    audit: AuditConfig,
     prices: Vec<ModelPrice>,
     alerts: Option<AlertsConfig>,
 }
@@ -190,6 +191,7 @@ impl ConfigParts {
             upstreams,
             database,
             usage,
+            audit,
             prices,
             alerts,
         } = self;
@@ -213,6 +215,7 @@ impl ConfigParts {
             upstreams,
             database: database?,
             usage,
+            audit,
             prices,
             alerts,
         })
@@ -244,6 +247,7 @@ impl ConfigReader<'_> {
             alerts: self.alerts(root.section("alerts"), has_database),
             database,
             usage: usage::usage(root.section("usage")),
+            audit: usage::audit(root.section("audit")),
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
             listen,

@@ -2,7 +2,9 @@
 //!
 //! Every config struct is destructured without `..`, so that the compiler refuses a new field that is not listed here.
 
-use crate::store::config::{AdminConfig, Config, KeysConfig, LimitsConfig, Timeouts, UsageConfig};
+use crate::store::config::{
+    AdminConfig, AuditConfig, Config, KeysConfig, LimitsConfig, Timeouts, UsageConfig,
+};
 
 /// A setting's name in the config file, and whether its value differs.
 type Setting = (&'static str, bool);
@@ -28,6 +30,7 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         upstreams: _,
         database,
         usage,
+        audit,
         // A reload applies them.
         prices: _,
         alerts: _,
@@ -48,6 +51,8 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     settings.push(("log.format", *log_format != new.log_format));
     settings.push(("database.url", *database != new.database));
     settings.extend(compare_usage(usage, &new.usage));
+    let AuditConfig { keep } = *audit;
+    settings.push(("audit.keep", keep != new.audit.keep));
     settings
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))

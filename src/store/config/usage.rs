@@ -1,4 +1,4 @@
-//! Reads the config's parts about usage: `[database]`, `[usage]`, `[[prices]]`, and what an upstream is asked for.
+//! Reads the config's parts about usage: `[database]`, `[usage]`, `[audit]`, `[[prices]]`, and what an upstream is asked for.
 
 use std::collections::HashMap;
 
@@ -30,6 +30,13 @@ pub struct UsageConfig {
     pub currency: String,
     /// Whose days, weeks and months budgets have.
     pub time_zone: TimeZone,
+}
+
+/// `[audit]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// How long audit rows are kept, in seconds.
+    pub keep: i64,
 }
 
 /// How the usage of an upstream's streams is learned.
@@ -203,6 +210,17 @@ pub(crate) fn usage(mut section: Section<'_>) -> UsageConfig {
         sums: sums.unwrap_or(400 * DAY),
         currency: currency.unwrap_or_else(|| DEFAULT_CURRENCY.to_owned()),
         time_zone: time_zone.unwrap_or(TimeZone::UTC),
+    }
+}
+
+pub(crate) fn audit(mut section: Section<'_>) -> AuditConfig {
+    let keep = section.text("keep", |text| match kept_for(text)? {
+        kept if kept < DAY => Err("is too short; write \"1d\" or more".to_owned()),
+        kept => Ok(kept),
+    });
+    section.reject_unknown_fields();
+    AuditConfig {
+        keep: keep.unwrap_or(400 * DAY),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainKey};
+use crate::store::database::audit::AuditQuery;
 use crate::store::database::error::DatabaseError;
 use crate::store::database::query::{RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow};
 use crate::store::database::record::{Batch, DAY, HOUR, SumsMap, UsageSums};
@@ -20,6 +22,65 @@ pub(crate) trait Driver: Send {
     fn records(&mut self, query: &RecordsQuery) -> Result<Vec<StoredRecord>, DatabaseError>;
 
     fn key_uses(&mut self) -> Result<Vec<StoredKeyUse>, DatabaseError>;
+
+    /// Appends rows in one transaction, and returns when they are on disk. `chain` goes on with them. Rows that were
+    /// appended before, where only the answer was lost, are not appended again.
+    fn append_audit(
+        &mut self,
+        entries: &[AuditEntry],
+        chain: &mut AuditChain,
+    ) -> Result<Vec<AuditMark>, DatabaseError>;
+
+    /// Where the oldest row is older than `due`, deletes the rows that are older than `before`, `most` at a time, and
+    /// appends the row that says so. Both are in milliseconds since 1970. Returns how many rows were deleted.
+    fn cut_audit(&mut self, cut: &AuditCut, chain: &mut AuditChain) -> Result<u64, DatabaseError>;
+
+    fn audit_rows(&mut self, query: &AuditQuery) -> Result<Vec<AuditRow>, DatabaseError>;
+
+    fn last_audit_row(&mut self) -> Result<Option<AuditRow>, DatabaseError>;
+
+    /// Visits all rows in their order, as they are at one instant.
+    fn walk_audit(&mut self, visit: &mut dyn FnMut(AuditRow)) -> Result<(), DatabaseError>;
+}
+
+/// Where the chain of the audit rows goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct AuditChain {
+    pub(crate) key: ChainKey,
+    /// The last row that was written.
+    pub(crate) last: AuditMark,
+}
+
+impl AuditChain {
+    /// The rows of these entries behind the last one that was written.
+    pub(crate) fn rows(&self, entries: &[AuditEntry]) -> Vec<AuditRow> {
+        self.rows_behind(entries, &self.last)
+    }
+
+    /// The rows of these entries behind another row.
+    pub(crate) fn rows_behind(&self, entries: &[AuditEntry], last: &AuditMark) -> Vec<AuditRow> {
+        let mut last = last.clone();
+        let row = |entry: &AuditEntry| {
+            let row = self.key.row(entry, &last);
+            last = AuditMark {
+                n: row.n,
+                hash: row.hash.clone(),
+            };
+            row
+        };
+        entries.iter().map(row).collect()
+    }
+}
+
+/// Which audit rows are deleted. Times are in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AuditCut {
+    pub(crate) now: i64,
+    /// Rows from before this are deleted, once the oldest is from before `due`.
+    pub(crate) before: i64,
+    pub(crate) due: i64,
+    /// At most so many at a time.
+    pub(crate) most: u32,
 }
 
 /// What is old enough to be deleted, in seconds since 1970.

@@ -32,6 +32,13 @@ pub enum DatabaseError {
         /// The newest version that this program knows.
         known: i64,
     },
+    /// The file of the key for the audit rows cannot be used.
+    AuditKey {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
     /// The disk is full.
     Full {
         /// The file.
@@ -86,6 +93,12 @@ impl fmt::Display for DatabaseError {
                  backup that was made before it",
                 path.display()
             ),
+            Self::AuditKey { path, source } => write!(
+                f,
+                "{}: the key of the audit rows cannot be read or made ({source}); restore the file from a backup, or \
+                 move it away for a new one, which older rows cannot be verified with",
+                path.display()
+            ),
             Self::Full { path } => write!(
                 f,
                 "{}: the disk is full; make room, what waits is written then",
@@ -119,7 +132,7 @@ impl fmt::Display for DatabaseError {
 impl std::error::Error for DatabaseError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Open { source, .. } => Some(source),
+            Self::Open { source, .. } | Self::AuditKey { source, .. } => Some(source),
             Self::Failed { source, .. } => Some(&**source),
             Self::NotADatabase { .. }
             | Self::OtherProgram { .. }

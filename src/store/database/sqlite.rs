@@ -1,6 +1,7 @@
 //! SQLite: the database inside the gateway. All that is particular to its dialect stands in this folder.
 
 mod alerts;
+mod audit;
 mod checkpoint;
 
 use std::fs::OpenOptions;
@@ -12,8 +13,10 @@ use std::time::Duration;
 use rusqlite::types::{ToSql, ToSqlOutput, Value};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
 use crate::policy::usage::{Certainty, RequestCounts};
-use crate::store::database::driver::{Driver, Retention, grouped_sums};
+use crate::store::database::audit::AuditQuery;
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention, grouped_sums};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::query::{RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow};
 use crate::store::database::record::{Batch, DAY, HOUR, UsageRecord, UsageSums, whole};
@@ -21,16 +24,19 @@ use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 /// Each with its number, in their order.
-const MIGRATIONS: [(i64, &str); 2] = [
+const MIGRATIONS: [(i64, &str); 3] = [
     (1, include_str!("sqlite/0001_usage.sql")),
+    (2, include_str!("sqlite/0002_audit.sql")),
     (3, include_str!("sqlite/0003_alerts.sql")),
 ];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 
 /// Marks the file as ours: "kgat".
 const APPLICATION_ID: i64 = 0x6b67_6174;
-/// How long another program's lock is waited for.
+/// How long another program's lock is waited for, and how long while the last write has found it locked: a key that is
+/// taken back must not wait behind others that wait for the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const STILL_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 /// A writer that wrote nothing for so long is gone.
 const FORGET_WRITERS_AFTER: i64 = 7 * DAY;
 
@@ -42,6 +48,7 @@ pub(crate) struct Sqlite {
     file: Option<(u64, u64)>,
     /// Of the connection that writes.
     checkpointer: Option<Checkpointer>,
+    was_locked: bool,
 }
 
 impl Sqlite {
@@ -95,6 +102,7 @@ impl Sqlite {
             connection,
             file: file_at(path),
             checkpointer: None,
+            was_locked: false,
         })
     }
 
@@ -160,6 +168,31 @@ impl Sqlite {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// Notes whether a write has found the database locked.
+    fn wrote<T>(&mut self, written: rusqlite::Result<T>) -> Result<T, DatabaseError> {
+        let written = written.map_err(|error| self.error(error));
+        let is_locked = matches!(written, Err(DatabaseError::Locked { .. }));
+        if is_locked != self.was_locked {
+            self.was_locked = is_locked;
+            // If this fails, the wait is only as long as before.
+            let _ = self.connection.busy_timeout(match is_locked {
+                true => STILL_BUSY_TIMEOUT,
+                false => BUSY_TIMEOUT,
+            });
+        }
+        written
+    }
+
+    /// SQLite would go on to write to a file that has no name any more.
+    fn check_file(&self) -> Result<(), DatabaseError> {
+        if file_at(&self.path) == self.file {
+            return Ok(());
+        }
+        Err(DatabaseError::Replaced {
+            path: self.path.clone(),
+        })
     }
 
     fn error(&self, error: rusqlite::Error) -> DatabaseError {
@@ -253,13 +286,9 @@ impl Sqlite {
 
 impl Driver for Sqlite {
     fn write(&mut self, batch: &Batch) -> Result<(), DatabaseError> {
-        // SQLite would go on to write to a file that has no name any more.
-        if file_at(&self.path) != self.file {
-            return Err(DatabaseError::Replaced {
-                path: self.path.clone(),
-            });
-        }
-        self.write_batch(batch).map_err(|error| self.error(error))?;
+        self.check_file()?;
+        let written = self.write_batch(batch);
+        self.wrote(written)?;
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.written();
         }
@@ -311,6 +340,33 @@ impl Driver for Sqlite {
                 requests: count(row.get(2)?).unwrap_or(0),
             })
         })
+    }
+
+    fn append_audit(
+        &mut self,
+        entries: &[AuditEntry],
+        chain: &mut AuditChain,
+    ) -> Result<Vec<AuditMark>, DatabaseError> {
+        self.check_file()?;
+        let written = self.append(entries, chain);
+        self.wrote(written)
+    }
+
+    fn cut_audit(&mut self, cut: &AuditCut, chain: &mut AuditChain) -> Result<u64, DatabaseError> {
+        self.check_file()?;
+        self.cut(cut, chain).map_err(|error| self.error(error))
+    }
+
+    fn audit_rows(&mut self, query: &AuditQuery) -> Result<Vec<AuditRow>, DatabaseError> {
+        self.rows(&statements::audit_rows(query), audit::row)
+    }
+
+    fn last_audit_row(&mut self) -> Result<Option<AuditRow>, DatabaseError> {
+        self.last_row().map_err(|error| self.error(error))
+    }
+
+    fn walk_audit(&mut self, visit: &mut dyn FnMut(AuditRow)) -> Result<(), DatabaseError> {
+        self.walk(visit).map_err(|error| self.error(error))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The SQL that both dialects share, and the questions that are put together from it. Placeholders are `$1`, `$2`, …
 
+use crate::policy::audit::AuditAction;
+use crate::store::database::audit::AuditQuery;
 use crate::store::database::query::{Bucket, RecordsQuery, SumsQuery};
 
 pub(crate) const CLAIM_BATCH: &str = include_str!("sql/claim_batch.sql");
@@ -15,6 +17,14 @@ pub(crate) const END_ATTEMPT: &str = include_str!("sql/end_attempt.sql");
 pub(crate) const ALERT_SUMMARY: &str = include_str!("sql/alert_summary.sql");
 pub(crate) const TOLD_UPSTREAMS: &str = include_str!("sql/told_upstreams.sql");
 pub(crate) const DELETE_ALERTS: &str = include_str!("sql/delete_alerts.sql");
+pub(crate) const ADD_AUDIT_ROW: &str = include_str!("sql/add_audit_row.sql");
+pub(crate) const LAST_AUDIT_ROW: &str = include_str!("sql/last_audit_row.sql");
+pub(crate) const ALL_AUDIT_ROWS: &str = include_str!("sql/all_audit_rows.sql");
+pub(crate) const AUDIT_HASH: &str = include_str!("sql/audit_hash.sql");
+pub(crate) const FIRST_AUDIT_TIME: &str = include_str!("sql/first_audit_time.sql");
+pub(crate) const AUDIT_CUT: &str = include_str!("sql/audit_cut.sql");
+pub(crate) const DELETE_AUDIT: &str = include_str!("sql/delete_audit.sql");
+const AUDIT_ROWS: &str = include_str!("sql/audit_rows.sql");
 const SUMS: &str = include_str!("sql/sums.sql");
 const RECORDS: &str = include_str!("sql/records.sql");
 
@@ -151,5 +161,45 @@ pub(crate) fn records(query: &RecordsQuery) -> Statement {
         }
     }
     statement.sql = RECORDS.replace("/*where*/", &conditions.join(" AND "));
+    statement
+}
+
+/// The statement of a question for audit rows.
+pub(crate) fn audit_rows(query: &AuditQuery) -> Statement {
+    let mut statement = Statement {
+        sql: String::new(),
+        values: vec![SqlValue::Integer(i64::from(query.limit))],
+    };
+    let mut conditions = Vec::new();
+    let after = query.after.unwrap_or(i64::MAX);
+    statement.condition(&mut conditions, "n <", SqlValue::Integer(after));
+    for (before, value) in [("actor =", &query.actor), ("action =", &query.action)] {
+        if let Some(value) = value {
+            statement.condition(&mut conditions, before, SqlValue::Text(value.clone()));
+        }
+    }
+    if let Some(key_id) = &query.key_id {
+        statement.values.push(SqlValue::Text(key_id.clone()));
+        let target = statement.values.len();
+        // The objects of a reload have a member for each key.
+        let member = format!("\"{key_id}\":{{");
+        statement.values.push(SqlValue::Text(member));
+        let member = statement.values.len();
+        let has = |column| format!("REPLACE({column}, ${member}, '') <> {column}");
+        conditions.push(format!(
+            "(target = ${target} OR (action IN ('{}', '{}') AND ({} OR {})))",
+            AuditAction::Reload.label(),
+            AuditAction::ForcedDrop.label(),
+            has("before"),
+            has("after"),
+        ));
+    }
+    for (before, seconds) in [("at >=", query.from), ("at <", query.to)] {
+        if let Some(seconds) = seconds {
+            let milliseconds = SqlValue::Integer(seconds.saturating_mul(1000));
+            statement.condition(&mut conditions, before, milliseconds);
+        }
+    }
+    statement.sql = AUDIT_ROWS.replace("/*where*/", &conditions.join(" AND "));
     statement
 }

@@ -1,3 +1,5 @@
+mod audit;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -6,7 +8,7 @@ use std::sync::mpsc;
 
 use tempfile::TempDir;
 
-use super::driver::Retention;
+use super::driver::{AuditCut, Retention};
 use super::record::{Batch, SumsMap, add_to_sums};
 use super::sqlite::Sqlite;
 use super::*;
@@ -18,6 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const KEEP: KeepFor = KeepFor {
     records: 100_000 * DAY,
     sums: 100_000 * DAY,
+    audit: 400 * DAY,
 };
 /// The start of a day.
 const START: i64 = 1_764_288_000;
@@ -390,7 +393,8 @@ fn only_the_owner_may_read_the_files() {
         assert_eq!(mode & 0o777, 0o600);
         files += 1;
     }
-    assert_eq!(files, 3, "the database, its log, and the log's index");
+    let what = "the database, its log, the log's index, and the key of the audit rows";
+    assert_eq!(files, 4, "{what}");
 }
 
 #[track_caller]
@@ -452,7 +456,10 @@ fn a_database_locked_by_another_program_is_written_when_it_is_free() {
         let _ = match event {
             DatabaseEvent::Down(error) => told.send(format!("down: {error}")),
             DatabaseEvent::Up => told.send("up".to_owned()),
-            DatabaseEvent::Written { .. } | DatabaseEvent::NotDeleted(_) => Ok(()),
+            DatabaseEvent::Written { .. }
+            | DatabaseEvent::AuditWritten { .. }
+            | DatabaseEvent::AuditBroken { .. }
+            | DatabaseEvent::NotDeleted(_) => Ok(()),
         };
     });
     let database = Database::open(&url(&folder), "g1", "w1", KEEP, observer).unwrap();
@@ -527,6 +534,41 @@ impl Driver for Failing {
     fn key_uses(&mut self) -> Result<Vec<StoredKeyUse>, DatabaseError> {
         self.inner.key_uses()
     }
+
+    fn append_audit(
+        &mut self,
+        entries: &[AuditEntry],
+        chain: &mut AuditChain,
+    ) -> Result<Vec<AuditMark>, DatabaseError> {
+        // It is written, and only the answer is lost.
+        let before = chain.clone();
+        let written = self.inner.append_audit(entries, chain);
+        match self.fails.load(Ordering::Relaxed) {
+            true => {
+                *chain = before;
+                Err(DatabaseError::Full {
+                    path: "test".into(),
+                })
+            }
+            false => written,
+        }
+    }
+
+    fn cut_audit(&mut self, cut: &AuditCut, chain: &mut AuditChain) -> Result<u64, DatabaseError> {
+        self.inner.cut_audit(cut, chain)
+    }
+
+    fn audit_rows(&mut self, query: &AuditQuery) -> Result<Vec<AuditRow>, DatabaseError> {
+        self.inner.audit_rows(query)
+    }
+
+    fn last_audit_row(&mut self) -> Result<Option<AuditRow>, DatabaseError> {
+        self.inner.last_audit_row()
+    }
+
+    fn walk_audit(&mut self, visit: &mut dyn FnMut(AuditRow)) -> Result<(), DatabaseError> {
+        self.inner.walk_audit(visit)
+    }
 }
 
 fn failing(folder: &TempDir, fails: &Arc<AtomicBool>) -> (WriterHandle, Arc<Queues>) {
@@ -536,8 +578,13 @@ fn failing(folder: &TempDir, fails: &Arc<AtomicBool>) -> (WriterHandle, Arc<Queu
         writes: Arc::default(),
     };
     let queues = Arc::<Queues>::default();
+    let chain = AuditChain {
+        key: ChainKey::new([7; 32]),
+        last: AuditMark::origin(),
+    };
     let writer = WriterHandle::start(
         Box::new(driver),
+        chain,
         Arc::clone(&queues),
         "g1",
         "w1",
@@ -914,12 +961,11 @@ fn a_migration_that_was_left_out_is_applied_later() {
     drop(Sqlite::open_to_write(&path, START).unwrap());
     let older = rusqlite::Connection::open(&path).unwrap();
     older
-        .execute_batch(
-            "DROP TABLE alerts; UPDATE schema_migrations SET version = 2 WHERE version = 3",
-        )
+        .execute_batch("DROP TABLE audit; DELETE FROM schema_migrations WHERE version = 2")
         .unwrap();
     drop(older);
     drop(Sqlite::open_to_write(&path, START).unwrap());
     let database = open(&DatabaseUrl::Sqlite(path), "one");
+    assert!(database.verify_audit().unwrap().broken.is_none());
     assert!(database.add_alert(&alert("a", START)).unwrap());
 }

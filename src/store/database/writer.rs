@@ -3,16 +3,25 @@
 //! It takes what waits five times a second and writes it in one transaction. A batch that could not be written is tried
 //! again, as it is, until it was written: its number makes it count once, also where a commit succeeded and its answer
 //! was lost. Meanwhile new records wait in their queues.
+//!
+//! Audit rows are written at once, between two batches, in the order in which they were asked for, and answered when they
+//! are on disk. Those that may wait do so here, before all later ones.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::store::database::driver::{Driver, Retention};
+use tokio::sync::oneshot;
+
+use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
+use crate::store::database::audit::{AuditStatus, AuditWrite, IfNotWritten};
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::queue::{Queues, lock};
-use crate::store::database::record::{Batch, SumsMap, UsageRecord, whole};
+use crate::store::database::record::{Batch, DAY, SumsMap, UsageRecord, whole};
 
 /// Between two transactions, while all is well.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
@@ -32,6 +41,10 @@ const AFTER_CLOCK_STEP: Duration = Duration::from_secs(3600);
 /// In seconds.
 const CLOCK_STEP: i64 = 600;
 
+/// Audit rows that wait in memory: at most so many, and so many bytes. Later ones are counted as lost.
+const MAX_AUDIT_WAITING: usize = 10_000;
+const MAX_AUDIT_BYTES: usize = 16 << 20;
+
 /// What the writer tells of its work, for logs and metrics. It is called on the writer's thread.
 pub type DatabaseObserver = Box<dyn Fn(DatabaseEvent<'_>) + Send>;
 
@@ -49,6 +62,16 @@ pub enum DatabaseEvent<'e> {
     Down(&'e DatabaseError),
     /// It can be written again.
     Up,
+    /// Audit rows that waited are written.
+    AuditWritten {
+        /// How many.
+        rows: usize,
+    },
+    /// The newest audit row is not as it was written, or the key of the hashes is another one.
+    AuditBroken {
+        /// Its number.
+        n: i64,
+    },
     /// Old rows could not be deleted.
     NotDeleted(&'e DatabaseError),
 }
@@ -73,11 +96,22 @@ pub struct KeepFor {
     pub records: i64,
     /// Sums.
     pub sums: i64,
+    /// Audit rows.
+    pub audit: i64,
 }
 
 enum Request {
     Flush(SyncSender<bool>),
+    /// There are audit requests.
+    Audit,
     Stop,
+}
+
+/// Audit rows to be written.
+struct AuditRequest {
+    entries: Vec<AuditEntry>,
+    if_not_written: IfNotWritten,
+    answer: oneshot::Sender<Result<AuditWrite, Arc<DatabaseError>>>,
 }
 
 /// What the thread shares with its handle.
@@ -87,6 +121,41 @@ struct WriterShared {
     error: Mutex<Option<String>>,
     /// What was taken out of the queues and is not written yet.
     in_flight: Mutex<Option<Arc<Batch>>>,
+    /// Oldest first. None: the thread has ended, and nobody would answer.
+    audit_requests: Mutex<Option<VecDeque<AuditRequest>>>,
+    audit_waiting: AtomicUsize,
+    audit_lost: AtomicU64,
+    /// The last audit row that was written.
+    audit_head: Mutex<AuditMark>,
+}
+
+/// The answer to audit rows: await it, or call [`wait`](Self::wait). Dropping it does not cancel them.
+#[derive(Debug)]
+#[must_use]
+pub struct AuditReply(oneshot::Receiver<Result<AuditWrite, Arc<DatabaseError>>>);
+
+impl AuditReply {
+    /// Blocks until the rows are on disk. Inside a runtime, await the reply instead.
+    ///
+    /// # Errors
+    /// The rows are not written and do not wait. None: the writer has ended.
+    pub fn wait(self) -> Result<AuditWrite, Option<Arc<DatabaseError>>> {
+        self.0
+            .blocking_recv()
+            .map_err(|_| None)
+            .and_then(|written| written.map_err(Some))
+    }
+
+    /// The same inside a runtime.
+    ///
+    /// # Errors
+    /// Those of [`AuditReply::wait`].
+    pub async fn written(self) -> Result<AuditWrite, Option<Arc<DatabaseError>>> {
+        self.0
+            .await
+            .map_err(|_| None)
+            .and_then(|written| written.map_err(Some))
+    }
 }
 
 /// The handle of the thread.
@@ -99,6 +168,7 @@ pub(crate) struct WriterHandle {
 impl WriterHandle {
     pub(crate) fn start(
         driver: Box<dyn Driver>,
+        chain: AuditChain,
         queues: Arc<Queues>,
         gateway: &str,
         instance: &str,
@@ -109,10 +179,18 @@ impl WriterHandle {
             queues,
             error: Mutex::new(None),
             in_flight: Mutex::new(None),
+            audit_requests: Mutex::new(Some(VecDeque::new())),
+            audit_waiting: AtomicUsize::new(0),
+            audit_lost: AtomicU64::new(0),
+            audit_head: Mutex::new(chain.last.clone()),
         });
         let (requests, received) = channel();
         let mut writer = DatabaseWriter {
             driver,
+            chain,
+            audit_waiting: VecDeque::new(),
+            audit_bytes: 0,
+            audit_lost: None,
             shared: Arc::clone(&shared),
             gateway: gateway.into(),
             instance: instance.into(),
@@ -139,6 +217,36 @@ impl WriterHandle {
         let (answer, answered) = sync_channel(1);
         self.requests.send(Request::Flush(answer)).is_ok()
             && answered.recv_timeout(timeout).unwrap_or(false)
+    }
+
+    /// Writes audit rows, behind all that were asked for before.
+    pub(crate) fn audit(
+        &self,
+        entries: Vec<AuditEntry>,
+        if_not_written: IfNotWritten,
+    ) -> AuditReply {
+        let (answer, answered) = oneshot::channel();
+        // If the thread has ended, the answer's sender is dropped, and the reply says so.
+        if let Some(requests) = &mut *lock(&self.shared.audit_requests) {
+            requests.push_back(AuditRequest {
+                entries,
+                if_not_written,
+                answer,
+            });
+        }
+        let _ = self.requests.send(Request::Audit);
+        AuditReply(answered)
+    }
+
+    pub(crate) fn audit_status(&self) -> AuditStatus {
+        AuditStatus {
+            waiting: self.shared.audit_waiting.load(Ordering::Relaxed),
+            lost: self.shared.audit_lost.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn audit_head(&self) -> AuditMark {
+        lock(&self.shared.audit_head).clone()
     }
 
     /// Writes all that waits and ends the thread. Returns whether all was written in this time.
@@ -192,6 +300,12 @@ impl WriterHandle {
 /// The thread's state.
 struct DatabaseWriter {
     driver: Box<dyn Driver>,
+    chain: AuditChain,
+    /// Audit rows that could not be written, oldest first, and their bytes.
+    audit_waiting: VecDeque<AuditEntry>,
+    audit_bytes: usize,
+    /// The row that says how many more there were.
+    audit_lost: Option<LostRows>,
     shared: Arc<WriterShared>,
     gateway: Arc<str>,
     instance: Arc<str>,
@@ -214,28 +328,136 @@ impl DatabaseWriter {
                     // The one who asked may have given up.
                     let _ = answer.try_send(self.write_all());
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    let began = Instant::now();
-                    next_write = match self.write_all() {
-                        // Counted from its beginning, so that a long write does not delay the next one too.
-                        true => began + WRITE_EVERY,
-                        false => Instant::now() + self.retry,
-                    };
-                    self.delete_step();
-                }
+                Ok(Request::Audit) => self.answer_audits(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.write_all();
                     return;
                 }
             }
+            let began = Instant::now();
+            if began >= next_write {
+                next_write = match self.write_all() {
+                    // Counted from its beginning, so that a long write does not delay the next one too.
+                    true => began + WRITE_EVERY,
+                    false => Instant::now() + self.retry,
+                };
+                self.delete_step();
+            }
         }
+    }
+
+    /// Writes the audit rows that were asked for.
+    fn answer_audits(&mut self) {
+        loop {
+            let request = lock(&self.shared.audit_requests)
+                .as_mut()
+                .and_then(VecDeque::pop_front);
+            let Some(AuditRequest {
+                entries,
+                if_not_written,
+                answer,
+            }) = request
+            else {
+                return;
+            };
+            // The one who asked may have given up.
+            let _ = answer.send(self.audit(entries, if_not_written));
+        }
+    }
+
+    /// Writes these audit rows and those that wait, in one transaction.
+    fn audit(
+        &mut self,
+        entries: Vec<AuditEntry>,
+        if_not_written: IfNotWritten,
+    ) -> Result<AuditWrite, Arc<DatabaseError>> {
+        let count = entries.len();
+        // What may wait does not try again what has just failed.
+        if !self.audit_waiting.is_empty() && if_not_written == IfNotWritten::Wait && !self.is_up {
+            self.let_wait(entries);
+            return Ok(AuditWrite::Waiting);
+        }
+        match self.append_audit(entries) {
+            Ok(mut marks) => {
+                let of_these = marks.split_off(marks.len().saturating_sub(count));
+                Ok(AuditWrite::Written(of_these))
+            }
+            Err((error, entries)) => {
+                self.failed(&error);
+                match if_not_written {
+                    IfNotWritten::Refuse => Err(Arc::new(error)),
+                    IfNotWritten::Wait => {
+                        self.let_wait(entries);
+                        Ok(AuditWrite::Waiting)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends what waits and these entries. Gives the entries back where it could not.
+    fn append_audit(
+        &mut self,
+        mut entries: Vec<AuditEntry>,
+    ) -> Result<Vec<AuditMark>, (DatabaseError, Vec<AuditEntry>)> {
+        let waiting = self.audit_waiting.len();
+        let mut all: Vec<AuditEntry> = self.audit_waiting.drain(..).collect();
+        all.extend(self.audit_lost.as_ref().map(LostRows::entry));
+        let before = all.len();
+        all.append(&mut entries);
+        match self.driver.append_audit(&all, &mut self.chain) {
+            Ok(marks) => {
+                *lock(&self.shared.audit_head) = self.chain.last.clone();
+                self.audit_bytes = 0;
+                self.audit_lost = None;
+                self.shared.audit_waiting.store(0, Ordering::Relaxed);
+                if waiting > 0 {
+                    (self.observer)(DatabaseEvent::AuditWritten { rows: before });
+                }
+                self.can_be_written();
+                Ok(marks)
+            }
+            Err(error) => {
+                let entries = all.split_off(before);
+                all.truncate(waiting);
+                self.audit_waiting = all.into();
+                Err((error, entries))
+            }
+        }
+    }
+
+    fn let_wait(&mut self, entries: Vec<AuditEntry>) {
+        for entry in entries {
+            let weight = entry.weight();
+            let is_full = self.audit_waiting.len() >= MAX_AUDIT_WAITING
+                || self.audit_bytes + weight > MAX_AUDIT_BYTES;
+            if is_full || self.audit_lost.is_some() {
+                let first = entry.at;
+                let lost = self.audit_lost.get_or_insert(LostRows { first, count: 0 });
+                lost.count += 1;
+                self.shared.audit_lost.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.audit_bytes += weight;
+                self.audit_waiting.push_back(entry);
+            }
+        }
+        let waiting = self.audit_waiting.len();
+        self.shared.audit_waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// Writes all that waits. Returns whether it could.
     fn write_all(&mut self) -> bool {
+        if !self.audit_waiting.is_empty()
+            && let Err((error, _)) = self.append_audit(Vec::new())
+        {
+            self.failed(&error);
+            return false;
+        }
         // What is added meanwhile waits for the next time, so that this ends.
         let mut left = 1 + self.shared.queues.waiting_bytes() / size_of::<UsageRecord>();
         loop {
+            self.answer_audits();
             let Some(batch) = self.batch() else {
                 return true;
             };
@@ -266,7 +488,8 @@ impl DatabaseWriter {
             return Some(Arc::clone(batch));
         }
         let taken = self.shared.queues.take(MAX_BATCH);
-        if taken.is_empty() {
+        // After a failure an empty batch finds out whether the database can be written again.
+        if taken.is_empty() && self.is_up {
             return None;
         }
         let mut records = taken.records;
@@ -290,13 +513,17 @@ impl DatabaseWriter {
     }
 
     fn wrote(&mut self, records: usize, took: Duration) {
+        self.can_be_written();
+        (self.observer)(DatabaseEvent::Written { records, took });
+    }
+
+    fn can_be_written(&mut self) {
         self.retry = RETRY[0];
         if !self.is_up {
             self.is_up = true;
             *lock(&self.shared.error) = None;
             (self.observer)(DatabaseEvent::Up);
         }
-        (self.observer)(DatabaseEvent::Written { records, took });
     }
 
     fn failed(&mut self, error: &DatabaseError) {
@@ -324,6 +551,12 @@ impl DatabaseWriter {
             sums_before: now.saturating_sub(self.keep_for.sums),
         };
         let deleted = self.driver.delete_old(&retention, DELETE_ROWS);
+        let cut = audit_cut(now, self.keep_for.audit);
+        let deleted = deleted.and_then(|deleted| {
+            let cut = self.driver.cut_audit(&cut, &mut self.chain)?;
+            *lock(&self.shared.audit_head) = self.chain.last.clone();
+            Ok(deleted + cut)
+        });
         if let Err(error) = &deleted {
             (self.observer)(DatabaseEvent::NotDeleted(error));
         }
@@ -332,6 +565,45 @@ impl DatabaseWriter {
             _ => DELETE_PAUSE,
         };
         self.next_delete = Instant::now() + pause;
+    }
+}
+
+impl Drop for DatabaseWriter {
+    /// Nobody waits for an answer that does not come, also after a panic.
+    fn drop(&mut self) {
+        lock(&self.shared.audit_requests).take();
+    }
+}
+
+/// Each cut leaves a row, so that one comes about once a day, or after a hundredth of the time that rows are kept.
+fn audit_cut(now: i64, keep: i64) -> AuditCut {
+    let before = now.saturating_sub(keep);
+    let pause = (keep / 100).min(DAY);
+    AuditCut {
+        now: now.saturating_mul(1000),
+        before: before.saturating_mul(1000),
+        due: before.saturating_sub(pause).saturating_mul(1000),
+        most: DELETE_ROWS,
+    }
+}
+
+/// Audit rows for which there was no room in memory.
+struct LostRows {
+    /// When the first was asked for, in milliseconds since 1970.
+    first: i64,
+    count: u64,
+}
+
+impl LostRows {
+    fn entry(&self) -> AuditEntry {
+        AuditEntry {
+            at: self.first,
+            origin: ChangeOrigin::gateway(),
+            action: AuditAction::RowsLost,
+            target: None,
+            before: None,
+            after: Some(format!("{{\"rows\":{}}}", self.count)),
+        }
     }
 }
 

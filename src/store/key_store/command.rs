@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::policy::key::PreviousToken;
+use crate::policy::audit::ChangeOrigin;
+use crate::policy::key::{Key, PreviousToken};
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::PriorityGuard;
@@ -18,8 +19,16 @@ pub(crate) type ReplySender<T, E> = oneshot::Sender<Result<T, E>>;
 
 pub(crate) enum StoreCommand {
     /// The guard lives until the write runs: it may revoke access, so a running reload must not yield meanwhile.
-    Write(WriteCommand, PriorityGuard),
+    Write(Box<SubmittedWrite>, PriorityGuard),
     Reload(ReloadCommand),
+}
+
+pub(crate) struct SubmittedWrite {
+    /// Who asked for it, for its audit row.
+    pub(crate) origin: ChangeOrigin,
+    pub(crate) command: WriteCommand,
+    /// The key as it was, where the write took access away before the lock of the key file was held.
+    pub(crate) revoked_from: Option<Key>,
 }
 
 pub(crate) enum WriteCommand {
@@ -52,6 +61,8 @@ pub(crate) enum WriteCommand {
 pub(crate) struct ReloadCommand {
     pub(crate) drop_limit: DropLimit,
     pub(crate) dry_run: bool,
+    /// Who asked for it, for its audit row.
+    pub(crate) origin: ChangeOrigin,
     pub(crate) reply: ReplySender<Reloaded, StoreError>,
 }
 

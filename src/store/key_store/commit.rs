@@ -5,17 +5,24 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
 use crate::policy::key::{Hint, Key, KeyFields, KeyId, PreviousToken};
+use crate::policy::key_limits::KeyLimits;
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
+use crate::policy::widening::widens;
 use crate::runtime::cooperative_yield::yield_if_due;
+use crate::store::audit::{AuditError, key_entry};
+use crate::store::database::IfNotWritten;
 use crate::store::key_file::{self, KeyFileSource, LockedKeyFile};
 use crate::store::key_revision::ExpectedRevision;
-use crate::store::key_store::command::{CreatedKey, ReplySender, RotatedKey, WriteCommand};
+use crate::store::key_store::command::{
+    CreatedKey, ReplySender, RotatedKey, SubmittedWrite, WriteCommand,
+};
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::KeyStoreEvent;
 use crate::store::key_store::state::{KeyStoreState, PendingChange, Restriction};
-use crate::store::patch::{KeyPatch, NewKey};
+use crate::store::patch::{KeyPatch, NewKey, Revocation};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
 
@@ -26,8 +33,34 @@ struct BatchChanges {
     created: Vec<Key>,
 }
 
+/// A key before and after a change.
+struct Update {
+    before: Key,
+    after: Key,
+    /// The key as the table had it, if this has taken access away there.
+    taken_from: Option<Key>,
+}
+
+/// A key before and after a rotation.
+struct Rotation {
+    before: Key,
+    after: Key,
+    token: BearerToken,
+    /// The previous token of before, if it still worked.
+    ended: Option<PreviousToken>,
+}
+
 /// A write that is valid and waits for the commit.
-enum PreparedWrite {
+struct PreparedWrite {
+    origin: ChangeOrigin,
+    /// The key before the write; None: there was none.
+    before: Option<Key>,
+    /// The audit row, once it is on disk.
+    mark: Option<AuditMark>,
+    kind: PreparedKind,
+}
+
+enum PreparedKind {
     Created {
         key: Key,
         token: BearerToken,
@@ -35,7 +68,9 @@ enum PreparedWrite {
     },
     Updated {
         key: Key,
-        in_force: bool,
+        patch: KeyPatch,
+        /// The key as the table had it before this write took access away there.
+        taken_from: Option<Box<Key>>,
         reply: ReplySender<Arc<Entry>, WriteError>,
     },
     Rotated {
@@ -51,9 +86,10 @@ enum PreparedWrite {
 }
 
 impl KeyStoreState {
-    /// Runs one batch: load what others wrote, prepare each write, commit all of them at once, change the table, reply.
+    /// Runs one batch: load what others wrote, prepare each write, write their audit rows, commit all of them at once,
+    /// change the table, reply.
     /// Without writes it commits the pending changes alone.
-    pub(crate) fn commit(&mut self, mut writes: Vec<WriteCommand>) {
+    pub(crate) fn commit(&mut self, mut writes: Vec<SubmittedWrite>) {
         let locked = match self.source.lock(Duration::ZERO) {
             Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
                 self.revoke_without_lock(&mut writes);
@@ -71,6 +107,10 @@ impl KeyStoreState {
             .into_iter()
             .filter_map(|write| self.prepare(write, &mut changes))
             .collect();
+        let prepared = match &locked {
+            Ok(_) => self.audit(prepared, &mut changes),
+            Err(_) => self.audit_revocations(prepared),
+        };
         let committed = locked.and_then(|lock| self.commit_changes(&lock, &changes));
         match &committed {
             Ok(()) => changes.apply_to(&self.table),
@@ -81,23 +121,33 @@ impl KeyStoreState {
                     status.pending_error = Some(error.clone()).filter(|_| pending > 0);
                 });
                 (self.events)(KeyStoreEvent::WriteFailed { error, pending });
+                self.audit_not_written(&prepared);
             }
         }
         for write in prepared {
+            if committed.is_ok() || write.is_in_force() {
+                (self.events)(KeyStoreEvent::Changed {
+                    entry: &write.entry(),
+                    mark: write.mark.as_ref(),
+                    is_written: committed.is_ok(),
+                });
+            }
             write.reply(&self.table, &committed);
         }
     }
 
     /// Puts deletes, disables and ends of previous tokens into force before the lock is taken. Another process may hold the lock for long, and a
     /// revoked key or token must not wait for it. Its revision is compared here and not again: the key is another afterwards.
-    fn revoke_without_lock(&mut self, writes: &mut [WriteCommand]) {
+    fn revoke_without_lock(&mut self, writes: &mut [SubmittedWrite]) {
         let mut unused = BatchChanges::default();
         for write in writes {
-            match write {
+            let revoked_from = &mut write.revoked_from;
+            match &mut write.command {
                 // An error is found again, and sent, when the write is prepared.
                 WriteCommand::Delete { id, expected, .. } => {
-                    if self.delete(id, expected, &mut unused).is_ok() {
+                    if let Ok((before, _)) = self.delete(id, expected, &mut unused) {
                         *expected = ExpectedRevision::Any;
+                        *revoked_from = before;
                     }
                 }
                 WriteCommand::Update {
@@ -107,8 +157,9 @@ impl KeyStoreState {
                     now,
                     ..
                 } if patch.revocation().is_any() => {
-                    if self.update(id, expected, patch, *now, &mut unused).is_ok() {
+                    if let Ok(update) = self.update(id, expected, patch, *now, &mut unused) {
                         *expected = ExpectedRevision::Any;
+                        *revoked_from = update.taken_from;
                     }
                 }
                 WriteCommand::Update { .. }
@@ -122,16 +173,21 @@ impl KeyStoreState {
     /// here.
     fn prepare(
         &mut self,
-        write: WriteCommand,
+        write: SubmittedWrite,
         changes: &mut BatchChanges,
     ) -> Option<PreparedWrite> {
-        match write {
+        let SubmittedWrite {
+            origin,
+            command,
+            revoked_from,
+        } = write;
+        let (before, kind) = match command {
             WriteCommand::Create { new, now, reply } => match self.new_key(new, now) {
                 Ok((key, token)) => {
                     changes.created.push(key.clone());
-                    Some(PreparedWrite::Created { key, token, reply })
+                    (None, PreparedKind::Created { key, token, reply })
                 }
-                Err(error) => reject(reply, error),
+                Err(error) => return reject(reply, error),
             },
             WriteCommand::Update {
                 id,
@@ -140,12 +196,21 @@ impl KeyStoreState {
                 now,
                 reply,
             } => match self.update(&id, &expected, &patch, now, changes) {
-                Ok(key) => Some(PreparedWrite::Updated {
-                    key,
-                    in_force: patch.revocation().is_any(),
-                    reply,
-                }),
-                Err(error) => reject(reply, error),
+                Ok(update) => {
+                    let before = match &revoked_from {
+                        Some(revoked) => unrevoked(update.before, patch.revocation(), revoked),
+                        None => update.before,
+                    };
+                    let taken_from = revoked_from.or(update.taken_from).map(Box::new);
+                    let kind = PreparedKind::Updated {
+                        key: update.after,
+                        patch,
+                        taken_from,
+                        reply,
+                    };
+                    (Some(before), kind)
+                }
+                Err(error) => return reject(reply, error),
             },
             WriteCommand::Rotate {
                 id,
@@ -154,23 +219,122 @@ impl KeyStoreState {
                 now,
                 reply,
             } => match self.rotate(&id, &expected, grace_seconds, now, changes) {
-                Ok((key, token, ended)) => Some(PreparedWrite::Rotated {
-                    key,
+                Ok(Rotation {
+                    before,
+                    after: key,
                     token,
                     ended,
-                    reply,
-                }),
-                Err(error) => reject(reply, error),
+                }) => {
+                    let kind = PreparedKind::Rotated {
+                        key,
+                        token,
+                        ended,
+                        reply,
+                    };
+                    (Some(before), kind)
+                }
+                Err(error) => return reject(reply, error),
             },
             WriteCommand::Delete {
                 id,
                 expected,
                 reply,
             } => match self.delete(&id, &expected, changes) {
-                Ok(entry) => Some(PreparedWrite::Deleted { entry, reply }),
-                Err(error) => reject(reply, error),
+                Ok((before, entry)) => (
+                    revoked_from.or(before),
+                    PreparedKind::Deleted { entry, reply },
+                ),
+                Err(error) => return reject(reply, error),
             },
+        };
+        Some(PreparedWrite {
+            origin,
+            before,
+            mark: None,
+            kind,
+        })
+    }
+
+    /// Writes the audit rows of a batch, in its order. Where that is not possible, writes that may give access are
+    /// refused; the rows of the others wait, and `changes` is made anew of them.
+    fn audit(
+        &self,
+        mut prepared: Vec<PreparedWrite>,
+        changes: &mut BatchChanges,
+    ) -> Vec<PreparedWrite> {
+        let if_not_written = match prepared
+            .iter()
+            .any(|write| write.widens(&self.default_limits))
+        {
+            true => IfNotWritten::Refuse,
+            false => IfNotWritten::Wait,
+        };
+        if let Err(error) = self.write_rows(&mut prepared, if_not_written) {
+            *changes = BatchChanges::default();
+            prepared = prepared
+                .into_iter()
+                .filter_map(|write| {
+                    write.unless_widening(&self.table, &self.default_limits, changes, &error)
+                })
+                .collect();
+            // What may wait is never refused.
+            let _ = self.write_rows(&mut prepared, IfNotWritten::Wait);
         }
+        prepared
+    }
+
+    fn write_rows(
+        &self,
+        prepared: &mut [PreparedWrite],
+        if_not_written: IfNotWritten,
+    ) -> Result<(), AuditError> {
+        let mut changing: Vec<&mut PreparedWrite> = prepared
+            .iter_mut()
+            .filter(|write| write.changes_something())
+            .collect();
+        let entries = changing.iter().map(|write| write.entry()).collect();
+        let marks = self.audit.write(entries, if_not_written)?;
+        for (write, mark) in changing.iter_mut().zip(marks) {
+            write.mark = mark;
+        }
+        Ok(())
+    }
+
+    /// The same where the key file cannot be written: only what takes access away is in force then.
+    fn audit_revocations(&self, mut prepared: Vec<PreparedWrite>) -> Vec<PreparedWrite> {
+        for write in &mut prepared {
+            if !write.is_in_force() || !write.changes_something() {
+                continue;
+            }
+            let entry = match &write.kind {
+                PreparedKind::Updated {
+                    patch, taken_from, ..
+                } => {
+                    let Some(before) = taken_from else {
+                        continue;
+                    };
+                    let restriction = Restriction::of(patch.revocation(), before);
+                    let after = restriction.applied_to(before);
+                    let origin = write.origin.clone();
+                    key_entry(write.action(), origin, Some(before), after.as_ref())
+                }
+                PreparedKind::Created { .. }
+                | PreparedKind::Rotated { .. }
+                | PreparedKind::Deleted { .. } => write.entry(),
+            };
+            let marks = self.audit.write(vec![entry], IfNotWritten::Wait);
+            write.mark = marks.ok().and_then(|mut marks| marks.pop().flatten());
+        }
+        prepared
+    }
+
+    /// The key file could not be written after the rows were. A further row for each change that is not in force says so.
+    fn audit_not_written(&self, prepared: &[PreparedWrite]) {
+        let not_written = prepared
+            .iter()
+            .filter(|write| write.mark.is_some() && !write.is_in_force());
+        let entries = not_written.map(PreparedWrite::not_written).collect();
+        let _ = self.audit.write(entries, IfNotWritten::Wait);
     }
 
     fn new_key(&self, new: NewKey, now: UnixTime) -> Result<(Key, BearerToken), WriteError> {
@@ -213,7 +377,6 @@ impl KeyStoreState {
         }
     }
 
-    /// Returns the key with its new token, and the previous token of before if it still worked.
     fn rotate(
         &self,
         id: &str,
@@ -221,7 +384,7 @@ impl KeyStoreState {
         grace_seconds: u32,
         now: UnixTime,
         changes: &mut BatchChanges,
-    ) -> Result<(Key, BearerToken, Option<PreviousToken>), WriteError> {
+    ) -> Result<Rotation, WriteError> {
         let entry = self.table.by_id(id).ok_or(WriteError::NotFound)?;
         let current = changes.current(entry.key());
         if !expected.admits(current) {
@@ -232,8 +395,14 @@ impl KeyStoreState {
         let rotated = current.rotated(token.hash(), Hint::parse(token.hint()).ok(), not_after);
         let ended = current.previous().filter(|previous| !previous.ended(now));
         let ended = ended.cloned();
+        let before = current.clone();
         changes.replaced.insert(rotated.key_id(), rotated.clone());
-        Ok((rotated, token, ended))
+        Ok(Rotation {
+            before,
+            after: rotated,
+            token,
+            ended,
+        })
     }
 
     fn update(
@@ -243,7 +412,7 @@ impl KeyStoreState {
         patch: &KeyPatch,
         now: UnixTime,
         changes: &mut BatchChanges,
-    ) -> Result<Key, WriteError> {
+    ) -> Result<Update, WriteError> {
         let entry = self.table.by_id(id).ok_or(WriteError::NotFound)?;
         let id = entry.key().key_id();
         let current = changes.current(entry.key());
@@ -251,10 +420,12 @@ impl KeyStoreState {
             return Err(WriteError::Changed);
         }
         check_expiry(patch.expires_at.flatten(), now)?;
-        let wanted = patch.applied_to(current);
+        let (before, wanted) = (current.clone(), patch.applied_to(current));
         let mut in_table = entry;
+        let mut taken_from = None;
         let restriction = Restriction::of(patch.revocation(), in_table.key());
         if let Some(restricted) = restriction.applied_to(in_table.key()) {
+            taken_from = Some(in_table.key().clone());
             if let Ok(changed) = self.table.replace(restricted) {
                 in_table = changed;
             }
@@ -270,28 +441,34 @@ impl KeyStoreState {
         } else {
             changes.replaced.insert(id, wanted.clone());
         }
-        Ok(wanted)
+        Ok(Update {
+            before,
+            after: wanted,
+            taken_from,
+        })
     }
 
+    /// The key before, unless it was deleted already, and its entry.
     fn delete(
         &mut self,
         id: &str,
         expected: &ExpectedRevision,
         changes: &mut BatchChanges,
-    ) -> Result<Arc<Entry>, WriteError> {
+    ) -> Result<(Option<Key>, Arc<Entry>), WriteError> {
         let id = KeyId::parse(id).map_err(|_| WriteError::NotFound)?;
         if let Some(entry) = self.table.by_id(id.as_str()) {
-            if !expected.admits(changes.current(entry.key())) {
+            let before = changes.current(entry.key()).clone();
+            if !expected.admits(&before) {
                 return Err(WriteError::Changed);
             }
             self.table.remove(id.as_str());
             changes.replaced.remove(&id);
             let deleted = PendingChange::Deleted(Arc::clone(&entry));
             self.pending.insert(id, deleted);
-            return Ok(entry);
+            return Ok((Some(before), entry));
         }
         match self.pending.get(&id) {
-            Some(PendingChange::Deleted(entry)) => Ok(Arc::clone(entry)),
+            Some(PendingChange::Deleted(entry)) => Ok((None, Arc::clone(entry))),
             Some(PendingChange::Restricted(_)) | None => Err(WriteError::NotFound),
         }
     }
@@ -346,6 +523,122 @@ impl BatchChanges {
 }
 
 impl PreparedWrite {
+    fn after(&self) -> Option<&Key> {
+        match &self.kind {
+            PreparedKind::Created { key, .. }
+            | PreparedKind::Updated { key, .. }
+            | PreparedKind::Rotated { key, .. } => Some(key),
+            PreparedKind::Deleted { .. } => None,
+        }
+    }
+
+    /// False: the key was as it is wanted, and there is nothing to audit.
+    fn changes_something(&self) -> bool {
+        self.before.as_ref() != self.after()
+    }
+
+    fn widens(&self, defaults: &KeyLimits) -> bool {
+        self.changes_something() && widens(self.before.as_ref(), self.after(), defaults)
+    }
+
+    /// Whether the access that it takes away is taken away in the table, also where the file cannot be written.
+    fn is_in_force(&self) -> bool {
+        match &self.kind {
+            PreparedKind::Created { .. } | PreparedKind::Rotated { .. } => false,
+            PreparedKind::Updated { patch, .. } => patch.revocation().is_any(),
+            PreparedKind::Deleted { .. } => true,
+        }
+    }
+
+    fn action(&self) -> AuditAction {
+        match &self.kind {
+            PreparedKind::Created { .. } => AuditAction::Create,
+            PreparedKind::Updated { patch, .. } if patch.ends_previous => {
+                AuditAction::ExpirePrevious
+            }
+            PreparedKind::Updated { .. } => AuditAction::Change,
+            PreparedKind::Rotated { .. } => AuditAction::Rotate,
+            PreparedKind::Deleted { .. } => AuditAction::Delete,
+        }
+    }
+
+    fn entry(&self) -> AuditEntry {
+        let origin = self.origin.clone();
+        let entry = key_entry(self.action(), origin, self.before.as_ref(), self.after());
+        match &self.kind {
+            // It was deleted before, but is not written yet.
+            PreparedKind::Deleted { entry: deleted, .. } => AuditEntry {
+                target: Some(deleted.key().id().to_owned()),
+                ..entry
+            },
+            PreparedKind::Created { .. }
+            | PreparedKind::Updated { .. }
+            | PreparedKind::Rotated { .. } => entry,
+        }
+    }
+
+    fn not_written(&self) -> AuditEntry {
+        let origin = self.origin.clone();
+        let entry = key_entry(AuditAction::NotWritten, origin, None, None);
+        let row = self
+            .mark
+            .as_ref()
+            .map(|mark| format!("{{\"row\":{}}}", mark.n));
+        AuditEntry {
+            target: self.after().map(|key| key.id().to_owned()),
+            after: row,
+            ..entry
+        }
+    }
+
+    /// Refuses the write if it may give access. Otherwise adds it to `changes`, which lack the writes that were refused
+    /// before it.
+    fn unless_widening(
+        mut self,
+        table: &Table,
+        defaults: &KeyLimits,
+        changes: &mut BatchChanges,
+        error: &AuditError,
+    ) -> Option<Self> {
+        if let PreparedKind::Updated {
+            key,
+            patch,
+            taken_from,
+            ..
+        } = &mut self.kind
+            && let Some(entry) = table.by_id(key.id())
+        {
+            let current = changes.current(entry.key()).clone();
+            *key = patch.applied_to(&current);
+            self.before = Some(match taken_from {
+                Some(taken_from) => unrevoked(current, patch.revocation(), taken_from),
+                None => current,
+            });
+        }
+        if !self.widens(defaults) {
+            if let PreparedKind::Updated { key, .. } = &self.kind
+                && let Some(entry) = table.by_id(key.id())
+            {
+                match *key == *entry.key() {
+                    true => changes.replaced.remove(&key.key_id()),
+                    false => changes.replaced.insert(key.key_id(), key.clone()),
+                };
+            }
+            return Some(self);
+        }
+        let error = WriteError::NotWritten {
+            in_force: false,
+            error: error.clone().into(),
+        };
+        match self.kind {
+            PreparedKind::Created { reply, .. } => reject(reply, error),
+            PreparedKind::Rotated { reply, .. } => reject(reply, error),
+            PreparedKind::Updated { reply, .. } | PreparedKind::Deleted { reply, .. } => {
+                reject(reply, error)
+            }
+        }
+    }
+
     fn reply(self, table: &Table, committed: &Result<(), StoreError>) {
         let entry_of = |key: Key| table.by_id(key.id()).unwrap_or_else(|| table.adopt(key));
         let outcome = |in_force| {
@@ -354,22 +647,19 @@ impl PreparedWrite {
                 .map_err(|error| WriteError::NotWritten { in_force, error })
         };
         // Sending fails only where the caller stopped waiting.
-        match self {
-            Self::Created { key, token, reply } => {
+        let in_force = self.is_in_force();
+        match self.kind {
+            PreparedKind::Created { key, token, reply } => {
                 let created = || CreatedKey {
                     entry: entry_of(key),
                     token,
                 };
-                let _ = reply.send(outcome(false).map(|()| created()));
+                let _ = reply.send(outcome(in_force).map(|()| created()));
             }
-            Self::Updated {
-                key,
-                in_force,
-                reply,
-            } => {
+            PreparedKind::Updated { key, reply, .. } => {
                 let _ = reply.send(outcome(in_force).map(|()| entry_of(key)));
             }
-            Self::Rotated {
+            PreparedKind::Rotated {
                 key,
                 token,
                 ended,
@@ -380,13 +670,29 @@ impl PreparedWrite {
                     token,
                     ended,
                 };
-                let _ = reply.send(outcome(false).map(|()| rotated()));
+                let _ = reply.send(outcome(in_force).map(|()| rotated()));
             }
-            Self::Deleted { entry, reply } => {
-                let _ = reply.send(outcome(true).map(|()| entry));
+            PreparedKind::Deleted { entry, reply } => {
+                let _ = reply.send(outcome(in_force).map(|()| entry));
             }
         }
     }
+}
+
+/// The key with what `revocation` took from the table, where the table had `taken_from`: the table has it without by now.
+fn unrevoked(key: Key, revocation: Revocation, taken_from: &Key) -> Key {
+    let Revocation {
+        disables,
+        ends_previous,
+    } = revocation;
+    let mut fields = key.fields();
+    if disables {
+        fields.disabled &= taken_from.disabled();
+    }
+    if ends_previous && fields.previous.is_none() {
+        fields.previous = taken_from.previous().cloned();
+    }
+    Key::from(fields)
 }
 
 fn no_random_bytes(error: getrandom::Error) -> WriteError {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::store::audit::AuditError;
 use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
 use crate::store::strict_json::FieldError;
@@ -15,6 +16,8 @@ pub enum StoreError {
     Faulty(Arc<ReadError>),
     /// The file on disk lacks too many of the keys in the table.
     DropLimit(DropLimitError),
+    /// Its change may give access, and its audit row cannot be written.
+    Audit(AuditError),
     /// Writing failed.
     Io(Arc<io::Error>),
 }
@@ -93,13 +96,19 @@ impl From<ReadError> for StoreError {
     }
 }
 
+impl From<AuditError> for StoreError {
+    fn from(error: AuditError) -> Self {
+        Self::Audit(error)
+    }
+}
+
 impl StoreError {
     /// The file's faults; empty if the error is of another kind.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
         match self {
             Self::Faulty(error) => error.faults(),
-            Self::DropLimit(_) | Self::Io(_) => &[],
+            Self::DropLimit(_) | Self::Audit(_) | Self::Io(_) => &[],
         }
     }
 
@@ -112,7 +121,7 @@ impl StoreError {
                 ReadError::Unreadable(_) => ReloadResult::Failed,
             },
             Self::DropLimit(_) => ReloadResult::Dropped,
-            Self::Io(_) => ReloadResult::Failed,
+            Self::Audit(_) | Self::Io(_) => ReloadResult::Failed,
         }
     }
 }
@@ -122,6 +131,7 @@ impl fmt::Display for StoreError {
         match self {
             Self::Faulty(error) => error.fmt(f),
             Self::DropLimit(error) => error.fmt(f),
+            Self::Audit(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the key file cannot be written: {error}"),
         }
     }
@@ -132,6 +142,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Faulty(error) => Some(&**error),
             Self::DropLimit(_) => None,
+            Self::Audit(error) => Some(error),
             Self::Io(error) => Some(&**error),
         }
     }

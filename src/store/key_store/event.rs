@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::policy::audit::{AuditEntry, AuditMark};
 use crate::policy::time::UnixTime;
 use crate::store::key_store::error::{ReloadResult, StoreError};
 use crate::table::Difference;
@@ -15,6 +16,8 @@ pub struct Reloaded {
     pub generation: u64,
     /// How many keys the table holds after it, or would hold.
     pub keys: usize,
+    /// The audit row of what it changed; None without one.
+    pub audit: Option<AuditMark>,
 }
 
 /// The state of key file and key table, for status and metrics.
@@ -48,6 +51,15 @@ pub enum KeyStoreEvent<'a> {
     ReloadFailed(&'a StoreError),
     /// A change that others made to the file was loaded before a write.
     Merged(&'a Reloaded),
+    /// A create, change or delete is in force.
+    Changed {
+        /// What its audit row is made of.
+        entry: &'a AuditEntry,
+        /// Its row; None: nothing changed, or the row waits, or there is no database.
+        mark: Option<&'a AuditMark>,
+        /// Whether it is in the key file too.
+        is_written: bool,
+    },
     /// The file could not be written.
     WriteFailed {
         /// Why.

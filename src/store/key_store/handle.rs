@@ -11,14 +11,17 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
+use crate::policy::audit::ChangeOrigin;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
+use crate::store::audit::AuditTrail;
 use crate::store::config;
 use crate::store::key_file::{KeyFileSource, LoadedKeys, Revision};
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::command::{
-    CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand, WriteCommand,
+    CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand, SubmittedWrite,
+    WriteCommand,
 };
 use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedError, WriteError};
 use crate::store::key_store::event::{
@@ -33,6 +36,8 @@ use crate::table::{Entry, NO_YIELD, Table};
 #[derive(Clone, Debug)]
 pub struct KeyStore {
     commands: Sender<StoreCommand>,
+    /// Who asks for the changes that are sent by this handle.
+    origin: ChangeOrigin,
     status: Arc<ArcSwap<KeyStoreStatus>>,
 }
 
@@ -53,6 +58,20 @@ impl KeyStore {
         loaded: LoadedKeys,
         events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_audited(settings, table, loaded, AuditTrail::of(None), events)
+    }
+
+    /// The same, with audit rows of all changes.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start_audited(
+        settings: &config::KeysConfig,
+        table: Arc<Table>,
+        loaded: LoadedKeys,
+        audit: AuditTrail,
+        events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
+    ) -> io::Result<Self> {
         table.swap(loaded.entries, NO_YIELD);
         let status = Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
             last_reload: LastReload {
@@ -68,7 +87,9 @@ impl KeyStore {
             source: KeyFileSource::new(settings.file.clone()),
             max_drop_percent: settings.max_drop_percent,
             watch: settings.watch,
+            default_limits: settings.default_limits,
             table,
+            audit,
             loaded: Revision::File(loaded.stamp),
             rejected: None,
             pending: HashMap::new(),
@@ -78,12 +99,25 @@ impl KeyStore {
         std::thread::Builder::new()
             .name("key-store".to_owned())
             .spawn(move || state.run(&receiver))?;
-        Ok(Self { commands, status })
+        Ok(Self {
+            commands,
+            origin: ChangeOrigin::key_file(),
+            status,
+        })
+    }
+
+    /// A handle whose changes are asked for by somebody else.
+    #[must_use]
+    pub fn on_behalf_of(&self, origin: ChangeOrigin) -> Self {
+        Self {
+            origin,
+            ..self.clone()
+        }
     }
 
     /// Makes a key and its token. The key becomes the last of the file.
     pub fn create(&self, new: NewKey, now: UnixTime) -> ReplyFuture<CreatedKey, WriteError> {
-        self.send(|reply| write_command(WriteCommand::Create { new, now, reply }))
+        self.send(|reply| self.write_command(WriteCommand::Create { new, now, reply }))
     }
 
     /// Changes the fields of a key that the patch sets.
@@ -106,7 +140,7 @@ impl KeyStore {
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.send(|reply| {
-            write_command(WriteCommand::Update {
+            self.write_command(WriteCommand::Update {
                 id,
                 patch,
                 expected,
@@ -127,7 +161,7 @@ impl KeyStore {
     ) -> ReplyFuture<RotatedKey, WriteError> {
         let id = id.to_owned();
         self.send(|reply| {
-            write_command(WriteCommand::Rotate {
+            self.write_command(WriteCommand::Rotate {
                 id,
                 grace_seconds,
                 expected,
@@ -150,7 +184,7 @@ impl KeyStore {
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
         let id = id.to_owned();
         self.send(|reply| {
-            write_command(WriteCommand::Delete {
+            self.write_command(WriteCommand::Delete {
                 id,
                 expected,
                 reply,
@@ -165,6 +199,7 @@ impl KeyStore {
             StoreCommand::Reload(ReloadCommand {
                 drop_limit,
                 dry_run: false,
+                origin: self.origin.clone(),
                 reply,
             })
         })
@@ -176,6 +211,7 @@ impl KeyStore {
             StoreCommand::Reload(ReloadCommand {
                 drop_limit,
                 dry_run: true,
+                origin: self.origin.clone(),
                 reply,
             })
         })
@@ -195,6 +231,15 @@ impl KeyStore {
         // If the worker has stopped, the reply's sender is dropped here, and the future returns WorkerStoppedError.
         let _ = self.commands.send(command(reply));
         ReplyFuture(receiver)
+    }
+
+    fn write_command(&self, command: WriteCommand) -> StoreCommand {
+        let write = SubmittedWrite {
+            origin: self.origin.clone(),
+            command,
+            revoked_from: None,
+        };
+        StoreCommand::Write(Box::new(write), priority())
     }
 }
 
@@ -217,8 +262,4 @@ impl<T, E: From<WorkerStoppedError>> Future for ReplyFuture<T, E> {
         let reply = Pin::new(&mut self.0).poll(context);
         reply.map(|reply| reply.unwrap_or_else(|_| Err(WorkerStoppedError.into())))
     }
-}
-
-fn write_command(write: WriteCommand) -> StoreCommand {
-    StoreCommand::Write(write, priority())
 }

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::policy::audit::{AuditMark, ChangeOrigin};
 use crate::policy::key::KeyId;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
+use crate::store::audit::{reload_entry, reload_widens};
+use crate::store::database::IfNotWritten;
 use crate::store::key_file::Revision;
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
@@ -40,7 +43,11 @@ impl KeyStoreState {
             true => DropLimit::Ignore,
             false => DropLimit::Enforce,
         };
-        let outcome = plan.and_then(|plan| self.apply_plan(plan, drop_limit));
+        // They are one reload, of the first who asked for it.
+        let origin = reloads
+            .first()
+            .map_or_else(ChangeOrigin::key_file, |command| command.origin.clone());
+        let outcome = plan.and_then(|plan| self.apply_plan(plan, drop_limit, origin));
         match &outcome {
             Ok(reloaded) => (self.events)(KeyStoreEvent::Reloaded(reloaded)),
             Err(error) => (self.events)(KeyStoreEvent::ReloadFailed(error)),
@@ -72,6 +79,7 @@ impl KeyStoreState {
             difference: Arc::clone(&plan.difference),
             generation: self.table.generation(),
             keys: plan.entries.len(),
+            audit: None,
         })
     }
 
@@ -130,11 +138,19 @@ impl KeyStoreState {
         &mut self,
         plan: ReloadPlan,
         drop_limit: DropLimit,
+        origin: ChangeOrigin,
     ) -> Result<Reloaded, StoreError> {
         if let Err(error) = plan.check_drop_limit(drop_limit) {
             self.remember_rejected(plan.revision, &error);
             return Err(error);
         }
+        let audit = match self.audit_plan(&plan, origin) {
+            Ok(mark) => mark,
+            Err(error) => {
+                self.remember_rejected(plan.revision, &error);
+                return Err(error);
+            }
+        };
         if plan.difference.changes_table() {
             self.table.swap(plan.entries, yield_if_due);
             self.table.forget_ended_tokens(&plan.difference);
@@ -153,7 +169,27 @@ impl KeyStoreState {
             difference: plan.difference,
             generation: self.table.generation(),
             keys: self.table.len(),
+            audit,
         })
+    }
+
+    /// Writes the audit row of what the plan changes.
+    fn audit_plan(
+        &self,
+        plan: &ReloadPlan,
+        origin: ChangeOrigin,
+    ) -> Result<Option<AuditMark>, StoreError> {
+        if plan.difference.is_empty() {
+            return Ok(None);
+        }
+        let forced = plan.drop_limit_error.is_some();
+        let entry = reload_entry(origin, &plan.difference, forced);
+        let if_not_written = match reload_widens(&plan.difference, &self.default_limits) {
+            true => IfNotWritten::Refuse,
+            false => IfNotWritten::Wait,
+        };
+        let mut marks = self.audit.write(vec![entry], if_not_written)?;
+        Ok(marks.pop().flatten())
     }
 
     /// Loads the source if others changed it, so that a write does not undo their changes.
@@ -168,14 +204,14 @@ impl KeyStoreState {
             let same_result = match rejected.error {
                 StoreError::Faulty(_) => true,
                 StoreError::DropLimit(_) => rejected.generation == self.table.generation(),
-                StoreError::Io(_) => false,
+                StoreError::Audit(_) | StoreError::Io(_) => false,
             };
             if same_result {
                 return Err(rejected.error.clone());
             }
         }
         let plan = self.plan_reload()?;
-        let merged = self.apply_plan(plan, DropLimit::Enforce)?;
+        let merged = self.apply_plan(plan, DropLimit::Enforce, ChangeOrigin::key_file())?;
         if !merged.difference.is_empty() {
             (self.events)(KeyStoreEvent::Merged(&merged));
         }

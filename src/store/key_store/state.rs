@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use crate::policy::key::{Key, KeyId, PreviousToken};
+use crate::policy::key_limits::KeyLimits;
 use crate::policy::token::TokenHash;
+use crate::store::audit::AuditTrail;
 use crate::store::key_file::{KeyFileSource, Revision};
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{KeyStoreEvent, KeyStoreStatus};
@@ -18,6 +21,9 @@ pub(crate) struct KeyStoreState {
     pub(crate) max_drop_percent: u8,
     pub(crate) watch: bool,
     pub(crate) table: Arc<Table>,
+    pub(crate) audit: AuditTrail,
+    /// Whether a change of a key's limits gives more depends on them.
+    pub(crate) default_limits: KeyLimits,
     /// The revision that the table reflects, apart from pending changes.
     pub(crate) loaded: Revision,
     pub(crate) rejected: Option<RejectedRevision>,
@@ -31,6 +37,7 @@ pub(crate) struct KeyStoreState {
 pub(crate) struct RejectedRevision {
     pub(crate) revision: Revision,
     pub(crate) error: StoreError,
+    pub(crate) at: Instant,
     /// The table's generation at that time: whether a file drops too many keys also depends on the table.
     pub(crate) generation: u64,
 }
@@ -85,6 +92,7 @@ impl KeyStoreState {
         self.rejected = Some(RejectedRevision {
             revision,
             error: error.clone(),
+            at: Instant::now(),
             generation: self.table.generation(),
         });
     }

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::policy::audit::ChangeOrigin;
 use crate::store::key_store::command::{DropLimit, ReloadCommand, StoreCommand};
-use crate::store::key_store::state::KeyStoreState;
+use crate::store::key_store::error::StoreError;
+use crate::store::key_store::state::{KeyStoreState, RejectedRevision};
 
 /// How often pending changes are written again.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -17,6 +19,13 @@ const MAX_BATCH: usize = 4096;
 /// The worker's nice value (see `nice(2)`). Loading a million keys takes a second on every core, and the threads that
 /// serve requests must come first.
 const NICENESS: i32 = 5;
+
+impl RejectedRevision {
+    /// A revision that could not be audited may be loaded later, as it is.
+    fn is_tried_again(&self) -> bool {
+        matches!(self.error, StoreError::Audit(_)) && self.at.elapsed() >= RETRY_INTERVAL
+    }
+}
 
 impl KeyStoreState {
     /// Runs until every handle is dropped.
@@ -61,7 +70,7 @@ impl KeyStoreState {
         for command in commands {
             match command {
                 StoreCommand::Write(write, guard) => {
-                    writes.push(write);
+                    writes.push(*write);
                     guards.push(guard);
                 }
                 StoreCommand::Reload(reload) => reloads.push(reload),
@@ -81,7 +90,9 @@ impl KeyStoreState {
         let now = self.source.revision();
         let rejected = self.rejected.as_ref();
         if self.loaded.is_current(now)
-            || rejected.is_some_and(|rejected| rejected.revision.is_current(now))
+            || rejected.is_some_and(|rejected| {
+                rejected.revision.is_current(now) && !rejected.is_tried_again()
+            })
         {
             return;
         }
@@ -89,6 +100,7 @@ impl KeyStoreState {
         self.reload(vec![ReloadCommand {
             drop_limit: DropLimit::Enforce,
             dry_run: false,
+            origin: ChangeOrigin::key_file(),
             reply,
         }]);
     }

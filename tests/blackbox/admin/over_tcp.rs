@@ -31,7 +31,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 17] = [
+const CALLS: [(&str, &str, &str); 19] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -61,6 +61,8 @@ const CALLS: [(&str, &str, &str); 17] = [
     ),
     ("GET", "/api/usage/records", ""),
     ("POST", "/api/alerts/test", "{}"),
+    ("GET", "/api/audit", ""),
+    ("GET", "/api/audit/verify", ""),
 ];
 
 fn tcp_call(method: &str, path: &str, body: &str) -> Call {

@@ -15,11 +15,11 @@ use crate::support::token::{Key, key_file};
 use crate::support::{DEADLINE, assert_error, eventually};
 
 /// A small file system in memory, for as long as this lives.
-struct Disk(tempfile::TempDir);
+pub struct Disk(tempfile::TempDir);
 
 impl Disk {
     /// None where no file system may be mounted, which is said.
-    fn mounted() -> Option<Self> {
+    pub fn mounted() -> Option<Self> {
         let disk = Self(tempfile::tempdir().expect("a folder"));
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256k", "keygate-test"])
@@ -33,12 +33,12 @@ impl Disk {
         None
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Fills it to its last byte; whoever deletes this file makes room.
-    fn fill(&self) -> PathBuf {
+    pub fn fill(&self) -> PathBuf {
         let filler = self.path("filler");
         let mut file = File::create(&filler).expect("created");
         for size in [4096, 1] {

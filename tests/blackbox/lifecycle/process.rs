@@ -183,7 +183,13 @@ fn it_runs_without_privileges_and_writes_nothing_but_its_own_files() {
     left.sort();
     assert_eq!(
         left,
-        ["admin.token", "keygate.db", "keygate.toml", "keys.jsonl"]
+        [
+            "admin.token",
+            "keygate.db",
+            "keygate.db-audit-key",
+            "keygate.toml",
+            "keys.jsonl"
+        ]
     );
     for name in ["admin.token", "keygate.db", "keys.jsonl"] {
         let mode = fs::metadata(folder.join(name))

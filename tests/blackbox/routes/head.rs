@@ -87,6 +87,8 @@ fn head_is_answered_like_get_on_both_admin_listeners() {
         "/api/usage",
         "/api/usage?start_time=978307200&end_time=978393600",
         "/api/usage/records",
+        "/api/audit",
+        "/api/audit/verify",
         "/api/nothing",
         "/",
     ] {

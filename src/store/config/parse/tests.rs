@@ -101,6 +101,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
     let config = folder.read(UPSTREAM, &Overrides::default()).config.unwrap();
     let path = folder.0.path();
     let expected = Config {
+        audit: AuditConfig { keep: 400 * 86_400 },
         file: Some(path.join("keygate.toml")),
         listen: vec![Listen::Tcp("[::]:8080".parse().unwrap())],
         public_url: None,

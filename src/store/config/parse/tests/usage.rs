@@ -23,6 +23,8 @@ fn every_field_about_usage_can_be_set() {
         records = "0"
         sums = "36h"
         currency = "credits"
+        [audit]
+        keep = "90d"
         [[prices]]
         model = "a"
         input = 0.20
@@ -55,6 +57,7 @@ fn every_field_about_usage_can_be_set() {
             time_zone: jiff::tz::TimeZone::UTC,
         }
     );
+    assert_eq!(config.audit.keep, 90 * 86_400);
     let price = |text| Price::parse(text).unwrap();
     assert_eq!(
         config.prices,
@@ -187,6 +190,9 @@ fn faults_about_usage_name_line_field_and_remedy() {
             "usage.sums",
             "\"1d\" or more",
         ),
+        ("[audit]\nkeep = \"0\"\n", 2, "audit.keep", "\"1d\" or more"),
+        ("[audit]\nkeep = \"3661d\"\n", 2, "audit.keep", "at most"),
+        ("[audit]\nkept = \"9d\"\n", 2, "audit.kept", "keep"),
         ("[usage]\nsums = \"3661d\"\n", 2, "usage.sums", "at most"),
         (
             "[usage]\ncurrency = \"\"\n",
@@ -300,14 +306,15 @@ fn a_reload_takes_prices_without_the_other_parts_and_the_rest_needs_a_restart() 
         restart_needed(
             &old,
             &read(
-                "[database]\nurl = \"\"\n[usage]\nrecords = \"1d\"\nsums = \"2d\"\ncurrency = \"USD\"\n"
+                "[database]\nurl = \"\"\n[usage]\nrecords = \"1d\"\nsums = \"2d\"\ncurrency = \"USD\"\n[audit]\nkeep = \"1d\"\n"
             )
         ),
         [
             "database.url",
             "usage.records",
             "usage.sums",
-            "usage.currency"
+            "usage.currency",
+            "audit.keep"
         ]
     );
 }

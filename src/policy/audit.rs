@@ -1,0 +1,771 @@
+//! The audit rows: who changed what, chained by hashes so that a later change of a row is found.
+//!
+//! Each row's hash covers all of its fields and the hash of the row before it, under a secret key. Whoever has not that
+//! key can neither write a row that passes, nor change, remove or exchange one unnoticed. Old rows are deleted up to a
+//! row number; a `cut` row, itself in the chain, says which number that was and which hash the row had.
+
+/// From where a change came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeVia {
+    /// The admin socket.
+    Socket,
+    /// A session of the panel.
+    Panel,
+    /// The admin API over TCP, with the admin token.
+    Api,
+    /// The key file or a signal.
+    File,
+    /// The gateway itself.
+    Gateway,
+}
+
+impl ChangeVia {
+    /// Its name in the database and in the admin API.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Panel => "panel",
+            Self::Api => "api",
+            Self::File => "file",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// Who asked for a change, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeOrigin {
+    /// `uid 1000`, `operator`, `SIGHUP`, `unknown`, or `gateway`.
+    pub actor: String,
+    /// From where.
+    pub via: ChangeVia,
+    /// The client's address, if it is known.
+    pub address: Option<String>,
+    /// The id of the call to the admin API.
+    pub request_id: Option<String>,
+}
+
+impl ChangeOrigin {
+    /// A change of the key file that the gateway finds.
+    #[must_use]
+    pub fn key_file() -> Self {
+        Self {
+            actor: "operator".to_owned(),
+            via: ChangeVia::File,
+            address: None,
+            request_id: None,
+        }
+    }
+
+    /// What the gateway does by itself.
+    #[must_use]
+    pub fn gateway() -> Self {
+        Self {
+            actor: "gateway".to_owned(),
+            via: ChangeVia::Gateway,
+            address: None,
+            request_id: None,
+        }
+    }
+}
+
+impl std::fmt::Display for ChangeOrigin {
+    /// The form in log lines, as `who`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = self.address.as_deref().unwrap_or("unknown");
+        match self.via {
+            ChangeVia::Socket | ChangeVia::Gateway | ChangeVia::File => f.write_str(&self.actor),
+            ChangeVia::Panel => write!(f, "panel from {address}"),
+            ChangeVia::Api => write!(f, "admin token from {address}"),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditAction {
+    /// A key was created.
+    Create,
+    /// A key was changed.
+    Change,
+    /// A key's token was replaced.
+    Rotate,
+    /// The token that the last rotation replaced was ended.
+    ExpirePrevious,
+    /// A key was deleted.
+    Delete,
+    /// A change of the key file was loaded.
+    Reload,
+    /// The same, with force, where it drops more keys than the limit allows.
+    ForcedDrop,
+    /// A change has a row, but could not be written to the key file and is not in force.
+    NotWritten,
+    /// At the start the key file has not what the newest row of a key says.
+    DiffersAtStart,
+    /// Somebody signed in to the panel.
+    SignIn,
+    /// A wrong admin token or sign-in link was shown.
+    SignInFailed,
+    /// Somebody signed out.
+    SignOut,
+    /// A link to the panel was made that signs in once.
+    MakeSignInLink,
+    /// Old rows were deleted.
+    Cut,
+    /// More rows had to wait for the database than are kept in memory.
+    RowsLost,
+}
+
+impl AuditAction {
+    const ALL: [Self; 15] = [
+        Self::Create,
+        Self::Change,
+        Self::Rotate,
+        Self::ExpirePrevious,
+        Self::Delete,
+        Self::Reload,
+        Self::ForcedDrop,
+        Self::NotWritten,
+        Self::DiffersAtStart,
+        Self::SignIn,
+        Self::SignInFailed,
+        Self::SignOut,
+        Self::MakeSignInLink,
+        Self::Cut,
+        Self::RowsLost,
+    ];
+
+    /// Its name in the database, in the admin API, and in log lines.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Change => "change",
+            Self::Rotate => "rotate",
+            Self::ExpirePrevious => "expire_previous",
+            Self::Delete => "delete",
+            Self::Reload => "reload",
+            Self::ForcedDrop => "forced_drop",
+            Self::NotWritten => "not_written",
+            Self::DiffersAtStart => "differs_at_start",
+            Self::SignIn => "sign_in",
+            Self::SignInFailed => "sign_in_failed",
+            Self::SignOut => "sign_out",
+            Self::MakeSignInLink => "make_sign_in_link",
+            Self::Cut => "cut",
+            Self::RowsLost => "rows_lost",
+        }
+    }
+
+    /// The action of a name.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.label() == label)
+    }
+
+    /// All names.
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(Self::label)
+    }
+}
+
+/// What a row is made of. It holds no token and no hash of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// In milliseconds since 1970.
+    pub at: i64,
+    /// Who, and how.
+    pub origin: ChangeOrigin,
+    /// What.
+    pub action: AuditAction,
+    /// The key's id, if it is about one key.
+    pub target: Option<String>,
+    /// The fields that changed, before, as a JSON object.
+    pub before: Option<String>,
+    /// The same, after.
+    pub after: Option<String>,
+}
+
+impl AuditEntry {
+    /// About how much memory it takes, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        size_of::<Self>() + length(&self.target) + length(&self.before) + length(&self.after)
+    }
+}
+
+/// A row of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRow {
+    /// The rows count from 1, without gaps.
+    pub n: i64,
+    /// In milliseconds since 1970.
+    pub at: i64,
+    /// Who.
+    pub actor: String,
+    /// How, by its name.
+    pub via: String,
+    /// What, by its name.
+    pub action: String,
+    /// The key.
+    pub target: Option<String>,
+    /// The fields that changed, before, as a JSON object.
+    pub before: Option<String>,
+    /// The same, after.
+    pub after: Option<String>,
+    /// The client's address.
+    pub address: Option<String>,
+    /// The id of the call.
+    pub request_id: Option<String>,
+    /// The hash of the row before.
+    pub previous_hash: String,
+    /// The hash of this row.
+    pub hash: String,
+}
+
+/// A row's number and hash: enough to go on from, and to find it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditMark {
+    /// The row's number.
+    pub n: i64,
+    /// Its hash.
+    pub hash: String,
+}
+
+impl AuditMark {
+    /// What the first row follows.
+    #[must_use]
+    pub fn origin() -> Self {
+        Self {
+            n: 0,
+            hash: "0".repeat(64),
+        }
+    }
+}
+
+/// The secret key of the hashes.
+#[derive(Clone, Copy)]
+pub struct ChainKey([u8; 32]);
+
+impl std::fmt::Debug for ChainKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl ChainKey {
+    /// A key of these bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The row of an entry behind `last`.
+    #[must_use]
+    pub fn row(&self, entry: &AuditEntry, last: &AuditMark) -> AuditRow {
+        let AuditEntry {
+            at,
+            origin,
+            action,
+            target,
+            before,
+            after,
+        } = entry.clone();
+        let ChangeOrigin {
+            actor,
+            via,
+            address,
+            request_id,
+        } = origin;
+        let mut row = AuditRow {
+            n: last.n.saturating_add(1),
+            at,
+            actor,
+            via: via.label().to_owned(),
+            action: action.label().to_owned(),
+            target,
+            before,
+            after,
+            address,
+            request_id,
+            previous_hash: last.hash.clone(),
+            hash: String::new(),
+        };
+        row.hash = self.hash_as(&row, row.n);
+        row
+    }
+
+    /// Whether the row's hash is that of its fields.
+    #[must_use]
+    pub fn admits(&self, row: &AuditRow) -> bool {
+        self.hash_as(row, row.n) == row.hash
+    }
+
+    /// The hash that the row would have under this number.
+    fn hash_as(&self, row: &AuditRow, n: i64) -> String {
+        blake3::keyed_hash(&self.0, &canonical(row, n))
+            .to_hex()
+            .to_string()
+    }
+}
+
+/// All fields of a row but its hash, as bytes that no other fields have: numbers in eight bytes, texts behind their
+/// length, and a byte that tells an absent text from an empty one.
+fn canonical(row: &AuditRow, n: i64) -> Vec<u8> {
+    let AuditRow {
+        n: _,
+        at,
+        actor,
+        via,
+        action,
+        target,
+        before,
+        after,
+        address,
+        request_id,
+        previous_hash,
+        hash: _,
+    } = row;
+    let mut bytes = b"keygate audit 1\n".to_vec();
+    bytes.extend_from_slice(&n.to_be_bytes());
+    bytes.extend_from_slice(&at.to_be_bytes());
+    for text in [
+        Some(actor),
+        Some(via),
+        Some(action),
+        target.as_ref(),
+        before.as_ref(),
+        after.as_ref(),
+        address.as_ref(),
+        request_id.as_ref(),
+        Some(previous_hash),
+    ] {
+        bytes.push(u8::from(text.is_some()));
+        if let Some(text) = text {
+            bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+/// The texts `before` and `after` of a cut: up to which row all were deleted, and that row's hash.
+#[must_use]
+pub fn cut_text(mark: &AuditMark) -> String {
+    format!("{{\"hash\":\"{}\",\"up_to\":{}}}", mark.hash, mark.n)
+}
+
+fn cut_of(row: &AuditRow) -> Option<AuditMark> {
+    if row.action != AuditAction::Cut.label() {
+        return None;
+    }
+    let (hash, up_to) = row
+        .after
+        .as_deref()?
+        .strip_prefix("{\"hash\":\"")?
+        .strip_suffix('}')?
+        .split_once("\",\"up_to\":")?;
+    Some(AuditMark {
+        n: up_to.parse().ok()?,
+        hash: hash.to_owned(),
+    })
+}
+
+/// What is wrong with a chain, at its first wrong row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainBreak {
+    /// A row is not as it was written.
+    Changed {
+        /// Its number.
+        n: i64,
+    },
+    /// Two rows stand in each other's place.
+    Swapped {
+        /// The first.
+        n: i64,
+        /// The other.
+        with: i64,
+    },
+    /// Rows are missing between others.
+    Missing {
+        /// The first one.
+        n: i64,
+        /// The last one.
+        to: i64,
+    },
+    /// The newest rows are missing.
+    MissingAtEnd {
+        /// The first one.
+        n: i64,
+    },
+    /// The oldest rows are missing, and no cut says that they were deleted.
+    CutWithoutMark {
+        /// The last one.
+        n: i64,
+    },
+}
+
+impl ChainBreak {
+    /// The number of the first wrong row.
+    #[must_use]
+    pub fn n(&self) -> i64 {
+        match self {
+            Self::Changed { n }
+            | Self::Swapped { n, .. }
+            | Self::Missing { n, .. }
+            | Self::MissingAtEnd { n }
+            | Self::CutWithoutMark { n } => *n,
+        }
+    }
+
+    /// Its name in the admin API.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Changed { .. } => "changed_row",
+            Self::Swapped { .. } => "swapped_rows",
+            Self::Missing { .. } => "missing_rows",
+            Self::MissingAtEnd { .. } => "missing_at_end",
+            Self::CutWithoutMark { .. } => "cut_without_mark",
+        }
+    }
+}
+
+impl std::fmt::Display for ChainBreak {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Changed { n } => write!(f, "row {n} is not as it was written"),
+            Self::Swapped { n, with } => {
+                write!(f, "rows {n} and {with} stand in each other's place")
+            }
+            Self::Missing { n, to } if n == to => write!(f, "row {n} is missing"),
+            Self::Missing { n, to } => write!(f, "rows {n} to {to} are missing"),
+            Self::MissingAtEnd { n } => write!(f, "row {n} and all behind it are missing"),
+            Self::CutWithoutMark { n } => write!(
+                f,
+                "the rows up to {n} are missing, and no cut says that the gateway deleted them"
+            ),
+        }
+    }
+}
+
+/// Looks at all rows in their order, and finds the first that is wrong.
+#[derive(Debug)]
+pub struct ChainCheck {
+    key: ChainKey,
+    rows: u64,
+    first: Option<i64>,
+    last: AuditMark,
+    /// What the first row follows: it needs a cut unless that is nothing.
+    begin: AuditMark,
+    cut: Option<AuditMark>,
+    broken: Option<ChainBreak>,
+    /// The first row that is not as it was written. It may stand in the place of a later one.
+    changed: Option<AuditRow>,
+}
+
+/// The result of a [`ChainCheck`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainReport {
+    /// How many rows there are.
+    pub rows: u64,
+    /// The number of the first one.
+    pub first: Option<i64>,
+    /// The last row up to which all is as it was written.
+    pub intact_to: AuditMark,
+    /// The first wrong row; None: the chain is intact.
+    pub broken: Option<ChainBreak>,
+}
+
+impl ChainCheck {
+    /// A check with the key of the hashes.
+    #[must_use]
+    pub fn new(key: ChainKey) -> Self {
+        Self {
+            key,
+            rows: 0,
+            first: None,
+            last: AuditMark::origin(),
+            begin: AuditMark::origin(),
+            cut: None,
+            broken: None,
+            changed: None,
+        }
+    }
+
+    /// Looks at the next row.
+    pub fn visit(&mut self, row: AuditRow) {
+        self.rows += 1;
+        if self.first.is_none() {
+            self.first = Some(row.n);
+            self.begin = AuditMark {
+                n: row.n.saturating_sub(1),
+                hash: row.previous_hash.clone(),
+            };
+            if row.n != 1 {
+                self.last = self.begin.clone();
+            }
+        }
+        if self.broken.is_some() {
+            self.look_for_swap(&row);
+            return;
+        }
+        let expected = self.last.n.saturating_add(1);
+        if row.n != expected {
+            let to = row.n.saturating_sub(1);
+            self.broken = Some(ChainBreak::Missing { n: expected, to });
+            return;
+        }
+        if !self.key.admits(&row) || row.previous_hash != self.last.hash {
+            self.broken = Some(ChainBreak::Changed { n: row.n });
+            self.changed = Some(row);
+            return;
+        }
+        self.cut = cut_of(&row).or(self.cut.take());
+        self.last = AuditMark {
+            n: row.n,
+            hash: row.hash,
+        };
+    }
+
+    fn look_for_swap(&mut self, row: &AuditRow) {
+        let Some(changed) = &self.changed else {
+            return;
+        };
+        let is_exchanged = self.key.hash_as(changed, row.n) == changed.hash
+            && self.key.hash_as(row, changed.n) == row.hash;
+        if is_exchanged {
+            let (n, with) = (changed.n, row.n);
+            self.broken = Some(ChainBreak::Swapped { n, with });
+            self.changed = None;
+        }
+    }
+
+    /// The result. `head`: the newest row that the gateway wrote, as it remembers it.
+    #[must_use]
+    pub fn finish(self, head: &AuditMark) -> ChainReport {
+        let mut broken = self.broken;
+        // A cut that a broken chain hides is not missed: the break is what is wrong.
+        if self.begin.n > 0 && broken.is_none() && self.cut.as_ref() != Some(&self.begin) {
+            broken = Some(ChainBreak::CutWithoutMark { n: self.begin.n });
+        }
+        if broken.is_none() && self.last.n < head.n {
+            broken = Some(ChainBreak::MissingAtEnd { n: self.last.n + 1 });
+        }
+        if broken.is_none() && self.last.n == head.n && self.last.hash != head.hash {
+            broken = Some(ChainBreak::Changed { n: head.n });
+        }
+        ChainReport {
+            rows: self.rows,
+            first: self.first,
+            intact_to: self.last,
+            broken,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: ChainKey = ChainKey([7; 32]);
+
+    fn entry(number: i64) -> AuditEntry {
+        AuditEntry {
+            at: 1_800_000_000_000 + number,
+            origin: ChangeOrigin {
+                actor: "uid 1000".to_owned(),
+                via: ChangeVia::Socket,
+                address: None,
+                request_id: Some(format!("r{number}")),
+            },
+            action: AuditAction::Change,
+            target: Some("key_1".to_owned()),
+            before: Some("{\"disabled\":false}".to_owned()),
+            after: Some("{\"disabled\":true}".to_owned()),
+        }
+    }
+
+    fn chain(length: i64) -> Vec<AuditRow> {
+        let mut last = AuditMark::origin();
+        let mut rows = Vec::new();
+        for number in 1..=length {
+            let row = KEY.row(&entry(number), &last);
+            last = mark(&row);
+            rows.push(row);
+        }
+        rows
+    }
+
+    fn mark(row: &AuditRow) -> AuditMark {
+        AuditMark {
+            n: row.n,
+            hash: row.hash.clone(),
+        }
+    }
+
+    fn check(rows: &[AuditRow], head: &AuditMark) -> ChainReport {
+        let mut check = ChainCheck::new(KEY);
+        for row in rows {
+            check.visit(row.clone());
+        }
+        check.finish(head)
+    }
+
+    fn broken(rows: &[AuditRow]) -> Option<ChainBreak> {
+        check(rows, &AuditMark::origin()).broken
+    }
+
+    #[test]
+    fn a_chain_as_it_was_written_is_intact() {
+        let rows = chain(5);
+        let report = check(&rows, &mark(&rows[4]));
+        assert_eq!(report.broken, None);
+        assert_eq!((report.rows, report.first), (5, Some(1)));
+        assert_eq!(report.intact_to, mark(&rows[4]));
+        assert_eq!(broken(&[]), None);
+    }
+
+    #[test]
+    fn the_hash_of_a_row_stays_the_same_in_all_versions() {
+        // Rows that were written by one version must be found intact by the next.
+        let row = KEY.row(&entry(1), &AuditMark::origin());
+        assert_eq!(
+            row.hash,
+            "ec7ec77ba5c672b8de1f1d99c14517ea1689b7d52271e3750f7babbc4efff707"
+        );
+    }
+
+    #[test]
+    fn every_field_of_a_row_is_covered_by_its_hash() {
+        let row = KEY.row(&entry(1), &AuditMark::origin());
+        let changes: [fn(&mut AuditRow); 16] = [
+            |row| row.n = 2,
+            |row| row.at += 1,
+            |row| row.actor.push('0'),
+            |row| row.via = "api".to_owned(),
+            |row| row.action = "delete".to_owned(),
+            |row| row.target = None,
+            |row| row.target = Some(String::new()),
+            |row| row.before = None,
+            |row| row.before = Some("{}".to_owned()),
+            |row| row.after = None,
+            |row| std::mem::swap(&mut row.before, &mut row.after),
+            |row| row.address = Some(String::new()),
+            |row| row.request_id = None,
+            |row| row.previous_hash = "1".repeat(64),
+            |row| row.hash = "0".repeat(64),
+            // The same characters, at another border between two fields.
+            |row| {
+                row.actor = "uid 1000s".to_owned();
+                row.via = "ocket".to_owned();
+            },
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let mut changed = row.clone();
+            change(&mut changed);
+            assert!(!KEY.admits(&changed), "change {at}");
+        }
+        assert!(!ChainKey::new([8; 32]).admits(&row));
+    }
+
+    #[test]
+    fn a_changed_row_is_named() {
+        let mut rows = chain(5);
+        rows[2].actor = "uid 0".to_owned();
+        assert_eq!(broken(&rows), Some(ChainBreak::Changed { n: 3 }));
+        let report = check(&rows, &AuditMark::origin());
+        assert_eq!(report.intact_to.n, 2);
+    }
+
+    #[test]
+    fn a_row_that_does_not_follow_the_one_before_is_named() {
+        let mut rows = chain(5);
+        let other = KEY.row(&entry(99), &mark(&rows[1]));
+        rows[2] = other;
+        assert_eq!(broken(&rows), Some(ChainBreak::Changed { n: 4 }));
+    }
+
+    #[test]
+    fn missing_rows_are_named() {
+        let mut rows = chain(6);
+        rows.remove(2);
+        assert_eq!(broken(&rows), Some(ChainBreak::Missing { n: 3, to: 3 }));
+        rows.remove(2);
+        assert_eq!(broken(&rows), Some(ChainBreak::Missing { n: 3, to: 4 }));
+        let rows = chain(6);
+        let report = check(&rows[..4], &mark(&rows[5]));
+        assert_eq!(report.broken, Some(ChainBreak::MissingAtEnd { n: 5 }));
+        let report = check(&[], &mark(&rows[5]));
+        assert_eq!(report.broken, Some(ChainBreak::MissingAtEnd { n: 1 }));
+    }
+
+    #[test]
+    fn a_swapped_pair_is_named() {
+        for (one, other) in [(1, 2), (0, 5), (2, 4)] {
+            let mut rows = chain(6);
+            rows.swap(one, other);
+            let n = rows[one].n;
+            rows[one].n = rows[other].n;
+            rows[other].n = n;
+            let expected = ChainBreak::Swapped {
+                n: rows[one].n,
+                with: rows[other].n,
+            };
+            assert_eq!(broken(&rows), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_oldest_rows_may_be_missing_where_a_cut_says_so() {
+        let mut rows = chain(5);
+        assert_eq!(
+            broken(&rows[2..]),
+            Some(ChainBreak::CutWithoutMark { n: 2 })
+        );
+        let cut = |up_to: &AuditMark, last: &AuditRow| {
+            let entry = AuditEntry {
+                action: AuditAction::Cut,
+                origin: ChangeOrigin::gateway(),
+                target: None,
+                before: None,
+                after: Some(cut_text(up_to)),
+                ..entry(6)
+            };
+            KEY.row(&entry, &mark(last))
+        };
+        rows.push(cut(&mark(&rows[1]), &rows[4]));
+        assert_eq!(broken(&rows[2..]), None);
+        assert_eq!(
+            broken(&rows[1..]),
+            Some(ChainBreak::CutWithoutMark { n: 1 })
+        );
+        assert_eq!(
+            broken(&rows[3..]),
+            Some(ChainBreak::CutWithoutMark { n: 3 })
+        );
+        // The newest cut counts.
+        rows.push(cut(&mark(&rows[3]), &rows[5]));
+        assert_eq!(broken(&rows[4..]), None);
+        assert_eq!(
+            broken(&rows[2..]),
+            Some(ChainBreak::CutWithoutMark { n: 2 })
+        );
+        // A cut that was written by hand is no cut.
+        let mut forged = chain(5);
+        let mut by_hand = cut(&mark(&forged[1]), &forged[4]);
+        by_hand.after = Some(cut_text(&mark(&forged[2])));
+        forged.push(by_hand);
+        assert_eq!(broken(&forged[3..]), Some(ChainBreak::Changed { n: 6 }));
+    }
+
+    #[test]
+    fn each_action_is_found_by_its_name() {
+        for action in AuditAction::ALL {
+            assert_eq!(AuditAction::of_label(action.label()), Some(action));
+        }
+        assert_eq!(AuditAction::of_label("Create"), None);
+    }
+}

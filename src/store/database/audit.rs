@@ -1,0 +1,141 @@
+//! The secret key of the audit rows' hashes, questions for audit rows, and what a write of audit rows answers.
+//!
+//! The key stands in a file of its own beside the database, so that who can write the database alone cannot forge rows.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::policy::audit::{AuditMark, ChainKey};
+use crate::store::database::error::DatabaseError;
+
+/// The file of the key for a database file: `keygate.db-audit-key`.
+fn key_file(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-audit-key");
+    PathBuf::from(name)
+}
+
+/// Reads the key's file. If it is missing, makes one that only its owner may read.
+pub(crate) fn chain_key(database: &Path) -> Result<ChainKey, DatabaseError> {
+    let path = key_file(database);
+    let text = match read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => make(&path),
+        text => text,
+    };
+    let key = text.and_then(|text| {
+        let hash = blake3::Hash::from_hex(text.trim());
+        hash.map_err(|_| io::Error::new(ErrorKind::InvalidData, "it holds no 64 hex digits"))
+    });
+    match key {
+        Ok(key) => Ok(ChainKey::new(*key.as_bytes())),
+        Err(source) => Err(DatabaseError::AuditKey { path, source }),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(1024).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn make(path: &Path) -> io::Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let text = format!("{}\n", blake3::Hash::from_bytes(bytes).to_hex());
+    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+    // Whole from its first instant: a file that is cut short would make the next start fail.
+    let mut file = tempfile::Builder::new()
+        .prefix(".audit-key-")
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(text),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => read(path),
+        Err(error) => Err(error.error),
+    }
+}
+
+/// Asks for audit rows, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// Only rows about this key, also those of reloads that changed it.
+    pub key_id: Option<String>,
+    /// Only this actor.
+    pub actor: Option<String>,
+    /// Only this action, by its name.
+    pub action: Option<String>,
+    /// Only rows of this second or later.
+    pub from: Option<i64>,
+    /// Only rows before this second.
+    pub to: Option<i64>,
+    /// Only rows before this one.
+    pub after: Option<i64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// What to do with rows that cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfNotWritten {
+    /// Nothing is kept, and the caller does not make the change.
+    Refuse,
+    /// They wait in memory until they can be written: the change is made in any case.
+    Wait,
+}
+
+/// What became of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditWrite {
+    /// They are on disk, in this order.
+    Written(Vec<AuditMark>),
+    /// They wait in memory.
+    Waiting,
+}
+
+/// How the audit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditStatus {
+    /// Rows that wait in memory.
+    pub waiting: usize,
+    /// Rows that were lost since the start, because too many waited.
+    pub lost: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_may_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("keygate.db");
+        let key = chain_key(&database).unwrap();
+        let file = folder.path().join("keygate.db-audit-key");
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let row = |key: ChainKey| {
+            let entry = crate::policy::audit::AuditEntry {
+                at: 0,
+                origin: crate::policy::audit::ChangeOrigin::gateway(),
+                action: crate::policy::audit::AuditAction::Cut,
+                target: None,
+                before: None,
+                after: None,
+            };
+            key.row(&entry, &AuditMark::origin()).hash
+        };
+        assert_eq!(row(chain_key(&database).unwrap()), row(key));
+        std::fs::write(&file, "not a key").unwrap();
+        let error = chain_key(&database).unwrap_err().to_string();
+        assert!(
+            error.contains("keygate.db-audit-key") && error.contains("restore"),
+            "{error}"
+        );
+        std::fs::remove_file(&file).unwrap();
+        assert_ne!(row(chain_key(&database).unwrap()), row(key));
+    }
+}

@@ -1,0 +1,1 @@
+SELECT at FROM audit ORDER BY n LIMIT 1
