@@ -261,7 +261,7 @@ impl KeyApi<'_> {
                 })
             }),
             key_id: Some(id.to_owned()),
-            fields: vec!["hash", "hint", "previous"],
+            fields: vec!["hint", "previous", "token"],
         }
     }
 

@@ -22,7 +22,7 @@ use crate::table::{Difference, Table};
 const MAX_KEYS: usize = 1000;
 const MAX_TEXT: usize = 64 << 10;
 
-/// FieldMap of a key by their names in the key file.
+/// Fields of a key by their names in the key file.
 type FieldMap = Map<String, Value>;
 
 /// Where the rows go.

@@ -51,7 +51,7 @@ pub enum KeyStoreEvent<'a> {
     ReloadFailed(&'a StoreError),
     /// A change that others made to the file was loaded before a write.
     Merged(&'a Reloaded),
-    /// A create, change or delete is in force.
+    /// A create, change, rotation or delete is in force.
     Changed {
         /// What its audit row is made of.
         entry: &'a AuditEntry,

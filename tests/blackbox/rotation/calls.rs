@@ -74,7 +74,7 @@ fn changes_are_logged_without_the_token_and_its_hash() {
     rotate(gateway, "key_all", 600);
     gateway.admin_json("POST", "/api/keys/key_all/expire-previous", None);
     for (action, fields) in [
-        ("rotate", json!(["hash", "hint", "previous"])),
+        ("rotate", json!(["hint", "previous", "token"])),
         ("expire_previous", json!(["previous"])),
     ] {
         let line = gateway.process.line(action, |line| {
