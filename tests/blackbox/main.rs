@@ -50,6 +50,8 @@ mod admin {
 /// Every change has one row, in the order of the changes, and nobody can change a row unnoticed.
 mod audit {
     mod chain;
+    mod limits;
+    mod rotation;
     mod rows;
     mod shell;
     mod trail;

@@ -26,6 +26,20 @@ test("each change is a row that says who, what, and from what to what", { ...LIM
   assert.equal(await page.evaluate(() => window.pwned), undefined);
 }));
 
+test("a rotation and the end of an old token are rows with hints alone", { ...LIMIT, skip: isMock }, () => onPanel(async ({ page }) => {
+  const { key } = await makeKey(page, { name: "rotated" });
+  await api(page, "POST", `/api/keys/${key.id}/rotate`, { grace_seconds: 600 });
+  await api(page, "POST", `/api/keys/${key.id}/expire-previous`, {});
+  await open(page, `#/activity?key=${key.id}`);
+  await page.getByText("3 changes", { exact: true }).waitFor();
+  const texts = await rows(page).allInnerTexts();
+  assert.match(texts[0], /Old token ended.*previous: .*"hint":"\S{4}".* → .*none/s);
+  assert.match(texts[1], /Token rotated.*hint: .*previous: none → .*"not_after".*token: replaced/s);
+  assert.doesNotMatch(texts.join(), /blake3|hash/);
+  await page.getByRole("combobox", { name: "Action" }).selectOption("expire_previous");
+  await page.getByText("1 change", { exact: true }).waitFor();
+}));
+
 test("the rows of one key, one actor or one action are found, and the address keeps the filters", { ...LIMIT, skip: isMock }, () => onPanel(async ({ page }) => {
   for (const name of ["one", "two"]) await makeKey(page, { name });
   await page.reload();

@@ -44,6 +44,8 @@ fn a_created_key_is_shown_with_its_token_once_is_on_disk_and_works_at_once() {
         "expires_at",
         "created_at",
         "account",
+        "limits",
+        "budgets",
         "disabled",
         "state",
         "last_used_at",

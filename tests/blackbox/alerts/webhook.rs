@@ -107,6 +107,9 @@ fn a_key_that_expires_soon_is_told_once_signed_and_without_anything_secret() {
         assert_eq!(verified(&gateway, &seen)["type"], "alert.test");
         let expected = json!({"delivered": true, "status": 200, "error": null});
         assert_eq!(test.join().unwrap(), expected);
+        // It changes nothing.
+        let audit = gateway.admin_json("GET", "/api/audit", None);
+        assert_eq!(audit["rows"], json!([]));
     });
     // Another date is another alert.
     let sooner = in_days(2);

@@ -17,12 +17,12 @@ fn status_of(gateway: &Gateway, key: &Key) -> u16 {
     gateway.ask(&Call::chat(&key.token, "good")).status
 }
 
-fn audit_status(gateway: &Gateway) -> Value {
+pub fn audit_status(gateway: &Gateway) -> Value {
     gateway.admin_json("GET", "/api/status", None)["audit"].clone()
 }
 
 #[track_caller]
-fn assert_refused(response: &crate::support::client::Response) {
+pub fn assert_refused(response: &crate::support::client::Response) {
     assert_eq!(response.status, 507, "{}", response.text());
     let answer = response.json();
     assert_eq!(answer["in_force"], false, "{answer}");
