@@ -14,7 +14,9 @@ use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::fields::Fields;
 use crate::observe::log::Event;
+use crate::policy::alert::Alert;
 use crate::policy::budget::BudgetUnit;
+use crate::policy::key::Key;
 use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, Taken, UsedAmounts};
 use crate::policy::key_limits::LimitKind;
 use crate::policy::price::{Cost, Millionths};
@@ -283,19 +285,39 @@ impl ReservedUse {
         };
         for mark in marks {
             self.worker.log.event(event(key.id(), &mark));
+            self.worker.alerts.alert(alert(key, &mark));
         }
+    }
+}
+
+/// An amount as people write it.
+fn amount_text(unit: BudgetUnit, amount: u64) -> String {
+    match unit.is_decimal() {
+        false => amount.to_string(),
+        true => Millionths(i64::try_from(amount).unwrap_or(i64::MAX)).to_string(),
+    }
+}
+
+/// What the operator is told of a budget that has reached a mark.
+fn alert(key: &Key, mark: &BudgetMark) -> Alert {
+    let budget = &mark.budget;
+    Alert::BudgetMark {
+        key_id: key.id().to_owned(),
+        name: key.name().to_owned(),
+        unit: budget.unit.label().to_owned(),
+        per: budget.period.label().to_owned(),
+        percent: u8::try_from(mark.percent).unwrap_or(u8::MAX),
+        used: amount_text(budget.unit, mark.spent),
+        amount: amount_text(budget.unit, budget.amount),
+        period_start: mark.period_start,
+        resets_at: mark.resets_at,
     }
 }
 
 /// The log line of a budget that has reached a mark.
 fn event(key_id: &str, mark: &BudgetMark) -> Event {
     let budget = &mark.budget;
-    let amount = match budget.unit {
-        BudgetUnit::Tokens | BudgetUnit::Requests => budget.amount.to_string(),
-        BudgetUnit::Cost | BudgetUnit::AudioSeconds => {
-            Millionths(i64::try_from(budget.amount).unwrap_or(i64::MAX)).to_string()
-        }
-    };
+    let amount = amount_text(budget.unit, budget.amount);
     Event::warn("budget")
         .with("key_id", key_id.to_owned())
         .with("percent", mark.percent)

@@ -90,6 +90,15 @@ fn limit(kind: LimitKind, value: &JsonValue<'_>) -> Result<Option<LimitSetting>,
     })
 }
 
+/// Reads a list of budgets from text.
+///
+/// # Errors
+/// The field within a budget, or empty, and what is wrong.
+pub(crate) fn parse_budgets(text: &str) -> Result<Box<[Budget]>, ValueError> {
+    let value = serde_json::from_str(text).map_err(|error| ("", error.to_string()))?;
+    budgets(value)
+}
+
 /// Reads a list of budgets.
 pub(crate) fn budgets(value: JsonValue<'_>) -> Result<Box<[Budget]>, ValueError> {
     let JsonValue::List(entries) = value else {

@@ -158,6 +158,6 @@ mod tests {
         assert_eq!(again.len(), 16);
         revisions.sort_unstable();
         revisions.dedup();
-        assert_eq!(revisions.len(), 13);
+        assert_eq!(revisions.len(), 15);
     }
 }

@@ -166,6 +166,7 @@ mod limits {
     mod budgets;
     mod concurrent;
     mod rates;
+    mod shell;
 }
 
 /// A key that gets a new token: the old one works on for a while, then as if it had never been.
