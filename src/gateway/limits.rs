@@ -17,7 +17,7 @@ use crate::observe::log::Event;
 use crate::policy::alert::Alert;
 use crate::policy::budget::BudgetUnit;
 use crate::policy::key::Key;
-use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, Taken, UsedAmounts};
+use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, LimitReservation, UsedAmounts};
 use crate::policy::key_limits::LimitKind;
 use crate::policy::price::{Cost, Millionths};
 use crate::policy::rate_limit::{RateLimits, Remaining};
@@ -59,7 +59,7 @@ pub(super) struct RunningRequest {
 pub(super) struct ReservedUse {
     worker: Rc<Worker>,
     entry: Arc<Entry>,
-    taken: Taken,
+    taken: LimitReservation,
     expected: ExpectedUse,
 }
 

@@ -6,7 +6,9 @@
 use jiff::tz::TimeZone;
 
 use crate::policy::budget::{Budget, BudgetPeriod, BudgetUnit, Spending};
-use crate::policy::rate_limit::{Monotonic, RateLimitError, RateLimiter, RateLimits, Reservation};
+use crate::policy::rate_limit::{
+    Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
+};
 use crate::policy::time::UnixTime;
 
 /// The time by the clocks that limits use.
@@ -80,8 +82,8 @@ impl From<RateLimitError> for LimitError {
 /// What a request has taken. Give it to [`KeyLimiter::settle`] or [`KeyLimiter::cancel`] once.
 #[must_use]
 #[derive(Debug)]
-pub struct Taken {
-    reservation: Reservation,
+pub struct LimitReservation {
+    reservation: RateReservation,
     expected: UsedAmounts,
     budgets: Box<[(BudgetUnit, BudgetPeriod)]>,
 }
@@ -192,7 +194,7 @@ impl KeyLimiter {
         terms: &KeyTerms<'_>,
         expected: &UsedAmounts,
         clock: &LimitClock<'_>,
-    ) -> Result<Taken, LimitError> {
+    ) -> Result<LimitReservation, LimitError> {
         self.check(terms, expected, clock)?;
         let reservation = self
             .rate
@@ -203,7 +205,7 @@ impl KeyLimiter {
             }
         }
         let budgets = terms.budgets.iter();
-        Ok(Taken {
+        Ok(LimitReservation {
             reservation,
             expected: *expected,
             budgets: budgets.map(|budget| (budget.unit, budget.period)).collect(),
@@ -216,8 +218,8 @@ impl KeyLimiter {
     }
 
     /// The request was never sent: it costs nothing.
-    pub fn cancel(&mut self, taken: Taken, clock: &LimitClock<'_>) {
-        let Taken {
+    pub fn cancel(&mut self, taken: LimitReservation, clock: &LimitClock<'_>) {
+        let LimitReservation {
             reservation,
             expected,
             budgets,
@@ -234,13 +236,13 @@ impl KeyLimiter {
     /// reach a mark by it.
     pub fn settle(
         &mut self,
-        taken: Taken,
+        taken: LimitReservation,
         budgets: &[Budget],
         used: &UsedAmounts,
         tokens: Option<u64>,
         clock: &LimitClock<'_>,
     ) -> Vec<BudgetMark> {
-        let Taken {
+        let LimitReservation {
             reservation,
             expected,
             budgets: reserved,
