@@ -34,12 +34,14 @@ static FILES: &[PanelFile] = files![
     "dashboard.js",
     "dom.js",
     "explain.js",
+    "field.js",
     "format.js",
     "icon.svg",
     "index.html",
     "key-actions.js",
     "key-filters.js",
     "key-form.js",
+    "key-limits.js",
     "key-page.js",
     "key-row.js",
     "keys.js",
@@ -178,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_has_at_most_240_kilobytes() {
+    fn the_whole_panel_has_at_most_260_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 240_000, "{bytes}");
+        assert!(bytes < 260_000, "{bytes}");
     }
 
     #[test]
