@@ -25,6 +25,7 @@ pub(super) async fn load(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Result<(), 
     let turns = Arc::clone(&worker.usage_questions);
     let turn = turns.acquire_owned().await.map_err(|_| Refusal::Internal)?;
     let zone = worker.settings.time_zone.clone();
+    let table = Arc::clone(&worker.table);
     let loading = tokio::task::spawn_blocking(move || {
         // Held until the database has answered: so few threads wait for the disk at once.
         let _turn = turn;
@@ -43,6 +44,7 @@ pub(super) async fn load(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Result<(), 
             };
             entry.limiter().load(&budget, spent, &clock);
         }
+        table.budgets_loaded(entry.key().id());
         Ok(())
     });
     let loaded = loading.await.map_err(|_| Refusal::Internal)?;
