@@ -6,8 +6,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use crate::gateway::budgets;
 use crate::gateway::refusal::Refusal;
@@ -48,11 +51,20 @@ pub(super) struct ExpectedUse {
     pub(super) cost: Option<Cost>,
 }
 
-/// A place among the requests of a key that run. It is free again when this is dropped.
+/// How long a place stays taken after its upstream was left in the middle of its work: until then the upstream may not have
+/// noticed, and would have one request more than it may.
+const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
+
+/// A place among the requests of a key that run. It is free again when this is dropped; where its upstream was left in the
+/// middle, a moment later.
 #[derive(Debug)]
 pub(super) struct RunningRequest {
-    entry: Arc<Entry>,
+    place: Option<Place>,
+    has_finished: bool,
 }
+
+#[derive(Debug)]
+struct Place(Arc<Entry>);
 
 /// What was taken of limits and budgets, until it is known what was used.
 #[derive(Debug)]
@@ -132,7 +144,8 @@ impl<'e> RequestLimits<'e> {
         let mut limiter = self.entry.limiter();
         let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
         let running = RunningRequest {
-            entry: Arc::clone(self.entry),
+            place: Some(Place(Arc::clone(self.entry))),
+            has_finished: false,
         };
         let reserved = ReservedUse {
             worker: Rc::clone(self.worker),
@@ -245,9 +258,30 @@ pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec
     views.collect()
 }
 
+impl RunningRequest {
+    /// The upstream has ended its work.
+    pub(super) fn finish(mut self) {
+        self.has_finished = true;
+    }
+}
+
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        self.entry.limiter().release();
+        let place = self.place.take();
+        if !self.has_finished
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                sleep(UPSTREAM_NOTICES).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.limiter().release();
     }
 }
 

@@ -165,6 +165,7 @@ mod revocation {
 mod limits {
     mod budgets;
     mod concurrent;
+    mod crowd;
     mod rates;
     mod shell;
 }
