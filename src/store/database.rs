@@ -13,6 +13,7 @@
 //! where the database can be written. Nobody waits for the database but those who ask it.
 
 mod alerts;
+mod budgets;
 mod driver;
 mod error;
 mod query;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::store::database::alerts::AlertDriver;
+use crate::store::database::budgets::BudgetDriver;
 use crate::store::database::driver::{Driver, grouped_sums};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
@@ -69,12 +71,17 @@ impl DatabaseUrl {
         }
     }
 
-    fn open_beside(&self) -> Result<Box<dyn AlertDriver>, DatabaseError> {
+    fn open_beside(&self) -> Result<Box<dyn SideDriver>, DatabaseError> {
         match self {
             Self::Sqlite(path) => Ok(Box::new(Sqlite::open_beside(path)?)),
         }
     }
 }
+
+/// What a connection does that stands beside the writer's.
+pub(crate) trait SideDriver: AlertDriver + BudgetDriver {}
+
+impl<D: AlertDriver + BudgetDriver> SideDriver for D {}
 
 /// An open database, with its writer.
 pub struct Database {
@@ -83,8 +90,8 @@ pub struct Database {
     writer: WriterHandle,
     /// Opened by the first question.
     reader: Mutex<Option<Box<dyn Driver>>>,
-    /// Reads and writes alerts. Opened by the first.
-    alerts: Mutex<Option<Box<dyn AlertDriver>>>,
+    /// Reads and writes what is no usage. Opened by the first call.
+    side: Mutex<Option<Box<dyn SideDriver>>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -128,7 +135,7 @@ impl Database {
             queues,
             writer,
             reader: Mutex::new(None),
-            alerts: Mutex::new(None),
+            side: Mutex::new(None),
         })
     }
 
@@ -227,15 +234,11 @@ impl Database {
         )
     }
 
-    fn of_alerts<T>(
+    fn of_side<T>(
         &self,
-        ask: impl FnOnce(&mut dyn AlertDriver) -> Result<T, DatabaseError>,
+        ask: impl FnOnce(&mut dyn SideDriver) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
-        ask_with(
-            &self.alerts,
-            || self.url.open_beside(),
-            |driver| ask(driver),
-        )
+        ask_with(&self.side, || self.url.open_beside(), |driver| ask(driver))
     }
 
     /// Adds an alert, unless there is one of its subject. Returns whether it was added.
@@ -243,7 +246,7 @@ impl Database {
     /// # Errors
     /// The database cannot be written.
     pub fn add_alert(&self, alert: &NewAlert) -> Result<bool, DatabaseError> {
-        self.of_alerts(|driver| driver.add_alert(alert))
+        self.of_side(|driver| driver.add_alert(alert))
     }
 
     /// The alerts that are due at this time, in seconds since 1970; the longest due first.
@@ -251,7 +254,7 @@ impl Database {
     /// # Errors
     /// The database cannot be read.
     pub fn due_alerts(&self, now: i64, most: u32) -> Result<Vec<PendingAlert>, DatabaseError> {
-        self.of_alerts(|driver| driver.due_alerts(now, most))
+        self.of_side(|driver| driver.due_alerts(now, most))
     }
 
     /// Notes the end of an attempt to deliver an alert.
@@ -264,7 +267,7 @@ impl Database {
         end: &AttemptEnd,
         now: i64,
     ) -> Result<(), DatabaseError> {
-        self.of_alerts(|driver| driver.end_attempt(alert, end, now))
+        self.of_side(|driver| driver.end_attempt(alert, end, now))
     }
 
     /// How the alerts are.
@@ -272,7 +275,7 @@ impl Database {
     /// # Errors
     /// The database cannot be read.
     pub fn alert_summary(&self) -> Result<AlertSummary, DatabaseError> {
-        self.of_alerts(|driver| driver.alert_summary())
+        self.of_side(|driver| driver.alert_summary())
     }
 
     /// The names of the upstreams that alerts were about, with the kind of each alert, the oldest first.
@@ -280,7 +283,7 @@ impl Database {
     /// # Errors
     /// The database cannot be read.
     pub fn told_upstreams(&self) -> Result<Vec<(String, String)>, DatabaseError> {
-        self.of_alerts(|driver| driver.told_upstreams())
+        self.of_side(|driver| driver.told_upstreams())
     }
 }
 

@@ -1,6 +1,7 @@
 //! SQLite: the database inside the gateway. All that is particular to its dialect stands in this folder.
 
 mod alerts;
+mod budgets;
 mod checkpoint;
 
 use std::fs::OpenOptions;
@@ -21,9 +22,10 @@ use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 /// Each with its number, in their order.
-const MIGRATIONS: [(i64, &str); 2] = [
+const MIGRATIONS: [(i64, &str); 3] = [
     (1, include_str!("sqlite/0001_usage.sql")),
     (3, include_str!("sqlite/0003_alerts.sql")),
+    (4, include_str!("sqlite/0004_budgets.sql")),
 ];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 
