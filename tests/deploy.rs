@@ -110,10 +110,10 @@ fn the_example_config_explains_every_setting() {
     let text = text("keygate.toml");
     let settings = [
         "listen public_url workers public_health cors_origins certificate private_key client_ca file watch",
-        "max_drop_percent socket token_file hosts tls open_metrics trusted_proxies from request_body",
+        "max_drop_percent requests_per_minute tokens_per_minute concurrent_requests socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
-        "webhook secret_file upstream_after url records sums currency model input input_cached output audio_minute image",
+        "webhook secret_file upstream_after url records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
         "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {

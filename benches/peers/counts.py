@@ -20,7 +20,12 @@ def table(bench, unit="request", per=1, few=400, many=1600, **ask):
     contestants = []
     for name, path in builds.items():
         keygate = {"binary": path, "keys": KEYS}
-        contestants += [(name, proxies.keygate, keygate), (f"{name}, no usage", proxies.keygate, {**keygate, "usage": False})]
+        without = {**keygate, "usage": False}
+        contestants += [
+            (name, proxies.keygate, keygate),
+            (f"{name}, no usage", proxies.keygate, without),
+            (f"{name}, no usage, limited keys", proxies.keygate, {**without, "limited": True}),
+        ]
     contestants += [(maker.__name__, maker, {}) for maker in makers]
     ask = {"connections": 8, "headers": bench.given.headers, **ask}
     rows = []

@@ -120,7 +120,14 @@ def direct(stage, name="direct", **_):
     return Proxy(name, None, stage.upstream, token="none")
 
 
-def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=False, cores=None, under=(), usage=True):
+# Limits that are counted and never reached.
+GENEROUS = """[keys.default_limits]
+requests_per_minute = 1000000000
+tokens_per_minute = 1000000000000
+concurrent_requests = 1000000"""
+
+
+def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=False, cores=None, under=(), usage=True, limited=False):
     folder, material = stage.own_folder("keygate"), stage.keys(keys)
     port = free_port()
     certificate = stage.certificate() if tls else None
@@ -136,6 +143,7 @@ def keygate(stage, name="keygate", binary=None, keys=1_000_000, workers=1, tls=F
         WORKERS=workers,
         KEYS=table,
         USAGE="" if usage else without,
+        LIMITS=GENEROUS if limited else "",
         TLS=f'[tls]\ncertificate = "{certificate}/tls.crt"\nprivate_key = "{certificate}/tls.key"' if tls else "",
     )
     command = [*under, binary, "serve", "--config", config]

@@ -10,9 +10,70 @@ use crate::admin::input::JsonObject;
 use crate::admin::response::ApiResponse;
 use crate::policy::denial::Denial;
 use crate::policy::explain::{Question, Subject, explain};
+use crate::policy::key_limiter::{KeyTerms, LimitClock, LimitError, UsedAmounts};
 use crate::policy::network::ClientAddress;
+use crate::policy::rate_limit::{RateLimitError, RateLimits};
 use crate::policy::time::UnixTime;
 use crate::policy::token::Presented;
+use crate::runtime::monotonic::monotonic_now;
+use crate::table::Entry;
+
+/// The limit or budget that would refuse every request of this key now: the error's code, and a sentence.
+fn limited(services: &Services, entry: &Entry, now: UnixTime) -> Option<(&'static str, String)> {
+    let key = entry.key();
+    let terms = KeyTerms {
+        rates: key.limits().in_force(&services.config.keys.default_limits),
+        budgets: key.budgets(),
+    };
+    if terms.rates == RateLimits::default() && terms.budgets.is_empty() {
+        return None;
+    }
+    let clock = LimitClock {
+        monotonic: monotonic_now(),
+        now,
+        zone: &services.config.usage.time_zone,
+    };
+    let least = UsedAmounts {
+        tokens: 1,
+        ..UsedAmounts::default()
+    };
+    let refused = entry.limiter().check(&terms, &least, &clock).err()?;
+    let seconds = |millis: u64| millis.div_ceil(1000);
+    Some(match refused {
+        LimitError::Rate(RateLimitError::Requests { retry_after }) => (
+            "rate_limit_exceeded",
+            format!(
+                "requests_per_minute is used up for {} s",
+                seconds(retry_after)
+            ),
+        ),
+        LimitError::Rate(RateLimitError::Tokens { retry_after }) => (
+            "rate_limit_exceeded",
+            format!(
+                "tokens_per_minute is used up for {} s",
+                seconds(retry_after)
+            ),
+        ),
+        LimitError::Rate(RateLimitError::Concurrent) => (
+            "rate_limit_exceeded",
+            "as many requests run as concurrent_requests allows".to_owned(),
+        ),
+        LimitError::Rate(RateLimitError::TooLarge) => return None,
+        LimitError::Budget { unit, resets_at } => {
+            let until = resets_at.map_or_else(String::new, |time| format!(" until {time}"));
+            (
+                "insufficient_quota",
+                format!("the budget of {} is used up{until}", unit.label()),
+            )
+        }
+        // What was spent is read when the key is used.
+        LimitError::Unavailable if services.database.is_some() => return None,
+        LimitError::Unavailable => (
+            "limits_unavailable",
+            "the key has a budget, and there is no database that knows what is spent".to_owned(),
+        ),
+    })
+}
 
 #[derive(Serialize)]
 struct View {
@@ -76,9 +137,21 @@ pub(super) fn respond(
         address: ClientAddress::of(address),
         at,
     });
-    Ok(ApiResponse::json(&View {
-        allowed: explanation.denial.is_none(),
-        denial: explanation.denial.map(Denial::label),
-        reason: explanation.reason,
+    // Limits are of this moment; nobody knows what is left at another.
+    let limited = match (&found, explanation.denial) {
+        (Ok((_, entry)), None) if at == now => limited(services, entry, now),
+        _ => None,
+    };
+    Ok(ApiResponse::json(&match limited {
+        Some((denial, reason)) => View {
+            allowed: false,
+            denial: Some(denial),
+            reason: format!("denied: {reason}"),
+        },
+        None => View {
+            allowed: explanation.denial.is_none(),
+            denial: explanation.denial.map(Denial::label),
+            reason: explanation.reason,
+        },
     }))
 }

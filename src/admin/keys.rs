@@ -64,6 +64,8 @@ struct KeyDetails<'k> {
     account: Option<&'k str>,
     limits: serde_json::Value,
     budgets: Vec<BudgetView>,
+    /// How much of the fullest budget is used, from 0 on; null where there is none, or nobody knows yet.
+    budget_used_ratio: Option<f64>,
     disabled: bool,
     state: &'static str,
     last_used_at: Option<String>,
@@ -457,6 +459,7 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
         account: key.account(),
         limits: allowance_json::limits_view(&key.limits()),
         budgets: key.budgets().iter().map(BudgetView::of).collect(),
+        budget_used_ratio: entry.budget_used_ratio(),
         disabled: key.disabled(),
         state: key.state(now).label(),
         last_used_at: usage.last_used_at.map(text),

@@ -121,6 +121,9 @@ pub(super) fn status(services: &Services) -> ApiResponse {
     })
 }
 
+/// Keys in the metric of budgets. More would be too many labels for Prometheus.
+const MOST_BUDGETS: usize = 50;
+
 /// GET /metrics
 pub(super) fn metrics(services: &Services) -> ApiResponse {
     let metrics = &services.metrics;
@@ -132,5 +135,10 @@ pub(super) fn metrics(services: &Services) -> ApiResponse {
         let AuditStatus { waiting, lost } = database.audit_status();
         metrics.audit(waiting, lost);
     }
+    let fullest = services.table.fullest_budgets(MOST_BUDGETS);
+    let ratios = fullest
+        .iter()
+        .map(|(entry, ratio)| (entry.key().id(), *ratio));
+    metrics.budgets(ratios);
     ApiResponse::metrics(metrics.render())
 }

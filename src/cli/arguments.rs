@@ -1,12 +1,17 @@
 //! Parses arguments: key ids, networks and times.
 
 use ipnet::Ipv4Net;
+use serde_json::{Value, json};
 
 use crate::admin::keys::MAX_GRACE_SECONDS;
+use crate::policy::budget::BudgetUnit;
 use crate::policy::key::KeyId;
+use crate::policy::key_limits::{MAX_LIMIT, UNLIMITED};
 use crate::policy::network::parse_network;
 use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::wall_clock::now;
+use crate::store::allowance_json;
+use crate::store::strict_json::printable;
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -30,6 +35,95 @@ pub(super) fn source(text: &str) -> Result<AllowFromArg, String> {
             .map(AllowFromArg::Network)
             .map_err(|fault| fault.to_string()),
     }
+}
+
+/// One limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitArg {
+    /// At most so many.
+    AtMost(u64),
+    /// Not even the config's default.
+    Unlimited,
+    /// None of its own: the config's default, if there is one.
+    Default,
+}
+
+impl LimitArg {
+    /// As the admin API has it.
+    pub(super) fn value(self) -> Value {
+        match self {
+            Self::AtMost(limit) => limit.into(),
+            Self::Unlimited => UNLIMITED.into(),
+            Self::Default => Value::Null,
+        }
+    }
+}
+
+pub(super) fn limit(text: &str) -> Result<LimitArg, String> {
+    match text {
+        "none" => Ok(LimitArg::Unlimited),
+        "default" => Ok(LimitArg::Default),
+        text => large_number(text)
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .map(LimitArg::AtMost)
+            .ok_or_else(|| {
+                format!("write a whole number from 1 to {MAX_LIMIT}, like 60 or 100K, or none, or default")
+            }),
+    }
+}
+
+/// One `--budget` argument.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum BudgetArg {
+    /// No budget.
+    None,
+    /// One, as the admin API has it.
+    Some(Value),
+}
+
+pub(super) fn budget(text: &str) -> Result<BudgetArg, String> {
+    if text == "none" {
+        return Ok(BudgetArg::None);
+    }
+    let malformed = || {
+        "write it like tokens=5M/month, cost=25.00/day or requests=1000/total,observe; or none"
+            .to_owned()
+    };
+    let (unit, rest) = text.split_once('=').ok_or_else(malformed)?;
+    let (rest, mode) = rest.split_once(',').unwrap_or((rest, "enforce"));
+    let (amount, per) = rest.split_once('/').ok_or_else(malformed)?;
+    let is_decimal = BudgetUnit::ALL
+        .into_iter()
+        .find(|known| known.label() == unit)
+        .map(BudgetUnit::is_decimal)
+        .ok_or_else(|| {
+            format!(
+                "{} is no unit; write tokens, requests, cost or audio_seconds",
+                printable(unit)
+            )
+        })?;
+    let amount: Value = match is_decimal {
+        true => amount.into(),
+        false => large_number(amount).ok_or_else(malformed)?.into(),
+    };
+    let budget = json!({"unit": unit, "amount": amount, "per": per, "mode": mode});
+    let list = format!("[{budget}]");
+    allowance_json::parse_budgets(&list).map_err(|(field, message)| match field {
+        "" => message,
+        field => format!("{field}: {message}"),
+    })?;
+    Ok(BudgetArg::Some(budget))
+}
+
+/// A whole number, also with K, M or G behind it.
+fn large_number(text: &str) -> Option<u64> {
+    let (digits, factor) = [("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)]
+        .into_iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+        .unwrap_or((text, 1));
+    let is_plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| is_plain)?;
+    number.checked_mul(factor)
 }
 
 /// When a key expires.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::arguments::{AllowFromArg, ExpiryArg};
+use crate::cli::arguments::{AllowFromArg, BudgetArg, ExpiryArg};
 use crate::cli::client::{Client, ClientResponse, IfMissing};
 use crate::cli::command_error::CommandError;
 use crate::cli::output::{self, escaped, print, print_line};
@@ -15,6 +15,7 @@ use crate::cli::{
     UpdateArgs,
 };
 use crate::policy::key::KeyId;
+use crate::policy::key_limits::LimitKind;
 use crate::policy::time::UnixTime;
 use crate::policy::token::Presented;
 use crate::runtime::wall_clock::now;
@@ -316,12 +317,20 @@ impl RuleArgs {
             allow_from,
             expires,
             account,
+            requests_per_minute,
+            tokens_per_minute,
+            concurrent_requests,
+            budgets,
         } = self;
         model_access.is_none()
             && models.is_empty()
             && allow_from.is_empty()
             && expires.is_none()
             && account.is_none()
+            && requests_per_minute.is_none()
+            && tokens_per_minute.is_none()
+            && concurrent_requests.is_none()
+            && budgets.is_empty()
     }
 
     /// The rules as the API expects them: an absent argument is left out, a cleared rule is null.
@@ -344,6 +353,20 @@ impl RuleArgs {
             let account = Some(account.as_str()).filter(|account| !account.is_empty());
             fields.insert("account".to_owned(), account.into());
         }
+        let limits: Map<String, Value> = [
+            (LimitKind::RequestsPerMinute, self.requests_per_minute),
+            (LimitKind::TokensPerMinute, self.tokens_per_minute),
+            (LimitKind::ConcurrentRequests, self.concurrent_requests),
+        ]
+        .into_iter()
+        .filter_map(|(kind, limit)| Some((kind.name().to_owned(), limit?.value())))
+        .collect();
+        if !limits.is_empty() {
+            fields.insert("limits".to_owned(), limits.into());
+        }
+        if !self.budgets.is_empty() {
+            fields.insert("budgets".to_owned(), budgets(&self.budgets)?);
+        }
         Ok(fields)
     }
 }
@@ -360,6 +383,22 @@ fn access(mode: AccessMode, models: &[String]) -> Result<Value, CommandError> {
         (AccessMode::Inclusive, models) => Ok(json!({"mode": "inclusive", "models": models})),
         (AccessMode::Exclusive, models) => Ok(json!({"mode": "exclusive", "models": models})),
     }
+}
+
+fn budgets(budgets: &[BudgetArg]) -> Result<Value, CommandError> {
+    if budgets == [BudgetArg::None] {
+        return Ok(json!([]));
+    }
+    let values: Option<Vec<Value>> = budgets
+        .iter()
+        .map(|budget| match budget {
+            BudgetArg::None => None,
+            BudgetArg::Some(value) => Some(value.clone()),
+        })
+        .collect();
+    values.map(Value::from).ok_or_else(|| {
+        CommandError::Usage("--budget none stands beside budgets; keep one of the two".to_owned())
+    })
 }
 
 fn networks(sources: &[AllowFromArg]) -> Result<Value, CommandError> {
@@ -396,13 +435,62 @@ fn print_key(key: &Value) -> Result<(), CommandError> {
     let [_, name, access, from, expires, state, used, hint, _] = row(key);
     print(format!(
         "Key: {}\nName: {name}\nModel access: {access}\nAllow from: {from}\nExpires: {expires}\nState: {state}\n\
-         Account: {}\nCreated: {}\nLast used: {used}\nRequests: {}\nHint: {hint}\nPrevious token: {}\n",
+         Account: {}\nCreated: {}\nLast used: {used}\nRequests: {}\nHint: {hint}\nPrevious token: {}\n\
+         Limits: {}\nBudgets: {}\n",
         text(&key["id"]),
         or_dash(&key["account"]),
         or_dash(&key["created_at"]),
         key["requests"],
         previous_token(key),
+        limits_of(key),
+        budgets_of(key),
     ))
+}
+
+/// The limits that are set, as one line.
+fn limits_of(key: &Value) -> String {
+    let limits = key["limits"].as_object().into_iter().flatten();
+    let limits: Vec<String> = limits
+        .map(|(name, value)| match value {
+            Value::String(text) => format!("{name} {}", escaped(text)),
+            value => format!("{name} {value}"),
+        })
+        .collect();
+    match limits.is_empty() {
+        true => "-".to_owned(),
+        false => limits.join(", "),
+    }
+}
+
+/// The budgets, as one line.
+fn budgets_of(key: &Value) -> String {
+    let budgets = key["budgets"].as_array().into_iter().flatten();
+    let budgets: Vec<String> = budgets
+        .map(|budget| {
+            let amount = match &budget["amount"] {
+                Value::String(text) => escaped(text),
+                amount => amount.to_string(),
+            };
+            let mode = match budget["mode"].as_str() {
+                Some("observe") => ",observe",
+                _ => "",
+            };
+            format!(
+                "{}={amount}/{}{mode}",
+                text(&budget["unit"]),
+                text(&budget["per"])
+            )
+        })
+        .collect();
+    match (budgets.is_empty(), key["budget_used_ratio"].as_f64()) {
+        (true, _) => "-".to_owned(),
+        (false, Some(ratio)) => format!(
+            "{} ({:.0} % of the fullest used)",
+            budgets.join(", "),
+            ratio * 100.0
+        ),
+        (false, None) => budgets.join(", "),
+    }
 }
 
 /// The previous token of a key, in a line.

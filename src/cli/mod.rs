@@ -45,7 +45,7 @@ use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
 
-use arguments::{AllowFromArg, ExpiryArg};
+use arguments::{AllowFromArg, BudgetArg, ExpiryArg, LimitArg};
 
 /// The text of `--version`: the version, and the hash of Cargo.lock, which identifies the versions of all libraries.
 static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
@@ -299,6 +299,19 @@ struct RuleArgs {
     /// The account that owns the key. Empty for none.
     #[arg(long)]
     account: Option<String>,
+    /// Requests that may start in any 60 seconds. 'none' for any number, 'default' for the config's default.
+    #[arg(long, value_name = "N", value_parser = arguments::limit)]
+    requests_per_minute: Option<LimitArg>,
+    /// Tokens of input and output in any 60 seconds. 'none', 'default' as above.
+    #[arg(long, value_name = "N", value_parser = arguments::limit)]
+    tokens_per_minute: Option<LimitArg>,
+    /// Requests that may run at the same time. 'none', 'default' as above.
+    #[arg(long, value_name = "N", value_parser = arguments::limit)]
+    concurrent_requests: Option<LimitArg>,
+    /// What may be used by day, week, month or in all (total), of tokens, requests, cost or audio_seconds: tokens=5M/month,
+    /// cost=25.00/day; with ',observe' behind it nothing is refused. May be repeated; 'none' for no budget.
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = arguments::budget)]
+    budgets: Vec<BudgetArg>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -156,7 +156,7 @@ pub(super) fn serve(
     let ended = LocalSet::new().block_on(&runtime, async {
         let admin = AdminListeners::open(&services, socket, socket_file).await?;
         let workers = Workers::start(
-            &components.gateway(descriptors),
+            &components.gateway(descriptors, alerts.clone()),
             claimed,
             services.config.worker_count(),
         )?;
@@ -299,7 +299,7 @@ impl Components {
         Ok(key_store)
     }
 
-    fn gateway(&self, descriptors: Option<u64>) -> Gateway {
+    fn gateway(&self, descriptors: Option<u64>, alerts: Alerts) -> Gateway {
         let mut settings = Settings::from(&*self.config);
         let descriptors = descriptors
             .and_then(|count| usize::try_from(count).ok())
@@ -321,6 +321,7 @@ impl Components {
             log: self.log.clone(),
             database: self.database.clone(),
             prices: Arc::clone(&self.prices),
+            alerts,
             lifecycle: self.lifecycle.clone(),
             settings: Arc::new(settings),
             connections: Arc::new(AtomicUsize::new(0)),

@@ -6,16 +6,21 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use crate::gateway::budgets;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::fields::Fields;
 use crate::observe::log::Event;
+use crate::policy::alert::Alert;
 use crate::policy::budget::BudgetUnit;
-use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, Taken, UsedAmounts};
+use crate::policy::key::Key;
+use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, LimitReservation, UsedAmounts};
 use crate::policy::key_limits::LimitKind;
 use crate::policy::price::{Cost, Millionths};
 use crate::policy::rate_limit::{RateLimits, Remaining};
@@ -46,18 +51,27 @@ pub(super) struct ExpectedUse {
     pub(super) cost: Option<Cost>,
 }
 
-/// A place among the requests of a key that run. It is free again when this is dropped.
+/// How long a place stays taken after its upstream was left in the middle of its work: until then the upstream may not have
+/// noticed, and would have one request more than it may.
+const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
+
+/// A place among the requests of a key that run. It is free again when this is dropped; where its upstream was left in the
+/// middle, a moment later.
 #[derive(Debug)]
 pub(super) struct RunningRequest {
-    entry: Arc<Entry>,
+    place: Option<Place>,
+    has_finished: bool,
 }
+
+#[derive(Debug)]
+struct Place(Arc<Entry>);
 
 /// What was taken of limits and budgets, until it is known what was used.
 #[derive(Debug)]
 pub(super) struct ReservedUse {
     worker: Rc<Worker>,
     entry: Arc<Entry>,
-    taken: Taken,
+    taken: LimitReservation,
     expected: ExpectedUse,
 }
 
@@ -130,7 +144,8 @@ impl<'e> RequestLimits<'e> {
         let mut limiter = self.entry.limiter();
         let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
         let running = RunningRequest {
-            entry: Arc::clone(self.entry),
+            place: Some(Place(Arc::clone(self.entry))),
+            has_finished: false,
         };
         let reserved = ReservedUse {
             worker: Rc::clone(self.worker),
@@ -243,9 +258,30 @@ pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec
     views.collect()
 }
 
+impl RunningRequest {
+    /// The upstream has ended its work.
+    pub(super) fn finish(mut self) {
+        self.has_finished = true;
+    }
+}
+
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        self.entry.limiter().release();
+        let place = self.place.take();
+        if !self.has_finished
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                sleep(UPSTREAM_NOTICES).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.limiter().release();
     }
 }
 
@@ -283,19 +319,39 @@ impl ReservedUse {
         };
         for mark in marks {
             self.worker.log.event(event(key.id(), &mark));
+            self.worker.alerts.alert(alert(key, &mark));
         }
+    }
+}
+
+/// An amount as people write it.
+fn amount_text(unit: BudgetUnit, amount: u64) -> String {
+    match unit.is_decimal() {
+        false => amount.to_string(),
+        true => Millionths(i64::try_from(amount).unwrap_or(i64::MAX)).to_string(),
+    }
+}
+
+/// What the operator is told of a budget that has reached a mark.
+fn alert(key: &Key, mark: &BudgetMark) -> Alert {
+    let budget = &mark.budget;
+    Alert::BudgetMark {
+        key_id: key.id().to_owned(),
+        name: key.name().to_owned(),
+        unit: budget.unit.label().to_owned(),
+        per: budget.period.label().to_owned(),
+        percent: u8::try_from(mark.percent).unwrap_or(u8::MAX),
+        used: amount_text(budget.unit, mark.spent),
+        amount: amount_text(budget.unit, budget.amount),
+        period_start: mark.period_start,
+        resets_at: mark.resets_at,
     }
 }
 
 /// The log line of a budget that has reached a mark.
 fn event(key_id: &str, mark: &BudgetMark) -> Event {
     let budget = &mark.budget;
-    let amount = match budget.unit {
-        BudgetUnit::Tokens | BudgetUnit::Requests => budget.amount.to_string(),
-        BudgetUnit::Cost | BudgetUnit::AudioSeconds => {
-            Millionths(i64::try_from(budget.amount).unwrap_or(i64::MAX)).to_string()
-        }
-    };
+    let amount = amount_text(budget.unit, budget.amount);
     Event::warn("budget")
         .with("key_id", key_id.to_owned())
         .with("percent", mark.percent)

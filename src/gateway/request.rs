@@ -205,7 +205,7 @@ async fn admit_and_forward<E: Exchange>(
             record.upstream(permit.target());
             judge_fields(&asked, permit.target())?;
             // Held until the upstream is released.
-            let _running = match limits {
+            let running = match limits {
                 Some(limits) => {
                     let expected = expected_use(worker, endpoint, &asked);
                     let (running, reserved) = limits.take(expected)?; // 7b
@@ -214,7 +214,11 @@ async fn admit_and_forward<E: Exchange>(
                 }
                 None => None,
             };
-            return forward(inbound, asked, permit, entry, generation, exchange, record).await; // 8
+            forward(inbound, asked, permit, entry, generation, exchange, record).await?; // 8
+            if let Some(running) = running {
+                running.finish();
+            }
+            return Ok(());
         }
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,

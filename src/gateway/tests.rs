@@ -17,6 +17,7 @@ use prometheus::IntCounter;
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
+use crate::alerts::Alerts;
 use crate::gateway::client_source::ClientSource;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::keyless::KeylessConnections;
@@ -192,7 +193,9 @@ impl Stand {
         let metrics = Metrics::new().unwrap();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let (log, _writer) = Log::start(LogFormat::Json, dropped).unwrap();
+        let alerts = Alerts::new(None, None, String::new(), metrics.clone(), log.clone());
         let gateway = Gateway {
+            alerts,
             table,
             fleet: Arc::new(Fleet::new(&config.upstreams, metrics.clone()).unwrap()),
             certificates: None,

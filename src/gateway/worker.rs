@@ -14,6 +14,7 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::tz::TimeZone;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::alerts::Alerts;
 use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::refusal::Refusal;
 use crate::http::buffer::BufferPool;
@@ -63,6 +64,8 @@ pub(crate) struct Gateway {
     pub(crate) database: Option<Arc<Database>>,
     /// The prices in force.
     pub(crate) prices: Arc<ArcSwap<PriceList>>,
+    /// Where the operator is told of budgets.
+    pub(crate) alerts: Alerts,
     /// The phase the process is in.
     pub(crate) lifecycle: Lifecycle,
     /// What the config says.

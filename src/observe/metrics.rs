@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::observe::counters::{Counters, WorkerCounters};
@@ -35,6 +35,7 @@ struct MetricFamilies {
     reloads: IntCounterVec,
     last_reload: IntGauge,
     upstream_up: IntGaugeVec,
+    budget_used: GaugeVec,
     model_clashes: IntGauge,
     unwritten_changes: IntGauge,
     log_lines_dropped: IntCounter,
@@ -70,6 +71,13 @@ impl Metrics {
             last_reload: gauge(
                 "keygate_last_reload_timestamp_seconds",
                 "When the table was last loaded from its file.",
+            )?,
+            budget_used: GaugeVec::new(
+                Opts::new(
+                    "keygate_key_budget_used_ratio",
+                    "How much of a key's fullest budget is used, from 0 on; of the 50 keys with the fullest.",
+                ),
+                &["key"],
             )?,
             upstream_up: IntGaugeVec::new(
                 Opts::new(
@@ -137,6 +145,7 @@ impl Metrics {
             reloads,
             last_reload,
             upstream_up,
+            budget_used,
             model_clashes,
             unwritten_changes,
             log_lines_dropped,
@@ -144,7 +153,7 @@ impl Metrics {
             alerts_pending,
             database: _,
         } = &families;
-        let all: [Box<dyn Collector>; 13] = [
+        let all: [Box<dyn Collector>; 14] = [
             Box::new(alerts.clone()),
             Box::new(alerts_pending.clone()),
             Box::new(build),
@@ -155,6 +164,7 @@ impl Metrics {
             Box::new(reloads.clone()),
             Box::new(last_reload.clone()),
             Box::new(upstream_up.clone()),
+            Box::new(budget_used.clone()),
             Box::new(model_clashes.clone()),
             Box::new(unwritten_changes.clone()),
             Box::new(log_lines_dropped.clone()),
@@ -315,6 +325,15 @@ impl Metrics {
     /// Sets when the table was last loaded, in seconds since 1970.
     pub(crate) fn last_reload(&self, at: i64) {
         self.families.last_reload.set(at);
+    }
+
+    /// Sets how much the fullest budget of these keys is used. All others are forgotten.
+    pub(crate) fn budgets<'k>(&self, ratios: impl Iterator<Item = (&'k str, f64)>) {
+        let budget_used = &self.families.budget_used;
+        budget_used.reset();
+        for (key, ratio) in ratios {
+            budget_used.with_label_values(&[key]).set(ratio);
+        }
     }
 
     /// Sets whether a replica takes requests.

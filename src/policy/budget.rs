@@ -274,6 +274,18 @@ impl Spending {
         budget.amount.saturating_sub(used)
     }
 
+    /// What is spent in the period of the last request.
+    #[must_use]
+    pub fn last_spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// When its present period began.
+    #[must_use]
+    pub fn period_start(&self) -> UnixTime {
+        self.span.start
+    }
+
     /// When it begins anew; None: never.
     #[must_use]
     pub fn resets_at(&self) -> Option<UnixTime> {

@@ -6,7 +6,9 @@
 use jiff::tz::TimeZone;
 
 use crate::policy::budget::{Budget, BudgetPeriod, BudgetUnit, Spending};
-use crate::policy::rate_limit::{Monotonic, RateLimitError, RateLimiter, RateLimits, Reservation};
+use crate::policy::rate_limit::{
+    Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
+};
 use crate::policy::time::UnixTime;
 
 /// The time by the clocks that limits use.
@@ -80,8 +82,8 @@ impl From<RateLimitError> for LimitError {
 /// What a request has taken. Give it to [`KeyLimiter::settle`] or [`KeyLimiter::cancel`] once.
 #[must_use]
 #[derive(Debug)]
-pub struct Taken {
-    reservation: Reservation,
+pub struct LimitReservation {
+    reservation: RateReservation,
     expected: UsedAmounts,
     budgets: Box<[(BudgetUnit, BudgetPeriod)]>,
 }
@@ -93,6 +95,12 @@ pub struct BudgetMark {
     pub budget: Budget,
     /// In percent.
     pub percent: u64,
+    /// What is spent.
+    pub spent: u64,
+    /// When its period began.
+    pub period_start: UnixTime,
+    /// When it begins anew; None: never.
+    pub resets_at: Option<UnixTime>,
 }
 
 /// What is left of a budget.
@@ -186,7 +194,7 @@ impl KeyLimiter {
         terms: &KeyTerms<'_>,
         expected: &UsedAmounts,
         clock: &LimitClock<'_>,
-    ) -> Result<Taken, LimitError> {
+    ) -> Result<LimitReservation, LimitError> {
         self.check(terms, expected, clock)?;
         let reservation = self
             .rate
@@ -197,7 +205,7 @@ impl KeyLimiter {
             }
         }
         let budgets = terms.budgets.iter();
-        Ok(Taken {
+        Ok(LimitReservation {
             reservation,
             expected: *expected,
             budgets: budgets.map(|budget| (budget.unit, budget.period)).collect(),
@@ -210,8 +218,8 @@ impl KeyLimiter {
     }
 
     /// The request was never sent: it costs nothing.
-    pub fn cancel(&mut self, taken: Taken, clock: &LimitClock<'_>) {
-        let Taken {
+    pub fn cancel(&mut self, taken: LimitReservation, clock: &LimitClock<'_>) {
+        let LimitReservation {
             reservation,
             expected,
             budgets,
@@ -228,13 +236,13 @@ impl KeyLimiter {
     /// reach a mark by it.
     pub fn settle(
         &mut self,
-        taken: Taken,
+        taken: LimitReservation,
         budgets: &[Budget],
         used: &UsedAmounts,
         tokens: Option<u64>,
         clock: &LimitClock<'_>,
     ) -> Vec<BudgetMark> {
-        let Taken {
+        let LimitReservation {
             reservation,
             expected,
             budgets: reserved,
@@ -257,6 +265,9 @@ impl KeyLimiter {
             marks.extend(mark.map(|percent| BudgetMark {
                 budget: *budget,
                 percent,
+                spent: spending.spent(budget, clock.now, clock.zone),
+                period_start: spending.period_start(),
+                resets_at: spending.resets_at(),
             }));
         }
         marks
@@ -277,6 +288,17 @@ impl KeyLimiter {
         })
     }
 
+    /// How much of the fullest of these budgets is used, from 0 on; None where nothing is known.
+    #[must_use]
+    pub fn used_ratio(&self, budgets: &[Budget]) -> Option<f64> {
+        let ratios = budgets.iter().filter_map(|budget| {
+            let loaded = self.spendings.iter().find(|loaded| loaded.is_of(budget))?;
+            #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
+            Some(loaded.spending.last_spent() as f64 / budget.amount as f64)
+        });
+        ratios.max_by(f64::total_cmp)
+    }
+
     fn spending(&mut self, budget: &Budget) -> Option<&mut Spending> {
         let loaded = self
             .spendings
@@ -290,21 +312,6 @@ impl LoadedSpending {
     fn is_of(&self, budget: &Budget) -> bool {
         self.unit == budget.unit && self.period == budget.period
     }
-}
-
-/// The fullest of these budgets, from 0 to 1 and above; None where there is none, or nothing is known.
-#[must_use]
-pub fn used_ratio(
-    limiter: &mut KeyLimiter,
-    budgets: &[Budget],
-    clock: &LimitClock<'_>,
-) -> Option<f64> {
-    let ratios = budgets.iter().filter_map(|budget| {
-        let left = limiter.left(budget, clock)?;
-        #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-        Some(left.spent as f64 / budget.amount as f64)
-    });
-    ratios.max_by(f64::total_cmp)
 }
 
 #[cfg(test)]
@@ -427,6 +434,6 @@ mod tests {
         let taken = limiter.take(&terms, &tokens(500), &clock).unwrap();
         let marks = limiter.settle(taken, &budgets, &tokens(500), None, &clock);
         assert_eq!(marks[0].percent, 95);
-        assert_eq!(used_ratio(&mut limiter, &budgets, &clock), Some(5.9));
+        assert_eq!(limiter.used_ratio(&budgets), Some(5.9));
     }
 }

@@ -193,9 +193,15 @@ impl Millionths {
     /// Reads a decimal that is not negative, with at most six digits behind its point, exactly.
     #[must_use]
     pub fn parse(text: &str) -> Option<u64> {
-        let price = Price::parse(text).ok()?;
-        let finer = UNIT / 1_000_000;
-        (price.0 % finer == 0).then_some(price.0 / finer)
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(whole) || !is_number(fraction) || fraction.len() > 6 {
+            return None;
+        }
+        let whole: u64 = whole.parse().ok()?;
+        let fraction: u64 = format!("{fraction:0<6}").parse().ok()?;
+        whole.checked_mul(1_000_000)?.checked_add(fraction)
     }
 }
 

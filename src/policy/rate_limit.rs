@@ -91,7 +91,7 @@ pub struct Remaining {
 /// A request that was let in. Give it to [`RateLimiter::settle`] once.
 #[must_use]
 #[derive(Debug)]
-pub struct Reservation {
+pub struct RateReservation {
     second: u64,
     tokens: u64,
 }
@@ -124,7 +124,7 @@ impl RateLimiter {
         limits: &RateLimits,
         tokens: u64,
         now: Monotonic,
-    ) -> Result<Reservation, RateLimitError> {
+    ) -> Result<RateReservation, RateLimitError> {
         self.check(limits, tokens, now)?;
         let second = now.second();
         let latest = self.latest(second);
@@ -133,7 +133,7 @@ impl RateLimiter {
         self.requests += 1;
         self.tokens = self.tokens.saturating_add(tokens);
         self.running += 1;
-        Ok(Reservation { second, tokens })
+        Ok(RateReservation { second, tokens })
     }
 
     /// Whether a request that is expected to use `tokens` would be let in. Counts nothing.
@@ -184,9 +184,9 @@ impl RateLimiter {
 
     /// A request that was let in has used `used` tokens; None: nobody knows, and what was reserved counts. What it used
     /// less than reserved is given back, what it used more counts from now on.
-    pub fn settle(&mut self, reservation: Reservation, used: Option<u64>, now: Monotonic) {
+    pub fn settle(&mut self, reservation: RateReservation, used: Option<u64>, now: Monotonic) {
         self.expire(now);
-        let Reservation { second, tokens } = reservation;
+        let RateReservation { second, tokens } = reservation;
         let used = used.unwrap_or(tokens);
         if let Some(more) = used.checked_sub(tokens).filter(|more| *more > 0) {
             let latest = self.latest(now.second());
@@ -201,7 +201,7 @@ impl RateLimiter {
 
     /// A request that was let in was never sent to its upstream: it costs nothing. Its place is given back by
     /// [`Self::release`].
-    pub fn cancel(&mut self, reservation: Reservation, now: Monotonic) {
+    pub fn cancel(&mut self, reservation: RateReservation, now: Monotonic) {
         let started = reservation.second;
         self.settle(reservation, Some(0), now);
         if let Ok(at) = self.recent.binary_search_by_key(&started, |one| one.second) {

@@ -10,6 +10,9 @@ use crate::policy::key_limits::{
 use crate::policy::price::Millionths;
 use crate::store::strict_json::{JsonValue, ValueError, printable};
 
+/// The highest budget of cost or seconds, in whole units.
+const MAX_DECIMAL: u64 = 999_999_999;
+
 /// A change of a key's limits. A kind that is not named stays (RFC 7396).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LimitsPatch {
@@ -88,6 +91,15 @@ fn limit(kind: LimitKind, value: &JsonValue<'_>) -> Result<Option<LimitSetting>,
         );
         (kind.name(), message)
     })
+}
+
+/// Reads a list of budgets from text.
+///
+/// # Errors
+/// The field within a budget, or empty, and what is wrong.
+pub(crate) fn parse_budgets(text: &str) -> Result<Box<[Budget]>, ValueError> {
+    let value = serde_json::from_str(text).map_err(|error| ("", error.to_string()))?;
+    budgets(value)
 }
 
 /// Reads a list of budgets.
@@ -193,6 +205,10 @@ fn missing(field: &'static str) -> ValueError {
 
 /// An amount: a whole number of tokens or requests; for costs and seconds also a decimal in quotes.
 fn amount_of(unit: BudgetUnit, value: Option<&JsonValue<'_>>) -> Result<u64, ValueError> {
+    let most = match unit.is_decimal() {
+        false => MAX_LIMIT,
+        true => MAX_DECIMAL * MICRO,
+    };
     let amount = match (value, unit.is_decimal()) {
         (None, _) => return Err(missing("amount")),
         (Some(JsonValue::Number(number)), false) => *number,
@@ -203,11 +219,13 @@ fn amount_of(unit: BudgetUnit, value: Option<&JsonValue<'_>>) -> Result<u64, Val
         (Some(_), _) => None,
     };
     amount
-        .filter(|amount| (1..=MAX_LIMIT).contains(amount))
+        .filter(|amount| (1..=most).contains(amount))
         .ok_or_else(|| {
             let message = match unit.is_decimal() {
                 false => format!("must be a whole number from 1 to {MAX_LIMIT}; write it so"),
-                true => "must be a decimal above 0 in quotes, with at most 6 digits behind the point; write it like \"25.00\"".to_owned(),
+                true => format!(
+                    "must be a decimal in quotes, above 0, at most {MAX_DECIMAL}, with at most 6 digits behind the point; write it like \"25.00\""
+                ),
             };
             ("amount", message)
         })
@@ -294,7 +312,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let texts = [
             r#"{"requests_per_minute":60,"tokens_per_minute":9007199254740992,"concurrent_requests":"unlimited"}"#,
-            r#"[{"unit":"tokens","amount":5000000,"per":"month","mode":"enforce"},{"unit":"cost","amount":"25.5","per":"day","mode":"observe"},{"unit":"audio_seconds","amount":"0.000001","per":"total","mode":"enforce"}]"#,
+            r#"[{"unit":"tokens","amount":5000000,"per":"month","mode":"enforce"},{"unit":"cost","amount":"25.5","per":"day","mode":"observe"},{"unit":"audio_seconds","amount":"0.000001","per":"total","mode":"enforce"},{"unit":"cost","amount":"999999999","per":"total","mode":"enforce"}]"#,
         ];
         let allowance = KeyAllowance {
             limits: all_of(&limits(value(texts[0])).unwrap()),

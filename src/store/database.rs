@@ -15,6 +15,7 @@
 
 mod alerts;
 mod audit;
+mod budgets;
 mod driver;
 mod error;
 mod query;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainCheck, ChainKey, ChainReport};
 use crate::store::database::alerts::AlertDriver;
+use crate::store::database::budgets::BudgetDriver;
 use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
@@ -73,7 +75,7 @@ impl DatabaseUrl {
         }
     }
 
-    fn open_beside(&self) -> Result<Box<dyn AlertDriver>, DatabaseError> {
+    fn open_beside(&self) -> Result<Box<dyn SideDriver>, DatabaseError> {
         match self {
             Self::Sqlite(path) => Ok(Box::new(Sqlite::open_beside(path)?)),
         }
@@ -86,6 +88,11 @@ impl DatabaseUrl {
     }
 }
 
+/// What a connection does that stands beside the writer's.
+pub(crate) trait SideDriver: AlertDriver + BudgetDriver {}
+
+impl<D: AlertDriver + BudgetDriver> SideDriver for D {}
+
 /// An open database, with its writer.
 pub struct Database {
     url: DatabaseUrl,
@@ -94,8 +101,8 @@ pub struct Database {
     chain_key: ChainKey,
     /// Opened by the first question.
     reader: Mutex<Option<Box<dyn Driver>>>,
-    /// Reads and writes alerts. Opened by the first.
-    alerts: Mutex<Option<Box<dyn AlertDriver>>>,
+    /// Reads and writes what is no usage. Opened by the first call.
+    side: Mutex<Option<Box<dyn SideDriver>>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -154,7 +161,7 @@ impl Database {
             writer,
             chain_key,
             reader: Mutex::new(None),
-            alerts: Mutex::new(None),
+            side: Mutex::new(None),
         })
     }
 
@@ -286,15 +293,11 @@ impl Database {
         )
     }
 
-    fn of_alerts<T>(
+    fn of_side<T>(
         &self,
-        ask: impl FnOnce(&mut dyn AlertDriver) -> Result<T, DatabaseError>,
+        ask: impl FnOnce(&mut dyn SideDriver) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
-        ask_with(
-            &self.alerts,
-            || self.url.open_beside(),
-            |driver| ask(driver),
-        )
+        ask_with(&self.side, || self.url.open_beside(), |driver| ask(driver))
     }
 
     /// Adds an alert, unless there is one of its subject. Returns whether it was added.
@@ -302,7 +305,7 @@ impl Database {
     /// # Errors
     /// The database cannot be written.
     pub fn add_alert(&self, alert: &NewAlert) -> Result<bool, DatabaseError> {
-        self.of_alerts(|driver| driver.add_alert(alert))
+        self.of_side(|driver| driver.add_alert(alert))
     }
 
     /// The alerts that are due at this time, in seconds since 1970; the longest due first.
@@ -310,7 +313,7 @@ impl Database {
     /// # Errors
     /// The database cannot be read.
     pub fn due_alerts(&self, now: i64, most: u32) -> Result<Vec<PendingAlert>, DatabaseError> {
-        self.of_alerts(|driver| driver.due_alerts(now, most))
+        self.of_side(|driver| driver.due_alerts(now, most))
     }
 
     /// Notes the end of an attempt to deliver an alert.
@@ -323,7 +326,7 @@ impl Database {
         end: &AttemptEnd,
         now: i64,
     ) -> Result<(), DatabaseError> {
-        self.of_alerts(|driver| driver.end_attempt(alert, end, now))
+        self.of_side(|driver| driver.end_attempt(alert, end, now))
     }
 
     /// How the alerts are.
@@ -331,7 +334,7 @@ impl Database {
     /// # Errors
     /// The database cannot be read.
     pub fn alert_summary(&self) -> Result<AlertSummary, DatabaseError> {
-        self.of_alerts(|driver| driver.alert_summary())
+        self.of_side(|driver| driver.alert_summary())
     }
 
     /// The names of the upstreams that alerts were about, with the kind of each alert, the oldest first.
@@ -339,7 +342,7 @@ impl Database {
     /// # Errors
     /// The database cannot be read.
     pub fn told_upstreams(&self) -> Result<Vec<(String, String)>, DatabaseError> {
-        self.of_alerts(|driver| driver.told_upstreams())
+        self.of_side(|driver| driver.told_upstreams())
     }
 }
 

@@ -152,8 +152,15 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(JsonValue::Number(Some(number)))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<JsonValue<'de>, E> {
-        Ok(JsonValue::Number(None))
+    fn visit_f64<E>(self, number: f64) -> Result<JsonValue<'de>, E> {
+        // 5.0 is a whole number too, as far as every such number is exact.
+        let is_whole = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, and in the range of u64"
+        )]
+        Ok(JsonValue::Number(is_whole.then_some(number as u64)))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonValue<'de>, E> {

@@ -42,6 +42,17 @@ impl Entry {
         self.usage.get_or_init(Arc::default).limiter()
     }
 
+    /// How much of the key's fullest budget is used, from 0 on; None where it has none, or nobody knows yet. What was
+    /// spent in a period that has ended counts until the key is used again.
+    #[must_use]
+    pub fn budget_used_ratio(&self) -> Option<f64> {
+        let budgets = self.key.budgets();
+        match budgets.is_empty() {
+            true => None,
+            false => self.limiter().used_ratio(budgets),
+        }
+    }
+
     /// Requests of the key that are being forwarded.
     pub(crate) fn forwarding(&self) -> &AtomicUsize {
         self.usage.get_or_init(Arc::default).forwarding()

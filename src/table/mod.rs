@@ -14,11 +14,12 @@ mod indexes;
 mod shards;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -40,6 +41,8 @@ pub struct Table {
     current: ArcSwap<Indexes>,
     generation: AtomicU64,
     writer: Mutex<()>,
+    /// The ids of keys whose budgets are loaded, so that nobody has to look at all keys for them.
+    with_budgets: Mutex<BTreeSet<Box<str>>>,
 }
 
 /// Another key has the same id, or a token with the same hash.
@@ -70,6 +73,7 @@ impl Default for Table {
             current: ArcSwap::from_pointee(Indexes::of(&[], NO_YIELD)),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
+            with_budgets: Mutex::default(),
         }
     }
 }
@@ -311,6 +315,38 @@ impl Table {
     #[must_use]
     pub fn usage(&self, entry: &Entry) -> UsageCounts {
         entry.usage()
+    }
+
+    /// What was spent of this key's budgets is loaded.
+    pub(crate) fn budgets_loaded(&self, id: &str) {
+        self.with_budgets().insert(id.into());
+    }
+
+    /// The keys whose fullest budget is fullest, with how much of it is used, at most `most`.
+    #[must_use]
+    pub fn fullest_budgets(&self, most: usize) -> Vec<(Arc<Entry>, f64)> {
+        let mut with_budgets = self.with_budgets();
+        let mut fullest = Vec::new();
+        with_budgets.retain(|id| {
+            let entry = self
+                .by_id(id)
+                .filter(|entry| !entry.key().budgets().is_empty());
+            let is_there = entry.is_some();
+            fullest.extend(entry.and_then(|entry| {
+                let ratio = entry.budget_used_ratio()?;
+                Some((entry, ratio))
+            }));
+            is_there
+        });
+        fullest.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        fullest.truncate(most);
+        fullest
+    }
+
+    fn with_budgets(&self) -> MutexGuard<'_, BTreeSet<Box<str>>> {
+        self.with_budgets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Call this after the change: readers must not see the new number before the change.

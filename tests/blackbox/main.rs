@@ -176,7 +176,9 @@ mod revocation {
 mod limits {
     mod budgets;
     mod concurrent;
+    mod crowd;
     mod rates;
+    mod shell;
 }
 
 /// A key that gets a new token: the old one works on for a while, then as if it had never been.

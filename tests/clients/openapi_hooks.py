@@ -31,6 +31,10 @@ def before_call(context, case, kwargs):
     # Each call is another change.
     if case.headers and "Idempotency-Key" in case.headers and case.meta and case.meta.generation.mode.is_positive:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
+    # Nor that no two budgets have the same unit and period.
+    if isinstance(case.body, dict) and isinstance(case.body.get("budgets"), list) and case.meta and case.meta.generation.mode.is_positive:
+        budgets = [budget for budget in case.body["budgets"] if isinstance(budget, dict)]
+        case.body["budgets"] = list({(str(one.get("unit")), str(one.get("per"))): one for one in budgets}.values())
     # Nor has a pattern of every language a name for the class of invisible characters.
     for name in ("name", "account"):
         if isinstance(case.body, dict) and isinstance(case.body.get(name), str):

@@ -4,6 +4,8 @@
 import { ApiError, call, catalogue, isNews, now } from "./api.js";
 import { foreign, h, icon, quoted, uniqueId } from "./dom.js";
 import { dateAndTime, dayFromToday, endOfDay, expiryDate, expiryDay, fromNow, plural } from "./format.js";
+import { field } from "./field.js";
+import { allowanceFields } from "./key-limits.js";
 import { modelPicker } from "./model-picker.js";
 import { asIpv4, mayBecomeNetwork, parseNetwork } from "./networks.js";
 import { confirm, copyButton, openWindow, setBusy, windowHead } from "./overlay.js";
@@ -28,6 +30,7 @@ export function openKeyForm({ key = null, address, onSaved, onEnded = () => {} }
     allow_from: networksField(key, address),
     expires_at: expiryField(key),
     account: accountField(key),
+    ...allowanceFields(key),
   };
   const before = values(parts);
   const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
@@ -179,25 +182,6 @@ function facts(key, onEnded) {
       ? `${fromNow(Date.parse(key.last_used_at))}, ${plural(key.requests, "request")} since the gateway started`
       : "not since the gateway started"),
     old);
-}
-
-/** A field: its label, what is written below it, its fault, and how to complain. */
-function field({ label, hint, control, input, optional = false, group = false, below = null }) {
-  const [faultId, hintId] = [uniqueId("fault"), uniqueId("hint")];
-  const fault = h("p", { id: faultId, class: "fault", role: "alert" });
-  const described = h("div", { id: hintId, class: "hint" }, hint);
-  input.setAttribute("aria-describedby", `${faultId} ${hintId}`);
-  const mark = optional && h("span", { class: "optional" }, " optional");
-  const name = group ? h("legend", {}, label, mark) : h("label", { for: input.id }, label, mark);
-  const element = h(group ? "fieldset" : "div", { class: "field" }, name, control, fault, below, described);
-  const complain = (text) => {
-    fault.replaceChildren(...(text ? [icon("warning"), h("span", {}, text)] : []));
-    element.classList.toggle("faulty", Boolean(text));
-    if (text) input.setAttribute("aria-invalid", "true");
-    else input.removeAttribute("aria-invalid");
-    return !text;
-  };
-  return { element, complain, described, focus: () => input.focus() };
 }
 
 function nameField(key) {

@@ -4,6 +4,7 @@ import { call, isNews } from "./api.js";
 import { foreign, h, icon, modelName, visible } from "./dom.js";
 import { count, dateAndTime, expirySentence, fromNow, millionths, money, timeElement } from "./format.js";
 import { editKey, keyMenu, lazily } from "./key-actions.js";
+import { budgetWords, limitWords, nearlySpent } from "./key-limits.js";
 import { access, networks, state } from "./key-row.js";
 import { recentRefusals, refusalTable } from "./refusals.js";
 import { known, usageReport } from "./usage-report.js";
@@ -76,9 +77,10 @@ export function keyPage(main, _, place) {
     if (key === null) return;
     const fact = (term, ...words) => h("div", {}, h("dt", {}, term), h("dd", {}, words));
     const time = (text) => (text === null ? h("span", { class: "muted" }, "never") : timeElement(Date.parse(text), fromNow(Date.parse(text))));
-    facts.replaceChildren(fact("State", state(key.state)), fact("Model access", access(key.model_access)), fact("Allow from", networks(key.allow_from)),
+    facts.replaceChildren(...[fact("State", state(key.state)), fact("Model access", access(key.model_access)), fact("Allow from", networks(key.allow_from)),
       fact("Expires", key.expires_at === null ? "Never" : timeElement(Date.parse(key.expires_at), fromNow(Date.parse(key.expires_at)), expirySentence(key.expires_at))),
-      fact("Last used", time(key.last_used_at)), fact("Requests", count(key.requests)));
+      limitWords(key) && fact("Limits", limitWords(key)), budgetWords(key) && fact("Budgets", budgetWords(key), nearlySpent(key) && ` (${nearlySpent(key)})`),
+      fact("Last used", time(key.last_used_at)), fact("Requests", count(key.requests))].filter(Boolean));
   }
 
   return { refresh: load, arrive, leave: () => {

@@ -1,5 +1,6 @@
 // A key as a row of the list.
 
+import { nearlySpent } from "./key-limits.js";
 import { foreign, h, icon, modelName, quotedText, visible } from "./dom.js";
 import { date, dateAndTime, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
 import { hasOldToken, oldTokenUse } from "./rotate.js";
@@ -21,7 +22,8 @@ export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
     h("td", { role: "cell", class: "row-select" }, select),
     h("th", { scope: "row", role: "rowheader" }, h("div", {},
       h("button", { type: "button", class: "link name", onclick: () => onEdit(key) }, foreign(key.name)),
-      key.account && h("span", { class: "sub" }, foreign(key.account)))),
+      key.account && h("span", { class: "sub" }, foreign(key.account)),
+      nearlySpent(key) && h("span", { class: "sub soon" }, icon("warning"), nearlySpent(key)))),
     cell("Model access", access(key.model_access)),
     cell("Allow from", networks(key.allow_from)),
     cell("Expires", expiry(key)),

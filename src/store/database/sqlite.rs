@@ -2,6 +2,7 @@
 
 mod alerts;
 mod audit;
+mod budgets;
 mod checkpoint;
 
 use std::fs::OpenOptions;
@@ -24,10 +25,11 @@ use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 /// Each with its number, in their order.
-const MIGRATIONS: [(i64, &str); 3] = [
+const MIGRATIONS: [(i64, &str); 4] = [
     (1, include_str!("sqlite/0001_usage.sql")),
     (2, include_str!("sqlite/0002_audit.sql")),
     (3, include_str!("sqlite/0003_alerts.sql")),
+    (4, include_str!("sqlite/0004_budgets.sql")),
 ];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 

@@ -443,7 +443,7 @@ fn a_newer_schema_is_refused_by_its_number() {
     drop(newer);
     let text = refused(&path);
     assert!(
-        text.contains("has schema 7") && text.contains("knows 3"),
+        text.contains("has schema 7") && text.contains("knows 4"),
         "{text}"
     );
 }

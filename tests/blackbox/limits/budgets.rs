@@ -199,3 +199,47 @@ fn without_a_database_a_key_with_a_budget_is_refused_and_the_check_names_it() {
         "{said}"
     );
 }
+
+#[test]
+fn the_fullest_budgets_are_a_metric_and_their_marks_are_told_to_the_webhook() {
+    let up = counting();
+    let receiver = Recorder::start(|exchange| exchange.reply("200 OK", "", ""));
+    let key = with_budgets(json!([
+        {"unit": "tokens", "amount": 1000, "per": "day"},
+        {"unit": "requests", "amount": 1, "per": "month", "mode": "observe"},
+    ]));
+    let webhook = format!("webhook = \"{}/hook\"", receiver.url());
+    let gateway = Setup::before(&up)
+        .set("alerts", &webhook)
+        .keys(&[&key])
+        .start();
+    assert_eq!(ask(&gateway, &key).status, 200);
+    wait_used(&gateway, &key, &json!(100));
+    let ratio = gateway.metric("keygate_key_budget_used_ratio{key=\"key_budget\"}");
+    assert!((ratio - 1.0).abs() < 1e-9, "{ratio}");
+    let told = eventually("the mark is told", DEADLINE, || {
+        receiver.requests().into_iter().find(|seen| seen.complete)
+    });
+    let told: Value = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!(told["type"], "budget.mark");
+    let data = &told["data"];
+    assert_eq!(
+        (
+            &data["key_id"],
+            &data["unit"],
+            &data["percent"],
+            &data["used"],
+            &data["amount"]
+        ),
+        (
+            &json!("key_budget"),
+            &json!("requests"),
+            &json!(95),
+            &json!("1"),
+            &json!("1")
+        )
+    );
+    // A key that is gone, or has no budget any more, is no label.
+    gateway.admin("DELETE", "/api/keys/key_budget", None);
+    assert!(!gateway.metrics().contains("keygate_key_budget_used_ratio{"));
+}
