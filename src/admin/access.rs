@@ -73,6 +73,7 @@ impl Requirement {
                 | Operation::DeleteKey(_)
                 | Operation::RotateKey(_)
                 | Operation::ExpirePrevious(_)
+                | Operation::ResetBudgets(_)
                 | Operation::Reload
                 | Operation::TestAlert
                 | Operation::Status

@@ -9,6 +9,7 @@
 //! | GET, PATCH, DELETE /api/keys/{id} | one key: show, change, delete |
 //! | POST /api/keys/{id}/rotate | a new token for a key, which is shown only here; the old one works for a while |
 //! | POST /api/keys/{id}/expire-previous | ends the token that the last rotation replaced |
+//! | POST /api/keys/{id}/reset-budgets | begins the budgets of a key anew within their periods |
 //! | POST /api/reload | reads key file, upstreams, prices and certificates again |
 //! | POST /api/alerts/test | sends an alert that says nothing, and tells what became of it |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
@@ -33,6 +34,7 @@
 mod access;
 mod alerts;
 mod audit;
+mod budgets;
 pub(crate) mod change;
 mod connection_limit;
 mod error;
@@ -286,6 +288,10 @@ where
             let done = key_api.expire_previous(id, expected, &body, now()).await;
             keys::log_change(log, &origin, "expire_previous", &done);
             done.outcome
+        }
+        Operation::ResetBudgets(id) => {
+            let body = input.json(peer, &parts.headers).await?;
+            budgets::reset(services, origin, id, &body, now()).await
         }
         Operation::Reload => {
             let body = input.json(peer, &parts.headers).await?;

@@ -16,6 +16,7 @@ pub(super) enum Operation<'p> {
     DeleteKey(&'p str),
     RotateKey(&'p str),
     ExpirePrevious(&'p str),
+    ResetBudgets(&'p str),
     Reload,
     TestAlert,
     Status,
@@ -86,6 +87,7 @@ impl<'p> Operation<'p> {
                     ("DELETE", None) => Self::DeleteKey(id),
                     ("POST", Some("rotate")) => Self::RotateKey(id),
                     ("POST", Some("expire-previous")) => Self::ExpirePrevious(id),
+                    ("POST", Some("reset-budgets")) => Self::ResetBudgets(id),
                     _ => return None,
                 }
             }

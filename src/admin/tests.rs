@@ -217,7 +217,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 26] = [
+const CALLS: [(&str, &str, &str); 27] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -230,6 +230,7 @@ const CALLS: [(&str, &str, &str); 26] = [
     ("DELETE", "/api/keys/key_1", ""),
     ("POST", "/api/keys/key_1/rotate", ""),
     ("POST", "/api/keys/key_1/expire-previous", ""),
+    ("POST", "/api/keys/key_1/reset-budgets", ""),
     ("POST", "/api/reload", ""),
     ("POST", "/api/alerts/test", ""),
     ("GET", "/api/status", ""),

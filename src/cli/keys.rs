@@ -146,6 +146,15 @@ fn show(args: &KeyArgs) -> Result<(), CommandError> {
 
 fn update(args: &UpdateArgs) -> Result<(), CommandError> {
     let path = path_of(&args.id);
+    if args.reset_budget && args.name.is_none() && args.rules.are_unnamed() {
+        let client = Client::of_keys(&args.place, IfMissing::Fail)?;
+        reset_budgets(&client, &path)?;
+        let answer = client.call(&Method::GET, &path, None)?;
+        return match answer.print_json()? {
+            true => Ok(()),
+            false => print_key(&answer.value()?),
+        };
+    }
     if args.name.is_none() && args.rules.are_unnamed() {
         return Err(CommandError::Usage(
             "nothing is to change; name a field, like --name or --expires".to_owned(),
@@ -164,7 +173,15 @@ fn update(args: &UpdateArgs) -> Result<(), CommandError> {
     if let Some(name) = &args.name {
         body.insert("name".to_owned(), name.as_str().into());
     }
+    if args.reset_budget {
+        reset_budgets(&client, &path)?;
+    }
     change(&client, &path, &body.into())
+}
+
+fn reset_budgets(client: &Client, path: &str) -> Result<(), CommandError> {
+    let target = format!("{path}/reset-budgets");
+    client.call(&Method::POST, &target, None).map(drop)
 }
 
 fn switch(args: &KeyArgs, disabled: bool) -> Result<(), CommandError> {

@@ -275,6 +275,9 @@ struct UpdateArgs {
     /// The new name.
     #[arg(long)]
     name: Option<String>,
+    /// Begin the key's budgets anew within their periods.
+    #[arg(long, conflicts_with = "keys")]
+    reset_budget: bool,
     #[command(flatten)]
     rules: RuleArgs,
     #[command(flatten)]

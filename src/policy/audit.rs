@@ -93,6 +93,8 @@ pub enum AuditAction {
     Rotate,
     /// The token that the last rotation replaced was ended.
     ExpirePrevious,
+    /// The budgets of a key were begun anew within their periods.
+    ResetBudgets,
     /// A key was deleted.
     Delete,
     /// A change of the key file was loaded.
@@ -118,11 +120,12 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Create,
         Self::Change,
         Self::Rotate,
         Self::ExpirePrevious,
+        Self::ResetBudgets,
         Self::Delete,
         Self::Reload,
         Self::ForcedDrop,
@@ -144,6 +147,7 @@ impl AuditAction {
             Self::Change => "change",
             Self::Rotate => "rotate",
             Self::ExpirePrevious => "expire_previous",
+            Self::ResetBudgets => "reset_budgets",
             Self::Delete => "delete",
             Self::Reload => "reload",
             Self::ForcedDrop => "forced_drop",

@@ -222,6 +222,7 @@ pub(crate) fn differences_at_start(rows: &[AuditRow], table: &Table) -> Vec<Audi
                 | AuditAction::SignInFailed
                 | AuditAction::SignOut
                 | AuditAction::MakeSignInLink
+                | AuditAction::ResetBudgets
                 | AuditAction::Cut
                 | AuditAction::RowsLost,
             )

@@ -243,3 +243,33 @@ fn the_fullest_budgets_are_a_metric_and_their_marks_are_told_to_the_webhook() {
     gateway.admin("DELETE", "/api/keys/key_budget", None);
     assert!(!gateway.metrics().contains("keygate_key_budget_used_ratio{"));
 }
+
+#[test]
+fn a_budget_is_begun_anew_by_hand_which_outlives_a_restart_and_is_audited() {
+    let up = counting();
+    let key = with_budgets(json!([{"unit": "tokens", "amount": 100, "per": "month"}]));
+    let mut gateway = started(&up, &key);
+    assert_eq!(ask(&gateway, &key).status, 200);
+    wait_used(&gateway, &key, &json!(100));
+    assert_spent(&ask(&gateway, &key));
+    let ran = gateway.run(&["keys", "update", "key_budget", "--reset-budget"], "");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(budget(&gateway, &key)["used"], 0);
+    assert_eq!(ask(&gateway, &key).status, 200);
+    wait_used(&gateway, &key, &json!(100));
+    records(&gateway, 2);
+    gateway.process.terminate();
+    gateway.process.exits_within(DEADLINE);
+    gateway.start_again();
+    assert_eq!(budget(&gateway, &key)["used"], 100);
+    assert_spent(&ask(&gateway, &key));
+    let rows = gateway.admin_json("GET", "/api/audit?action=reset_budgets", None);
+    let rows = rows["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(
+        (&rows[0]["target"], &rows[0]["after"]),
+        (&json!("key_budget"), &json!({"budgets": ["tokens/month"]}))
+    );
+    let unknown = gateway.admin("POST", "/api/keys/key_nobody/reset-budgets", None);
+    assert_eq!(unknown.status, 404);
+}
