@@ -59,12 +59,12 @@ const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
 /// middle, a moment later.
 #[derive(Debug)]
 pub(super) struct RunningRequest {
-    place: Option<Place>,
+    place: Option<RunningPlace>,
     has_finished: bool,
 }
 
 #[derive(Debug)]
-struct Place(Arc<Entry>);
+struct RunningPlace(Arc<Entry>);
 
 /// What was taken of limits and budgets, until it is known what was used.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl<'e> RequestLimits<'e> {
         let mut limiter = self.entry.limiter();
         let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
         let running = RunningRequest {
-            place: Some(Place(Arc::clone(self.entry))),
+            place: Some(RunningPlace(Arc::clone(self.entry))),
             has_finished: false,
         };
         let reserved = ReservedUse {
@@ -279,7 +279,7 @@ impl Drop for RunningRequest {
     }
 }
 
-impl Drop for Place {
+impl Drop for RunningPlace {
     fn drop(&mut self) {
         self.0.limiter().release();
     }
