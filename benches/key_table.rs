@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 
+use keygate::policy::account::{AccountRules, JudgedKey, KeyDays};
 use keygate::policy::decide;
+use keygate::policy::key::KeyId;
 use keygate::policy::network::ClientAddress;
 use keygate::policy::time::UnixTime;
 use keygate::policy::token::{Presented, TokenHash};
-use keygate::store::key_file;
+use keygate::store::{account_json, key_file};
 use keygate::table::{NO_YIELD, Table};
 
 fn main() {
@@ -28,6 +30,7 @@ fn main() {
         .measurement_time(Duration::from_secs(1));
     on_the_request_path(&mut criterion);
     reloads(&mut criterion);
+    reloads_with_accounts(&mut criterion);
     criterion.final_summary();
 }
 
@@ -85,6 +88,38 @@ fn reloads(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A hundred keys of each of ten thousand accounts, beside as many keys without one.
+fn reloads_with_accounts(criterion: &mut Criterion) {
+    const COUNT: usize = 1_000_000;
+    const ACCOUNTS: usize = 10_000;
+    let mut group = criterion.benchmark_group("accounts");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(COUNT as u64));
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for accounts in [0, ACCOUNTS] {
+        let file = folder.path().join(format!("keys-{accounts}.jsonl"));
+        keys::write_of_accounts(&file, COUNT, accounts);
+        group.bench_function(BenchmarkId::new("into an empty table", accounts), |bench| {
+            bench.iter_with_large_drop(|| {
+                let table = Table::default();
+                for number in 0..accounts {
+                    table.put_account(account(number));
+                }
+                load(&table, &file);
+                table
+            });
+        });
+    }
+    group.finish();
+}
+
+fn account(number: usize) -> AccountRules {
+    let id = KeyId::parse(&keys::account(number)).unwrap();
+    let mut rules = account_json::unlimited(id, UnixTime::from_seconds(0));
+    rules.max_key_days = KeyDays::of(90);
+    rules
+}
+
 /// As the key-store worker does it.
 fn load(table: &Table, file: &Path) {
     let loaded = key_file::read(file, table, NO_YIELD).unwrap();
@@ -110,7 +145,9 @@ fn admitted(table: &Table, token: &str) -> bool {
     let entry = table.find(&hash);
     let address = ClientAddress::of([192, 0, 2, 7].into());
     let caller = decide::caller(
-        entry.as_deref().map(|entry| entry.key()),
+        entry
+            .as_deref()
+            .map(|entry| JudgedKey::new(entry.key(), None)),
         &hash,
         address,
         UnixTime::from_seconds(0),

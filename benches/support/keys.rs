@@ -56,3 +56,24 @@ pub(crate) fn write(file: &Path, count: usize, shape: Shape) {
     }
     out.flush().unwrap();
 }
+
+/// The id of the account of this number.
+#[allow(dead_code, reason = "each bench uses its part")]
+pub(crate) fn account(number: usize) -> String {
+    format!("account_{number}")
+}
+
+/// The same with plain keys, each of one of so many accounts; with 0, of none.
+#[allow(dead_code, reason = "each bench uses its part")]
+pub(crate) fn write_of_accounts(file: &Path, count: usize, accounts: usize) {
+    let mut out = std::io::BufWriter::new(std::fs::File::create(file).unwrap());
+    for number in 0..count {
+        let line = line(number, Shape::Plain);
+        let line = match number.checked_rem(accounts) {
+            Some(of) => line.replacen('{', &format!("{{\"account\":\"{}\",", account(of)), 1),
+            None => line,
+        };
+        out.write_all(line.as_bytes()).unwrap();
+    }
+    out.flush().unwrap();
+}

@@ -74,6 +74,11 @@ impl Requirement {
                 | Operation::RotateKey(_)
                 | Operation::ExpirePrevious(_)
                 | Operation::ResetBudgets(_)
+                | Operation::ListAccounts
+                | Operation::CreateAccount
+                | Operation::ShowAccount(_)
+                | Operation::ChangeAccount(_)
+                | Operation::DeleteAccount(_)
                 | Operation::Reload
                 | Operation::TestAlert
                 | Operation::Status

@@ -36,6 +36,17 @@ pub(super) enum ApiError {
     UnknownPath,
     /// No such key.
     UnknownKey,
+    /// No such account.
+    UnknownAccount,
+    /// An account of this id exists.
+    AccountExists,
+    /// The account is not at the revision of If-Match.
+    AccountChanged,
+    /// The account has another number of keys than go with it.
+    AccountHasKeys {
+        /// How many.
+        keys: usize,
+    },
     /// The key is not at the revision of If-Match.
     KeyChanged,
     /// The call was done before under the same Idempotency-Key, or is being done.
@@ -75,6 +86,8 @@ pub(super) enum ApiError {
     },
     /// There is no database, and so nobody knows what was used.
     NoDatabase,
+    /// There is no database, and so there are no accounts.
+    NoAccounts,
     /// The config has no alerts.
     NoAlerts,
     /// There is no database, and so nobody knows what was changed.
@@ -105,13 +118,19 @@ impl ApiError {
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
             Self::UnknownPath
             | Self::UnknownKey
+            | Self::UnknownAccount
+            | Self::NoAccounts
             | Self::NoDatabase
             | Self::NoAlerts
             | Self::NoAudit => StatusCode::NOT_FOUND,
-            Self::KeyChanged => StatusCode::PRECONDITION_FAILED,
+            Self::KeyChanged | Self::AccountChanged => StatusCode::PRECONDITION_FAILED,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Conflict(_) | Self::NoPanel | Self::Repeated { .. } => StatusCode::CONFLICT,
+            Self::Conflict(_)
+            | Self::NoPanel
+            | Self::Repeated { .. }
+            | Self::AccountExists
+            | Self::AccountHasKeys { .. } => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -131,7 +150,11 @@ impl ApiError {
             }
             Self::ForeignOrigin => "foreign_origin",
             Self::NotFromPanel => "not_from_panel",
-            Self::UnknownPath | Self::UnknownKey => "not_found",
+            Self::UnknownPath | Self::UnknownKey | Self::UnknownAccount => "not_found",
+            Self::AccountExists => "account_exists",
+            Self::AccountChanged => "account_changed",
+            Self::AccountHasKeys { .. } => "account_has_keys",
+            Self::NoAccounts => "accounts_unavailable",
             Self::KeyChanged => "key_changed",
             Self::Repeated { .. } => "repeated",
             Self::MethodNotAllowed(_) => "method_not_allowed",
@@ -172,6 +195,23 @@ impl ApiError {
             }
             Self::UnknownPath => "This path is not served here; GET /api/openapi.json lists what is.".to_owned(),
             Self::UnknownKey => "No key has this id; keygate keys list, or GET /api/keys, lists them.".to_owned(),
+            Self::UnknownAccount => {
+                "No account has this id; keygate accounts list, or GET /api/accounts, lists them.".to_owned()
+            }
+            Self::AccountExists => {
+                "An account of this id exists; choose another id, or change that account.".to_owned()
+            }
+            Self::AccountChanged => {
+                "The account was changed meanwhile; read it again, then send its revision in If-Match.".to_owned()
+            }
+            Self::AccountHasKeys { keys } => format!(
+                "The account has {keys} keys, which go with it where the call names their number: send it with ?keys={keys}."
+            ),
+            Self::NoAccounts => {
+                "There is no database, so there are no accounts; set url in [database] of the config, like \
+                 \"sqlite:keygate.db\", and start the gateway again."
+                    .to_owned()
+            }
             Self::KeyChanged => {
                 "The key was changed meanwhile; read it again, then send its revision in If-Match.".to_owned()
             }
@@ -235,7 +275,11 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
-            Self::NoDatabase | Self::NoAlerts | Self::NoAudit => {
+            Self::AccountHasKeys { keys } => {
+                body["error"]["code"] = self.label().into();
+                body["keys"] = (*keys).into();
+            }
+            Self::NoDatabase | Self::NoAlerts | Self::NoAudit | Self::NoAccounts => {
                 body["error"]["code"] = self.label().into();
             }
             Self::Repeated { key } => body["key"] = key.clone(),

@@ -1,6 +1,7 @@
 //! POST /api/explain: what the gateway would decide about a request, and which rule decides.
 
 use std::net::IpAddr;
+use std::sync::MutexGuard;
 
 use serde::Serialize;
 
@@ -8,9 +9,11 @@ use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
 use crate::admin::response::ApiResponse;
+use crate::policy::account::JudgedKey;
 use crate::policy::denial::Denial;
 use crate::policy::explain::{Question, Subject, explain};
-use crate::policy::key_limiter::{KeyTerms, LimitClock, LimitError, UsedAmounts};
+use crate::policy::key_limiter::{KeyLimiter, KeyTerms, LimitClock, LimitError, UsedAmounts};
+use crate::policy::key_limits::KeyLimits;
 use crate::policy::network::ClientAddress;
 use crate::policy::rate_limit::{RateLimitError, RateLimits};
 use crate::policy::time::UnixTime;
@@ -18,13 +21,31 @@ use crate::policy::token::Presented;
 use crate::runtime::monotonic::monotonic_now;
 use crate::table::Entry;
 
-/// The limit or budget that would refuse every request of this key now: the error's code, and a sentence.
+/// The limit or budget, of the key or of its account, that would refuse every request of this key now: the error's code,
+/// and a sentence.
 fn limited(services: &Services, entry: &Entry, now: UnixTime) -> Option<(&'static str, String)> {
     let key = entry.key();
     let terms = KeyTerms {
         rates: key.limits().in_force(&services.config.keys.default_limits),
         budgets: key.budgets(),
     };
+    limited_by(services, &terms, || entry.limiter(), now).or_else(|| {
+        let (account, rules) = (entry.account()?, entry.account_rules()?);
+        let terms = KeyTerms {
+            rates: rules.allowance.limits.in_force(&KeyLimits::default()),
+            budgets: &rules.allowance.budgets,
+        };
+        let (code, reason) = limited_by(services, &terms, || account.limiter(), now)?;
+        Some((code, format!("{reason}, of its account {}", account.id())))
+    })
+}
+
+fn limited_by<'l>(
+    services: &Services,
+    terms: &KeyTerms<'_>,
+    limiter: impl FnOnce() -> MutexGuard<'l, KeyLimiter>,
+    now: UnixTime,
+) -> Option<(&'static str, String)> {
     if terms.rates == RateLimits::default() && terms.budgets.is_empty() {
         return None;
     }
@@ -37,7 +58,7 @@ fn limited(services: &Services, entry: &Entry, now: UnixTime) -> Option<(&'stati
         tokens: 1,
         ..UsedAmounts::default()
     };
-    let refused = entry.limiter().check(&terms, &least, &clock).err()?;
+    let refused = limiter().check(terms, &least, &clock).err()?;
     let seconds = |millis: u64| millis.div_ceil(1000);
     Some(match refused {
         LimitError::Rate(RateLimitError::Requests { retry_after }) => (
@@ -126,9 +147,15 @@ pub(super) fn respond(
         )),
     }?;
     let routing = services.fleet.routing();
+    let account = match &found {
+        Ok((_, entry)) => entry.account_rules(),
+        Err(_) => None,
+    };
     let explanation = explain(&Question {
         subject: match &found {
-            Ok((hash, entry)) => Subject::Key(entry.key(), hash),
+            Ok((hash, entry)) => {
+                Subject::Key(JudgedKey::new(entry.key(), account.as_deref()), hash)
+            }
             Err(missing) => *missing,
         },
         model: &model,

@@ -10,6 +10,8 @@
 //! | POST /api/keys/{id}/rotate | a new token for a key, which is shown only here; the old one works for a while |
 //! | POST /api/keys/{id}/expire-previous | ends the token that the last rotation replaced |
 //! | POST /api/keys/{id}/reset-budgets | begins the budgets of a key anew within their periods |
+//! | GET, POST /api/accounts | a page of accounts; a new account |
+//! | GET, PATCH, DELETE /api/accounts/{id} | one account: show, change, delete with its keys |
 //! | POST /api/reload | reads key file, upstreams, prices and certificates again |
 //! | POST /api/alerts/test | sends an alert that says nothing, and tells what became of it |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
@@ -32,6 +34,7 @@
 //! responses to POST /api/keys and POST /api/keys/{id}/rotate contain a token.
 
 mod access;
+mod accounts;
 mod alerts;
 mod audit;
 mod budgets;
@@ -59,6 +62,7 @@ mod throttle;
 pub(crate) mod token;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -70,6 +74,7 @@ use http_body::Body;
 use http_body_util::Full;
 
 use crate::admin::access::AuthMethod;
+use crate::admin::accounts::AccountApi;
 use crate::admin::error::ApiError;
 use crate::admin::idempotency::IdempotencyKeys;
 use crate::admin::input::{BodyReader, Query};
@@ -144,6 +149,8 @@ pub(crate) struct AdminState {
     pub(crate) address: OnceLock<SocketAddr>,
     /// Held during a reload.
     reload_lock: tokio::sync::Mutex<()>,
+    /// Held during a change of an account: the accounts that are in force otherwise than the database has them.
+    account_changes: tokio::sync::Mutex<BTreeSet<String>>,
     last_reload: Mutex<Option<LastReload>>,
     throttle: Throttle,
     idempotency_keys: IdempotencyKeys,
@@ -292,6 +299,27 @@ where
         Operation::ResetBudgets(id) => {
             let body = input.json(peer, &parts.headers).await?;
             budgets::reset(services, origin, id, &body, now()).await
+        }
+        Operation::ListAccounts => AccountApi::new(services, origin)?.list(&query?).await,
+        Operation::CreateAccount => {
+            let body = input.json(peer, &parts.headers).await?;
+            let api = AccountApi::new(services, origin)?;
+            accounts::to_its_end(async move { api.create(&body, now()).await }).await
+        }
+        Operation::ShowAccount(id) => AccountApi::new(services, origin)?.show(id).await,
+        Operation::ChangeAccount(id) => {
+            let body = input.json(peer, &parts.headers).await?;
+            let expected = keys::expected_revision(&parts.headers);
+            let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
+            accounts::to_its_end(async move { api.change(&id, &expected, &body).await }).await
+        }
+        Operation::DeleteAccount(id) => {
+            let expected = keys::expected_revision(&parts.headers);
+            let named = accounts::named_keys(&query?)?;
+            let key_store = key_store.clone();
+            let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
+            accounts::to_its_end(async move { api.delete(&id, &expected, named, &key_store).await })
+                .await
         }
         Operation::Reload => {
             let body = input.json(peer, &parts.headers).await?;

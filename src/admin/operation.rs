@@ -17,6 +17,11 @@ pub(super) enum Operation<'p> {
     RotateKey(&'p str),
     ExpirePrevious(&'p str),
     ResetBudgets(&'p str),
+    ListAccounts,
+    CreateAccount,
+    ShowAccount(&'p str),
+    ChangeAccount(&'p str),
+    DeleteAccount(&'p str),
     Reload,
     TestAlert,
     Status,
@@ -53,6 +58,8 @@ impl<'p> Operation<'p> {
             ("GET", "/metrics") => Self::Metrics,
             ("GET", "/api/keys") => Self::ListKeys,
             ("POST", "/api/keys") => Self::CreateKey,
+            ("GET", "/api/accounts") => Self::ListAccounts,
+            ("POST", "/api/accounts") => Self::CreateAccount,
             ("POST", "/api/reload") => Self::Reload,
             ("POST", "/api/alerts/test") => Self::TestAlert,
             ("GET", "/api/status") => Self::Status,
@@ -73,6 +80,9 @@ impl<'p> Operation<'p> {
                 if let Some(file) = PanelFile::at(path) {
                     return (method == "GET").then_some(Self::PanelFile(file));
                 }
+                if let Some(id) = path.strip_prefix("/api/accounts/") {
+                    return Self::of_account(method, id);
+                }
                 let rest = path.strip_prefix("/api/keys/")?;
                 let (id, call) = match rest.split_once('/') {
                     Some((id, call)) => (id, Some(call)),
@@ -92,6 +102,18 @@ impl<'p> Operation<'p> {
                 }
             }
         })
+    }
+
+    fn of_account(method: &str, id: &'p str) -> Option<Self> {
+        if id.is_empty() || id.contains('/') {
+            return None;
+        }
+        match method {
+            "GET" => Some(Self::ShowAccount(id)),
+            "PATCH" => Some(Self::ChangeAccount(id)),
+            "DELETE" => Some(Self::DeleteAccount(id)),
+            _ => None,
+        }
     }
 
     /// The error for a path without an operation: the path is unknown, or it has other methods.

@@ -72,6 +72,35 @@ pub(super) fn limit(text: &str) -> Result<LimitArg, String> {
     }
 }
 
+/// A ceiling of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CeilingArg {
+    /// At most so many.
+    AtMost(u32),
+    /// Any number.
+    None,
+}
+
+impl CeilingArg {
+    /// As the admin API has it.
+    pub(super) fn value(self) -> Value {
+        match self {
+            Self::AtMost(most) => most.into(),
+            Self::None => Value::Null,
+        }
+    }
+}
+
+pub(super) fn ceiling(text: &str) -> Result<CeilingArg, String> {
+    match text {
+        "none" => Ok(CeilingArg::None),
+        text => text
+            .parse()
+            .map(CeilingArg::AtMost)
+            .map_err(|_| "write a whole number, or none".to_owned()),
+    }
+}
+
 /// One `--budget` argument.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum BudgetArg {

@@ -260,7 +260,7 @@ fn previous_end(key: &Value) -> Option<UnixTime> {
     (now() < end).then_some(end)
 }
 
-fn can_ask() -> bool {
+pub(super) fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
@@ -292,7 +292,7 @@ fn is_deletion_meant(client: &Client, path: &str) -> Result<bool, CommandError> 
     ))
 }
 
-fn is_meant(question: &str) -> Result<bool, CommandError> {
+pub(super) fn is_meant(question: &str) -> Result<bool, CommandError> {
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
@@ -388,7 +388,7 @@ impl RuleArgs {
     }
 }
 
-fn access(mode: AccessMode, models: &[String]) -> Result<Value, CommandError> {
+pub(super) fn access(mode: AccessMode, models: &[String]) -> Result<Value, CommandError> {
     match (mode, models) {
         (AccessMode::All, []) => Ok(json!({"mode": "all"})),
         (AccessMode::All, _) => Err(CommandError::Usage(
@@ -402,7 +402,7 @@ fn access(mode: AccessMode, models: &[String]) -> Result<Value, CommandError> {
     }
 }
 
-fn budgets(budgets: &[BudgetArg]) -> Result<Value, CommandError> {
+pub(super) fn budgets(budgets: &[BudgetArg]) -> Result<Value, CommandError> {
     if budgets == [BudgetArg::None] {
         return Ok(json!([]));
     }
@@ -418,7 +418,7 @@ fn budgets(budgets: &[BudgetArg]) -> Result<Value, CommandError> {
     })
 }
 
-fn networks(sources: &[AllowFromArg]) -> Result<Value, CommandError> {
+pub(super) fn networks(sources: &[AllowFromArg]) -> Result<Value, CommandError> {
     if sources == [AllowFromArg::Any] {
         return Ok(json!([]));
     }
@@ -436,7 +436,7 @@ fn networks(sources: &[AllowFromArg]) -> Result<Value, CommandError> {
     })
 }
 
-fn mode_of(key: &Value) -> AccessMode {
+pub(super) fn mode_of(key: &Value) -> AccessMode {
     match key["model_access"]["mode"].as_str() {
         Some("inclusive") => AccessMode::Inclusive,
         Some("exclusive") => AccessMode::Exclusive,
@@ -465,7 +465,7 @@ fn print_key(key: &Value) -> Result<(), CommandError> {
 }
 
 /// The limits that are set, as one line.
-fn limits_of(key: &Value) -> String {
+pub(super) fn limits_of(key: &Value) -> String {
     let limits = key["limits"].as_object().into_iter().flatten();
     let limits: Vec<String> = limits
         .map(|(name, value)| match value {
@@ -480,7 +480,7 @@ fn limits_of(key: &Value) -> String {
 }
 
 /// The budgets, as one line.
-fn budgets_of(key: &Value) -> String {
+pub(super) fn budgets_of(key: &Value) -> String {
     let budgets = key["budgets"].as_array().into_iter().flatten();
     let budgets: Vec<String> = budgets
         .map(|budget| {
@@ -558,10 +558,10 @@ fn row(key: &Value) -> [String; 9] {
     ]
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().map(escaped).unwrap_or_default()
 }
 
-fn or_dash(value: &Value) -> String {
+pub(super) fn or_dash(value: &Value) -> String {
     value.as_str().map_or_else(|| "-".to_owned(), escaped)
 }

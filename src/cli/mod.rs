@@ -9,6 +9,7 @@
     reason = "commands print to the terminal"
 )]
 
+mod accounts;
 mod alerts;
 mod arguments;
 mod audit;
@@ -45,7 +46,7 @@ use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::fault::Fault;
 
-use arguments::{AllowFromArg, BudgetArg, ExpiryArg, LimitArg};
+use arguments::{AllowFromArg, BudgetArg, CeilingArg, ExpiryArg, LimitArg};
 
 /// The text of `--version`: the version, and the hash of Cargo.lock, which identifies the versions of all libraries.
 static BUILT_FROM: LazyLock<String> = LazyLock::new(|| {
@@ -73,6 +74,9 @@ enum Command {
     /// Make, list, change, rotate and delete keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Make, list, change and delete accounts: what all keys that name one may have at most.
+    #[command(subcommand)]
+    Accounts(AccountsCommand),
     /// Have the gateway read key file, upstreams, prices and certificates again. Other settings need a restart.
     Reload(ReloadArgs),
     /// Show the gateway's state: keys, last reload, upstreams and their health.
@@ -375,6 +379,111 @@ struct DeleteArgs {
     place: KeysPlace,
 }
 
+#[derive(Debug, Subcommand)]
+enum AccountsCommand {
+    /// Make an account.
+    Create(AccountCreateArgs),
+    /// List all accounts.
+    List(AccountListArgs),
+    /// Show one account.
+    Show(AccountArgs),
+    /// Change an account; it holds for all of its keys at once.
+    Update(AccountUpdateArgs),
+    /// Refuse all keys of an account until it is enabled again.
+    Disable(AccountArgs),
+    /// Enable a disabled account.
+    Enable(AccountArgs),
+    /// Delete an account, with its keys.
+    Delete(AccountDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+struct AccountCreateArgs {
+    /// Its id, by which keys name it (--account). Made where it is absent.
+    #[arg(value_parser = arguments::id)]
+    id: Option<KeyId>,
+    #[command(flatten)]
+    ceilings: CeilingArgs,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct AccountListArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct AccountArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct AccountUpdateArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
+    #[command(flatten)]
+    ceilings: CeilingArgs,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct AccountDeleteArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::id)]
+    id: KeyId,
+    /// How many keys it has, which are deleted with it.
+    #[arg(long, value_name = "N")]
+    keys: Option<u32>,
+    /// Do not ask first.
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+/// What the keys of an account may have at most.
+#[derive(Debug, Args)]
+struct CeilingArgs {
+    /// A name for people. Empty for none.
+    #[arg(long)]
+    name: Option<String>,
+    /// Which models its keys may use at most: all, only those of --model, or all but those.
+    #[arg(long, value_name = "MODE")]
+    model_access: Option<AccessMode>,
+    /// A model's name; may be repeated.
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<String>,
+    /// An IPv4 network or address its keys may be used from; may be repeated. 'any' for every address.
+    #[arg(long, value_name = "NET", value_parser = arguments::source)]
+    allow_from: Vec<AllowFromArg>,
+    /// How many keys it may have. 'none' for any number.
+    #[arg(long, value_name = "N", value_parser = arguments::ceiling)]
+    max_keys: Option<CeilingArg>,
+    /// How many days each of its keys may live. 'none' for any number.
+    #[arg(long, value_name = "DAYS", value_parser = arguments::ceiling)]
+    max_key_days: Option<CeilingArg>,
+    /// Requests of all of its keys that may start in any 60 seconds. 'none' for any number.
+    #[arg(long, value_name = "N", value_parser = arguments::limit)]
+    requests_per_minute: Option<LimitArg>,
+    /// Tokens of input and output of all of its keys in any 60 seconds. 'none' as above.
+    #[arg(long, value_name = "N", value_parser = arguments::limit)]
+    tokens_per_minute: Option<LimitArg>,
+    /// Requests of all of its keys that may run at the same time. 'none' as above.
+    #[arg(long, value_name = "N", value_parser = arguments::limit)]
+    concurrent_requests: Option<LimitArg>,
+    /// What all of its keys may use together, in the form of the keys' --budget. May be repeated; 'none' for no budget.
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = arguments::budget)]
+    budgets: Vec<BudgetArg>,
+}
+
 #[derive(Debug, Args)]
 struct ReloadArgs {
     /// Reload even if the key file drops more keys than keys.max_drop_percent allows.
@@ -628,6 +737,7 @@ pub fn run() -> ExitCode {
         Command::Demo(_) => return demo::run(),
         Command::Check(args) => check::run(args),
         Command::Keys(command) => keys::run(command),
+        Command::Accounts(command) => accounts::run(command),
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),

@@ -257,6 +257,7 @@ impl Components {
                 &self.log,
                 &self.metrics,
             )?;
+            usage_database::load_accounts(&database, &self.table)?;
             self.database = Some(Arc::new(database));
         }
         Ok(())

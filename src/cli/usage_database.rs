@@ -47,6 +47,14 @@ pub(super) fn open(
     Database::open(url, &gateway, &instance, keep_for, observer).map_err(StartError::Database)
 }
 
+/// Puts the accounts into force, before the first key can be used.
+pub(super) fn load_accounts(database: &Database, table: &Table) -> Result<(), StartError> {
+    for account in database.accounts().map_err(StartError::Database)? {
+        table.put_account(account);
+    }
+    Ok(())
+}
+
 /// Counts on where the last start ended: how often each key was used, and when last.
 pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(), StartError> {
     for known in database.key_uses().map_err(StartError::Database)? {

@@ -1,11 +1,12 @@
 //! A permit that is checked again for as long as its request runs.
 //!
 //! Invariant: whoever holds a lease and calls [`Lease::check`] before each piece of a response sends nothing after the
-//! key was deleted, disabled, expired or narrowed, or its token replaced and its grace is over. The common case costs one load: the table's generation.
+//! key was deleted, disabled, expired or narrowed, itself or by its account, or its token replaced and its grace is over. The common case costs one load: the table's generation.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::policy::account::JudgedKey;
 use crate::policy::decide::Permit;
 use crate::policy::denial::Denial;
 use crate::policy::time::UnixTime;
@@ -61,15 +62,18 @@ impl Lease {
             return Ok(());
         }
         let entry = self.table.find(self.permit.hash());
-        self.permit
-            .recheck(entry.as_deref().map(Entry::key), now())?;
+        let account = entry.as_deref().and_then(Entry::account_rules);
+        let key = entry.as_deref().map(Entry::key);
+        let key = key.map(|key| JudgedKey::new(key, account.as_deref()));
+        self.permit.recheck(key, now())?;
         let end = entry.and_then(|entry| self.usable_until(&entry));
         self.follow(generation, end);
         Ok(())
     }
 
     fn usable_until(&self, entry: &Entry) -> Option<UnixTime> {
-        entry.key().usable_until(self.permit.hash())
+        let account = entry.account_rules();
+        JudgedKey::new(entry.key(), account.as_deref()).usable_until(self.permit.hash())
     }
 
     fn follow(&mut self, generation: u64, expires_at: Option<UnixTime>) {

@@ -1,8 +1,8 @@
-//! The limits and budgets of a key on its way through a request: asked before the body is read, taken once before anything
+//! The limits and budgets of a key and of its account on the way through a request: asked before the body is read, taken once before anything
 //! is sent, settled when the request has ended.
 //!
-//! Invariant: what was taken is given back however the request ends, since guards hold it. A key without limits costs one
-//! comparison.
+//! Invariant: what was taken is given back however the request ends, since guards hold it. A request takes from key and
+//! account or from neither. A key without limits and without an account costs one comparison.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,31 +12,41 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use crate::gateway::budgets;
+use crate::gateway::budgets::{self, BudgetHolder};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::fields::Fields;
 use crate::observe::log::Event;
+use crate::policy::account::AccountRules;
 use crate::policy::alert::Alert;
-use crate::policy::budget::BudgetUnit;
+use crate::policy::budget::{Budget, BudgetUnit};
 use crate::policy::key::Key;
-use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, LimitReservation, UsedAmounts};
-use crate::policy::key_limits::LimitKind;
+use crate::policy::key_limiter::{
+    BudgetLeft, BudgetMark, KeyTerms, LimitClock, LimitReservation, UsedAmounts,
+};
+use crate::policy::key_limits::{KeyLimits, LimitKind};
 use crate::policy::price::{Cost, Millionths};
-use crate::policy::rate_limit::{RateLimits, Remaining};
+use crate::policy::rate_limit::{Monotonic, RateLimiter, RateLimits, Remaining};
 use crate::policy::route::ApiStyle;
 use crate::policy::time::UnixTime;
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
 use crate::store::allowance_json::amount_view;
-use crate::table::Entry;
+use crate::table::{AccountEntry, Entry};
 
 /// The limits and budgets in force for one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct RequestLimits<'e> {
     worker: &'e Rc<Worker>,
-    entry: &'e Arc<Entry>,
+    /// Those of the key and those of its account, where they have any: at least one.
+    layers: Vec<LimitLayer>,
+}
+
+/// The limits and budgets of a key alone, or those that its account shares among its keys.
+#[derive(Clone, Debug)]
+struct LimitLayer {
+    holder: BudgetHolder,
     rates: RateLimits,
 }
 
@@ -64,14 +74,14 @@ pub(super) struct RunningRequest {
 }
 
 #[derive(Debug)]
-struct RunningPlace(Arc<Entry>);
+struct RunningPlace(Vec<BudgetHolder>);
 
 /// What was taken of limits and budgets, until it is known what was used.
 #[derive(Debug)]
 pub(super) struct ReservedUse {
     worker: Rc<Worker>,
     entry: Arc<Entry>,
-    taken: LimitReservation,
+    taken: Vec<(BudgetHolder, LimitReservation)>,
     expected: ExpectedUse,
 }
 
@@ -83,56 +93,89 @@ fn clock(worker: &Worker) -> LimitClock<'_> {
     }
 }
 
-impl<'e> RequestLimits<'e> {
-    /// The limits of a key; None where nothing limits it.
+impl LimitLayer {
+    /// None where nothing limits the key itself.
     #[inline]
-    pub(super) fn of(worker: &'e Rc<Worker>, entry: &'e Arc<Entry>) -> Option<Self> {
+    fn of_key(worker: &Worker, entry: &Arc<Entry>) -> Option<Self> {
         let defaults = &worker.settings.default_limits;
         if entry.key().allowance().is_none() && defaults.are_unset() {
             return None;
         }
         let rates = entry.key().limits().in_force(defaults);
         let limits = rates != RateLimits::default() || !entry.key().budgets().is_empty();
-        limits.then_some(Self {
-            worker,
-            entry,
+        limits.then(|| Self {
+            holder: BudgetHolder::Key(Arc::clone(entry)),
             rates,
         })
+    }
+
+    /// None where the key has no account, or one without limits.
+    #[inline]
+    fn of_account(entry: &Entry) -> Option<Self> {
+        let account = entry.account()?;
+        let rules = account.rules()?;
+        if rules.allowance.is_unset() {
+            return None;
+        }
+        Some(Self::of_rules(account, rules))
+    }
+
+    fn of_rules(account: &Arc<AccountEntry>, rules: Arc<AccountRules>) -> Self {
+        Self {
+            // The defaults of the config are for keys.
+            rates: rules.allowance.limits.in_force(&KeyLimits::default()),
+            holder: BudgetHolder::Account(Arc::clone(account), rules),
+        }
     }
 
     fn terms(&self) -> KeyTerms<'_> {
         KeyTerms {
             rates: self.rates,
-            budgets: self.entry.key().budgets(),
+            budgets: self.holder.budgets(),
         }
+    }
+}
+
+impl<'e> RequestLimits<'e> {
+    /// The limits of a key and its account; None where nothing limits it.
+    #[inline]
+    pub(super) fn of(worker: &'e Rc<Worker>, entry: &Arc<Entry>) -> Option<Self> {
+        let of_key = LimitLayer::of_key(worker, entry);
+        let of_account = LimitLayer::of_account(entry);
+        if of_key.is_none() && of_account.is_none() {
+            return None;
+        }
+        Some(Self {
+            worker,
+            layers: of_key.into_iter().chain(of_account).collect(),
+        })
     }
 
     /// Whether a request could be let in now, of which nothing is known yet. Nothing is taken. What was spent of a budget
-    /// before is read from the database when its key is used first.
+    /// before is read from the database when its key or account is used first.
     ///
     /// # Errors
     /// The limit that refuses every request now, or nobody knows what was spent.
     pub(super) async fn check(&self) -> Result<(), Refusal> {
-        let budgets = self.entry.key().budgets();
-        let is_unknown = self.entry.limiter().unloaded(budgets).next().is_some();
-        if is_unknown {
-            // Boxed, so that it makes no other request larger.
-            Box::pin(budgets::load(self.worker, self.entry)).await?;
-        }
         let least = UsedAmounts {
             tokens: 1,
             ..UsedAmounts::default()
         };
-        let mut limiter = self.entry.limiter();
-        Ok(limiter.check(&self.terms(), &least, &clock(self.worker))?)
+        for layer in &self.layers {
+            budgets::load(self.worker, &layer.holder).await?;
+            let mut limiter = layer.holder.limiter();
+            limiter.check(&layer.terms(), &least, &clock(self.worker))?;
+        }
+        Ok(())
     }
 
-    /// Takes a request from all limits, or from none.
+    /// Takes a request of a key from all limits, its own and those of its account, or from none.
     ///
     /// # Errors
     /// The limit that refuses it.
     pub(super) fn take(
         &self,
+        entry: &Arc<Entry>,
         expected: ExpectedUse,
     ) -> Result<(RunningRequest, ReservedUse), Refusal> {
         let amounts = UsedAmounts {
@@ -141,15 +184,34 @@ impl<'e> RequestLimits<'e> {
             cost: expected.cost.map_or(0, Cost::millionths),
             audio: 0,
         };
-        let mut limiter = self.entry.limiter();
-        let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
+        let mut taken: Vec<(BudgetHolder, LimitReservation)> = Vec::new();
+        for layer in &self.layers {
+            let clock = clock(self.worker);
+            let reservation = layer
+                .holder
+                .limiter()
+                .take(&layer.terms(), &amounts, &clock);
+            match reservation {
+                Ok(reservation) => taken.push((layer.holder.clone(), reservation)),
+                Err(error) => {
+                    for (holder, reservation) in taken {
+                        let mut limiter = holder.limiter();
+                        limiter.cancel(reservation, &clock);
+                        limiter.release();
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
         let running = RunningRequest {
-            place: Some(RunningPlace(Arc::clone(self.entry))),
+            place: Some(RunningPlace(
+                taken.iter().map(|(holder, _)| holder.clone()).collect(),
+            )),
             has_finished: false,
         };
         let reserved = ReservedUse {
             worker: Rc::clone(self.worker),
-            entry: Arc::clone(self.entry),
+            entry: Arc::clone(entry),
             taken,
             expected,
         };
@@ -158,22 +220,27 @@ impl<'e> RequestLimits<'e> {
 
     /// Adds the header fields that tell what is left: OpenAI's ("Rate limits", its API reference), or Anthropic's.
     pub(super) fn add_fields(&self, style: ApiStyle, fields: &mut Fields) {
-        let (requests, tokens) = {
-            let (mut limiter, now) = (self.entry.limiter(), monotonic_now());
-            let requests = self.rates.requests_per_minute;
-            let tokens = self.rates.tokens_per_minute;
-            let rate = limiter.rate();
-            (
-                requests.map(|limit| rate.requests(limit, now)),
-                tokens.map(|limit| rate.tokens(limit, now)),
-            )
-        };
-        let kinds = [(requests, &REQUESTS), (tokens, &TOKENS)];
-        for (remaining, names) in kinds {
+        let requests = self.least_left(|rates| rates.requests_per_minute, RateLimiter::requests);
+        let tokens = self.least_left(|rates| rates.tokens_per_minute, RateLimiter::tokens);
+        for (remaining, names) in [(requests, &REQUESTS), (tokens, &TOKENS)] {
             if let Some(remaining) = remaining {
                 add(style, names, remaining, fields);
             }
         }
+    }
+
+    /// What is left of the limit of one kind, the key's or the account's: of that which leaves less.
+    fn least_left(
+        &self,
+        limit: impl Fn(&RateLimits) -> Option<u64>,
+        left: impl Fn(&mut RateLimiter, u64, Monotonic) -> Remaining,
+    ) -> Option<Remaining> {
+        let now = monotonic_now();
+        let remaining = self.layers.iter().filter_map(|layer| {
+            let limit = limit(&layer.rates)?;
+            Some(left(layer.holder.limiter().rate(), limit, now))
+        });
+        remaining.min_by_key(|remaining| remaining.remaining)
     }
 }
 
@@ -198,25 +265,37 @@ pub(super) struct BudgetLeftView {
     remaining: Option<serde_json::Value>,
     resets_at: Option<String>,
     mode: &'static str,
+    /// Whether it is the account's, which all of its keys share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<bool>,
 }
 
-/// The limits in force for a key, and what is left of them.
+/// The limits in force for a key under its account, and what is left of them.
 pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitView> {
-    let Some(RequestLimits { rates, .. }) = RequestLimits::of(worker, entry) else {
+    let Some(limits) = RequestLimits::of(worker, entry) else {
         return Vec::new();
     };
-    let (mut limiter, now) = (entry.limiter(), monotonic_now());
-    let rate = limiter.rate();
     let view = |kind: LimitKind| {
         let remaining = match kind {
-            LimitKind::RequestsPerMinute => rate.requests(rates.requests_per_minute?, now),
-            LimitKind::TokensPerMinute => rate.tokens(rates.tokens_per_minute?, now),
+            LimitKind::RequestsPerMinute => {
+                limits.least_left(|rates| rates.requests_per_minute, RateLimiter::requests)?
+            }
+            LimitKind::TokensPerMinute => {
+                limits.least_left(|rates| rates.tokens_per_minute, RateLimiter::tokens)?
+            }
             LimitKind::ConcurrentRequests => {
-                let limit = rates.concurrent_requests?;
+                let left = limits.least_left(
+                    |rates| rates.concurrent_requests,
+                    |rate, limit, _| Remaining {
+                        limit,
+                        remaining: limit.saturating_sub(rate.running()),
+                        reset_after: 0,
+                    },
+                )?;
                 return Some(LimitView {
                     name: kind.name(),
-                    limit,
-                    remaining: limit.saturating_sub(rate.running()),
+                    limit: left.limit,
+                    remaining: left.remaining,
                     resets_at: None,
                 });
             }
@@ -231,19 +310,27 @@ pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitV
     LimitKind::ALL.into_iter().filter_map(view).collect()
 }
 
-/// The budgets of a key, and what is left of them.
+/// The budgets of a key and then those of its account, and what is left of them.
 pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<BudgetLeftView> {
-    let budgets = entry.key().budgets();
-    let is_unknown = entry.limiter().unloaded(budgets).next().is_some();
-    if is_unknown {
+    let account = LimitLayer::of_account(entry).map(|layer| layer.holder);
+    let holders = std::iter::once(BudgetHolder::Key(Arc::clone(entry))).chain(account);
+    let mut views = Vec::new();
+    for holder in holders.filter(|holder| !holder.budgets().is_empty()) {
         // Where it cannot be read, it is shown as not known.
-        let _ = Box::pin(budgets::load(worker, entry)).await;
+        let _ = budgets::load(worker, &holder).await;
+        let shared = matches!(holder, BudgetHolder::Account(..));
+        let (mut limiter, clock) = (holder.limiter(), clock(worker));
+        let view =
+            |budget: &Budget| BudgetLeftView::of(budget, limiter.left(budget, &clock), shared);
+        views.extend(holder.budgets().iter().map(view));
     }
-    let (mut limiter, clock) = (entry.limiter(), clock(worker));
-    let views = budgets.iter().map(|budget| {
-        let left = limiter.left(budget, &clock);
+    views
+}
+
+impl BudgetLeftView {
+    fn of(budget: &Budget, left: Option<BudgetLeft>, shared: bool) -> Self {
         let amount = |amount| amount_view(budget.unit, amount);
-        BudgetLeftView {
+        Self {
             unit: budget.unit.label(),
             per: budget.period.label(),
             amount: amount(budget.amount),
@@ -253,9 +340,9 @@ pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec
                 .and_then(|left| left.resets_at)
                 .map(|time| time.to_string()),
             mode: budget.mode.label(),
+            shared: shared.then_some(true),
         }
-    });
-    views.collect()
+    }
 }
 
 impl RunningRequest {
@@ -281,15 +368,18 @@ impl Drop for RunningRequest {
 
 impl Drop for RunningPlace {
     fn drop(&mut self) {
-        self.0.limiter().release();
+        for holder in &self.0 {
+            holder.limiter().release();
+        }
     }
 }
 
 impl ReservedUse {
     /// The upstream was never asked: the request costs nothing.
     pub(super) fn cancel(self) {
-        let mut limiter = self.entry.limiter();
-        limiter.cancel(self.taken, &clock(&self.worker));
+        for (holder, taken) in self.taken {
+            holder.limiter().cancel(taken, &clock(&self.worker));
+        }
     }
 
     /// The request has ended with these counts. `has_failed`: the upstream refused it, or failed at it.
@@ -307,19 +397,26 @@ impl ReservedUse {
             audio: counts.audio_microseconds.unwrap_or(0),
         };
         let key = self.entry.key();
-        let marks = {
-            let mut limiter = self.entry.limiter();
-            limiter.settle(
-                self.taken,
-                key.budgets(),
+        for (holder, taken) in self.taken {
+            let marks = holder.limiter().settle(
+                taken,
+                holder.budgets(),
                 &used,
                 tokens,
                 &clock(&self.worker),
-            )
-        };
-        for mark in marks {
-            self.worker.log.event(event(key.id(), &mark));
-            self.worker.alerts.alert(alert(key, &mark));
+            );
+            for mark in marks {
+                match &holder {
+                    BudgetHolder::Key(_) => {
+                        self.worker.log.event(event("key_id", key.id(), &mark));
+                        self.worker.alerts.alert(alert(key, &mark));
+                    }
+                    BudgetHolder::Account(account, _) => {
+                        let event = event("account", account.id(), &mark);
+                        self.worker.log.event(event);
+                    }
+                }
+            }
         }
     }
 }
@@ -349,11 +446,11 @@ fn alert(key: &Key, mark: &BudgetMark) -> Alert {
 }
 
 /// The log line of a budget that has reached a mark.
-fn event(key_id: &str, mark: &BudgetMark) -> Event {
+fn event(whose: &'static str, id: &str, mark: &BudgetMark) -> Event {
     let budget = &mark.budget;
     let amount = amount_text(budget.unit, budget.amount);
     Event::warn("budget")
-        .with("key_id", key_id.to_owned())
+        .with(whose, id.to_owned())
         .with("percent", mark.percent)
         .with("unit", budget.unit.label())
         .with("amount", amount)

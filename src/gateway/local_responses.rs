@@ -17,10 +17,10 @@ use crate::http::client_address::{client_address, forwarded_reason};
 use crate::http::fields::Fields;
 use crate::http::head::RequestHead;
 use crate::net::proxy_protocol::ProxyIdentity;
+use crate::policy::account::JudgedKey;
 use crate::policy::decide::Caller;
 use crate::policy::denial::Denial;
 use crate::policy::field_kind::FieldKind;
-use crate::policy::key::Key;
 use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
@@ -135,7 +135,7 @@ struct AnthropicModelList<'a> {
 pub(super) fn models(worker: &Worker, caller: Caller<'_>, head: &RequestHead) -> LocalResponse {
     let routing = worker.fleet.routing();
     if is_for_anthropic(head) {
-        let models = usable(&routing, caller.key());
+        let models = usable(&routing, caller.judged());
         let data: Vec<_> = models.map(|id| anthropic_model(worker, id)).collect();
         let list = AnthropicModelList {
             has_more: false,
@@ -145,7 +145,7 @@ pub(super) fn models(worker: &Worker, caller: Caller<'_>, head: &RequestHead) ->
         };
         return LocalResponse::ok(&list, &worker.buffers);
     }
-    let data = usable(&routing, caller.key())
+    let data = usable(&routing, caller.judged())
         .map(|id| model(worker, id))
         .collect();
     let list = ModelListObject {
@@ -190,7 +190,7 @@ pub(super) fn no_model(
     asked: &str,
     denial: Denial,
 ) -> Refusal {
-    let may_use = caller.key().model_access().allows(asked);
+    let may_use = caller.judged().allows_as(asked, None);
     if may_use && worker.fleet.routing().unheard().next().is_some() {
         return Refusal::NotReady;
     }
@@ -211,7 +211,7 @@ pub(super) fn no_model(
     }
 }
 
-/// What the key allows, and where its owner is seen to come from.
+/// What the key allows under its account, and where its owner is seen to come from.
 pub(super) fn key(
     worker: &Rc<Worker>,
     (caller, entry): (Caller<'_>, &Arc<Entry>),
@@ -219,7 +219,7 @@ pub(super) fn key(
     source: ClientSource,
     head: &RequestHead,
 ) -> LocalResponse {
-    let (key, routing) = (caller.key(), worker.fleet.routing());
+    let (key, routing) = (caller.judged(), worker.fleet.routing());
     let believed = &worker.settings.client_address;
     let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
     let client = client_address(believed, source.address, forwarded_for);
@@ -258,11 +258,14 @@ fn reason(believed: &ClientAddressSource, source: ClientSource, fields: &Fields)
     }
 }
 
-fn usable<'a>(routing: &'a Routing, key: &'a Key) -> impl Iterator<Item = &'a str> {
-    routing.models().map(|(model, _)| model).filter(|model| {
-        let sent_as = routing.sent_as(model).map(|name| &**name);
-        key.model_access().allows_as(model, sent_as)
-    })
+fn usable<'a>(routing: &'a Routing, key: JudgedKey<'a>) -> impl Iterator<Item = &'a str> {
+    routing
+        .models()
+        .map(|(model, _)| model)
+        .filter(move |model| {
+            let sent_as = routing.sent_as(model).map(|name| &**name);
+            key.allows_as(model, sent_as)
+        })
 }
 
 fn model<'a>(worker: &Worker, id: &'a str) -> ModelObject<'a> {

@@ -36,6 +36,7 @@ use crate::http::forwarded_headers::{self, ForwardedHeaders};
 use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
 use crate::http::usage_scanner::{ResponseKind, UsageScanner};
+use crate::policy::account::JudgedKey;
 use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
 use crate::policy::decide::{self, Caller, Permit};
 use crate::policy::denial::Denial;
@@ -177,7 +178,9 @@ async fn admit_and_forward<E: Exchange>(
     if let Some(entry) = &entry {
         record.key(entry, &hash);
     }
+    let account = entry.as_deref().and_then(Entry::account_rules);
     let key = entry.as_deref().map(Entry::key);
+    let key = key.map(|key| JudgedKey::new(key, account.as_deref()));
     let caller = decide::caller(key, &hash, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
     worker.table.count(entry, caller.token(), inbound.now);
@@ -208,7 +211,7 @@ async fn admit_and_forward<E: Exchange>(
             let running = match limits {
                 Some(limits) => {
                     let expected = expected_use(worker, endpoint, &asked);
-                    let (running, reserved) = limits.take(expected)?; // 7b
+                    let (running, reserved) = limits.take(entry, expected)?; // 7b
                     record.reserve(reserved);
                     Some(running)
                 }
@@ -293,7 +296,7 @@ async fn read_model<E: Exchange>(
     };
     let read_at = Instant::now();
     record.body(body.received());
-    let extra_fields = match caller.key().model_access().is_all() {
+    let extra_fields = match caller.judged().allows_all_models() {
         true => ExtraModelFields::Allowed,
         false => ExtraModelFields::Refused,
     };

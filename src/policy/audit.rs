@@ -97,6 +97,12 @@ pub enum AuditAction {
     ResetBudgets,
     /// A key was deleted.
     Delete,
+    /// An account was created.
+    CreateAccount,
+    /// An account was changed.
+    ChangeAccount,
+    /// An account was deleted.
+    DeleteAccount,
     /// A change of the key file was loaded.
     Reload,
     /// The same, with force, where it drops more keys than the limit allows.
@@ -120,13 +126,16 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 19] = [
         Self::Create,
         Self::Change,
         Self::Rotate,
         Self::ExpirePrevious,
         Self::ResetBudgets,
         Self::Delete,
+        Self::CreateAccount,
+        Self::ChangeAccount,
+        Self::DeleteAccount,
         Self::Reload,
         Self::ForcedDrop,
         Self::NotWritten,
@@ -149,6 +158,9 @@ impl AuditAction {
             Self::ExpirePrevious => "expire_previous",
             Self::ResetBudgets => "reset_budgets",
             Self::Delete => "delete",
+            Self::CreateAccount => "create_account",
+            Self::ChangeAccount => "change_account",
+            Self::DeleteAccount => "delete_account",
             Self::Reload => "reload",
             Self::ForcedDrop => "forced_drop",
             Self::NotWritten => "not_written",
@@ -183,7 +195,7 @@ pub struct AuditEntry {
     pub origin: ChangeOrigin,
     /// What.
     pub action: AuditAction,
-    /// The key's id, if it is about one key.
+    /// The id of the key or the account, if it is about one.
     pub target: Option<String>,
     /// The fields that changed, before, as a JSON object.
     pub before: Option<String>,

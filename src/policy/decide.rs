@@ -1,10 +1,12 @@
-//! The decision. The order of the checks is a security property: key, expiry, network, then the model.
+//! The decision. The order of the checks is a security property: key, expiry, network, then the model. Each check asks
+//! the key and its account together, and passes where both allow it.
 //!
 //! Invariant: only [`caller`] and [`Caller::for_model`] create a [`Permit`]. The code that sends a request upstream takes
 //! one as proof, so code that forwards without a decision does not compile.
 
 use std::sync::Arc;
 
+use crate::policy::account::JudgedKey;
 use crate::policy::denial::Denial;
 use crate::policy::key::{Key, KeyToken, PreviousToken};
 use crate::policy::network::ClientAddress;
@@ -15,7 +17,7 @@ use crate::policy::token::TokenHash;
 #[must_use]
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'k> {
-    key: &'k Key,
+    key: JudgedKey<'k>,
     token: KeyToken,
     hash: TokenHash,
     address: ClientAddress,
@@ -34,13 +36,13 @@ pub struct Permit<T> {
     target: T,
 }
 
-/// Steps 2 to 4: the key exists, is enabled and has this token, neither of them has ended, and the key may be used from
-/// this address. A token whose time is over is refused as if it had never existed.
+/// Steps 2 to 4: the key exists, it and its account are enabled, it has this token, neither of them has ended, and the
+/// key may be used from this address. A token whose time is over is refused as if it had never existed.
 ///
 /// # Errors
 /// The first rule that refuses.
 pub fn caller<'k>(
-    key: Option<&'k Key>,
+    key: Option<JudgedKey<'k>>,
     hash: &TokenHash,
     address: ClientAddress,
     now: UnixTime,
@@ -48,15 +50,15 @@ pub fn caller<'k>(
     let key = key
         .filter(|key| !key.disabled())
         .ok_or(Denial::InvalidApiKey)?;
-    let token = key.token_of(hash).ok_or(Denial::InvalidApiKey)?;
+    let token = key.key().token_of(hash).ok_or(Denial::InvalidApiKey)?;
     let has_ended = |previous: &PreviousToken| previous.ended(now);
-    if token == KeyToken::Previous && key.previous().is_none_or(has_ended) {
+    if token == KeyToken::Previous && key.key().previous().is_none_or(has_ended) {
         return Err(Denial::InvalidApiKey);
     }
     if key.expired(now) {
         return Err(Denial::ExpiredApiKey);
     }
-    if !key.allow_from().admits(address) {
+    if !key.admits(address) {
         return Err(Denial::IpNotAuthorized);
     }
     Ok(Caller {
@@ -71,6 +73,12 @@ impl<'k> Caller<'k> {
     /// The key.
     #[must_use]
     pub fn key(self) -> &'k Key {
+        self.key.key()
+    }
+
+    /// The key with its account.
+    #[must_use]
+    pub fn judged(self) -> JudgedKey<'k> {
         self.key
     }
 
@@ -95,8 +103,7 @@ impl<'k> Caller<'k> {
         M: AsRef<str> + Into<Arc<str>>,
     {
         let target = lookup(model.as_ref()).ok_or(Denial::ModelNotFound)?;
-        let access = self.key.model_access();
-        if !access.allows_as(model.as_ref(), sent_as.as_deref()) {
+        if !self.key.allows_as(model.as_ref(), sent_as.as_deref()) {
             return Err(Denial::ModelNotFound);
         }
         Ok(Permit {
@@ -132,11 +139,11 @@ impl<T> Permit<T> {
         &self.hash
     }
 
-    /// Checks again whether the permit is valid, with the current key (None: it was deleted).
+    /// Checks again whether the permit is valid, with the current key and account (None: the key was deleted).
     ///
     /// # Errors
     /// The first rule that refuses now.
-    pub fn recheck(&self, key: Option<&Key>, now: UnixTime) -> Result<(), Denial> {
+    pub fn recheck(&self, key: Option<JudgedKey<'_>>, now: UnixTime) -> Result<(), Denial> {
         let caller = caller(key, &self.hash, self.address, now)?;
         caller
             .for_model(Arc::clone(&self.model), self.sent_as.clone(), |_| Some(()))

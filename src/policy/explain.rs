@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::policy::account::{AccountRules, JudgedKey};
 use crate::policy::decide;
 use crate::policy::denial::Denial;
 use crate::policy::key::{Key, KeyToken, PreviousToken};
@@ -17,7 +18,7 @@ use crate::policy::token::TokenHash;
 #[derive(Clone, Copy, Debug)]
 pub enum Subject<'k> {
     /// The request has this key, and a token with this hash.
-    Key(&'k Key, &'k TokenHash),
+    Key(JudgedKey<'k>, &'k TokenHash),
     /// No key has the id.
     NoSuchId,
     /// No key has the token.
@@ -72,8 +73,13 @@ fn missing(what: &str) -> (Option<Denial>, String) {
     (Some(Denial::InvalidApiKey), what.to_owned())
 }
 
-fn judged(key: &Key, hash: &TokenHash, question: &Question<'_>) -> (Option<Denial>, String) {
-    let caller = decide::caller(Some(key), hash, question.address, question.at);
+fn judged(
+    judged_key: JudgedKey<'_>,
+    hash: &TokenHash,
+    question: &Question<'_>,
+) -> (Option<Denial>, String) {
+    let key = judged_key.key();
+    let caller = decide::caller(Some(judged_key), hash, question.address, question.at);
     let decision = caller.and_then(|caller| {
         let sent_as = question.sent_as.map(Arc::from);
         caller.for_model(question.model, sent_as, |_| question.served.then_some(()))
@@ -83,8 +89,9 @@ fn judged(key: &Key, hash: &TokenHash, question: &Question<'_>) -> (Option<Denia
         .filter(|_| key.token_of(hash) == Some(KeyToken::Previous));
     let denial = decision.err();
     let reason = match denial {
-        None => allowed(key, question),
-        Some(denial) => denied(key, previous, denial, question),
+        None => allowed(judged_key, question),
+        Some(denial) => by_account(judged_key, denial, question)
+            .unwrap_or_else(|| denied(key, previous, denial, question)),
     };
     match previous {
         Some(previous) if !previous.ended(question.at) => {
@@ -98,8 +105,9 @@ fn judged(key: &Key, hash: &TokenHash, question: &Question<'_>) -> (Option<Denia
     }
 }
 
-fn allowed(key: &Key, question: &Question<'_>) -> String {
-    let end = match key.expires_at() {
+fn allowed(judged_key: JudgedKey<'_>, question: &Question<'_>) -> String {
+    let key = judged_key.key();
+    let end = match judged_key.expires_at() {
         Some(end) => format!("active key until {end}"),
         None => "active key".to_owned(),
     };
@@ -117,7 +125,60 @@ fn allowed(key: &Key, question: &Question<'_>) -> String {
         ModelAccess::Inclusive(_) => "the model is in its inclusive list",
         ModelAccess::Exclusive(_) => "the model is not in its exclusive list",
     };
-    format!("{end}, {place}, {model} and this one is in the catalogue")
+    let account = judged_key.account().map_or_else(String::new, |account| {
+        format!(", its account {} allows all of it", account.id.as_str())
+    });
+    format!("{end}, {place}, {model} and this one is in the catalogue{account}")
+}
+
+/// The ceiling of the account that refuses; None where the key itself does.
+fn by_account(
+    judged_key: JudgedKey<'_>,
+    denial: Denial,
+    question: &Question<'_>,
+) -> Option<String> {
+    let (key, account) = (judged_key.key(), judged_key.account()?);
+    let id = account.id.as_str();
+    match denial {
+        Denial::InvalidApiKey if account.disabled && !key.disabled() => {
+            Some(format!("the key's account {id} is disabled"))
+        }
+        Denial::ExpiredApiKey if !key.expired(question.at) => Some(lived_too_long(key, account)),
+        Denial::IpNotAuthorized if key.allow_from().admits(question.address) => {
+            let networks = account.allow_from.networks().iter();
+            let networks: Vec<String> = networks.map(ToString::to_string).collect();
+            Some(format!(
+                "{} is in none of the networks of the key's account {id}: {}",
+                question.address,
+                networks.join(", ")
+            ))
+        }
+        Denial::ModelNotFound
+            if question.served
+                && key
+                    .model_access()
+                    .allows_as(question.model, question.sent_as) =>
+        {
+            let model = question.model;
+            Some(format!("the key's account {id} does not allow {model:?}"))
+        }
+        Denial::MissingApiKey
+        | Denial::InvalidApiKey
+        | Denial::ExpiredApiKey
+        | Denial::IpNotAuthorized
+        | Denial::UnknownUrl
+        | Denial::MethodNotAllowed { .. }
+        | Denial::ModelNotFound => None,
+    }
+}
+
+fn lived_too_long(key: &Key, account: &AccountRules) -> String {
+    let days = account.max_key_days.map_or(0, |days| days.get());
+    let ceiling = format!("its account {} allows {days} days", account.id.as_str());
+    match key.created_at() {
+        Some(begin) => format!("the key was created at {begin}, and {ceiling}"),
+        None => format!("nobody knows when the key was created, and {ceiling}"),
+    }
 }
 
 fn denied(

@@ -488,9 +488,16 @@ impl KeyName {
     pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
         check_text(text).map(|()| Self(text.into()))
     }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-/// The account that owns a key: 1 to 100 characters that can be seen. A clone shares the text.
+/// The account that owns a key, by its id, or a label where there is no such account: 1 to 100 characters that can be
+/// seen. A clone shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Account(Arc<str>);
 
@@ -499,6 +506,12 @@ impl Account {
     /// The text does not have that form.
     pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
         check_text(text).map(|()| Self(text.into()))
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

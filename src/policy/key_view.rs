@@ -2,8 +2,10 @@
 //!
 //! Both show the same rules under the same names. What only one of them shows is optional here, or in `details`.
 
+use ipnet::Ipv4Net;
 use serde::Serialize;
 
+use crate::policy::account::JudgedKey;
 use crate::policy::key::Key;
 use crate::policy::model_access::ModelAccess;
 
@@ -42,12 +44,15 @@ impl<'k, D> KeyView<'k, D> {
         }
     }
 
-    /// The view of the key's owner. `models` are those of the catalogue that the key may use.
+    /// The view of the key's owner: what is left of the key under its account. `models` are those of the catalogue that
+    /// the key may use.
     #[must_use]
-    pub fn for_owner(key: &'k Key, models: Vec<&'k str>, details: D) -> Self {
+    pub fn for_owner(key: JudgedKey<'k>, models: Vec<&'k str>, details: D) -> Self {
         Self {
             models: Some(models),
-            ..Self::new(key, details)
+            allow_from: texts(&key.networks()),
+            expires_at: key.expires_at().map(|time| time.to_string()),
+            ..Self::new(key.key(), details)
         }
     }
 
@@ -58,16 +63,15 @@ impl<'k, D> KeyView<'k, D> {
             hint: None,
             model_access: ModelAccessView::of(key.model_access()),
             models: None,
-            allow_from: key
-                .allow_from()
-                .networks()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            allow_from: texts(key.allow_from().networks()),
             expires_at: key.expires_at().map(|time| time.to_string()),
             details,
         }
     }
+}
+
+fn texts(networks: &[Ipv4Net]) -> Vec<String> {
+    networks.iter().map(ToString::to_string).collect()
 }
 
 impl<'k> ModelAccessView<'k> {
@@ -107,7 +111,7 @@ mod tests {
             serde_json::to_string(&operator).unwrap(),
             r#"{"id":"key_1","name":"web","hint":null,"model_access":{"mode":"inclusive","models":["m"]},"allow_from":["10.0.0.0/8"],"expires_at":"1970-01-01T00:00:00Z","more":1}"#
         );
-        let owner = KeyView::for_owner(&key, vec!["m"], Details { more: 1 });
+        let owner = KeyView::for_owner(JudgedKey::new(&key, None), vec!["m"], Details { more: 1 });
         assert_eq!(
             serde_json::to_string(&owner).unwrap(),
             r#"{"id":"key_1","name":"web","model_access":{"mode":"inclusive","models":["m"]},"models":["m"],"allow_from":["10.0.0.0/8"],"expires_at":"1970-01-01T00:00:00Z","more":1}"#

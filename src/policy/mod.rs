@@ -4,6 +4,7 @@
 //! the environment, the clock, logs or metrics. So tests need only values, and the gateway, the admin API and
 //! `keygate explain` cannot disagree.
 
+pub mod account;
 pub mod alert;
 pub mod audit;
 pub mod body_fields;

@@ -7,6 +7,7 @@
 
 use ipnet::Ipv4Net;
 
+use crate::policy::account::AccountRules;
 use crate::policy::budget::{Budget, BudgetMode};
 use crate::policy::key::{Key, KeyFields, PreviousToken};
 use crate::policy::key_limits::{KeyAllowance, KeyLimits, LimitKind, LimitSetting};
@@ -21,6 +22,59 @@ pub fn widens(before: Option<&Key>, after: Option<&Key>, defaults: &KeyLimits) -
         (_, None) => false,
         (None, Some(_)) => true,
         (Some(before), Some(after)) => !narrows(before.fields(), after.fields(), defaults),
+    }
+}
+
+/// Whether the change of an account may give its keys more access, by the same rule. A new account counts as giving more,
+/// since it takes nothing away for certain, and a deleted one leaves its keys without ceilings.
+#[must_use]
+pub fn account_widens(before: Option<&AccountRules>, after: Option<&AccountRules>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => !account_narrows(before, after),
+        (None, _) | (_, None) => true,
+    }
+}
+
+fn account_narrows(before: &AccountRules, after: &AccountRules) -> bool {
+    let AccountRules {
+        id: _,
+        name: _,
+        model_access,
+        allow_from,
+        max_keys,
+        max_key_days,
+        allowance: KeyAllowance { limits, budgets },
+        disabled,
+        created_at: _,
+    } = after;
+    if *disabled || before.disabled {
+        return *disabled && !before.disabled;
+    }
+    let parts = [
+        unless_wider(
+            *model_access == before.model_access,
+            has_no_more_models(model_access, &before.model_access),
+        ),
+        unless_wider(
+            *allow_from == before.allow_from,
+            has_no_more_networks(allow_from, &before.allow_from),
+        ),
+        lowers_ceiling(*max_keys, before.max_keys),
+        lowers_ceiling(*max_key_days, before.max_key_days),
+        lowers_budgets(budgets, &before.allowance.budgets),
+    ];
+    let limits = LimitKind::ALL
+        .map(|kind| lowers_limit(limits.get(kind), before.allowance.limits.get(kind), None));
+    let parts = [&parts[..], &limits].concat();
+    parts.iter().all(Option::is_some) && parts.contains(&Some(true))
+}
+
+/// Whether the ceiling is lower; None: it is higher. Without one, anything is allowed.
+fn lowers_ceiling<T: Ord>(after: Option<T>, before: Option<T>) -> Option<bool> {
+    match (after, before) {
+        (None, before) => before.is_none().then_some(false),
+        (Some(_), None) => Some(true),
+        (Some(after), Some(before)) => (after <= before).then_some(after < before),
     }
 }
 
@@ -178,6 +232,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::account::fixture::account;
+    use crate::policy::account::{KeyCount, KeyDays};
     use crate::policy::budget::{BudgetPeriod, BudgetUnit};
     use crate::policy::key::fixture::key_fields;
     use crate::policy::key::{Account, KeyName};
@@ -256,6 +312,43 @@ mod tests {
             },
             ..key_fields("key_1")
         }
+    }
+
+    #[test]
+    fn an_account_is_judged_by_the_same_rule_as_a_key() {
+        let account = || AccountRules {
+            model_access: ModelAccess::Inclusive(models(&["a", "b"])),
+            max_keys: KeyCount::of(5),
+            max_key_days: KeyDays::of(90),
+            ..account("acme")
+        };
+        let widened = |change: fn(&mut AccountRules)| {
+            let mut after = account();
+            change(&mut after);
+            account_widens(Some(&account()), Some(&after))
+        };
+        assert!(account_widens(None, Some(&account())));
+        assert!(account_widens(Some(&account()), None));
+        assert!(widened(|_| ()));
+        assert!(widened(|account| account.max_keys = None));
+        assert!(widened(|account| account.max_key_days = KeyDays::of(91)));
+        assert!(widened(|account| account.model_access = ModelAccess::All));
+        assert!(widened(|account| {
+            account.max_keys = KeyCount::of(4);
+            account.max_key_days = KeyDays::of(91);
+        }));
+        assert!(!widened(|account| account.disabled = true));
+        assert!(!widened(|account| account.max_keys = KeyCount::of(4)));
+        assert!(!widened(|account| account.max_key_days = KeyDays::of(89)));
+        assert!(!widened(
+            |account| account.allow_from = networks(&["10.0.0.0/8"])
+        ));
+        assert!(!widened(|account| {
+            account.allowance.limits = limits(&[(LimitKind::RequestsPerMinute, at_most(1))]);
+        }));
+        assert!(!widened(
+            |account| account.allowance.budgets = [tokens(1)].into()
+        ));
     }
 
     fn widened(change: impl FnOnce(&mut KeyFields)) -> bool {

@@ -223,6 +223,9 @@ pub(crate) fn differences_at_start(rows: &[AuditRow], table: &Table) -> Vec<Audi
                 | AuditAction::SignOut
                 | AuditAction::MakeSignInLink
                 | AuditAction::ResetBudgets
+                | AuditAction::CreateAccount
+                | AuditAction::ChangeAccount
+                | AuditAction::DeleteAccount
                 | AuditAction::Cut
                 | AuditAction::RowsLost,
             )

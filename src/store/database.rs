@@ -5,7 +5,7 @@
 //! so they are asked off the workers' threads. [`Database::audit`] writes rows about changes, and answers when they are
 //! on disk.
 //!
-//! `alerts` is what is kept of alerts, which are written where they are made, off the workers' threads.
+//! `accounts` are those of the keys' owners. `alerts` is what is kept of alerts, which are written where they are made, off the workers' threads.
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in; `sql/` and `statements` are what all kinds share. `queue` holds what waits, `writer` writes it.
@@ -13,6 +13,7 @@
 //! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
 //! where the database can be written. Nobody waits for the database but those who ask it.
 
+mod accounts;
 mod alerts;
 mod audit;
 mod budgets;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainCheck, ChainKey, ChainReport};
+use crate::store::database::accounts::AccountDriver;
 use crate::store::database::alerts::AlertDriver;
 use crate::store::database::budgets::BudgetDriver;
 use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
@@ -40,6 +42,7 @@ use crate::store::database::writer::WriterHandle;
 
 pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, PendingAlert};
 pub use crate::store::database::audit::{AuditQuery, AuditStatus, AuditWrite, IfNotWritten};
+pub use crate::store::database::budgets::BudgetOwner;
 pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
@@ -89,9 +92,9 @@ impl DatabaseUrl {
 }
 
 /// What a connection does that stands beside the writer's.
-pub(crate) trait SideDriver: AlertDriver + BudgetDriver {}
+pub(crate) trait SideDriver: AccountDriver + AlertDriver + BudgetDriver {}
 
-impl<D: AlertDriver + BudgetDriver> SideDriver for D {}
+impl<D: AccountDriver + AlertDriver + BudgetDriver> SideDriver for D {}
 
 /// An open database, with its writer.
 pub struct Database {

@@ -1,5 +1,6 @@
 //! Floor 2: files. The config file, the key file, and the key store, which keeps the key file and the key table equal.
 
+pub mod account_json;
 mod alert_secret;
 pub(crate) mod allowance_json;
 pub mod audit;

@@ -3,15 +3,19 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, MutexGuard, OnceLock};
 
+use crate::policy::account::AccountRules;
 use crate::policy::key::{Key, KeyToken, PreviousToken};
 use crate::policy::key_limiter::KeyLimiter;
 use crate::policy::time::UnixTime;
+use crate::table::account::AccountEntry;
 use crate::table::usage::{BodyBytes, Usage, UsageCounts};
 
 /// One key in the table, with its live counters.
 #[derive(Debug)]
 pub struct Entry {
     key: Key,
+    /// The account that the key names; None where it names none.
+    account: Option<Arc<AccountEntry>>,
     /// Allocated at the first use. When a key changes, its new entry shares the old one's counters, so that no request
     /// is lost.
     usage: OnceLock<Arc<Usage>>,
@@ -22,6 +26,19 @@ impl Entry {
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// The account that the key names, which may not exist.
+    #[must_use]
+    pub fn account(&self) -> Option<&Arc<AccountEntry>> {
+        self.account.as_ref()
+    }
+
+    /// The ceilings of the key's account; None where there is no such account. They change under a key that stays, so they
+    /// are read once for a decision.
+    #[must_use]
+    pub fn account_rules(&self) -> Option<Arc<AccountRules>> {
+        self.account.as_ref()?.rules()
     }
 
     pub(crate) fn count(&self, token: KeyToken, now: UnixTime) {
@@ -64,10 +81,11 @@ impl Entry {
     }
 
     /// An entry for the changed key that shares these counters.
-    pub(crate) fn changed_to(&self, key: Key) -> Self {
+    pub(crate) fn changed_to(&self, key: Key, account: Option<Arc<AccountEntry>>) -> Self {
         let usage = self.usage.get_or_init(Arc::default);
         Self {
             key,
+            account,
             usage: OnceLock::from(Arc::clone(usage)),
         }
     }
@@ -84,12 +102,21 @@ impl Entry {
     }
 }
 
-impl From<Key> for Entry {
-    fn from(key: Key) -> Self {
+impl Entry {
+    pub(crate) fn new(key: Key, account: Option<Arc<AccountEntry>>) -> Self {
         Self {
             key,
+            account,
             usage: OnceLock::new(),
         }
+    }
+}
+
+/// A key without an account, for tests: a key of a table gets the account that it names.
+#[cfg(test)]
+impl From<Key> for Entry {
+    fn from(key: Key) -> Self {
+        Self::new(key, None)
     }
 }
 

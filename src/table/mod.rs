@@ -7,6 +7,7 @@
 //!
 //! No I/O and no clock here: callers pass the time, and a [`YieldPoint`] for work on many keys.
 
+mod account;
 mod difference;
 mod entry;
 mod incremental;
@@ -23,11 +24,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use crate::policy::account::AccountRules;
 use crate::policy::key::{Key, KeyToken};
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
+use crate::table::account::Accounts;
 use crate::table::indexes::{Indexes, copy_batch, drop_indexes, lock};
 
+pub use crate::table::account::AccountEntry;
 pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
@@ -39,6 +43,7 @@ pub use crate::table::usage::UsageCounts;
 #[derive(Debug)]
 pub struct Table {
     current: ArcSwap<Indexes>,
+    accounts: Accounts,
     generation: AtomicU64,
     writer: Mutex<()>,
     /// The ids of keys whose budgets are loaded, so that nobody has to look at all keys for them.
@@ -71,6 +76,7 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             current: ArcSwap::from_pointee(Indexes::of(&[], NO_YIELD)),
+            accounts: Accounts::default(),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
             with_budgets: Mutex::default(),
@@ -126,7 +132,8 @@ impl Table {
             drop_indexes(self.current.swap(Arc::clone(&roomier)), NO_YIELD);
             keys = roomier;
         }
-        let entry = Arc::new(Entry::from(key));
+        let account = self.accounts.of(&key);
+        let entry = Arc::new(Entry::new(key, account));
         keys.add(Arc::clone(&entry));
         self.bump_generation();
         Ok(entry)
@@ -143,7 +150,8 @@ impl Table {
         if keys.has_token_of_another(&key) {
             return Err(DuplicateKeyError);
         }
-        let entry = Arc::new(before.changed_to(key));
+        let account = self.accounts.of(&key);
+        let entry = Arc::new(before.changed_to(key, account));
         keys.put(Arc::clone(&entry), sort_key);
         let is_gone = |hash: &&TokenHash| entry.key().token_of(hash).is_none();
         for hash in before.key().hashes().filter(is_gone) {
@@ -175,8 +183,14 @@ impl Table {
         let current = self.current.load();
         match current.by_id.get(key.id()) {
             Some(found) if *found.key().0.key() == key => Arc::clone(&found.key().0),
-            Some(found) => Arc::new(found.key().0.changed_to(key)),
-            None => Arc::new(Entry::from(key)),
+            Some(found) => {
+                let account = self.accounts.of(&key);
+                Arc::new(found.key().0.changed_to(key, account))
+            }
+            None => {
+                let account = self.accounts.of(&key);
+                Arc::new(Entry::new(key, account))
+            }
         }
     }
 
@@ -234,6 +248,46 @@ impl Table {
         self.bump_generation();
         drop_indexes(old, yield_point);
         drop_incrementally(entries, yield_point);
+        self.accounts.prune();
+    }
+
+    /// Adds an account, or changes the one of this id. When this returns, its ceilings hold for all of its keys.
+    pub fn put_account(&self, rules: AccountRules) {
+        let _writer = lock(&self.writer);
+        self.accounts.put(rules);
+        self.bump_generation();
+    }
+
+    /// Removes an account. Keys that still name it are free of it.
+    pub fn remove_account(&self, id: &str) {
+        let _writer = lock(&self.writer);
+        self.accounts.remove(id);
+        self.bump_generation();
+    }
+
+    /// The account of this id.
+    #[must_use]
+    pub fn account(&self, id: &str) -> Option<Arc<AccountRules>> {
+        self.accounts.rules(id)
+    }
+
+    /// All accounts, by their ids.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<Arc<AccountRules>> {
+        self.accounts.existing()
+    }
+
+    /// The ids of the keys that name this account. Looks at every key.
+    #[must_use]
+    pub fn keys_of_account(&self, id: &str) -> Vec<String> {
+        let mut ids = Vec::new();
+        self.walk_newest_first(None, |_, entry| {
+            if entry.key().account() == Some(id) {
+                ids.push(entry.key().id().to_owned());
+            }
+            ControlFlow::Continue(())
+        });
+        ids
     }
 
     /// All keys, in file order.

@@ -1,6 +1,7 @@
 use super::*;
+use crate::policy::account::fixture::account;
 use crate::policy::key::fixture::key_fields;
-use crate::policy::key::{KeyFields, PreviousToken};
+use crate::policy::key::{Account, KeyFields, PreviousToken};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -330,4 +331,60 @@ proptest! {
             }
         }
     }
+}
+
+fn of_account(id: u32, account: &str) -> Key {
+    Key::from(KeyFields {
+        account: Account::parse(account).ok(),
+        ..key(id, id, None).fields()
+    })
+}
+
+#[test]
+fn a_change_of_an_account_is_seen_by_every_key_that_names_it() {
+    let table = Table::default();
+    let key_rules = |id: &str| table.by_id(id).unwrap().account_rules();
+    table.insert(of_account(1, "acme")).unwrap();
+    let loading = table.adopt(of_account(2, "acme"));
+    let held = table.by_id("key_1").unwrap();
+    let before = table.generation();
+    table.put_account(account("acme"));
+    assert!(table.generation() > before);
+    // Those that were there, those that are held, those that are being loaded, and those that come.
+    table.insert(of_account(3, "acme")).unwrap();
+    assert!(held.account_rules().is_some() && key_rules("key_3").is_some());
+    table.swap(vec![held, loading], NO_YIELD);
+    assert!(key_rules("key_1").is_some() && key_rules("key_2").is_some());
+    table.put_account(AccountRules {
+        disabled: true,
+        ..account("acme")
+    });
+    assert!(key_rules("key_2").unwrap().disabled);
+    let moved = table.replace(of_account(2, "other")).unwrap();
+    assert!(moved.account_rules().is_none());
+    assert_eq!(table.keys_of_account("acme"), ["key_1"]);
+    table.remove_account("acme");
+    assert!(key_rules("key_1").is_none() && table.accounts().is_empty());
+}
+
+#[test]
+fn an_account_stays_without_keys_and_a_label_does_not() {
+    let table = Table::default();
+    table.put_account(account("acme"));
+    swap(&table, vec![of_account(1, "label"), of_account(2, "acme")]);
+    let label = Arc::downgrade(table.by_id("key_1").unwrap().account().unwrap());
+    swap(&table, vec![key(3, 3, None)]);
+    assert!(label.upgrade().is_none());
+    assert!(table.account("acme").is_some());
+    swap(&table, vec![of_account(2, "acme")]);
+    assert!(table.by_id("key_2").unwrap().account_rules().is_some());
+}
+
+#[test]
+fn keys_of_one_account_share_what_its_limits_count() {
+    let table = Table::default();
+    table.put_account(account("acme"));
+    let entries = [1, 2].map(|id| table.insert(of_account(id, "acme")).unwrap());
+    let [one, two] = entries.map(|entry| Arc::clone(entry.account().unwrap()));
+    assert!(Arc::ptr_eq(&one, &two));
 }

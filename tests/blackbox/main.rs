@@ -33,6 +33,13 @@ mod addresses {
     mod x_forwarded_for;
 }
 
+/// What the keys of an account may have at most, together and each.
+mod accounts {
+    mod calls;
+    mod ceilings;
+    mod limits;
+}
+
 /// The admin API: keys, lists and explain, who may call it, and what the metrics and the log say of what happened.
 mod admin {
     pub mod calls;

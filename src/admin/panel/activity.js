@@ -7,7 +7,7 @@ import { dateAndTime, fromNow, plural, timeElement } from "./format.js";
 const PAGE = 50;
 const COLUMNS = ["Time", "Who", "Action", "Key", "Change"];
 const ACTIONS = {
-  create: "Created", change: "Changed", rotate: "Token rotated", expire_previous: "Old token ended", reset_budgets: "Budgets begun anew", delete: "Deleted", reload: "Key file loaded", forced_drop: "Key file loaded with force",
+  create: "Created", change: "Changed", rotate: "Token rotated", expire_previous: "Old token ended", reset_budgets: "Budgets begun anew", delete: "Deleted", create_account: "Account created", change_account: "Account changed", delete_account: "Account deleted", reload: "Key file loaded", forced_drop: "Key file loaded with force",
   not_written: "Not written", differs_at_start: "Key file differs at start", sign_in: "Signed in", sign_in_failed: "Sign-in failed", sign_out: "Signed out", make_sign_in_link: "Sign-in link made",
   cut: "Old rows deleted", rows_lost: "Rows lost",
 };

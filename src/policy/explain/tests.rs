@@ -12,7 +12,7 @@ fn key(change: impl FnOnce(&mut KeyFields)) -> Key {
 
 /// A request with the key's own token.
 fn subject(key: &Key) -> Subject<'_> {
-    Subject::Key(key, key.hash())
+    Subject::Key(JudgedKey::new(key, None), key.hash())
 }
 
 fn ask(subject: Subject<'_>, model: &str, from: &str) -> (Option<&'static str>, String) {
@@ -104,17 +104,21 @@ fn a_request_with_the_previous_token_says_so_and_when_it_ends() {
     let before = key(|_| ());
     let rotated = |end| before.rotated(TokenHash::of(b"new"), None, Some(at(end)));
     let (works, ended) = (rotated(1_001), rotated(1_000));
-    let (denial, reason) = ask(Subject::Key(&works, before.hash()), "good", "::1");
+    let (denial, reason) = ask(
+        Subject::Key(JudgedKey::new(&works, None), before.hash()),
+        "good",
+        "::1",
+    );
     assert_eq!(denial, None);
     let end = "; this is the key's previous token, which works until 1970-01-01T00:16:41Z";
     assert!(reason.ends_with(end), "{reason}");
     let (_, reason) = ask(subject(&works), "good", "::1");
     assert!(!reason.contains("previous"), "{reason}");
-    let old = Subject::Key(&ended, before.hash());
+    let old = Subject::Key(JudgedKey::new(&ended, None), before.hash());
     let end = "previous token, which ended at 1970-01-01T00:16:40Z";
     refused(old, "good", "::1", "invalid_api_key", end);
     refused(
-        Subject::Key(&works, before.hash()),
+        Subject::Key(JudgedKey::new(&works, None), before.hash()),
         "unserved",
         "::1",
         "model_not_found",

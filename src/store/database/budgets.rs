@@ -9,6 +9,15 @@ use crate::store::database::error::DatabaseError;
 use crate::store::database::query::{Bucket, GroupBy, SumsQuery};
 use crate::store::database::record::UsageSums;
 
+/// Whose budget it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BudgetOwner<'o> {
+    /// That of the key of this id.
+    Key(&'o str),
+    /// That of all keys which name this account.
+    Account(&'o str),
+}
+
 /// A budget that is begun anew within its period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BudgetReset {
@@ -36,19 +45,24 @@ pub(crate) trait BudgetDriver: Send {
 }
 
 impl Database {
-    /// What a key has spent of a budget since its period began, or since it was begun anew by hand. Waits for the disk.
+    /// What a key or an account has spent of a budget since its period began, or since it was begun anew by hand. Waits
+    /// for the disk.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn budget_spent(
         &self,
-        key_id: &str,
+        owner: BudgetOwner<'_>,
         budget: &Budget,
         now: UnixTime,
         zone: &TimeZone,
     ) -> Result<u64, DatabaseError> {
         let start = budget.period.around(now, zone).start;
-        let spent = self.spent_since(key_id, budget, start, now)?;
+        let spent = self.spent_since(owner, budget, start, now)?;
+        let BudgetOwner::Key(key_id) = owner else {
+            // That of an account is not begun anew by hand.
+            return Ok(spent);
+        };
         let (unit, period) = (budget.unit.label(), budget.period.label());
         let reset = self.of_side(|driver| driver.budget_reset(key_id, unit, period))?;
         let before = reset.filter(|(at, _)| *at >= start.seconds());
@@ -68,7 +82,7 @@ impl Database {
         zone: &TimeZone,
     ) -> Result<(), DatabaseError> {
         let start = budget.period.around(now, zone).start;
-        let spent = self.spent_since(key_id, budget, start, now)?;
+        let spent = self.spent_since(BudgetOwner::Key(key_id), budget, start, now)?;
         let reset = BudgetReset {
             key_id: key_id.to_owned(),
             unit: budget.unit.label(),
@@ -81,11 +95,15 @@ impl Database {
 
     fn spent_since(
         &self,
-        key_id: &str,
+        owner: BudgetOwner<'_>,
         budget: &Budget,
         start: UnixTime,
         now: UnixTime,
     ) -> Result<u64, DatabaseError> {
+        let (keys, account) = match owner {
+            BudgetOwner::Key(id) => (vec![id.to_owned()], None),
+            BudgetOwner::Account(id) => (Vec::new(), Some(id.to_owned())),
+        };
         let query = SumsQuery {
             from: start.seconds().max(0),
             to: now.seconds() + 1,
@@ -95,8 +113,8 @@ impl Database {
                 BudgetPeriod::Day | BudgetPeriod::Week | BudgetPeriod::Month => Bucket::WholeHours,
             },
             group_by: GroupBy::default(),
-            keys: vec![key_id.to_owned()],
-            account: None,
+            keys,
+            account,
             model: None,
             upstream: None,
         };

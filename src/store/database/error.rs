@@ -54,6 +54,13 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
+    /// An account cannot be read, so nobody knows what its keys may do.
+    Account {
+        /// The account.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file was removed, or another one was put in its place, while it was open.
     Replaced {
         /// The file.
@@ -114,6 +121,11 @@ impl fmt::Display for DatabaseError {
                 "{}: is locked by another program; end that program, each gateway needs a database file of its own",
                 path.display()
             ),
+            Self::Account { id, reason } => write!(
+                f,
+                "the account {id} in the database cannot be read: {reason}; use a version of keygate that knows it, or \
+                 restore the database from a copy"
+            ),
             Self::Replaced { path } => write!(
                 f,
                 "{}: was removed or replaced while it was open, and nothing is written any more; put it back, or stop \
@@ -140,6 +152,7 @@ impl std::error::Error for DatabaseError {
             | Self::Full { .. }
             | Self::ReadOnly { .. }
             | Self::Locked { .. }
+            | Self::Account { .. }
             | Self::Replaced { .. } => None,
         }
     }

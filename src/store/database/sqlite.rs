@@ -1,5 +1,6 @@
 //! SQLite: the database inside the gateway. All that is particular to its dialect stands in this folder.
 
+mod accounts;
 mod alerts;
 mod audit;
 mod budgets;
@@ -25,11 +26,12 @@ use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 /// Each with its number, in their order.
-const MIGRATIONS: [(i64, &str); 4] = [
+const MIGRATIONS: [(i64, &str); 5] = [
     (1, include_str!("sqlite/0001_usage.sql")),
     (2, include_str!("sqlite/0002_audit.sql")),
     (3, include_str!("sqlite/0003_alerts.sql")),
     (4, include_str!("sqlite/0004_budgets.sql")),
+    (5, include_str!("sqlite/0005_accounts.sql")),
 ];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 

@@ -12,8 +12,10 @@ use super::driver::{AuditCut, Retention};
 use super::record::{Batch, SumsMap, add_to_sums};
 use super::sqlite::Sqlite;
 use super::*;
+use crate::policy::account::AccountRules;
 use crate::policy::price::{ModelPrice, Price};
 use crate::policy::usage::{Certainty, RequestCounts};
+use crate::store::account_json::parse_account;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Longer than since 1970, so that nothing is deleted unless a test asks for it.
@@ -443,7 +445,7 @@ fn a_newer_schema_is_refused_by_its_number() {
     drop(newer);
     let text = refused(&path);
     assert!(
-        text.contains("has schema 7") && text.contains("knows 4"),
+        text.contains("has schema 7") && text.contains("knows 5"),
         "{text}"
     );
 }
@@ -968,4 +970,37 @@ fn a_migration_that_was_left_out_is_applied_later() {
     let database = open(&DatabaseUrl::Sqlite(path), "one");
     assert!(database.verify_audit().unwrap().broken.is_none());
     assert!(database.add_alert(&alert("a", START)).unwrap());
+}
+
+#[test]
+fn accounts_are_read_back_and_one_that_cannot_be_read_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let url = url(&folder);
+    let database = open(&url, "w1");
+    let parsed = |text: &str| parse_account(text).unwrap();
+    let acme = parsed(r#"{"id":"acme","max_keys":3,"created_at":"2027-01-01T00:00:00Z"}"#);
+    let other = parsed(r#"{"id":"b","disabled":true,"created_at":"2027-01-01T00:00:00Z"}"#);
+    for account in [&other, &acme] {
+        database.put_account(account).unwrap();
+    }
+    assert_eq!(database.accounts().unwrap(), [acme.clone(), other.clone()]);
+    let changed = AccountRules {
+        max_keys: None,
+        ..acme
+    };
+    database.put_account(&changed).unwrap();
+    database.delete_account("b").unwrap();
+    drop(database);
+    let database = open(&url, "w2");
+    assert_eq!(database.accounts().unwrap(), [changed]);
+    let connection = rusqlite::Connection::open(folder.path().join("keygate.db")).unwrap();
+    // A ceiling of a later version must not be overlooked.
+    connection
+        .execute_batch(r#"UPDATE accounts SET rules = '{"id":"acme","created_at":"2027-01-01T00:00:00Z","max_age":1}'"#)
+        .unwrap();
+    let error = database.accounts().unwrap_err().to_string();
+    assert!(
+        error.contains("acme") && error.contains("max_age"),
+        "{error}"
+    );
 }

@@ -5,8 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::account::{AccountRules, KeyCount};
 use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
-use crate::policy::key::{Hint, Key, KeyFields, KeyId, PreviousToken};
+use crate::policy::key::{Account, Hint, Key, KeyFields, KeyId, PreviousToken};
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
@@ -182,7 +183,7 @@ impl KeyStoreState {
             revoked_from,
         } = write;
         let (before, kind) = match command {
-            WriteCommand::Create { new, now, reply } => match self.new_key(new, now) {
+            WriteCommand::Create { new, now, reply } => match self.new_key(new, now, changes) {
                 Ok((key, token)) => {
                     changes.created.push(key.clone());
                     (None, PreparedKind::Created { key, token, reply })
@@ -337,8 +338,18 @@ impl KeyStoreState {
         let _ = self.audit.write(entries, IfNotWritten::Wait);
     }
 
-    fn new_key(&self, new: NewKey, now: UnixTime) -> Result<(Key, BearerToken), WriteError> {
+    fn new_key(
+        &self,
+        new: NewKey,
+        now: UnixTime,
+        changes: &BatchChanges,
+    ) -> Result<(Key, BearerToken), WriteError> {
         check_expiry(new.expires_at, now)?;
+        let account = self.account_of(new.account.as_ref().map(Account::as_str));
+        if let Some(account) = &account {
+            check_life(account, Some(now), new.expires_at)?;
+            self.check_room(account, changes)?;
+        }
         let NewKey {
             name,
             model_access,
@@ -421,6 +432,7 @@ impl KeyStoreState {
         }
         check_expiry(patch.expires_at.flatten(), now)?;
         let (before, wanted) = (current.clone(), patch.applied_to(current));
+        self.check_ceilings(&before, &wanted, changes)?;
         let mut in_table = entry;
         let mut taken_from = None;
         let restriction = Restriction::of(patch.revocation(), in_table.key());
@@ -446,6 +458,58 @@ impl KeyStoreState {
             after: wanted,
             taken_from,
         })
+    }
+
+    /// Refuses a change that takes a key beyond what its account allows. One that leaves account and expiry as they are is
+    /// never refused: the account may have been narrowed since, and the judgement holds in any case.
+    fn check_ceilings(
+        &self,
+        before: &Key,
+        after: &Key,
+        changes: &BatchChanges,
+    ) -> Result<(), WriteError> {
+        let is_moved = after.account() != before.account();
+        if !is_moved && after.expires_at() == before.expires_at() {
+            return Ok(());
+        }
+        let Some(account) = self.account_of(after.account()) else {
+            return Ok(());
+        };
+        check_life(&account, after.created_at(), after.expires_at())?;
+        match is_moved {
+            true => self.check_room(&account, changes),
+            false => Ok(()),
+        }
+    }
+
+    fn account_of(&self, id: Option<&str>) -> Option<Arc<AccountRules>> {
+        self.table.account(id?)
+    }
+
+    /// Refuses one key more than the account may have.
+    fn check_room(&self, account: &AccountRules, changes: &BatchChanges) -> Result<(), WriteError> {
+        let Some(most) = account.max_keys.map(KeyCount::get) else {
+            return Ok(());
+        };
+        let id = account.id.as_str();
+        let is_of = |key: &Key| key.account() == Some(id);
+        let is_moved = |key: &&Key| {
+            let before = self.table.by_id(key.id());
+            is_of(key) && !before.is_some_and(|before| is_of(before.key()))
+        };
+        let created = changes.created.iter().filter(|key| is_of(key)).count();
+        let moved = changes.replaced.values().filter(is_moved).count();
+        let keys = self.table.keys_of_account(id).len() + created + moved;
+        match u32::try_from(keys).is_ok_and(|keys| keys < most) {
+            true => Ok(()),
+            false => Err(WriteError::Invalid(FieldError {
+                field: "account".to_owned(),
+                message: format!(
+                    "{id} allows {most} keys at most (max_keys) and has {keys}; delete one of them, or raise max_keys of the \
+                     account"
+                ),
+            })),
+        }
     }
 
     /// The key before, unless it was deleted already, and its entry.
@@ -705,6 +769,34 @@ fn no_random_bytes(error: getrandom::Error) -> WriteError {
 fn reject<T>(reply: ReplySender<T, WriteError>, error: WriteError) -> Option<PreparedWrite> {
     let _ = reply.send(Err(error));
     None
+}
+
+/// Refuses a life that is longer than the account allows.
+fn check_life(
+    account: &AccountRules,
+    created_at: Option<UnixTime>,
+    expires_at: Option<UnixTime>,
+) -> Result<(), WriteError> {
+    let Some(days) = account.max_key_days else {
+        return Ok(());
+    };
+    let id = account.id.as_str();
+    let (field, what) = match (created_at, expires_at) {
+        (None, _) => (
+            "account",
+            "the time when this key was created is not known".to_owned(),
+        ),
+        (Some(begin), Some(end)) if end <= days.after(begin) => return Ok(()),
+        (Some(begin), _) => (
+            "expires_at",
+            format!("name a time up to {}", days.after(begin)),
+        ),
+    };
+    let days = days.get();
+    Err(WriteError::Invalid(FieldError {
+        field: field.to_owned(),
+        message: format!("{id} allows its keys {days} days at most (max_key_days); {what}"),
+    }))
 }
 
 fn check_expiry(end: Option<UnixTime>, now: UnixTime) -> Result<(), WriteError> {

@@ -1,0 +1,1 @@
+SELECT id, rules FROM accounts ORDER BY id
