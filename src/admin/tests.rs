@@ -217,7 +217,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 27] = [
+const CALLS: [(&str, &str, &str); 32] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -231,6 +231,11 @@ const CALLS: [(&str, &str, &str); 27] = [
     ("POST", "/api/keys/key_1/rotate", ""),
     ("POST", "/api/keys/key_1/expire-previous", ""),
     ("POST", "/api/keys/key_1/reset-budgets", ""),
+    ("GET", "/api/accounts", ""),
+    ("POST", "/api/accounts", "{\"id\":\"acme\"}"),
+    ("GET", "/api/accounts/acme", ""),
+    ("PATCH", "/api/accounts/acme", "{}"),
+    ("DELETE", "/api/accounts/acme", ""),
     ("POST", "/api/reload", ""),
     ("POST", "/api/alerts/test", ""),
     ("GET", "/api/status", ""),

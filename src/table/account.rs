@@ -87,7 +87,8 @@ impl Accounts {
         }
     }
 
-    /// Frees those that do not exist and that no key names.
+    /// Frees those that do not exist and that no key names. Keys that somebody still holds count, so that some stay until
+    /// the table is swapped again.
     pub(crate) fn prune(&self) {
         self.0
             .retain(|_, entry| entry.rules.load().is_some() || Arc::strong_count(entry) > 1);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::Call;
+use crate::support::client::{Call, Client};
 use crate::support::gateway::Gateway;
 use crate::support::stand::Stand;
 use crate::support::token::{Key, seconds_from_now};
@@ -140,10 +140,24 @@ fn a_change_is_made_only_at_an_expected_revision() {
     let stand = Stand::new();
     let gateway = &stand.gateway;
     let made = create(gateway, &json!({"id": "acme"}));
-    let ran = gateway.run(&["accounts", "update", "acme", "--max-keys", "3"], "");
-    assert!(ran.out.contains("0 of 3"), "{} {}", ran.stdout, ran.err);
+    let change = |revision: &str, most: u64| {
+        let call = Call::new("PATCH", "/api/accounts/acme")
+            .header("content-type", "application/json")
+            .header("if-match", &format!("\"{revision}\""))
+            .body(json!({"max_keys": most}).to_string());
+        let mut client = Client::connect_unix(&gateway.socket()).unwrap();
+        client.ask(&call)
+    };
+    let revision = made["revision"].as_str().unwrap();
+    let changed = change(revision, 3);
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    let new_revision = changed.json()["revision"].clone();
+    let tag = format!("\"{}\"", new_revision.as_str().unwrap());
+    assert_eq!(changed.header("etag"), Some(&*tag));
+    assert_eq!(change(revision, 4).status, 412);
     let shown = gateway.admin_json("GET", "/api/accounts/acme", None);
-    assert_ne!(shown["revision"], made["revision"]);
+    assert_eq!(shown["max_keys"], 3);
+    assert_eq!(shown["revision"], new_revision);
 }
 
 #[test]

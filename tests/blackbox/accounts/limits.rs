@@ -7,7 +7,7 @@ use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::Recorder;
 use crate::support::token::Key;
 use crate::support::usage::records;
-use crate::support::{DEADLINE, assert_error, eventually};
+use crate::support::{DEADLINE, eventually};
 
 const USED: &str =
     r#"{"choices":[],"usage":{"prompt_tokens":60,"completion_tokens":40,"total_tokens":100}}"#;
@@ -31,6 +31,12 @@ fn own(gateway: &Gateway, key: &Key) -> Value {
     gateway.ask(&Call::get("/v1/key", &key.token)).json()
 }
 
+#[track_caller]
+fn assert_limited(response: &Response, code: &str) {
+    assert_eq!(response.status, 429, "{}", response.text());
+    assert_eq!(response.json()["error"]["code"], code);
+}
+
 #[test]
 fn two_keys_share_the_requests_of_their_account() {
     let up = Recorder::start(|exchange| exchange.reply_json(USED));
@@ -41,7 +47,7 @@ fn two_keys_share_the_requests_of_their_account() {
     let answers = [&one, &two, &one].map(|key| ask(&gateway, key).status);
     assert_eq!(answers, [200; 3]);
     for key in [&one, &two] {
-        assert_error(&ask(&gateway, key), 429, "rate_limit_exceeded");
+        assert_limited(&ask(&gateway, key), "rate_limit_exceeded");
         let limits = &own(&gateway, key)["limits"];
         assert_eq!(limits[0]["remaining"], 0, "{limits}");
     }
@@ -57,13 +63,13 @@ fn the_tighter_of_both_limits_holds_and_is_shown() {
     create(&gateway, json!({"limits": {"requests_per_minute": 2}}));
     let first = ask(&gateway, &tight);
     assert_eq!(first.header("x-ratelimit-remaining-requests"), Some("0"));
-    assert_error(&ask(&gateway, &tight), 429, "rate_limit_exceeded");
+    assert_limited(&ask(&gateway, &tight), "rate_limit_exceeded");
     // What the key itself refused has taken nothing from the account.
     let second = ask(&gateway, &wide);
     assert_eq!(second.status, 200);
     assert_eq!(second.header("x-ratelimit-limit-requests"), Some("2"));
     assert_eq!(second.header("x-ratelimit-remaining-requests"), Some("0"));
-    assert_error(&ask(&gateway, &wide), 429, "rate_limit_exceeded");
+    assert_limited(&ask(&gateway, &wide), "rate_limit_exceeded");
     // And what the account refused has taken nothing from the key.
     let wider = json!({"limits": {"requests_per_minute": 1000}});
     gateway.admin_json("PATCH", "/api/accounts/acme", Some(&wider));
@@ -81,7 +87,7 @@ fn two_keys_share_the_places_of_their_account() {
     let mut client = gateway.client();
     client.send(&Call::chat(&one.token, "good").bytes());
     let running = up.next();
-    assert_error(&ask(&gateway, &two), 429, "rate_limit_exceeded");
+    assert_limited(&ask(&gateway, &two), "rate_limit_exceeded");
     running.reply_json("{}");
     assert_eq!(client.answer().status, 200);
     eventually("the place is free", DEADLINE, || {
@@ -103,7 +109,7 @@ fn two_keys_share_the_budget_of_their_account_over_a_restart() {
             (used(&gateway, key)["used"] == wanted).then_some(())
         });
     }
-    assert_error(&ask(&gateway, &one), 429, "insufficient_quota");
+    assert_limited(&ask(&gateway, &one), "insufficient_quota");
     records(&gateway, 2);
     gateway.process.terminate();
     gateway.process.exits_within(DEADLINE);
@@ -113,5 +119,5 @@ fn two_keys_share_the_budget_of_their_account_over_a_restart() {
         (&shown["used"], &shown["shared"]),
         (&json!(200), &json!(true))
     );
-    assert_error(&ask(&gateway, &two), 429, "insufficient_quota");
+    assert_limited(&ask(&gateway, &two), "insufficient_quota");
 }

@@ -31,7 +31,7 @@ fn tcp(stand: &Stand, call: &Call) -> Response {
 }
 
 /// Every call of the API.
-const CALLS: [(&str, &str, &str); 19] = [
+const CALLS: [(&str, &str, &str); 24] = [
     ("GET", "/api/keys", ""),
     (
         "POST",
@@ -41,6 +41,11 @@ const CALLS: [(&str, &str, &str); 19] = [
     ("GET", "/api/keys/key_all", ""),
     ("PATCH", "/api/keys/key_all", r#"{"name":"x"}"#),
     ("DELETE", "/api/keys/key_only", ""),
+    ("GET", "/api/accounts", ""),
+    ("POST", "/api/accounts", r#"{"id":"acme"}"#),
+    ("GET", "/api/accounts/acme", ""),
+    ("PATCH", "/api/accounts/acme", "{}"),
+    ("DELETE", "/api/accounts/acme", ""),
     ("POST", "/api/reload", "{}"),
     ("GET", "/api/status", ""),
     ("GET", "/api/models", ""),
