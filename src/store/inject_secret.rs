@@ -3,12 +3,12 @@
 //!
 //! Reading a config reads the file but never creates it; [`InjectSecret::provide`] does, at the start and at a reload.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
+
+use crate::store::secret_file;
 
 const SECRET_BYTES: usize = 32;
 /// Characters of a salt: 128 bits in hexadecimal.
@@ -82,23 +82,11 @@ impl InjectSecret {
 }
 
 fn read_secret(file: &Path) -> io::Result<Zeroizing<[u8; SECRET_BYTES]>> {
-    let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    // Without this, opening a named pipe would wait for a writer.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let open = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(file)?;
-    if open.metadata()?.mode() & 0o077 != 0 {
-        return Err(refused(
-            "others may read or write this secret; run chmod 600 on the file",
-        ));
-    }
-    let mut text = Zeroizing::new(String::with_capacity(SECRET_BYTES * 2 + 64));
-    open.take(SECRET_BYTES as u64 * 2 + 64)
-        .read_to_string(&mut text)?;
+    let text = secret_file::read(file, SECRET_BYTES as u64 * 2 + 64)?;
     let hash = blake3::Hash::from_hex(text.trim_ascii()).map_err(|_| {
-        refused("holds no secret of 64 hexadecimal digits; delete the file, and a new one is made")
+        secret_file::invalid(
+            "holds no secret of 64 hexadecimal digits; delete the file, and a new one is made",
+        )
     })?;
     Ok(Zeroizing::new(*hash.as_bytes()))
 }
@@ -106,20 +94,10 @@ fn read_secret(file: &Path) -> io::Result<Zeroizing<[u8; SECRET_BYTES]>> {
 fn make_secret(file: &Path) -> io::Result<Zeroizing<[u8; SECRET_BYTES]>> {
     let mut secret = Zeroizing::new([0; SECRET_BYTES]);
     getrandom::fill(&mut *secret).map_err(io::Error::other)?;
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut made = tempfile::Builder::new()
-        .prefix(".inject-secret-")
-        .tempfile_in(folder)?;
     let line = Zeroizing::new(format!("{}\n", blake3::Hash::from_bytes(*secret).to_hex()));
-    made.write_all(line.as_bytes())?;
-    made.as_file().sync_all()?;
-    match made.persist_noclobber(file) {
-        Ok(_) => Ok(secret),
-        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => read_secret(file),
-        Err(failed) => Err(failed.error),
+    match secret_file::make(file, &line)? {
+        true => Ok(secret),
+        false => read_secret(file),
     }
 }
 

@@ -14,4 +14,5 @@ pub mod key_revision;
 pub mod key_store;
 pub(crate) mod lock_file;
 pub mod patch;
+pub(crate) mod secret_file;
 pub(crate) mod strict_json;

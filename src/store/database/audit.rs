@@ -3,11 +3,12 @@
 //! The key stands in a file of its own beside the database, so that who can write the database alone cannot forge rows.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::policy::audit::{AuditMark, ChainKey};
 use crate::store::database::error::DatabaseError;
+use crate::store::secret_file;
 
 /// The file of the key for a database file: `keygate.db-audit-key`.
 fn key_file(database: &Path) -> PathBuf {
@@ -43,17 +44,9 @@ fn make(path: &Path) -> io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let text = format!("{}\n", blake3::Hash::from_bytes(bytes).to_hex());
-    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
-    // Whole from its first instant: a file that is cut short would make the next start fail.
-    let mut file = tempfile::Builder::new()
-        .prefix(".audit-key-")
-        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(text),
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => read(path),
-        Err(error) => Err(error.error),
+    match secret_file::make(path, &text)? {
+        true => Ok(text),
+        false => read(path),
     }
 }
 
