@@ -60,7 +60,7 @@ const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct RunningRequest {
     place: Option<Place>,
-    has_finished: bool,
+    is_at_upstream: bool,
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl<'e> RequestLimits<'e> {
         let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
         let running = RunningRequest {
             place: Some(Place(Arc::clone(self.entry))),
-            has_finished: false,
+            is_at_upstream: false,
         };
         let reserved = ReservedUse {
             worker: Rc::clone(self.worker),
@@ -259,16 +259,21 @@ pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec
 }
 
 impl RunningRequest {
-    /// The upstream has ended its work.
+    /// It is sent to its upstream from now on.
+    pub(super) fn asked(&mut self) {
+        self.is_at_upstream = true;
+    }
+
+    /// The upstream has ended its work, or was never reached.
     pub(super) fn finish(mut self) {
-        self.has_finished = true;
+        self.is_at_upstream = false;
     }
 }
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
         let place = self.place.take();
-        if !self.has_finished
+        if self.is_at_upstream
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(async move {
