@@ -123,8 +123,14 @@ impl<'e> RequestLimits<'e> {
             tokens: 1,
             ..UsedAmounts::default()
         };
-        let mut limiter = self.entry.limiter();
-        Ok(limiter.check(&self.terms(), &least, &clock(self.worker))?)
+        let (checked, marks) = {
+            let mut limiter = self.entry.limiter();
+            let clock = clock(self.worker);
+            let marks = limiter.marks(budgets, &clock);
+            (limiter.check(&self.terms(), &least, &clock), marks)
+        };
+        tell(self.worker, self.entry.key(), &marks);
+        Ok(checked?)
     }
 
     /// Takes a request from all limits, or from none.
@@ -322,10 +328,15 @@ impl ReservedUse {
                 &clock(&self.worker),
             )
         };
-        for mark in marks {
-            self.worker.log.event(event(key.id(), &mark));
-            self.worker.alerts.alert(alert(key, &mark));
-        }
+        tell(&self.worker, key, &marks);
+    }
+}
+
+/// Tells of budgets that have reached a mark.
+fn tell(worker: &Worker, key: &Key, marks: &[BudgetMark]) {
+    for mark in marks {
+        worker.log.event(event(key.id(), mark));
+        worker.alerts.alert(alert(key, mark));
     }
 }
 

@@ -104,6 +104,18 @@ pub struct BudgetMark {
     pub resets_at: Option<UnixTime>,
 }
 
+impl BudgetMark {
+    fn of(budget: &Budget, percent: u64, spending: &Spending) -> Self {
+        Self {
+            budget: *budget,
+            percent,
+            spent: spending.last_spent(),
+            period_start: spending.period_start(),
+            resets_at: spending.resets_at(),
+        }
+    }
+}
+
 /// What is left of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetLeft {
@@ -276,13 +288,20 @@ impl KeyLimiter {
             };
             let expected = expected.of(budget.unit);
             let mark = spending.settle(budget, expected, used, clock.now, clock.zone);
-            marks.extend(mark.map(|percent| BudgetMark {
-                budget: *budget,
-                percent,
-                spent: spending.spent(budget, clock.now, clock.zone),
-                period_start: spending.period_start(),
-                resets_at: spending.resets_at(),
-            }));
+            marks.extend(mark.map(|percent| BudgetMark::of(budget, percent, spending)));
+        }
+        marks
+    }
+
+    /// The marks that budgets have reached without a request that told of it: by what was spent before they were loaded,
+    /// or since their amounts changed.
+    pub fn marks(&mut self, budgets: &[Budget], clock: &LimitClock<'_>) -> Vec<BudgetMark> {
+        let mut marks = Vec::new();
+        for budget in budgets {
+            if let Some(spending) = self.spending(budget) {
+                let mark = spending.reach_mark(budget, clock.now, clock.zone);
+                marks.extend(mark.map(|percent| BudgetMark::of(budget, percent, spending)));
+            }
         }
         marks
     }
