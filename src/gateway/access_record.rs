@@ -232,6 +232,32 @@ impl AccessRecord {
         rest
     }
 
+    /// The upstream's answer has come whole: what was reserved is settled. Where the length of a file may count, that waits
+    /// for the end of the record.
+    pub(super) fn upstream_finished(&mut self) {
+        if self.reserved.is_some() && self.file_length.is_none() {
+            let counts = self.counts();
+            self.settle(counts.as_ref());
+        }
+    }
+
+    fn settle(&mut self, counts: Option<&RequestCounts>) {
+        let Some(reserved) = self.reserved.take() else {
+            return;
+        };
+        match counts {
+            Some(counts) if self.is_asked => {
+                // One whose client has left before the answer began has not failed: its upstream may have worked for it.
+                let has_failed = self.status.is_some_and(|status| status >= 400);
+                let prices = self.worker.prices.load();
+                let model = self.model.as_ref();
+                let cost = model.and_then(|model| prices.cost(model, counts));
+                reserved.settle(counts, cost, has_failed);
+            }
+            Some(_) | None => reserved.cancel(),
+        }
+    }
+
     /// Whether parts of the answer may be taken out, and a rest may wait.
     pub(super) fn takes_out(&self) -> bool {
         self.scanner.as_ref().is_some_and(UsageScanner::takes_out)
@@ -348,20 +374,7 @@ impl Drop for AccessRecord {
         if let (Some(counts), Some(model)) = (&counts, &self.model) {
             self.worker.metrics.usage(model, counts);
         }
-        if let Some(reserved) = self.reserved.take() {
-            let has_failed = self.status.is_none_or(|status| status >= 400);
-            match (self.is_asked, &counts) {
-                (true, Some(counts)) => {
-                    let prices = self.worker.prices.load();
-                    let cost = self
-                        .model
-                        .as_ref()
-                        .and_then(|model| prices.cost(model, counts));
-                    reserved.settle(counts, cost, has_failed);
-                }
-                (false, _) | (_, None) => reserved.cancel(),
-            }
-        }
+        self.settle(counts.as_ref());
         if let (Some(counts), Some(usage)) = (counts, &self.worker.usage)
             && let Some(record) = self.usage_record(counts, duration)
         {

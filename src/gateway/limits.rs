@@ -60,7 +60,7 @@ const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct RunningRequest {
     place: Option<RunningPlace>,
-    has_finished: bool,
+    is_at_upstream: bool,
 }
 
 #[derive(Debug)]
@@ -123,8 +123,14 @@ impl<'e> RequestLimits<'e> {
             tokens: 1,
             ..UsedAmounts::default()
         };
-        let mut limiter = self.entry.limiter();
-        Ok(limiter.check(&self.terms(), &least, &clock(self.worker))?)
+        let (checked, marks) = {
+            let mut limiter = self.entry.limiter();
+            let clock = clock(self.worker);
+            let marks = limiter.marks(budgets, &clock);
+            (limiter.check(&self.terms(), &least, &clock), marks)
+        };
+        tell(self.worker, self.entry.key(), &marks);
+        Ok(checked?)
     }
 
     /// Takes a request from all limits, or from none.
@@ -145,7 +151,7 @@ impl<'e> RequestLimits<'e> {
         let taken = limiter.take(&self.terms(), &amounts, &clock(self.worker))?;
         let running = RunningRequest {
             place: Some(RunningPlace(Arc::clone(self.entry))),
-            has_finished: false,
+            is_at_upstream: false,
         };
         let reserved = ReservedUse {
             worker: Rc::clone(self.worker),
@@ -259,16 +265,21 @@ pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec
 }
 
 impl RunningRequest {
-    /// The upstream has ended its work.
+    /// It is sent to its upstream from now on.
+    pub(super) fn asked(&mut self) {
+        self.is_at_upstream = true;
+    }
+
+    /// The upstream has ended its work, or was never reached.
     pub(super) fn finish(mut self) {
-        self.has_finished = true;
+        self.is_at_upstream = false;
     }
 }
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
         let place = self.place.take();
-        if !self.has_finished
+        if self.is_at_upstream
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(async move {
@@ -317,10 +328,15 @@ impl ReservedUse {
                 &clock(&self.worker),
             )
         };
-        for mark in marks {
-            self.worker.log.event(event(key.id(), &mark));
-            self.worker.alerts.alert(alert(key, &mark));
-        }
+        tell(&self.worker, key, &marks);
+    }
+}
+
+/// Tells of budgets that have reached a mark.
+fn tell(worker: &Worker, key: &Key, marks: &[BudgetMark]) {
+    for mark in marks {
+        worker.log.event(event(key.id(), mark));
+        worker.alerts.alert(alert(key, mark));
     }
 }
 

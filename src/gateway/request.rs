@@ -21,7 +21,7 @@ use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::file_length::FileLength;
 use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
-use crate::gateway::limits::{self, ExpectedUse, RequestLimits};
+use crate::gateway::limits::{self, ExpectedUse, RequestLimits, RunningRequest};
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
@@ -204,7 +204,6 @@ async fn admit_and_forward<E: Exchange>(
                 })?; // 7
             record.upstream(permit.target());
             judge_fields(&asked, permit.target())?;
-            // Held until the upstream is released.
             let running = match limits {
                 Some(limits) => {
                     let expected = expected_use(worker, endpoint, &asked);
@@ -214,11 +213,12 @@ async fn admit_and_forward<E: Exchange>(
                 }
                 None => None,
             };
-            forward(inbound, asked, permit, entry, generation, exchange, record).await?; // 8
-            if let Some(running) = running {
-                running.finish();
-            }
-            return Ok(());
+            let admitted = Admitted {
+                permit,
+                generation,
+                running,
+            };
+            return forward(inbound, asked, admitted, entry, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
@@ -259,6 +259,14 @@ struct Asked {
     read_at: Instant,
     is_decoded: bool,
     format: BodyFormat,
+}
+
+/// What lets a request go to its upstream.
+struct Admitted {
+    permit: Permit<Arc<Upstream>>,
+    generation: u64,
+    /// Its place among those of its key, where that has limits; held until the upstream is released.
+    running: Option<RunningRequest>,
 }
 
 /// Step 6: the body, whole, and the one model it names.
@@ -422,13 +430,17 @@ fn shown_name(raw: &[u8]) -> String {
 async fn forward<E: Exchange>(
     inbound: &Inbound<'_>,
     mut asked: Asked,
-    permit: Permit<Arc<Upstream>>,
+    admitted: Admitted,
     entry: &Arc<Entry>,
-    generation: u64,
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<(), Failure> {
     let worker = inbound.worker;
+    let Admitted {
+        permit,
+        generation,
+        mut running,
+    } = admitted;
     let _share = UpstreamShare::take(worker, entry)?;
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
@@ -452,10 +464,23 @@ async fn forward<E: Exchange>(
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     record.asked();
-    let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
+    if let Some(running) = &mut running {
+        running.asked();
+    }
+    let sent = send(worker, &mut lease, outbound, exchange, record).await;
+    if let Err(Failure::Refused(Refusal::Upstream(error))) = &sent
+        && error.is_before_sending()
+        && let Some(running) = running.take()
+    {
+        running.finish();
+    }
+    let mut response = sent?;
     let status = response.status();
     record.answered(status, response.overhead(read_at));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        if let Some(running) = running.take() {
+            running.finish();
+        }
         return Err(Refusal::UpstreamRejected.into());
     }
     record.status(status);
@@ -479,7 +504,7 @@ async fn forward<E: Exchange>(
     }
     inbound.begin(exchange, record, status, response.fields(), length);
     let format = inbound.error_format();
-    relay::relay(worker, exchange, response, lease, format, record)
+    relay::relay(worker, exchange, (response, running), lease, format, record)
         .await
         .map_err(|BrokenOff| Failure::BrokenOff)
 }
