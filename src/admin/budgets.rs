@@ -51,7 +51,8 @@ pub(super) async fn reset(
         for budget in &budgets {
             database.reset_budget(key.key().id(), budget, now, &zone)?;
         }
-        key.limiter().reset_budgets();
+        // What is known is from before.
+        key.limiter().unload();
         Ok(())
     })
     .await?;

@@ -174,7 +174,14 @@ fn update(args: &UpdateArgs) -> Result<(), CommandError> {
         body.insert("name".to_owned(), name.as_str().into());
     }
     if args.reset_budget {
+        // After the change: what it adds begins anew too.
+        client.call(&Method::PATCH, &path, Some(&body.into()))?;
         reset_budgets(&client, &path)?;
+        let answer = client.call(&Method::GET, &path, None)?;
+        return match answer.print_json()? {
+            true => Ok(()),
+            false => print_key(&answer.value()?),
+        };
     }
     change(&client, &path, &body.into())
 }

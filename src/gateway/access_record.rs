@@ -49,6 +49,8 @@ pub(super) struct AccessRecord {
     scanner: Option<UsageScanner>,
     /// What was taken of its key's limits.
     reserved: Option<Box<ReservedUse>>,
+    /// Whether a limit or a budget refused it, so that it used nothing and has no usage record.
+    is_limited: bool,
     /// Whether the upstream may have worked for it.
     is_asked: bool,
     /// The length of the audio file that was sent with it.
@@ -90,6 +92,7 @@ impl AccessRecord {
             denial: None,
             scanner: None,
             reserved: None,
+            is_limited: false,
             is_asked: false,
             file_length: None,
             duration: None,
@@ -158,6 +161,7 @@ impl AccessRecord {
     /// It is refused, or failed.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.denial = Some(refusal.code());
+        self.is_limited = refusal.is_of_limits();
         let never_sent = SendError::is_before_sending;
         if matches!(refusal, Refusal::Upstream(error) if never_sent(error)) {
             self.is_asked = false;
@@ -312,6 +316,9 @@ impl AccessRecord {
 
     /// What it used, where it passed all checks: only then it has an upstream.
     fn counts(&self) -> Option<RequestCounts> {
+        if self.is_limited {
+            return None;
+        }
         self.upstream.as_ref()?;
         let counts = self.scanned_counts();
         let length = self.file_length.as_ref().and_then(FileLength::known);

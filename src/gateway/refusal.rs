@@ -184,6 +184,15 @@ impl Refusal {
         }
     }
 
+    /// Whether a limit or a budget of the key refuses.
+    #[must_use]
+    pub(super) fn is_of_limits(&self) -> bool {
+        matches!(
+            self,
+            Self::Limited(_) | Self::BudgetSpent { .. } | Self::LimitsUnavailable
+        )
+    }
+
     /// The parameter at fault.
     #[must_use]
     pub(super) fn param(&self) -> Option<&str> {
@@ -315,7 +324,7 @@ impl fmt::Display for Refusal {
                 let unit = match unit {
                     BudgetUnit::Tokens => "tokens",
                     BudgetUnit::Requests => "requests",
-                    BudgetUnit::Cost => "money",
+                    BudgetUnit::Cost => "cost",
                     BudgetUnit::AudioSeconds => "audio",
                 };
                 write!(f, "This API key's budget of {unit} is used up, or too little of it is left for this request. ")?;

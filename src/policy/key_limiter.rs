@@ -174,13 +174,6 @@ impl KeyLimiter {
         self.spendings.retain(|loaded| had(loaded) || !has(loaded));
     }
 
-    /// Begins all budgets anew within their periods.
-    pub fn reset_budgets(&mut self) {
-        for loaded in &mut self.spendings {
-            loaded.spending.reset();
-        }
-    }
-
     /// Whether a request that is expected to use this would be let in. Nothing is taken.
     ///
     /// # Errors
