@@ -213,12 +213,12 @@ async fn admit_and_forward<E: Exchange>(
                 }
                 None => None,
             };
-            let admitted = Admitted {
+            let passage = Passage {
                 permit,
                 generation,
                 running,
             };
-            return forward(inbound, asked, admitted, entry, exchange, record).await; // 8
+            return forward(inbound, asked, passage, entry, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
@@ -262,7 +262,7 @@ struct Asked {
 }
 
 /// What lets a request go to its upstream.
-struct Admitted {
+struct Passage {
     permit: Permit<Arc<Upstream>>,
     generation: u64,
     /// Its place among those of its key, where that has limits; held until the upstream is released.
@@ -430,17 +430,17 @@ fn shown_name(raw: &[u8]) -> String {
 async fn forward<E: Exchange>(
     inbound: &Inbound<'_>,
     mut asked: Asked,
-    admitted: Admitted,
+    passage: Passage,
     entry: &Arc<Entry>,
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<(), Failure> {
     let worker = inbound.worker;
-    let Admitted {
+    let Passage {
         permit,
         generation,
         mut running,
-    } = admitted;
+    } = passage;
     let _share = UpstreamShare::take(worker, entry)?;
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);

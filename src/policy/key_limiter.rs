@@ -6,9 +6,8 @@
 use jiff::tz::TimeZone;
 
 use crate::policy::budget::{Budget, BudgetPeriod, BudgetUnit, Spending};
-use crate::policy::key_limits::MAX_LIMIT;
 use crate::policy::rate_limit::{
-    Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
+    MOST_TOKENS, Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
 };
 use crate::policy::time::UnixTime;
 
@@ -212,7 +211,7 @@ impl KeyLimiter {
         self.check(terms, expected, clock)?;
         // No sum of what runs may overflow: what is reserved is what is given back.
         let expected = &UsedAmounts {
-            tokens: expected.tokens.min(MAX_LIMIT),
+            tokens: expected.tokens.min(MOST_TOKENS),
             ..*expected
         };
         let reservation = self

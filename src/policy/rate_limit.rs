@@ -9,11 +9,11 @@
 
 use std::collections::VecDeque;
 
-use crate::policy::key_limits::MAX_LIMIT;
-
 /// The span in which requests and tokens are counted, in seconds.
 const SPAN: u64 = 60;
 const MILLIS: u64 = 1000;
+/// No request counts for more tokens: no limit is higher.
+pub const MOST_TOKENS: u64 = 1 << 53;
 
 /// Milliseconds since a start that never changes, from a clock that never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -276,9 +276,9 @@ impl RateLimiter {
     }
 
     /// So many of these tokens that no sum overflows: what is counted is what is given back. A client may ask for any
-    /// number, and no limit is higher than [`MAX_LIMIT`].
+    /// number.
     fn countable(&self, tokens: u64) -> u64 {
-        tokens.min(MAX_LIMIT).min(u64::MAX - self.tokens)
+        tokens.min(MOST_TOKENS).min(u64::MAX - self.tokens)
     }
 
     fn latest(&mut self, second: u64) -> &mut Second {
