@@ -1,4 +1,5 @@
-//! POST /api/keys/{id}/reset-budgets: begins the budgets of a key anew within their periods.
+//! The budgets of a key: what is left of them, and POST /api/keys/{id}/reset-budgets, which begins them anew within their
+//! periods.
 
 use std::sync::Arc;
 
@@ -15,7 +16,36 @@ use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
 use crate::policy::time::UnixTime;
 use crate::store::audit::{AuditTrail, entry};
+use crate::store::budgets::{self, BudgetLeftView};
 use crate::store::database::IfNotWritten;
+use crate::table::Entry;
+
+/// What is left of a key's budgets. What was spent before is read from the database; where it cannot be read, it is shown
+/// as not known. Of a key that does not exist, nothing.
+pub(super) async fn left(services: &Services, id: &str) -> Vec<BudgetLeftView> {
+    let Some(entry) = services.table.by_id(id) else {
+        return Vec::new();
+    };
+    // The reason is logged.
+    let _ = load(services, &entry).await;
+    budgets::left(&entry, &services.config.usage.time_zone)
+}
+
+/// Reads what was spent of a key's budgets where it is not known yet.
+///
+/// # Errors
+/// There is no database, or it cannot be read.
+pub(super) async fn load(services: &Services, entry: &Arc<Entry>) -> Result<(), ApiError> {
+    if !budgets::is_unknown(entry) {
+        return Ok(());
+    }
+    let (table, entry) = (Arc::clone(&services.table), Arc::clone(entry));
+    let zone = services.config.usage.time_zone.clone();
+    ask(services, move |database| {
+        budgets::load(database, &table, &entry, &zone)
+    })
+    .await
+}
 
 pub(super) async fn reset(
     services: &Services,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::admin::Services;
+use crate::admin::budgets;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
 use crate::admin::response::ApiResponse;
@@ -66,11 +67,9 @@ fn limited(services: &Services, entry: &Entry, now: UnixTime) -> Option<(&'stati
                 format!("the budget of {} is used up{until}", unit.label()),
             )
         }
-        // What was spent is read when the key is used.
-        LimitError::Unavailable if services.database.is_some() => return None,
         LimitError::Unavailable => (
             "limits_unavailable",
-            "the key has a budget, and there is no database that knows what is spent".to_owned(),
+            "the key has a budget, and no database says what is spent of it".to_owned(),
         ),
     })
 }
@@ -82,7 +81,7 @@ struct View {
     reason: String,
 }
 
-pub(super) fn respond(
+pub(super) async fn respond(
     services: &Services,
     body: &[u8],
     now: UnixTime,
@@ -139,7 +138,11 @@ pub(super) fn respond(
     });
     // Limits are of this moment; nobody knows what is left at another.
     let limited = match (&found, explanation.denial) {
-        (Ok((_, entry)), None) if at == now => limited(services, entry, now),
+        (Ok((_, entry)), None) if at == now => {
+            // Where it cannot be read, a request is refused for that.
+            let _ = budgets::load(services, entry).await;
+            limited(services, entry, now)
+        }
         _ => None,
     };
     Ok(ApiResponse::json(&match limited {

@@ -7,10 +7,7 @@ use std::sync::Arc;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::observe::log::Event;
-use crate::policy::budget::Budget;
-use crate::policy::key_limiter::LimitClock;
-use crate::runtime::monotonic::monotonic_now;
-use crate::runtime::wall_clock::now;
+use crate::store::budgets;
 use crate::store::database::DatabaseError;
 use crate::table::Entry;
 
@@ -19,6 +16,9 @@ use crate::table::Entry;
 /// # Errors
 /// [`Refusal::LimitsUnavailable`]: there is no database, or it cannot be read.
 pub(super) async fn load(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Result<(), Refusal> {
+    if !budgets::is_unknown(entry) {
+        return Ok(());
+    }
     let database = worker.database.as_ref().ok_or(Refusal::LimitsUnavailable)?;
     let (database, entry) = (Arc::clone(database), Arc::clone(entry));
     let turns = Arc::clone(&worker.usage_questions);
@@ -28,22 +28,7 @@ pub(super) async fn load(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Result<(), 
     let loading = tokio::task::spawn_blocking(move || {
         // Held until the database has answered: so few threads wait for the disk at once.
         let _turn = turn;
-        let budgets: Vec<Budget> = {
-            let limiter = entry.limiter();
-            limiter.unloaded(entry.key().budgets()).copied().collect()
-        };
-        for budget in budgets {
-            let now = now();
-            let spent = database.budget_spent(entry.key().id(), &budget, now, &zone)?;
-            let clock = LimitClock {
-                monotonic: monotonic_now(),
-                now,
-                zone: &zone,
-            };
-            entry.limiter().load(&budget, spent, &clock);
-        }
-        table.budgets_loaded(entry.key().id());
-        Ok(())
+        budgets::load(&database, &table, &entry, &zone)
     });
     let loaded = loading.await.map_err(|_| Refusal::Internal)?;
     loaded.map_err(|error: DatabaseError| {

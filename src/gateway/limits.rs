@@ -29,7 +29,7 @@ use crate::policy::time::UnixTime;
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
-use crate::store::allowance_json::amount_view;
+use crate::store::budgets::{BudgetLeftView, is_unknown, left};
 use crate::table::Entry;
 
 /// The limits and budgets in force for one request.
@@ -114,8 +114,7 @@ impl<'e> RequestLimits<'e> {
     /// The limit that refuses every request now, or nobody knows what was spent.
     pub(super) async fn check(&self) -> Result<(), Refusal> {
         let budgets = self.entry.key().budgets();
-        let is_unknown = self.entry.limiter().unloaded(budgets).next().is_some();
-        if is_unknown {
+        if is_unknown(self.entry) {
             // Boxed, so that it makes no other request larger.
             Box::pin(budgets::load(self.worker, self.entry)).await?;
         }
@@ -193,19 +192,6 @@ pub(super) struct LimitView {
     resets_at: Option<String>,
 }
 
-/// A budget as the owner of the key sees it.
-#[derive(Debug, Serialize)]
-pub(super) struct BudgetLeftView {
-    unit: &'static str,
-    per: &'static str,
-    amount: serde_json::Value,
-    /// Null where it is not known yet.
-    used: Option<serde_json::Value>,
-    remaining: Option<serde_json::Value>,
-    resets_at: Option<String>,
-    mode: &'static str,
-}
-
 /// The limits in force for a key, and what is left of them.
 pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitView> {
     let Some(RequestLimits { rates, .. }) = RequestLimits::of(worker, entry) else {
@@ -239,29 +225,9 @@ pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitV
 
 /// The budgets of a key, and what is left of them.
 pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<BudgetLeftView> {
-    let budgets = entry.key().budgets();
-    let is_unknown = entry.limiter().unloaded(budgets).next().is_some();
-    if is_unknown {
-        // Where it cannot be read, it is shown as not known.
-        let _ = Box::pin(budgets::load(worker, entry)).await;
-    }
-    let (mut limiter, clock) = (entry.limiter(), clock(worker));
-    let views = budgets.iter().map(|budget| {
-        let left = limiter.left(budget, &clock);
-        let amount = |amount| amount_view(budget.unit, amount);
-        BudgetLeftView {
-            unit: budget.unit.label(),
-            per: budget.period.label(),
-            amount: amount(budget.amount),
-            used: left.map(|left| amount(left.spent)),
-            remaining: left.map(|left| amount(left.remaining)),
-            resets_at: left
-                .and_then(|left| left.resets_at)
-                .map(|time| time.to_string()),
-            mode: budget.mode.label(),
-        }
-    });
-    views.collect()
+    // Where it cannot be read, it is shown as not known.
+    let _ = Box::pin(budgets::load(worker, entry)).await;
+    left(entry, &worker.settings.time_zone)
 }
 
 impl RunningRequest {

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::limits::{self, BudgetLeftView, LimitView};
+use crate::gateway::limits::{self, LimitView};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::buffer::BufferPool;
@@ -25,6 +25,7 @@ use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::policy::time::UnixTime;
+use crate::store::budgets::BudgetLeftView;
 use crate::store::config::ClientAddressSource;
 use crate::table::Entry;
 use crate::upstream::Routing;

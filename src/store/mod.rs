@@ -3,6 +3,7 @@
 mod alert_secret;
 pub(crate) mod allowance_json;
 pub mod audit;
+pub(crate) mod budgets;
 pub mod config;
 pub mod database;
 pub(crate) mod fault;

@@ -301,6 +301,22 @@ fn a_budget_is_begun_anew_by_hand_which_outlives_a_restart_and_is_audited() {
     gateway.process.terminate();
     gateway.process.exits_within(DEADLINE);
     gateway.start_again();
+    // The first to ask after the restart is the operator.
+    let question = json!({"key": "key_budget", "model": "good", "from": "192.0.2.7"});
+    let explained = gateway.admin_json("POST", "/api/explain", Some(&question));
+    assert_eq!(
+        (&explained["allowed"], &explained["denial"]),
+        (&json!(false), &json!("insufficient_quota")),
+        "{explained}"
+    );
+    let shown = gateway.admin_json("GET", "/api/keys/key_budget", None);
+    assert_eq!(shown["budgets_left"][0], budget(&gateway, &key));
+    let ran = gateway.run(&["keys", "show", "key_budget"], "");
+    assert!(
+        ran.out.contains("tokens=100/month (100 used, 0 left)"),
+        "{}",
+        ran.out
+    );
     assert_eq!(budget(&gateway, &key)["used"], 100);
     assert_spent(&ask(&gateway, &key));
     let rows = gateway.admin_json("GET", "/api/audit?action=reset_budgets", None);
