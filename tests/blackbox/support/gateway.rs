@@ -389,6 +389,8 @@ impl Gateway {
     /// Starts a gateway again that has ended, with the same files.
     #[track_caller]
     pub fn start_again(&mut self) {
+        // Another process on the same files would be refused.
+        self.process.kill();
         self.process = self.serve();
         self.address = self.process.listening();
         self.wait_ready();
