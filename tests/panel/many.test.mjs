@@ -214,7 +214,7 @@ test("a change to many keys shows its progress, keeps keys of other pages, and c
 
 test("Would this pass? says what the gateway would decide about a key", NEEDS_GATEWAY, () => onPanel(async ({ page }) => {
   await row(page, "web").getByRole("button", { name: /^Actions for/ }).click();
-  assert.deepEqual(await page.getByRole("menuitem").allTextContents(), ["Edit", "Recent refusals", "Would this pass?", "Disable", "Delete"]);
+  assert.deepEqual(await page.getByRole("menuitem").allTextContents(), ["Edit", "Usage", "Recent refusals", "Would this pass?", "Disable", "Delete"]);
   await page.keyboard.press("Escape");
   await openMenu(page, "web", "Would this pass?");
   const dialog = page.getByRole("dialog", { name: /Would this pass\?.*web/ });
