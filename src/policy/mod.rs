@@ -6,6 +6,7 @@
 
 pub mod alert;
 pub mod audit;
+pub mod audit_chain;
 pub mod body_fields;
 pub mod budget;
 pub mod decide;

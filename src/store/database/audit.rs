@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use crate::policy::audit::{AuditMark, ChainKey};
+use crate::policy::audit::AuditMark;
+use crate::policy::audit_chain::ChainKey;
 use crate::store::database::error::DatabaseError;
 use crate::store::secret_file;
 
