@@ -52,6 +52,34 @@ pub(crate) fn make(file: &Path, text: &str) -> io::Result<bool> {
     }
 }
 
+/// Bytes of a key in a file.
+pub(crate) const KEY_BYTES: usize = 32;
+
+/// Reads a file that holds a key of 256 bits in hexadecimal.
+///
+/// # Errors
+/// As [`read`], or it holds no such key.
+pub(crate) fn read_key(file: &Path) -> io::Result<Zeroizing<[u8; KEY_BYTES]>> {
+    let text = read(file, KEY_BYTES as u64 * 2 + 64)?;
+    let hash = blake3::Hash::from_hex(text.trim_ascii())
+        .map_err(|_| invalid("holds no secret of 64 hexadecimal digits; restore the file, or delete it for a new one"))?;
+    Ok(Zeroizing::new(*hash.as_bytes()))
+}
+
+/// Makes a file with a new key. Where another process made it first, reads that one.
+///
+/// # Errors
+/// It can be neither made nor read.
+pub(crate) fn make_key(file: &Path) -> io::Result<Zeroizing<[u8; KEY_BYTES]>> {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    getrandom::fill(&mut *key).map_err(io::Error::other)?;
+    let line = Zeroizing::new(format!("{}\n", blake3::Hash::from_bytes(*key).to_hex()));
+    match make(file, &line)? {
+        true => Ok(key),
+        false => read_key(file),
+    }
+}
+
 /// What the file holds is no secret.
 pub(crate) fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
