@@ -19,6 +19,7 @@ use crate::http::fields::Fields;
 use crate::observe::log::Event;
 use crate::policy::alert::Alert;
 use crate::policy::budget::BudgetUnit;
+use crate::policy::field_kind::FieldKind;
 use crate::policy::key::Key;
 use crate::policy::key_limiter::{BudgetMark, KeyTerms, LimitClock, LimitReservation, UsedAmounts};
 use crate::policy::key_limits::LimitKind;
@@ -55,9 +56,9 @@ pub(super) struct ExpectedUse {
 /// noticed, and would have one request more than it may.
 const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
 
-/// A place among the requests of a key that run. It is free again when this is dropped; where its upstream was left in the
-/// middle, a moment later.
-#[derive(Debug)]
+/// A place among the requests of a key that run; of a key without limits, none. It is free again when this is dropped;
+/// where its upstream was left in the middle, a moment later.
+#[derive(Debug, Default)]
 pub(super) struct RunningRequest {
     place: Option<RunningPlace>,
     is_at_upstream: bool,
@@ -236,16 +237,16 @@ impl RunningRequest {
         self.is_at_upstream = true;
     }
 
-    /// The upstream has ended its work, or was never reached.
-    pub(super) fn finish(mut self) {
-        self.is_at_upstream = false;
+    /// The upstream has ended its work, or was never reached: the place is free.
+    pub(super) fn finish(&mut self) {
+        self.place = None;
     }
 }
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        let place = self.place.take();
-        if self.is_at_upstream
+        if let Some(place) = self.place.take()
+            && self.is_at_upstream
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(async move {
@@ -392,21 +393,30 @@ fn add(style: ApiStyle, names: &FieldNames, remaining: Remaining, fields: &mut F
         ApiStyle::OpenAi => (names.openai, duration_text(remaining.reset_after)),
         ApiStyle::Anthropic => (names.anthropic, time_text(remaining.reset_after)),
     };
-    fields.push(limit, remaining.limit.to_string().as_bytes());
-    fields.push(left, remaining.remaining.to_string().as_bytes());
-    fields.push(reset, resets.as_bytes());
+    let mut push = |name, value: &[u8]| fields.push_as(FieldKind::NotToClient, name, value);
+    let mut number = itoa::Buffer::new();
+    push(limit, number.format(remaining.limit).as_bytes());
+    push(left, number.format(remaining.remaining).as_bytes());
+    push(reset, resets.as_bytes());
 }
 
 /// Milliseconds as OpenAI writes them: `120ms`, `1s`, `6m0s`. From a second on in whole seconds, rounded up.
 fn duration_text(millis: u64) -> String {
+    let (mut text, mut number) = (String::with_capacity(16), itoa::Buffer::new());
+    let mut push = |count: u64, unit| {
+        text.push_str(number.format(count));
+        text.push_str(unit);
+    };
     if millis < 1000 {
-        return format!("{millis}ms");
+        push(millis, "ms");
+        return text;
     }
     let seconds = millis.div_ceil(1000);
-    match seconds / 60 {
-        0 => format!("{seconds}s"),
-        minutes => format!("{minutes}m{}s", seconds % 60),
+    if seconds >= 60 {
+        push(seconds / 60, "m");
     }
+    push(seconds % 60, "s");
+    text
 }
 
 /// So many milliseconds from now, as Anthropic writes it (RFC 3339), rounded up.

@@ -3,6 +3,7 @@
 
 pub(crate) mod accept;
 mod access_record;
+mod asked;
 mod budgets;
 mod client_source;
 mod error_response;

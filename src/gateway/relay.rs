@@ -79,7 +79,7 @@ enum Unsent {
 pub(super) async fn relay<E: Exchange>(
     worker: &Rc<Worker>,
     exchange: &mut E,
-    (mut response, mut running): (UpstreamResponse, Option<RunningRequest>),
+    (mut response, mut running): (UpstreamResponse, RunningRequest),
     mut lease: Lease,
     format: ErrorFormat<'_>,
     record: &mut AccessRecord,
@@ -113,7 +113,7 @@ pub(super) async fn relay<E: Exchange>(
             | RelayEvent::UpstreamFailed
             | RelayEvent::ClientLeft => false,
         };
-        if has_ended && let Some(running) = running.take() {
+        if has_ended {
             running.finish();
         }
         let part = match &event {
