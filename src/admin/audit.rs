@@ -11,7 +11,8 @@ use crate::admin::response::ApiResponse;
 use crate::admin::usage::{ask, wants_csv, with_links};
 use crate::http::usage_page::{CsvWriter, with_milliseconds};
 use crate::http::usage_query::UsageParameters;
-use crate::policy::audit::{AuditRow, ChainBreak, ChainReport};
+use crate::policy::audit::AuditRow;
+use crate::policy::audit_chain::{ChainBreak, ChainReport};
 use crate::store::database::{AuditQuery, AuditStatus};
 use crate::store::strict_json::printable;
 

@@ -1,4 +1,5 @@
-//! POST /api/keys/{id}/reset-budgets: begins the budgets of a key anew within their periods.
+//! The budgets of a key: what is left of them, and POST /api/keys/{id}/reset-budgets, which begins them anew within their
+//! periods.
 
 use std::sync::Arc;
 
@@ -15,7 +16,37 @@ use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
 use crate::policy::time::UnixTime;
 use crate::store::audit::{AuditTrail, entry};
+use crate::store::budgets::{self, BudgetLeftView};
 use crate::store::database::IfNotWritten;
+use crate::table::LimitHolder;
+
+/// What is left of a key's budgets. What was spent before is read from the database; where it cannot be read, it is shown
+/// as not known. Of a key that does not exist, nothing.
+pub(super) async fn left(services: &Services, id: &str) -> Vec<BudgetLeftView> {
+    let Some(entry) = services.table.by_id(id) else {
+        return Vec::new();
+    };
+    let holder = LimitHolder::Key(entry);
+    // The reason is logged.
+    let _ = load(services, &holder).await;
+    budgets::left(&holder, &services.config.usage.time_zone)
+}
+
+/// Reads what was spent of the budgets of a key or an account where it is not known yet.
+///
+/// # Errors
+/// There is no database, or it cannot be read.
+pub(super) async fn load(services: &Services, holder: &LimitHolder) -> Result<(), ApiError> {
+    if !budgets::is_unknown(holder) {
+        return Ok(());
+    }
+    let (table, holder) = (Arc::clone(&services.table), holder.clone());
+    let zone = services.config.usage.time_zone.clone();
+    ask(services, move |database| {
+        budgets::load(database, &table, &holder, &zone)
+    })
+    .await
+}
 
 pub(super) async fn reset(
     services: &Services,
@@ -51,7 +82,8 @@ pub(super) async fn reset(
         for budget in &budgets {
             database.reset_budget(key.key().id(), budget, now, &zone)?;
         }
-        key.limiter().reset_budgets();
+        // What is known is from before.
+        key.limiter().unload();
         Ok(())
     })
     .await?;

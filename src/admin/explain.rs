@@ -1,54 +1,54 @@
 //! POST /api/explain: what the gateway would decide about a request, and which rule decides.
 
 use std::net::IpAddr;
-use std::sync::MutexGuard;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::admin::Services;
+use crate::admin::budgets;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
 use crate::admin::response::ApiResponse;
 use crate::policy::account::JudgedKey;
 use crate::policy::denial::Denial;
 use crate::policy::explain::{Question, Subject, explain};
-use crate::policy::key_limiter::{KeyLimiter, KeyTerms, LimitClock, LimitError, UsedAmounts};
-use crate::policy::key_limits::KeyLimits;
+use crate::policy::key_limiter::{LimitClock, LimitError, UsedAmounts};
 use crate::policy::network::ClientAddress;
-use crate::policy::rate_limit::{RateLimitError, RateLimits};
+use crate::policy::rate_limit::RateLimitError;
 use crate::policy::time::UnixTime;
 use crate::policy::token::Presented;
 use crate::runtime::monotonic::monotonic_now;
-use crate::table::Entry;
+use crate::table::{Ceiling, Entry, LimitHolder};
 
 /// The limit or budget, of the key or of its account, that would refuse every request of this key now: the error's code,
 /// and a sentence.
-fn limited(services: &Services, entry: &Entry, now: UnixTime) -> Option<(&'static str, String)> {
-    let key = entry.key();
-    let terms = KeyTerms {
-        rates: key.limits().in_force(&services.config.keys.default_limits),
-        budgets: key.budgets(),
-    };
-    limited_by(services, &terms, || entry.limiter(), now).or_else(|| {
-        let (account, rules) = (entry.account()?, entry.account_rules()?);
-        let terms = KeyTerms {
-            rates: rules.allowance.limits.in_force(&KeyLimits::default()),
-            budgets: &rules.allowance.budgets,
-        };
-        let (code, reason) = limited_by(services, &terms, || account.limiter(), now)?;
-        Some((code, format!("{reason}, of its account {}", account.id())))
-    })
-}
-
-fn limited_by<'l>(
+async fn limited(
     services: &Services,
-    terms: &KeyTerms<'_>,
-    limiter: impl FnOnce() -> MutexGuard<'l, KeyLimiter>,
+    entry: &Arc<Entry>,
     now: UnixTime,
 ) -> Option<(&'static str, String)> {
-    if terms.rates == RateLimits::default() && terms.budgets.is_empty() {
-        return None;
+    let ceilings = Ceiling::of(entry, &services.config.keys.default_limits)?;
+    for ceiling in ceilings.iter().flatten() {
+        // Where it cannot be read, a request is refused for that.
+        let _ = budgets::load(services, &ceiling.holder).await;
+        if let Some((code, reason)) = limited_by(services, ceiling, now) {
+            return Some(match &ceiling.holder {
+                LimitHolder::Key(_) => (code, reason),
+                LimitHolder::Account(account, _) => {
+                    (code, format!("{reason}, of its account {}", account.id()))
+                }
+            });
+        }
     }
+    None
+}
+
+fn limited_by(
+    services: &Services,
+    ceiling: &Ceiling,
+    now: UnixTime,
+) -> Option<(&'static str, String)> {
     let clock = LimitClock {
         monotonic: monotonic_now(),
         now,
@@ -58,7 +58,8 @@ fn limited_by<'l>(
         tokens: 1,
         ..UsedAmounts::default()
     };
-    let refused = limiter().check(terms, &least, &clock).err()?;
+    let mut limiter = ceiling.holder.limiter();
+    let refused = limiter.check(&ceiling.terms(), &least, &clock).err()?;
     let seconds = |millis: u64| millis.div_ceil(1000);
     Some(match refused {
         LimitError::Rate(RateLimitError::Requests { retry_after }) => (
@@ -87,11 +88,9 @@ fn limited_by<'l>(
                 format!("the budget of {} is used up{until}", unit.label()),
             )
         }
-        // What was spent is read when the key is used.
-        LimitError::Unavailable if services.database.is_some() => return None,
         LimitError::Unavailable => (
             "limits_unavailable",
-            "the key has a budget, and there is no database that knows what is spent".to_owned(),
+            "a budget is set, and no database says what is spent of it".to_owned(),
         ),
     })
 }
@@ -103,7 +102,7 @@ struct View {
     reason: String,
 }
 
-pub(super) fn respond(
+pub(super) async fn respond(
     services: &Services,
     body: &[u8],
     now: UnixTime,
@@ -166,7 +165,7 @@ pub(super) fn respond(
     });
     // Limits are of this moment; nobody knows what is left at another.
     let limited = match (&found, explanation.denial) {
-        (Ok((_, entry)), None) if at == now => limited(services, entry, now),
+        (Ok((_, entry)), None) if at == now => limited(services, entry, now).await,
         _ => None,
     };
     Ok(ApiResponse::json(&match limited {

@@ -22,6 +22,7 @@ use crate::policy::model_access::ModelAccess;
 use crate::policy::time::UnixTime;
 use crate::runtime::wall_clock::now;
 use crate::store::allowance_json::{self, BudgetView};
+use crate::store::budgets::BudgetLeftView;
 use crate::store::key_revision::{ExpectedRevision, KeyRevision};
 use crate::store::key_store::{CreatedKey, KeyStore, ReplyFuture, RotatedKey, WriteError};
 use crate::store::patch::{KeyPatch, NewKey, parse_new, parse_patch};
@@ -82,6 +83,15 @@ struct PreviousView<'k> {
     last_used_at: Option<String>,
 }
 
+/// One key.
+#[derive(Serialize)]
+struct ShownView<'k> {
+    #[serde(flatten)]
+    key: KeyView<'k, KeyDetails<'k>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    budgets_left: Vec<BudgetLeftView>,
+}
+
 #[derive(Serialize)]
 struct PageView<'k> {
     keys: Vec<KeyView<'k, KeyDetails<'k>>>,
@@ -121,7 +131,7 @@ impl KeyApi<'_> {
         let uri: Uri = target.parse().map_err(|_| ApiError::UnknownPath)?;
         let change = match Operation::of(method.as_str(), uri.path()) {
             Some(Operation::ListKeys) => return self.list(&Query::of(&uri)?, now).await,
-            Some(Operation::ShowKey(id)) => return self.show(id, now),
+            Some(Operation::ShowKey(id)) => return self.show(id, Vec::new(), now),
             Some(Operation::CreateKey) => self.create(body, repeat, now).await,
             Some(Operation::ChangeKey(id)) => self.change(id, expected, body, now).await,
             Some(Operation::RotateKey(id)) => self.rotate(id, expected, body, repeat, now).await,
@@ -156,10 +166,15 @@ impl KeyApi<'_> {
             .map_err(|_| ApiError::Internal)
     }
 
-    /// Shows a key.
-    pub(super) fn show(&self, id: &str, now: UnixTime) -> Result<ApiResponse, ApiError> {
+    /// Shows a key, and what is left of its budgets where that is passed.
+    pub(super) fn show(
+        &self,
+        id: &str,
+        budgets_left: Vec<BudgetLeftView>,
+        now: UnixTime,
+    ) -> Result<ApiResponse, ApiError> {
         let entry = self.table.by_id(id).ok_or(ApiError::UnknownKey)?;
-        shown(self.table, &entry, now)
+        shown(self.table, &entry, budgets_left, now)
     }
 
     /// Creates a key.
@@ -223,7 +238,7 @@ impl KeyApi<'_> {
         KeyChange {
             outcome: changed
                 .map_err(ApiError::from)
-                .and_then(|entry| shown(self.table, &entry, now)),
+                .and_then(|entry| shown(self.table, &entry, Vec::new(), now)),
             key_id: Some(id.to_owned()),
             fields,
         }
@@ -401,10 +416,19 @@ pub(super) fn expected_revision(headers: &HeaderMap) -> ExpectedRevision {
 }
 
 /// One key, with its revision as entity tag.
-fn shown(table: &Table, entry: &Entry, now: UnixTime) -> Result<ApiResponse, ApiError> {
+fn shown(
+    table: &Table,
+    entry: &Entry,
+    budgets_left: Vec<BudgetLeftView>,
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
     let tag = HeaderValue::try_from(format!("\"{}\"", KeyRevision::of(entry.key())));
     let tag = tag.map_err(|_| ApiError::Internal)?;
-    Ok(ApiResponse::json(&view(table, entry, now)).with(ETAG, tag))
+    let key = ShownView {
+        key: view(table, entry, now),
+        budgets_left,
+    };
+    Ok(ApiResponse::json(&key).with(ETAG, tag))
 }
 
 /// Logs a change that was refused. The key store logs those that are in force, in their order.

@@ -266,7 +266,10 @@ where
             keys::log_change(log, &origin, "create", &done);
             done.outcome
         }
-        Operation::ShowKey(id) => key_api.show(id, now()),
+        Operation::ShowKey(id) => {
+            let left = budgets::left(services, id).await;
+            key_api.show(id, left, now())
+        }
         Operation::ChangeKey(id) => {
             let body = input.json(peer, &parts.headers).await?;
             let expected = keys::expected_revision(&parts.headers);
@@ -333,7 +336,7 @@ where
         Operation::Models => models::respond(services, now()).await,
         Operation::Explain => {
             let body = input.json(peer, &parts.headers).await?;
-            explain::respond(services, &body, now())
+            explain::respond(services, &body, now()).await
         }
         Operation::Overview => overview::respond(services, now()).await,
         Operation::Refusals => refusals::respond(services, &query?, now()),

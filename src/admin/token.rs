@@ -8,6 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::policy::token::{BearerToken, MAX_LENGTH, Presented};
+use crate::store::secret_file;
 
 /// The hash of the TCP listener's token.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,20 +70,10 @@ fn read_token(path: &Path) -> io::Result<Zeroizing<String>> {
 /// Creates the file atomically. If another process created it first, reads that one.
 fn make_token(path: &Path) -> io::Result<Zeroizing<String>> {
     let token = BearerToken::make(getrandom::fill).map_err(io::Error::other)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".admin-token-")
-        .tempfile_in(folder)?;
     let line = Zeroizing::new(format!("{}\n", token.reveal()));
-    io::Write::write_all(&mut file, line.as_bytes())?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(Zeroizing::new(token.reveal().to_owned())),
-        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => read_token(path),
-        Err(failed) => Err(failed.error),
+    match secret_file::make(path, &line)? {
+        true => Ok(Zeroizing::new(token.reveal().to_owned())),
+        false => read_token(path),
     }
 }
 

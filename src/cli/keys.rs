@@ -174,7 +174,14 @@ fn update(args: &UpdateArgs) -> Result<(), CommandError> {
         body.insert("name".to_owned(), name.as_str().into());
     }
     if args.reset_budget {
+        // After the change: what it adds begins anew too.
+        client.call(&Method::PATCH, &path, Some(&body.into()))?;
         reset_budgets(&client, &path)?;
+        let answer = client.call(&Method::GET, &path, None)?;
+        return match answer.print_json()? {
+            true => Ok(()),
+            false => print_key(&answer.value()?),
+        };
     }
     change(&client, &path, &body.into())
 }
@@ -479,34 +486,37 @@ pub(super) fn limits_of(key: &Value) -> String {
     }
 }
 
-/// The budgets, as one line.
+/// The budgets, as one line, with what is left of them where the gateway runs and knows it.
 pub(super) fn budgets_of(key: &Value) -> String {
-    let budgets = key["budgets"].as_array().into_iter().flatten();
+    let of = |name: &str| key[name].as_array().filter(|budgets| !budgets.is_empty());
+    let budgets = of("budgets_left").or_else(|| of("budgets"));
+    let amount_of = |amount: &Value| match amount {
+        Value::String(text) => escaped(text),
+        amount => amount.to_string(),
+    };
     let budgets: Vec<String> = budgets
+        .into_iter()
+        .flatten()
         .map(|budget| {
-            let amount = match &budget["amount"] {
-                Value::String(text) => escaped(text),
-                amount => amount.to_string(),
-            };
+            let amount = amount_of(&budget["amount"]);
             let mode = match budget["mode"].as_str() {
                 Some("observe") => ",observe",
                 _ => "",
             };
+            let used = match (&budget["used"], &budget["remaining"]) {
+                (Value::Null, _) | (_, Value::Null) => String::new(),
+                (used, left) => format!(" ({} used, {} left)", amount_of(used), amount_of(left)),
+            };
             format!(
-                "{}={amount}/{}{mode}",
+                "{}={amount}/{}{mode}{used}",
                 text(&budget["unit"]),
                 text(&budget["per"])
             )
         })
         .collect();
-    match (budgets.is_empty(), key["budget_used_ratio"].as_f64()) {
-        (true, _) => "-".to_owned(),
-        (false, Some(ratio)) => format!(
-            "{} ({:.0} % of the fullest used)",
-            budgets.join(", "),
-            ratio * 100.0
-        ),
-        (false, None) => budgets.join(", "),
+    match budgets.is_empty() {
+        true => "-".to_owned(),
+        false => budgets.join(", "),
     }
 }
 

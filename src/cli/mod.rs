@@ -316,7 +316,8 @@ struct RuleArgs {
     #[arg(long, value_name = "N", value_parser = arguments::limit)]
     concurrent_requests: Option<LimitArg>,
     /// What may be used by day, week, month or in all (total), of tokens, requests, cost or audio_seconds: tokens=5M/month,
-    /// cost=25.00/day; with ',observe' behind it nothing is refused. May be repeated; 'none' for no budget.
+    /// cost=25.00/day; with ',observe' behind it nothing is refused. May be repeated. All budgets of the key are replaced by
+    /// these; 'none' for no budget. K, M and G are thousands, millions and milliards.
     #[arg(long = "budget", value_name = "BUDGET", value_parser = arguments::budget)]
     budgets: Vec<BudgetArg>,
 }

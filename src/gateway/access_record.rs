@@ -49,6 +49,8 @@ pub(super) struct AccessRecord {
     scanner: Option<UsageScanner>,
     /// What was taken of its key's limits.
     reserved: Option<Box<ReservedUse>>,
+    /// Whether a limit or a budget refused it, so that it used nothing and has no usage record.
+    is_limited: bool,
     /// Whether the upstream may have worked for it.
     is_asked: bool,
     /// The length of the audio file that was sent with it.
@@ -90,6 +92,7 @@ impl AccessRecord {
             denial: None,
             scanner: None,
             reserved: None,
+            is_limited: false,
             is_asked: false,
             file_length: None,
             duration: None,
@@ -158,6 +161,7 @@ impl AccessRecord {
     /// It is refused, or failed.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.denial = Some(refusal.code());
+        self.is_limited = refusal.is_of_limits();
         let never_sent = SendError::is_before_sending;
         if matches!(refusal, Refusal::Upstream(error) if never_sent(error)) {
             self.is_asked = false;
@@ -232,6 +236,32 @@ impl AccessRecord {
         rest
     }
 
+    /// The upstream's answer has come whole: what was reserved is settled. Where the length of a file may count, that waits
+    /// for the end of the record.
+    pub(super) fn upstream_finished(&mut self) {
+        if self.reserved.is_some() && self.file_length.is_none() {
+            let counts = self.counts();
+            self.settle(counts.as_ref());
+        }
+    }
+
+    fn settle(&mut self, counts: Option<&RequestCounts>) {
+        let Some(reserved) = self.reserved.take() else {
+            return;
+        };
+        match counts {
+            Some(counts) if self.is_asked => {
+                // One whose client has left before the answer began has not failed: its upstream may have worked for it.
+                let has_failed = self.status.is_some_and(|status| status >= 400);
+                let prices = self.worker.prices.load();
+                let model = self.model.as_ref();
+                let cost = model.and_then(|model| prices.cost(model, counts));
+                reserved.settle(counts, cost, has_failed);
+            }
+            Some(_) | None => reserved.cancel(),
+        }
+    }
+
     /// Whether parts of the answer may be taken out, and a rest may wait.
     pub(super) fn takes_out(&self) -> bool {
         self.scanner.as_ref().is_some_and(UsageScanner::takes_out)
@@ -286,6 +316,9 @@ impl AccessRecord {
 
     /// What it used, where it passed all checks: only then it has an upstream.
     fn counts(&self) -> Option<RequestCounts> {
+        if self.is_limited {
+            return None;
+        }
         self.upstream.as_ref()?;
         let counts = self.scanned_counts();
         let length = self.file_length.as_ref().and_then(FileLength::known);
@@ -348,20 +381,7 @@ impl Drop for AccessRecord {
         if let (Some(counts), Some(model)) = (&counts, &self.model) {
             self.worker.metrics.usage(model, counts);
         }
-        if let Some(reserved) = self.reserved.take() {
-            let has_failed = self.status.is_none_or(|status| status >= 400);
-            match (self.is_asked, &counts) {
-                (true, Some(counts)) => {
-                    let prices = self.worker.prices.load();
-                    let cost = self
-                        .model
-                        .as_ref()
-                        .and_then(|model| prices.cost(model, counts));
-                    reserved.settle(counts, cost, has_failed);
-                }
-                (false, _) | (_, None) => reserved.cancel(),
-            }
-        }
+        self.settle(counts.as_ref());
         if let (Some(counts), Some(usage)) = (counts, &self.worker.usage)
             && let Some(record) = self.usage_record(counts, duration)
         {

@@ -1,53 +1,40 @@
-//! The limits and budgets of a key and of its account on the way through a request: asked before the body is read, taken once before anything
-//! is sent, settled when the request has ended.
+//! The limits and budgets of a key and of its account on the way through a request: asked before the body is read, taken
+//! once before anything is sent, settled when the request has ended.
 //!
-//! Invariant: what was taken is given back however the request ends, since guards hold it. A request takes from key and
-//! account or from neither. A key without limits and without an account costs one comparison.
+//! Invariant: what was taken is given back however the request ends, since guards hold it. A request takes from its key and
+//! the account, or from neither. A key without limits and without an account costs two comparisons.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use crate::gateway::budgets::{self, BudgetHolder};
+use crate::gateway::budgets;
+use crate::gateway::limit_fields::{self, REQUESTS, TOKENS};
+use crate::gateway::limit_refusal::LimitRefusal;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::fields::Fields;
 use crate::observe::log::Event;
-use crate::policy::account::AccountRules;
-use crate::policy::alert::Alert;
-use crate::policy::budget::{Budget, BudgetUnit};
-use crate::policy::key::Key;
-use crate::policy::key_limiter::{
-    BudgetLeft, BudgetMark, KeyTerms, LimitClock, LimitReservation, UsedAmounts,
-};
-use crate::policy::key_limits::{KeyLimits, LimitKind};
+use crate::policy::alert::{Alert, BudgetOf};
+use crate::policy::budget::BudgetUnit;
+use crate::policy::key_limiter::{BudgetMark, LimitClock, LimitReservation, UsedAmounts};
 use crate::policy::price::{Cost, Millionths};
 use crate::policy::rate_limit::{Monotonic, RateLimiter, RateLimits, Remaining};
 use crate::policy::route::ApiStyle;
-use crate::policy::time::UnixTime;
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
-use crate::store::allowance_json::amount_view;
-use crate::table::{AccountEntry, Entry};
+use crate::store::budgets::is_unknown;
+use crate::table::{Ceiling, Entry, LimitHolder, OfKeyAndAccount};
 
-/// The limits and budgets in force for one request.
+/// The limits and budgets in force for one request: at least one.
 #[derive(Debug)]
-pub(super) struct RequestLimits<'e> {
-    worker: &'e Rc<Worker>,
-    /// Those of the key and those of its account, where they have any: at least one.
-    layers: Vec<LimitLayer>,
-}
-
-/// The limits and budgets of a key alone, or those that its account shares among its keys.
-#[derive(Clone, Debug)]
-struct LimitLayer {
-    holder: BudgetHolder,
-    rates: RateLimits,
+pub(super) struct RequestLimits<'w> {
+    worker: &'w Rc<Worker>,
+    ceilings: OfKeyAndAccount<Ceiling>,
 }
 
 /// What a request is expected to use.
@@ -65,23 +52,22 @@ pub(super) struct ExpectedUse {
 /// noticed, and would have one request more than it may.
 const UPSTREAM_NOTICES: Duration = Duration::from_millis(100);
 
-/// A place among the requests of a key that run. It is free again when this is dropped; where its upstream was left in the
-/// middle, a moment later.
-#[derive(Debug)]
+/// A place among the running requests of a key and of its account; of those without limits, none. It is free again when
+/// this is dropped; where its upstream was left in the middle, a moment later.
+#[derive(Debug, Default)]
 pub(super) struct RunningRequest {
     place: Option<RunningPlace>,
-    has_finished: bool,
+    is_at_upstream: bool,
 }
 
 #[derive(Debug)]
-struct RunningPlace(Vec<BudgetHolder>);
+struct RunningPlace(OfKeyAndAccount<LimitHolder>);
 
 /// What was taken of limits and budgets, until it is known what was used.
 #[derive(Debug)]
 pub(super) struct ReservedUse {
     worker: Rc<Worker>,
-    entry: Arc<Entry>,
-    taken: Vec<(BudgetHolder, LimitReservation)>,
+    taken: OfKeyAndAccount<(LimitHolder, LimitReservation)>,
     expected: ExpectedUse,
 }
 
@@ -93,62 +79,16 @@ fn clock(worker: &Worker) -> LimitClock<'_> {
     }
 }
 
-impl LimitLayer {
-    /// None where nothing limits the key itself.
+impl<'w> RequestLimits<'w> {
+    /// The limits of a key and of its account; None where nothing limits it.
     #[inline]
-    fn of_key(worker: &Worker, entry: &Arc<Entry>) -> Option<Self> {
-        let defaults = &worker.settings.default_limits;
-        if entry.key().allowance().is_none() && defaults.are_unset() {
-            return None;
-        }
-        let rates = entry.key().limits().in_force(defaults);
-        let limits = rates != RateLimits::default() || !entry.key().budgets().is_empty();
-        limits.then(|| Self {
-            holder: BudgetHolder::Key(Arc::clone(entry)),
-            rates,
-        })
+    pub(super) fn of(worker: &'w Rc<Worker>, entry: &Arc<Entry>) -> Option<Self> {
+        let ceilings = Ceiling::of(entry, &worker.settings.default_limits)?;
+        Some(Self { worker, ceilings })
     }
 
-    /// None where the key has no account, or one without limits.
-    #[inline]
-    fn of_account(entry: &Entry) -> Option<Self> {
-        let account = entry.account()?;
-        let rules = account.rules()?;
-        if rules.allowance.is_unset() {
-            return None;
-        }
-        Some(Self::of_rules(account, rules))
-    }
-
-    fn of_rules(account: &Arc<AccountEntry>, rules: Arc<AccountRules>) -> Self {
-        Self {
-            // The defaults of the config are for keys.
-            rates: rules.allowance.limits.in_force(&KeyLimits::default()),
-            holder: BudgetHolder::Account(Arc::clone(account), rules),
-        }
-    }
-
-    fn terms(&self) -> KeyTerms<'_> {
-        KeyTerms {
-            rates: self.rates,
-            budgets: self.holder.budgets(),
-        }
-    }
-}
-
-impl<'e> RequestLimits<'e> {
-    /// The limits of a key and its account; None where nothing limits it.
-    #[inline]
-    pub(super) fn of(worker: &'e Rc<Worker>, entry: &Arc<Entry>) -> Option<Self> {
-        let of_key = LimitLayer::of_key(worker, entry);
-        let of_account = LimitLayer::of_account(entry);
-        if of_key.is_none() && of_account.is_none() {
-            return None;
-        }
-        Some(Self {
-            worker,
-            layers: of_key.into_iter().chain(of_account).collect(),
-        })
+    fn ceilings(&self) -> impl Iterator<Item = &Ceiling> {
+        self.ceilings.iter().flatten()
     }
 
     /// Whether a request could be let in now, of which nothing is known yet. Nothing is taken. What was spent of a budget
@@ -161,21 +101,29 @@ impl<'e> RequestLimits<'e> {
             tokens: 1,
             ..UsedAmounts::default()
         };
-        for layer in &self.layers {
-            budgets::load(self.worker, &layer.holder).await?;
-            let mut limiter = layer.holder.limiter();
-            limiter.check(&layer.terms(), &least, &clock(self.worker))?;
+        for ceiling in self.ceilings() {
+            let holder = &ceiling.holder;
+            if is_unknown(holder) {
+                // Boxed, so that it makes no other request larger.
+                Box::pin(budgets::load(self.worker, holder)).await?;
+            }
+            let (checked, marks) = {
+                let (mut limiter, clock) = (holder.limiter(), clock(self.worker));
+                let marks = limiter.marks(holder.budgets(), &clock);
+                (limiter.check(&ceiling.terms(), &least, &clock), marks)
+            };
+            tell(self.worker, holder, &marks);
+            checked.map_err(|error| LimitRefusal::of(error, holder))?;
         }
         Ok(())
     }
 
-    /// Takes a request of a key from all limits, its own and those of its account, or from none.
+    /// Takes a request from all limits, or from none.
     ///
     /// # Errors
     /// The limit that refuses it.
     pub(super) fn take(
         &self,
-        entry: &Arc<Entry>,
         expected: ExpectedUse,
     ) -> Result<(RunningRequest, ReservedUse), Refusal> {
         let amounts = UsedAmounts {
@@ -184,34 +132,34 @@ impl<'e> RequestLimits<'e> {
             cost: expected.cost.map_or(0, Cost::millionths),
             audio: 0,
         };
-        let mut taken: Vec<(BudgetHolder, LimitReservation)> = Vec::new();
-        for layer in &self.layers {
-            let clock = clock(self.worker);
-            let reservation = layer
-                .holder
-                .limiter()
-                .take(&layer.terms(), &amounts, &clock);
+        let mut taken = [None, None];
+        for (taken_here, ceiling) in taken.iter_mut().zip(&self.ceilings) {
+            let Some(ceiling) = ceiling else { continue };
+            let (holder, clock) = (&ceiling.holder, clock(self.worker));
+            let reservation = holder.limiter().take(&ceiling.terms(), &amounts, &clock);
             match reservation {
-                Ok(reservation) => taken.push((layer.holder.clone(), reservation)),
+                Ok(reservation) => *taken_here = Some((holder.clone(), reservation)),
                 Err(error) => {
-                    for (holder, reservation) in taken {
+                    for (holder, reservation) in taken.into_iter().flatten() {
                         let mut limiter = holder.limiter();
                         limiter.cancel(reservation, &clock);
                         limiter.release();
                     }
-                    return Err(error.into());
+                    return Err(LimitRefusal::of(error, holder).into());
                 }
             }
         }
+        let holder = |taken: &Option<(LimitHolder, _)>| {
+            let (holder, _) = taken.as_ref()?;
+            Some(holder.clone())
+        };
+        let [of_key, of_account] = &taken;
         let running = RunningRequest {
-            place: Some(RunningPlace(
-                taken.iter().map(|(holder, _)| holder.clone()).collect(),
-            )),
-            has_finished: false,
+            place: Some(RunningPlace([holder(of_key), holder(of_account)])),
+            is_at_upstream: false,
         };
         let reserved = ReservedUse {
             worker: Rc::clone(self.worker),
-            entry: Arc::clone(entry),
             taken,
             expected,
         };
@@ -224,138 +172,42 @@ impl<'e> RequestLimits<'e> {
         let tokens = self.least_left(|rates| rates.tokens_per_minute, RateLimiter::tokens);
         for (remaining, names) in [(requests, &REQUESTS), (tokens, &TOKENS)] {
             if let Some(remaining) = remaining {
-                add(style, names, remaining, fields);
+                limit_fields::add(style, names, remaining, fields);
             }
         }
     }
 
-    /// What is left of the limit of one kind, the key's or the account's: of that which leaves less.
-    fn least_left(
+    /// What is left of the limit of one kind: of the key's or the account's, that which leaves less.
+    pub(super) fn least_left(
         &self,
         limit: impl Fn(&RateLimits) -> Option<u64>,
         left: impl Fn(&mut RateLimiter, u64, Monotonic) -> Remaining,
     ) -> Option<Remaining> {
         let now = monotonic_now();
-        let remaining = self.layers.iter().filter_map(|layer| {
-            let limit = limit(&layer.rates)?;
-            Some(left(layer.holder.limiter().rate(), limit, now))
+        let remaining = self.ceilings().filter_map(|ceiling| {
+            let limit = limit(&ceiling.rates)?;
+            Some(left(ceiling.holder.limiter().rate(), limit, now))
         });
         remaining.min_by_key(|remaining| remaining.remaining)
     }
 }
 
-/// A limit as the owner of the key sees it.
-#[derive(Debug, Serialize)]
-pub(super) struct LimitView {
-    name: &'static str,
-    limit: u64,
-    remaining: u64,
-    /// When nothing of it is used any more, if nothing more is; null where nobody knows.
-    resets_at: Option<String>,
-}
-
-/// A budget as the owner of the key sees it.
-#[derive(Debug, Serialize)]
-pub(super) struct BudgetLeftView {
-    unit: &'static str,
-    per: &'static str,
-    amount: serde_json::Value,
-    /// Null where it is not known yet.
-    used: Option<serde_json::Value>,
-    remaining: Option<serde_json::Value>,
-    resets_at: Option<String>,
-    mode: &'static str,
-    /// Whether it is the account's, which all of its keys share.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shared: Option<bool>,
-}
-
-/// The limits in force for a key under its account, and what is left of them.
-pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitView> {
-    let Some(limits) = RequestLimits::of(worker, entry) else {
-        return Vec::new();
-    };
-    let view = |kind: LimitKind| {
-        let remaining = match kind {
-            LimitKind::RequestsPerMinute => {
-                limits.least_left(|rates| rates.requests_per_minute, RateLimiter::requests)?
-            }
-            LimitKind::TokensPerMinute => {
-                limits.least_left(|rates| rates.tokens_per_minute, RateLimiter::tokens)?
-            }
-            LimitKind::ConcurrentRequests => {
-                let left = limits.least_left(
-                    |rates| rates.concurrent_requests,
-                    |rate, limit, _| Remaining {
-                        limit,
-                        remaining: limit.saturating_sub(rate.running()),
-                        reset_after: 0,
-                    },
-                )?;
-                return Some(LimitView {
-                    name: kind.name(),
-                    limit: left.limit,
-                    remaining: left.remaining,
-                    resets_at: None,
-                });
-            }
-        };
-        Some(LimitView {
-            name: kind.name(),
-            limit: remaining.limit,
-            remaining: remaining.remaining,
-            resets_at: Some(time_text(remaining.reset_after)),
-        })
-    };
-    LimitKind::ALL.into_iter().filter_map(view).collect()
-}
-
-/// The budgets of a key and then those of its account, and what is left of them.
-pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<BudgetLeftView> {
-    let account = LimitLayer::of_account(entry).map(|layer| layer.holder);
-    let holders = std::iter::once(BudgetHolder::Key(Arc::clone(entry))).chain(account);
-    let mut views = Vec::new();
-    for holder in holders.filter(|holder| !holder.budgets().is_empty()) {
-        // Where it cannot be read, it is shown as not known.
-        let _ = budgets::load(worker, &holder).await;
-        let shared = matches!(holder, BudgetHolder::Account(..));
-        let (mut limiter, clock) = (holder.limiter(), clock(worker));
-        let view =
-            |budget: &Budget| BudgetLeftView::of(budget, limiter.left(budget, &clock), shared);
-        views.extend(holder.budgets().iter().map(view));
-    }
-    views
-}
-
-impl BudgetLeftView {
-    fn of(budget: &Budget, left: Option<BudgetLeft>, shared: bool) -> Self {
-        let amount = |amount| amount_view(budget.unit, amount);
-        Self {
-            unit: budget.unit.label(),
-            per: budget.period.label(),
-            amount: amount(budget.amount),
-            used: left.map(|left| amount(left.spent)),
-            remaining: left.map(|left| amount(left.remaining)),
-            resets_at: left
-                .and_then(|left| left.resets_at)
-                .map(|time| time.to_string()),
-            mode: budget.mode.label(),
-            shared: shared.then_some(true),
-        }
-    }
-}
-
 impl RunningRequest {
-    /// The upstream has ended its work.
-    pub(super) fn finish(mut self) {
-        self.has_finished = true;
+    /// It is sent to its upstream from now on.
+    pub(super) fn asked(&mut self) {
+        self.is_at_upstream = true;
+    }
+
+    /// The upstream has ended its work, or was never reached: the place is free.
+    pub(super) fn finish(&mut self) {
+        self.place = None;
     }
 }
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        let place = self.place.take();
-        if !self.has_finished
+        if let Some(place) = self.place.take()
+            && self.is_at_upstream
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(async move {
@@ -368,7 +220,7 @@ impl Drop for RunningRequest {
 
 impl Drop for RunningPlace {
     fn drop(&mut self) {
-        for holder in &self.0 {
+        for holder in self.0.iter().flatten() {
             holder.limiter().release();
         }
     }
@@ -377,7 +229,7 @@ impl Drop for RunningPlace {
 impl ReservedUse {
     /// The upstream was never asked: the request costs nothing.
     pub(super) fn cancel(self) {
-        for (holder, taken) in self.taken {
+        for (holder, taken) in self.taken.into_iter().flatten() {
             holder.limiter().cancel(taken, &clock(&self.worker));
         }
     }
@@ -396,28 +248,21 @@ impl ReservedUse {
             },
             audio: counts.audio_microseconds.unwrap_or(0),
         };
-        let key = self.entry.key();
-        for (holder, taken) in self.taken {
-            let marks = holder.limiter().settle(
-                taken,
-                holder.budgets(),
-                &used,
-                tokens,
-                &clock(&self.worker),
-            );
-            for mark in marks {
-                match &holder {
-                    BudgetHolder::Key(_) => {
-                        self.worker.log.event(event("key_id", key.id(), &mark));
-                        self.worker.alerts.alert(alert(key, &mark));
-                    }
-                    BudgetHolder::Account(account, _) => {
-                        let event = event("account", account.id(), &mark);
-                        self.worker.log.event(event);
-                    }
-                }
-            }
+        for (holder, taken) in self.taken.into_iter().flatten() {
+            let clock = clock(&self.worker);
+            let marks = holder
+                .limiter()
+                .settle(taken, holder.budgets(), &used, tokens, &clock);
+            tell(&self.worker, &holder, &marks);
         }
+    }
+}
+
+/// Tells of budgets that have reached a mark.
+fn tell(worker: &Worker, holder: &LimitHolder, marks: &[BudgetMark]) {
+    for mark in marks {
+        worker.log.event(event(holder, mark));
+        worker.alerts.alert(alert(holder, mark));
     }
 }
 
@@ -430,11 +275,16 @@ fn amount_text(unit: BudgetUnit, amount: u64) -> String {
 }
 
 /// What the operator is told of a budget that has reached a mark.
-fn alert(key: &Key, mark: &BudgetMark) -> Alert {
+fn alert(holder: &LimitHolder, mark: &BudgetMark) -> Alert {
     let budget = &mark.budget;
     Alert::BudgetMark {
-        key_id: key.id().to_owned(),
-        name: key.name().to_owned(),
+        whose: match holder {
+            LimitHolder::Key(entry) => BudgetOf::Key {
+                id: entry.key().id().to_owned(),
+                name: entry.key().name().to_owned(),
+            },
+            LimitHolder::Account(entry, _) => BudgetOf::Account(entry.id().to_owned()),
+        },
         unit: budget.unit.label().to_owned(),
         per: budget.period.label().to_owned(),
         percent: u8::try_from(mark.percent).unwrap_or(u8::MAX),
@@ -446,11 +296,15 @@ fn alert(key: &Key, mark: &BudgetMark) -> Alert {
 }
 
 /// The log line of a budget that has reached a mark.
-fn event(whose: &'static str, id: &str, mark: &BudgetMark) -> Event {
+fn event(holder: &LimitHolder, mark: &BudgetMark) -> Event {
     let budget = &mark.budget;
     let amount = amount_text(budget.unit, budget.amount);
+    let whose = match holder {
+        LimitHolder::Key(_) => "key_id",
+        LimitHolder::Account(..) => "account",
+    };
     Event::warn("budget")
-        .with(whose, id.to_owned())
+        .with(whose, holder.id().to_owned())
         .with("percent", mark.percent)
         .with("unit", budget.unit.label())
         .with("amount", amount)
@@ -471,78 +325,9 @@ fn used_tokens(counts: &RequestCounts, expected: ExpectedUse, has_failed: bool) 
     }
 }
 
-/// The names of the header fields of one kind of limit.
-struct FieldNames {
-    openai: [&'static str; 3],
-    anthropic: [&'static str; 3],
-}
-
-const REQUESTS: FieldNames = FieldNames {
-    openai: [
-        "x-ratelimit-limit-requests",
-        "x-ratelimit-remaining-requests",
-        "x-ratelimit-reset-requests",
-    ],
-    anthropic: [
-        "anthropic-ratelimit-requests-limit",
-        "anthropic-ratelimit-requests-remaining",
-        "anthropic-ratelimit-requests-reset",
-    ],
-};
-const TOKENS: FieldNames = FieldNames {
-    openai: [
-        "x-ratelimit-limit-tokens",
-        "x-ratelimit-remaining-tokens",
-        "x-ratelimit-reset-tokens",
-    ],
-    anthropic: [
-        "anthropic-ratelimit-tokens-limit",
-        "anthropic-ratelimit-tokens-remaining",
-        "anthropic-ratelimit-tokens-reset",
-    ],
-};
-
-fn add(style: ApiStyle, names: &FieldNames, remaining: Remaining, fields: &mut Fields) {
-    let ([limit, left, reset], resets) = match style {
-        ApiStyle::OpenAi => (names.openai, duration_text(remaining.reset_after)),
-        ApiStyle::Anthropic => (names.anthropic, time_text(remaining.reset_after)),
-    };
-    fields.push(limit, remaining.limit.to_string().as_bytes());
-    fields.push(left, remaining.remaining.to_string().as_bytes());
-    fields.push(reset, resets.as_bytes());
-}
-
-/// Milliseconds as OpenAI writes them: `120ms`, `1s`, `6m0s`. From a second on in whole seconds, rounded up.
-fn duration_text(millis: u64) -> String {
-    if millis < 1000 {
-        return format!("{millis}ms");
-    }
-    let seconds = millis.div_ceil(1000);
-    match seconds / 60 {
-        0 => format!("{seconds}s"),
-        minutes => format!("{minutes}m{}s", seconds % 60),
-    }
-}
-
-/// So many milliseconds from now, as Anthropic writes it (RFC 3339), rounded up.
-fn time_text(millis: u64) -> String {
-    let seconds = i64::try_from(millis.div_ceil(1000)).unwrap_or(0);
-    let time: UnixTime = now().plus(seconds);
-    time.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_span_is_written_as_openai_does() {
-        let texts = [0, 120, 999, 1000, 1001, 59_999, 60_000, 360_000].map(duration_text);
-        assert_eq!(
-            texts,
-            ["0ms", "120ms", "999ms", "1s", "2s", "1m0s", "1m0s", "6m0s"]
-        );
-    }
 
     #[test]
     fn a_request_is_charged_for_what_it_used_as_far_as_that_is_known() {

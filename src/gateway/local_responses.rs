@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::gateway::client_source::ClientSource;
-use crate::gateway::limits::{self, BudgetLeftView, LimitView};
+use crate::gateway::limit_views::{LimitView, limit_views};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::buffer::BufferPool;
@@ -25,6 +25,7 @@ use crate::policy::key_view::KeyView;
 use crate::policy::network::ClientAddress;
 use crate::policy::route;
 use crate::policy::time::UnixTime;
+use crate::store::budgets::BudgetLeftView;
 use crate::store::config::ClientAddressSource;
 use crate::table::Entry;
 use crate::upstream::Routing;
@@ -224,7 +225,7 @@ pub(super) fn key(
     let forwarded_for = head.fields().all(FieldKind::XForwardedFor);
     let client = client_address(believed, source.address, forwarded_for);
     let details = ClientDetails {
-        limits: limits::limit_views(worker, entry),
+        limits: limit_views(worker, entry),
         budgets,
         client_address: match client {
             ClientAddress::Known(address) => Some(address.to_string()),

@@ -3,6 +3,7 @@
 
 pub(crate) mod accept;
 mod access_record;
+mod asked;
 mod budgets;
 mod client_source;
 mod error_response;
@@ -13,6 +14,9 @@ mod http2;
 mod key_usage;
 pub(crate) mod keyless;
 mod lease;
+mod limit_fields;
+mod limit_refusal;
+mod limit_views;
 mod limits;
 mod local_responses;
 mod refusal;

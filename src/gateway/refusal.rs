@@ -6,13 +6,10 @@ use std::io;
 use http::StatusCode;
 use rustix::io::Errno;
 
+use crate::gateway::limit_refusal::LimitRefusal;
 use crate::http::fields::Fields;
 use crate::http::head::{HeadError, MAX_REQUEST_FIELDS};
-use crate::policy::budget::BudgetUnit;
 use crate::policy::denial::Denial;
-use crate::policy::key_limiter::LimitError;
-use crate::policy::rate_limit::RateLimitError;
-use crate::policy::time::UnixTime;
 use crate::request_body::coding::{self, UnsupportedCodingError};
 use crate::request_body::collect::CollectError;
 use crate::request_body::model::BodyError;
@@ -42,17 +39,8 @@ pub(super) enum Refusal {
     Unread(CollectError),
     /// It expects what nobody here does (RFC 9110 10.1.1).
     Expectation,
-    /// The key is used too fast.
-    Limited(RateLimitError),
-    /// A budget of the key is used up, or what is left of it is too little.
-    BudgetSpent {
-        /// What of.
-        unit: BudgetUnit,
-        /// When it begins anew; None: never.
-        resets_at: Option<UnixTime>,
-    },
-    /// It is not known what was spent of the key's budgets.
-    LimitsUnavailable,
+    /// A limit or a budget refuses it.
+    Limited(LimitRefusal),
     /// The upstream gave no answer.
     Upstream(SendError),
     /// The upstream refuses the gateway's own credential.
@@ -102,10 +90,7 @@ impl Refusal {
                 "upstream_unreachable"
             }
             Self::Upstream(SendError::Silent) => "upstream_timeout",
-            Self::Limited(RateLimitError::TooLarge) => "request_too_large_for_limit",
-            Self::Limited(_) => "rate_limit_exceeded",
-            Self::BudgetSpent { .. } => "insufficient_quota",
-            Self::LimitsUnavailable => "limits_unavailable",
+            Self::Limited(limit) => limit.code(),
             Self::UpstreamRejected => "upstream_rejected",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
@@ -143,11 +128,10 @@ impl Refusal {
                 | BodyError::MissingModel
                 | BodyError::InvalidMultipart(_) => StatusCode::BAD_REQUEST,
             },
-            Self::StateField(_)
-            | Self::EngineField(_)
-            | Self::UnknownField(_)
-            | Self::Limited(RateLimitError::TooLarge) => StatusCode::BAD_REQUEST,
-            Self::Limited(_) | Self::BudgetSpent { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::StateField(_) | Self::EngineField(_) | Self::UnknownField(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Limited(limit) => limit.status(),
             Self::Coding(UnsupportedCodingError) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unread(CollectError::TooLarge(_) | CollectError::Inflated) => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -165,7 +149,6 @@ impl Refusal {
             | Self::NotReady
             | Self::ShuttingDown
             | Self::DatabaseFailed
-            | Self::LimitsUnavailable
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -175,13 +158,15 @@ impl Refusal {
     #[must_use]
     pub(super) fn limited_kind(&self) -> Option<&'static str> {
         match self {
-            Self::Limited(RateLimitError::Requests { .. } | RateLimitError::Concurrent) => {
-                Some("requests")
-            }
-            Self::Limited(RateLimitError::Tokens { .. }) => Some("tokens"),
-            Self::BudgetSpent { .. } => Some("insufficient_quota"),
+            Self::Limited(limit) => limit.kind(),
             _ => None,
         }
+    }
+
+    /// Whether a limit or a budget of the key refuses.
+    #[must_use]
+    pub(super) fn is_of_limits(&self) -> bool {
+        matches!(self, Self::Limited(_))
     }
 
     /// The parameter at fault.
@@ -221,15 +206,8 @@ impl Refusal {
             }
             _ => {}
         }
-        if let Self::BudgetSpent { .. } = self {
-            // OpenAI's libraries try no request again that has this.
-            fields.push("x-should-retry", b"false");
-        }
-        if let Self::Limited(error) = self
-            && let Some(millis) = error.retry_after()
-        {
-            fields.push("retry-after", millis.div_ceil(1000).to_string().as_bytes());
-            fields.push("retry-after-ms", millis.to_string().as_bytes());
+        if let Self::Limited(limit) = self {
+            limit.add_fields(fields);
         }
         if let Self::Denied(Denial::MethodNotAllowed { allow }) = self {
             fields.push("allow", allow.as_bytes());
@@ -311,36 +289,7 @@ impl fmt::Display for Refusal {
                 "Too much is being sent at the moment. Try again in a second."
             }
             Self::Expectation => "The only expectation taken is 100-continue; leave the Expect header out.",
-            Self::BudgetSpent { unit, resets_at } => {
-                let unit = match unit {
-                    BudgetUnit::Tokens => "tokens",
-                    BudgetUnit::Requests => "requests",
-                    BudgetUnit::Cost => "money",
-                    BudgetUnit::AudioSeconds => "audio",
-                };
-                write!(f, "This API key's budget of {unit} is used up, or too little of it is left for this request. ")?;
-                return match resets_at {
-                    Some(time) => write!(f, "It begins anew at {time}. Ask the operator for more before."),
-                    None => f.write_str("Ask the operator for more."),
-                };
-            }
-            Self::LimitsUnavailable => {
-                "The gateway cannot read how much this API key has used. Try again later; if it stays so, tell the operator."
-            }
-            Self::Limited(RateLimitError::Requests { .. }) => {
-                "This API key has used up its requests for this minute. Wait as long as the header Retry-After says, then send it again."
-            }
-            Self::Limited(RateLimitError::Tokens { .. }) => {
-                "This API key has used up its tokens for this minute, or this request would. Wait as long as the header \
-                 Retry-After says, or ask for less output in max_tokens."
-            }
-            Self::Limited(RateLimitError::Concurrent) => {
-                "This API key has as many requests running as it may have at the same time. Send this one when another has ended."
-            }
-            Self::Limited(RateLimitError::TooLarge) => {
-                "This request could use more tokens than this API key may use in a whole minute. Send less text, or ask for \
-                 less output in max_tokens."
-            }
+            Self::Limited(limit) => return limit.fmt(f),
             Self::Upstream(SendError::Unreachable(error)) if is_shortage(error) => {
                 "Too much is going on at the moment. Try again in a second."
             }
@@ -400,13 +349,9 @@ impl From<CollectError> for Refusal {
     }
 }
 
-impl From<LimitError> for Refusal {
-    fn from(error: LimitError) -> Self {
-        match error {
-            LimitError::Rate(error) => Self::Limited(error),
-            LimitError::Budget { unit, resets_at } => Self::BudgetSpent { unit, resets_at },
-            LimitError::Unavailable => Self::LimitsUnavailable,
-        }
+impl From<LimitRefusal> for Refusal {
+    fn from(limit: LimitRefusal) -> Self {
+        Self::Limited(limit)
     }
 }
 

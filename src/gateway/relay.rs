@@ -13,6 +13,7 @@ use crate::gateway::access_record::AccessRecord;
 use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyPart, Exchange};
 use crate::gateway::lease::Lease;
+use crate::gateway::limits::RunningRequest;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::worker::Worker;
 use crate::http::event_stream::{EventFollower, is_event_stream};
@@ -70,14 +71,15 @@ enum Unsent {
     Revoked(Denial),
 }
 
-/// Relays a response whose head was begun, to its last byte.
+/// Relays a response whose head was begun, to its last byte. Its request's place among those of its key is given back, and
+/// what it used is settled, before its last byte leaves: the client's next request may come at once.
 ///
 /// # Errors
 /// [`BrokenOff`]; the record says why.
 pub(super) async fn relay<E: Exchange>(
     worker: &Rc<Worker>,
     exchange: &mut E,
-    mut response: UpstreamResponse,
+    (mut response, mut running): (UpstreamResponse, RunningRequest),
     mut lease: Lease,
     format: ErrorFormat<'_>,
     record: &mut AccessRecord,
@@ -102,25 +104,44 @@ pub(super) async fn relay<E: Exchange>(
             poll_event(cx, worker, exchange, &mut response, &mut lease, state)
         })
         .await;
+        let has_ended = match &event {
+            RelayEvent::Piece(_) => response.is_done(),
+            RelayEvent::End => true,
+            RelayEvent::HeadWaits
+            | RelayEvent::Ping
+            | RelayEvent::Revoked(_)
+            | RelayEvent::UpstreamFailed
+            | RelayEvent::ClientLeft => false,
+        };
+        if has_ended {
+            running.finish();
+        }
         let part = match &event {
+            RelayEvent::Piece(place) if has_ended && !waits_for_rest => {
+                let piece = response.piece(place);
+                // Nothing is taken out, so it passes as it is.
+                record.relayed_last(piece);
+                record.upstream_finished();
+                state.follow(piece);
+                BodyPart::Last(piece)
+            }
             RelayEvent::Piece(place) => {
-                let is_last = response.is_done();
-                let passed = match is_last {
+                let passed = match has_ended {
                     true => record.relayed_last(response.piece(place)),
                     false => record.relayed(response.piece(place)),
                 };
                 state.follow(passed);
-                match is_last && !waits_for_rest {
-                    true => BodyPart::Last(passed),
-                    false => BodyPart::More(passed),
-                }
+                BodyPart::More(passed)
             }
             RelayEvent::HeadWaits => BodyPart::More(b""),
             RelayEvent::Ping => {
                 record.sent(PING.len());
                 BodyPart::More(PING)
             }
-            RelayEvent::End => BodyPart::Last(record.rest()),
+            RelayEvent::End => {
+                record.upstream_finished();
+                BodyPart::Last(record.rest())
+            }
             RelayEvent::Revoked(denial) => {
                 record.revoked(*denial);
                 let last_event = can_add_events.then(|| format.event(&Refusal::from(*denial)));

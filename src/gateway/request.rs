@@ -10,18 +10,20 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use http::StatusCode;
 
 use crate::gateway::access_record::AccessRecord;
+use crate::gateway::asked::{self, Asked};
 use crate::gateway::client_source::ClientSource;
 use crate::gateway::error_response::ErrorFormat;
 use crate::gateway::exchange::{BodyLength, BodyPart, Exchange};
 use crate::gateway::file_length::FileLength;
 use crate::gateway::key_usage;
 use crate::gateway::lease::Lease;
-use crate::gateway::limits::{self, ExpectedUse, RequestLimits};
+use crate::gateway::limit_views;
+use crate::gateway::limits::{RequestLimits, RunningRequest};
 use crate::gateway::local_responses::{self, LocalResponse};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::relay::{self, BrokenOff};
@@ -37,20 +39,14 @@ use crate::http::head::{HeadError, RequestHead};
 use crate::http::request_id::RequestId;
 use crate::http::usage_scanner::{ResponseKind, UsageScanner};
 use crate::policy::account::JudgedKey;
-use crate::policy::body_fields::{self, CACHE_SALT, FieldDenial, NotedFields, Salt};
-use crate::policy::decide::{self, Caller, Permit};
+use crate::policy::decide::{self, Permit};
 use crate::policy::denial::Denial;
-use crate::policy::documented_fields::Documented;
 use crate::policy::field_kind::FieldKind;
-use crate::policy::key::Key;
 use crate::policy::network::{AddressText, ClientAddress};
-use crate::policy::route::{self, ApiStyle, BodyKind, Endpoint, Route};
+use crate::policy::route::{self, ApiStyle, Route};
 use crate::policy::time::UnixTime;
-use crate::policy::usage::RequestCounts;
-use crate::request_body::coding;
-use crate::request_body::collect::{self, CollectedBody};
-use crate::request_body::edit::{self, BodyEdits};
-use crate::request_body::model::{self, BodyFormat, ExtraModelFields, FilePlace, Places};
+use crate::request_body::edit::BodyEdits;
+use crate::request_body::model::FilePlace;
 use crate::runtime::flush_coalescer::ready_tasks_ran;
 use crate::runtime::wall_clock::unix_time;
 use crate::store::config::ClientAddressSource;
@@ -58,9 +54,6 @@ use crate::table::Entry;
 use crate::upstream::Upstream;
 use crate::upstream::outbound::OutboundRequest;
 use crate::upstream::pool::UpstreamResponse;
-
-/// The most characters of an unknown field's name that an error repeats.
-const MAX_SHOWN_NAME: usize = 64;
 
 /// How a request came: what its connection knows.
 #[derive(Clone, Copy, Debug)]
@@ -197,7 +190,7 @@ async fn admit_and_forward<E: Exchange>(
             if let Some(limits) = &limits {
                 limits.check().await?; // 4b
             }
-            let asked = read_model(inbound, endpoint, (caller, entry), exchange, record).await?; // 6
+            let asked = asked::read(worker, endpoint, (caller, entry), exchange, record).await?; // 6
             let served_by = |_: &str| asked.upstream.clone();
             let sent_as = asked.sent_as.clone();
             let permit = caller
@@ -206,27 +199,27 @@ async fn admit_and_forward<E: Exchange>(
                     local_responses::no_model(worker, caller, &asked.model, denial)
                 })?; // 7
             record.upstream(permit.target());
-            judge_fields(&asked, permit.target())?;
-            // Held until the upstream is released.
+            asked.judge_fields(permit.target())?;
             let running = match limits {
                 Some(limits) => {
-                    let expected = expected_use(worker, endpoint, &asked);
-                    let (running, reserved) = limits.take(entry, expected)?; // 7b
+                    let expected = asked.expected_use(worker, endpoint);
+                    let (running, reserved) = limits.take(expected)?; // 7b
                     record.reserve(reserved);
-                    Some(running)
+                    running
                 }
-                None => None,
+                None => RunningRequest::default(),
             };
-            forward(inbound, asked, permit, entry, generation, exchange, record).await?; // 8
-            if let Some(running) = running {
-                running.finish();
-            }
-            return Ok(());
+            let passage = Passage {
+                permit,
+                generation,
+                running,
+            };
+            return forward(inbound, asked, passage, entry, exchange, record).await; // 8
         }
         Route::Models => local_responses::models(worker, caller, head),
         Route::Model(id) => local_responses::one_model(worker, caller, &id, head)?,
         Route::Key => {
-            let budgets = limits::budget_views(worker, entry).await;
+            let budgets = limit_views::budget_views(worker, entry).await;
             let head = exchange.head();
             local_responses::key(
                 worker,
@@ -244,200 +237,35 @@ async fn admit_and_forward<E: Exchange>(
     inbound.respond(exchange, record, response).await
 }
 
-/// What a request asks for, once its body is read: the very bytes that were checked, and the model they name.
-struct Asked {
-    body: CollectedBody,
-    model: Arc<str>,
-    /// Who serves the model, by the catalogue.
-    upstream: Option<Arc<Upstream>>,
-    /// The upstream's own name for the model, where that is an alias.
-    sent_as: Option<Arc<str>>,
-    /// Where the body's parts are that the gateway may change.
-    places: Places,
-    /// Fields that the upstream may not take.
-    noted: NotedFields,
-    /// The path it goes to.
-    path: &'static str,
-    /// When the body was there whole.
-    read_at: Instant,
-    is_decoded: bool,
-    format: BodyFormat,
-}
-
-/// Step 6: the body, whole, and the one model it names.
-async fn read_model<E: Exchange>(
-    inbound: &Inbound<'_>,
-    endpoint: Endpoint,
-    (caller, key): (Caller<'_>, &Arc<Entry>),
-    exchange: &mut E,
-    record: &mut AccessRecord,
-) -> Result<Asked, Refusal> {
-    let (worker, head) = (inbound.worker, exchange.head());
-    let fields = head.fields();
-    let is_other = |expectation: &[u8]| !expectation.eq_ignore_ascii_case(b"100-continue");
-    if fields.all(FieldKind::Expect).any(is_other) {
-        return Err(Refusal::Expectation);
-    }
-    model::check_query(head.query())?;
-    let content_type = fields.only(FieldKind::ContentType);
-    let format = model::check_content_type(endpoint.body(), content_type)?;
-    let coding = coding::of(fields.all(FieldKind::ContentEncoding))?;
-    let entry = Rc::clone(exchange.timer_entry());
-    let (limits, buffers, timer) = (&worker.settings.bodies, &worker.buffers, &worker.timer);
-    let body = match coding {
-        None => collect::collect(exchange, key, limits, buffers, timer, &entry).await?,
-        // Boxed, so that a decoder's state makes no other request larger.
-        Some(coding) => {
-            Box::pin(collect::collect_decoded(
-                exchange, coding, key, limits, buffers, timer, &entry,
-            ))
-            .await?
-        }
-    };
-    let read_at = Instant::now();
-    record.body(body.received());
-    let extra_fields = match caller.judged().allows_all_models() {
-        true => ExtraModelFields::Allowed,
-        false => ExtraModelFields::Refused,
-    };
-    let routing = worker.fleet.routing();
-    let documented = routing
-        .refuses_unknown_fields()
-        .then(|| Documented::of(endpoint));
-    let facts = model::scan(&format, body.bytes(), extra_fields, documented)?;
-    let (named, noted, places) = (facts.model, facts.noted, facts.places);
-    // The catalogue's own name is shared; only a name that nobody serves is copied.
-    let (model, upstream) = match routing.served(&named) {
-        Some((model, upstream)) => (Arc::clone(model), Some(Arc::clone(upstream))),
-        None => (Arc::from(&*named), None),
-    };
-    record.model(&model);
-    Ok(Asked {
-        body,
-        sent_as: routing.sent_as(&model).cloned(),
-        model,
-        upstream,
-        places,
-        noted,
-        path: endpoint.path(),
-        read_at,
-        is_decoded: coding.is_some(),
-        format,
-    })
-}
-
-/// What the request will probably use: a quarter of the bytes of a text, and the output that it asks for.
-fn expected_use(worker: &Worker, endpoint: Endpoint, asked: &Asked) -> ExpectedUse {
-    let text_bytes = match endpoint.body() {
-        BodyKind::Json => asked.body.bytes().len() as u64,
-        // Nearly all of a form is a file, whose bytes are no text.
-        BodyKind::Multipart => 0,
-    };
-    let default_output = match endpoint.makes_text() {
-        true => worker.prices.load().default_output(&asked.model),
-        false => 0,
-    };
-    let output = &asked.places.output;
-    let input = output.expected_input(text_bytes);
-    let tokens = output.expected_tokens(text_bytes, default_output);
-    let counts = RequestCounts {
-        input: Some(input),
-        output: Some(tokens - input),
-        ..RequestCounts::UNKNOWN
-    };
-    ExpectedUse {
-        input,
-        tokens,
-        cost: worker.prices.load().cost(&asked.model, &counts),
-    }
-}
-
-/// After step 7: the body's fields, by the rules of the upstream. Not before, so that nobody learns the rules of an
-/// upstream that the key may not use.
-fn judge_fields(asked: &Asked, upstream: &Upstream) -> Result<(), Refusal> {
-    body_fields::judge(&asked.noted, upstream.field_rules()).map_err(|denial| match denial {
-        FieldDenial::State(field) => Refusal::StateField(field),
-        FieldDenial::Engine(field) => Refusal::EngineField(field),
-        FieldDenial::Unknown(place) => {
-            let name = asked.body.bytes().get(place).unwrap_or_default();
-            Refusal::UnknownField(shown_name(name))
-        }
-    })
-}
-
-/// What the gateway changes in the body: the model, where the client named it by an alias; and the cache salt, where the
-/// upstream's config has the gateway set it.
-fn body_edits(
-    asked: &Asked,
-    permit: &Permit<Arc<Upstream>>,
-    key: &Key,
-) -> Result<BodyEdits, Refusal> {
-    let mut edits = BodyEdits::default();
-    if let Some(name) = permit.sent_as() {
-        let text = match asked.places.first_member {
-            Some(_) => edit::json_string(name),
-            None => name.to_owned(),
-        };
-        for length in &asked.places.model_lengths {
-            edits.replace(length.clone(), text.len().to_string());
-        }
-        edits.replace(asked.places.model.clone(), text);
-    }
-    let upstream = permit.target();
-    if let Some(first_member) = asked.places.first_member
-        && upstream.sets_cache_salt()
-    {
-        // Without its secret the upstream would mix the caches of all keys.
-        let salt = upstream.cache_salt(key).ok_or(Refusal::Internal)?;
-        let salt = edit::json_string(&salt);
-        match asked.noted.salt() {
-            Salt::Absent => edits.insert_member(first_member, CACHE_SALT, &salt),
-            Salt::Once(place) => edits.replace(place.clone(), salt),
-            Salt::Several => return Err(Refusal::EngineField(CACHE_SALT)),
-        }
-    }
-    Ok(edits)
-}
-
-/// A field's name as it is written in the body, for a message: without control characters, and not long.
-fn shown_name(raw: &[u8]) -> String {
-    let text = String::from_utf8_lossy(raw);
-    let visible =
-        |letter: char| letter == ' ' || letter.is_ascii_graphic() || letter.is_alphanumeric();
-    let mut shown: String = text
-        .chars()
-        .take(MAX_SHOWN_NAME)
-        .map(|letter| {
-            if visible(letter) {
-                letter
-            } else {
-                char::REPLACEMENT_CHARACTER
-            }
-        })
-        .collect();
-    if text.chars().nth(MAX_SHOWN_NAME).is_some() {
-        shown.push('…');
-    }
-    shown
+/// What lets a request go to its upstream.
+struct Passage {
+    permit: Permit<Arc<Upstream>>,
+    generation: u64,
+    /// Its place among those of its key; held until the upstream is released.
+    running: RunningRequest,
 }
 
 /// Step 8: the request's way to its upstream and back.
 async fn forward<E: Exchange>(
     inbound: &Inbound<'_>,
     mut asked: Asked,
-    permit: Permit<Arc<Upstream>>,
+    passage: Passage,
     entry: &Arc<Entry>,
-    generation: u64,
     exchange: &mut E,
     record: &mut AccessRecord,
 ) -> Result<(), Failure> {
     let worker = inbound.worker;
+    let Passage {
+        permit,
+        generation,
+        mut running,
+    } = passage;
     let _share = UpstreamShare::take(worker, entry)?;
     let (table, timer_entry) = (Arc::clone(&worker.table), Rc::clone(exchange.timer_entry()));
     let mut lease = Lease::new(permit, entry, table, generation, timer_entry);
     let read_at = asked.read_at;
     let kind = ResponseKind::of_path(asked.path);
-    let mut edits = body_edits(&asked, lease.permit(), entry.key())?;
+    let mut edits = asked.body_edits(lease.permit(), entry.key())?;
     let upstream = lease.permit().target();
     let filter = ask_for_usage(
         (upstream.usage(), upstream.engine()),
@@ -455,10 +283,18 @@ async fn forward<E: Exchange>(
     let outbound = inbound.outbound(exchange.head(), lease.permit().target(), asked, edits);
     exchange.release_head();
     record.asked();
-    let mut response = send(worker, &mut lease, outbound, exchange, record).await?;
+    running.asked();
+    let sent = send(worker, &mut lease, outbound, exchange, record).await;
+    if let Err(Failure::Refused(Refusal::Upstream(error))) = &sent
+        && error.is_before_sending()
+    {
+        running.finish();
+    }
+    let mut response = sent?;
     let status = response.status();
     record.answered(status, response.overhead(read_at));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        running.finish();
         return Err(Refusal::UpstreamRejected.into());
     }
     record.status(status);
@@ -482,7 +318,7 @@ async fn forward<E: Exchange>(
     }
     inbound.begin(exchange, record, status, response.fields(), length);
     let format = inbound.error_format();
-    relay::relay(worker, exchange, response, lease, format, record)
+    relay::relay(worker, exchange, (response, running), lease, format, record)
         .await
         .map_err(|BrokenOff| Failure::BrokenOff)
 }

@@ -91,13 +91,26 @@ impl Fields {
 
     /// Appends a line of its own.
     pub fn push(&mut self, name: &str, value: &[u8]) {
+        self.push_as(FieldKind::of(name.as_bytes()), name, value);
+    }
+
+    /// Appends a line of its own, where the kind of its name is known.
+    pub fn push_as(&mut self, kind: FieldKind, name: &str, value: &[u8]) {
         let start = self.text.len();
+        self.text.reserve(name.len() + value.len() + 4);
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             self.text.extend_from_slice(part);
         }
-        let name = start..start + name.len();
-        let value_start = name.end + 2;
-        self.index(name, value_start..value_start + value.len());
+        let name_end = start + name.len();
+        let value_start = name_end + 2;
+        self.note(FieldLine {
+            start: place(start),
+            name_end: place(name_end),
+            value_start: place(value_start),
+            value_end: place(value_start + value.len()),
+            kind,
+            is_plain: true,
+        });
     }
 
     fn note(&mut self, line: FieldLine) {

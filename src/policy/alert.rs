@@ -41,10 +41,8 @@ pub enum Alert {
     },
     /// A budget is used up to a mark.
     BudgetMark {
-        /// The key that has the budget.
-        key_id: String,
-        /// Its name.
-        name: String,
+        /// What the budget is on.
+        whose: BudgetOf,
         /// What the budget counts: `tokens`, `requests`, `cost`, `audio_seconds`.
         unit: String,
         /// Its period: `day`, `week`, `month`, `total`.
@@ -64,6 +62,20 @@ pub enum Alert {
     Test,
 }
 
+/// What a budget is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BudgetOf {
+    /// A key.
+    Key {
+        /// Its id.
+        id: String,
+        /// Its name.
+        name: String,
+    },
+    /// The account of this id, for all of its keys together.
+    Account(String),
+}
+
 impl Alert {
     /// Its kind, as receivers, log and metrics see it.
     #[must_use]
@@ -77,11 +89,15 @@ impl Alert {
         }
     }
 
-    /// What it is about: the id of a key, or the name of an upstream.
+    /// What it is about: the id of a key or an account, or the name of an upstream.
     #[must_use]
     pub fn about(&self) -> &str {
         match self {
-            Self::KeyExpires { key_id, .. } | Self::BudgetMark { key_id, .. } => key_id,
+            Self::KeyExpires { key_id: id, .. }
+            | Self::BudgetMark {
+                whose: BudgetOf::Key { id, .. } | BudgetOf::Account(id),
+                ..
+            } => id,
             Self::UpstreamDown { upstream, .. } | Self::UpstreamUp { upstream, .. } => upstream,
             Self::Test => "",
         }
@@ -99,6 +115,7 @@ impl Alert {
                 format!("{kind} {about} {}", since.seconds())
             }
             Self::BudgetMark {
+                whose,
                 unit,
                 per,
                 percent,
@@ -107,7 +124,11 @@ impl Alert {
                 ..
             } => {
                 let start = period_start.seconds();
-                format!("{kind} {about} {unit}={amount}/{per} {percent} {start}")
+                let whose = match whose {
+                    BudgetOf::Key { .. } => "",
+                    BudgetOf::Account(_) => "account ",
+                };
+                format!("{kind} {whose}{about} {unit}={amount}/{per} {percent} {start}")
             }
             Self::Test => kind.to_owned(),
         }
@@ -129,8 +150,7 @@ impl Alert {
                 json!({"upstream": upstream, "since": since.to_string()})
             }
             Self::BudgetMark {
-                key_id,
-                name,
+                whose,
                 unit,
                 per,
                 percent,
@@ -138,10 +158,20 @@ impl Alert {
                 amount,
                 period_start: _,
                 resets_at,
-            } => json!({
-                "key_id": key_id, "name": name, "unit": unit, "per": per, "percent": percent, "used": used,
-                "amount": amount, "resets_at": resets_at.map(|at| at.to_string()),
-            }),
+            } => {
+                let mut data = json!({
+                    "unit": unit, "per": per, "percent": percent, "used": used, "amount": amount,
+                    "resets_at": resets_at.map(|at| at.to_string()),
+                });
+                match whose {
+                    BudgetOf::Key { id, name } => {
+                        data["key_id"] = json!(id);
+                        data["name"] = json!(name);
+                    }
+                    BudgetOf::Account(id) => data["account"] = json!(id),
+                }
+                data
+            }
             Self::Test => json!({}),
         };
         data["gateway"] = Value::from(gateway);
@@ -255,9 +285,8 @@ mod tests {
         };
         assert_eq!(expires("a", 5).subject(), expires("b", 5).subject());
         assert_ne!(expires("a", 5).subject(), expires("a", 6).subject());
-        let mark = |percent, used: &str| Alert::BudgetMark {
-            key_id: "key_1".to_owned(),
-            name: "a".to_owned(),
+        let mark_of = |whose, percent, used: &str| Alert::BudgetMark {
+            whose,
             unit: "tokens".to_owned(),
             per: "month".to_owned(),
             percent,
@@ -266,12 +295,22 @@ mod tests {
             period_start: UnixTime::from_seconds(0),
             resets_at: None,
         };
+        let key = || BudgetOf::Key {
+            id: "key_1".to_owned(),
+            name: "a".to_owned(),
+        };
+        let mark = |percent, used: &str| mark_of(key(), percent, used);
         assert_eq!(mark(80, "81").subject(), mark(80, "82").subject());
         assert_ne!(mark(80, "96").subject(), mark(95, "96").subject());
-        let body = mark(80, "81").body("here", UnixTime::from_seconds(0));
-        let body: Value = serde_json::from_str(&body).unwrap();
+        let account = mark_of(BudgetOf::Account("key_1".to_owned()), 80, "81");
+        assert_ne!(mark(80, "81").subject(), account.subject());
+        let body_of = |alert: &Alert| -> Value {
+            let body = alert.body("here", UnixTime::from_seconds(0));
+            serde_json::from_str(&body).unwrap()
+        };
+        assert_eq!(body_of(&account)["data"]["account"], "key_1");
         assert_eq!(
-            body,
+            body_of(&mark(80, "81")),
             json!({"type": "budget.mark", "timestamp": "1970-01-01T00:00:00Z", "data": {
                 "gateway": "here", "key_id": "key_1", "name": "a", "unit": "tokens", "per": "month",
                 "percent": 80, "used": "81", "amount": "100", "resets_at": null,

@@ -188,23 +188,24 @@ pub struct Spending {
     span: TimeSpan,
     spent: u64,
     reserved: u64,
-    /// How many of [`MARKS`] were reached in this period.
+    /// How many of [`MARKS`] were reached in this period,
     marks_reached: usize,
+    /// of this amount.
+    marks_of: u64,
 }
 
 impl Spending {
     /// A budget of which so much was spent in its present period before.
     #[must_use]
     pub fn of(budget: &Budget, spent: u64, now: UnixTime, zone: &TimeZone) -> Self {
-        let mut spending = Self {
+        Self {
             span: budget.period.around(now, zone),
             spent,
             reserved: 0,
+            // Whether they were told before, nobody knows here.
             marks_reached: 0,
-        };
-        // Marks that were reached before were told before.
-        spending.reach_marks(budget);
-        spending
+            marks_of: budget.amount,
+        }
     }
 
     /// Whether a request that is expected to use so much would be let in. Nothing is reserved.
@@ -252,6 +253,21 @@ impl Spending {
         self.begin_anew(budget, now, zone);
         self.reserved = self.reserved.saturating_sub(expected);
         self.spent = self.spent.saturating_add(used);
+        match self.marks_of == budget.amount {
+            true => self.reach_marks(budget),
+            // The request began before the amount changed.
+            false => None,
+        }
+    }
+
+    /// The highest mark that is reached and was not told in this period, in percent: what was spent before, or an amount
+    /// that changed, may have reached it. Other amounts have other marks.
+    pub fn reach_mark(&mut self, budget: &Budget, now: UnixTime, zone: &TimeZone) -> Option<u64> {
+        self.begin_anew(budget, now, zone);
+        if self.marks_of != budget.amount {
+            self.marks_of = budget.amount;
+            self.marks_reached = 0;
+        }
         self.reach_marks(budget)
     }
 

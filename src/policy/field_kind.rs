@@ -218,7 +218,7 @@ const NAMES: [(&str, FieldKind); 137] = [
 ];
 
 /// Beginnings of names that are not known as a whole, in lower case. The first that fits counts.
-const PREFIXES: [(&str, FieldKind); 57] = [
+const PREFIXES: [(&str, FieldKind); 58] = [
     ("x-stainless-", Forwarded),
     ("accept-", AcceptOther),
     ("access-control-", NotToClient),
@@ -227,6 +227,7 @@ const PREFIXES: [(&str, FieldKind); 57] = [
     ("x-accel-", NotToClient),
     ("x-forwarded-", XForwardedOther),
     ("x-ratelimit-", NotToClient),
+    ("anthropic-ratelimit-", NotToClient),
     ("x-keygate-", NotToUpstream),
     // Another method or path than the one that was judged.
     ("x-http-method", NotToUpstream),

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use crate::policy::budget::{Budget, BudgetPeriod, BudgetUnit, Spending};
 use crate::policy::rate_limit::{
-    Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
+    MOST_TOKENS, Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
 };
 use crate::policy::time::UnixTime;
 
@@ -103,6 +103,18 @@ pub struct BudgetMark {
     pub resets_at: Option<UnixTime>,
 }
 
+impl BudgetMark {
+    fn of(budget: &Budget, percent: u64, spending: &Spending) -> Self {
+        Self {
+            budget: *budget,
+            percent,
+            spent: spending.last_spent(),
+            period_start: spending.period_start(),
+            resets_at: spending.resets_at(),
+        }
+    }
+}
+
 /// What is left of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetLeft {
@@ -153,11 +165,12 @@ impl KeyLimiter {
         self.spendings.clear();
     }
 
-    /// Begins all budgets anew within their periods.
-    pub fn reset_budgets(&mut self) {
-        for loaded in &mut self.spendings {
-            loaded.spending.reset();
-        }
+    /// The key has these budgets in place of `before`. Of those that it did not have, what was spent is loaded anew: what
+    /// is known of an earlier time is old.
+    pub fn change_budgets(&mut self, before: &[Budget], budgets: &[Budget]) {
+        let had = |loaded: &LoadedSpending| before.iter().any(|budget| loaded.is_of(budget));
+        let has = |loaded: &LoadedSpending| budgets.iter().any(|budget| loaded.is_of(budget));
+        self.spendings.retain(|loaded| had(loaded) || !has(loaded));
     }
 
     /// Whether a request that is expected to use this would be let in. Nothing is taken.
@@ -196,6 +209,11 @@ impl KeyLimiter {
         clock: &LimitClock<'_>,
     ) -> Result<LimitReservation, LimitError> {
         self.check(terms, expected, clock)?;
+        // No sum of what runs may overflow: what is reserved is what is given back.
+        let expected = &UsedAmounts {
+            tokens: expected.tokens.min(MOST_TOKENS),
+            ..*expected
+        };
         let reservation = self
             .rate
             .take(&terms.rates, expected.tokens, clock.monotonic)?;
@@ -262,13 +280,20 @@ impl KeyLimiter {
             };
             let expected = expected.of(budget.unit);
             let mark = spending.settle(budget, expected, used, clock.now, clock.zone);
-            marks.extend(mark.map(|percent| BudgetMark {
-                budget: *budget,
-                percent,
-                spent: spending.spent(budget, clock.now, clock.zone),
-                period_start: spending.period_start(),
-                resets_at: spending.resets_at(),
-            }));
+            marks.extend(mark.map(|percent| BudgetMark::of(budget, percent, spending)));
+        }
+        marks
+    }
+
+    /// The marks that budgets have reached without a request that told of it: by what was spent before they were loaded,
+    /// or since their amounts changed.
+    pub fn marks(&mut self, budgets: &[Budget], clock: &LimitClock<'_>) -> Vec<BudgetMark> {
+        let mut marks = Vec::new();
+        for budget in budgets {
+            if let Some(spending) = self.spending(budget) {
+                let mark = spending.reach_mark(budget, clock.now, clock.zone);
+                marks.extend(mark.map(|percent| BudgetMark::of(budget, percent, spending)));
+            }
         }
         marks
     }
@@ -402,6 +427,30 @@ mod tests {
             }
         );
         assert_eq!(limiter.rate().requests(3, clock.monotonic).remaining, 1);
+    }
+
+    #[test]
+    fn a_budget_that_was_taken_away_is_loaded_anew_when_it_is_given_again() {
+        let zone = TimeZone::UTC;
+        let clock = clock(&zone);
+        let mut limiter = KeyLimiter::default();
+        limiter.load(&DAILY, 10, &clock);
+        let raised = Budget {
+            amount: 200,
+            ..DAILY
+        };
+        limiter.change_budgets(&[DAILY], &[raised, REQUESTS]);
+        assert_eq!(limiter.left(&raised, &clock).unwrap().spent, 10);
+        let budgets = [raised];
+        let terms = terms(&budgets);
+        let taken = limiter.take(&terms, &tokens(50), &clock).unwrap();
+        limiter.change_budgets(&[raised], &[]);
+        limiter.change_budgets(&[], &[DAILY]);
+        assert_eq!(limiter.left(&DAILY, &clock), None);
+        // What ran all the time is counted, too.
+        limiter.load(&DAILY, 30, &clock);
+        let _ = limiter.settle(taken, &budgets, &tokens(20), Some(20), &clock);
+        assert_eq!(limiter.left(&DAILY, &clock).unwrap().spent, 50);
     }
 
     #[test]

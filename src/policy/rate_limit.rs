@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 /// The span in which requests and tokens are counted, in seconds.
 const SPAN: u64 = 60;
 const MILLIS: u64 = 1000;
+/// No request counts for more tokens: no limit is higher.
+pub const MOST_TOKENS: u64 = 1 << 53;
 
 /// Milliseconds since a start that never changes, from a clock that never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,11 +129,12 @@ impl RateLimiter {
     ) -> Result<RateReservation, RateLimitError> {
         self.check(limits, tokens, now)?;
         let second = now.second();
+        let tokens = self.countable(tokens);
         let latest = self.latest(second);
         latest.requests += 1;
-        latest.tokens = latest.tokens.saturating_add(tokens);
+        latest.tokens += tokens;
         self.requests += 1;
-        self.tokens = self.tokens.saturating_add(tokens);
+        self.tokens += tokens;
         self.running += 1;
         Ok(RateReservation { second, tokens })
     }
@@ -189,9 +192,9 @@ impl RateLimiter {
         let RateReservation { second, tokens } = reservation;
         let used = used.unwrap_or(tokens);
         if let Some(more) = used.checked_sub(tokens).filter(|more| *more > 0) {
-            let latest = self.latest(now.second());
-            latest.tokens = latest.tokens.saturating_add(more);
-            self.tokens = self.tokens.saturating_add(more);
+            let more = self.countable(more);
+            self.latest(now.second()).tokens += more;
+            self.tokens += more;
         } else if let Ok(at) = self.recent.binary_search_by_key(&second, |one| one.second) {
             let less = (tokens - used).min(self.recent[at].tokens);
             self.recent[at].tokens -= less;
@@ -272,6 +275,12 @@ impl RateLimiter {
         0
     }
 
+    /// So many of these tokens that no sum overflows: what is counted is what is given back. A client may ask for any
+    /// number.
+    fn countable(&self, tokens: u64) -> u64 {
+        tokens.min(MOST_TOKENS).min(u64::MAX - self.tokens)
+    }
+
     fn latest(&mut self, second: u64) -> &mut Second {
         if self.recent.back().is_none_or(|last| last.second < second) {
             self.recent.push_back(Second {
@@ -289,12 +298,11 @@ impl RateLimiter {
             && now.until_expired(oldest.second) == 0
         {
             self.requests -= oldest.requests;
-            self.tokens = self.tokens.saturating_sub(oldest.tokens);
+            self.tokens -= oldest.tokens;
             self.recent.pop_front();
         }
         if self.recent.is_empty() {
             self.recent = VecDeque::new();
-            self.tokens = 0;
         }
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! Reading a config reads the file but never creates it; [`AlertSecret::provide`] does, at the start and at a reload.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
+
+use crate::store::secret_file;
 
 const PREFIX: &str = "whsec_";
 /// Bytes of a secret, by the Standard Webhooks.
@@ -72,29 +72,14 @@ impl AlertSecret {
 }
 
 fn read_secret(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    // Without this, opening a named pipe would wait for a writer.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let open = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(file)?;
-    if open.metadata()?.mode() & 0o077 != 0 {
-        return Err(refused(
-            "others may read or write this secret; run chmod 600 on the file",
-        ));
-    }
-    let mut text = Zeroizing::new(String::with_capacity(
-        usize::try_from(MAX_FILE).unwrap_or(0),
-    ));
-    open.take(MAX_FILE).read_to_string(&mut text)?;
+    let text = secret_file::read(file, MAX_FILE)?;
     let secret = text.trim_ascii().strip_prefix(PREFIX);
     let secret = secret.and_then(|text| BASE64.decode(text.as_bytes()).ok());
     let secret = secret.map(Zeroizing::new);
     secret
         .filter(|secret| SECRET_BYTES.contains(&secret.len()))
         .ok_or_else(|| {
-            refused(
+            secret_file::invalid(
                 "holds no secret: whsec_ and 24 to 64 bytes in base64; delete the file, and a new one is made",
             )
         })
@@ -103,20 +88,10 @@ fn read_secret(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 fn make_secret(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(vec![0; NEW_SECRET_BYTES]);
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut made = tempfile::Builder::new()
-        .prefix(".alert-secret-")
-        .tempfile_in(folder)?;
     let line = Zeroizing::new(format!("{PREFIX}{}\n", BASE64.encode(&secret)));
-    made.write_all(line.as_bytes())?;
-    made.as_file().sync_all()?;
-    match made.persist_noclobber(file) {
-        Ok(_) => Ok(secret),
-        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => read_secret(file),
-        Err(failed) => Err(failed.error),
+    match secret_file::make(file, &line)? {
+        true => Ok(secret),
+        false => read_secret(file),
     }
 }
 

@@ -30,7 +30,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainCheck, ChainKey, ChainReport};
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
+use crate::policy::audit_chain::{ChainCheck, ChainKey, ChainReport};
 use crate::store::database::accounts::AccountDriver;
 use crate::store::database::alerts::AlertDriver;
 use crate::store::database::budgets::BudgetDriver;

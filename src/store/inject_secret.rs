@@ -3,14 +3,13 @@
 //!
 //! Reading a config reads the file but never creates it; [`InjectSecret::provide`] does, at the start and at a reload.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-const SECRET_BYTES: usize = 32;
+use crate::store::secret_file;
+
 /// Characters of a salt: 128 bits in hexadecimal.
 const SALT_LENGTH: usize = 32;
 
@@ -28,7 +27,7 @@ pub enum SaltOwner {
 pub struct InjectSecret {
     file: PathBuf,
     /// None if the file does not exist yet.
-    secret: Option<Zeroizing<[u8; SECRET_BYTES]>>,
+    secret: Option<Zeroizing<[u8; secret_file::KEY_BYTES]>>,
 }
 
 impl std::fmt::Debug for InjectSecret {
@@ -45,7 +44,7 @@ impl InjectSecret {
     /// # Errors
     /// What is wrong with the file, and the remedy.
     pub(crate) fn read(file: PathBuf) -> Result<Self, String> {
-        let secret = match read_secret(&file) {
+        let secret = match secret_file::read_key(&file) {
             Ok(secret) => Some(secret),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(format!("{}: {error}", file.display())),
@@ -59,7 +58,7 @@ impl InjectSecret {
     /// The file cannot be created or read.
     pub(crate) fn provide(&mut self) -> io::Result<()> {
         if self.secret.is_none() {
-            self.secret = Some(make_secret(&self.file)?);
+            self.secret = Some(secret_file::make_key(&self.file)?);
         }
         Ok(())
     }
@@ -78,48 +77,6 @@ impl InjectSecret {
         });
         hasher.update(name.as_bytes());
         Some(hasher.finalize().to_hex()[..SALT_LENGTH].to_owned())
-    }
-}
-
-fn read_secret(file: &Path) -> io::Result<Zeroizing<[u8; SECRET_BYTES]>> {
-    let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    // Without this, opening a named pipe would wait for a writer.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let open = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(file)?;
-    if open.metadata()?.mode() & 0o077 != 0 {
-        return Err(refused(
-            "others may read or write this secret; run chmod 600 on the file",
-        ));
-    }
-    let mut text = Zeroizing::new(String::with_capacity(SECRET_BYTES * 2 + 64));
-    open.take(SECRET_BYTES as u64 * 2 + 64)
-        .read_to_string(&mut text)?;
-    let hash = blake3::Hash::from_hex(text.trim_ascii()).map_err(|_| {
-        refused("holds no secret of 64 hexadecimal digits; delete the file, and a new one is made")
-    })?;
-    Ok(Zeroizing::new(*hash.as_bytes()))
-}
-
-fn make_secret(file: &Path) -> io::Result<Zeroizing<[u8; SECRET_BYTES]>> {
-    let mut secret = Zeroizing::new([0; SECRET_BYTES]);
-    getrandom::fill(&mut *secret).map_err(io::Error::other)?;
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut made = tempfile::Builder::new()
-        .prefix(".inject-secret-")
-        .tempfile_in(folder)?;
-    let line = Zeroizing::new(format!("{}\n", blake3::Hash::from_bytes(*secret).to_hex()));
-    made.write_all(line.as_bytes())?;
-    made.as_file().sync_all()?;
-    match made.persist_noclobber(file) {
-        Ok(_) => Ok(secret),
-        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => read_secret(file),
-        Err(failed) => Err(failed.error),
     }
 }
 
@@ -178,7 +135,7 @@ mod tests {
             std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
             InjectSecret::read(file.clone()).unwrap_err()
         };
-        let whole = "0f".repeat(SECRET_BYTES);
+        let whole = "0f".repeat(secret_file::KEY_BYTES);
         assert!(refused(&whole, 0o640).contains("chmod 600"));
         for text in ["", "\n", &whole[1..], &format!("{whole}0"), "nonsense"] {
             assert!(

@@ -78,7 +78,16 @@ impl Accounts {
 
     pub(crate) fn put(&self, rules: AccountRules) {
         let entry = self.get_or_add(rules.id.as_str());
-        entry.rules.store(Some(Arc::new(rules)));
+        let rules = Arc::new(rules);
+        let before = entry.rules.swap(Some(Arc::clone(&rules)));
+        let budgets = before
+            .as_ref()
+            .map_or(&[][..], |before| &before.allowance.budgets);
+        if !rules.allowance.budgets.is_empty() {
+            entry
+                .limiter()
+                .change_budgets(budgets, &rules.allowance.budgets);
+        }
     }
 
     pub(crate) fn remove(&self, id: &str) {

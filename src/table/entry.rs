@@ -91,13 +91,18 @@ impl Entry {
     }
 
     /// This entry takes the place of `before`, whose counters it shares: uses of a previous token that it no longer has
-    /// are forgotten.
+    /// are forgotten, and so is what was spent of budgets that it did not have.
     pub(crate) fn takes_place_of(&self, before: &Self) {
         let previous_hash = |entry: &Self| entry.key.previous().map(PreviousToken::hash).copied();
-        if previous_hash(self) != previous_hash(before)
-            && let Some(usage) = self.usage.get()
-        {
+        let Some(usage) = self.usage.get() else {
+            return;
+        };
+        if previous_hash(self) != previous_hash(before) {
             usage.forget_previous_token();
+        }
+        if !self.key.budgets().is_empty() {
+            let budgets = (before.key.budgets(), self.key.budgets());
+            usage.limiter().change_budgets(budgets.0, budgets.1);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! No I/O and no clock here: callers pass the time, and a [`YieldPoint`] for work on many keys.
 
 mod account;
+mod ceiling;
 mod difference;
 mod entry;
 mod incremental;
@@ -32,6 +33,7 @@ use crate::table::account::Accounts;
 use crate::table::indexes::{Indexes, copy_batch, drop_indexes, lock};
 
 pub use crate::table::account::AccountEntry;
+pub use crate::table::ceiling::{Ceiling, LimitHolder, OfKeyAndAccount};
 pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};

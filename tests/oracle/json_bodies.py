@@ -256,6 +256,8 @@ def mixtures(dice: random.Random, count: int) -> Iterator[Case]:
             body = _document(dice, members).encode("utf-8", "surrogatepass")
             if twisted:
                 body = _broken(dice, body)
+        # A field about the stream that comes twice is refused: servers take the first one or the last.
+        twisted = twisted or sum(member.startswith('"stream"') for member in members) > 1
         kind = Kind.HOSTILE if twisted else Kind.VALID if odd else Kind.ORDINARY
         yield chat(f"mixture {number}", body, kind, chunked=dice.random() < 0.1)
 

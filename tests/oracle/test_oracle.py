@@ -100,8 +100,9 @@ def sent(corpus: list[Case], tmp_path_factory: pytest.TempPathFactory) -> list[S
     answers, judged, forwarded = {}, {}, {}
 
     async def through_a_gateway(address: str) -> None:
-        # Asked for its models: a config could not name all of them.
-        gateway = Gateway(tmp_path_factory.mktemp("oracle") / "gateway", [{"name": "up", "url": f"http://{address}"}])
+        # Asked for its models: a config could not name all of them. Not for the usage of streams: every byte stays.
+        up = {"name": "up", "url": f"http://{address}", "usage": "read"}
+        gateway = Gateway(tmp_path_factory.mktemp("oracle") / "gateway", [up])
         try:
             await asyncio.to_thread(lambda: gateway.address)
             keys = {

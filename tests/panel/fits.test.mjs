@@ -18,7 +18,8 @@ const outOfReach = (page) => page.evaluate(async () => {
   await Promise.allSettled(document.getAnimations().map(({ finished }) => finished));
   const dialog = [...document.querySelectorAll("dialog[open]")].at(-1);
   return [...dialog.querySelectorAll("button, input:not([type=radio]), select, label, [role=option]")].filter((control) => {
-    if (control.getClientRects().length === 0) return false;
+    // Not what a closed group holds, either.
+    if (!control.checkVisibility()) return false;
     control.scrollIntoView({ block: "nearest", inline: "nearest" });
     const { left, right, top, bottom } = control.getBoundingClientRect();
     const at = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
@@ -37,6 +38,11 @@ for (const viewport of [{ width: 360, height: 740 }, { width: 360, height: 500 }
     await pane(page).getByLabel("Model Access Selection").selectOption("inclusive");
     await pane(page).getByText("On a date").click();
     await check("create");
+    await pane(page).getByText("Limits and budgets").click();
+    await button(pane(page), "Add a budget").click();
+    await check("with limits and a budget");
+    await button(pane(page), "Remove this budget").click();
+    await pane(page).getByText("Limits and budgets").click();
     await button(pane(page), "Create").click();
     await check("with faults");
     await pane(page).getByLabel("Model Access Selection").selectOption("all");

@@ -54,4 +54,6 @@ test("a budget that is nearly used up is marked in the list", OPTIONS, () => onP
   });
   await page.reload();
   await row(page, "nearly").getByText("100 % of a budget used").waitFor();
+  await openMenu(page, "nearly", "Usage");
+  await page.getByText("1 requests a day, 1 used, 0 left").waitFor();
 }));

@@ -102,8 +102,10 @@ export function limitWords(key) {
 export function budgetWords(key) {
   if ((key.budgets ?? []).length === 0) return null;
   const words = (list, value) => list.find(([name]) => name === value)?.[1] ?? value;
-  return key.budgets.map(({ unit, amount, per, mode }) =>
-    `${typeof amount === "number" ? count(amount) : amount} ${words(UNITS, unit)} ${words(PERIODS, per)}${mode === "observe" ? ", only told" : ""}`).join("; ");
+  const number = (amount) => (typeof amount === "number" ? count(amount) : amount);
+  const left = ({ used, remaining }) => (used == null ? "" : `, ${number(used)} used, ${number(remaining)} left`);
+  return (key.budgets_left ?? key.budgets).map((budget) =>
+    `${number(budget.amount)} ${words(UNITS, budget.unit)} ${words(PERIODS, budget.per)}${budget.mode === "observe" ? ", only told" : ""}${left(budget)}`).join("; ");
 }
 
 /** How full the fullest budget is, where it is nearly used up. */

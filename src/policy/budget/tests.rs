@@ -162,11 +162,21 @@ fn each_mark_is_told_once_a_period() {
     assert_eq!(settle(100, now), Some(95));
     assert_eq!(settle(100, now), None);
     assert_eq!(settle(96, time("2026-12-02T00:00:00Z")), Some(95));
-    // What was told before a restart is not told again.
-    let mut restarted = Spending::of(&MONTHLY, 85, now, &TimeZone::UTC);
-    assert_eq!(restarted.settle(&MONTHLY, 0, 1, now, &TimeZone::UTC), None);
-    assert_eq!(
-        restarted.settle(&MONTHLY, 0, 10, now, &TimeZone::UTC),
-        Some(95)
-    );
+}
+
+#[test]
+fn a_mark_that_was_reached_before_the_budget_or_its_amount_was_set_is_told() {
+    let now = time("2026-11-28T00:00:00Z");
+    let mut spending = Spending::of(&MONTHLY, 85, now, &TimeZone::UTC);
+    let mut mark = |budget: &Budget| spending.reach_mark(budget, now, &TimeZone::UTC);
+    assert_eq!(mark(&MONTHLY), Some(80));
+    assert_eq!(mark(&MONTHLY), None);
+    let with_amount = |amount| Budget { amount, ..MONTHLY };
+    assert_eq!(mark(&with_amount(85)), Some(95));
+    assert_eq!(mark(&with_amount(85)), None);
+    assert_eq!(mark(&with_amount(200)), None);
+    // A request that began before the change tells nothing of the old amount.
+    let mut settle = |budget: &Budget| spending.settle(budget, 0, 40, now, &TimeZone::UTC);
+    assert_eq!(settle(&MONTHLY), None);
+    assert_eq!(settle(&with_amount(200)), Some(80));
 }

@@ -34,6 +34,31 @@ fn a_key_without_limits_is_never_refused() {
     }
 }
 
+/// Each asks for as much as a number can say, and what they leave is counted exactly.
+#[test]
+fn huge_requests_give_back_what_they_took_and_no_more() {
+    let mut limiter = RateLimiter::default();
+    let mut running = Vec::new();
+    for second in 0..3 {
+        for tokens in [u64::MAX, 5000, u64::MAX] {
+            running.push(limiter.take(&UNLIMITED, tokens, at(second * 1000)).unwrap());
+        }
+    }
+    for reservation in running {
+        limiter.settle(reservation, Some(20), at(3000));
+    }
+    assert_eq!(limiter.tokens(1000, at(3000)).remaining, 1000 - 9 * 20);
+    // Their sum is more than a number holds.
+    let running: Vec<_> = (0..3000)
+        .map(|_| limiter.take(&UNLIMITED, u64::MAX, at(4000)).unwrap())
+        .collect();
+    for reservation in running {
+        limiter.settle(reservation, Some(u64::MAX), at(5000));
+    }
+    assert_eq!(limiter.tokens(1000, at(5000)).remaining, 0);
+    assert_eq!(limiter.tokens(1000, at(67_000)).remaining, 1000);
+}
+
 #[test]
 fn a_refusal_says_when_the_request_fits_and_then_it_does() {
     let (mut limiter, limits) = (RateLimiter::default(), per_minute(2));

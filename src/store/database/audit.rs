@@ -2,12 +2,13 @@
 //!
 //! The key stands in a file of its own beside the database, so that who can write the database alone cannot forge rows.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::policy::audit::{AuditMark, ChainKey};
+use crate::policy::audit::AuditMark;
+use crate::policy::audit_chain::ChainKey;
 use crate::store::database::error::DatabaseError;
+use crate::store::secret_file;
 
 /// The file of the key for a database file: `keygate.db-audit-key`.
 fn key_file(database: &Path) -> PathBuf {
@@ -19,41 +20,13 @@ fn key_file(database: &Path) -> PathBuf {
 /// Reads the key's file. If it is missing, makes one that only its owner may read.
 pub(crate) fn chain_key(database: &Path) -> Result<ChainKey, DatabaseError> {
     let path = key_file(database);
-    let text = match read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => make(&path),
-        text => text,
+    let key = match secret_file::read_key(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => secret_file::make_key(&path),
+        key => key,
     };
-    let key = text.and_then(|text| {
-        let hash = blake3::Hash::from_hex(text.trim());
-        hash.map_err(|_| io::Error::new(ErrorKind::InvalidData, "it holds no 64 hex digits"))
-    });
     match key {
-        Ok(key) => Ok(ChainKey::new(*key.as_bytes())),
+        Ok(key) => Ok(ChainKey::new(*key)),
         Err(source) => Err(DatabaseError::AuditKey { path, source }),
-    }
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(1024).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn make(path: &Path) -> io::Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    let text = format!("{}\n", blake3::Hash::from_bytes(bytes).to_hex());
-    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
-    // Whole from its first instant: a file that is cut short would make the next start fail.
-    let mut file = tempfile::Builder::new()
-        .prefix(".audit-key-")
-        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(text),
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => read(path),
-        Err(error) => Err(error.error),
     }
 }
 
@@ -108,6 +81,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
 
     #[test]
     fn the_key_is_made_once_and_only_its_owner_may_read_it() {
@@ -118,10 +92,10 @@ mod tests {
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let row = |key: ChainKey| {
-            let entry = crate::policy::audit::AuditEntry {
+            let entry = AuditEntry {
                 at: 0,
-                origin: crate::policy::audit::ChangeOrigin::gateway(),
-                action: crate::policy::audit::AuditAction::Cut,
+                origin: ChangeOrigin::gateway(),
+                action: AuditAction::Cut,
                 target: None,
                 before: None,
                 after: None,
@@ -135,6 +109,9 @@ mod tests {
             error.contains("keygate.db-audit-key") && error.contains("restore"),
             "{error}"
         );
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
+        let error = chain_key(&database).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
         std::fs::remove_file(&file).unwrap();
         assert_ne!(row(chain_key(&database).unwrap()), row(key));
     }

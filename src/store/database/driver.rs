@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::audit::{AuditEntry, AuditMark, AuditRow, ChainKey};
+use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
+use crate::policy::audit_chain::ChainKey;
 use crate::store::database::audit::AuditQuery;
 use crate::store::database::error::DatabaseError;
 use crate::store::database::query::{RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow};

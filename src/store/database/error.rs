@@ -102,8 +102,7 @@ impl fmt::Display for DatabaseError {
             ),
             Self::AuditKey { path, source } => write!(
                 f,
-                "{}: the key of the audit rows cannot be read or made ({source}); restore the file from a backup, or \
-                 move it away for a new one, which older rows cannot be verified with",
+                "{}: the key of the audit rows cannot be read or made: {source}; a new key does not verify older rows",
                 path.display()
             ),
             Self::Full { path } => write!(

@@ -204,6 +204,7 @@ impl Sqlite {
     }
 
     fn write_batch(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        let _writing = self.checkpointer.as_ref().map(Checkpointer::begin_writing);
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;

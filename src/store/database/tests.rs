@@ -807,7 +807,7 @@ fn what_was_written_leaves_the_log_while_more_is_written() {
     };
     let mut written: i64 = 0;
     let until = std::time::Instant::now() + TIMEOUT;
-    // The log begins anew once all of it was moved, and not while it grows.
+    // The log begins anew once all of it was moved, however fast it grows.
     while written < 3 || size("keygate.db") < 40 << 20 || size("keygate.db-wal") >= 16 << 20 {
         assert!(std::time::Instant::now() < until, "the log only grows");
         written += 1;

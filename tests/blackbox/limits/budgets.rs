@@ -140,6 +140,46 @@ fn a_budget_that_is_set_later_counts_what_was_used_before() {
 }
 
 #[test]
+fn a_budget_that_is_taken_away_and_given_again_counts_what_was_used_between() {
+    let up = counting();
+    let budgets = json!([{"unit": "tokens", "amount": 1000, "per": "total"}]);
+    let key = with_budgets(budgets.clone());
+    let gateway = started(&up, &key);
+    assert_eq!(ask(&gateway, &key).status, 200);
+    let path = format!("/api/keys/{}", key.id);
+    gateway.admin_json("PATCH", &path, Some(&json!({"budgets": null})));
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway, &key).status, 200);
+    }
+    records(&gateway, 4);
+    gateway.admin_json("PATCH", &path, Some(&json!({"budgets": budgets})));
+    assert_eq!(budget(&gateway, &key)["used"], 400);
+}
+
+#[test]
+fn a_budget_that_is_set_or_lowered_below_what_was_used_tells_its_marks() {
+    let up = counting();
+    let key = Key::all("key_budget");
+    let gateway = started(&up, &key);
+    assert_eq!(ask(&gateway, &key).status, 200);
+    records(&gateway, 1);
+    let path = format!("/api/keys/{}", key.id);
+    for (amount, status, percent) in [(105, 429, 95), (50, 429, 95), (240, 200, 80)] {
+        let budgets = json!({"budgets": [{"unit": "tokens", "amount": amount, "per": "total"}]});
+        gateway.admin_json("PATCH", &path, Some(&budgets));
+        assert_eq!(ask(&gateway, &key).status, status, "{amount}");
+        let parts = [
+            format!("\"percent\":{percent},"),
+            format!("\"amount\":\"{amount}\""),
+        ];
+        eventually("the mark is logged", DEADLINE, || {
+            let is_told = |line: &String| parts.iter().all(|part| line.contains(part));
+            gateway.log().iter().any(is_told).then_some(())
+        });
+    }
+}
+
+#[test]
 fn an_observed_budget_refuses_nothing_and_is_logged_at_its_marks() {
     let up = counting();
     let key =
@@ -261,6 +301,22 @@ fn a_budget_is_begun_anew_by_hand_which_outlives_a_restart_and_is_audited() {
     gateway.process.terminate();
     gateway.process.exits_within(DEADLINE);
     gateway.start_again();
+    // The first to ask after the restart is the operator.
+    let question = json!({"key": "key_budget", "model": "good", "from": "192.0.2.7"});
+    let explained = gateway.admin_json("POST", "/api/explain", Some(&question));
+    assert_eq!(
+        (&explained["allowed"], &explained["denial"]),
+        (&json!(false), &json!("insufficient_quota")),
+        "{explained}"
+    );
+    let shown = gateway.admin_json("GET", "/api/keys/key_budget", None);
+    assert_eq!(shown["budgets_left"][0], budget(&gateway, &key));
+    let ran = gateway.run(&["keys", "show", "key_budget"], "");
+    assert!(
+        ran.out.contains("tokens=100/month (100 used, 0 left)"),
+        "{}",
+        ran.out
+    );
     assert_eq!(budget(&gateway, &key)["used"], 100);
     assert_spent(&ask(&gateway, &key));
     let rows = gateway.admin_json("GET", "/api/audit?action=reset_budgets", None);

@@ -97,7 +97,7 @@ async fn ask(number: usize, gateway: SocketAddr, request: Arc<Vec<u8>>) -> std::
     socket.bind(SocketAddr::from(([127, 0, 3, last], 0)))?;
     let mut stream = socket.connect(gateway).await?;
     stream.write_all(&request).await?;
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         tokio::time::sleep(Duration::from_millis(number as u64 % 11)).await;
         return Ok(0);
     }

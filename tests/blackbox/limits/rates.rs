@@ -212,6 +212,80 @@ fn an_answer_without_usage_keeps_its_reservation_and_an_error_of_the_upstream_co
 }
 
 #[test]
+fn a_client_that_leaves_before_the_answer_is_charged_what_was_expected() {
+    let up = Recorder::held();
+    let key = limited(json!({"tokens_per_minute": 5000}));
+    let gateway = started(&up, &key);
+    let mut client = gateway.client();
+    let body = r#"{"model":"good","max_tokens":1000}"#;
+    client.send(&Call::json("/v1/chat/completions", &key.token, body).bytes());
+    let exchange = up.next();
+    drop(client);
+    eventually("it has ended", DEADLINE, || {
+        let is_end = |line: &String| line.contains("client_left");
+        gateway.log().iter().any(is_end).then_some(())
+    });
+    drop(exchange);
+    let own = gateway.ask(&Call::get("/v1/key", &key.token));
+    assert_eq!(own.header("x-ratelimit-remaining-tokens"), Some("3992"));
+}
+
+/// However much it asks for, no other request's use is lost.
+#[test]
+fn a_request_that_asks_for_more_than_a_number_holds_disturbs_no_other() {
+    let up = Recorder::held();
+    let key = limited(json!({"requests_per_minute": 100}));
+    let gateway = started(&up, &key);
+    let mut clients = [gateway.client(), gateway.client()];
+    let mut exchanges = Vec::new();
+    for (client, most) in clients.iter_mut().zip(["1e30", "5000"]) {
+        let body = format!(r#"{{"model":"good","max_tokens":{most}}}"#);
+        client.send(&Call::json("/v1/chat/completions", &key.token, body).bytes());
+        exchanges.push(up.next());
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    for (client, exchange) in clients.iter_mut().zip(exchanges) {
+        exchange.reply_json(USED);
+        assert_eq!(client.answer().status, 200);
+    }
+    crate::support::usage::records(&gateway, 2);
+}
+
+#[test]
+fn the_upstreams_own_limits_are_not_shown() {
+    let up = Recorder::start(|exchange| {
+        let fields = "anthropic-ratelimit-tokens-limit: 1\r\nx-ratelimit-limit-requests: 1\r\n";
+        exchange.reply("200 OK", fields, "{}");
+    });
+    let key = Key::all("key_unlimited");
+    let gateway = started(&up, &key);
+    for path in ["/v1/chat/completions", "/v1/messages"] {
+        let body = r#"{"model":"good","max_tokens":1}"#;
+        let answer = gateway.ask(&Call::json(path, &key.token, body));
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("anthropic-ratelimit-tokens-limit"), None);
+        assert_eq!(answer.header("x-ratelimit-limit-requests"), None);
+    }
+}
+
+/// A client that has read an answer may send its next request at once, on another connection.
+#[test]
+fn one_request_after_the_other_never_finds_the_place_of_the_one_before_taken() {
+    let up = counting();
+    let key = limited(json!({"concurrent_requests": 1})).with(
+        "budgets",
+        json!([{"unit": "tokens", "amount": 1_000_000, "per": "day"}]),
+    );
+    let gateway = started(&up, &key);
+    let mut clients: Vec<_> = (0..4).map(|_| gateway.client()).collect();
+    for number in 0..1000 {
+        let client = &mut clients[number % 4];
+        client.send(&Call::chat(&key.token, "good").bytes());
+        assert_eq!(client.answer().status, 200, "{number}");
+    }
+}
+
+#[test]
 fn defaults_hold_for_keys_that_set_nothing_else() {
     let up = counting();
     let plain = Key::all("key_plain");

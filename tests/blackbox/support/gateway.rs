@@ -386,9 +386,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts a gateway again that has ended, with the same files.
+    /// Starts the gateway again with the same files. Where it still runs, it is ended first.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.process.kill();
         self.process = self.serve();
         self.address = self.process.listening();
         self.wait_ready();

@@ -138,6 +138,9 @@ impl Target for JsonModel {
                         "not ambiguous: {verdict:?}"
                     );
                 }
+                (Err(BodyError::AmbiguousField(field)), Ok(document)) => {
+                    assert!(document.is_ambiguous_in(field), "not ambiguous: {field}");
+                }
                 (Err(BodyError::MissingModel), Ok(document)) => {
                     let one = document.model().and_then(Value::as_str);
                     assert!(
@@ -244,8 +247,17 @@ impl<'d> Document<'d> {
                 .any(sibling)
     }
 
+    /// Whether a field about the stream comes twice, or in another case.
+    fn is_ambiguous_in(&self, field: &str) -> bool {
+        let like = || self.names.iter().filter(|name| folded(name) == field);
+        like().count() > 1 || like().any(|name| name != field)
+    }
+
     fn assert_names(&self, name: &str, siblings: bool) {
         assert!(!self.is_ambiguous(siblings), "ambiguous: {:?}", self.names);
+        for field in ["stream", "stream_options"] {
+            assert!(!self.is_ambiguous_in(field), "ambiguous: {:?}", self.names);
+        }
         assert_eq!(
             self.model().and_then(Value::as_str),
             Some(name),

@@ -2,7 +2,8 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, AuditRow, ChangeOrigin, cut_text};
+use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, AuditRow, ChangeOrigin};
+use crate::policy::audit_chain::cut_text;
 use crate::store::database::driver::{AuditChain, AuditCut};
 use crate::store::database::sqlite::{Sqlite, dialect};
 use crate::store::database::statements;

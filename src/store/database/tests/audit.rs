@@ -8,9 +8,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{KEEP, failing, open, record, url};
-use crate::policy::audit::{
-    AuditAction, AuditEntry, AuditMark, ChainBreak, ChangeOrigin, ChangeVia,
-};
+use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin, ChangeVia};
+use crate::policy::audit_chain::ChainBreak;
 use crate::store::database::driver::{AuditChain, AuditCut, Driver};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::{
@@ -387,7 +386,7 @@ fn rows_at(path: &Path, times: &[i64]) -> (Sqlite, AuditChain) {
 }
 
 fn verified(driver: &mut Sqlite, chain: &AuditChain) -> (Vec<i64>, Option<ChainBreak>) {
-    let mut check = crate::policy::audit::ChainCheck::new(chain.key);
+    let mut check = crate::policy::audit_chain::ChainCheck::new(chain.key);
     let mut numbers = Vec::new();
     driver
         .walk_audit(&mut |row| {
