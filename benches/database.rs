@@ -266,6 +266,7 @@ fn audit_entry(number: usize) -> AuditEntry {
         },
         action: AuditAction::Change,
         target: Some(format!("key_{:022}", number % KEYS)),
+        account: None,
         before: Some("{\"expires_at\":null,\"name\":\"web site\"}".to_owned()),
         after: Some("{\"expires_at\":\"2027-02-01T00:00:00Z\",\"name\":\"web\"}".to_owned()),
     }

@@ -277,10 +277,12 @@ impl AccountApi {
             }
             Value::from(fields).to_string()
         };
+        let id = after
+            .or(before)
+            .map(|account| account.id.as_str().to_owned());
         AuditEntry {
-            target: after
-                .or(before)
-                .map(|account| account.id.as_str().to_owned()),
+            target: id.clone(),
+            account: id,
             before: before.map(text),
             after: after.map(text),
             ..entry(action, self.origin.clone(), None)

@@ -30,6 +30,7 @@ struct RowView<'r> {
     via: &'r str,
     action: &'r str,
     target: Option<&'r str>,
+    account: Option<&'r str>,
     before: Value,
     after: Value,
     address: Option<&'r str>,
@@ -47,6 +48,7 @@ impl<'r> RowView<'r> {
             via,
             action,
             target,
+            account,
             before,
             after,
             address,
@@ -67,6 +69,7 @@ impl<'r> RowView<'r> {
             via,
             action,
             target: target.as_deref(),
+            account: account.as_deref(),
             before: value(before),
             after: value(after),
             address: address.as_deref(),
@@ -111,7 +114,7 @@ pub(super) async fn rows(
 
 fn csv(rows: &[AuditRow]) -> String {
     let mut csv = CsvWriter::with_headings(
-        "n,at,actor,via,action,target,before,after,address,request_id,previous_hash,hash",
+        "n,at,actor,via,action,target,before,after,address,request_id,previous_hash,hash,account",
     );
     for row in rows {
         csv.number(Some(row.n));
@@ -131,6 +134,7 @@ fn csv(rows: &[AuditRow]) -> String {
         for text in [&row.previous_hash, &row.hash] {
             csv.text(Some(text));
         }
+        csv.text(row.account.as_deref());
         csv.end_line();
     }
     csv.into_text()

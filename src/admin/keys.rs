@@ -63,6 +63,7 @@ pub(super) struct KeyChange {
 struct KeyDetails<'k> {
     created_at: Option<String>,
     account: Option<&'k str>,
+    created_by: Option<&'k str>,
     limits: serde_json::Value,
     budgets: Vec<BudgetView>,
     /// How much of the fullest budget is used, from 0 on; null where there is none, or nobody knows yet.
@@ -460,6 +461,7 @@ fn fields_of(new: &NewKey) -> Vec<&'static str> {
         allow_from,
         expires_at,
         account,
+        created_by: _,
         allowance,
     } = new;
     let set = [
@@ -481,6 +483,7 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
     let details = KeyDetails {
         created_at: key.created_at().map(text),
         account: key.account(),
+        created_by: key.created_by(),
         limits: allowance_json::limits_view(&key.limits()),
         budgets: key.budgets().iter().map(BudgetView::of).collect(),
         budget_used_ratio: entry.budget_used_ratio(),

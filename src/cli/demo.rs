@@ -89,6 +89,7 @@ async fn introduce(services: &Services) -> io::Result<()> {
         allow_from,
         expires_at: None,
         account: None,
+        created_by: None,
         allowance: KeyAllowance::default(),
     };
     let created = services

@@ -210,6 +210,7 @@ impl UsageParameters<'_> {
             "start_time",
             "end_time",
             "key",
+            "account",
             "actor",
             "action",
             "after",
@@ -241,6 +242,7 @@ impl UsageParameters<'_> {
         let limit = self.whole_number("limit", i64::from(MAX_RECORDS_ON_PAGE))?;
         Ok(AuditQuery {
             key_id,
+            account: text("account")?,
             actor: text("actor")?,
             action,
             from: self.time("start_time")?,

@@ -191,8 +191,10 @@ pub struct AuditEntry {
     pub origin: ChangeOrigin,
     /// What.
     pub action: AuditAction,
-    /// The id of the key or the account, if it is about one.
+    /// The id of the key, account, invitation or person, if it is about one.
     pub target: Option<String>,
+    /// The account that it is about; its owners may see the row.
+    pub account: Option<String>,
     /// The fields that changed, before, as a JSON object.
     pub before: Option<String>,
     /// The same, after.
@@ -204,7 +206,11 @@ impl AuditEntry {
     #[must_use]
     pub fn weight(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        size_of::<Self>() + length(&self.target) + length(&self.before) + length(&self.after)
+        size_of::<Self>()
+            + length(&self.target)
+            + length(&self.account)
+            + length(&self.before)
+            + length(&self.after)
     }
 }
 
@@ -221,8 +227,10 @@ pub struct AuditRow {
     pub via: String,
     /// What, by its name.
     pub action: String,
-    /// The key.
+    /// What it is about.
     pub target: Option<String>,
+    /// The account that it is about.
+    pub account: Option<String>,
     /// The fields that changed, before, as a JSON object.
     pub before: Option<String>,
     /// The same, after.

@@ -31,6 +31,7 @@ impl ChainKey {
             origin,
             action,
             target,
+            account,
             before,
             after,
         } = entry.clone();
@@ -47,6 +48,7 @@ impl ChainKey {
             via: via.label().to_owned(),
             action: action.label().to_owned(),
             target,
+            account,
             before,
             after,
             address,
@@ -82,6 +84,7 @@ fn canonical(row: &AuditRow, n: i64) -> Vec<u8> {
         via,
         action,
         target,
+        account,
         before,
         after,
         address,
@@ -89,7 +92,11 @@ fn canonical(row: &AuditRow, n: i64) -> Vec<u8> {
         previous_hash,
         hash: _,
     } = row;
-    let mut bytes = b"keygate audit 1\n".to_vec();
+    // Rows without an account have the form of those from before there were accounts.
+    let mut bytes = match account {
+        None => b"keygate audit 1\n".to_vec(),
+        Some(_) => b"keygate audit 2\n".to_vec(),
+    };
     bytes.extend_from_slice(&n.to_be_bytes());
     bytes.extend_from_slice(&at.to_be_bytes());
     for text in [
@@ -105,11 +112,18 @@ fn canonical(row: &AuditRow, n: i64) -> Vec<u8> {
     ] {
         bytes.push(u8::from(text.is_some()));
         if let Some(text) = text {
-            bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
-            bytes.extend_from_slice(text.as_bytes());
+            add_text(text, &mut bytes);
         }
     }
+    if let Some(account) = account {
+        add_text(account, &mut bytes);
+    }
     bytes
+}
+
+fn add_text(text: &str, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 /// The texts `before` and `after` of a cut: up to which row all were deleted, and that row's hash.
@@ -345,6 +359,7 @@ mod tests {
             },
             action: AuditAction::Change,
             target: Some("key_1".to_owned()),
+            account: None,
             before: Some("{\"disabled\":false}".to_owned()),
             after: Some("{\"disabled\":true}".to_owned()),
         }
@@ -431,6 +446,28 @@ mod tests {
             assert!(!KEY.admits(&changed), "change {at}");
         }
         assert!(!ChainKey::new([8; 32]).admits(&row));
+        let of_account = |account: &str| AuditEntry {
+            account: Some(account.to_owned()),
+            ..entry(1)
+        };
+        let row = KEY.row(&of_account("acme"), &AuditMark::origin());
+        assert!(KEY.admits(&row));
+        for account in [None, Some(String::new()), Some("other".to_owned())] {
+            let changed = AuditRow {
+                account,
+                ..row.clone()
+            };
+            assert!(!KEY.admits(&changed));
+        }
+    }
+
+    #[test]
+    fn a_row_without_an_account_has_the_hash_that_older_versions_wrote() {
+        let row = KEY.row(&entry(1), &AuditMark::origin());
+        assert_eq!(
+            row.hash,
+            "ec7ec77ba5c672b8de1f1d99c14517ea1689b7d52271e3750f7babbc4efff707"
+        );
     }
 
     #[test]

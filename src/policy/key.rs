@@ -10,6 +10,7 @@ use crate::policy::budget::Budget;
 use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
+use crate::policy::person::PersonId;
 use crate::policy::text;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
@@ -31,6 +32,7 @@ pub struct Key {
     model_access: ModelAccess,
     allow_from: AllowFrom,
     account: Option<Account>,
+    created_by: Option<PersonId>,
     /// Boxed, since few keys have one.
     previous: Option<Box<PreviousToken>>,
     /// None where nothing is set.
@@ -62,6 +64,8 @@ pub struct KeyFields {
     pub created_at: Option<UnixTime>,
     /// The account that owns the key.
     pub account: Option<Account>,
+    /// The person who created the key; None: an operator, or nobody knows.
+    pub created_by: Option<PersonId>,
     /// How fast the key may be used, and how much of it.
     pub allowance: KeyAllowance,
     /// Whether the key is refused, as if it did not exist.
@@ -90,6 +94,7 @@ impl KeyFields {
             expires_at: None,
             created_at: None,
             account: None,
+            created_by: None,
             allowance: KeyAllowance::default(),
             disabled: false,
         }
@@ -109,6 +114,7 @@ impl From<KeyFields> for Key {
             expires_at,
             created_at,
             account,
+            created_by,
             allowance,
             disabled,
         } = fields;
@@ -125,6 +131,7 @@ impl From<KeyFields> for Key {
             model_access,
             allow_from,
             account,
+            created_by,
             previous: previous.map(Box::new),
             allowance: allowance.map(Box::new),
             expires_at,
@@ -237,6 +244,12 @@ impl Key {
         self.account.as_ref().map(|account| &*account.0)
     }
 
+    /// The id of the person who created the key; None: an operator, or nobody knows.
+    #[must_use]
+    pub fn created_by(&self) -> Option<&str> {
+        self.created_by.as_ref().map(PersonId::as_str)
+    }
+
     /// The time from which the key is refused.
     #[must_use]
     pub fn expires_at(&self) -> Option<UnixTime> {
@@ -302,6 +315,7 @@ impl Key {
             model_access,
             allow_from,
             account,
+            created_by,
             previous,
             allowance: _,
             expires_at,
@@ -318,6 +332,7 @@ impl Key {
             ("expires_at", *expires_at != before.expires_at),
             ("created_at", *created_at != before.created_at),
             ("account", *account != before.account),
+            ("created_by", *created_by != before.created_by),
             ("limits", self.limits() != before.limits()),
             ("budgets", self.budgets() != before.budgets()),
             ("disabled", *disabled != before.disabled),
@@ -340,6 +355,7 @@ impl Key {
             expires_at: self.expires_at(),
             created_at: self.created_at(),
             account: self.account.clone(),
+            created_by: self.created_by.clone(),
             allowance: self.allowance().cloned().unwrap_or_default(),
             disabled: self.disabled,
         }
@@ -590,6 +606,7 @@ mod tests {
             expires_at: Some(UnixTime::from_seconds(10)),
             created_at: None,
             account: Some(Account::parse("acme").unwrap()),
+            created_by: Some(PersonId::parse("per_1").unwrap()),
             allowance: KeyAllowance::default(),
             disabled: false,
         };

@@ -21,6 +21,8 @@ pub mod key_limits;
 pub mod key_view;
 pub mod model_access;
 pub mod network;
+pub mod password;
+pub mod person;
 pub mod price;
 pub mod rate_limit;
 pub mod route;

@@ -90,7 +90,8 @@ fn narrows(before: KeyFields, after: KeyFields, defaults: &KeyLimits) -> bool {
         allow_from,
         expires_at,
         created_at: _,
-        account: _,
+        account,
+        created_by: _,
         allowance: KeyAllowance { limits, budgets },
         disabled,
     } = after;
@@ -122,7 +123,9 @@ fn narrows(before: KeyFields, after: KeyFields, defaults: &KeyLimits) -> bool {
         lowers_limit(limits.get(kind), before, defaults.get(kind))
     });
     let parts = [&parts[..], &limits].concat();
-    hash == before.hash && parts.iter().all(Option::is_some) && parts.contains(&Some(true))
+    // Another account, or none, may allow more.
+    let stays = hash == before.hash && account == before.account;
+    stays && parts.iter().all(Option::is_some) && parts.contains(&Some(true))
 }
 
 /// None: it may be wider. Otherwise whether it differs.
@@ -380,7 +383,6 @@ mod tests {
         // With others that give nothing.
         assert!(!widened(|key| {
             key.name = KeyName::parse("other").unwrap();
-            key.account = Account::parse("a").ok();
             key.expires_at = Some(UnixTime::from_seconds(999));
         }));
         assert!(!widened(|key| {
@@ -394,6 +396,11 @@ mod tests {
         assert!(widened(|_| ()));
         assert!(widened(|key| key.name = KeyName::parse("other").unwrap()));
         assert!(widened(|key| key.account = Account::parse("a").ok()));
+        // The other account may allow more.
+        assert!(widened(|key| {
+            key.account = Account::parse("a").ok();
+            key.expires_at = Some(UnixTime::from_seconds(999));
+        }));
         assert!(widened(|key| key.hash = TokenHash::of(b"another")));
         assert!(widened(|key| {
             key.hash = TokenHash::of(b"another");

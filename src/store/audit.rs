@@ -107,6 +107,7 @@ pub(crate) fn entry(action: AuditAction, origin: ChangeOrigin, after: Option<Val
         origin,
         action,
         target: None,
+        account: None,
         before: None,
         after: after.map(|after| after.to_string()),
     }
@@ -120,10 +121,12 @@ pub(crate) fn key_entry(
     after: Option<&Key>,
 ) -> AuditEntry {
     let target = after.or(before).map(|key| key.id().to_owned());
+    let account = after.or(before).and_then(Key::account).map(str::to_owned);
     let (before, after) = changed_fields(before, after);
     let text = |fields: Option<FieldMap>| fields.map(|fields| Value::from(fields).to_string());
     AuditEntry {
         target,
+        account,
         before: text(before),
         after: text(after),
         ..entry(action, origin, None)

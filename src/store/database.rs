@@ -5,7 +5,9 @@
 //! so they are asked off the workers' threads. [`Database::audit`] writes rows about changes, and answers when they are
 //! on disk.
 //!
-//! `accounts` are those of the keys' owners. `alerts` is what is kept of alerts, which are written where they are made, off the workers' threads.
+//! `accounts` are those of the keys' owners, `people` the persons in them with their invitations, `sessions` those of
+//! persons. `alerts` is what is kept of alerts. All of these are read and written where they are needed, off the workers'
+//! threads.
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in; `sql/` and `statements` are what all kinds share. `queue` holds what waits, `writer` writes it.
@@ -19,9 +21,11 @@ mod audit;
 mod budgets;
 mod driver;
 mod error;
+mod people;
 mod query;
 mod queue;
 mod record;
+mod sessions;
 mod sqlite;
 mod statements;
 mod writer;
@@ -36,6 +40,7 @@ use crate::store::database::accounts::AccountDriver;
 use crate::store::database::alerts::AlertDriver;
 use crate::store::database::budgets::BudgetDriver;
 use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
+use crate::store::database::people::PeopleDriver;
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
@@ -45,12 +50,18 @@ pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, Pen
 pub use crate::store::database::audit::{AuditQuery, AuditStatus, AuditWrite, IfNotWritten};
 pub use crate::store::database::budgets::BudgetOwner;
 pub use crate::store::database::error::DatabaseError;
+pub use crate::store::database::people::{
+    Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
+};
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
 };
 pub use crate::store::database::queue::{MAX_WAITING, UsageSender};
 pub use crate::store::database::record::{
     DAY, HOUR, KeyUse, RecordEnd, SumsKey, UsageRecord, UsageSums,
+};
+pub use crate::store::database::sessions::{
+    NewSession, PersonSession, SessionLimits, StoredSession,
 };
 pub use crate::store::database::writer::{
     AuditReply, DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
@@ -93,9 +104,12 @@ impl DatabaseUrl {
 }
 
 /// What a connection does that stands beside the writer's.
-pub(crate) trait SideDriver: AccountDriver + AlertDriver + BudgetDriver {}
+pub(crate) trait SideDriver:
+    AccountDriver + AlertDriver + BudgetDriver + PeopleDriver
+{
+}
 
-impl<D: AccountDriver + AlertDriver + BudgetDriver> SideDriver for D {}
+impl<D: AccountDriver + AlertDriver + BudgetDriver + PeopleDriver> SideDriver for D {}
 
 /// An open database, with its writer.
 pub struct Database {

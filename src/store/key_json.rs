@@ -17,6 +17,7 @@ use crate::policy::key::{
 use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::{ModelAccess, ModelList};
 use crate::policy::network::{AllowFrom, parse_network};
+use crate::policy::person::PersonId;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 use crate::store::allowance_json;
@@ -52,6 +53,7 @@ pub struct Interner {
     /// The list that was used last: neighbouring lines of a file often have equal lists.
     last_list: Option<ModelList>,
     accounts: HashMap<Box<str>, Account>,
+    persons: HashMap<Box<str>, PersonId>,
 }
 
 /// With more different values than this, interning costs more than it saves.
@@ -77,6 +79,7 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
     let expires_at = fields.optional(KeyField::ExpiresAt, string(UnixTime::parse));
     let created_at = fields.optional(KeyField::CreatedAt, string(UnixTime::parse));
     let account = fields.optional(KeyField::Account, string(|text| interner.account(text)));
+    let created_by = fields.optional(KeyField::CreatedBy, string(|text| interner.person(text)));
     let limits = fields.optional(KeyField::Limits, allowance_json::limits);
     let budgets = fields.optional(KeyField::Budgets, allowance_json::budgets);
     let disabled = fields.boolean(KeyField::Disabled);
@@ -93,6 +96,7 @@ pub fn parse_line(line: &[u8], interner: &mut Interner) -> Result<Key, Vec<Field
                 expires_at,
                 created_at,
                 account,
+                created_by,
                 allowance: KeyAllowance {
                     limits: limits.unwrap_or_default().applied_to(KeyLimits::default()),
                     budgets: budgets.unwrap_or_default(),
@@ -147,6 +151,10 @@ pub fn write_line(key: &Key, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"account\":");
         write_text(account, out);
     }
+    if let Some(person) = key.created_by() {
+        out.extend_from_slice(b",\"created_by\":");
+        write_text(person, out);
+    }
     if let Some(allowance) = key.allowance() {
         allowance_json::write(allowance, out);
     }
@@ -184,6 +192,17 @@ impl Interner {
         }
         Ok(account)
     }
+
+    fn person(&mut self, text: &str) -> Result<PersonId, KeyFieldError> {
+        if let Some(person) = self.persons.get(text) {
+            return Ok(person.clone());
+        }
+        let person = PersonId::parse(text)?;
+        if self.persons.len() < MAX_INTERNED {
+            self.persons.insert(text.into(), person.clone());
+        }
+        Ok(person)
+    }
 }
 
 /// The fields of a key.
@@ -199,13 +218,14 @@ pub(crate) enum KeyField {
     ExpiresAt,
     CreatedAt,
     Account,
+    CreatedBy,
     Limits,
     Budgets,
     Disabled,
 }
 
 impl KeyField {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Id,
         Self::Name,
         Self::Hash,
@@ -216,6 +236,7 @@ impl KeyField {
         Self::ExpiresAt,
         Self::CreatedAt,
         Self::Account,
+        Self::CreatedBy,
         Self::Limits,
         Self::Budgets,
         Self::Disabled,
@@ -233,6 +254,7 @@ impl KeyField {
             Self::ExpiresAt => "expires_at",
             Self::CreatedAt => "created_at",
             Self::Account => "account",
+            Self::CreatedBy => "created_by",
             Self::Limits => "limits",
             Self::Budgets => "budgets",
             Self::Disabled => "disabled",

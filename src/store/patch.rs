@@ -5,6 +5,7 @@ use crate::policy::key::{Account, Key, KeyName};
 use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
+use crate::policy::person::PersonId;
 use crate::policy::time::UnixTime;
 use crate::store::allowance_json::{self, LimitsPatch};
 use crate::store::key_json::{
@@ -25,6 +26,8 @@ pub struct NewKey {
     pub expires_at: Option<UnixTime>,
     /// The account that owns the key.
     pub account: Option<Account>,
+    /// The person who creates it. No body sets this.
+    pub created_by: Option<PersonId>,
     /// How fast the key may be used, and how much of it.
     pub allowance: KeyAllowance,
 }
@@ -160,6 +163,7 @@ pub fn parse_new(body: &[u8]) -> Result<NewKey, KeyJsonError> {
             allow_from: allow_from.unwrap_or(AllowFrom::Anywhere),
             expires_at,
             account,
+            created_by: None,
             allowance: KeyAllowance {
                 limits: limits.unwrap_or_default().applied_to(KeyLimits::default()),
                 budgets: budgets.unwrap_or_default(),

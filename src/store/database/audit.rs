@@ -35,6 +35,8 @@ pub(crate) fn chain_key(database: &Path) -> Result<ChainKey, DatabaseError> {
 pub struct AuditQuery {
     /// Only rows about this key, also those of reloads that changed it.
     pub key_id: Option<String>,
+    /// Only rows about this account.
+    pub account: Option<String>,
     /// Only this actor.
     pub actor: Option<String>,
     /// Only this action, by its name.
@@ -97,6 +99,7 @@ mod tests {
                 origin: ChangeOrigin::gateway(),
                 action: AuditAction::Cut,
                 target: None,
+                account: None,
                 before: None,
                 after: None,
             };

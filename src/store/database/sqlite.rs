@@ -5,6 +5,7 @@ mod alerts;
 mod audit;
 mod budgets;
 mod checkpoint;
+mod people;
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -26,12 +27,13 @@ use crate::store::database::sqlite::checkpoint::{Checkpointer, KEPT_LOG};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 /// Each with its number, in their order.
-const MIGRATIONS: [(i64, &str); 5] = [
+const MIGRATIONS: [(i64, &str); 6] = [
     (1, include_str!("sqlite/0001_usage.sql")),
     (2, include_str!("sqlite/0002_audit.sql")),
     (3, include_str!("sqlite/0003_alerts.sql")),
     (4, include_str!("sqlite/0004_budgets.sql")),
     (5, include_str!("sqlite/0005_accounts.sql")),
+    (6, include_str!("sqlite/0006_people.sql")),
 ];
 const DELETE_SUMS: &str = include_str!("sqlite/delete_sums.sql");
 
@@ -380,6 +382,7 @@ impl ToSql for SqlValue {
         Ok(match self {
             Self::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
             Self::Text(text) => ToSqlOutput::from(text.as_str()),
+            Self::Null => ToSqlOutput::Owned(Value::Null),
         })
     }
 }

@@ -46,6 +46,7 @@ pub(crate) enum SumsScope {
 pub(crate) enum SqlValue {
     Integer(i64),
     Text(String),
+    Null,
 }
 
 /// A statement with the values of its placeholders, in their order.
@@ -178,7 +179,11 @@ pub(crate) fn audit_rows(query: &AuditQuery) -> Statement {
     let mut conditions = Vec::new();
     let after = query.after.unwrap_or(i64::MAX);
     statement.condition(&mut conditions, "n <", SqlValue::Integer(after));
-    for (before, value) in [("actor =", &query.actor), ("action =", &query.action)] {
+    for (before, value) in [
+        ("account =", &query.account),
+        ("actor =", &query.actor),
+        ("action =", &query.action),
+    ] {
         if let Some(value) = value {
             statement.condition(&mut conditions, before, SqlValue::Text(value.clone()));
         }

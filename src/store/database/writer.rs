@@ -601,6 +601,7 @@ impl LostRows {
             origin: ChangeOrigin::gateway(),
             action: AuditAction::RowsLost,
             target: None,
+            account: None,
             before: None,
             after: Some(format!("{{\"rows\":{}}}", self.count)),
         }

@@ -356,6 +356,7 @@ impl KeyStoreState {
             allow_from,
             expires_at,
             account,
+            created_by,
             allowance,
         } = new;
         loop {
@@ -372,6 +373,7 @@ impl KeyStoreState {
                 expires_at,
                 created_at: Some(now),
                 account,
+                created_by,
                 allowance,
                 ..KeyFields::new(id, name, token.hash(), model_access, allow_from)
             });

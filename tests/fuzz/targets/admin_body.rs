@@ -83,12 +83,14 @@ fn key_of(new: NewKey, id: &str, token: &[u8]) -> Key {
         allow_from,
         expires_at,
         account,
+        created_by,
         allowance,
     } = new;
     let id = KeyId::parse(id).expect("an id");
     Key::from(KeyFields {
         expires_at,
         account,
+        created_by,
         allowance,
         ..KeyFields::new(id, name, TokenHash::of(token), model_access, allow_from)
     })

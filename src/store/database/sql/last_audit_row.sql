@@ -1,5 +1,5 @@
 SELECT
-    n, at, actor, via, action, target, before, after, address, request_id, previous_hash, hash
+    n, at, actor, via, action, target, account, before, after, address, request_id, previous_hash, hash
 FROM audit
 ORDER BY n DESC
 LIMIT 1

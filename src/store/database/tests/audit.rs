@@ -29,6 +29,7 @@ fn entry(at: i64, target: &str) -> AuditEntry {
         },
         action: AuditAction::Change,
         target: Some(target.to_owned()),
+        account: None,
         before: None,
         after: None,
     }
@@ -302,6 +303,7 @@ fn questions_are_filtered_and_paged() {
     let reload = AuditEntry {
         action: AuditAction::Reload,
         target: None,
+        account: None,
         after: Some("{\"added\":{\"key_2\":{}},\"x\":\"key_3\"}".to_owned()),
         ..entry(START + 2000, "")
     };
