@@ -12,9 +12,10 @@ use http::{HeaderMap, request};
 
 use crate::admin::error::ApiError;
 use crate::admin::operation::Operation;
-use crate::admin::session::SessionProof;
+use crate::admin::principal::Principal;
+use crate::admin::session_codes::SessionProof;
 use crate::admin::throttle::delay_response;
-use crate::admin::{Peer, Services, change, session};
+use crate::admin::{Peer, Services, change, person_session, session};
 use crate::http::credential;
 use crate::observe::log::Event;
 use crate::policy::audit::ChangeVia;
@@ -63,7 +64,9 @@ impl Requirement {
             Some(Operation::Health | Operation::Ready) => Self::Nothing,
             Some(Operation::PanelFile(_)) => Self::Host,
             Some(Operation::Metrics) if services.config.admin.open_metrics => Self::Host,
-            Some(Operation::SignIn) => Self::OwnPage,
+            Some(Operation::SignIn | Operation::LookAtInvitation | Operation::SignInWays) => {
+                Self::OwnPage
+            }
             Some(
                 Operation::Metrics
                 | Operation::ListKeys
@@ -91,11 +94,44 @@ impl Requirement {
                 | Operation::VerifyAudit
                 | Operation::Explain
                 | Operation::MakeSignInLink
+                | Operation::ListMembers(_)
+                | Operation::ChangeMember(..)
+                | Operation::RemoveMember(..)
+                | Operation::ResetPassword(..)
+                | Operation::ListInvitations(_)
+                | Operation::Invite(_)
+                | Operation::RevokeInvitation(..)
+                | Operation::ListSessions
+                | Operation::EndSession(_)
                 | Operation::ShowSession
                 | Operation::SignOut
                 | Operation::OpenApi,
             )
             | None => Self::Token,
+        }
+    }
+}
+
+/// A call that was let in.
+pub(super) struct Access {
+    /// How it was authenticated.
+    pub(super) method: AuthMethod,
+    /// Who makes it; None: nobody has to say for this call.
+    pub(super) principal: Option<Principal>,
+}
+
+impl Access {
+    fn operator(method: AuthMethod) -> Self {
+        Self {
+            method,
+            principal: Some(Principal::operator()),
+        }
+    }
+
+    fn of_anybody() -> Self {
+        Self {
+            method: AuthMethod::NotRequired,
+            principal: None,
         }
     }
 }
@@ -107,9 +143,9 @@ pub(super) async fn check(
     operation: Option<Operation<'_>>,
     parts: &request::Parts,
     request_id: &str,
-) -> Result<AuthMethod, ApiError> {
+) -> Result<Access, ApiError> {
     let Peer::Network { local, .. } = peer else {
-        return Ok(AuthMethod::Socket);
+        return Ok(Access::operator(AuthMethod::Socket));
     };
     let headers = &parts.headers;
     let requirement = Requirement::of(operation, services);
@@ -124,8 +160,8 @@ pub(super) async fn check(
         return Err(ApiError::ForeignOrigin);
     }
     match requirement {
-        Requirement::Nothing | Requirement::Host => Ok(AuthMethod::NotRequired),
-        Requirement::OwnPage if ListenerNames::is_own_page(headers) => Ok(AuthMethod::NotRequired),
+        Requirement::Nothing | Requirement::Host => Ok(Access::of_anybody()),
+        Requirement::OwnPage if ListenerNames::is_own_page(headers) => Ok(Access::of_anybody()),
         Requirement::OwnPage => Err(ApiError::ForeignOrigin),
         Requirement::Token => match credential::bearer(
             headers
@@ -134,9 +170,9 @@ pub(super) async fn check(
                 .map(HeaderValue::as_bytes),
         ) {
             Ok(shown) if services.token.is_some_and(|token| token.is(shown)) => {
-                Ok(AuthMethod::Token)
+                Ok(Access::operator(AuthMethod::Token))
             }
-            Err(Denial::MissingApiKey) => by_session(services, parts),
+            Err(Denial::MissingApiKey) => by_session(services, parts).await,
             Ok(_) | Err(_) => {
                 let refused = |count| {
                     Event::warn("admin_token_refused")
@@ -152,9 +188,12 @@ pub(super) async fn check(
     }
 }
 
-fn by_session(services: &Services, parts: &request::Parts) -> Result<AuthMethod, ApiError> {
+async fn by_session(services: &Services, parts: &request::Parts) -> Result<Access, ApiError> {
     let (sessions, headers) = (&services.state.sessions, &parts.headers);
-    let proof = sessions.touch(headers, services.token, now());
+    let (proof, principal) = match sessions.touch(headers, services.token, now()) {
+        SessionProof::None => person_session::touch(services, headers, now()).await?,
+        proof => (proof, Some(Principal::operator())),
+    };
     if proof == SessionProof::None {
         Err(ApiError::Unauthorized)
     } else if !ListenerNames::is_own_page(headers) {
@@ -164,7 +203,10 @@ fn by_session(services: &Services, parts: &request::Parts) -> Result<AuthMethod,
     } else if !session::is_sent_by_panel(&parts.method, headers) {
         Err(ApiError::NotFromPanel)
     } else {
-        Ok(AuthMethod::Session)
+        Ok(Access {
+            method: AuthMethod::Session,
+            principal,
+        })
     }
 }
 

@@ -14,11 +14,13 @@ use crate::admin::Services;
 use crate::admin::change::{with_mark, with_origin};
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::principal::{AccountAccess, OperatorOnly, Principal};
 use crate::admin::response::ApiResponse;
 use crate::observe::log::Event;
 use crate::policy::account::AccountRules;
 use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
 use crate::policy::key::KeyId;
+use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::policy::widening::account_widens;
 use crate::store::account_json::{
@@ -53,7 +55,11 @@ impl AccountApi {
     }
 
     /// One page of accounts, by their ids.
-    pub(super) async fn list(&self, query: &Query) -> Result<ApiResponse, ApiError> {
+    pub(super) async fn list(
+        &self,
+        query: &Query,
+        principal: &Principal,
+    ) -> Result<ApiResponse, ApiError> {
         for (name, _) in query.pairs() {
             if !matches!(name.as_str(), "limit" | "after") {
                 return Err(ApiError::invalid(name, "is no known parameter; remove it"));
@@ -65,10 +71,19 @@ impl AccountApi {
             KeyId::parse(after)
                 .map_err(|_| ApiError::invalid("after", "must be the next of an answer"))?;
         }
+        let roles = principal.roles().map(<[_]>::to_vec);
         let table = Arc::clone(&self.services.table);
         // It looks at every key. With a million of them it would block the runtime's thread too long.
         let page = move || {
-            let accounts = table.accounts();
+            let mut accounts = table.accounts();
+            let role_in = |account: &AccountRules| {
+                let mut roles = roles.iter().flatten();
+                let of_account = roles.find(|(id, _)| id == account.id.as_str());
+                of_account.map(|(_, role)| *role)
+            };
+            if roles.is_some() {
+                accounts.retain(|account| role_in(account).is_some());
+            }
             let begin = after.map_or(0, |after| {
                 accounts.partition_point(|account| account.id.as_str() <= after.as_str())
             });
@@ -81,7 +96,7 @@ impl AccountApi {
             let counts = key_counts(&table, page);
             let views = page.iter().map(|account| {
                 let keys = counts.get(account.id.as_str()).copied();
-                view(account, keys.unwrap_or(0))
+                view(account, keys.unwrap_or(0), role_in(account))
             });
             ApiResponse::json(&json!({"accounts": views.collect::<Vec<_>>(), "next": next}))
         };
@@ -91,13 +106,18 @@ impl AccountApi {
     }
 
     /// Shows an account.
-    pub(super) async fn show(&self, id: &str) -> Result<ApiResponse, ApiError> {
-        let account = self.existing(id)?;
-        self.shown(&account).await
+    pub(super) async fn show(&self, access: &AccountAccess) -> Result<ApiResponse, ApiError> {
+        let account = self.existing(access.id())?;
+        self.shown(&account, access.role()).await
     }
 
     /// Creates an account.
-    pub(super) async fn create(&self, body: &[u8], now: UnixTime) -> Result<ApiResponse, ApiError> {
+    pub(super) async fn create(
+        &self,
+        _: OperatorOnly,
+        body: &[u8],
+        now: UnixTime,
+    ) -> Result<ApiResponse, ApiError> {
         let mut patch = parse_new_account(body)?;
         let mut unwritten = self.services.state.account_changes.lock().await;
         let id = match patch.id.take() {
@@ -111,12 +131,13 @@ impl AccountApi {
         self.put(AuditAction::CreateAccount, None, &account, &mut unwritten)
             .await?;
         let keys = self.keys_of(account.id.as_str()).await?.len();
-        Ok(ApiResponse::created(&view(&account, keys)))
+        Ok(ApiResponse::created(&view(&account, keys, None)))
     }
 
     /// Changes some fields of an account that is at an expected revision.
     pub(super) async fn change(
         &self,
+        _: OperatorOnly,
         id: &str,
         expected: &ExpectedRevision,
         body: &[u8],
@@ -135,16 +156,23 @@ impl AccountApi {
             )
             .await?;
         }
-        self.shown(&after).await
+        if after.disabled && !before.disabled {
+            // Roles in a disabled account give nothing, whatever becomes of this.
+            let id = id.to_owned();
+            let _ = self
+                .write(move |database| database.end_sessions_in(&id), true)
+                .await;
+        }
+        self.shown(&after, None).await
     }
 
     /// Deletes an account that is at an expected revision, with its keys, where it has as many as `named`.
     pub(super) async fn delete(
         &self,
+        _: OperatorOnly,
         id: &str,
         expected: &ExpectedRevision,
-        named: usize,
-        key_store: &KeyStore,
+        (named, key_store): (usize, &KeyStore),
     ) -> Result<ApiResponse, ApiError> {
         let mut unwritten = self.services.state.account_changes.lock().await;
         let before = self.existing(id)?;
@@ -191,8 +219,11 @@ impl AccountApi {
         let row = self.row(AuditAction::DeleteAccount, Some(account), None);
         let mark = self.record(row, IfNotWritten::Refuse).await?;
         let owned = id.to_owned();
-        self.write(move |database| database.delete_account(&owned), false)
-            .await?;
+        let delete = move |database: &Database| {
+            database.remove_people_of(&owned)?;
+            database.delete_account(&owned)
+        };
+        self.write(delete, false).await?;
         Ok(mark)
     }
 
@@ -328,11 +359,15 @@ impl AccountApi {
             .map_err(|_| ApiError::Internal)
     }
 
-    async fn shown(&self, account: &AccountRules) -> Result<ApiResponse, ApiError> {
+    async fn shown(
+        &self,
+        account: &AccountRules,
+        role: Option<Role>,
+    ) -> Result<ApiResponse, ApiError> {
         let keys = self.keys_of(account.id.as_str()).await?.len();
         let tag = HeaderValue::try_from(format!("\"{}\"", account_revision(account)));
         let tag = tag.map_err(|_| ApiError::Internal)?;
-        Ok(ApiResponse::json(&view(account, keys)).with(ETAG, tag))
+        Ok(ApiResponse::json(&view(account, keys, role)).with(ETAG, tag))
     }
 }
 
@@ -380,10 +415,14 @@ fn key_counts(table: &Table, accounts: &[Arc<AccountRules>]) -> HashMap<String, 
     counts
 }
 
-fn view(account: &AccountRules, keys: usize) -> Value {
+/// `role`: that of the person who asks.
+fn view(account: &AccountRules, keys: usize, role: Option<Role>) -> Value {
     let mut fields = account_fields(account);
     fields.insert("keys".to_owned(), keys.into());
     fields.insert("revision".to_owned(), account_revision(account).into());
+    if let Some(role) = role {
+        fields.insert("role".to_owned(), role.label().into());
+    }
     fields.into()
 }
 

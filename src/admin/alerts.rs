@@ -6,6 +6,7 @@ use crate::admin::Services;
 use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::Event;
 use crate::policy::audit::ChangeOrigin;
@@ -23,6 +24,7 @@ struct TestView {
 /// POST /api/alerts/test
 pub(super) async fn test(
     services: &Services,
+    _: OperatorOnly,
     origin: &ChangeOrigin,
     body: &[u8],
 ) -> Result<ApiResponse, ApiError> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::admin::usage::{ask, wants_csv, with_links};
 use crate::http::usage_page::{CsvWriter, with_milliseconds};
@@ -162,7 +163,11 @@ struct BreakView {
 }
 
 /// GET /api/audit/verify
-pub(super) async fn verify(services: &Services, query: &Query) -> Result<ApiResponse, ApiError> {
+pub(super) async fn verify(
+    services: &Services,
+    _: OperatorOnly,
+    query: &Query,
+) -> Result<ApiResponse, ApiError> {
     if let Some((name, _)) = query.pairs().first() {
         return Err(ApiError::invalid(
             &printable(name),

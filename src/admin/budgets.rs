@@ -10,6 +10,7 @@ use crate::admin::Services;
 use crate::admin::change::{with_mark, with_origin};
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::admin::usage::ask;
 use crate::observe::log::Event;
@@ -50,6 +51,7 @@ pub(super) async fn load(services: &Services, holder: &LimitHolder) -> Result<()
 
 pub(super) async fn reset(
     services: &Services,
+    _: OperatorOnly,
     origin: ChangeOrigin,
     id: &str,
     body: &[u8],

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use http::header::HeaderValue;
 use serde_json::{Value, json};
 
+use crate::admin::principal::{Principal, SignedIn};
 use crate::admin::{Peer, Services};
 use crate::http::client_address::client_address;
 use crate::http::request_id::RequestIds;
@@ -34,9 +35,12 @@ pub(super) fn origin(
     headers: &HeaderMap,
     via: ChangeVia,
     request_id: &str,
+    principal: &Principal,
 ) -> ChangeOrigin {
     let mut origin = unknown(services, peer, headers, via, request_id);
-    if let Peer::Network { .. } = peer {
+    if let Some(SignedIn { person, .. }) = principal.signed_in() {
+        origin.actor = person.actor().to_owned();
+    } else if let Peer::Network { .. } = peer {
         origin.actor = OPERATOR.to_owned();
     }
     origin

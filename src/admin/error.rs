@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -26,6 +26,19 @@ pub(super) enum ApiError {
     WrongToken,
     /// A sign-in with a link that was used, is too old, or never existed.
     WrongLink,
+    /// A sign-in with a wrong e-mail address or password.
+    WrongPassword,
+    /// An invitation that was used, taken back, is too old, or never existed.
+    WrongInvitation,
+    /// A sign-in of a person who is in no account any more.
+    InNoAccount,
+    /// Too many wrong passwords were shown.
+    TooManyTries {
+        /// When the next one is looked at, in seconds.
+        seconds: i64,
+    },
+    /// A sign-in by password, which is not offered.
+    NoPasswords,
     /// A session's cookie without the secret that belongs to it.
     CookieAlone,
     /// A page of another origin sent the request.
@@ -38,6 +51,20 @@ pub(super) enum ApiError {
     UnknownKey,
     /// No such account.
     UnknownAccount,
+    /// No such member of the account.
+    UnknownMember,
+    /// No such open invitation of the account.
+    UnknownInvitation,
+    /// No such session of the person.
+    UnknownSession,
+    /// It would leave the account without an owner.
+    LastOwner,
+    /// The person is in an account of somebody else too.
+    IsElsewhere,
+    /// The person signs in without a password.
+    NoPassword,
+    /// The account has very many open invitations.
+    TooManyInvitations,
     /// An account of this id exists.
     AccountExists,
     /// The account is not at the revision of If-Match.
@@ -109,16 +136,37 @@ impl ApiError {
         })
     }
 
+    /// Whether somebody showed what nobody here has, as whoever guesses does.
+    pub(super) fn is_wrong_sign_in(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongToken
+                | Self::WrongLink
+                | Self::WrongPassword
+                | Self::WrongInvitation
+                | Self::TooManyTries { .. }
+        )
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::Unauthorized
+            | Self::WrongToken
+            | Self::WrongLink
+            | Self::WrongPassword
+            | Self::WrongInvitation
+            | Self::InNoAccount
+            | Self::CookieAlone => StatusCode::UNAUTHORIZED,
+            Self::TooManyTries { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
             Self::UnknownPath
             | Self::UnknownKey
             | Self::UnknownAccount
+            | Self::UnknownMember
+            | Self::UnknownInvitation
+            | Self::UnknownSession
+            | Self::NoPasswords
             | Self::NoAccounts
             | Self::NoDatabase
             | Self::NoAlerts
@@ -130,6 +178,10 @@ impl ApiError {
             | Self::NoPanel
             | Self::Repeated { .. }
             | Self::AccountExists
+            | Self::LastOwner
+            | Self::IsElsewhere
+            | Self::NoPassword
+            | Self::TooManyInvitations
             | Self::AccountHasKeys { .. } => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -148,9 +200,23 @@ impl ApiError {
             Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
                 "unauthorized"
             }
+            Self::WrongPassword => "wrong_password",
+            Self::WrongInvitation => "wrong_link",
+            Self::InNoAccount => "in_no_account",
+            Self::TooManyTries { .. } => "too_many_tries",
+            Self::NoPasswords => "no_passwords",
+            Self::LastOwner => "last_owner",
+            Self::IsElsewhere => "is_elsewhere",
+            Self::NoPassword => "no_password",
+            Self::TooManyInvitations => "too_many_invitations",
             Self::ForeignOrigin => "foreign_origin",
             Self::NotFromPanel => "not_from_panel",
-            Self::UnknownPath | Self::UnknownKey | Self::UnknownAccount => "not_found",
+            Self::UnknownPath
+            | Self::UnknownKey
+            | Self::UnknownAccount
+            | Self::UnknownMember
+            | Self::UnknownInvitation
+            | Self::UnknownSession => "not_found",
             Self::AccountExists => "account_exists",
             Self::AccountChanged => "account_changed",
             Self::AccountHasKeys { .. } => "account_has_keys",
@@ -184,6 +250,20 @@ impl ApiError {
             Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
             Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
             Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
+            Self::WrongPassword => "E-mail address or password are wrong. If you forgot the password, ask an owner of your account for a new link.".to_owned(),
+            Self::WrongInvitation => "This link was used, was taken back, or is too old; ask for a new one.".to_owned(),
+            Self::InNoAccount => "You are in no account any more, or it is disabled; ask its owner or the operator.".to_owned(),
+            Self::TooManyTries { seconds } => format!("Too many wrong passwords; try again in {seconds} s."),
+            Self::NoPasswords => "Nobody signs in by a password here; use your company's sign-in.".to_owned(),
+            Self::UnknownMember => "The account has no member of this id; GET /api/accounts/{id}/members lists them.".to_owned(),
+            Self::UnknownInvitation => {
+                "The account has no open invitation of this id; GET /api/accounts/{id}/invitations lists them.".to_owned()
+            }
+            Self::UnknownSession => "You have no session of this id; GET /api/sessions lists them.".to_owned(),
+            Self::LastOwner => "The account would have no owner; make another member its owner first.".to_owned(),
+            Self::IsElsewhere => "The person is in another account too; ask the operator to make the link.".to_owned(),
+            Self::NoPassword => "The person signs in by the company's sign-in and has no password here.".to_owned(),
+            Self::TooManyInvitations => "The account has 1000 open invitations; take some back first.".to_owned(),
             Self::CookieAlone => {
                 "A session's cookie is not enough; send the secret that POST /api/session answered with in 'X-Keygate-Session', or sign in again.".to_owned()
             }
@@ -275,6 +355,14 @@ impl ApiError {
             Self::Faulty { faults, .. } => {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
+            Self::WrongPassword
+            | Self::WrongInvitation
+            | Self::InNoAccount
+            | Self::TooManyTries { .. }
+            | Self::NoPasswords
+            | Self::LastOwner
+            | Self::IsElsewhere
+            | Self::NoPassword => body["error"]["code"] = self.label().into(),
             Self::AccountHasKeys { keys } => {
                 body["error"]["code"] = self.label().into();
                 body["keys"] = (*keys).into();
@@ -301,6 +389,9 @@ impl ApiError {
             && let Ok(allow) = HeaderValue::from_str(allow)
         {
             headers.insert(ALLOW, allow);
+        }
+        if let Self::TooManyTries { seconds } = &self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(*seconds));
         }
         if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

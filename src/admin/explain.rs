@@ -9,6 +9,7 @@ use crate::admin::Services;
 use crate::admin::budgets;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::policy::account::JudgedKey;
 use crate::policy::denial::Denial;
@@ -104,6 +105,7 @@ struct View {
 
 pub(super) async fn respond(
     services: &Services,
+    _: OperatorOnly,
     body: &[u8],
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {

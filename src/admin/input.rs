@@ -13,7 +13,9 @@ use tokio::time::timeout;
 
 use crate::admin::Peer;
 use crate::admin::error::ApiError;
+use crate::admin::principal::Principal;
 use crate::admin::request_head;
+use crate::policy::person::Role;
 use crate::request_body::model;
 use crate::store::strict_json::printable;
 
@@ -119,6 +121,25 @@ impl Query {
     /// All parameters, in their order.
     pub(super) fn pairs(&self) -> &[(String, String)] {
         &self.0
+    }
+
+    /// The same question about one account of the principal: the one that it names, or the only one where the principal
+    /// has at least this role. An operator asks about all accounts, unless one is named.
+    ///
+    /// # Errors
+    /// It is not theirs, or it names none of several.
+    pub(super) fn of_account(
+        mut self,
+        principal: &Principal,
+        least: Role,
+    ) -> Result<Self, ApiError> {
+        const ACCOUNT: &str = "account";
+        let asked = principal.asked_account(self.parameter(ACCOUNT)?, least)?;
+        if let (Some(account), Some(_)) = (asked, principal.roles()) {
+            self.0.retain(|(name, _)| name != ACCOUNT);
+            self.0.push((ACCOUNT.to_owned(), account));
+        }
+        Ok(self)
     }
 
     /// The value of a parameter, which may occur once.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::principal::KeyScope;
 use crate::policy::key::{Key, KeyState};
 use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::cooperative_yield::yield_if_due;
@@ -61,12 +62,12 @@ impl KeyList {
     }
 
     /// The page. Takes as long as it takes to look at every key, so it does not run on a thread that serves requests.
-    pub(super) fn page(&self, table: &Table, now: UnixTime) -> ListPage {
+    pub(super) fn page(&self, table: &Table, scope: &KeyScope, now: UnixTime) -> ListPage {
         if self.sort == Sort::NEWEST_FIRST {
             let after = self.after.as_ref().map(|place| place.age);
             let found = table.newest_first(after, self.limit, |entry| {
                 yield_if_due();
-                self.filter.takes(table, entry, now)
+                scope.sees(entry.key()) && self.filter.takes(table, entry, now)
             });
             let place = |age| Place { value: None, age }.text(self.sort);
             return ListPage {
@@ -77,7 +78,7 @@ impl KeyList {
         let mut first = FirstPlaces::new(self.sort, self.limit + 1);
         table.walk_newest_first(None, |age, entry| {
             yield_if_due();
-            if self.filter.takes(table, &entry, now) {
+            if scope.sees(entry.key()) && self.filter.takes(table, &entry, now) {
                 let place = Place {
                     value: self.sort.value(table, &entry),
                     age,

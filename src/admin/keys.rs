@@ -13,6 +13,7 @@ use crate::admin::idempotency::{Repeat, Reservation};
 use crate::admin::input::{JsonObject, Query};
 use crate::admin::key_list::KeyList;
 use crate::admin::operation::Operation;
+use crate::admin::principal::KeyScope;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
 use crate::policy::audit::ChangeOrigin;
@@ -39,6 +40,8 @@ pub(crate) const MAX_GRACE_SECONDS: u32 = 90 * 86_400;
 pub(crate) struct KeyApi<'s> {
     /// The key table.
     pub(crate) table: &'s Arc<Table>,
+    /// Which keys the caller may see and change.
+    pub(crate) scope: KeyScope,
     /// Changes the table and the key file.
     pub(crate) key_store: &'s KeyStore,
     /// The models that upstreams serve; None without a gateway.
@@ -152,10 +155,10 @@ impl KeyApi<'_> {
         if wanted.needs_uses() && !self.keeps_uses {
             return Err(ApiError::NoDatabase);
         }
-        let table = Arc::clone(self.table);
+        let (table, scope) = (Arc::clone(self.table), self.scope.clone());
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
-            let found = wanted.page(&table, now);
+            let found = wanted.page(&table, &scope, now);
             let keys = found.entries.iter().map(|entry| view(&table, entry, now));
             ApiResponse::json(&PageView {
                 keys: keys.collect(),
@@ -167,6 +170,14 @@ impl KeyApi<'_> {
             .map_err(|_| ApiError::Internal)
     }
 
+    /// # Errors
+    /// The key does not exist for the caller.
+    pub(super) fn check_sees(&self, id: &str) -> Result<(), ApiError> {
+        let entry = self.table.by_id(id);
+        let entry = entry.filter(|entry| self.scope.sees(entry.key()));
+        entry.map(drop).ok_or(ApiError::UnknownKey)
+    }
+
     /// Shows a key, and what is left of its budgets where that is passed.
     pub(super) fn show(
         &self,
@@ -174,15 +185,21 @@ impl KeyApi<'_> {
         budgets_left: Vec<BudgetLeftView>,
         now: UnixTime,
     ) -> Result<ApiResponse, ApiError> {
-        let entry = self.table.by_id(id).ok_or(ApiError::UnknownKey)?;
+        let entry = self.table.by_id(id);
+        let entry = entry.filter(|entry| self.scope.sees(entry.key()));
+        let entry = entry.ok_or(ApiError::UnknownKey)?;
         shown(self.table, &entry, budgets_left, now)
     }
 
     /// Creates a key.
     pub(super) async fn create(&self, body: &[u8], repeat: Repeat, now: UnixTime) -> KeyChange {
-        let new = match parse_new(body) {
+        let new = parse_new(body).map_err(ApiError::from).and_then(|mut new| {
+            self.scope.admit_new(&mut new)?;
+            Ok(new)
+        });
+        let new = match new {
             Ok(new) => new,
-            Err(fault) => return KeyChange::refused(fault.into()),
+            Err(error) => return KeyChange::refused(error),
         };
         let reservation = match repeat.reserve(now) {
             Ok(reservation) => reservation,
@@ -224,6 +241,23 @@ impl KeyApi<'_> {
         self.update(id, expected, patch, now).await
     }
 
+    /// The revision that a change of a key is made on, where the caller may change it: what was judged is what is changed.
+    fn admit(&self, id: &str, expected: ExpectedRevision) -> Result<ExpectedRevision, ApiError> {
+        if self.scope.is_all() {
+            return Ok(expected);
+        }
+        let entry = self.table.by_id(id);
+        let entry = entry.filter(|entry| self.scope.may_change(entry.key()));
+        let entry = entry.ok_or(ApiError::UnknownKey)?;
+        let judged = KeyRevision::of(entry.key()).to_string();
+        Ok(ExpectedRevision::OneOf(match expected {
+            ExpectedRevision::Any => vec![judged],
+            ExpectedRevision::OneOf(expected) => {
+                expected.into_iter().filter(|one| *one == judged).collect()
+            }
+        }))
+    }
+
     async fn update(
         &self,
         id: &str,
@@ -232,6 +266,16 @@ impl KeyApi<'_> {
         now: UnixTime,
     ) -> KeyChange {
         let fields = patch.fields();
+        let expected = self.admit(id, expected).and_then(|expected| {
+            if let Some(entry) = self.table.by_id(id) {
+                self.scope.admit_change(entry.key(), &patch)?;
+            }
+            Ok(expected)
+        });
+        let expected = match expected {
+            Ok(expected) => expected,
+            Err(error) => return KeyChange::refused(error),
+        };
         let changed = self
             .key_store
             .update_revision(id, expected, patch, now)
@@ -261,6 +305,10 @@ impl KeyApi<'_> {
         let grace = match grace {
             Ok(grace) => grace.unwrap_or(DEFAULT_GRACE_SECONDS),
             Err(fault) => return KeyChange::refused(fault),
+        };
+        let expected = match self.admit(id, expected) {
+            Ok(expected) => expected,
+            Err(error) => return KeyChange::refused(error),
         };
         let reservation = match repeat.reserve(now) {
             Ok(reservation) => reservation,
@@ -316,6 +364,10 @@ impl KeyApi<'_> {
 
     /// Deletes a key that is at an expected revision.
     pub(super) async fn delete(&self, id: &str, expected: ExpectedRevision) -> KeyChange {
+        let expected = match self.admit(id, expected) {
+            Ok(expected) => expected,
+            Err(error) => return KeyChange::refused(error),
+        };
         let deleted = self.key_store.delete_revision(id, expected).await;
         KeyChange {
             outcome: deleted.map(|_| ApiResponse::done()).map_err(ApiError::from),

@@ -38,6 +38,7 @@ mod accounts;
 mod alerts;
 mod audit;
 mod budgets;
+mod call;
 pub(crate) mod change;
 mod connection_limit;
 mod error;
@@ -52,11 +53,17 @@ mod openapi;
 mod operation;
 mod overview;
 mod panel;
+mod passwords;
+mod people;
+mod person_session;
+pub(crate) mod principal;
 mod refusals;
 pub(crate) mod reload;
 mod request_head;
 mod response;
 pub(crate) mod session;
+mod session_codes;
+mod sign_in;
 mod status;
 mod throttle;
 pub(crate) mod token;
@@ -74,15 +81,15 @@ use http_body::Body;
 use http_body_util::Full;
 
 use crate::admin::access::AuthMethod;
-use crate::admin::accounts::AccountApi;
+use crate::admin::call::Call;
 use crate::admin::error::ApiError;
 use crate::admin::idempotency::IdempotencyKeys;
 use crate::admin::input::{BodyReader, Query};
-use crate::admin::keys::KeyApi;
 pub(crate) use crate::admin::listen::{serve_tcp, serve_unix};
 use crate::admin::operation::Operation;
 use crate::admin::overview::Overview;
 pub(crate) use crate::admin::overview::record_history;
+use crate::admin::passwords::Passwords;
 use crate::admin::response::ApiResponse;
 use crate::admin::session::Sessions;
 use crate::admin::throttle::Throttle;
@@ -93,8 +100,7 @@ use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::policy::audit::ChangeVia;
 use crate::policy::price::PriceList;
-use crate::runtime::lifecycle::{Lifecycle, Phase};
-use crate::runtime::wall_clock::now;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::store::config::Config;
 use crate::store::config::parse::ParsedConfig;
 use crate::store::database::Database;
@@ -155,6 +161,7 @@ pub(crate) struct AdminState {
     throttle: Throttle,
     idempotency_keys: IdempotencyKeys,
     sessions: Sessions,
+    passwords: Passwords,
     overview: Overview,
 }
 
@@ -235,146 +242,22 @@ where
     request_head::check(parts).map_err(|what| ApiError::Malformed(what.to_owned()))?;
     let path = parts.uri.path();
     let operation = Operation::of(parts.method.as_str(), path);
-    let method = access::check(services, peer, operation, parts, request_id).await?;
-    *auth_method = Some(method);
+    let access = access::check(services, peer, operation, parts, request_id).await?;
+    *auth_method = Some(access.method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
-    let query = Query::of(&parts.uri);
-    let via = match method {
+    let via = match access.method {
         AuthMethod::Session => ChangeVia::Panel,
         AuthMethod::NotRequired | AuthMethod::Socket | AuthMethod::Token => ChangeVia::Api,
     };
-    let origin = change::origin(services, peer, &parts.headers, via, request_id);
-    let key_store = services.key_store.on_behalf_of(origin.clone());
-    let key_api = KeyApi {
-        table: &services.table,
-        key_store: &key_store,
-        routing: Some(services.fleet.routing()),
-        url: &services.url,
-        keeps_uses: services.database.is_some(),
+    let call = Call {
+        services,
+        peer,
+        parts,
+        request_id,
+        query: Query::of(&parts.uri),
+        via,
     };
-    let log = &services.log;
-    match operation {
-        Operation::Health => Ok(ApiResponse::text("ok\n")),
-        Operation::Ready => ready(services),
-        Operation::Metrics => Ok(status::metrics(services)),
-        Operation::ListKeys => key_api.list(&query?, now()).await,
-        Operation::CreateKey => {
-            let body = input.json(peer, &parts.headers).await?;
-            let idempotency_keys = &services.state.idempotency_keys;
-            let repeat = idempotency_keys.of(&parts.headers, "create")?;
-            let done = key_api.create(&body, repeat, now()).await;
-            keys::log_change(log, &origin, "create", &done);
-            done.outcome
-        }
-        Operation::ShowKey(id) => {
-            let left = budgets::left(services, id).await;
-            key_api.show(id, left, now())
-        }
-        Operation::ChangeKey(id) => {
-            let body = input.json(peer, &parts.headers).await?;
-            let expected = keys::expected_revision(&parts.headers);
-            let done = key_api.change(id, expected, &body, now()).await;
-            keys::log_change(log, &origin, "change", &done);
-            done.outcome
-        }
-        Operation::DeleteKey(id) => {
-            let expected = keys::expected_revision(&parts.headers);
-            let done = key_api.delete(id, expected).await;
-            keys::log_change(log, &origin, "delete", &done);
-            done.outcome
-        }
-        Operation::RotateKey(id) => {
-            let body = input.json(peer, &parts.headers).await?;
-            let expected = keys::expected_revision(&parts.headers);
-            let idempotency_keys = &services.state.idempotency_keys;
-            let repeat = idempotency_keys.of(&parts.headers, id)?;
-            let done = key_api.rotate(id, expected, &body, repeat, now()).await;
-            keys::log_change(log, &origin, "rotate", &done);
-            done.outcome
-        }
-        Operation::ExpirePrevious(id) => {
-            let body = input.json(peer, &parts.headers).await?;
-            let expected = keys::expected_revision(&parts.headers);
-            let done = key_api.expire_previous(id, expected, &body, now()).await;
-            keys::log_change(log, &origin, "expire_previous", &done);
-            done.outcome
-        }
-        Operation::ResetBudgets(id) => {
-            let body = input.json(peer, &parts.headers).await?;
-            budgets::reset(services, origin, id, &body, now()).await
-        }
-        Operation::ListAccounts => AccountApi::new(services, origin)?.list(&query?).await,
-        Operation::CreateAccount => {
-            let body = input.json(peer, &parts.headers).await?;
-            let api = AccountApi::new(services, origin)?;
-            accounts::to_its_end(async move { api.create(&body, now()).await }).await
-        }
-        Operation::ShowAccount(id) => AccountApi::new(services, origin)?.show(id).await,
-        Operation::ChangeAccount(id) => {
-            let body = input.json(peer, &parts.headers).await?;
-            let expected = keys::expected_revision(&parts.headers);
-            let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
-            accounts::to_its_end(async move { api.change(&id, &expected, &body).await }).await
-        }
-        Operation::DeleteAccount(id) => {
-            let expected = keys::expected_revision(&parts.headers);
-            let named = accounts::named_keys(&query?)?;
-            let key_store = key_store.clone();
-            let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
-            accounts::to_its_end(async move { api.delete(&id, &expected, named, &key_store).await })
-                .await
-        }
-        Operation::Reload => {
-            let body = input.json(peer, &parts.headers).await?;
-            reload::respond(services, origin, &query?, &body).await
-        }
-        Operation::TestAlert => {
-            let body = input.json(peer, &parts.headers).await?;
-            alerts::test(services, &origin, &body).await
-        }
-        Operation::Status => Ok(status::status(services)),
-        Operation::Models => models::respond(services, now()).await,
-        Operation::Explain => {
-            let body = input.json(peer, &parts.headers).await?;
-            explain::respond(services, &body, now()).await
-        }
-        Operation::Overview => overview::respond(services, now()).await,
-        Operation::Refusals => refusals::respond(services, &query?, now()),
-        Operation::Usage => usage::sums(services, &query?, parts, now()).await,
-        Operation::UsageRecords => usage::records(services, &query?, parts).await,
-        Operation::Audit => audit::rows(services, &query?, parts).await,
-        Operation::VerifyAudit => audit::verify(services, &query?).await,
-        Operation::SignIn => {
-            let body = input.json(peer, &parts.headers).await?;
-            session::sign_in(services, peer, (&parts.headers, request_id), &body, now()).await
-        }
-        Operation::MakeSignInLink => {
-            let body = input.json(peer, &parts.headers).await?;
-            session::make_link(services, peer, origin, &body, now()).await
-        }
-        Operation::ShowSession => Ok(session::show(services, peer, &parts.headers)),
-        Operation::SignOut => session::sign_out(services, origin, &parts.headers).await,
-        Operation::PanelFile(file) => file.response(&parts.headers),
-        Operation::OpenApi => Ok(openapi::document()),
-    }
-}
-
-fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
-    if services.lifecycle.phase() != Phase::Running {
-        Err(ApiError::NotReady("the gateway is shutting down"))
-    } else if !services.fleet.is_ready() {
-        Err(ApiError::NotReady(
-            "the upstreams were not asked for their models yet",
-        ))
-    } else {
-        let routing = services.fleet.routing();
-        let unheard = routing.unheard().map(|upstream| {
-            let name = upstream.name();
-            format!("not ready: upstream {name} has not said yet which models it serves\n")
-        });
-        let lines: String = unheard.collect();
-        Ok(ApiResponse::text(format!("ready\n{lines}")))
-    }
+    call.answer(operation, access.principal, input).await
 }
 
 #[cfg(test)]

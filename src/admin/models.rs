@@ -7,9 +7,12 @@ use serde::Serialize;
 
 use crate::admin::Services;
 use crate::admin::error::ApiError;
+use crate::admin::principal::{KeyScope, Principal};
 use crate::admin::response::ApiResponse;
+use crate::policy::account::AccountRules;
 use crate::policy::key::{Key, KeyState};
 use crate::policy::model_access::ModelAccess;
+use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::table::{Table, drop_incrementally, yield_every};
@@ -33,20 +36,34 @@ struct ModelView {
 }
 
 /// GET /api/models
-pub(super) async fn respond(services: &Services, now: UnixTime) -> Result<ApiResponse, ApiError> {
+pub(super) async fn respond(
+    services: &Services,
+    principal: &Principal,
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
     let (table, routing) = (Arc::clone(&services.table), services.fleet.routing());
+    let (scope, roles) = (principal.keys(), principal.roles().map(<[_]>::to_vec));
     // This looks at every key. With a million keys it would block the runtime's thread too long.
-    let models = tokio::task::spawn_blocking(move || models(&table, &routing, now));
+    let models = tokio::task::spawn_blocking(move || {
+        models(&table, &routing, (&scope, roles.as_deref()), now)
+    });
     models
         .await
         .map(|models| ApiResponse::json(&View { models }))
         .map_err(|_| ApiError::Internal)
 }
 
-fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<ModelView> {
+/// Persons see the models that one of their accounts allows, and count their own keys.
+fn models(
+    table: &Table,
+    routing: &Routing,
+    (scope, roles): (&KeyScope, Option<&[(String, Role)]>),
+    now: UnixTime,
+) -> Vec<ModelView> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
     let entries = table.in_file_order(yield_if_due);
     let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
+    let keys = keys.filter(|key| scope.sees(key));
     let sent_as = |name: &&str| routing.sent_as(name).map(|sent_as| &**sent_as);
     let sent_as: Vec<Option<&str>> = names.iter().map(sent_as).collect();
     let counts = count(&names, &sent_as, keys, now);
@@ -63,7 +80,19 @@ fn models(table: &Table, routing: &Routing, now: UnixTime) -> Vec<ModelView> {
             keys,
         }
     };
-    routing.models().zip(counts).map(model).collect()
+    let accounts = roles.map(|roles| {
+        let accounts = roles.iter().filter_map(|(id, _)| table.account(id));
+        accounts.collect::<Vec<_>>()
+    });
+    let is_theirs = |((name, _), _): &((&str, &Arc<_>), usize)| {
+        let sent_as = routing.sent_as(name).map(|name| &**name);
+        let allows = |account: &Arc<AccountRules>| account.model_access.allows_as(name, sent_as);
+        accounts
+            .as_ref()
+            .is_none_or(|accounts| accounts.iter().any(allows))
+    };
+    let theirs = routing.models().zip(counts).filter(is_theirs);
+    theirs.map(model).collect()
 }
 
 /// For each model the number of active keys that may use it. Looks at each key once, however many models there are.

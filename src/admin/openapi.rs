@@ -16,3 +16,8 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 pub(super) fn document() -> ApiResponse {
     ApiResponse::json_text(DOCUMENT.clone())
 }
+
+#[cfg(test)]
+pub(super) fn text() -> Bytes {
+    DOCUMENT.clone()
+}

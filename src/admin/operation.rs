@@ -22,6 +22,13 @@ pub(super) enum Operation<'p> {
     ShowAccount(&'p str),
     ChangeAccount(&'p str),
     DeleteAccount(&'p str),
+    ListMembers(&'p str),
+    ChangeMember(&'p str, &'p str),
+    RemoveMember(&'p str, &'p str),
+    ResetPassword(&'p str, &'p str),
+    ListInvitations(&'p str),
+    Invite(&'p str),
+    RevokeInvitation(&'p str, &'p str),
     Reload,
     TestAlert,
     Status,
@@ -33,10 +40,14 @@ pub(super) enum Operation<'p> {
     Audit,
     VerifyAudit,
     Explain,
+    SignInWays,
+    LookAtInvitation,
     SignIn,
     MakeSignInLink,
     ShowSession,
     SignOut,
+    ListSessions,
+    EndSession(&'p str),
     OpenApi,
     PanelFile(&'static PanelFile),
 }
@@ -71,17 +82,24 @@ impl<'p> Operation<'p> {
             ("GET", "/api/audit") => Self::Audit,
             ("GET", "/api/audit/verify") => Self::VerifyAudit,
             ("POST", "/api/explain") => Self::Explain,
+            ("GET", "/api/sign-in") => Self::SignInWays,
+            ("POST", "/api/invitations/look") => Self::LookAtInvitation,
             ("POST", "/api/session") => Self::SignIn,
             ("POST", "/api/session-links") => Self::MakeSignInLink,
             ("GET", "/api/session") => Self::ShowSession,
             ("DELETE", "/api/session") => Self::SignOut,
+            ("GET", "/api/sessions") => Self::ListSessions,
             ("GET", "/api/openapi.json") => Self::OpenApi,
             (_, path) => {
                 if let Some(file) = PanelFile::at(path) {
                     return (method == "GET").then_some(Self::PanelFile(file));
                 }
-                if let Some(id) = path.strip_prefix("/api/accounts/") {
-                    return Self::of_account(method, id);
+                if let Some(rest) = path.strip_prefix("/api/accounts/") {
+                    return Self::of_account(method, rest);
+                }
+                if let Some(id) = path.strip_prefix("/api/sessions/") {
+                    let is_one = method == "DELETE" && !id.is_empty() && !id.contains('/');
+                    return is_one.then_some(Self::EndSession(id));
                 }
                 let rest = path.strip_prefix("/api/keys/")?;
                 let (id, call) = match rest.split_once('/') {
@@ -104,16 +122,25 @@ impl<'p> Operation<'p> {
         })
     }
 
-    fn of_account(method: &str, id: &'p str) -> Option<Self> {
-        if id.is_empty() || id.contains('/') {
+    /// `rest` is what follows `/api/accounts/`.
+    fn of_account(method: &str, rest: &'p str) -> Option<Self> {
+        let parts: Vec<&'p str> = rest.split('/').collect();
+        if parts.iter().any(|part| part.is_empty()) {
             return None;
         }
-        match method {
-            "GET" => Some(Self::ShowAccount(id)),
-            "PATCH" => Some(Self::ChangeAccount(id)),
-            "DELETE" => Some(Self::DeleteAccount(id)),
-            _ => None,
-        }
+        Some(match (method, &parts[..]) {
+            ("GET", [id]) => Self::ShowAccount(id),
+            ("PATCH", [id]) => Self::ChangeAccount(id),
+            ("DELETE", [id]) => Self::DeleteAccount(id),
+            ("GET", [id, "members"]) => Self::ListMembers(id),
+            ("PATCH", [id, "members", person]) => Self::ChangeMember(id, person),
+            ("DELETE", [id, "members", person]) => Self::RemoveMember(id, person),
+            ("POST", [id, "members", person, "reset-password"]) => Self::ResetPassword(id, person),
+            ("GET", [id, "invitations"]) => Self::ListInvitations(id),
+            ("POST", [id, "invitations"]) => Self::Invite(id),
+            ("DELETE", [id, "invitations", invitation]) => Self::RevokeInvitation(id, invitation),
+            _ => return None,
+        })
     }
 
     /// The error for a path without an operation: the path is unknown, or it has other methods.

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::admin::Services;
 use crate::admin::error::ApiError;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::admin::status::LastReloadView;
 use crate::observe::history::{History, Minute, Sample};
@@ -201,7 +202,11 @@ fn as_text<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Er
 }
 
 /// GET /api/overview
-pub(super) async fn respond(services: &Services, now: UnixTime) -> Result<ApiResponse, ApiError> {
+pub(super) async fn respond(
+    services: &Services,
+    _: OperatorOnly,
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
     let overview = &services.state.overview;
     let summary = overview.summary(&services.table, now).await?;
     let (minutes, overhead_seconds) = overview.update_history(services, now, |history| {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
@@ -32,6 +33,7 @@ struct RefusalView {
 
 pub(super) fn respond(
     services: &Services,
+    _: OperatorOnly,
     query: &Query,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {

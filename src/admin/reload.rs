@@ -12,6 +12,7 @@ use crate::admin::Services;
 use crate::admin::change;
 use crate::admin::error::ApiError;
 use crate::admin::input::{JsonObject, Query};
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::net::tls::{self, TlsError, TlsFieldError};
 use crate::observe::log::{Event, Log};
@@ -104,6 +105,7 @@ struct ChangedIds {
 /// POST /api/reload
 pub(super) async fn respond(
     services: &Arc<Services>,
+    _: OperatorOnly,
     origin: ChangeOrigin,
     query: &Query,
     body: &[u8],

@@ -9,20 +9,28 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use http::header::{CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
+use http::header::{CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::principal::{Principal, SignedIn};
 use crate::admin::request_head;
 use crate::admin::response::ApiResponse;
+use crate::admin::session_codes::{
+    SessionCodes, SessionProof, cookie, hash_of, is_over_tls, named_by, secret_of,
+};
+use crate::admin::sign_in::{Admitted, SignInClient};
 use crate::admin::throttle::delay_response;
 use crate::admin::token::AdminToken;
-use crate::admin::{Peer, Services, change};
+use crate::admin::{Peer, Services, change, person_session, sign_in};
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, ChangeOrigin, ChangeVia};
 use crate::policy::network::ClientAddress;
+use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
@@ -37,11 +45,6 @@ const MOST_SESSIONS: usize = 64;
 const LINK_SECONDS: i64 = 5 * 60;
 /// The most valid links at once; a further one replaces the oldest.
 const MOST_LINKS: usize = 16;
-
-const COOKIE_NAME: &str = "keygate_session";
-/// Over TLS: browsers take a cookie of this name from the same host alone, and over TLS.
-const TLS_COOKIE_NAME: &str = "__Host-keygate_session";
-const SECRET_HEADER: HeaderName = HeaderName::from_static("x-keygate-session");
 
 /// All sessions and sign-in links.
 #[derive(Default)]
@@ -68,28 +71,10 @@ struct SignInLink {
     ends: UnixTime,
 }
 
-/// What a new session's client has to send with each call.
-struct SessionCodes {
-    id: Code,
-    secret: Code,
-}
-
-/// What a call shows of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SessionProof {
-    /// No cookie of a valid session.
-    None,
-    /// The cookie, but not the secret that belongs to it.
-    CookieAlone,
-    /// Both.
-    Whole,
-}
-
 impl Sessions {
     /// Begins a session.
     fn begin(&self, token: AdminToken, now: UnixTime) -> Result<SessionCodes, getrandom::Error> {
-        let id = Code::make(getrandom::fill)?;
-        let secret = Code::make(getrandom::fill)?;
+        let codes = SessionCodes::make()?;
         let mut state = self.state();
         state.live.retain(|_, session| !session.is_over(now));
         while state.live.len() >= MOST_SESSIONS {
@@ -101,11 +86,11 @@ impl Sessions {
         }
         let session = Session {
             used: now,
-            secret: hash_of(&secret),
+            secret: hash_of(&codes.secret),
             token,
         };
-        state.live.insert(id.hash(), session);
-        Ok(SessionCodes { id, secret })
+        state.live.insert(codes.id.hash(), session);
+        Ok(codes)
     }
 
     /// What these headers show of a valid session. With both cookie and secret, its idle time begins anew.
@@ -191,9 +176,19 @@ pub(crate) fn panel_link(
     services: &Services,
     now: UnixTime,
 ) -> Result<Option<PanelLink>, getrandom::Error> {
-    let Some(address) = services.state.address.get() else {
+    let Some(url) = panel_url(services) else {
         return Ok(None);
     };
+    let code = services.state.sessions.make_link(now)?;
+    Ok(Some(PanelLink {
+        link: format!("{url}/#link={}", code.reveal()),
+        expires_at: now.plus(LINK_SECONDS).to_string(),
+    }))
+}
+
+/// Where the panel is; None if the admin API does not listen over TCP.
+pub(super) fn panel_url(services: &Services) -> Option<String> {
+    let address = services.state.address.get()?;
     let admin = &services.config.admin;
     let host = match admin.hosts.first() {
         // A certificate is for a name.
@@ -206,11 +201,7 @@ pub(crate) fn panel_link(
         host,
         port: address.port(),
     };
-    let code = services.state.sessions.make_link(now)?;
-    Ok(Some(PanelLink {
-        link: format!("{url}/#link={}", code.reveal()),
-        expires_at: now.plus(LINK_SECONDS).to_string(),
-    }))
+    Some(url.to_string())
 }
 
 /// POST /api/session-links, on the socket alone: who may use the socket may read the admin token too.
@@ -241,32 +232,6 @@ pub(super) async fn make_link(
     Ok(ApiResponse::created(&link))
 }
 
-/// The hashes of all ids in the cookies. There can be several: pages on other ports of this host can set a cookie with
-/// the same name.
-fn named_by(headers: &HeaderMap) -> impl Iterator<Item = TokenHash> {
-    let lines = headers.get_all(COOKIE).iter();
-    let cookies = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'));
-    cookies
-        .filter_map(|cookie| cookie.trim().split_once('='))
-        .filter(|(name, value)| {
-            matches!(*name, COOKIE_NAME | TLS_COOKIE_NAME) && value.len() == Code::LENGTH
-        })
-        .map(|(_, value)| TokenHash::of(value.as_bytes()))
-}
-
-/// The hash of the secret in the header, if it occurs exactly once.
-fn secret_of(headers: &HeaderMap) -> Option<blake3::Hash> {
-    let mut lines = headers.get_all(&SECRET_HEADER).iter();
-    let only = lines.next().filter(|_| lines.next().is_none())?;
-    Some(blake3::hash(only.as_bytes()))
-}
-
-fn hash_of(code: &Code) -> blake3::Hash {
-    blake3::Hash::from_bytes(*code.hash().as_bytes())
-}
-
 /// Whether the panel's own code sent a call that has a session's cookie. A page of another origin cannot send this header
 /// without a CORS preflight, which is never granted.
 pub(super) fn is_sent_by_panel(method: &Method, headers: &HeaderMap) -> bool {
@@ -285,6 +250,9 @@ struct View<'s> {
     client_address: Option<String>,
     url: &'s str,
     version: &'static str,
+    principal: Value,
+    /// Of a person.
+    accounts: Vec<Value>,
     /// At sign-in alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<&'s str>,
@@ -300,23 +268,50 @@ pub(super) async fn sign_in(
 ) -> Result<ApiResponse, ApiError> {
     let mut fields = JsonObject::of(body)?;
     let (token, link) = (fields.text("token")?, fields.text("link")?);
+    let (email, invitation) = (fields.text("email")?, fields.text("invitation")?);
+    let password = fields.text("password")?.map(Zeroizing::new);
     fields.finish()?;
-    let (way, is_right, error) = match (token, link) {
-        (Some(token), None) => {
+    let mut origin = change::unknown(services, peer, headers, ChangeVia::Panel, request_id);
+    let client = SignInClient {
+        peer,
+        headers,
+        origin: &origin,
+    };
+    let (way, is_right, error) = match (token, link, email, invitation, password) {
+        (Some(token), None, None, None, None) => {
             let is_right = services.token.is_some_and(|known| known.admits(&token));
             ("token", is_right, ApiError::WrongToken)
         }
-        (None, Some(link)) => {
+        (None, Some(link), None, None, None) => {
             let is_right = services.state.sessions.take_link(&link, now);
             ("link", is_right, ApiError::WrongLink)
         }
-        (None, None) => return Err(ApiError::invalid("token", "is missing; add it")),
-        (Some(_), Some(_)) => {
-            let message = "comes beside token; send one of the two";
-            return Err(ApiError::invalid("link", message));
+        (None, None, Some(email), None, Some(password)) => {
+            let admitted = sign_in::by_password(services, client, (&email, password), now).await;
+            return begin_for_person(services, client, admitted, "password", now).await;
+        }
+        (None, None, None, Some(code), Some(password)) => {
+            let admitted = sign_in::by_invitation(services, client, (&code, password), now).await;
+            return begin_for_person(services, client, admitted, "invitation", now).await;
+        }
+        (None, None, Some(_), None, None) | (None, None, None, Some(_), None) => {
+            return Err(ApiError::invalid("password", "is missing; add it"));
+        }
+        (None, None, None, None, _) => {
+            return Err(ApiError::invalid("token", "is missing; add it"));
+        }
+        (_, link, email, invitation, _) => {
+            // The last of them, in the order in which they stand here.
+            let field = match (link, email, invitation) {
+                (_, _, Some(_)) => "invitation",
+                (_, Some(_), None) => "email",
+                (Some(_), None, None) => "link",
+                (None, None, None) => "password",
+            };
+            let message = "comes beside another way to sign in; send one of them";
+            return Err(ApiError::invalid(field, message));
         }
     };
-    let mut origin = change::unknown(services, peer, headers, ChangeVia::Panel, request_id);
     let line = |event: Event, origin: &ChangeOrigin, result| {
         change::with_origin(event, origin)
             .with("action", "sign_in")
@@ -339,23 +334,93 @@ pub(super) async fn sign_in(
     let SessionCodes { id, secret } = codes.map_err(|_| ApiError::Internal)?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
+    person_session::end(services, headers).await?;
     let event = line(Event::info("change"), &origin, "ok");
     services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
     let view = View {
         secret: Some(secret.reveal()),
-        ..view(services, peer, headers)
+        ..view(services, peer, headers, &Principal::operator())
+    };
+    Ok(ApiResponse::json(&view).with(SET_COOKIE, cookie))
+}
+
+/// Begins the session of a person who was let in, or answers why not.
+async fn begin_for_person(
+    services: &Services,
+    client: SignInClient<'_>,
+    admitted: Result<Admitted, ApiError>,
+    way: &'static str,
+    now: UnixTime,
+) -> Result<ApiResponse, ApiError> {
+    let SignInClient {
+        peer,
+        headers,
+        origin,
+    } = client;
+    let Admitted { person, email } = match admitted {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            if error.is_wrong_sign_in() {
+                sign_in::refused(services, origin, way, &error).await;
+            }
+            return Err(error);
+        }
+    };
+    let origin = ChangeOrigin {
+        actor: email,
+        ..origin.clone()
+    };
+    // Before the session begins: it gives access.
+    let mark = change::record_sign_in(services, origin.clone(), way).await?;
+    let codes = person_session::begin(services, peer, headers, person, now).await?;
+    // Prevents session fixation: an id from before the sign-in is no longer valid.
+    services.state.sessions.end(headers);
+    person_session::end(services, headers).await?;
+    let event = change::with_origin(Event::info("change"), &origin)
+        .with("action", "sign_in")
+        .with("with", way)
+        .with("result", "ok");
+    services.log.event(change::with_mark(event, mark.as_ref()));
+    let cookie = cookie(codes.id.reveal(), "", is_over_tls(services, headers))?;
+    let shown = person_session::shown_by(services, &codes, now).await?;
+    let principal = shown.ok_or(ApiError::Unauthorized)?;
+    let view = View {
+        secret: Some(codes.secret.reveal()),
+        ..view(services, peer, headers, &principal)
     };
     Ok(ApiResponse::json(&view).with(SET_COOKIE, cookie))
 }
 
 /// GET /api/session
-pub(super) fn show(services: &Services, peer: Peer, headers: &HeaderMap) -> ApiResponse {
-    ApiResponse::json(&view(services, peer, headers))
+pub(super) fn show(
+    services: &Services,
+    peer: Peer,
+    headers: &HeaderMap,
+    principal: &Principal,
+) -> ApiResponse {
+    ApiResponse::json(&view(services, peer, headers, principal))
 }
 
-fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s> {
+fn view<'s>(
+    services: &'s Services,
+    peer: Peer,
+    headers: &HeaderMap,
+    principal: &Principal,
+) -> View<'s> {
+    let account = |(id, role): &(String, Role)| {
+        let rules = services.table.account(id);
+        let name = rules.and_then(|rules| rules.name.as_ref().map(|name| name.as_str().to_owned()));
+        json!({"id": id, "name": name, "role": role.label()})
+    };
     View {
+        principal: principal_view(principal),
+        accounts: principal
+            .roles()
+            .into_iter()
+            .flatten()
+            .map(account)
+            .collect(),
         client_address: match change::client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
@@ -366,6 +431,19 @@ fn view<'s>(services: &'s Services, peer: Peer, headers: &HeaderMap) -> View<'s>
     }
 }
 
+fn principal_view(principal: &Principal) -> Value {
+    let kind = match principal.roles() {
+        None => "operator",
+        Some(_) => "person",
+    };
+    match principal.signed_in() {
+        None => json!({"kind": kind}),
+        Some(SignedIn { person, .. }) => {
+            json!({"kind": kind, "id": person.id.as_str(), "email": person.email, "name": person.name})
+        }
+    }
+}
+
 /// DELETE /api/session
 pub(super) async fn sign_out(
     services: &Services,
@@ -373,31 +451,18 @@ pub(super) async fn sign_out(
     headers: &HeaderMap,
 ) -> Result<ApiResponse, ApiError> {
     services.state.sessions.end(headers);
+    person_session::end(services, headers).await?;
     change::record_done(services, AuditAction::SignOut, origin, IfNotWritten::Wait).await?;
     let cookie = cookie("", "; Max-Age=0", is_over_tls(services, headers))?;
     Ok(ApiResponse::done().with(SET_COOKIE, cookie))
 }
 
-/// Whether the page was loaded over TLS, from this listener or from a proxy in front of it. The Origin tells.
-fn is_over_tls(services: &Services, headers: &HeaderMap) -> bool {
-    let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
-    services.config.admin.tls || origin.is_some_and(|origin| origin.starts_with(b"https://"))
-}
-
-fn cookie(value: &str, end: &str, is_over_tls: bool) -> Result<HeaderValue, ApiError> {
-    let (name, secure) = match is_over_tls {
-        true => (TLS_COOKIE_NAME, "; Secure"),
-        false => (COOKIE_NAME, ""),
-    };
-    let text = format!("{name}={value}; HttpOnly; SameSite=Strict; Path=/{end}{secure}");
-    let mut cookie = HeaderValue::try_from(text).map_err(|_| ApiError::Internal)?;
-    cookie.set_sensitive(true);
-    Ok(cookie)
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::{COOKIE, HeaderValue};
+
     use super::*;
+    use crate::admin::session_codes::{COOKIE_NAME, SECRET_HEADER};
 
     const HOUR: i64 = 60 * 60;
 

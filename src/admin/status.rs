@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::admin::alerts::AlertsView;
+use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::admin::{Services, reload};
 use crate::runtime::lifecycle::Phase;
@@ -78,7 +79,7 @@ struct ReplicaView {
 }
 
 /// GET /api/status
-pub(super) fn status(services: &Services) -> ApiResponse {
+pub(super) fn status(services: &Services, _: OperatorOnly) -> ApiResponse {
     let key_store = services.key_store.status();
     let routing = services.fleet.routing();
     let upstreams = routing.upstreams().iter().map(|upstream| UpstreamView {

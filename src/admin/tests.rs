@@ -4,7 +4,9 @@ mod authentication;
 mod dashboard;
 mod key_calls;
 mod listeners;
+mod people;
 mod reloads;
+mod roles;
 mod sessions;
 mod usage_calls;
 
@@ -25,6 +27,8 @@ use crate::net::unix_socket;
 use crate::observe::history::Minute;
 use crate::policy::token::BearerToken;
 
+use crate::runtime::lifecycle::Phase;
+use crate::runtime::wall_clock::now;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{Tls, TlsFiles};
 use crate::store::key_file;
@@ -217,7 +221,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 32] = [
+const CALLS: [(&str, &str, &str); 41] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -236,6 +240,27 @@ const CALLS: [(&str, &str, &str); 32] = [
     ("GET", "/api/accounts/acme", ""),
     ("PATCH", "/api/accounts/acme", "{}"),
     ("DELETE", "/api/accounts/acme", ""),
+    ("GET", "/api/accounts/acme/members", ""),
+    (
+        "PATCH",
+        "/api/accounts/acme/members/per_1",
+        "{\"role\":\"owner\"}",
+    ),
+    ("DELETE", "/api/accounts/acme/members/per_1", ""),
+    (
+        "POST",
+        "/api/accounts/acme/members/per_1/reset-password",
+        "",
+    ),
+    ("GET", "/api/accounts/acme/invitations", ""),
+    (
+        "POST",
+        "/api/accounts/acme/invitations",
+        "{\"email\":\"a@example.com\",\"role\":\"owner\"}",
+    ),
+    ("DELETE", "/api/accounts/acme/invitations/inv_1", ""),
+    ("GET", "/api/sessions", ""),
+    ("DELETE", "/api/sessions/ses_1", ""),
     ("POST", "/api/reload", ""),
     ("POST", "/api/alerts/test", ""),
     ("GET", "/api/status", ""),

@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::admin::keys::KeyApi;
+use crate::admin::principal::KeyScope;
 use crate::cli::command_error::CommandError;
 use crate::cli::current_folder;
 use crate::cli::output;
@@ -254,6 +255,7 @@ impl KeyFile {
 
     fn key_api(&self) -> KeyApi<'_> {
         KeyApi {
+            scope: KeyScope::all(),
             table: &self.table,
             key_store: &self.key_store,
             routing: None,

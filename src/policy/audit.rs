@@ -99,6 +99,20 @@ pub enum AuditAction {
     ChangeAccount,
     /// An account was deleted.
     DeleteAccount,
+    /// Somebody was invited to an account.
+    Invite,
+    /// An invitation was taken back.
+    RevokeInvitation,
+    /// An invitation was accepted.
+    AcceptInvitation,
+    /// A link was made by which a member sets a new password.
+    ResetPassword,
+    /// A member's role was changed.
+    ChangeMember,
+    /// A member was removed from an account.
+    RemoveMember,
+    /// A role that a claim gave is gone, since the claim is.
+    LoseMember,
     /// A change of the key file was loaded.
     Reload,
     /// The same, with force, where it drops more keys than the limit allows.
@@ -122,7 +136,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 26] = [
         Self::Create,
         Self::Change,
         Self::Rotate,
@@ -132,6 +146,13 @@ impl AuditAction {
         Self::CreateAccount,
         Self::ChangeAccount,
         Self::DeleteAccount,
+        Self::Invite,
+        Self::RevokeInvitation,
+        Self::AcceptInvitation,
+        Self::ResetPassword,
+        Self::ChangeMember,
+        Self::RemoveMember,
+        Self::LoseMember,
         Self::Reload,
         Self::ForcedDrop,
         Self::NotWritten,
@@ -157,6 +178,13 @@ impl AuditAction {
             Self::CreateAccount => "create_account",
             Self::ChangeAccount => "change_account",
             Self::DeleteAccount => "delete_account",
+            Self::Invite => "invite",
+            Self::RevokeInvitation => "revoke_invitation",
+            Self::AcceptInvitation => "accept_invitation",
+            Self::ResetPassword => "reset_password",
+            Self::ChangeMember => "change_member",
+            Self::RemoveMember => "remove_member",
+            Self::LoseMember => "lose_member",
             Self::Reload => "reload",
             Self::ForcedDrop => "forced_drop",
             Self::NotWritten => "not_written",

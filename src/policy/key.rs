@@ -15,8 +15,6 @@ use crate::policy::text;
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 
-/// Longest id, in bytes.
-pub const MAX_ID: usize = 64;
 /// Longest name or account, in characters.
 pub const MAX_NAME: usize = 100;
 
@@ -475,15 +473,11 @@ impl KeyId {
     /// # Errors
     /// The text does not have that form.
     pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
-        let fits = (1..=MAX_ID).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-        let fault = KeyFieldError("must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
-        if fits {
-            Ok(Self(text.into()))
-        } else {
-            Err(fault)
+        match text::is_id(text) {
+            true => Ok(Self(text.into())),
+            false => Err(KeyFieldError(
+                "must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -",
+            )),
         }
     }
 

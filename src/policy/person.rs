@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::policy::key::{KeyFieldError, KeyId};
 use crate::policy::text;
 
 /// The longest e-mail address, in bytes (RFC 5321 4.5.3.1.3, less its angle brackets).
@@ -13,11 +12,26 @@ pub const MAX_EMAIL: usize = 254;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PersonId(Arc<str>);
 
+/// A text that is no id of a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PersonIdError;
+
+impl fmt::Display for PersonIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be the id of a person: 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
+    }
+}
+
+impl std::error::Error for PersonIdError {}
+
 impl PersonId {
     /// # Errors
     /// The text does not have that form.
-    pub fn parse(text: &str) -> Result<Self, KeyFieldError> {
-        KeyId::parse(text).map(|_| Self(text.into()))
+    pub fn parse(text: &str) -> Result<Self, PersonIdError> {
+        match text::is_id(text) {
+            true => Ok(Self(text.into())),
+            false => Err(PersonIdError),
+        }
     }
 
     /// As text.

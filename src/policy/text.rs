@@ -1,5 +1,8 @@
 //! Which characters may stand in names, and be shown to people as they are.
 
+/// Longest id, in bytes.
+pub const MAX_ID: usize = 64;
+
 /// The characters of Unicode's class Cf (format), of version 17.0, first and last of each range: they have no shape of
 /// their own. Bidirectional controls, which can make one text look like another, are among them.
 const FORMAT_CHARACTERS: [(char, char); 21] = [
@@ -41,6 +44,13 @@ pub fn is_harmless(character: char) -> bool {
 fn is_format(character: char) -> bool {
     let mut ranges = FORMAT_CHARACTERS.iter();
     ranges.any(|(first, last)| (*first..=*last).contains(&character))
+}
+
+/// Whether a text has the form of an id: 1 to 64 of `A-Z a-z 0-9 _ -`.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 /// What is wrong with the characters of a name, and what to do. None: nothing.

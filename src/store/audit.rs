@@ -229,6 +229,13 @@ pub(crate) fn differences_at_start(rows: &[AuditRow], table: &Table) -> Vec<Audi
                 | AuditAction::CreateAccount
                 | AuditAction::ChangeAccount
                 | AuditAction::DeleteAccount
+                | AuditAction::Invite
+                | AuditAction::RevokeInvitation
+                | AuditAction::AcceptInvitation
+                | AuditAction::ResetPassword
+                | AuditAction::ChangeMember
+                | AuditAction::RemoveMember
+                | AuditAction::LoseMember
                 | AuditAction::Cut
                 | AuditAction::RowsLost,
             )

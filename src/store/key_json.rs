@@ -17,7 +17,7 @@ use crate::policy::key::{
 use crate::policy::key_limits::{KeyAllowance, KeyLimits};
 use crate::policy::model_access::{ModelAccess, ModelList};
 use crate::policy::network::{AllowFrom, parse_network};
-use crate::policy::person::PersonId;
+use crate::policy::person::{PersonId, PersonIdError};
 use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 use crate::store::allowance_json;
@@ -193,7 +193,7 @@ impl Interner {
         Ok(account)
     }
 
-    fn person(&mut self, text: &str) -> Result<PersonId, KeyFieldError> {
+    fn person(&mut self, text: &str) -> Result<PersonId, PersonIdError> {
         if let Some(person) = self.persons.get(text) {
             return Ok(person.clone());
         }

@@ -58,6 +58,8 @@ fn who_shows_the_token_once_gets_a_session_of_a_cookie_that_no_script_reads_and_
             "client_address": "198.51.100.9",
             "url": "http://localhost:8080/v1",
             "version": env!("CARGO_PKG_VERSION"),
+            "principal": {"kind": "operator"},
+            "accounts": [],
         });
         let mut answer = response.json();
         let secret = answer.as_object_mut().unwrap().remove("secret").unwrap();
@@ -140,6 +142,13 @@ fn a_wrong_token_or_link_signs_nobody_in_and_is_answered_late() {
             ("{\"token\":null}", 422, "token"),
             ("{\"token\":7}", 422, "token"),
             ("{\"token\":\"a\",\"link\":\"b\"}", 422, "link"),
+            ("{\"token\":\"a\",\"password\":\"b\"}", 422, "password"),
+            ("{\"email\":\"a\"}", 422, "password"),
+            (
+                "{\"email\":\"a\",\"invitation\":\"c\",\"password\":\"b\"}",
+                422,
+                "invitation",
+            ),
             ("{\"token\":\"a\",\"extra\":1}", 422, "extra"),
             ("{", 400, ""),
         ] {

@@ -40,6 +40,17 @@ pub struct Person {
     pub last_sign_in_at: Option<i64>,
 }
 
+impl Person {
+    /// How log and audit name the person: by the e-mail address, or by the id where none is known.
+    #[must_use]
+    pub fn actor(&self) -> &str {
+        match self.email.is_empty() {
+            true => self.id.as_str(),
+            false => &self.email,
+        }
+    }
+}
+
 /// A person to add, or to bring up to date if it is known by this identity.
 #[derive(Clone, Debug)]
 pub struct NewPerson {
@@ -490,10 +501,8 @@ impl Database {
                 [issuer.clone(), subject.clone()],
             ),
         ];
-        let add = format!(
-            "INSERT INTO members (account, person, role, by_claim, created_at) SELECT $3, id, $4, 1, $5 FROM persons \
-             WHERE issuer = $1 AND subject = $2 ON CONFLICT (account, person) DO NOTHING"
-        );
+        let add = "INSERT INTO members (account, person, role, by_claim, created_at) SELECT $3, id, $4, 1, $5 FROM persons \
+             WHERE issuer = $1 AND subject = $2 ON CONFLICT (account, person) DO NOTHING";
         for (account, role) in by_claim {
             let values = [
                 issuer.clone(),
@@ -502,7 +511,7 @@ impl Database {
                 text(role.label()),
                 SqlValue::Integer(now),
             ];
-            statements.push(statement(&add, values));
+            statements.push(statement(add, values));
         }
         self.change_people(&statements).map(drop)
     }

@@ -92,7 +92,7 @@ fn an_invitation_is_used_once_and_gives_its_role() {
     assert_eq!(open.as_ref(), Some(&new.invitation));
     assert_eq!(
         database.invitations("acme", NOW).unwrap(),
-        [new.invitation.clone()]
+        std::slice::from_ref(&new.invitation)
     );
 
     let accept = |person: &NewPerson, attempt| {

@@ -1,0 +1,384 @@
+//! One call that was let in: who handles which [`Operation`], and what the caller may do with it.
+//!
+//! Calls that nobody signs in for come first; all others have a [`Principal`]. The match of each group is exhaustive, so
+//! that a new operation has to be put where it belongs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request;
+use http_body::Body;
+
+use crate::admin::accounts::AccountApi;
+use crate::admin::error::ApiError;
+use crate::admin::input::{BodyReader, Query};
+use crate::admin::keys::KeyApi;
+use crate::admin::operation::Operation;
+use crate::admin::people::PeopleApi;
+use crate::admin::principal::{OperatorOnly, Principal};
+use crate::admin::response::ApiResponse;
+use crate::admin::sign_in::SignInClient;
+use crate::admin::{
+    Peer, Services, accounts, alerts, audit, budgets, change, explain, idempotency, keys, models,
+    openapi, overview, person_session, refusals, reload, session, sign_in, status, usage,
+};
+use crate::policy::audit::{ChangeOrigin, ChangeVia};
+use crate::policy::person::Role;
+use crate::runtime::lifecycle::Phase;
+use crate::runtime::wall_clock::now;
+
+/// One call.
+pub(super) struct Call<'c> {
+    pub(super) services: &'c Arc<Services>,
+    pub(super) peer: Peer,
+    pub(super) parts: &'c request::Parts,
+    pub(super) request_id: &'c str,
+    pub(super) query: Result<Query, ApiError>,
+    pub(super) via: ChangeVia,
+}
+
+impl Call<'_> {
+    /// Handles it. `principal`: who makes it, where somebody has to say for this operation.
+    pub(super) async fn answer<B>(
+        self,
+        operation: Operation<'_>,
+        principal: Option<Principal>,
+        input: &mut BodyReader<B>,
+    ) -> Result<ApiResponse, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+    {
+        let services = self.services;
+        match operation {
+            Operation::Health => Ok(ApiResponse::text("ok\n")),
+            Operation::Ready => ready(services),
+            // Open, or refused before: see the access check.
+            Operation::Metrics if principal.is_none() => Ok(status::metrics(services)),
+            Operation::PanelFile(file) => file.response(&self.parts.headers),
+            Operation::SignInWays => Ok(sign_in::ways(services)),
+            Operation::LookAtInvitation => {
+                let body = input.json(self.peer, &self.parts.headers).await?;
+                let origin = self.unknown_origin();
+                sign_in::look(services, self.client(&origin), &body, now()).await
+            }
+            Operation::SignIn => {
+                let body = input.json(self.peer, &self.parts.headers).await?;
+                let headers = (&self.parts.headers, self.request_id);
+                session::sign_in(services, self.peer, headers, &body, now()).await
+            }
+            operation => {
+                let principal = principal.ok_or(ApiError::Unauthorized)?;
+                self.answer_to(operation, principal, input).await
+            }
+        }
+    }
+
+    async fn answer_to<B>(
+        self,
+        operation: Operation<'_>,
+        principal: Principal,
+        input: &mut BodyReader<B>,
+    ) -> Result<ApiResponse, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+    {
+        let (services, peer, headers) = (self.services, self.peer, &self.parts.headers);
+        match operation {
+            Operation::ListKeys
+            | Operation::CreateKey
+            | Operation::ShowKey(_)
+            | Operation::ChangeKey(_)
+            | Operation::DeleteKey(_)
+            | Operation::RotateKey(_)
+            | Operation::ExpirePrevious(_) => self.keys(operation, &principal, input).await,
+            Operation::ListAccounts => {
+                let accounts = AccountApi::new(services, self.origin(&principal))?;
+                accounts.list(&self.query?, &principal).await
+            }
+            Operation::ShowAccount(id) => {
+                let access = principal.account(&services.table, id, Role::Viewer)?;
+                let accounts = AccountApi::new(services, self.origin(&principal))?;
+                accounts.show(&access).await
+            }
+            Operation::ListMembers(_)
+            | Operation::ChangeMember(..)
+            | Operation::RemoveMember(..)
+            | Operation::ResetPassword(..)
+            | Operation::ListInvitations(_)
+            | Operation::Invite(_)
+            | Operation::RevokeInvitation(..) => self.people(operation, &principal, input).await,
+            Operation::Models => models::respond(services, &principal, now()).await,
+            Operation::Usage => {
+                let query = self.query?.of_account(&principal, Role::Viewer)?;
+                usage::sums(services, &query, self.parts, now()).await
+            }
+            Operation::UsageRecords => {
+                let query = self.query?.of_account(&principal, Role::Viewer)?;
+                usage::records(services, &query, self.parts).await
+            }
+            Operation::Audit => {
+                let query = self.query?.of_account(&principal, Role::Owner)?;
+                audit::rows(services, &query, self.parts).await
+            }
+            Operation::ShowSession => Ok(session::show(services, peer, headers, &principal)),
+            Operation::SignOut => {
+                session::sign_out(services, self.origin(&principal), headers).await
+            }
+            Operation::ListSessions => person_session::list(services, &principal, now()).await,
+            Operation::EndSession(id) => person_session::end_one(services, &principal, id).await,
+            Operation::OpenApi => Ok(openapi::document()),
+            operation => {
+                let operator = principal.operator_only()?;
+                self.answer_to_operator(operation, &principal, operator, input)
+                    .await
+            }
+        }
+    }
+
+    async fn keys<B>(
+        self,
+        operation: Operation<'_>,
+        principal: &Principal,
+        input: &mut BodyReader<B>,
+    ) -> Result<ApiResponse, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+    {
+        let (services, headers) = (self.services, &self.parts.headers);
+        let origin = self.origin(principal);
+        let key_store = services.key_store.on_behalf_of(origin.clone());
+        let api = KeyApi {
+            table: &services.table,
+            scope: principal.keys(),
+            key_store: &key_store,
+            routing: Some(services.fleet.routing()),
+            url: &services.url,
+            keeps_uses: services.database.is_some(),
+        };
+        let expected = keys::expected_revision(headers);
+        let repeat = |call: &str| -> Result<idempotency::Repeat, ApiError> {
+            // The same Idempotency-Key of somebody else is another one.
+            let call = format!("{}/{call}", principal.id());
+            services.state.idempotency_keys.of(headers, &call)
+        };
+        let (name, done) = match operation {
+            Operation::ListKeys => return api.list(&self.query?, now()).await,
+            Operation::ShowKey(id) => {
+                api.check_sees(id)?;
+                let left = budgets::left(services, id).await;
+                return api.show(id, left, now());
+            }
+            Operation::CreateKey => {
+                let body = input.json(self.peer, headers).await?;
+                let repeat = repeat("create")?;
+                ("create", api.create(&body, repeat, now()).await)
+            }
+            Operation::ChangeKey(id) => {
+                let body = input.json(self.peer, headers).await?;
+                ("change", api.change(id, expected, &body, now()).await)
+            }
+            Operation::DeleteKey(id) => ("delete", api.delete(id, expected).await),
+            Operation::RotateKey(id) => {
+                let body = input.json(self.peer, headers).await?;
+                let repeat = repeat(id)?;
+                let done = api.rotate(id, expected, &body, repeat, now()).await;
+                ("rotate", done)
+            }
+            Operation::ExpirePrevious(id) => {
+                let body = input.json(self.peer, headers).await?;
+                let done = api.expire_previous(id, expected, &body, now()).await;
+                ("expire_previous", done)
+            }
+            _ => return Err(ApiError::Internal),
+        };
+        keys::log_change(&services.log, &origin, name, &done);
+        done.outcome
+    }
+
+    async fn people<B>(
+        self,
+        operation: Operation<'_>,
+        principal: &Principal,
+        input: &mut BodyReader<B>,
+    ) -> Result<ApiResponse, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+    {
+        let services = self.services;
+        let api = |id: &str, least: Role| {
+            let access = principal.account(&services.table, id, least)?;
+            PeopleApi::new(services, self.origin(principal), access)
+        };
+        match operation {
+            Operation::ListMembers(id) => api(id, Role::Viewer)?.members().await,
+            Operation::ListInvitations(id) => api(id, Role::Owner)?.invitations(now()).await,
+            Operation::RemoveMember(id, person) => api(id, Role::Owner)?.remove(person).await,
+            Operation::RevokeInvitation(id, invitation) => {
+                api(id, Role::Owner)?.revoke(invitation, now()).await
+            }
+            Operation::ChangeMember(id, person) => {
+                let api = api(id, Role::Owner)?;
+                let body = input.json(self.peer, &self.parts.headers).await?;
+                api.change_role(person, &body).await
+            }
+            Operation::ResetPassword(id, person) => {
+                let api = api(id, Role::Owner)?;
+                let body = input.json(self.peer, &self.parts.headers).await?;
+                api.reset_password(person, &body, now()).await
+            }
+            Operation::Invite(id) => {
+                let api = api(id, Role::Owner)?;
+                let body = input.json(self.peer, &self.parts.headers).await?;
+                api.invite(&body, now()).await
+            }
+            _ => Err(ApiError::Internal),
+        }
+    }
+
+    async fn answer_to_operator<B>(
+        self,
+        operation: Operation<'_>,
+        principal: &Principal,
+        operator: OperatorOnly,
+        input: &mut BodyReader<B>,
+    ) -> Result<ApiResponse, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+    {
+        let (services, peer, headers) = (self.services, self.peer, &self.parts.headers);
+        let origin = self.origin(principal);
+        match operation {
+            Operation::Metrics => Ok(status::metrics(services)),
+            Operation::ResetBudgets(id) => {
+                let body = input.json(peer, headers).await?;
+                budgets::reset(services, operator, origin, id, &body, now()).await
+            }
+            Operation::CreateAccount => {
+                let body = input.json(peer, headers).await?;
+                let api = AccountApi::new(services, origin)?;
+                accounts::to_its_end(async move { api.create(operator, &body, now()).await }).await
+            }
+            Operation::ChangeAccount(id) => {
+                let body = input.json(peer, headers).await?;
+                let expected = keys::expected_revision(headers);
+                let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
+                accounts::to_its_end(
+                    async move { api.change(operator, &id, &expected, &body).await },
+                )
+                .await
+            }
+            Operation::DeleteAccount(id) => {
+                let expected = keys::expected_revision(headers);
+                let named = accounts::named_keys(&self.query?)?;
+                let key_store = services.key_store.on_behalf_of(origin.clone());
+                let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
+                accounts::to_its_end(async move {
+                    let keys = (named, &key_store);
+                    api.delete(operator, &id, &expected, keys).await
+                })
+                .await
+            }
+            Operation::Reload => {
+                let body = input.json(peer, headers).await?;
+                reload::respond(services, operator, origin, &self.query?, &body).await
+            }
+            Operation::TestAlert => {
+                let body = input.json(peer, headers).await?;
+                alerts::test(services, operator, &origin, &body).await
+            }
+            Operation::Status => Ok(status::status(services, operator)),
+            Operation::Explain => {
+                let body = input.json(peer, headers).await?;
+                explain::respond(services, operator, &body, now()).await
+            }
+            Operation::Overview => overview::respond(services, operator, now()).await,
+            Operation::Refusals => refusals::respond(services, operator, &self.query?, now()),
+            Operation::VerifyAudit => audit::verify(services, operator, &self.query?).await,
+            Operation::MakeSignInLink => {
+                let body = input.json(peer, headers).await?;
+                session::make_link(services, peer, origin, &body, now()).await
+            }
+            // Handled before.
+            Operation::Health
+            | Operation::Ready
+            | Operation::PanelFile(_)
+            | Operation::SignInWays
+            | Operation::LookAtInvitation
+            | Operation::SignIn
+            | Operation::ListKeys
+            | Operation::CreateKey
+            | Operation::ShowKey(_)
+            | Operation::ChangeKey(_)
+            | Operation::DeleteKey(_)
+            | Operation::RotateKey(_)
+            | Operation::ExpirePrevious(_)
+            | Operation::ListAccounts
+            | Operation::ShowAccount(_)
+            | Operation::ListMembers(_)
+            | Operation::ChangeMember(..)
+            | Operation::RemoveMember(..)
+            | Operation::ResetPassword(..)
+            | Operation::ListInvitations(_)
+            | Operation::Invite(_)
+            | Operation::RevokeInvitation(..)
+            | Operation::Models
+            | Operation::Usage
+            | Operation::UsageRecords
+            | Operation::Audit
+            | Operation::ShowSession
+            | Operation::SignOut
+            | Operation::ListSessions
+            | Operation::EndSession(_)
+            | Operation::OpenApi => Err(ApiError::Internal),
+        }
+    }
+
+    fn origin(&self, principal: &Principal) -> ChangeOrigin {
+        let headers = &self.parts.headers;
+        change::origin(
+            self.services,
+            self.peer,
+            headers,
+            self.via,
+            self.request_id,
+            principal,
+        )
+    }
+
+    fn unknown_origin(&self) -> ChangeOrigin {
+        let headers = &self.parts.headers;
+        change::unknown(
+            self.services,
+            self.peer,
+            headers,
+            ChangeVia::Panel,
+            self.request_id,
+        )
+    }
+
+    fn client<'o>(&'o self, origin: &'o ChangeOrigin) -> SignInClient<'o> {
+        SignInClient {
+            peer: self.peer,
+            headers: &self.parts.headers,
+            origin,
+        }
+    }
+}
+
+fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
+    if services.lifecycle.phase() != Phase::Running {
+        Err(ApiError::NotReady("the gateway is shutting down"))
+    } else if !services.fleet.is_ready() {
+        Err(ApiError::NotReady(
+            "the upstreams were not asked for their models yet",
+        ))
+    } else {
+        let routing = services.fleet.routing();
+        let unheard = routing.unheard().map(|upstream| {
+            let name = upstream.name();
+            format!("not ready: upstream {name} has not said yet which models it serves\n")
+        });
+        let lines: String = unheard.collect();
+        Ok(ApiResponse::text(format!("ready\n{lines}")))
+    }
+}
