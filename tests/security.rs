@@ -70,7 +70,7 @@ fn is_test(file: &str, source: &str, name: &str) -> bool {
                 .rev()
                 .map(|line| line.trim_start())
                 .take_while(|line| line.starts_with("#[") || line.starts_with("//"))
-                .any(|line| line == "#[test]");
+                .any(|line| line == "#[test]" || line.starts_with("#[tokio::test"));
         is_here && is_marked
     })
 }

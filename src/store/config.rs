@@ -356,7 +356,7 @@ pub struct Credential(String);
 
 impl Credential {
     /// Messages never contain the credential.
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let bytes = bytes.trim_ascii();
         if bytes.is_empty() {
             return Err("leads to nothing; put the credential there".to_owned());

@@ -50,6 +50,13 @@ impl SecureUrl {
         Ok(Self { server, target })
     }
 
+    /// Another path on the same server.
+    #[must_use]
+    pub(crate) fn at(&self, target: String) -> Self {
+        let server = self.server.clone();
+        Self { server, target }
+    }
+
     /// Path and query, for the request.
     #[must_use]
     pub fn reveal_target(&self) -> &str {
