@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Request, request};
 
 use crate::alerts::signature::sign;
-use crate::http::client::{ExchangeError, HttpClient};
+use crate::http::client::{AnswerError, HttpClient};
 use crate::store::config::AlertsConfig;
 
 /// For the whole exchange.
@@ -24,7 +24,7 @@ pub(super) struct Webhook {
 #[derive(Debug)]
 pub(super) enum DeliveryError {
     NoSecret,
-    NoAnswer(ExchangeError),
+    NoAnswer(AnswerError),
     Refused(u16),
 }
 

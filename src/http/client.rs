@@ -37,12 +37,12 @@ pub(crate) struct HttpClient {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// Or why it did not arrive whole.
-    pub(crate) body: Result<Zeroizing<Vec<u8>>, ExchangeError>,
+    pub(crate) body: Result<Zeroizing<Vec<u8>>, AnswerError>,
 }
 
 /// Why a request has no whole answer. No message here repeats what was sent or received.
 #[derive(Debug)]
-pub(crate) enum ExchangeError {
+pub(crate) enum AnswerError {
     /// The request cannot be written in HTTP.
     Request(http::Error),
     /// The server cannot be connected to.
@@ -57,7 +57,7 @@ pub(crate) enum ExchangeError {
     Silent(Duration),
 }
 
-impl std::fmt::Display for ExchangeError {
+impl std::fmt::Display for AnswerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Request(error) => write!(f, "the request cannot be sent: {error}"),
@@ -72,7 +72,7 @@ impl std::fmt::Display for ExchangeError {
     }
 }
 
-impl std::error::Error for ExchangeError {}
+impl std::error::Error for AnswerError {}
 
 impl HttpClient {
     /// Reads the system's roots. `deadline`: for each exchange, from connecting to the body's last byte.
@@ -93,11 +93,11 @@ impl HttpClient {
         request: request::Builder,
         body: impl Into<Bytes>,
         most: usize,
-    ) -> Result<Answer, ExchangeError> {
+    ) -> Result<Answer, AnswerError> {
         let exchange = self.exchange_at_leisure(server, request, body.into(), most);
         timeout(self.deadline, exchange)
             .await
-            .unwrap_or(Err(ExchangeError::Silent(self.deadline)))
+            .unwrap_or(Err(AnswerError::Silent(self.deadline)))
     }
 
     async fn exchange_at_leisure(
@@ -106,53 +106,53 @@ impl HttpClient {
         request: request::Builder,
         body: Bytes,
         most: usize,
-    ) -> Result<Answer, ExchangeError> {
+    ) -> Result<Answer, AnswerError> {
         let request = request
             .header("host", server.authority())
             .header("user-agent", concat!("keygate/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
-            .map_err(ExchangeError::Request)?;
+            .map_err(AnswerError::Request)?;
         let transport = self.connect(server).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(transport))
             .await
-            .map_err(ExchangeError::Broken)?;
+            .map_err(AnswerError::Broken)?;
         let _connection = AbortOnDrop(tokio::spawn(async move {
             // Its errors reach the sender too.
             let _ = connection.await;
         }));
         let sent = sender.send_request(request).await;
-        let (head, body) = sent.map_err(ExchangeError::Broken)?.into_parts();
+        let (head, body) = sent.map_err(AnswerError::Broken)?.into_parts();
         Ok(Answer {
             status: head.status,
             body: read(body, most).await,
         })
     }
 
-    async fn connect(&self, server: &ReplicaUrl) -> Result<Transport, ExchangeError> {
+    async fn connect(&self, server: &ReplicaUrl) -> Result<Transport, AnswerError> {
         let socket = TcpStream::connect((&*server.host, server.port)).await;
-        let socket = socket.map_err(ExchangeError::Unreachable)?;
+        let socket = socket.map_err(AnswerError::Unreachable)?;
         if !server.https {
             return Ok(Transport::Tcp(socket));
         }
-        let tls = self.tls.clone().map_err(ExchangeError::Tls)?;
+        let tls = self.tls.clone().map_err(AnswerError::Tls)?;
         let name = ServerName::try_from(server.host.clone());
-        let name = name.map_err(|error| ExchangeError::Tls(error.to_string()))?;
+        let name = name.map_err(|error| AnswerError::Tls(error.to_string()))?;
         let connected = TlsConnector::from(tls).connect(name, socket).await;
-        let stream = connected.map_err(|error| ExchangeError::Tls(error.to_string()))?;
+        let stream = connected.map_err(|error| AnswerError::Tls(error.to_string()))?;
         Ok(Transport::Tls(Box::new(stream.into())))
     }
 }
 
 /// Reads a short body to its end, and the beginning of a long one.
-async fn read(mut body: Incoming, most: usize) -> Result<Zeroizing<Vec<u8>>, ExchangeError> {
+async fn read(mut body: Incoming, most: usize) -> Result<Zeroizing<Vec<u8>>, AnswerError> {
     let mut read = Zeroizing::new(Vec::new());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(ExchangeError::Broken)?;
+        let frame = frame.map_err(AnswerError::Broken)?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
         if data.len() > most - read.len() {
-            return Err(ExchangeError::TooLong(most));
+            return Err(AnswerError::TooLong(most));
         }
         read.extend_from_slice(data);
     }
@@ -174,11 +174,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// What becomes of a request whose server sends this, and keeps the connection open if `then_waits`.
-    async fn exchange(
-        sent: String,
-        then_waits: bool,
-        most: usize,
-    ) -> Result<Answer, ExchangeError> {
+    async fn exchange(sent: String, then_waits: bool, most: usize) -> Result<Answer, AnswerError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -225,16 +221,16 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_read_to_its_limit_and_a_part_of_one_is_none() {
         let answer = exchange(head(5) + "hello", false, 4).await.unwrap();
-        assert!(matches!(answer.body, Err(ExchangeError::TooLong(4))));
+        assert!(matches!(answer.body, Err(AnswerError::TooLong(4))));
         let answer = exchange(head(6) + "hello", false, 6).await.unwrap();
-        assert!(matches!(answer.body, Err(ExchangeError::Broken(_))));
+        assert!(matches!(answer.body, Err(AnswerError::Broken(_))));
     }
 
     #[tokio::test]
     async fn a_server_that_does_not_answer_is_given_up() {
         for sent in ["", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel"] {
             let answer = exchange(sent.to_owned(), true, 5).await;
-            assert!(matches!(answer, Err(ExchangeError::Silent(_))), "{sent}");
+            assert!(matches!(answer, Err(AnswerError::Silent(_))), "{sent}");
         }
     }
 
@@ -250,6 +246,6 @@ mod tests {
         };
         let client = HttpClient::new(Duration::from_secs(30));
         let answer = client.exchange(&url, http::Request::get("/"), "", 1).await;
-        assert!(matches!(answer, Err(ExchangeError::Unreachable(_))));
+        assert!(matches!(answer, Err(AnswerError::Unreachable(_))));
     }
 }

@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use crate::http::client::ExchangeError;
+use crate::http::client::AnswerError;
 
-/// What the provider was asked for.
+/// What the provider is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum ProviderEndpoint {
     /// Its discovery document (OpenID Connect Discovery 1.0).
     Discovery,
     /// The keys that it signs with (JWK Set, RFC 7517).
@@ -24,15 +24,15 @@ pub(crate) enum Asked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OidcError {
     /// There was no answer, or no whole one: why.
-    NoAnswer(Asked, String),
+    NoAnswer(ProviderEndpoint, String),
     /// The answer has another status than 200.
-    Status(Asked, u16),
+    Status(ProviderEndpoint, u16),
     /// The answer is not of the form that the standards give it: what is wrong.
-    Malformed(Asked, &'static str),
+    Malformed(ProviderEndpoint, &'static str),
     /// The discovery document is another issuer's.
     OtherIssuer,
     /// This URL of the discovery document is no URL, or would be asked in clear.
-    Endpoint(&'static str),
+    InsecureUrl(&'static str),
     /// The answer in the browser belongs to no sign-in that began here.
     State,
     /// The answer in the browser is another issuer's (RFC 9207).
@@ -86,8 +86,8 @@ pub(crate) enum TokenFault {
 
 impl OidcError {
     /// Why there is no answer.
-    pub(super) fn no_answer(asked: Asked, error: &ExchangeError) -> Self {
-        Self::NoAnswer(asked, error.to_string())
+    pub(super) fn no_answer(endpoint: ProviderEndpoint, error: &AnswerError) -> Self {
+        Self::NoAnswer(endpoint, error.to_string())
     }
 
     /// A short name, for log and metrics.
@@ -98,7 +98,7 @@ impl OidcError {
             Self::Status(..) => "provider_refused",
             Self::Malformed(..) => "provider_malformed",
             Self::OtherIssuer => "other_issuer",
-            Self::Endpoint(_) => "insecure_endpoint",
+            Self::InsecureUrl(_) => "insecure_url",
             Self::State => "wrong_state",
             Self::CallbackIssuer => "wrong_callback_issuer",
             Self::TooLate => "too_late",
@@ -132,7 +132,7 @@ impl TokenFault {
     }
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for ProviderEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Discovery => "its discovery document",
@@ -146,20 +146,20 @@ impl fmt::Display for Asked {
 impl fmt::Display for OidcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAnswer(asked, why) => {
-                write!(f, "the identity provider was asked for {asked}: {why}")
+            Self::NoAnswer(endpoint, why) => {
+                write!(f, "the identity provider was asked for {endpoint}: {why}")
             }
-            Self::Status(asked, status) => {
-                write!(f, "the identity provider was asked for {asked} and answers {status}")
+            Self::Status(endpoint, status) => {
+                write!(f, "the identity provider was asked for {endpoint} and answers {status}")
             }
-            Self::Malformed(asked, what) => {
-                write!(f, "the identity provider was asked for {asked}, and the answer {what}")
+            Self::Malformed(endpoint, what) => {
+                write!(f, "the identity provider was asked for {endpoint}, and the answer {what}")
             }
             Self::OtherIssuer => f.write_str(
                 "the identity provider calls itself by another name than issuer in [sign_in.oidc]; write its name there, \
                  byte for byte",
             ),
-            Self::Endpoint(field) => write!(
+            Self::InsecureUrl(field) => write!(
                 f,
                 "the identity provider's {field} is no https URL, or no URL on this machine where the issuer is there"
             ),

@@ -13,7 +13,7 @@ const EMAIL_VERIFIED: &str = "email_verified";
 
 /// A person, as the provider knows them. Issuer and subject together name the person for ever; the rest may change.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct OidcIdentity {
     pub(crate) issuer: String,
     pub(crate) subject: String,
     /// None: the provider says none, or one that is no address.
@@ -53,7 +53,7 @@ impl std::fmt::Debug for ProviderToken {
     }
 }
 
-impl Identity {
+impl OidcIdentity {
     pub(super) fn new(
         issuer: &str,
         subject: &str,

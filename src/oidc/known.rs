@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::oidc::Provider;
-use crate::oidc::error::{Asked, OidcError};
+use crate::oidc::error::{OidcError, ProviderEndpoint};
 use crate::oidc::keys::KeySet;
 use crate::oidc::metadata::{self, Metadata};
 use crate::policy::time::UnixTime;
@@ -23,10 +23,10 @@ const FAILURE_PAUSE: i64 = 10;
 
 /// What is known of the provider.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<State>);
+pub(super) struct Known(Mutex<KnownState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct KnownState {
     discovered: Option<Discovered>,
     /// Why the last look for a document failed, and when.
     failed: Option<(UnixTime, OidcError)>,
@@ -93,7 +93,7 @@ impl Known {
     }
 }
 
-impl State {
+impl KnownState {
     async fn discovered(
         &mut self,
         provider: &Provider,
@@ -130,9 +130,14 @@ impl State {
 
 impl Discovered {
     async fn fetch_keys(&mut self, provider: &Provider) -> Result<Arc<KeySet>, OidcError> {
-        let json = provider.get(Asked::Keys, &self.metadata.keys).await?;
+        let json = provider
+            .get(ProviderEndpoint::Keys, &self.metadata.keys)
+            .await?;
         let keys = KeySet::parse(&json);
-        let keys = keys.ok_or(OidcError::Malformed(Asked::Keys, "is no set of keys"))?;
+        let keys = keys.ok_or(OidcError::Malformed(
+            ProviderEndpoint::Keys,
+            "is no set of keys",
+        ))?;
         let keys = Arc::new(keys);
         self.keys = Some(Arc::clone(&keys));
         Ok(keys)
@@ -141,7 +146,7 @@ impl Discovered {
 
 async fn fetch_metadata(provider: &Provider) -> Result<Metadata, OidcError> {
     let url = metadata::url(&provider.config.issuer_url);
-    let json = provider.get(Asked::Discovery, &url).await?;
+    let json = provider.get(ProviderEndpoint::Discovery, &url).await?;
     Metadata::parse(&json, &provider.config)
 }
 

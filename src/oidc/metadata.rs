@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::oidc::error::{Asked, OidcError};
+use crate::oidc::error::{OidcError, ProviderEndpoint};
 use crate::store::config::{OidcConfig, SecureUrl};
 
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
@@ -36,7 +36,7 @@ pub(super) enum SecretPlace {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct DiscoveryDocument {
     issuer: String,
     authorization_endpoint: String,
     token_endpoint: String,
@@ -61,15 +61,16 @@ impl Metadata {
     /// # Errors
     /// It is none, another issuer's, or names a URL that would be asked in clear.
     pub(super) fn parse(json: &[u8], config: &OidcConfig) -> Result<Self, OidcError> {
-        let document: Document = serde_json::from_slice(json)
-            .map_err(|_| OidcError::Malformed(Asked::Discovery, "is no discovery document"))?;
+        let document: DiscoveryDocument = serde_json::from_slice(json).map_err(|_| {
+            OidcError::Malformed(ProviderEndpoint::Discovery, "is no discovery document")
+        })?;
         if document.issuer != config.issuer {
             return Err(OidcError::OtherIssuer);
         }
         let needs_https = config.issuer_url.server.https;
         let url = |field, text: &str| match SecureUrl::parse(text) {
             Ok(url) if url.server.https || !needs_https => Ok(url),
-            _ => Err(OidcError::Endpoint(field)),
+            _ => Err(OidcError::InsecureUrl(field)),
         };
         url("authorization_endpoint", &document.authorization_endpoint)?;
         let end_session = document.end_session_endpoint;

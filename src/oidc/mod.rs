@@ -1,6 +1,6 @@
 //! Floor 3: sign-in by the company's identity provider, with OpenID Connect: the authorization code flow with PKCE.
 //!
-//! [`Provider::begin`] says where the browser goes, and [`Provider::finish`] makes an [`Identity`] of what it comes back
+//! [`Provider::begin`] says where the browser goes, and [`Provider::finish`] makes an [`OidcIdentity`] of what it comes back
 //! with. `pending` is what is kept between the two. `metadata` and `keys` are what the provider says of itself, which
 //! `known` fetches and keeps; `id_token` says what an ID token proves. This room does not know persons, sessions and
 //! accounts.
@@ -29,10 +29,10 @@ use zeroize::Zeroizing;
 
 use crate::http::client::{Answer, HttpClient};
 pub(crate) use crate::oidc::error::OidcError;
-use crate::oidc::error::{Asked, TokenFault, known_code};
+use crate::oidc::error::{ProviderEndpoint, TokenFault, known_code};
 use crate::oidc::id_token::Expected;
 use crate::oidc::identity::add_claims;
-pub(crate) use crate::oidc::identity::{Identity, ProviderToken};
+pub(crate) use crate::oidc::identity::{OidcIdentity, ProviderToken};
 use crate::oidc::known::Known;
 use crate::oidc::metadata::{Metadata, SecretPlace};
 pub(crate) use crate::oidc::pending::Pending;
@@ -136,7 +136,7 @@ impl Provider {
         pending: Pending,
         answer: CallbackAnswer,
         now: UnixTime,
-    ) -> Result<Identity, OidcError> {
+    ) -> Result<OidcIdentity, OidcError> {
         let metadata = self.known.metadata(self, now).await?;
         let code = self.code(&pending, answer, metadata.names_itself, now)?;
         let tokens = self.exchange(&metadata, &pending, &code).await?;
@@ -155,7 +155,7 @@ impl Provider {
             add_claims(&mut claims, more);
         }
         let issuer = &self.config.issuer;
-        Ok(Identity::new(issuer, &subject, claims, tokens.id_token))
+        Ok(OidcIdentity::new(issuer, &subject, claims, tokens.id_token))
     }
 
     /// Where the browser goes to sign out of the provider too. None: the provider has no such page, or cannot be asked
@@ -240,18 +240,18 @@ impl Provider {
                 request = request.header("authorization", basic(client_id, secret.reveal()));
             }
         }
-        let asked = Asked::Tokens;
+        let endpoint = ProviderEndpoint::Tokens;
         let body = form_query(form);
-        let answer = self.ask(asked, &metadata.token, request, body).await?;
+        let answer = self.ask(endpoint, &metadata.token, request, body).await?;
         let status = answer.status;
-        let body = whole(asked, answer)?;
+        let body = whole(endpoint, answer)?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body)
-                .map_err(|_| OidcError::Malformed(asked, "has no ID token"));
+                .map_err(|_| OidcError::Malformed(endpoint, "has no ID token"));
         }
         match serde_json::from_slice::<TokenRefusal>(&body) {
             Ok(refusal) => Err(OidcError::CodeRefused(known_code(&refusal.error))),
-            Err(_) => Err(OidcError::Status(asked, status.as_u16())),
+            Err(_) => Err(OidcError::Status(endpoint, status.as_u16())),
         }
     }
 
@@ -294,26 +294,31 @@ impl Provider {
         url: &SecureUrl,
         access_token: &str,
     ) -> Result<Map<String, Value>, OidcError> {
-        let asked = Asked::UserInfo;
+        let endpoint = ProviderEndpoint::UserInfo;
         let authorization = Zeroizing::new(format!("Bearer {access_token}"));
         let request = Request::get(url.reveal_target())
             .header("accept", "application/json")
             .header("authorization", authorization.as_str());
-        let answer = self.ask(asked, url, request, String::new()).await?;
-        let body = successful(asked, answer)?;
-        serde_json::from_slice(&body).map_err(|_| OidcError::Malformed(asked, "is no JSON object"))
+        let answer = self.ask(endpoint, url, request, String::new()).await?;
+        let body = successful(endpoint, answer)?;
+        serde_json::from_slice(&body)
+            .map_err(|_| OidcError::Malformed(endpoint, "is no JSON object"))
     }
 
     /// What the provider says at one of its URLs.
-    async fn get(&self, asked: Asked, url: &SecureUrl) -> Result<Zeroizing<Vec<u8>>, OidcError> {
+    async fn get(
+        &self,
+        endpoint: ProviderEndpoint,
+        url: &SecureUrl,
+    ) -> Result<Zeroizing<Vec<u8>>, OidcError> {
         let request = Request::get(url.reveal_target()).header("accept", "application/json");
-        let answer = self.ask(asked, url, request, String::new()).await?;
-        successful(asked, answer)
+        let answer = self.ask(endpoint, url, request, String::new()).await?;
+        successful(endpoint, answer)
     }
 
     async fn ask(
         &self,
-        asked: Asked,
+        endpoint: ProviderEndpoint,
         url: &SecureUrl,
         request: request::Builder,
         body: String,
@@ -322,21 +327,21 @@ impl Provider {
             .client
             .exchange(&url.server, request, body, MAX_ANSWER)
             .await;
-        answer.map_err(|error| OidcError::no_answer(asked, &error))
+        answer.map_err(|error| OidcError::no_answer(endpoint, &error))
     }
 }
 
 /// The body of an answer with status 200.
-fn successful(asked: Asked, answer: Answer) -> Result<Zeroizing<Vec<u8>>, OidcError> {
+fn successful(endpoint: ProviderEndpoint, answer: Answer) -> Result<Zeroizing<Vec<u8>>, OidcError> {
     match answer.status {
-        StatusCode::OK => whole(asked, answer),
-        status => Err(OidcError::Status(asked, status.as_u16())),
+        StatusCode::OK => whole(endpoint, answer),
+        status => Err(OidcError::Status(endpoint, status.as_u16())),
     }
 }
 
-fn whole(asked: Asked, answer: Answer) -> Result<Zeroizing<Vec<u8>>, OidcError> {
+fn whole(endpoint: ProviderEndpoint, answer: Answer) -> Result<Zeroizing<Vec<u8>>, OidcError> {
     let body = answer.body;
-    body.map_err(|error| OidcError::no_answer(asked, &error))
+    body.map_err(|error| OidcError::no_answer(endpoint, &error))
 }
 
 /// A URL with these parameters after those that it has.

@@ -6,7 +6,7 @@ use super::provider::{REDIRECT_URI, TestProvider};
 use super::sign_in::sign_in;
 use super::signer::Signer;
 use super::{NOW, within_deadline};
-use crate::oidc::error::{Asked, TokenFault};
+use crate::oidc::error::{ProviderEndpoint, TokenFault};
 use crate::oidc::metadata::{self, Metadata};
 use crate::oidc::{MAX_ANSWER, OidcError, Provider};
 use crate::policy::time::UnixTime;
@@ -44,7 +44,7 @@ async fn a_provider_that_is_down_is_asked_again_after_a_pause() {
         at.behaviour()
             .instead
             .insert(DOCUMENT, (503, String::new()));
-        let expected = Err(OidcError::Status(Asked::Discovery, 503));
+        let expected = Err(OidcError::Status(ProviderEndpoint::Discovery, 503));
         assert_eq!(begin(&provider, NOW).await, expected);
         assert_eq!(begin(&provider, NOW.plus(9)).await, expected);
         assert_eq!(at.asked(DOCUMENT), 1);
@@ -127,10 +127,10 @@ async fn a_key_that_was_withdrawn_is_forgotten_with_the_document() {
 async fn an_answer_that_is_too_long_is_not_taken() {
     within_deadline(async {
         for (path, asked) in [
-            (DOCUMENT, Asked::Discovery),
-            ("/keys", Asked::Keys),
-            ("/token", Asked::Tokens),
-            ("/userinfo", Asked::UserInfo),
+            (DOCUMENT, ProviderEndpoint::Discovery),
+            ("/keys", ProviderEndpoint::Keys),
+            ("/token", ProviderEndpoint::Tokens),
+            ("/userinfo", ProviderEndpoint::UserInfo),
         ] {
             let at = TestProvider::start().await;
             let user_info = format!("{}/userinfo", at.issuer);
@@ -158,26 +158,31 @@ async fn an_answer_of_another_form_is_not_taken() {
                 "/keys",
                 200,
                 "{}",
-                OidcError::Malformed(Asked::Keys, "is no set of keys"),
+                OidcError::Malformed(ProviderEndpoint::Keys, "is no set of keys"),
             ),
             (
                 "/keys",
                 302,
                 "{\"keys\":[]}",
-                OidcError::Status(Asked::Keys, 302),
+                OidcError::Status(ProviderEndpoint::Keys, 302),
             ),
             (
                 "/token",
                 200,
                 "{\"access_token\":\"a\"}",
-                OidcError::Malformed(Asked::Tokens, "has no ID token"),
+                OidcError::Malformed(ProviderEndpoint::Tokens, "has no ID token"),
             ),
-            ("/token", 302, "", OidcError::Status(Asked::Tokens, 302)),
+            (
+                "/token",
+                302,
+                "",
+                OidcError::Status(ProviderEndpoint::Tokens, 302),
+            ),
             (
                 "/token",
                 500,
                 "<html>",
-                OidcError::Status(Asked::Tokens, 500),
+                OidcError::Status(ProviderEndpoint::Tokens, 500),
             ),
             (
                 "/token",
@@ -263,7 +268,7 @@ fn every_url_of_a_provider_on_the_network_is_https() {
             "",
         ] {
             let refused = read(|document| document[field] = url.into()).err();
-            assert_eq!(refused, Some(OidcError::Endpoint(field)), "{url}");
+            assert_eq!(refused, Some(OidcError::InsecureUrl(field)), "{url}");
         }
     }
 }
@@ -279,7 +284,8 @@ fn a_document_without_what_is_needed_is_none() {
         let refused = read(|document| {
             document.as_object_mut().unwrap().remove(field).unwrap();
         });
-        let expected = OidcError::Malformed(Asked::Discovery, "is no discovery document");
+        let expected =
+            OidcError::Malformed(ProviderEndpoint::Discovery, "is no discovery document");
         assert_eq!(refused.err(), Some(expected), "{field}");
     }
 }

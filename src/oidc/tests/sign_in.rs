@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::provider::{CLIENT_ID, REDIRECT_URI, SECRET, TestProvider, parameters};
 use super::{NOW, within_deadline};
 use crate::oidc::error::TokenFault;
-use crate::oidc::{Begun, CallbackAnswer, Identity, OidcError, Provider, ProviderToken};
+use crate::oidc::{Begun, CallbackAnswer, OidcError, OidcIdentity, Provider, ProviderToken};
 use crate::policy::person::EmailAddress;
 use crate::store::config::SecureUrl;
 
@@ -19,7 +19,7 @@ async fn sign_in_with(
     at: &TestProvider,
     provider: &Provider,
     change: impl FnOnce(&mut CallbackAnswer),
-) -> Result<Identity, OidcError> {
+) -> Result<OidcIdentity, OidcError> {
     let begun = begin(provider).await;
     let mut answer = at.sign_in(&begun);
     change(&mut answer);
@@ -27,7 +27,10 @@ async fn sign_in_with(
 }
 
 /// Signs in as it should be.
-pub(super) async fn sign_in(at: &TestProvider, provider: &Provider) -> Result<Identity, OidcError> {
+pub(super) async fn sign_in(
+    at: &TestProvider,
+    provider: &Provider,
+) -> Result<OidcIdentity, OidcError> {
     sign_in_with(at, provider, |_| {}).await
 }
 

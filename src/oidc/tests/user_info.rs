@@ -5,7 +5,7 @@ use serde_json::json;
 use super::provider::TestProvider;
 use super::sign_in::sign_in;
 use super::within_deadline;
-use crate::oidc::error::Asked;
+use crate::oidc::error::ProviderEndpoint;
 use crate::oidc::{OidcError, Provider};
 use crate::policy::auto_invite::{AutoInvite, matching};
 use crate::policy::key::KeyId;
@@ -109,13 +109,13 @@ async fn a_provider_that_does_not_tell_the_claims_signs_nobody_in() {
             .instead
             .insert("/userinfo", (403, String::new()));
         let refused = sign_in(&at, &provider).await.unwrap_err();
-        assert_eq!(refused, OidcError::Status(Asked::UserInfo, 403));
+        assert_eq!(refused, OidcError::Status(ProviderEndpoint::UserInfo, 403));
         // A signed answer, for which nobody asked.
         at.behaviour()
             .instead
             .insert("/userinfo", (200, "a.b.c".to_owned()));
         let refused = sign_in(&at, &provider).await.unwrap_err();
-        let expected = OidcError::Malformed(Asked::UserInfo, "is no JSON object");
+        let expected = OidcError::Malformed(ProviderEndpoint::UserInfo, "is no JSON object");
         assert_eq!(refused, expected);
     })
     .await;
