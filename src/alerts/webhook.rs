@@ -32,7 +32,7 @@ impl std::fmt::Display for DeliveryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoSecret => f.write_str("the secret_file is missing; reload, and it is made"),
-            Self::NoAnswer(error) => write!(f, "the receiver does not answer: {error}"),
+            Self::NoAnswer(error) => error.fmt(f),
             Self::Refused(status) => write!(f, "the receiver answers {status}, and not 2xx"),
         }
     }
