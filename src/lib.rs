@@ -9,6 +9,7 @@
 //! | 6 | [`cli`] | one file a command; `cli::serve` puts the floors together and ends them in good order |
 //! | 5 | `admin` | the admin API, on a Unix socket and over TCP, and the panel; knows nothing of the data path |
 //! | 4 | `gateway` | the data path: `gateway::serve` accepts, `gateway::request` is a request's life |
+//! | 3 | `oidc` | sign-in by the company's identity provider: OpenID Connect, authorization code with PKCE |
 //! | 3 | `alerts` | what the operator is told by a webhook: signed, at least once, over restarts |
 //! | 3 | `upstream` | the servers behind the gateway: replicas, health, catalogue, connections, answers |
 //! | 3 | [`request_body`] | a body: collected under its limits, decoded, and read for the model that it names |
@@ -27,6 +28,7 @@ mod gateway;
 pub mod http;
 mod net;
 mod observe;
+mod oidc;
 pub mod policy;
 pub mod request_body;
 pub mod runtime;

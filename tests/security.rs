@@ -60,9 +60,11 @@ fn is_test(file: &str, source: &str, name: &str) -> bool {
     };
     let lines: Vec<&str> = source.lines().collect();
     lines.iter().enumerate().any(|(at, line)| {
-        let is_here = heads
-            .iter()
-            .any(|head| line.trim_start().starts_with(head.as_str()));
+        let is_here = heads.iter().any(|head| {
+            line.trim_start()
+                .trim_start_matches("async ")
+                .starts_with(head.as_str())
+        });
         // A function in Rust is a test where one of its attributes says so.
         let is_marked = !file.ends_with(".rs")
             || lines[..at]
@@ -70,7 +72,7 @@ fn is_test(file: &str, source: &str, name: &str) -> bool {
                 .rev()
                 .map(|line| line.trim_start())
                 .take_while(|line| line.starts_with("#[") || line.starts_with("//"))
-                .any(|line| line == "#[test]");
+                .any(|line| line == "#[test]" || line.starts_with("#[tokio::test"));
         is_here && is_marked
     })
 }
@@ -123,13 +125,16 @@ fn every_test_that_the_table_of_attacks_names_exists() {
 #[test]
 fn a_page_that_is_wrong_is_found_out() {
     let source = |file: &str| match file {
-        "a.rs" => Some("#[test]\nfn holds() {}\n\nfn helper() {}\n".to_owned()),
+        "a.rs" => Some(
+            "#[test]\nfn holds() {}\n\n#[tokio::test]\nasync fn waits() {}\n\nfn helper() {}\n"
+                .to_owned(),
+        ),
         "b.py" => Some("def test_it():\n    pass\n".to_owned()),
         "c.mjs" => Some("test(\"it is so\", () => {});\n".to_owned()),
         "d" => Some(String::new()),
         _ => None,
     };
-    let right = "| A1 | x | `a.rs::holds`, `b.py::test_it`, `c.mjs::it is so`, `d` |\n\
+    let right = "| A1 | x | `a.rs::holds`, `a.rs::waits`, `b.py::test_it`, `c.mjs::it is so`, `d` |\n\
                  | A2 | x | Open: why |\n| B1 | x | Does not apply: why; `a.rs::holds` |\n";
     assert_eq!(faults(right, source), [""; 0]);
     for wrong in [

@@ -64,6 +64,8 @@ impl Requirement {
             Some(Operation::Health | Operation::Ready) => Self::Nothing,
             Some(Operation::PanelFile(_)) => Self::Host,
             Some(Operation::Metrics) if services.config.admin.open_metrics => Self::Host,
+            // Other pages send browsers there: the provider's, and those that have a link to the panel.
+            Some(Operation::BeginProviderSignIn | Operation::EndProviderSignIn) => Self::Host,
             Some(Operation::SignIn | Operation::LookAtInvitation | Operation::SignInWays) => {
                 Self::OwnPage
             }

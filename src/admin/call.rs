@@ -20,7 +20,8 @@ use crate::admin::response::ApiResponse;
 use crate::admin::sign_in::SignInClient;
 use crate::admin::{
     Peer, Services, accounts, alerts, audit, budgets, change, explain, idempotency, keys, models,
-    openapi, overview, person_session, refusals, reload, session, sign_in, status, usage,
+    openapi, overview, person_session, provider_sign_in, refusals, reload, session, sign_in,
+    status, usage,
 };
 use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::policy::person::Role;
@@ -56,6 +57,18 @@ impl Call<'_> {
             Operation::Metrics if principal.is_none() => Ok(status::metrics(services)),
             Operation::PanelFile(file) => file.response(&self.parts.headers),
             Operation::SignInWays => Ok(sign_in::ways(services)),
+            Operation::BeginProviderSignIn => {
+                let headers = &self.parts.headers;
+                provider_sign_in::begin(services, headers, &self.query?, now()).await
+            }
+            Operation::EndProviderSignIn => {
+                let origin = self.unknown_origin();
+                let query = match &self.query {
+                    Ok(query) => query,
+                    Err(_) => return Err(ApiError::UnknownPath),
+                };
+                provider_sign_in::come_back(services, self.client(&origin), query, now()).await
+            }
             Operation::LookAtInvitation => {
                 let body = input.json(self.peer, &self.parts.headers).await?;
                 let origin = self.unknown_origin();
@@ -122,7 +135,7 @@ impl Call<'_> {
             }
             Operation::ShowSession => Ok(session::show(services, peer, headers, &principal)),
             Operation::SignOut => {
-                session::sign_out(services, self.origin(&principal), headers).await
+                session::sign_out(services, &principal, self.origin(&principal), headers).await
             }
             Operation::ListSessions => person_session::list(services, &principal, now()).await,
             Operation::EndSession(id) => person_session::end_one(services, &principal, id).await,
@@ -303,6 +316,8 @@ impl Call<'_> {
             | Operation::Ready
             | Operation::PanelFile(_)
             | Operation::SignInWays
+            | Operation::BeginProviderSignIn
+            | Operation::EndProviderSignIn
             | Operation::LookAtInvitation
             | Operation::SignIn
             | Operation::ListKeys

@@ -30,6 +30,8 @@ pub(super) enum ApiError {
     WrongPassword,
     /// An invitation that was used, taken back, is too old, or never existed.
     WrongInvitation,
+    /// A sign-in by the identity provider of somebody whom nobody invited.
+    NotInvited,
     /// A sign-in of a person who is in no account any more.
     InNoAccount,
     /// Too many wrong passwords were shown.
@@ -157,6 +159,7 @@ impl ApiError {
             | Self::WrongPassword
             | Self::WrongInvitation
             | Self::InNoAccount
+            | Self::NotInvited
             | Self::CookieAlone => StatusCode::UNAUTHORIZED,
             Self::TooManyTries { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ForeignOrigin | Self::NotFromPanel => StatusCode::FORBIDDEN,
@@ -203,6 +206,7 @@ impl ApiError {
             Self::WrongPassword => "wrong_password",
             Self::WrongInvitation => "wrong_link",
             Self::InNoAccount => "in_no_account",
+            Self::NotInvited => "not_invited",
             Self::TooManyTries { .. } => "too_many_tries",
             Self::NoPasswords => "no_passwords",
             Self::LastOwner => "last_owner",
@@ -252,6 +256,7 @@ impl ApiError {
             Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
             Self::WrongPassword => "E-mail address or password are wrong. If you forgot the password, ask an owner of your account for a new link.".to_owned(),
             Self::WrongInvitation => "This link was used, was taken back, or is too old; ask for a new one.".to_owned(),
+            Self::NotInvited => "Nobody has invited you under an address that your company has verified; ask for an invitation.".to_owned(),
             Self::InNoAccount => "You are in no account any more, or it is disabled; ask its owner or the operator.".to_owned(),
             Self::TooManyTries { seconds } => format!("Too many wrong passwords; try again in {seconds} s."),
             Self::NoPasswords => "Nobody signs in by a password here; use your company's sign-in.".to_owned(),
@@ -358,6 +363,7 @@ impl ApiError {
             Self::WrongPassword
             | Self::WrongInvitation
             | Self::InNoAccount
+            | Self::NotInvited
             | Self::TooManyTries { .. }
             | Self::NoPasswords
             | Self::LastOwner

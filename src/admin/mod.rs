@@ -53,10 +53,12 @@ mod openapi;
 mod operation;
 mod overview;
 mod panel;
+mod panel_url;
 mod passwords;
 mod people;
 mod person_session;
 pub(crate) mod principal;
+mod provider_sign_in;
 mod refusals;
 pub(crate) mod reload;
 mod request_head;
@@ -90,6 +92,7 @@ use crate::admin::operation::Operation;
 use crate::admin::overview::Overview;
 pub(crate) use crate::admin::overview::record_history;
 use crate::admin::passwords::Passwords;
+use crate::admin::provider_sign_in::ProviderSignIns;
 use crate::admin::response::ApiResponse;
 use crate::admin::session::Sessions;
 use crate::admin::throttle::Throttle;
@@ -98,6 +101,7 @@ use crate::alerts::Alerts;
 use crate::net::tls::Certificates;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::oidc::Provider;
 use crate::policy::audit::ChangeVia;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
@@ -142,6 +146,8 @@ pub(crate) struct Services {
     pub(crate) url: String,
     /// Reads the config again.
     pub(crate) config_source: ConfigSource,
+    /// The company's identity provider; None: people sign in with passwords.
+    pub(crate) provider: Option<Provider>,
     /// The token of the TCP listener. Without one, TCP refuses everything that needs a token.
     pub(crate) token: Option<AdminToken>,
     /// What the admin API keeps between calls; empty at start.
@@ -162,6 +168,7 @@ pub(crate) struct AdminState {
     idempotency_keys: IdempotencyKeys,
     sessions: Sessions,
     passwords: Passwords,
+    provider_sign_ins: ProviderSignIns,
     overview: Overview,
 }
 

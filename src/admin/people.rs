@@ -11,10 +11,10 @@ use crate::admin::Services;
 use crate::admin::change::{with_mark, with_origin};
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::panel_url::panel_url;
 use crate::admin::person_session::{random_id, time_text};
 use crate::admin::principal::AccountAccess;
 use crate::admin::response::ApiResponse;
-use crate::admin::session;
 use crate::admin::usage::ask;
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
@@ -207,7 +207,7 @@ impl<'s> PeopleApi<'s> {
             },
             hash: code.hash().to_string(),
         };
-        let panel = session::panel_url(self.services).ok_or(ApiError::NoPanel)?;
+        let panel = panel_url(self.services).ok_or(ApiError::NoPanel)?;
         let link = format!("{panel}/#invitation={}", code.reveal());
         let invitation = new.invitation.clone();
         let action = match invitation.person {

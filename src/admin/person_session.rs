@@ -17,8 +17,9 @@ use crate::admin::{Peer, Services, change};
 use crate::policy::network::ClientAddress;
 use crate::policy::person::{PersonId, Role};
 use crate::policy::time::UnixTime;
+use crate::store::config::SignInConfig;
 use crate::store::database::{
-    Membership, NewSession, Person, PersonSession, SessionLimits, StoredSession,
+    Membership, NewSession, Person, PersonIdentity, PersonSession, SessionLimits, StoredSession,
 };
 
 /// The most cookies of one call that are looked up.
@@ -104,16 +105,26 @@ fn principal_of(services: &Services, session: PersonSession) -> Option<Principal
 }
 
 /// How long sessions of persons last.
-fn limits(_services: &Services) -> SessionLimits {
+fn limits(services: &Services) -> SessionLimits {
+    let config = &services.config.sign_in;
     SessionLimits {
-        whole: 8 * 3600,
-        idle: 30 * 60,
+        whole: config.session,
+        idle: config.idle,
     }
 }
 
 /// Whether a person is an operator.
-pub(super) fn is_operator(_services: &Services, _person: &Person) -> bool {
-    false
+pub(super) fn is_operator(services: &Services, person: &Person) -> bool {
+    let SignInConfig {
+        oidc, operators, ..
+    } = &services.config.sign_in;
+    match (&person.identity, oidc) {
+        // The database has only addresses that the provider has verified.
+        (PersonIdentity::Provider { issuer, .. }, Some(oidc)) if *issuer == oidc.issuer => {
+            operators.iter().any(|email| email.as_str() == person.email)
+        }
+        _ => false,
+    }
 }
 
 /// The roles in accounts that exist and are not disabled.

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::panel_url::panel_url;
 use crate::admin::principal::{Principal, SignedIn};
 use crate::admin::request_head;
 use crate::admin::response::ApiResponse;
@@ -26,15 +27,16 @@ use crate::admin::session_codes::{
 use crate::admin::sign_in::{Admitted, SignInClient};
 use crate::admin::throttle::delay_response;
 use crate::admin::token::AdminToken;
-use crate::admin::{Peer, Services, change, person_session, sign_in};
+use crate::admin::{Peer, Services, change, person_session, provider_sign_in, sign_in};
 use crate::observe::log::Event;
+use crate::oidc::ProviderToken;
 use crate::policy::audit::{AuditAction, ChangeOrigin, ChangeVia};
 use crate::policy::network::ClientAddress;
 use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::policy::token::{Code, TokenHash};
 use crate::request_body::model;
-use crate::store::config::ReplicaUrl;
+use crate::runtime::wall_clock::now;
 use crate::store::database::IfNotWritten;
 
 /// A session ends after this time without a call.
@@ -186,24 +188,6 @@ pub(crate) fn panel_link(
     }))
 }
 
-/// Where the panel is; None if the admin API does not listen over TCP.
-pub(super) fn panel_url(services: &Services) -> Option<String> {
-    let address = services.state.address.get()?;
-    let admin = &services.config.admin;
-    let host = match admin.hosts.first() {
-        // A certificate is for a name.
-        Some(name) if admin.tls => name.trim_matches(['[', ']']).to_owned(),
-        _ if address.ip().is_unspecified() => "localhost".to_owned(),
-        _ => address.ip().to_string(),
-    };
-    let url = ReplicaUrl {
-        https: admin.tls,
-        host,
-        port: address.port(),
-    };
-    Some(url.to_string())
-}
-
 /// POST /api/session-links, on the socket alone: who may use the socket may read the admin token too.
 pub(super) async fn make_link(
     services: &Services,
@@ -283,16 +267,22 @@ pub(super) async fn sign_in(
             ("token", is_right, ApiError::WrongToken)
         }
         (None, Some(link), None, None, None) => {
+            let sign_ins = &services.state.provider_sign_ins;
+            if let Some(arrival) = sign_ins.arrive(headers, &link, now) {
+                let (admitted, id_token) = arrival.admitted();
+                let admitted = (Ok(admitted), Some(id_token));
+                return begin_for_person(services, client, admitted, "oidc", now).await;
+            }
             let is_right = services.state.sessions.take_link(&link, now);
             ("link", is_right, ApiError::WrongLink)
         }
         (None, None, Some(email), None, Some(password)) => {
             let admitted = sign_in::by_password(services, client, (&email, password), now).await;
-            return begin_for_person(services, client, admitted, "password", now).await;
+            return begin_for_person(services, client, (admitted, None), "password", now).await;
         }
         (None, None, None, Some(code), Some(password)) => {
             let admitted = sign_in::by_invitation(services, client, (&code, password), now).await;
-            return begin_for_person(services, client, admitted, "invitation", now).await;
+            return begin_for_person(services, client, (admitted, None), "invitation", now).await;
         }
         (None, None, Some(_), None, None) | (None, None, None, Some(_), None) => {
             return Err(ApiError::invalid("password", "is missing; add it"));
@@ -349,7 +339,7 @@ pub(super) async fn sign_in(
 async fn begin_for_person(
     services: &Services,
     client: SignInClient<'_>,
-    admitted: Result<Admitted, ApiError>,
+    (admitted, id_token): (Result<Admitted, ApiError>, Option<ProviderToken>),
     way: &'static str,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
@@ -384,7 +374,11 @@ async fn begin_for_person(
     services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(codes.id.reveal(), "", is_over_tls(services, headers))?;
     let shown = person_session::shown_by(services, &codes, now).await?;
-    let principal = shown.ok_or(ApiError::Unauthorized)?;
+    let principal = shown.ok_or(ApiError::InNoAccount)?;
+    if let (Some(token), Some(signed_in)) = (id_token, principal.signed_in()) {
+        let sign_ins = &services.state.provider_sign_ins;
+        sign_ins.keep_id_token(signed_in.session.clone(), token);
+    }
     let view = View {
         secret: Some(codes.secret.reveal()),
         ..view(services, peer, headers, &principal)
@@ -447,6 +441,7 @@ fn principal_view(principal: &Principal) -> Value {
 /// DELETE /api/session
 pub(super) async fn sign_out(
     services: &Services,
+    principal: &Principal,
     origin: ChangeOrigin,
     headers: &HeaderMap,
 ) -> Result<ApiResponse, ApiError> {
@@ -454,7 +449,16 @@ pub(super) async fn sign_out(
     person_session::end(services, headers).await?;
     change::record_done(services, AuditAction::SignOut, origin, IfNotWritten::Wait).await?;
     let cookie = cookie("", "; Max-Age=0", is_over_tls(services, headers))?;
-    Ok(ApiResponse::done().with(SET_COOKIE, cookie))
+    let session = principal.signed_in().map(|signed_in| &signed_in.session);
+    let elsewhere = match session {
+        Some(session) => provider_sign_in::end_session_url(services, session, now()).await,
+        None => None,
+    };
+    let response = match elsewhere {
+        Some(url) => ApiResponse::json(&json!({"end_session_url": url})),
+        None => ApiResponse::done(),
+    };
+    Ok(response.with(SET_COOKIE, cookie))
 }
 
 #[cfg(test)]

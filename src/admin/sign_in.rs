@@ -4,7 +4,7 @@
 //! password too, since whoever made the link has seen it.
 
 use http::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::admin::error::ApiError;
@@ -41,7 +41,7 @@ pub(super) struct SignInClient<'c> {
 
 /// Whether persons can sign in by a password: with a database, and where no identity provider is configured.
 pub(super) fn takes_passwords(services: &Services) -> bool {
-    services.database.is_some()
+    services.database.is_some() && services.config.sign_in.oidc.is_none()
 }
 
 /// GET /api/sign-in: what the page offers.
@@ -49,7 +49,7 @@ pub(super) fn ways(services: &Services) -> ApiResponse {
     ApiResponse::json(&json!({
         "password": takes_passwords(services),
         "token": services.token.is_some(),
-        "oidc": Value::Null,
+        "oidc": services.provider.as_ref().map(|provider| json!({"name": provider.name()})),
     }))
 }
 
@@ -175,14 +175,15 @@ pub(super) async fn by_invitation(
         name: None,
         password: new_hash,
     };
-    accept(services, client.origin, &invitation, new, code, now).await?;
+    let hash = TokenHash::of(code.as_bytes()).to_string();
+    accept(services, client.origin, &invitation, new, &hash, now).await?;
     Ok(Admitted {
         person: id,
         email: email.as_str().to_owned(),
     })
 }
 
-/// Uses an invitation up for a person, who has shown who it is.
+/// Uses an invitation up for a person, who has shown who it is. `hash`: that of its code.
 ///
 /// # Errors
 /// It is not open any more, or the database cannot be written.
@@ -191,7 +192,7 @@ pub(super) async fn accept(
     origin: &ChangeOrigin,
     invitation: &Invitation,
     person: NewPerson,
-    code: &str,
+    hash: &str,
     now: UnixTime,
 ) -> Result<(), ApiError> {
     let after = json!({"email": invitation.email, "role": invitation.role.label(), "invitation": invitation.id});
@@ -210,7 +211,7 @@ pub(super) async fn accept(
     // Before it is in force: it gives access.
     let trail = AuditTrail::of(services.database.clone());
     trail.record(row, IfNotWritten::Refuse).await?;
-    let hash = TokenHash::of(code.as_bytes()).to_string();
+    let hash = hash.to_owned();
     let attempt = random_id("use_")?;
     let accepted = ask(services, move |database| {
         database.accept_invitation(&hash, &person, &attempt, now.seconds())

@@ -76,6 +76,7 @@ impl TestApi {
             lifecycle: Lifecycle::default(),
             url: "http://localhost:8080/v1".to_owned(),
             config_source: Arc::new(move || parse::read(Some(&file), &Overrides::default())),
+            provider: None,
             token: Some(token::admin_token(&config.admin.token_file).unwrap()),
             state: AdminState::default(),
             config: Arc::new(config),

@@ -31,6 +31,7 @@ use crate::net::tls::Certificates;
 use crate::net::unix_socket;
 use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
+use crate::oidc::Provider;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
@@ -149,6 +150,7 @@ pub(super) fn serve(
         lifecycle: components.lifecycle.clone(),
         url,
         config_source,
+        provider: components.config.sign_in.oidc.as_ref().map(Provider::new),
         token,
         state: admin::AdminState::default(),
     });

@@ -2,6 +2,7 @@
 //! from it is decided above and below.
 
 pub mod buffer;
+pub(crate) mod client;
 pub mod client_address;
 pub mod connection_options;
 pub mod credential;

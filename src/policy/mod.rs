@@ -8,6 +8,7 @@ pub mod account;
 pub mod alert;
 pub mod audit;
 pub mod audit_chain;
+pub mod auto_invite;
 pub mod body_fields;
 pub mod budget;
 pub mod decide;

@@ -1,6 +1,7 @@
 //! The config as types; every value of them is valid. `deploy/keygate.toml` documents each field.
 //!
-//! [`parse`] reads a file and the command line, with `sections` and `upstreams` and `usage` for its parts. `value` parses single
+//! [`parse`] reads a file and the command line, with `sections`, `upstreams`, `usage`, `alerts` and `sign_in` for its
+//! parts. `value` parses single
 //! values, `tree` finds lines and collects faults, `files` checks the files that the config names, `names` the names in
 //! certificates. `warnings` and `restart` compare and judge whole configs.
 
@@ -11,6 +12,8 @@ mod overrides;
 pub mod parse;
 pub(crate) mod restart;
 mod sections;
+pub(crate) mod secure_url;
+mod sign_in;
 mod tree;
 mod upstreams;
 mod usage;
@@ -27,7 +30,9 @@ use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
-pub use crate::store::config::alerts::{AlertsConfig, WebhookUrl};
+pub use crate::store::config::alerts::AlertsConfig;
+pub use crate::store::config::secure_url::SecureUrl;
+pub use crate::store::config::sign_in::{OidcConfig, SignInConfig};
 pub use crate::store::config::usage::{AuditConfig, Engine, UsageConfig, UsageMode};
 use crate::store::database::DatabaseUrl;
 pub use crate::store::inject_secret::{InjectSecret, SaltOwner};
@@ -73,6 +78,8 @@ pub struct Config {
     pub prices: Vec<ModelPrice>,
     /// Where the operator is told what happens; None: nowhere.
     pub alerts: Option<AlertsConfig>,
+    /// How persons sign in to the panel.
+    pub sign_in: SignInConfig,
 }
 
 impl Config {
@@ -343,11 +350,26 @@ pub struct ReplicaUrl {
     pub port: u16,
 }
 
-/// The credential of an upstream, without surrounding white space. Its memory is wiped when it is dropped.
+/// The credential that another server knows the gateway by, without surrounding white space. Its memory is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
 pub struct Credential(String);
 
 impl Credential {
+    /// Messages never contain the credential.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let bytes = bytes.trim_ascii();
+        if bytes.is_empty() {
+            return Err("leads to nothing; put the credential there".to_owned());
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) if bytes.iter().all(u8::is_ascii_graphic) => Ok(Self(text.to_owned())),
+            _ => Err(
+                "leads to more than one word of visible ASCII; put the credential there, and nothing else"
+                    .to_owned(),
+            ),
+        }
+    }
+
     /// The credential, for the header that carries it.
     #[must_use]
     pub fn reveal(&self) -> &str {

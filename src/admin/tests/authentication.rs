@@ -232,7 +232,7 @@ fn the_openapi_document_lists_what_is_served_and_nothing_else() {
             .count();
         assert_eq!(
             described,
-            served + 7,
+            served + 9,
             "health and readiness, with GET and HEAD, and the page for signing in need no token"
         );
     });

@@ -49,6 +49,13 @@ pub(crate) fn form_query<'p>(parameters: impl IntoIterator<Item = (&'p str, &'p 
     query
 }
 
+/// One name or value as it stands in a query of [`form_query`].
+pub(crate) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    push_encoded(&mut encoded, text);
+    encoded
+}
+
 /// Percent-encodes all but the unreserved characters (RFC 3986 2.3).
 fn push_encoded(query: &mut String, text: &str) {
     for byte in text.bytes() {

@@ -14,7 +14,8 @@ use crate::store::config::sections::{
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
     AdminConfig, AlertsConfig, AuditConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig,
-    Listen, LogFormat, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage, value,
+    Listen, LogFormat, SignInConfig, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage,
+    value,
 };
 use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
@@ -158,6 +159,7 @@ struct ConfigParts {
     audit: AuditConfig,
     prices: Vec<ModelPrice>,
     alerts: Option<AlertsConfig>,
+    sign_in: Option<SignInConfig>,
 }
 
 impl ConfigParts {
@@ -194,6 +196,7 @@ impl ConfigParts {
             audit,
             prices,
             alerts,
+            sign_in,
         } = self;
         if !faults.is_empty() {
             return None;
@@ -218,6 +221,7 @@ impl ConfigParts {
             audit,
             prices,
             alerts,
+            sign_in: sign_in?,
         })
     }
 }
@@ -245,6 +249,7 @@ impl ConfigReader<'_> {
             log_format: self.log_format(root.section("log")),
             upstreams,
             alerts: self.alerts(root.section("alerts"), has_database),
+            sign_in: self.sign_in(root.section("sign_in"), has_database),
             database,
             usage: usage::usage(root.section("usage")),
             audit: usage::audit(root.section("audit")),

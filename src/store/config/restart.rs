@@ -3,7 +3,7 @@
 //! Every config struct is destructured without `..`, so that the compiler refuses a new field that is not listed here.
 
 use crate::store::config::{
-    AdminConfig, AuditConfig, Config, KeysConfig, LimitsConfig, Timeouts, UsageConfig,
+    AdminConfig, AuditConfig, Config, KeysConfig, LimitsConfig, SignInConfig, Timeouts, UsageConfig,
 };
 
 /// A setting's name in the config file, and whether its value differs.
@@ -34,6 +34,7 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         // A reload applies them.
         prices: _,
         alerts: _,
+        sign_in,
     } = old;
     let mut settings = vec![
         ("listen", *listen != new.listen),
@@ -53,6 +54,7 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     settings.extend(compare_usage(usage, &new.usage));
     let AuditConfig { keep } = *audit;
     settings.push(("audit.keep", keep != new.audit.keep));
+    settings.extend(compare_sign_in(sign_in, &new.sign_in));
     settings
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -71,6 +73,23 @@ fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 4] {
         ("usage.sums", *sums != new.sums),
         ("usage.currency", *currency != new.currency),
         ("usage.time_zone", *time_zone != new.time_zone),
+    ]
+}
+
+fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 5] {
+    let SignInConfig {
+        oidc,
+        url,
+        operators,
+        session,
+        idle,
+    } = old;
+    [
+        ("sign_in.oidc", *oidc != new.oidc),
+        ("sign_in.url", *url != new.url),
+        ("sign_in.operators", *operators != new.operators),
+        ("sign_in.session_hours", *session != new.session),
+        ("sign_in.idle_minutes", *idle != new.idle),
     ]
 }
 

@@ -274,10 +274,10 @@ impl ConfigReader<'_> {
             let value = (self.environment)(name).ok_or(
                 "names an environment variable that is not set; set it for the gateway's process",
             )?;
-            credential(Zeroizing::new(value.into_encoded_bytes()))
+            Credential::parse(&Zeroizing::new(value.into_encoded_bytes()))
         });
         let from_file = section.text("api_key_file", |text| {
-            credential(files::read(&value::path(text, self.folder)?)?)
+            Credential::parse(&files::read(&value::path(text, self.folder)?)?)
         });
         from_environment.or(from_file)
     }
@@ -325,18 +325,4 @@ fn named_after_host(url: &str) -> Result<UpstreamConfig, String> {
         inject: None,
         fields: FieldRules::USUAL,
     })
-}
-
-fn credential(bytes: Zeroizing<Vec<u8>>) -> Result<Credential, String> {
-    let bytes = bytes.trim_ascii();
-    if bytes.is_empty() {
-        return Err("leads to nothing; put the credential there".to_owned());
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) if bytes.iter().all(u8::is_ascii_graphic) => Ok(Credential(text.to_owned())),
-        _ => Err(
-            "leads to more than one word of visible ASCII; put the credential there, and nothing else"
-                .to_owned(),
-        ),
-    }
 }

@@ -27,6 +27,12 @@ impl Config {
                 "the admin token crosses the network in clear; set admin.tls, or listen on 127.0.0.1",
             );
         }
+        if self.sign_in.oidc.is_some() && self.admin.listen.is_none() {
+            warn(
+                "sign_in.oidc".to_owned(),
+                "has no effect without a panel to sign in to; set admin.listen, or remove it",
+            );
+        }
         if self
             .client_address
             .trusted_proxies()

@@ -164,6 +164,7 @@ fn optional(value: Option<&str>) -> SqlValue {
 /// The columns of a person, in the order that [`person_of`] reads.
 pub(crate) const PERSON: &str = "persons.id, persons.issuer, persons.subject, persons.email, persons.name, persons.created_at, persons.last_sign_in_at";
 const PERSON_COLUMNS: usize = 7;
+const INVITATION_COLUMNS: usize = 8;
 const INVITATION: &str = "id, account, email, role, person, invited_by, created_at, expires_at";
 
 /// The person in the columns from this one on; None: the row is not as it was written.
@@ -364,6 +365,30 @@ impl Database {
         let values = [text(account), SqlValue::Integer(now)];
         let rows = self.ask_people(&statement(&sql, values))?;
         Ok(rows.iter().filter_map(invitation_of).collect())
+    }
+
+    /// The open invitations for an e-mail address, the oldest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn invitations_for(
+        &self,
+        email: &str,
+        now: i64,
+    ) -> Result<Vec<NewInvitation>, DatabaseError> {
+        let sql = format!(
+            "SELECT {INVITATION}, hash FROM invitations \
+             WHERE email = $1 AND person IS NULL AND used_by IS NULL AND expires_at > $2 ORDER BY created_at, id"
+        );
+        let values = [text(email), SqlValue::Integer(now)];
+        let rows = self.ask_people(&statement(&sql, values))?;
+        let new = |row: &SqlRow| {
+            Some(NewInvitation {
+                invitation: invitation_of(row)?,
+                hash: row.text(INVITATION_COLUMNS)?,
+            })
+        };
+        Ok(rows.iter().filter_map(new).collect())
     }
 
     /// Takes an open invitation of an account back. Returns it, if there was one.

@@ -14,6 +14,7 @@ use crate::store::config::{ReplicaUrl, TlsFiles, UsageMode, tree};
 
 mod alerts;
 mod sections;
+mod sign_in;
 mod upstreams;
 mod usage;
 mod whole;
@@ -172,6 +173,13 @@ fn what_the_file_leaves_out_is_at_its_default() {
         },
         prices: vec![],
         alerts: None,
+        sign_in: SignInConfig {
+            oidc: None,
+            url: None,
+            operators: vec![],
+            session: 8 * 3600,
+            idle: 30 * 60,
+        },
     };
     assert_eq!(config, expected);
 }

@@ -36,6 +36,7 @@ CREATE TABLE invitations (
     used_by TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX invitations_by_account ON invitations (account, created_at);
+CREATE INDEX invitations_by_email ON invitations (email);
 -- cookie and secret are hashes of what the browser holds.
 CREATE TABLE sessions (
     id TEXT NOT NULL PRIMARY KEY,
