@@ -176,6 +176,17 @@ impl KeyApi<'_> {
         view(self.table, self.routing.as_deref(), entry, now)
     }
 
+    /// What whoever makes a token should know where the account refuses it.
+    fn account_warning(&self, entry: &Entry, now: UnixTime) -> Option<String> {
+        let account = entry.account_rules();
+        let judged = JudgedKey::new(entry.key(), account.as_deref());
+        let refusal = account_refusal(judged, self.routing.as_deref(), now)?;
+        let reason = refusal.reason();
+        Some(format!(
+            "the key's account refuses every request with it: {reason}"
+        ))
+    }
+
     /// One key, with its revision as entity tag.
     fn shown(
         &self,
@@ -221,7 +232,10 @@ impl KeyApi<'_> {
                     key: self.view(&created.entry, now),
                     token: created.token.reveal(),
                     url: self.url,
-                    warnings,
+                    warnings: warnings
+                        .into_iter()
+                        .chain(self.account_warning(&created.entry, now))
+                        .collect(),
                 })),
                 key_id: Some(created.entry.key().id().to_owned()),
                 fields,
@@ -300,7 +314,10 @@ impl KeyApi<'_> {
                     key: self.view(&rotated.entry, now),
                     token: rotated.token.reveal(),
                     url: self.url,
-                    warnings: rotation_warnings(&rotated, now),
+                    warnings: rotation_warnings(&rotated, now)
+                        .into_iter()
+                        .chain(self.account_warning(&rotated.entry, now))
+                        .collect(),
                 })
             }),
             key_id: Some(id.to_owned()),
@@ -412,12 +429,7 @@ fn rotation_warnings(rotated: &RotatedKey, now: UnixTime) -> Vec<String> {
         let which = hint.map_or_else(String::new, |hint| format!(" that ends in {hint}"));
         format!("the older token{which} has ended: it would have worked until {end}")
     });
-    let account = rotated.entry.account_rules();
-    let judged = JudgedKey::new(key, account.as_deref());
     let state = match key.state(now) {
-        KeyState::Active if judged.state(now) != KeyState::Active => {
-            Some("the key's account refuses it, so its new token is refused too")
-        }
         KeyState::Active => None,
         KeyState::Disabled => Some("the key is disabled, so its new token is refused too"),
         KeyState::Expired => Some("the key has expired, so its new token is refused too"),
@@ -499,10 +511,6 @@ fn view<'k>(
     let (key, usage) = (entry.key(), table.usage(entry));
     let account = entry.account_rules();
     let judged = JudgedKey::new(key, account.as_deref());
-    let refused_by_account = judged.refused_by_account(now, |model| {
-        let sent_as = routing.and_then(|routing| routing.sent_as(model));
-        sent_as.map(|sent_as| &**sent_as)
-    });
     let text = |time: UnixTime| time.to_string();
     let details = KeyDetails {
         created_at: key.created_at().map(text),
@@ -518,10 +526,21 @@ fn view<'k>(
             .previous()
             .map(|previous| previous_view(previous, usage.previous_last_used_at)),
         ends_at: judged.expires_at().map(text),
-        refused_by_account: refused_by_account.map(AccountRefusal::label),
+        refused_by_account: account_refusal(judged, routing, now).map(AccountRefusal::label),
         revision: KeyRevision::of(key).to_string(),
     };
     KeyView::for_operator(key, details)
+}
+
+fn account_refusal(
+    key: JudgedKey<'_>,
+    routing: Option<&Routing>,
+    now: UnixTime,
+) -> Option<AccountRefusal> {
+    key.refused_by_account(now, |model| {
+        let sent_as = routing.and_then(|routing| routing.sent_as(model));
+        sent_as.map(|sent_as| &**sent_as)
+    })
 }
 
 fn previous_view(previous: &PreviousToken, last_used_at: Option<UnixTime>) -> PreviousView<'_> {

@@ -148,6 +148,17 @@ impl AccountRefusal {
             Self::Models => "models",
         }
     }
+
+    /// In words, about the account.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Disabled => "it is disabled",
+            Self::Expired => "the key is older than it allows (max_key_days)",
+            Self::Networks => "no network is left that both allow",
+            Self::Models => "no model is left that both allow",
+        }
+    }
 }
 
 /// A key together with the account that it names.

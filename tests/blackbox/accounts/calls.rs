@@ -287,6 +287,12 @@ fn a_key_that_its_account_refuses_is_shown_and_counted_as_refused() {
         let target = format!("/api/keys?account=acme&state={state}");
         let listed = gateway.admin_json("GET", &target, None);
         assert_eq!(listed["keys"][0], shown, "{field}");
+        let rotated = gateway.admin_json("POST", "/api/keys/key_acme/rotate", None);
+        let warnings = rotated["warnings"].as_array().unwrap();
+        let is_warned = warnings
+            .iter()
+            .any(|warning| warning.as_str().unwrap().contains("account refuses"));
+        assert_eq!(is_warned, refused.is_string(), "{field}: {warnings:?}");
         assert_eq!(active(gateway), all_active - inactive, "{field}");
         assert_eq!(may_use_good(gateway), all_good - not_good, "{field}");
         patch(before);
