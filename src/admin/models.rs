@@ -73,7 +73,7 @@ fn count<'k>(
     entries: impl Iterator<Item = &'k Arc<Entry>>,
     now: UnixTime,
 ) -> Vec<usize> {
-    let mut counts = Counts::new(models, sent_as);
+    let mut counts = AccessCounts::new(models, sent_as);
     for (number, entry) in entries.enumerate() {
         let account = entry.account_rules();
         let key = JudgedKey::new(entry.key(), account.as_deref());
@@ -81,7 +81,7 @@ fn count<'k>(
             counts.add(number, key);
         }
     }
-    let Counts {
+    let AccessCounts {
         everywhere,
         included,
         excluded,
@@ -94,7 +94,7 @@ fn count<'k>(
         .collect()
 }
 
-struct Counts<'m> {
+struct AccessCounts<'m> {
     sent_as: &'m [Option<&'m str>],
     /// Where each model stands.
     place: HashMap<&'m str, usize>,
@@ -108,7 +108,7 @@ struct Counts<'m> {
     counted_by: Vec<Option<usize>>,
 }
 
-impl<'m> Counts<'m> {
+impl<'m> AccessCounts<'m> {
     fn new(models: &[&'m str], sent_as: &'m [Option<&'m str>]) -> Self {
         let mut aliases: HashMap<&str, Vec<usize>> = HashMap::new();
         for (place, sent_as) in sent_as.iter().enumerate() {
@@ -127,7 +127,7 @@ impl<'m> Counts<'m> {
         }
     }
 
-    /// Counts one more active key, which has this number.
+    /// AccessCounts one more active key, which has this number.
     fn add(&mut self, number: usize, key: JudgedKey<'_>) {
         if let Some(names) = key.listed_models() {
             for name in names {

@@ -297,6 +297,23 @@ for (const colorScheme of ["light", "dark"]) {
   }, { options: { colorScheme, bypassCSP: true } }));
 }
 
+for (const width of [700, 768, 980, 1100]) {
+  test(`the accounts are a table whose menus can be reached at ${width} pixels`, OPTIONS, () => onPanel(async ({ page }) => {
+    await makeAccount(page, { id: "research", max_keys: 100_000, max_key_days: 365, disabled: true, allow_from: ["192.0.2.0/24", "198.51.100.128/25"],
+      limits: { requests_per_minute: 600, tokens_per_minute: 1_000_000 }, model_access: { mode: "inclusive", models: ["llama-3.3-70b-instruct", "bge-m3"] } });
+    await open(page, "#/accounts");
+    const { x, width: own } = await row(page, "research").getByRole("button", { name: /^Actions for/ }).boundingBox();
+    assert.ok(x + own <= width - 16, `the menu ends at ${x + own}`);
+    const name = await row(page, "research").getByRole("link", { name: "research" }).boundingBox();
+    assert.ok(name.height < 30, "the ID is not broken");
+    await makeKey(page, { name: "refused", account: "research", expires_at: new Date(Date.now() + 9 * DAY).toISOString().slice(0, 10), allow_from: ["192.0.2.0/24", "198.51.100.128/25"] });
+    await open(page, "#/keys");
+    await keyRow(page, "refused").getByText("Refused by its account").waitFor();
+    const more = await keyRow(page, "refused").getByRole("button", { name: /^Actions for/ }).boundingBox();
+    assert.ok(more.x + more.width <= width - 16, `the menu of the key ends at ${more.x + more.width}`);
+  }, { options: { viewport: { width, height: 700 } } }));
+}
+
 test("accounts fit on a screen of 320 pixels", OPTIONS, async () => {
   const using = await startBrowser({ scrollbars: true });
   try {
@@ -304,9 +321,9 @@ test("accounts fit on a screen of 320 pixels", OPTIONS, async () => {
       await makeAccount(page, { id: "w".repeat(64), name: "w".repeat(100), max_key_days: 90, allow_from: ["192.0.2.0/24"], limits: { requests_per_minute: 600, tokens_per_minute: 1_000_000 },
         budgets: [{ unit: "cost", amount: "250", per: "month" }], model_access: { mode: "inclusive", models: ["w".repeat(100)] } });
       await makeKey(page, { name: "refused", account: "w".repeat(64), expires_at: new Date(Date.now() + 9 * DAY).toISOString().slice(0, 10), model_access: { mode: "inclusive", models: ["tiny-chat"] } });
-      const fits = async (what) => assert.deepEqual(await page.evaluate(() => [...document.querySelectorAll("html, main, main *, dialog, dialog *")]
+      const fits = async (what) => assert.deepEqual(await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)).then(() => [...document.querySelectorAll("html, main, main *, dialog, dialog *")]
         .filter((element) => element.checkVisibility() && !element.closest(".scroll, .unseen, svg, thead, .segments") && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
-        .map((element) => `${element.tagName}.${element.className}`)), [], what);
+        .map((element) => `${element.tagName}.${element.className}`))), [], what);
       await open(page, "#/accounts");
       await row(page, "w".repeat(100)).waitFor();
       await fits("the list");
