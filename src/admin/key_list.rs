@@ -10,7 +10,8 @@ use std::sync::Arc;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
 use crate::admin::principal::KeyScope;
-use crate::policy::key::{Key, KeyState};
+use crate::policy::account::JudgedKey;
+use crate::policy::key::KeyState;
 use crate::policy::time::{UnixTime, parse_span};
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::table::{Entry, SortKey, Table};
@@ -203,7 +204,11 @@ impl Sort {
         match self.by {
             SortField::Name => Some(text(key.name())),
             SortField::Account => key.account().map(text),
-            SortField::ExpiresAt => key.expires_at().map(SortValue::time),
+            SortField::ExpiresAt => {
+                let account = entry.account_rules();
+                let judged = JudgedKey::new(key, account.as_deref());
+                judged.expires_at().map(SortValue::time)
+            }
             SortField::LastUsedAt => table.usage(entry).last_used_at.map(SortValue::time),
             SortField::Requests => Some(SortValue::Number(table.usage(entry).requests)),
             SortField::CreatedAt => key.created_at().map(SortValue::time),
@@ -381,7 +386,8 @@ impl Filter {
     }
 
     fn takes(&self, table: &Table, entry: &Entry, now: UnixTime) -> bool {
-        let key = entry.key();
+        let account_rules = entry.account_rules();
+        let judged = JudgedKey::new(entry.key(), account_rules.as_deref());
         let Self {
             search,
             state,
@@ -390,17 +396,17 @@ impl Filter {
             expires_before,
             unused_since,
         } = self;
-        let expires_by = |limit: &UnixTime| key.expires_at().is_some_and(|end| end <= *limit);
-        state.is_none_or(|state| key.state(now) == state)
+        let expires_by = |limit: &UnixTime| judged.expires_at().is_some_and(|end| end <= *limit);
+        state.is_none_or(|state| judged.state(now) == state)
             && account
                 .as_deref()
-                .is_none_or(|account| key.account() == Some(account))
+                .is_none_or(|account| judged.key().account() == Some(account))
             && model
                 .as_deref()
-                .is_none_or(|model| key.model_access().allows(model))
+                .is_none_or(|model| judged.allows_as(model, None))
             && expires_before.as_ref().is_none_or(expires_by)
             && unused_since.is_none_or(|since| !is_used_since(table, entry, since))
-            && search.matches(key, now)
+            && search.matches(judged, now)
     }
 }
 
@@ -431,7 +437,8 @@ impl Search {
         }
     }
 
-    fn matches(&self, key: &Key, now: UnixTime) -> bool {
+    fn matches(&self, judged: JudgedKey<'_>, now: UnixTime) -> bool {
+        let key = judged.key();
         let networks = key.allow_from().networks();
         self.text.is_empty()
             || self.is_in(key.name())
@@ -445,7 +452,7 @@ impl Search {
                 .any(|model| self.is_in(model))
             || (self.is_numeric && networks.iter().any(|net| self.is_in(&net.to_string())))
             // The whole word: a part of one would find nearly every key.
-            || key.state(now).label() == self.text
+            || judged.state(now).label() == self.text
     }
 
     fn is_in(&self, text: &str) -> bool {

@@ -16,6 +16,7 @@ use crate::admin::operation::Operation;
 use crate::admin::principal::KeyScope;
 use crate::admin::response::ApiResponse;
 use crate::observe::log::{Event, Log};
+use crate::policy::account::{AccountRefusal, JudgedKey};
 use crate::policy::audit::ChangeOrigin;
 use crate::policy::key::{KeyState, PreviousToken};
 use crate::policy::key_view::KeyView;
@@ -76,6 +77,10 @@ struct KeyDetails<'k> {
     last_used_at: Option<String>,
     requests: u64,
     previous: Option<PreviousView<'k>>,
+    /// From when on it is refused, by its own expiry or by its account.
+    ends_at: Option<String>,
+    /// Why its account refuses every request with it.
+    refused_by_account: Option<&'static str>,
     revision: String,
 }
 
@@ -156,10 +161,12 @@ impl KeyApi<'_> {
             return Err(ApiError::NoDatabase);
         }
         let (table, scope) = (Arc::clone(self.table), self.scope.clone());
+        let routing = self.routing.clone();
         // A search looks at every key. With a million keys it would block the runtime's thread too long.
         let page = move || {
             let found = wanted.page(&table, &scope, now);
-            let keys = found.entries.iter().map(|entry| view(&table, entry, now));
+            let entries = found.entries.iter();
+            let keys = entries.map(|entry| view(&table, routing.as_deref(), entry, now));
             ApiResponse::json(&PageView {
                 keys: keys.collect(),
                 next: found.next,
@@ -178,6 +185,37 @@ impl KeyApi<'_> {
         entry.map(drop).ok_or(ApiError::UnknownKey)
     }
 
+    fn view<'k>(&self, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDetails<'k>> {
+        view(self.table, self.routing.as_deref(), entry, now)
+    }
+
+    /// What whoever makes a token should know where the account refuses it.
+    fn account_warning(&self, entry: &Entry, now: UnixTime) -> Option<String> {
+        let account = entry.account_rules();
+        let judged = JudgedKey::new(entry.key(), account.as_deref());
+        let refusal = account_refusal(judged, self.routing.as_deref(), now)?;
+        let reason = refusal.reason();
+        Some(format!(
+            "the key's account refuses every request with it: {reason}"
+        ))
+    }
+
+    /// One key, with its revision as entity tag.
+    fn shown(
+        &self,
+        entry: &Entry,
+        budgets_left: Vec<BudgetLeftView>,
+        now: UnixTime,
+    ) -> Result<ApiResponse, ApiError> {
+        let tag = HeaderValue::try_from(format!("\"{}\"", KeyRevision::of(entry.key())));
+        let tag = tag.map_err(|_| ApiError::Internal)?;
+        let key = ShownView {
+            key: self.view(entry, now),
+            budgets_left,
+        };
+        Ok(ApiResponse::json(&key).with(ETAG, tag))
+    }
+
     /// Shows a key, and what is left of its budgets where that is passed.
     pub(super) fn show(
         &self,
@@ -188,7 +226,7 @@ impl KeyApi<'_> {
         let entry = self.table.by_id(id);
         let entry = entry.filter(|entry| self.scope.sees(entry.key()));
         let entry = entry.ok_or(ApiError::UnknownKey)?;
-        shown(self.table, &entry, budgets_left, now)
+        self.shown(&entry, budgets_left, now)
     }
 
     /// Creates a key.
@@ -210,10 +248,13 @@ impl KeyApi<'_> {
         match settle(self.key_store.create(new, now), reservation, id).await {
             Ok(created) => KeyChange {
                 outcome: Ok(ApiResponse::created(&CreatedView {
-                    key: view(self.table, &created.entry, now),
+                    key: self.view(&created.entry, now),
                     token: created.token.reveal(),
                     url: self.url,
-                    warnings,
+                    warnings: warnings
+                        .into_iter()
+                        .chain(self.account_warning(&created.entry, now))
+                        .collect(),
                 })),
                 key_id: Some(created.entry.key().id().to_owned()),
                 fields,
@@ -283,7 +324,7 @@ impl KeyApi<'_> {
         KeyChange {
             outcome: changed
                 .map_err(ApiError::from)
-                .and_then(|entry| shown(self.table, &entry, Vec::new(), now)),
+                .and_then(|entry| self.shown(&entry, Vec::new(), now)),
             key_id: Some(id.to_owned()),
             fields,
         }
@@ -320,10 +361,13 @@ impl KeyApi<'_> {
         KeyChange {
             outcome: rotated.map_err(ApiError::from).map(|rotated| {
                 ApiResponse::created(&CreatedView {
-                    key: view(self.table, &rotated.entry, now),
+                    key: self.view(&rotated.entry, now),
                     token: rotated.token.reveal(),
                     url: self.url,
-                    warnings: rotation_warnings(&rotated, now),
+                    warnings: rotation_warnings(&rotated, now)
+                        .into_iter()
+                        .chain(self.account_warning(&rotated.entry, now))
+                        .collect(),
                 })
             }),
             key_id: Some(id.to_owned()),
@@ -352,7 +396,7 @@ impl KeyApi<'_> {
     /// The answer to a call that was made before under the same Idempotency-Key.
     fn repeated(&self, key_id: Option<String>, now: UnixTime) -> KeyChange {
         let entry = key_id.as_deref().and_then(|id| self.table.by_id(id));
-        let key = entry.and_then(|entry| serde_json::to_value(view(self.table, &entry, now)).ok());
+        let key = entry.and_then(|entry| serde_json::to_value(self.view(&entry, now)).ok());
         KeyChange {
             outcome: Err(ApiError::Repeated {
                 key: key.unwrap_or_default(),
@@ -468,22 +512,6 @@ pub(super) fn expected_revision(headers: &HeaderMap) -> ExpectedRevision {
     ExpectedRevision::OneOf(expected)
 }
 
-/// One key, with its revision as entity tag.
-fn shown(
-    table: &Table,
-    entry: &Entry,
-    budgets_left: Vec<BudgetLeftView>,
-    now: UnixTime,
-) -> Result<ApiResponse, ApiError> {
-    let tag = HeaderValue::try_from(format!("\"{}\"", KeyRevision::of(entry.key())));
-    let tag = tag.map_err(|_| ApiError::Internal)?;
-    let key = ShownView {
-        key: view(table, entry, now),
-        budgets_left,
-    };
-    Ok(ApiResponse::json(&key).with(ETAG, tag))
-}
-
 /// Logs a change that was refused. The key store logs those that are in force, in their order.
 pub(super) fn log_change(
     log: &Log,
@@ -529,8 +557,15 @@ fn fields_of(new: &NewKey) -> Vec<&'static str> {
     named.map(|(_, name)| name).collect()
 }
 
-fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDetails<'k>> {
+fn view<'k>(
+    table: &Table,
+    routing: Option<&Routing>,
+    entry: &'k Entry,
+    now: UnixTime,
+) -> KeyView<'k, KeyDetails<'k>> {
     let (key, usage) = (entry.key(), table.usage(entry));
+    let account = entry.account_rules();
+    let judged = JudgedKey::new(key, account.as_deref());
     let text = |time: UnixTime| time.to_string();
     let details = KeyDetails {
         created_at: key.created_at().map(text),
@@ -540,15 +575,28 @@ fn view<'k>(table: &Table, entry: &'k Entry, now: UnixTime) -> KeyView<'k, KeyDe
         budgets: key.budgets().iter().map(BudgetView::of).collect(),
         budget_used_ratio: entry.budget_used_ratio(),
         disabled: key.disabled(),
-        state: key.state(now).label(),
+        state: judged.state(now).label(),
         last_used_at: usage.last_used_at.map(text),
         requests: usage.requests,
         previous: key
             .previous()
             .map(|previous| previous_view(previous, usage.previous_last_used_at)),
+        ends_at: judged.expires_at().map(text),
+        refused_by_account: account_refusal(judged, routing, now).map(AccountRefusal::label),
         revision: KeyRevision::of(key).to_string(),
     };
     KeyView::for_operator(key, details)
+}
+
+fn account_refusal(
+    key: JudgedKey<'_>,
+    routing: Option<&Routing>,
+    now: UnixTime,
+) -> Option<AccountRefusal> {
+    key.refused_by_account(now, |model| {
+        let sent_as = routing.and_then(|routing| routing.sent_as(model));
+        sent_as.map(|sent_as| &**sent_as)
+    })
 }
 
 fn previous_view(previous: &PreviousToken, last_used_at: Option<UnixTime>) -> PreviousView<'_> {

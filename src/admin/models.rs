@@ -9,13 +9,12 @@ use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::principal::{KeyScope, Principal};
 use crate::admin::response::ApiResponse;
-use crate::policy::account::AccountRules;
-use crate::policy::key::{Key, KeyState};
-use crate::policy::model_access::ModelAccess;
+use crate::policy::account::{AccountRules, JudgedKey};
+use crate::policy::key::KeyState;
 use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
-use crate::table::{Table, drop_incrementally, yield_every};
+use crate::table::{Entry, Table, drop_incrementally, yield_every};
 use crate::upstream::Routing;
 
 #[derive(Serialize)]
@@ -62,8 +61,8 @@ fn models(
 ) -> Vec<ModelView> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
     let entries = table.in_file_order(yield_if_due);
-    let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
-    let keys = keys.filter(|key| scope.sees(key));
+    let keys = yield_every(&entries, yield_if_due);
+    let keys = keys.filter(|entry| scope.sees(entry.key()));
     let sent_as = |name: &&str| routing.sent_as(name).map(|sent_as| &**sent_as);
     let sent_as: Vec<Option<&str>> = names.iter().map(sent_as).collect();
     let counts = count(&names, &sent_as, keys, now);
@@ -99,59 +98,23 @@ fn models(
 fn count<'k>(
     models: &[&str],
     sent_as: &[Option<&str>],
-    keys: impl Iterator<Item = &'k Key>,
+    entries: impl Iterator<Item = &'k Arc<Entry>>,
     now: UnixTime,
 ) -> Vec<usize> {
-    let place: HashMap<&str, usize> = models.iter().copied().zip(0..).collect();
-    // An exclusive list that holds a model's own name also excludes its aliases.
-    let mut aliases: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (place, sent_as) in sent_as.iter().enumerate() {
-        if let Some(sent_as) = sent_as {
-            aliases.entry(sent_as).or_default().push(place);
+    let mut counts = AccessCounts::new(models, sent_as);
+    for (number, entry) in entries.enumerate() {
+        let account = entry.account_rules();
+        let key = JudgedKey::new(entry.key(), account.as_deref());
+        if key.state(now) == KeyState::Active {
+            counts.add(number, key);
         }
     }
-    let mut everywhere = 0;
-    let (mut included, mut excluded) = (vec![0; models.len()], vec![0; models.len()]);
-    // The last key that named each model: a list may hold a name twice.
-    let mut named_by = vec![None; models.len()];
-    let active = keys.filter(|key| key.state(now) == KeyState::Active);
-    for (number, key) in active.enumerate() {
-        let counts = match key.model_access() {
-            ModelAccess::All => {
-                everywhere += 1;
-                continue;
-            }
-            ModelAccess::Inclusive(_) => &mut included,
-            ModelAccess::Exclusive(_) => {
-                everywhere += 1;
-                let names = key.model_access().models();
-                for (at, name) in names.iter().enumerate() {
-                    if names[..at].contains(name) {
-                        continue;
-                    }
-                    // An alias that the list names itself is counted by that name.
-                    let is_named =
-                        |place: &&usize| names.iter().any(|name| **name == *models[**place]);
-                    for place in aliases
-                        .get(&**name)
-                        .into_iter()
-                        .flatten()
-                        .filter(|place| !is_named(place))
-                    {
-                        excluded[*place] += 1;
-                    }
-                }
-                &mut excluded
-            }
-        };
-        for name in key.model_access().models() {
-            if let Some(&place) = place.get(&**name)
-                && named_by[place].replace(number) != Some(number)
-            {
-                counts[place] += 1;
-            }
-        }
-    }
+    let AccessCounts {
+        everywhere,
+        included,
+        excluded,
+        ..
+    } = counts;
     included
         .into_iter()
         .zip(excluded)
@@ -159,53 +122,172 @@ fn count<'k>(
         .collect()
 }
 
+struct AccessCounts<'m> {
+    sent_as: &'m [Option<&'m str>],
+    /// Where each model stands.
+    place: HashMap<&'m str, usize>,
+    /// Where the aliases of each model stand: an exclusive list that holds a model's own name also excludes its aliases.
+    aliases: HashMap<&'m str, Vec<usize>>,
+    /// The keys that may use every model but those that they exclude.
+    everywhere: usize,
+    included: Vec<usize>,
+    excluded: Vec<usize>,
+    /// The last key that was counted for each model: a list may hold a name twice.
+    counted_by: Vec<Option<usize>>,
+}
+
+impl<'m> AccessCounts<'m> {
+    fn new(models: &[&'m str], sent_as: &'m [Option<&'m str>]) -> Self {
+        let mut aliases: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (place, sent_as) in sent_as.iter().enumerate() {
+            if let Some(sent_as) = sent_as {
+                aliases.entry(sent_as).or_default().push(place);
+            }
+        }
+        Self {
+            sent_as,
+            place: models.iter().copied().zip(0..).collect(),
+            aliases,
+            everywhere: 0,
+            included: vec![0; models.len()],
+            excluded: vec![0; models.len()],
+            counted_by: vec![None; models.len()],
+        }
+    }
+
+    /// AccessCounts one more active key, which has this number.
+    fn add(&mut self, number: usize, key: JudgedKey<'_>) {
+        if let Some(names) = key.listed_models() {
+            for name in names {
+                if let Some(&place) = self.place.get(&**name)
+                    && key.allows_as(name, self.sent_as[place])
+                    && self.counted_by[place].replace(number) != Some(number)
+                {
+                    self.included[place] += 1;
+                }
+            }
+            return;
+        }
+        self.everywhere += 1;
+        let ceiling = key.account().map(|account| account.model_access.models());
+        let names = key.key().model_access().models().iter();
+        for name in names.chain(ceiling.into_iter().flatten()) {
+            let aliases = self.aliases.get(&**name).into_iter().flatten();
+            for &place in self.place.get(&**name).into_iter().chain(aliases) {
+                if self.counted_by[place].replace(number) != Some(number) {
+                    self.excluded[place] += 1;
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::key::KeyFields;
+    use crate::policy::account::AccountRules;
+    use crate::policy::account::fixture::account;
     use crate::policy::key::fixture::key_fields;
-    use crate::policy::model_access::ModelList;
-
-    fn key(model_access: ModelAccess, change: fn(&mut KeyFields)) -> Key {
-        let mut fields = KeyFields {
-            model_access,
-            ..key_fields("key_1")
-        };
-        change(&mut fields);
-        fields.into()
-    }
+    use crate::policy::key::{Account, Key, KeyFields, KeyId};
+    use crate::policy::model_access::{ModelAccess, ModelList};
 
     fn list(names: &[&str]) -> ModelList {
         ModelList::new(names.iter().map(ToString::to_string).collect()).unwrap()
     }
 
+    fn only(names: &[&str]) -> ModelAccess {
+        ModelAccess::Inclusive(list(names))
+    }
+
+    fn but(names: &[&str]) -> ModelAccess {
+        ModelAccess::Exclusive(list(names))
+    }
+
+    /// A table with a key for each of these.
+    fn table(keys: impl IntoIterator<Item = KeyFields>) -> Table {
+        let table = Table::default();
+        for (number, fields) in keys.into_iter().enumerate() {
+            let fields = KeyFields {
+                id: KeyId::parse(&format!("key_{number}")).unwrap(),
+                hash: key_fields(&format!("key_{number}")).hash,
+                ..fields
+            };
+            table.insert(Key::from(fields)).unwrap();
+        }
+        table
+    }
+
+    fn with(model_access: ModelAccess) -> KeyFields {
+        KeyFields {
+            model_access,
+            ..key_fields("k")
+        }
+    }
+
+    /// The counts, which are those of asking every key for every model.
+    fn counted(table: &Table, sent_as: [Option<&str>; 3], now: UnixTime) -> Vec<usize> {
+        let models = ["a", "b", "c"];
+        let entries = table.in_file_order(yield_if_due);
+        let counts = count(&models, &sent_as, entries.iter(), now);
+        for (place, model) in models.into_iter().enumerate() {
+            let allowed = entries.iter().filter(|entry| {
+                let account = entry.account_rules();
+                let key = JudgedKey::new(entry.key(), account.as_deref());
+                key.state(now) == KeyState::Active && key.allows_as(model, sent_as[place])
+            });
+            assert_eq!(allowed.count(), counts[place], "{model}");
+        }
+        counts
+    }
+
+    const ALIAS: [Option<&str>; 3] = [None, None, Some("b")];
+
     #[test]
     fn keys_are_counted_as_their_access_says_and_only_while_active() {
-        let only = |names: &[&str]| ModelAccess::Inclusive(list(names));
-        let but = |names: &[&str]| ModelAccess::Exclusive(list(names));
-        let keys = [
-            key(ModelAccess::All, |_| ()),
-            key(ModelAccess::All, |fields| fields.disabled = true),
-            key(ModelAccess::All, |fields| {
-                fields.expires_at = Some(UnixTime::from_seconds(9));
-            }),
-            key(only(&["a", "a", "gone"]), |_| ()),
-            key(but(&["a", "a", "gone"]), |_| ()),
-            key(but(&["b"]), |_| ()),
+        let now = UnixTime::from_seconds(9);
+        let table = table([
+            with(ModelAccess::All),
+            KeyFields {
+                disabled: true,
+                ..with(ModelAccess::All)
+            },
+            KeyFields {
+                expires_at: Some(now),
+                ..with(ModelAccess::All)
+            },
+            with(only(&["a", "a", "gone"])),
+            with(but(&["a", "a", "gone"])),
+            with(but(&["b"])),
+        ]);
+        assert_eq!(counted(&table, [None; 3], now), [3, 2, 3]);
+        assert_eq!(counted(&table, ALIAS, now), [3, 2, 2]);
+    }
+
+    #[test]
+    fn keys_are_counted_only_where_their_account_allows_it_too() {
+        let accesses = [
+            ModelAccess::All,
+            only(&["a"]),
+            only(&["b", "c"]),
+            but(&["a"]),
+            but(&["b"]),
         ];
         let now = UnixTime::from_seconds(9);
-        let none = [None; 3];
-        assert_eq!(count(&["a", "b", "c"], &none, keys.iter(), now), [3, 2, 3]);
-        let sent_as = [None, None, Some("b")];
-        assert_eq!(
-            count(&["a", "b", "c"], &sent_as, keys.iter(), now),
-            [3, 2, 2]
-        );
-        for (model, counted) in ["a", "b", "c"].into_iter().zip([3, 2, 3]) {
-            let allowed = keys.iter().filter(|key| {
-                key.state(now) == KeyState::Active && key.model_access().allows(model)
-            });
-            assert_eq!(allowed.count(), counted, "{model}");
+        for disabled in [false, true] {
+            for model_access in &accesses {
+                let table = table(accesses.iter().map(|own| KeyFields {
+                    account: Account::parse("acme").ok(),
+                    ..with(own.clone())
+                }));
+                table.put_account(AccountRules {
+                    model_access: model_access.clone(),
+                    disabled,
+                    ..account("acme")
+                });
+                let counts = counted(&table, [None; 3], now);
+                assert_eq!(counts.iter().all(|count| *count == 0), disabled);
+                counted(&table, ALIAS, now);
+            }
         }
     }
 }

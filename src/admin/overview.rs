@@ -15,6 +15,7 @@ use crate::admin::principal::OperatorOnly;
 use crate::admin::response::ApiResponse;
 use crate::admin::status::LastReloadView;
 use crate::observe::history::{History, Minute, Sample};
+use crate::policy::account::JudgedKey;
 use crate::policy::key::KeyState;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
@@ -81,7 +82,7 @@ pub(crate) async fn record_history(services: Arc<Services>) {
     }
 }
 
-/// The keys by state, when they were counted.
+/// The keys by state, when they were counted. They are judged with their accounts.
 #[derive(Debug)]
 struct KeySummary {
     generation: u64,
@@ -92,7 +93,7 @@ struct KeySummary {
     disabled: usize,
     expired: usize,
     expiring_count: usize,
-    expiring: Vec<Arc<Entry>>,
+    expiring: Vec<(UnixTime, Arc<Entry>)>,
 }
 
 impl KeySummary {
@@ -111,8 +112,9 @@ impl KeySummary {
         let soon = now.plus(SOON_SECONDS);
         let entries = table.in_file_order(yield_if_due);
         let mut first = BinaryHeap::with_capacity(MOST_EXPIRING + 1);
-        let keys = yield_every(&entries, yield_if_due).map(|entry| entry.key());
-        for (place, key) in keys.enumerate() {
+        for (place, entry) in yield_every(&entries, yield_if_due).enumerate() {
+            let account = entry.account_rules();
+            let key = JudgedKey::new(entry.key(), account.as_deref());
             match key.state(now) {
                 KeyState::Active => summary.active += 1,
                 KeyState::Disabled => {
@@ -141,7 +143,7 @@ impl KeySummary {
         }
         let first = first.into_sorted_vec().into_iter();
         summary.expiring = first
-            .map(|(_, place)| Arc::clone(&entries[place]))
+            .map(|(end, place)| (end, Arc::clone(&entries[place])))
             .collect();
         drop_incrementally(entries, yield_if_due);
         summary
@@ -194,7 +196,8 @@ struct ExpiringKeyView<'c> {
     id: &'c str,
     name: &'c str,
     account: Option<&'c str>,
-    expires_at: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    expires_at: UnixTime,
 }
 
 fn as_text<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -217,7 +220,7 @@ pub(super) async fn respond(
         (history.minutes(now), overhead)
     });
     let minute = |Minute { at, outcomes }| MinuteView { at, outcomes };
-    let expiring = summary.expiring.iter().map(|entry| entry.key());
+    let expiring = summary.expiring.iter();
     Ok(ApiResponse::json(&View {
         now,
         in_flight: services.metrics.in_flight(),
@@ -231,11 +234,11 @@ pub(super) async fn respond(
         },
         expiring_count: summary.expiring_count,
         expiring: expiring
-            .map(|key| ExpiringKeyView {
-                id: key.id(),
-                name: key.name(),
-                account: key.account(),
-                expires_at: key.expires_at().map(|time| time.to_string()),
+            .map(|(end, entry)| ExpiringKeyView {
+                id: entry.key().id(),
+                name: entry.key().name(),
+                account: entry.key().account(),
+                expires_at: *end,
             })
             .collect(),
         last_reload: LastReloadView::of(services),
@@ -246,8 +249,10 @@ pub(super) async fn respond(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::key::Key;
+    use crate::policy::account::fixture::account;
+    use crate::policy::account::{AccountRules, KeyDays};
     use crate::policy::key::fixture::key_fields;
+    use crate::policy::key::{Account, Key, KeyFields};
 
     const DAY: i64 = 24 * 60 * 60;
 
@@ -297,6 +302,45 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_counted_with_their_accounts() {
+        let of = |id: &str, account: &str, expires_at| {
+            Key::from(KeyFields {
+                account: Account::parse(account).ok(),
+                created_at: Some(at(0)),
+                ..key(id, expires_at).fields()
+            })
+        };
+        let table = table([
+            of("own", "short", Some(2 * DAY)),
+            of("by_account", "short", None),
+            of("closed", "closed", None),
+            of("free", "nobody", None),
+        ]);
+        table.put_account(AccountRules {
+            max_key_days: KeyDays::of(3),
+            ..account("short")
+        });
+        table.put_account(AccountRules {
+            disabled: true,
+            ..account("closed")
+        });
+        let counts = |now| {
+            let summary = KeySummary::of(&table, at(now));
+            (summary.active, summary.disabled, summary.expired)
+        };
+        assert_eq!(counts(0), (3, 1, 0));
+        assert_eq!(counts(3 * DAY), (1, 1, 2));
+        let summary = KeySummary::of(&table, at(0));
+        let listed: Vec<_> = summary
+            .expiring
+            .iter()
+            .map(|(end, entry)| (end.seconds() / DAY, entry.key().id()))
+            .collect();
+        assert_eq!(listed, [(2, "own"), (3, "by_account")]);
+        assert_eq!(summary.until, Some(at(2 * DAY)));
+    }
+
+    #[test]
     fn of_many_keys_that_end_soon_the_first_hundred_are_listed() {
         let ends = |place: i64| DAY + (place * 7919) % 250;
         let table = table((0..250).map(|place| key(&format!("key_{place}"), Some(ends(place)))));
@@ -305,7 +349,7 @@ mod tests {
         let listed: Vec<_> = summary
             .expiring
             .iter()
-            .map(|entry| entry.key().expires_at().unwrap().seconds())
+            .map(|(end, _)| end.seconds())
             .collect();
         assert_eq!(listed, (DAY..DAY + 100).collect::<Vec<_>>());
     }

@@ -26,9 +26,12 @@ macro_rules! files {
 
 /// Every file in `panel/`: the page, served as `/`, and the files it loads from `/panel/`.
 static FILES: &[PanelFile] = files![
+    "account-form.js",
+    "accounts.js",
     "activity.js",
     "api.js",
     "bulk.js",
+    "ceilings.js",
     "chart.js",
     "created.js",
     "csv.js",
@@ -36,6 +39,7 @@ static FILES: &[PanelFile] = files![
     "dom.js",
     "explain.js",
     "field.js",
+    "form.js",
     "format.js",
     "icon.svg",
     "index.html",
@@ -56,6 +60,7 @@ static FILES: &[PanelFile] = files![
     "refusals.js",
     "reload.js",
     "rotate.js",
+    "rule-fields.js",
     "session-secret.js",
     "session.js",
     "snippets.js",
@@ -181,9 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_has_at_most_260_kilobytes() {
+    fn the_whole_panel_has_at_most_267_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 260_000, "{bytes}");
+        assert!(bytes < 267_000, "{bytes}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use crate::alerts::webhook::{DeliveryError, Webhook};
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
+use crate::policy::account::JudgedKey;
 use crate::policy::alert::{self, Alert, EXPIRES_SOON, UPSTREAM_DOWN, UpstreamWatch};
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
@@ -326,15 +327,16 @@ fn is_down(upstream: &Upstream) -> Option<bool> {
     (tried.count() == upstream.replicas().len()).then_some(true)
 }
 
-/// The keys that expire soon, in the order in which they expire.
+/// The keys that expire soon, by themselves or by their accounts, in the order in which they expire.
 fn expiring(table: &Table, now: UnixTime) -> Vec<(UnixTime, Alert)> {
     let entries = table.in_file_order(yield_if_due);
     let mut soon: Vec<(UnixTime, Alert)> = yield_every(&entries, yield_if_due)
         .filter_map(|entry| {
-            let key = entry.key();
-            let expires_at = key.expires_at()?;
+            let (key, account) = (entry.key(), entry.account_rules());
+            let judged = JudgedKey::new(key, account.as_deref());
+            let expires_at = judged.expires_at()?;
             let is_soon = expires_at > now && expires_at <= now.plus(EXPIRES_SOON);
-            (is_soon && !key.disabled()).then(|| {
+            (is_soon && !judged.disabled()).then(|| {
                 let alert = Alert::KeyExpires {
                     key_id: key.id().to_owned(),
                     name: key.name().to_owned(),
@@ -447,4 +449,49 @@ async fn save(database: &Arc<Database>, unsaved: &mut Option<(PendingAlert, Atte
         *unsaved = None;
     }
     is_saved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::account::fixture::account;
+    use crate::policy::account::{AccountRules, KeyDays};
+    use crate::policy::key::fixture::key_fields;
+    use crate::policy::key::{Account, Key, KeyFields};
+
+    const DAY: i64 = 24 * 60 * 60;
+
+    #[test]
+    fn a_key_is_told_when_its_account_ends_it_and_not_when_its_account_is_disabled() {
+        let at = |days: i64| UnixTime::from_seconds(days * DAY);
+        let table = Table::default();
+        for (id, account, days) in [
+            ("own", "short", Some(2)),
+            ("by_account", "short", None),
+            ("closed", "closed", Some(2)),
+            ("never", "nobody", None),
+        ] {
+            let fields = KeyFields {
+                account: Account::parse(account).ok(),
+                created_at: Some(at(0)),
+                expires_at: days.map(at),
+                ..key_fields(id)
+            };
+            table.insert(Key::from(fields)).unwrap();
+        }
+        table.put_account(AccountRules {
+            max_key_days: KeyDays::of(3),
+            ..account("short")
+        });
+        table.put_account(AccountRules {
+            disabled: true,
+            ..account("closed")
+        });
+        let told = expiring(&table, at(1)).into_iter();
+        let told: Vec<_> = told
+            .map(|(end, alert)| (end, alert.about().to_owned()))
+            .collect();
+        let expected = [(at(2), "own".to_owned()), (at(3), "by_account".to_owned())];
+        assert_eq!(told, expected);
+    }
 }

@@ -557,7 +557,7 @@ fn row(key: &Value) -> [String; 9] {
         } else {
             networks
         },
-        match &key["expires_at"] {
+        match &key["ends_at"] {
             Value::String(end) => escaped(end),
             _ => "never".to_owned(),
         },

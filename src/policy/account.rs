@@ -124,6 +124,43 @@ impl AccountRules {
     }
 }
 
+/// Why an account refuses every request of a key, whatever the key's own rules are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountRefusal {
+    /// The account is disabled.
+    Disabled,
+    /// The key has lived longer than the account allows.
+    Expired,
+    /// No network is left that both allow.
+    Networks,
+    /// No model is left that both allow.
+    Models,
+}
+
+impl AccountRefusal {
+    /// As the admin API shows it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Networks => "networks",
+            Self::Models => "models",
+        }
+    }
+
+    /// In words, about the account.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Disabled => "it is disabled",
+            Self::Expired => "the key is older than it allows (max_key_days)",
+            Self::Networks => "no network is left that both allow",
+            Self::Models => "no model is left that both allow",
+        }
+    }
+}
+
 /// A key together with the account that it names.
 #[derive(Clone, Copy, Debug)]
 pub struct JudgedKey<'k> {
@@ -160,20 +197,15 @@ impl<'k> JudgedKey<'k> {
     /// account allows. A key whose creation is not known has lived too long for any account that limits its life.
     #[must_use]
     pub fn expires_at(self) -> Option<UnixTime> {
-        let end = self.longest_life().map(|days| {
-            let created_at = self.key.created_at();
-            created_at.map_or(UnixTime::from_seconds(0), |begin| days.after(begin))
-        });
-        end.into_iter().chain(self.key.expires_at()).min()
+        let own = self.key.expires_at();
+        self.end_of_life().into_iter().chain(own).min()
     }
 
     /// Whether it has expired at `now`. A creation that is still to come would lengthen the key's life, so it counts as
     /// expired too.
     #[must_use]
     pub fn expired(self, now: UnixTime) -> bool {
-        let is_to_come = |begin: UnixTime| begin > now.plus(CLOCK_SKEW);
-        self.expires_at().is_some_and(|end| now >= end)
-            || self.longest_life().is_some() && self.key.created_at().is_some_and(is_to_come)
+        self.key.expires_at().is_some_and(|end| now >= end) || self.has_outlived(now)
     }
 
     /// The state at `now`.
@@ -231,8 +263,58 @@ impl<'k> JudgedKey<'k> {
         }
     }
 
-    fn longest_life(self) -> Option<KeyDays> {
-        self.account.and_then(|account| account.max_key_days)
+    /// Why the account refuses every request of the key at `now`; None: it has none, or allows some. `sent_as` gives a
+    /// model's own name where the model is an alias. What is excluded may be the whole catalogue, which is not looked at.
+    #[must_use]
+    pub fn refused_by_account<'n>(
+        self,
+        now: UnixTime,
+        sent_as: impl Fn(&str) -> Option<&'n str>,
+    ) -> Option<AccountRefusal> {
+        let account = self.account?;
+        if account.disabled {
+            return Some(AccountRefusal::Disabled);
+        }
+        if self.has_outlived(now) {
+            return Some(AccountRefusal::Expired);
+        }
+        let own = self.key.allow_from().networks();
+        let is_from_both = !own.is_empty() && !account.allow_from.networks().is_empty();
+        if is_from_both && self.networks().is_empty() {
+            return Some(AccountRefusal::Networks);
+        }
+        let models = self.listed_models()?;
+        let allows = models
+            .iter()
+            .any(|model| self.allows_as(model, sent_as(model)));
+        (!allows).then_some(AccountRefusal::Models)
+    }
+
+    /// An inclusive list of the key or its account: what is not in it is not allowed. None: neither has one.
+    #[must_use]
+    pub fn listed_models(self) -> Option<&'k [Box<str>]> {
+        let own = self.key.model_access();
+        let ceiling = self.account.map(|account| &account.model_access);
+        [Some(own), ceiling]
+            .into_iter()
+            .flatten()
+            .find_map(|access| match access {
+                ModelAccess::Inclusive(models) => Some(models.names()),
+                ModelAccess::All | ModelAccess::Exclusive(_) => None,
+            })
+    }
+
+    /// The end of the longest life that the account allows.
+    fn end_of_life(self) -> Option<UnixTime> {
+        let days = self.account?.max_key_days?;
+        let created_at = self.key.created_at();
+        Some(created_at.map_or(UnixTime::from_seconds(0), |begin| days.after(begin)))
+    }
+
+    fn has_outlived(self, now: UnixTime) -> bool {
+        let is_to_come = |begin: UnixTime| begin > now.plus(CLOCK_SKEW);
+        self.end_of_life()
+            .is_some_and(|end| now >= end || self.key.created_at().is_some_and(is_to_come))
     }
 }
 
@@ -273,6 +355,7 @@ mod tests {
     use super::*;
     use crate::policy::key::KeyFields;
     use crate::policy::key::fixture::key_fields;
+    use crate::policy::model_access::ModelList;
     use crate::policy::network::parse_network;
 
     fn networks(texts: &[&str]) -> AllowFrom {
@@ -342,6 +425,68 @@ mod tests {
         let shown = JudgedKey::new(&key, Some(&ceiling)).networks();
         let shown: Vec<String> = shown.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["10.1.0.0/16", "192.0.2.0/24"]);
+    }
+
+    #[test]
+    fn an_account_that_leaves_nothing_of_a_key_says_why() {
+        let list = |names: &[&str]| {
+            ModelList::new(names.iter().map(ToString::to_string).collect()).unwrap()
+        };
+        let only = |names: &[&str]| ModelAccess::Inclusive(list(names));
+        let but = |names: &[&str]| ModelAccess::Exclusive(list(names));
+        let now = UnixTime::from_seconds(SECONDS_A_DAY);
+        let sent_as = |model: &str| (model == "alias").then_some("real");
+        let refusal = |access: &ModelAccess, from: &[&str], account: &AccountRules| {
+            let key = Key::from(KeyFields {
+                model_access: access.clone(),
+                allow_from: networks(from),
+                created_at: Some(UnixTime::from_seconds(0)),
+                ..key_fields("k")
+            });
+            JudgedKey::new(&key, Some(account)).refused_by_account(now, sent_as)
+        };
+        let all = ModelAccess::All;
+        for (model_access, own, refused) in [
+            (only(&["a"]), &all, false),
+            (only(&["a"]), &only(&["a", "b"]), false),
+            (only(&["a"]), &only(&["b"]), true),
+            (only(&["a"]), &but(&["a"]), true),
+            (only(&["a", "b"]), &but(&["a"]), false),
+            (but(&["a"]), &only(&["a"]), true),
+            (but(&["a"]), &but(&["b"]), false),
+            (but(&["real"]), &only(&["alias"]), true),
+        ] {
+            let account = AccountRules {
+                model_access,
+                ..account("a")
+            };
+            let refused = refused.then_some(AccountRefusal::Models);
+            assert_eq!(refusal(own, &[], &account), refused, "{account:?} {own:?}");
+        }
+        let away = AccountRules {
+            allow_from: networks(&["192.0.2.0/24"]),
+            ..account("a")
+        };
+        assert_eq!(refusal(&all, &[], &away), None);
+        assert_eq!(refusal(&all, &["192.0.0.0/16"], &away), None);
+        let refused = refusal(&all, &["10.0.0.0/8"], &away);
+        assert_eq!(refused, Some(AccountRefusal::Networks));
+        let short = AccountRules {
+            max_key_days: KeyDays::of(1),
+            ..away
+        };
+        let refused = refusal(&all, &["10.0.0.0/8"], &short);
+        assert_eq!(refused, Some(AccountRefusal::Expired));
+        let closed = AccountRules {
+            disabled: true,
+            ..short
+        };
+        assert_eq!(refusal(&all, &[], &closed), Some(AccountRefusal::Disabled));
+        let key = Key::from(key_fields("k"));
+        assert_eq!(
+            JudgedKey::new(&key, None).refused_by_account(now, sent_as),
+            None
+        );
     }
 
     #[test]

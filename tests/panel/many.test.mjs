@@ -112,7 +112,7 @@ test("the keys that are shown are saved as CSV, and no name is a formula there",
   const [download] = await Promise.all([page.waitForEvent("download"), button(page, "CSV").click()]);
   assert.equal(download.suggestedFilename(), "keys.csv");
   const lines = (await readFile(await download.path(), "utf8")).split("\r\n");
-  assert.equal(lines[0], "\ufeffid,name,account,state,model_access,models,allow_from,expires_at,created_at,last_used_at,requests,hint");
+  assert.equal(lines[0], "\ufeffid,name,account,state,model_access,models,allow_from,expires_at,ends_at,refused_by_account,created_at,last_used_at,requests,hint");
   assert.equal(lines.length, 5);
   assert.match(lines[1], /^key_\w+,"'=HYPERLINK\(""http:\/\/evil\.example""\)","acme, Inc\.",active,all,,,,/);
   assert.match(lines[2], /^key_old,old,acme,disabled,all,/);

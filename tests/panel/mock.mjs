@@ -20,7 +20,7 @@ const instant = (time) => `${new Date(time).toISOString().slice(0, 19)}Z`;
 
 /** Starts it: {url, dataUrl, token, stop()}. `shape` fills it: "demo", "empty" or "many". */
 export async function startMock({ port = 0, shape = "demo" } = {}) {
-  const state = { keys: filled(shape), generation: 41, sessions: new Set(), links: new Set(["one-time-code"]), token: `kg_${drawn(49)}`, models: shape === "empty" ? [] : MODELS };
+  const state = { keys: filled(shape), accounts: shape === "empty" ? [] : ACCOUNTS, generation: 41, sessions: new Set(), links: new Set(["one-time-code"]), token: `kg_${drawn(49)}`, models: shape === "empty" ? [] : MODELS };
   state.lastReload = { at: instant(Date.now() - 42 * 60_000), result: "ok", message: `${state.keys.length} keys` };
   const server = http.createServer((request, response) => answer(state, request, response).catch((error) => {
     response.writeHead(500).end(String(error));
@@ -64,6 +64,11 @@ async function answer(state, request, response) {
   const [, id, action] = /^\/api\/keys\/([^/]+)(\/.+)?$/.exec(url.pathname) ?? [];
   const key = id && state.keys.find((key) => key.id === decodeURIComponent(id));
   if (id && !key) return refuse(404, "No key has this id.");
+  const of = /^\/api\/accounts\/([^/]+)$/.exec(url.pathname)?.[1];
+  if (of) {
+    const account = state.accounts.find(({ id }) => id === decodeURIComponent(of));
+    return account ? send(200, accountView(state, account)) : refuse(404, "No account has this id.");
+  }
   switch (id ? `${request.method} key${action ?? ""}` : call) {
     case "GET /api/session": return send(200, about);
     case "DELETE /api/session": state.sessions.delete(session); return send(204);
@@ -95,6 +100,7 @@ async function answer(state, request, response) {
     }
     case "POST key/expire-previous": key.previous = null; return send(200, view(key));
     case "DELETE key": state.keys.splice(state.keys.indexOf(key), 1); state.generation += 1; return send(204);
+    case "GET /api/accounts": return send(200, { accounts: state.accounts.map((account) => accountView(state, account)), next: null });
     case "GET /api/models": return send(200, { models: state.models.map((model) => ({ ...model, keys: state.keys.filter((key) => view(key).state === "active" && allows(key.model_access, model.id)).length })) });
     case "GET /api/status": return send(200, { version: "0.1.0", generation: state.generation, keys: state.keys.length, last_reload: state.lastReload, upstreams: [], in_flight: 7, draining: false });
     case "GET /api/refusals": return send(200, { refusals: [
@@ -172,8 +178,20 @@ function record(fields) {
 
 function view(key) {
   const state = key.disabled ? "disabled" : key.expires_at && Date.parse(key.expires_at) <= Date.now() ? "expired" : "active";
-  return { ...key, state };
+  const isClosed = key.account === "office" && !key.disabled;
+  return { ...key, state: isClosed ? "disabled" : state, ends_at: key.expires_at, refused_by_account: isClosed ? "disabled" : null };
 }
+
+const accountView = (state, account) => ({ name: null, model_access: { mode: "all" }, allow_from: [], max_keys: null, max_key_days: null, limits: null, budgets: [], disabled: false,
+  created_at: "2026-03-02T09:00:00Z", revision: "0000000000000000", ...account, keys: state.keys.filter((key) => key.account === account.id).length });
+
+const ACCOUNTS = [
+  { id: "acme", name: "Acme Inc.", model_access: { mode: "inclusive", models: ["llama-3.3-70b-instruct", "bge-m3"] }, max_keys: 20, max_key_days: 90,
+    limits: { requests_per_minute: 600, tokens_per_minute: null, concurrent_requests: 40 }, budgets: [{ unit: "cost", amount: "250", per: "month", mode: "enforce" }] },
+  { id: "engineering", allow_from: ["10.20.0.0/16", "192.0.2.0/25"], max_keys: 100 },
+  { id: "office", name: "Office and reception", disabled: true, max_key_days: 365 },
+  { id: "university", name: "University", model_access: { mode: "exclusive", models: ["gpt-oss-120b"] }, budgets: [{ unit: "tokens", amount: 50_000_000, per: "month", mode: "observe" }] },
+];
 
 const MODELS = [
   ["llama-3.3-70b-instruct", "gpu-pool", 4, 4], ["qwen3-coder-30b", "gpu-pool", 4, 4], ["mistral-small-3.2", "gpu-pool", 4, 4],

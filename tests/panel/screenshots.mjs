@@ -54,6 +54,22 @@ const VIEWS = {
     await page.getByRole("button", { name: /^OK/ }).click();
     await page.locator(".toast").waitFor();
   } },
+  accounts: { hash: "#/accounts", go: (page) => page.getByRole("rowheader").first().waitFor() },
+  account: { hash: "#/accounts/acme", full: true, go: usageIsThere },
+  "account-edit": { hash: "#/accounts", go: async (page) => {
+    await page.getByRole("button", { name: /^Actions/ }).first().click();
+    await page.getByRole("menuitem", { name: "Edit" }).click();
+    await page.getByText("Limits and budgets of all").waitFor();
+  } },
+  "account-delete": { hash: "#/accounts", go: async (page) => {
+    await page.getByRole("button", { name: /^Actions/ }).first().click();
+    await page.getByRole("menuitem", { name: "Delete" }).click();
+  } },
+  "create-bounded": { go: async (page) => {
+    await page.locator("#create-key").click();
+    await fillIn(page);
+    await page.getByRole("dialog").getByLabel("Account").fill("acme");
+  } },
   models: { hash: "#/models", go: async () => {} },
   usage: { hash: "#/usage", full: true, go: usageIsThere },
   "usage-day": { hash: "#/usage?range=24h&show=cost&by=key", full: true, go: async (page) => {

@@ -11,6 +11,8 @@ export class ApiError extends Error {
     this.field = body?.error?.field ?? null;
     this.faults = body?.error?.faults ?? null;
     this.inForce = body?.in_force ?? null;
+    /** How many keys the account has. */
+    this.keys = body?.keys ?? null;
   }
 }
 

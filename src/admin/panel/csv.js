@@ -11,7 +11,7 @@ const MOST = 100_000;
 const COLUMNS = {
   id: (key) => key.id, name: (key) => key.name, account: (key) => key.account, state: (key) => key.state,
   model_access: (key) => key.model_access.mode, models: (key) => (key.model_access.models ?? []).join(" "),
-  allow_from: (key) => key.allow_from.join(" "), expires_at: (key) => key.expires_at, created_at: (key) => key.created_at,
+  allow_from: (key) => key.allow_from.join(" "), expires_at: (key) => key.expires_at, ends_at: (key) => key.ends_at, refused_by_account: (key) => key.refused_by_account, created_at: (key) => key.created_at,
   last_used_at: (key) => key.last_used_at, requests: (key) => key.requests, hint: (key) => key.hint,
 };
 

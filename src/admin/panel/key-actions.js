@@ -1,6 +1,7 @@
 // What can be done to one key, and what is said about it then.
 
 import { ApiError, call, isNews } from "./api.js";
+import { refusalWords } from "./ceilings.js";
 import { foreign, h, quoted, quotedText } from "./dom.js";
 import { fromNow } from "./format.js";
 import { openKeyForm } from "./key-form.js";
@@ -85,6 +86,7 @@ function deleteKey(key, onChanged) {
 }
 
 /** What stands in the way of a key that was just changed. */
-function stillRefused({ state, expires_at: end }) {
-  return state === "expired" ? ` It stays refused: it expired ${fromNow(Date.parse(end))}. Edit its expiration date to have it taken again.` : "";
+function stillRefused(key) {
+  const { state, expires_at: end } = key;
+  return key.refused_by_account ? ` It stays refused by its account: ${refusalWords(key)}.` : state === "expired" ? ` It stays refused: it expired ${fromNow(Date.parse(end))}. Edit its expiration date to have it taken again.` : "";
 }

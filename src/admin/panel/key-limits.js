@@ -1,4 +1,4 @@
-// How fast a key may be used, and how much of it: two fields of the form.
+// How fast a key, or an account, may be used, and how much of it: two fields of the form.
 
 import { h, icon, uniqueId } from "./dom.js";
 import { field } from "./field.js";
@@ -12,12 +12,12 @@ const MOST = 2 ** 53;
 const MOST_BUDGETS = 8;
 const DECIMAL = new Set(["cost", "audio_seconds"]);
 
-/** Both fields, {limits, budgets}; the first one's element holds the second's. */
-export function allowanceFields(key) {
-  const limits = limitsField(key?.limits ?? {});
+/** Both fields, {limits, budgets}; the first one's element holds the second's. Those of an account are `shared` by its keys. */
+export function allowanceFields(key, { shared = false } = {}) {
+  const limits = limitsField(key?.limits ?? {}, shared);
   const budgets = budgetsField(key?.budgets ?? []);
   const place = h("details", { class: "allowance", open: Boolean(key?.limits) || (key?.budgets ?? []).length > 0 },
-    h("summary", {}, "Limits and budgets ", h("span", { class: "optional" }, "optional")), limits.element, budgets.element);
+    h("summary", {}, `Limits and budgets${shared ? " of all keys together" : ""} `, h("span", { class: "optional" }, "optional")), limits.element, budgets.element);
   const opening = (part) => ({ ...part, element: null, focus: () => {
     place.open = true;
     part.focus();
@@ -25,15 +25,15 @@ export function allowanceFields(key) {
   return { limits: { ...opening(limits), element: place }, budgets: opening(budgets) };
 }
 
-function limitsField(already) {
+function limitsField(already, shared) {
   const inputs = LIMITS.map(([name, text]) => {
     const id = uniqueId("limit");
-    const input = h("input", { id, type: "text", inputmode: "numeric", autocomplete: "off", spellcheck: "false", placeholder: "default",
+    const input = h("input", { id, type: "text", inputmode: "numeric", autocomplete: "off", spellcheck: "false", placeholder: shared ? "none" : "default",
       value: already[name] === null || already[name] === undefined ? "" : String(already[name]), oninput: () => part.complain("") });
     return { name, text, input, element: h("div", { class: "field" }, h("label", { for: id }, text), input) };
   });
   const part = field({ label: "Limits", group: true, input: inputs[0].input, control: h("div", { class: "limit-inputs" }, inputs.map(({ element }) => element)),
-    hint: "Whole numbers. Empty: the gateway's default, if it has one. “unlimited”: not even that." });
+    hint: shared ? "Whole numbers. Empty: no limit." : "Whole numbers. Empty: the gateway's default, if it has one. “unlimited”: not even that." });
   const read = (text) => (text === "" ? null : text === "unlimited" ? text : Number(text.replaceAll(/[\s,_]/g, "")));
   const isRight = (value) => value === null || value === "unlimited" || (Number.isInteger(value) && value >= 1 && value <= MOST);
   const wrong = () => inputs.find(({ input }) => !isRight(read(input.value.trim().toLowerCase())));

@@ -16,6 +16,8 @@ const ENDS = { complete: "complete", client_left: "client left", revoked: "revok
 /** Draws the page of the key that the address names. */
 export function keyPage(main, _, place) {
   let key = null;
+  /** The account that the key names, where it exists. */
+  let account = null;
   let loading = null;
   const id = () => place.parameters().get("id") ?? "";
   const report = usageReport({ onChange: (control) => {
@@ -59,6 +61,8 @@ export function keyPage(main, _, place) {
     recentRefusals(id(), { signal }).then((found) => refusals.replaceChildren(...[refusalTable(found, { ofOneKey: true })].flat().filter(Boolean)), failed(refusals));
     try {
       key = await call("GET", `/api/keys/${encodeURIComponent(id())}`, undefined, { signal });
+      account = key.account && await call("GET", `/api/accounts/${encodeURIComponent(key.account)}`, undefined, { signal }).catch(() => null);
+      if (signal.aborted) return;
       trouble.hidden = true;
     } catch (error) {
       if (!isNews(error)) return;
@@ -73,12 +77,13 @@ export function keyPage(main, _, place) {
   function draw() {
     edit.hidden = more.hidden = facts.hidden = key === null;
     name.replaceChildren(key === null ? "Deleted key" : foreign(key.name));
-    about.replaceChildren(h("code", {}, id()), ...(key?.account ? [" of ", foreign(key.account)] : []));
+    about.replaceChildren(h("code", {}, id()), ...(key?.account ? [" of ", account ? h("a", { href: `#/accounts/${account.id}` }, foreign(account.name ?? account.id)) : foreign(key.account)] : []));
     if (key === null) return;
     const fact = (term, ...words) => h("div", {}, h("dt", {}, term), h("dd", {}, words));
     const time = (text) => (text === null ? h("span", { class: "muted" }, "never") : timeElement(Date.parse(text), fromNow(Date.parse(text))));
-    facts.replaceChildren(...[fact("State", state(key.state)), fact("Model access", access(key.model_access)), fact("Allow from", networks(key.allow_from)),
-      fact("Expires", key.expires_at === null ? "Never" : timeElement(Date.parse(key.expires_at), fromNow(Date.parse(key.expires_at)), expirySentence(key.expires_at))),
+    facts.replaceChildren(...[fact("State", state(key)), fact("Model access", access(key.model_access)), fact("Allow from", networks(key.allow_from)),
+      fact("Expires", key.ends_at === null ? "Never" : timeElement(Date.parse(key.ends_at), fromNow(Date.parse(key.ends_at)), expirySentence(key.ends_at)),
+        key.ends_at !== key.expires_at && " by its account"),
       limitWords(key) && fact("Limits", limitWords(key)), budgetWords(key) && fact("Budgets", budgetWords(key), nearlySpent(key) && ` (${nearlySpent(key)})`),
       fact("Last used", time(key.last_used_at)), fact("Requests", count(key.requests))].filter(Boolean));
   }

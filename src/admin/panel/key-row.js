@@ -1,5 +1,7 @@
 // A key as a row of the list.
 
+import { now } from "./api.js";
+import { refusalWords } from "./ceilings.js";
 import { nearlySpent } from "./key-limits.js";
 import { foreign, h, icon, modelName, quotedText, visible } from "./dom.js";
 import { date, dateAndTime, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
@@ -18,7 +20,7 @@ export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
     "aria-label": `Actions for ${quotedText(key.name)}`, onclick: () => onMenu(more, key) }, icon("more"));
   const select = h("input", { type: "checkbox", "aria-label": `Select ${quotedText(key.name)}`, onchange: () => onSelect(key, select.checked) });
   select.checked = isSelected;
-  return h("tr", { role: "row", "data-id": key.id, class: key.state === "active" ? null : "dim" },
+  return h("tr", { role: "row", "data-id": key.id, class: key.state === "active" && !key.refused_by_account ? null : "dim" },
     h("td", { role: "cell", class: "row-select" }, select),
     h("th", { scope: "row", role: "rowheader" }, h("div", {},
       h("button", { type: "button", class: "link name", onclick: () => onEdit(key) }, foreign(key.name)),
@@ -27,7 +29,7 @@ export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
     cell("Model access", access(key.model_access)),
     cell("Allow from", networks(key.allow_from)),
     cell("Expires", expiry(key)),
-    cell("State", state(key.state)),
+    cell("State", state(key)),
     cell("Last used", key.last_used_at
       ? [timeElement(Date.parse(key.last_used_at), fromNow(Date.parse(key.last_used_at))), h("span", { class: "sub" }, plural(key.requests, "request"))]
       : h("span", { class: "muted", title: "Not since the gateway started" }, "–", h("span", { class: "unseen" }, "not since the gateway started"))),
@@ -58,15 +60,20 @@ export function networks(list) {
 }
 
 function expiry(key) {
-  if (key.expires_at === null) return h("span", { class: "muted" }, "Never");
-  const end = Date.parse(key.expires_at);
+  if (key.ends_at === null) return h("span", { class: "muted" }, "Never");
+  const end = Date.parse(key.ends_at);
   const warns = key.state !== "expired" && isSoon(end);
   return [timeElement(end, lastDay(end), expirySentence(end)), !expiryDay(end) && h("span", { class: "sub" }, `${timeOfDay(end)} UTC`),
-    h("span", { class: `sub${warns ? " soon" : ""}` }, warns && icon("warning"), fromNow(end))];
+    h("span", { class: `sub${warns ? " soon" : ""}` }, warns && icon("warning"), fromNow(end)),
+    key.ends_at !== key.expires_at && h("span", { class: "sub" }, "by its account")];
 }
 
 const STATES = { active: "Active", disabled: "Disabled", expired: "Expired" };
 
-export function state(name) {
-  return h("span", { class: `state ${name}` }, STATES[name] ?? name);
+/** The key's own state where that refuses it, else whether its account does. */
+export function state(key) {
+  const own = key.disabled ? "disabled" : key.expires_at !== null && Date.parse(key.expires_at) <= now() ? "expired" : null;
+  const chip = (name, text) => h("span", { class: `state ${name}` }, text);
+  if (own || !key.refused_by_account) return chip(own ?? key.state, STATES[own ?? key.state] ?? key.state);
+  return [chip("refused", "Refused by its account"), h("span", { class: "sub" }, refusalWords(key))];
 }

@@ -1,6 +1,6 @@
 // The frame: who is signed in, which view is open, and where one goes from there.
 
-import { isNews, onSessionEnd } from "./api.js";
+import { call, isNews, onSessionEnd } from "./api.js";
 import { h, icon } from "./dom.js";
 import { askWindowsToClose, clearToasts, closeWindows, toast } from "./overlay.js";
 import { askToSignIn, resume, session, signOut, takeLink } from "./session.js";
@@ -9,11 +9,14 @@ import { keysView } from "./keys.js";
 /** A view draws itself into the main part and gives {refresh, leave}. Those that are not the first load when they are opened. */
 const VIEWS = {
   "#/keys": { title: "API Keys", icon: "key", load: async () => keysView },
+  "#/accounts": { title: "Accounts", icon: "accounts", load: async () => (await import("./accounts.js")).accountsView },
   "#/usage": { title: "Usage", icon: "usage", load: async () => (await import("./usage.js")).usageView },
   "#/activity": { title: "Activity", icon: "activity", load: async () => (await import("./activity.js")).activityView },
   "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
   "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
   /** A key's own page, which other views lead to. */
+  /** An account's own page: its ID stands behind. */
+  "#/accounts/": { title: "Account", isBelow: "#/accounts", load: async () => (await import("./accounts.js")).accountPage },
   "#/key": { title: "API Key", isBelow: "#/keys", load: async () => (await import("./key-page.js")).keyPage },
 };
 const FIRST = "#/keys";
@@ -26,7 +29,7 @@ let here = "";
 
 function drawFrame() {
   document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).filter(([, view]) => !view.isBelow).map(([address, view]) =>
-    h("li", {}, h("a", { href: address }, icon(view.icon), view.title))));
+    h("li", { hidden: address === "#/accounts" }, h("a", { href: address }, icon(view.icon), view.title))));
   const out = document.getElementById("sign-out");
   out.append(icon("signOut"), "Sign out");
   out.addEventListener("click", leaveForGood);
@@ -38,10 +41,20 @@ function drawFrame() {
   });
 }
 
-const viewAt = (address) => VIEWS[address.split("?")[0]] ?? VIEWS[FIRST];
+function viewAt(address) {
+  const [name] = address.split("?");
+  return VIEWS[name] ?? VIEWS[name.slice(0, name.lastIndexOf("/") + 1)] ?? VIEWS[FIRST];
+}
+
+/** Accounts are in the database: without one there are none. */
+async function offerAccounts() {
+  const { parentElement: item } = document.querySelector('#nav a[href="#/accounts"]');
+  item.hidden = await call("GET", "/api/accounts?limit=1").then(() => false, ({ code }) => code === "accounts_unavailable");
+}
 
 /** What a view keeps in the address behind its name. */
 const place = {
+  id: () => location.hash.split("?")[0].split("/")[2] ?? "",
   parameters: () => new URLSearchParams(location.hash.split("?")[1] ?? ""),
   remember: (parameters, state, isReplaced) => {
     const text = parameters.toString();
@@ -85,6 +98,7 @@ function enter() {
     h("span", {}, `keygate ${session.version}`),
     ...(session.client_address ? [h("span", { title: "The address you come from" }, session.client_address)] : []));
   app.hidden = false;
+  offerAccounts();
   if (open) open.refresh();
   else show(location.hash, { moveFocus: false });
 }

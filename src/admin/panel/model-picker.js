@@ -6,11 +6,15 @@ import { plural } from "./format.js";
 /** More than anyone reads; the search finds the rest. */
 const MOST_SHOWN = 100;
 
-/** A picker of model names: {element, input, chosen(), pending(), load(models)}. `onChange` hears of every change. */
+/**
+ * A picker of model names: {element, input, chosen(), pending(), load(models), bound(fault), allFaulty()}. `onChange` hears of every
+ * change; `fault` says why one may not be chosen.
+ */
 export function modelPicker({ chosen: already, describedBy, onChange }) {
   const chosen = new Set(already);
   let models = null;
   let isLoaded = false;
+  let faultOf = () => null;
   let options = [];
   let active = -1;
   const listId = uniqueId("models");
@@ -54,7 +58,10 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
     }
   }
 
+  const aboutOf = (id) => models?.find((model) => model.id === id) ?? { id };
+
   function toggle(id) {
+    if (!chosen.has(id) && faultOf(aboutOf(id))) return;
     if (chosen.has(id)) chosen.delete(id);
     else chosen.add(id);
     const wasActive = active >= 0;
@@ -81,8 +88,10 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
       [id, upstream].some((text) => text.toLowerCase().includes(wanted.toLowerCase())));
     const isNamed = wanted === "" || chosen.has(wanted) || served.some(({ id }) => id === wanted);
     const others = [...chosen].filter((id) => !served.some((model) => model.id === id) && id.toLowerCase().includes(wanted.toLowerCase()));
-    const option = (id, note, isNew = false) => {
-      const element = h("li", { id: uniqueId("option"), role: "option", "aria-selected": String(chosen.has(id)),
+    const option = (id, about, isNew = false) => {
+      const fault = faultOf(aboutOf(id));
+      const note = fault ?? about;
+      const element = h("li", { id: uniqueId("option"), role: "option", "aria-selected": String(chosen.has(id)), "aria-disabled": fault && !chosen.has(id) && "true",
         onpointerdown: (event) => event.preventDefault(), onclick: () => { toggle(id); input.focus(); } },
       h("span", { class: "tick", "aria-hidden": "true" }, icon(isNew ? "plus" : "check")),
       h("span", { class: "option-name" }, isNew && "Add ", modelName(id)), h("span", { class: "option-note" }, note));
@@ -119,6 +128,11 @@ export function modelPicker({ chosen: already, describedBy, onChange }) {
       draw();
     },
     pending: () => input.value.trim(),
+    bound: (fault) => {
+      faultOf = fault ?? (() => null);
+      drawList();
+    },
+    allFaulty: () => [...chosen].every((id) => faultOf(aboutOf(id))),
     load: (loaded) => {
       models = loaded;
       isLoaded = true;

@@ -45,6 +45,16 @@ export function asIpv4(address) {
   return parseNetwork(text).network && !text.includes("/") ? text : null;
 }
 
+/** Whether two networks have an address in common. */
+export function overlap(one, other) {
+  const [[begin, end], [otherBegin, otherEnd]] = [one, other].map((network) => {
+    const [address, length] = network.split("/");
+    const first = address.split(".").reduce((bits, part) => bits * 256 + Number(part), 0);
+    return [first, first + 2 ** (32 - Number(length))];
+  });
+  return begin < otherEnd && otherBegin < end;
+}
+
 function isIpv6(text) {
   try {
     new URL(`http://[${text}]/`);

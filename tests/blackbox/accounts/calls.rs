@@ -193,3 +193,108 @@ fn the_commands_do_what_the_calls_do() {
     assert!(refused.code != Some(0));
     assert!(run(&["accounts", "delete", "acme", "--yes"]).contains("deleted acme"));
 }
+
+#[test]
+fn a_key_that_its_account_refuses_is_shown_and_counted_as_refused() {
+    let begin = seconds_from_now(-2 * DAY);
+    let key = Key::only("key_acme", &["good"])
+        .only_from(&["127.0.0.0/8"])
+        .with("account", "acme")
+        .with("created_at", begin);
+    let stand = Stand::with(|setup| setup.keys(&[&key]));
+    let gateway = &stand.gateway;
+    create(gateway, &json!({"id": "acme"}));
+    let active = |gateway: &Gateway| {
+        let overview = gateway.admin_json("GET", "/api/overview", None);
+        overview["keys"]["active"].as_u64().unwrap()
+    };
+    let may_use_good = |gateway: &Gateway| {
+        let models = gateway.admin_json("GET", "/api/models", None);
+        let models = models["models"].as_array().unwrap().clone();
+        let good = models.iter().find(|model| model["id"] == "good").unwrap();
+        good["keys"].as_u64().unwrap()
+    };
+    let (all_active, all_good) = (active(gateway), may_use_good(gateway));
+    let only = |model: &str| json!({"mode": "inclusive", "models": [model]});
+    let all = json!({"mode": "all"});
+    // The field of the account, its value, its value before; what is shown; the keys that count less.
+    for (field, value, before, refused, state, inactive, not_good) in [
+        (
+            "disabled",
+            json!(true),
+            json!(false),
+            json!("disabled"),
+            "disabled",
+            1,
+            1,
+        ),
+        (
+            "max_key_days",
+            json!(1),
+            Value::Null,
+            json!("expired"),
+            "expired",
+            1,
+            1,
+        ),
+        (
+            "max_key_days",
+            json!(3),
+            Value::Null,
+            Value::Null,
+            "active",
+            0,
+            0,
+        ),
+        (
+            "model_access",
+            only("bad"),
+            all.clone(),
+            json!("models"),
+            "active",
+            0,
+            1,
+        ),
+        (
+            "model_access",
+            only("good"),
+            all,
+            Value::Null,
+            "active",
+            0,
+            0,
+        ),
+        (
+            "allow_from",
+            json!(["192.0.2.0/24"]),
+            json!([]),
+            json!("networks"),
+            "active",
+            0,
+            0,
+        ),
+    ] {
+        let patch = |value: Value| {
+            gateway.admin_json("PATCH", "/api/accounts/acme", Some(&json!({field: value})));
+        };
+        patch(value);
+        let shown = gateway.admin_json("GET", "/api/keys/key_acme", None);
+        assert_eq!(shown["refused_by_account"], refused, "{field}");
+        assert_eq!(shown["state"], state, "{field}");
+        assert_eq!(shown["disabled"], false);
+        assert_eq!(shown["expires_at"], Value::Null);
+        assert_eq!(shown["ends_at"].is_string(), field == "max_key_days");
+        let target = format!("/api/keys?account=acme&state={state}");
+        let listed = gateway.admin_json("GET", &target, None);
+        assert_eq!(listed["keys"][0], shown, "{field}");
+        let rotated = gateway.admin_json("POST", "/api/keys/key_acme/rotate", None);
+        let warnings = rotated["warnings"].as_array().unwrap();
+        let is_warned = warnings
+            .iter()
+            .any(|warning| warning.as_str().unwrap().contains("account refuses"));
+        assert_eq!(is_warned, refused.is_string(), "{field}: {warnings:?}");
+        assert_eq!(active(gateway), all_active - inactive, "{field}");
+        assert_eq!(may_use_good(gateway), all_good - not_good, "{field}");
+        patch(before);
+    }
+}

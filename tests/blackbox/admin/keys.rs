@@ -52,6 +52,8 @@ fn a_created_key_is_shown_with_its_token_once_is_on_disk_and_works_at_once() {
         "last_used_at",
         "requests",
         "previous",
+        "ends_at",
+        "refused_by_account",
         "revision",
     ];
     assert_eq!(fields, expected.into_iter().collect());
@@ -326,6 +328,7 @@ fn a_patch_changes_what_it_names_and_null_or_an_empty_list_clears() {
     let mut check = |change: Value, field: &str, value: Value| {
         expected[field] = value;
         let changed = patch(change.clone());
+        expected["ends_at"] = expected["expires_at"].clone();
         // revisions.rs looks at it.
         expected["revision"] = changed["revision"].clone();
         assert_eq!(changed, expected, "after {change}");
