@@ -16,6 +16,7 @@ use crate::admin::person_session::{random_id, time_text};
 use crate::admin::principal::AccountAccess;
 use crate::admin::response::ApiResponse;
 use crate::admin::usage::ask;
+use crate::mail::{self, MailError};
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
 use crate::policy::person::{EmailAddress, Role};
@@ -221,9 +222,50 @@ impl<'s> PeopleApi<'s> {
             database.add_invitation(&new).map(|()| true)
         })
         .await?;
-        Ok(ApiResponse::created(
-            &json!({"invitation": invitation_view(&invitation), "link": link}),
-        ))
+        let mailed = self.mail(&invitation, &link).await;
+        Ok(ApiResponse::created(&json!({
+            "invitation": invitation_view(&invitation), "link": link, "mailed": mailed.is_ok_and(|mailed| mailed),
+        })))
+    }
+
+    /// Sends the link by mail, where the config says how. Whoever made it has it in any case. Returns whether it was sent.
+    async fn mail(&self, invitation: &Invitation, link: &str) -> Result<bool, MailError> {
+        let Some(config) = &self.services.config.sign_in.mail else {
+            return Ok(false);
+        };
+        let Ok(to) = EmailAddress::parse(&invitation.email) else {
+            return Err(MailError::Address);
+        };
+        let account = self.services.table.account(&invitation.account);
+        let name =
+            account.and_then(|account| account.name.as_ref().map(|name| name.as_str().to_owned()));
+        let name = name.unwrap_or_else(|| invitation.account.clone());
+        let (subject, what) = match invitation.person {
+            None => (
+                format!("Invitation to {name}"),
+                format!(
+                    "{} invites you to the account {name}, as its {}.",
+                    invitation.invited_by,
+                    invitation.role.label()
+                ),
+            ),
+            Some(_) => (
+                "A new password".to_owned(),
+                format!("{} lets you set a new password.", invitation.invited_by),
+            ),
+        };
+        let text = format!(
+            "{what}\n\nOpen this link. It works once, until {}:\n\n{link}\n\nIf you do not expect this mail, do nothing.\n",
+            time_text(invitation.expires_at)
+        );
+        let sent = mail::send(config, &to, &subject, text).await;
+        if let Err(error) = &sent {
+            let event = Event::warn("mail")
+                .with("invitation", invitation.id.clone())
+                .with("reason", error.to_string());
+            self.services.log.event(event);
+        }
+        sent.map(|()| true)
     }
 
     async fn all_members(&self) -> Result<Vec<Member>, ApiError> {

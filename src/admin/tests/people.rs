@@ -197,20 +197,28 @@ fn wrong_passwords_are_refused_alike_and_slowed_without_locking_others_out() {
             (401, "wrong_password".to_owned())
         );
         assert_eq!(wrong.body, nobody.body);
-        let mut refused = wrong;
+        // The first wait is a second, which a slow machine may take between two calls.
+        let mut right = 200;
         for _ in 0..10 {
-            refused = with("alice@example.com", "not the password").await;
-            if refused.status == 429 {
+            let mut refused = with("alice@example.com", "not the password").await;
+            for _ in 0..10 {
+                if refused.status == 429 {
+                    break;
+                }
+                refused = with("alice@example.com", "not the password").await;
+            }
+            assert_eq!(
+                (refused.status.as_u16(), code(&refused)),
+                (429, "too_many_tries".to_owned())
+            );
+            assert!(refused.headers.contains_key("retry-after"));
+            // The right one is not looked at either, so that nothing is learned from it.
+            right = with("alice@example.com", PASSWORD).await.status.as_u16();
+            if right == 429 {
                 break;
             }
         }
-        assert_eq!(
-            (refused.status.as_u16(), code(&refused)),
-            (429, "too_many_tries".to_owned())
-        );
-        assert!(refused.headers.contains_key("retry-after"));
-        // The right one is not looked at either, so that nothing is learned from it.
-        assert_eq!(with("alice@example.com", PASSWORD).await.status, 429);
+        assert_eq!(right, 429);
         // Another person at the same address is not slowed.
         assert_eq!(with("bob@example.com", PASSWORD).await.status, 401);
         // Nor is Alice, elsewhere.
