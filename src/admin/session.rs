@@ -4,7 +4,7 @@
 //! A session ends on sign-out, after [`IDLE_SECONDS`] without a call, with the process, or when the admin token changes.
 //! Only the hashes of its id and its secret are stored. Every sign-in makes new ones. Browsers send cookies on their own,
 //! to and from every port of a host. The secret is kept by the page, so that only pages of its origin have it; every call
-//! needs it, in [`SECRET_HEADER`]. A change must pass [`is_sent_by_panel`] too.
+//! needs it, in the header `x-keygate-session`. A change must pass [`is_sent_by_panel`] too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
