@@ -72,6 +72,7 @@ fn write() {
     const A_SECOND: usize = 20_000;
     const SECONDS: usize = 10;
     let folder = tempfile::TempDir::new().unwrap();
+    let key = folder.path().join("audit.key");
     let url = DatabaseUrl::Sqlite(folder.path().join("keygate.db"));
     let (told, writes) = channel();
     let observer = Box::new(move |event: DatabaseEvent<'_>| {
@@ -79,7 +80,7 @@ fn write() {
             let _ = told.send((records, took));
         }
     });
-    let database = Database::open(&url, "g1", "w1", KEEP, observer).unwrap();
+    let database = Database::open(&url, &key, "g1", "w1", KEEP, observer).unwrap();
     let keys: Vec<Arc<str>> = (0..KEYS)
         .map(|key| format!("key_{key:022}").into())
         .collect();
@@ -164,8 +165,9 @@ fn ask() {
     )
     .unwrap();
     let path = folder.path().join("keygate.db");
+    let key = folder.path().join("audit.key");
     let url = DatabaseUrl::Sqlite(path.clone());
-    let empty = Database::open(&url, "g1", "w1", KEEP, Box::new(|_| {})).unwrap();
+    let empty = Database::open(&url, &key, "g1", "w1", KEEP, Box::new(|_| {})).unwrap();
     assert!(empty.stop(Duration::from_secs(5)));
     drop(empty);
     let began = Instant::now();
@@ -176,7 +178,7 @@ fn ask() {
         size >> 20,
         began.elapsed()
     );
-    let database = Database::open(&url, "g1", "w2", KEEP, Box::new(|_| {})).unwrap();
+    let database = Database::open(&url, &key, "g1", "w2", KEEP, Box::new(|_| {})).unwrap();
     let by_model = GroupBy {
         model: true,
         ..GroupBy::default()
@@ -276,9 +278,10 @@ fn audit() {
     const ROWS: usize = 500;
     // Beside the sources: the folder for temporary files may be in memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let key = folder.path().join("audit.key");
     let url = DatabaseUrl::Sqlite(folder.path().join("keygate.db"));
     let database =
-        Arc::new(Database::open(&url, "bench", "bench", KEEP, Box::new(|_| {})).unwrap());
+        Arc::new(Database::open(&url, &key, "bench", "bench", KEEP, Box::new(|_| {})).unwrap());
     let one_by_one = |name: &str| {
         let mut times: Vec<Duration> = (0..ROWS)
             .map(|number| {

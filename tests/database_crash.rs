@@ -36,8 +36,9 @@ const KEEP: KeepFor = KeepFor {
 };
 
 fn open(folder: PathBuf, instance: &str) -> Database {
+    let key = folder.join("audit.key");
     let url = DatabaseUrl::Sqlite(folder.join("keygate.db"));
-    Database::open(&url, "g1", instance, KEEP, Box::new(|_| {})).unwrap()
+    Database::open(&url, &key, "g1", instance, KEEP, Box::new(|_| {})).unwrap()
 }
 
 /// Each process has a key of its own.

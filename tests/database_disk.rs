@@ -114,7 +114,8 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
         };
     });
     let url = DatabaseUrl::Sqlite(disk.0.path().join("keygate.db"));
-    let database = Database::open(&url, "g1", "w1", KEEP, observer).unwrap();
+    let key = disk.0.path().join("audit.key");
+    let database = Database::open(&url, &key, "g1", "w1", KEEP, observer).unwrap();
     let sender = database.sender();
     sender.add(record(0));
     assert!(database.flush(TIMEOUT));
@@ -136,6 +137,6 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
     assert_eq!(summed(&database), 2000);
     assert_eq!(database.status().dropped_records, 0);
     assert!(database.stop(TIMEOUT));
-    let again = Database::open(&url, "g1", "w2", KEEP, Box::new(|_| {})).unwrap();
+    let again = Database::open(&url, &key, "g1", "w2", KEEP, Box::new(|_| {})).unwrap();
     assert_eq!(summed(&again), 2000);
 }

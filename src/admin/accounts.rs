@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{ETAG, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -28,12 +29,15 @@ use crate::store::account_json::{
 };
 use crate::store::audit::{AuditTrail, entry};
 use crate::store::database::{Database, DatabaseError, IfNotWritten};
+use crate::store::from_database::{FollowedAccounts, follow_accounts, restore_key_uses};
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::{KeyStore, WriteError};
 use crate::table::Table;
 
 /// Accounts on a page, unless the call says otherwise.
 const DEFAULT_PAGE: usize = 100;
+/// How often other gateways' changes are looked for.
+const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
 /// The calls on accounts. It owns what it needs, so that a change can outlive a client that leaves.
 pub(super) struct AccountApi {
@@ -124,6 +128,7 @@ impl AccountApi {
             Some(id) => id,
             None => random_id().ok_or(ApiError::Internal)?,
         };
+        self.catch_up(&unwritten).await;
         if self.services.table.account(id.as_str()).is_some() {
             return Err(ApiError::AccountExists);
         }
@@ -132,6 +137,20 @@ impl AccountApi {
             .await?;
         let keys = self.keys_of(account.id.as_str()).await?.len();
         Ok(ApiResponse::created(&view(&account, keys, None)))
+    }
+
+    /// Another gateway may have made an account a moment ago, which a new one of the same id would replace. Where the database
+    /// cannot be read it cannot be written, and nothing is made.
+    async fn catch_up(&self, unwritten: &BTreeSet<String>) {
+        if !self.database.is_shared() {
+            return;
+        }
+        if let Ok(Some(accounts)) = asked(&self.database, Database::accounts).await {
+            let (table, unwritten) = (Arc::clone(&self.services.table), unwritten.clone());
+            let follow = move || follow_accounts(accounts, &table, &unwritten);
+            // What it has changed, the next look would have.
+            let _ = tokio::task::spawn_blocking(follow).await;
+        }
     }
 
     /// Changes some fields of an account that is at an expected revision.
@@ -369,6 +388,99 @@ impl AccountApi {
         let tag = tag.map_err(|_| ApiError::Internal)?;
         Ok(ApiResponse::json(&view(account, keys, role)).with(ETAG, tag))
     }
+}
+
+/// Takes over what other gateways change in a database that they share. `is_loaded`: the start has read all of it.
+pub(crate) async fn follow(services: Arc<Services>, mut is_loaded: bool) {
+    let database = services.database.as_ref();
+    let Some(database) = database.filter(|database| database.is_shared()) else {
+        return;
+    };
+    let (mut seen, mut told) = (None, None);
+    loop {
+        let followed = follow_once(&services, database, &mut seen, &mut is_loaded).await;
+        let failed = followed.err().map(|error| error.to_string());
+        if failed.is_some() && failed != told {
+            let event = Event::warn("database").with("message", "the accounts cannot be read");
+            let reason = failed.clone().unwrap_or_default();
+            services.log.event(event.with("reason", reason));
+        }
+        told = failed;
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+/// `seen`: the revision of the accounts that are in force.
+async fn follow_once(
+    services: &Services,
+    database: &Arc<Database>,
+    seen: &mut Option<i64>,
+    is_loaded: &mut bool,
+) -> Result<(), DatabaseError> {
+    let Some(revision) = asked(database, Database::accounts_revision).await? else {
+        return Ok(());
+    };
+    if revision == *seen {
+        return Ok(());
+    }
+    // No change of this gateway is half done meanwhile.
+    let unwritten = services.state.account_changes.lock().await;
+    let Some(accounts) = asked(database, Database::accounts).await? else {
+        return Ok(());
+    };
+    // It may look at every key, so that it would block the runtime's thread too long.
+    let (table, ids) = (Arc::clone(&services.table), unwritten.clone());
+    let follow = move || follow_accounts(accounts, &table, &ids);
+    let Ok(followed) = tokio::task::spawn_blocking(follow).await else {
+        return Ok(());
+    };
+    if !*is_loaded {
+        let table = Arc::clone(&services.table);
+        asked(database, move |database| restore_key_uses(database, &table)).await?;
+        *is_loaded = true;
+    }
+    services.table.accounts_are_known();
+    // Read before the accounts: a change in between is seen the next time.
+    *seen = revision;
+    drop(unwritten);
+    log_followed(services, &followed);
+    Ok(())
+}
+
+fn log_followed(services: &Services, followed: &FollowedAccounts) {
+    let FollowedAccounts {
+        changed,
+        removed,
+        closed,
+    } = followed;
+    if !changed.is_empty() || !removed.is_empty() {
+        let message = "accounts were changed through another gateway";
+        services.log.event(
+            Event::info("accounts")
+                .with("message", message)
+                .with("changed", json!(changed))
+                .with("removed", json!(removed)),
+        );
+    }
+    if !closed.is_empty() {
+        let message = "accounts that keys here name were deleted through another gateway; these keys are refused, delete them \
+                       or give them another account";
+        services.log.event(
+            Event::warn("accounts")
+                .with("message", message)
+                .with("accounts", json!(closed)),
+        );
+    }
+}
+
+/// Asks the database off the runtime's thread. None: the question has ended by a panic.
+async fn asked<T: Send + 'static>(
+    database: &Arc<Database>,
+    ask: impl FnOnce(&Database) -> Result<T, DatabaseError> + Send + 'static,
+) -> Result<Option<T>, DatabaseError> {
+    let database = Arc::clone(database);
+    let asked = tokio::task::spawn_blocking(move || ask(&database)).await;
+    asked.ok().transpose()
 }
 
 /// How many keys go with an account, from the parameter `keys`.

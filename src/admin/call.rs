@@ -387,6 +387,10 @@ fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
         Err(ApiError::NotReady(
             "the upstreams were not asked for their models yet",
         ))
+    } else if !services.table.knows_accounts() {
+        Err(ApiError::NotReady(
+            "the accounts could not be read from the database yet",
+        ))
     } else {
         let routing = services.fleet.routing();
         let unheard = routing.unheard().map(|upstream| {

@@ -83,6 +83,7 @@ use http_body::Body;
 use http_body_util::Full;
 
 use crate::admin::access::AuthMethod;
+pub(crate) use crate::admin::accounts::follow as follow_accounts;
 use crate::admin::call::Call;
 use crate::admin::error::ApiError;
 use crate::admin::idempotency::IdempotencyKeys;

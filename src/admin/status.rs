@@ -50,6 +50,7 @@ impl LastReloadView {
 
 #[derive(Serialize)]
 struct DatabaseView {
+    kind: &'static str,
     up: bool,
     error: Option<String>,
     waiting_bytes: usize,
@@ -105,6 +106,7 @@ pub(super) fn status(services: &Services, _: OperatorOnly) -> ApiResponse {
         database: services.database.as_ref().map(|database| {
             let status = database.status();
             DatabaseView {
+                kind: database.kind(),
                 up: status.up,
                 error: status.error,
                 waiting_bytes: status.waiting_bytes,

@@ -128,7 +128,7 @@ pub(super) fn serve(
     // After the admin socket, so that a second start by mistake changes nothing; before the keys, whose changes it records.
     components.open_database()?;
     let key_store = components.start_key_store(loaded)?;
-    components.restore_key_uses()?;
+    let is_loaded = components.restore_key_uses()?;
     let addresses = claimed.addresses();
     let url = addresses
         .first()
@@ -172,6 +172,7 @@ pub(super) fn serve(
             Arc::clone(&services.fleet),
         ));
         tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
+        tokio::task::spawn_local(admin::follow_accounts(Arc::clone(&services), is_loaded));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services).await;
@@ -255,11 +256,11 @@ impl Components {
             let database = usage_database::open(
                 url,
                 &self.config.usage,
-                self.config.audit,
+                &self.config.audit,
                 &self.log,
                 &self.metrics,
             )?;
-            usage_database::load_accounts(&database, &self.table)?;
+            usage_database::load_accounts(&database, &self.table, &self.log)?;
             self.database = Some(Arc::new(database));
         }
         Ok(())
@@ -275,14 +276,14 @@ impl Components {
         )
     }
 
-    fn restore_key_uses(&self) -> Result<(), StartError> {
-        match &self.database {
-            Some(database) => {
-                usage_database::restore_key_uses(database, &self.table)?;
-                usage_database::compare_keys(database, &self.table, &self.log)
-            }
-            None => Ok(()),
-        }
+    /// Whether all was read of what the start takes over from the database.
+    fn restore_key_uses(&self) -> Result<bool, StartError> {
+        let Some(database) = &self.database else {
+            return Ok(true);
+        };
+        let is_loaded = usage_database::restore_key_uses(database, &self.table)?;
+        usage_database::compare_keys(database, &self.table, &self.log)?;
+        Ok(is_loaded)
     }
 
     fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {

@@ -55,9 +55,10 @@ fn describe(status: &Value) -> String {
         "Database",
         match (database.is_null(), database["up"] == true) {
             (true, _) => "none".to_owned(),
-            (false, true) => "up".to_owned(),
+            (false, true) => format!("{}, up", text(&database["kind"])),
             (false, false) => format!(
-                "cannot be written, {} bytes of usage wait: {}",
+                "{}, cannot be written, {} bytes of usage wait: {}",
+                text(&database["kind"]),
                 database["waiting_bytes"],
                 text(&database["error"])
             ),

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
-use crate::policy::time::UnixTime;
 use crate::store::audit::{COMPARED_ROWS, differences_at_start};
 use crate::store::config::{AuditConfig, UsageConfig};
 use crate::store::database::{
     AuditQuery, Database, DatabaseEvent, DatabaseUrl, IfNotWritten, KeepFor,
 };
-use crate::table::{Table, UsageCounts};
+use crate::store::from_database;
+use crate::table::Table;
 
 /// The longest time to write what waits at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub(super) fn gateway_name() -> String {
 pub(super) fn open(
     url: &DatabaseUrl,
     usage: &UsageConfig,
-    audit: AuditConfig,
+    audit: &AuditConfig,
     log: &Log,
     metrics: &Metrics,
 ) -> Result<Database, StartError> {
@@ -44,37 +44,63 @@ pub(super) fn open(
         .map_err(|error| StartError::System("metrics".into(), std::io::Error::other(error)))?;
     let (log, metrics) = (log.clone(), metrics.clone());
     let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &metrics, &event));
-    Database::open(url, &gateway, &instance, keep_for, observer).map_err(StartError::Database)
+    Database::open(
+        url,
+        &audit.key_file,
+        &gateway,
+        &instance,
+        keep_for,
+        observer,
+    )
+    .map_err(StartError::Database)
 }
 
-/// Puts the accounts into force, before the first key can be used.
-pub(super) fn load_accounts(database: &Database, table: &Table) -> Result<(), StartError> {
-    for account in database.accounts().map_err(StartError::Database)? {
-        table.put_account(account);
+/// Puts the accounts into force, before the first key can be used. Where the server of the database cannot be reached,
+/// keys with an account wait until it can.
+pub(super) fn load_accounts(
+    database: &Database,
+    table: &Table,
+    log: &Log,
+) -> Result<(), StartError> {
+    match from_database::load_accounts(database, table) {
+        Ok(()) => Ok(()),
+        Err(error) if error.passes() => {
+            table.await_accounts();
+            let message = "the accounts cannot be read; until they are, the gateway is not ready, and keys with an account \
+                           are refused";
+            log.event(
+                Event::error("database")
+                    .with("message", message)
+                    .with("reason", error.to_string()),
+            );
+            Ok(())
+        }
+        Err(error) => Err(StartError::Database(error)),
     }
-    Ok(())
 }
 
-/// Counts on where the last start ended: how often each key was used, and when last.
-pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<(), StartError> {
-    for known in database.key_uses().map_err(StartError::Database)? {
-        let before = UsageCounts {
-            requests: known.requests,
-            last_used_at: Some(UnixTime::from_seconds(known.last_used_at)),
-            // The database counts by key, not by token.
-            previous_last_used_at: None,
-        };
-        table.restore_usage(&known.key_id, before);
+/// Counts on where the last start ended. Returns whether all was read of what a start takes over; the rest is read later.
+pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<bool, StartError> {
+    if !table.knows_accounts() {
+        return Ok(false);
     }
-    Ok(())
+    match from_database::restore_key_uses(database, table) {
+        Ok(()) => Ok(true),
+        Err(error) if error.passes() => Ok(false),
+        Err(error) => Err(StartError::Database(error)),
+    }
 }
 
-/// Compares the key file with the newest audit rows. What differs is logged and has a row.
+/// Compares the key file with the newest audit rows. What differs is logged and has a row. In a database that gateways
+/// share, the newest row of a key may be about the key file of another gateway, and nothing is compared.
 pub(super) fn compare_keys(
     database: &Database,
     table: &Table,
     log: &Log,
 ) -> Result<(), StartError> {
+    if database.is_shared() {
+        return Ok(());
+    }
     let query = AuditQuery {
         limit: COMPARED_ROWS,
         ..AuditQuery::default()

@@ -176,6 +176,10 @@ async fn admit_and_forward<E: Exchange>(
     let key = key.map(|key| JudgedKey::new(key, account.as_deref()));
     let caller = decide::caller(key, &hash, inbound.client, inbound.now)?; // 2 to 4
     let entry = entry.as_ref().ok_or(Denial::InvalidApiKey)?;
+    if entry.account().is_some() && !worker.table.knows_accounts() {
+        // Its account may forbid what the key allows.
+        return Err(Refusal::NotReady.into());
+    }
     worker.table.count(entry, caller.token(), inbound.now);
     if let Some(usage) = &worker.usage {
         usage.add_key_use(entry.key().id(), inbound.now.seconds());

@@ -10,7 +10,8 @@
 //! threads.
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
-//! kind that is built in; `sql/` and `statements` are what all kinds share. `queue` holds what waits, `writer` writes it.
+//! kind that is built in, `postgres` the one that several gateways share; `sql/` and `statements` are what both kinds share.
+//! `queue` holds what waits, `writer` writes it.
 //!
 //! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
 //! where the database can be written. Nobody waits for the database but those who ask it.
@@ -22,6 +23,7 @@ mod budgets;
 mod driver;
 mod error;
 mod people;
+mod postgres;
 mod query;
 mod queue;
 mod record;
@@ -30,7 +32,7 @@ mod sqlite;
 mod statements;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,18 +43,22 @@ use crate::store::database::alerts::AlertDriver;
 use crate::store::database::budgets::BudgetDriver;
 use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
 use crate::store::database::people::PeopleDriver;
+use crate::store::database::postgres::{Postgres, PostgresServer};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
-use crate::store::database::writer::WriterHandle;
+use crate::store::database::writer::{WriterHandle, WriterSettings};
 
 pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, PendingAlert};
-pub use crate::store::database::audit::{AuditQuery, AuditStatus, AuditWrite, IfNotWritten};
+pub use crate::store::database::audit::{
+    AuditQuery, AuditStatus, AuditWrite, IfNotWritten, audit_key_beside,
+};
 pub use crate::store::database::budgets::BudgetOwner;
 pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };
+pub use crate::store::database::postgres::url::{PostgresTls, PostgresUrl};
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
 };
@@ -75,31 +81,56 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum DatabaseUrl {
     /// A file of SQLite.
     Sqlite(PathBuf),
+    /// A database of a PostgreSQL server, which several gateways may share.
+    Postgres(PostgresUrl),
 }
 
 impl DatabaseUrl {
-    fn open_to_write(&self) -> Result<Box<dyn Driver>, DatabaseError> {
+    /// The kind of the database.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
         match self {
-            Self::Sqlite(path) => Ok(Box::new(Sqlite::open_to_write(path, writer::now())?)),
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
         }
+    }
+}
+
+/// Makes connections.
+enum Connections {
+    Sqlite(PathBuf),
+    Postgres(Arc<PostgresServer>),
+}
+
+impl Connections {
+    fn of(url: &DatabaseUrl, gateway: &str) -> Result<Self, DatabaseError> {
+        Ok(match url {
+            DatabaseUrl::Sqlite(path) => Self::Sqlite(path.clone()),
+            DatabaseUrl::Postgres(url) => {
+                Self::Postgres(Arc::new(PostgresServer::new(url, gateway)?))
+            }
+        })
+    }
+
+    fn open_to_write(&self) -> Result<Box<dyn Driver>, DatabaseError> {
+        Ok(match self {
+            Self::Sqlite(path) => Box::new(Sqlite::open_to_write(path, writer::now())?),
+            Self::Postgres(server) => Box::new(Postgres::to_write(server)),
+        })
     }
 
     fn open_to_read(&self) -> Result<Box<dyn Driver>, DatabaseError> {
-        match self {
-            Self::Sqlite(path) => Ok(Box::new(Sqlite::open_to_read(path)?)),
-        }
+        Ok(match self {
+            Self::Sqlite(path) => Box::new(Sqlite::open_to_read(path)?),
+            Self::Postgres(server) => Box::new(Postgres::to_read(server)),
+        })
     }
 
     fn open_beside(&self) -> Result<Box<dyn SideDriver>, DatabaseError> {
-        match self {
-            Self::Sqlite(path) => Ok(Box::new(Sqlite::open_beside(path)?)),
-        }
-    }
-
-    fn chain_key(&self) -> Result<ChainKey, DatabaseError> {
-        match self {
-            Self::Sqlite(path) => audit::chain_key(path),
-        }
+        Ok(match self {
+            Self::Sqlite(path) => Box::new(Sqlite::open_beside(path)?),
+            Self::Postgres(server) => Box::new(Postgres::to_write(server)),
+        })
     }
 }
 
@@ -114,6 +145,7 @@ impl<D: AccountDriver + AlertDriver + BudgetDriver + PeopleDriver> SideDriver fo
 /// An open database, with its writer.
 pub struct Database {
     url: DatabaseUrl,
+    connections: Connections,
     queues: Arc<Queues>,
     writer: WriterHandle,
     chain_key: ChainKey,
@@ -132,55 +164,74 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens the database, makes it where it is missing, brings its schema forward, and starts the writer. `gateway` is
-    /// this gateway's name, `instance` a text that no other start of a gateway has.
+    /// Opens the database, makes it where it is missing, brings its schema forward, and starts the writer. `audit_key` is the
+    /// file of the audit rows' key, which is made where it is missing. `gateway` is this gateway's name, `instance` a text
+    /// that no other start of a gateway has.
     ///
     /// # Errors
-    /// The database cannot be used; the error says why and what to do.
+    /// The database cannot be used; the error says why and what to do. A server that cannot be reached is none: what is to
+    /// be written waits for it.
     pub fn open(
         url: &DatabaseUrl,
+        audit_key: &Path,
         gateway: &str,
         instance: &str,
         keep_for: KeepFor,
         observer: DatabaseObserver,
     ) -> Result<Self, DatabaseError> {
-        let mut driver = url.open_to_write()?;
-        let chain_key = url.chain_key()?;
-        let newest = driver.last_audit_row()?;
-        if let Some(row) = newest.as_ref().filter(|row| !chain_key.admits(row)) {
+        let connections = Connections::of(url, gateway)?;
+        let mut driver = connections.open_to_write()?;
+        let key = audit::chain_key(audit_key)?;
+        let (newest, failed) = match driver.last_audit_row() {
+            Ok(newest) => (newest, None),
+            Err(error) if error.passes() => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
+        let is_broken = newest.as_ref().is_some_and(|row| !key.admits(row));
+        if let Some(row) = newest.as_ref().filter(|_| is_broken) {
             observer(DatabaseEvent::AuditBroken { n: row.n });
         }
-        let last = newest.map_or_else(AuditMark::origin, |AuditRow { n, hash, .. }| AuditMark {
-            n,
-            hash,
-        });
-        let chain = AuditChain {
-            key: chain_key,
-            last,
+        let last = match newest {
+            // Where other gateways write too, each row behind it is refused.
+            Some(_) if is_broken && matches!(url, DatabaseUrl::Postgres(_)) => AuditMark::origin(),
+            Some(AuditRow { n, hash, .. }) => AuditMark { n, hash },
+            None => AuditMark::origin(),
         };
         let queues = Arc::<Queues>::default();
-        let DatabaseUrl::Sqlite(path) = url;
         let writer = WriterHandle::start(
             driver,
-            chain,
+            AuditChain { key, last },
             Arc::clone(&queues),
-            gateway,
-            instance,
-            keep_for,
+            WriterSettings {
+                gateway,
+                instance,
+                keep_for,
+                failed,
+            },
             observer,
         )
-        .map_err(|source| DatabaseError::Open {
-            path: path.clone(),
-            source,
-        })?;
+        .map_err(|source| DatabaseError::Thread { source })?;
         Ok(Self {
             url: url.clone(),
+            connections,
             queues,
             writer,
-            chain_key,
+            chain_key: key,
             reader: Mutex::new(None),
             side: Mutex::new(None),
         })
+    }
+
+    /// The kind of the database.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.url.kind()
+    }
+
+    /// Whether other gateways may write to the database too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.url, DatabaseUrl::Postgres(_))
     }
 
     /// A worker's way to the database. Each worker has its own.
@@ -306,7 +357,7 @@ impl Database {
     ) -> Result<T, DatabaseError> {
         ask_with(
             &self.reader,
-            || self.url.open_to_read(),
+            || self.connections.open_to_read(),
             |driver| ask(driver),
         )
     }
@@ -315,7 +366,11 @@ impl Database {
         &self,
         ask: impl FnOnce(&mut dyn SideDriver) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
-        ask_with(&self.side, || self.url.open_beside(), |driver| ask(driver))
+        ask_with(
+            &self.side,
+            || self.connections.open_beside(),
+            |driver| ask(driver),
+        )
     }
 
     /// Adds an alert, unless there is one of its subject. Returns whether it was added.

@@ -8,6 +8,7 @@ pub(crate) mod budgets;
 pub mod config;
 pub mod database;
 pub(crate) mod fault;
+pub(crate) mod from_database;
 pub(crate) mod inject_secret;
 
 pub mod key_file;

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -46,6 +46,8 @@ pub use crate::table::usage::UsageCounts;
 pub struct Table {
     current: ArcSwap<Indexes>,
     accounts: Accounts,
+    /// False until the accounts were read for the first time: nobody knows what their keys may do.
+    knows_accounts: AtomicBool,
     generation: AtomicU64,
     writer: Mutex<()>,
     /// The ids of keys whose budgets are loaded, so that nobody has to look at all keys for them.
@@ -79,6 +81,7 @@ impl Default for Table {
         Self {
             current: ArcSwap::from_pointee(Indexes::of(&[], NO_YIELD)),
             accounts: Accounts::default(),
+            knows_accounts: AtomicBool::new(true),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
             with_budgets: Mutex::default(),
@@ -258,6 +261,22 @@ impl Table {
         let _writer = lock(&self.writer);
         self.accounts.put(rules);
         self.bump_generation();
+    }
+
+    /// The accounts cannot be read yet. Until [`Self::accounts_are_known`], keys that name one are to be refused.
+    pub fn await_accounts(&self) {
+        self.knows_accounts.store(false, Ordering::Release);
+    }
+
+    /// All accounts were put into the table.
+    pub fn accounts_are_known(&self) {
+        self.knows_accounts.store(true, Ordering::Release);
+    }
+
+    /// Whether the accounts are known.
+    #[must_use]
+    pub fn knows_accounts(&self) -> bool {
+        self.knows_accounts.load(Ordering::Acquire)
     }
 
     /// Removes an account. Keys that still name it are free of it.

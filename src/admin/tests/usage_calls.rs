@@ -20,7 +20,9 @@ impl TestApi {
             sums: 100_000_000_000,
             audit: 400 * DAY,
         };
-        let database = Database::open(&url, "gateway", "test", forever, Box::new(|_| ())).unwrap();
+        let key = api.folder.path().join("audit.key");
+        let database =
+            Database::open(&url, &key, "gateway", "test", forever, Box::new(|_| ())).unwrap();
         let sender = database.sender();
         for record in records {
             sender.add(record);

@@ -250,9 +250,12 @@ impl ConfigReader<'_> {
             upstreams,
             alerts: self.alerts(root.section("alerts"), has_database),
             sign_in: self.sign_in(root.section("sign_in"), has_database),
+            audit: self.audit(
+                root.section("audit"),
+                database.as_ref().and_then(Option::as_ref),
+            ),
             database,
             usage: usage::usage(root.section("usage")),
-            audit: usage::audit(root.section("audit")),
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
             listen,

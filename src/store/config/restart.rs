@@ -52,8 +52,11 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     settings.push(("log.format", *log_format != new.log_format));
     settings.push(("database.url", *database != new.database));
     settings.extend(compare_usage(usage, &new.usage));
-    let AuditConfig { keep } = *audit;
-    settings.push(("audit.keep", keep != new.audit.keep));
+    let AuditConfig { keep, key_file } = audit;
+    settings.push(("audit.keep", *keep != new.audit.keep));
+    // By default it goes with the database.
+    let other_key = *key_file != new.audit.key_file && *database == new.database;
+    settings.push(("audit.key_file", other_key));
     settings.extend(compare_sign_in(sign_in, &new.sign_in));
     settings
         .into_iter()

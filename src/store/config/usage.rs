@@ -1,18 +1,21 @@
 //! Reads the config's parts about usage: `[database]`, `[usage]`, `[audit]`, `[[prices]]`, and what an upstream is asked for.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
+use zeroize::Zeroizing;
 
 use crate::policy::key_limits::MAX_LIMIT;
 use crate::policy::price::{ModelPrice, Price};
 use crate::store::config::sections::ConfigReader;
 use crate::store::config::tree::{Location, Section};
-use crate::store::config::value;
-use crate::store::database::{DAY, DatabaseUrl, HOUR};
+use crate::store::config::{Credential, files, value};
+use crate::store::database::{DAY, DatabaseUrl, HOUR, PostgresTls, PostgresUrl, audit_key_beside};
 
 const DATABASE_URL_VARIABLE: &str = "$KEYGATE_DATABASE_URL";
 const DEFAULT_DATABASE: &str = "sqlite:keygate.db";
+const DEFAULT_AUDIT_KEY: &str = "audit.key";
 const DEFAULT_CURRENCY: &str = "EUR";
 /// The longest name of a currency, in characters.
 const MAX_CURRENCY: usize = 16;
@@ -33,10 +36,12 @@ pub struct UsageConfig {
 }
 
 /// `[audit]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditConfig {
     /// How long audit rows are kept, in seconds.
     pub keep: i64,
+    /// The file of the key that the rows are chained with. It is made where it is missing.
+    pub key_file: PathBuf,
 }
 
 /// How the usage of an upstream's streams is learned.
@@ -67,23 +72,24 @@ impl ConfigReader<'_> {
     pub(crate) fn database(&self, mut section: Section<'_>) -> Option<Option<DatabaseUrl>> {
         let named = section.has("url");
         let written = section.text("url", |text| self.database_url(text));
-        if section.has("password_file") {
-            let _ = section.text("password_file", |_| Ok(()));
-            section.fault(
-                "password_file",
-                "is for databases with a password, and SQLite has none; remove it",
-            );
+        let variable = (self.environment)(&DATABASE_URL_VARIABLE[1..]);
+        let mut url = match variable {
+            Some(text) => {
+                let location = Location::flag(DATABASE_URL_VARIABLE);
+                let text = text.into_string().unwrap_or_default();
+                self.faults.record(&location, self.database_url(&text))
+            }
+            None if named => written,
+            None => self.database_url(DEFAULT_DATABASE).ok(),
+        };
+        let password_file = section.text("password_file", |text| value::path(text, self.folder));
+        if let (Some(file), Some(url)) = (password_file, &mut url)
+            && let Err(fault) = take_password(url.as_mut(), &file)
+        {
+            section.fault("password_file", fault);
         }
         section.reject_unknown_fields();
-        if let Some(text) = (self.environment)(&DATABASE_URL_VARIABLE[1..]) {
-            let location = Location::flag(DATABASE_URL_VARIABLE);
-            let text = text.into_string().unwrap_or_default();
-            return self.faults.record(&location, self.database_url(&text));
-        }
-        match named {
-            true => written,
-            false => self.database_url(DEFAULT_DATABASE).ok(),
-        }
+        url
     }
 
     /// Messages here never contain the value: it may hold a password.
@@ -91,16 +97,43 @@ impl ConfigReader<'_> {
         if text.is_empty() {
             return Ok(None);
         }
-        let remedy = "write \"sqlite:FILE\", or \"\" for no database";
-        match text.split_once(':') {
-            Some(("sqlite", file)) => {
-                let file = value::path(file, self.folder)?;
-                Ok(Some(DatabaseUrl::Sqlite(file)))
+        if let Some(file) = text.strip_prefix("sqlite:") {
+            let file = value::path(file, self.folder)?;
+            return Ok(Some(DatabaseUrl::Sqlite(file)));
+        }
+        let schemes = ["postgres://", "postgresql://"];
+        if let Some(place) = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)) {
+            let url = PostgresUrl::parse(place, self.folder)?;
+            if let PostgresTls::Required { roots: Some(file) } = &url.tls {
+                files::certificate_authorities(file)?;
             }
-            Some(("postgres" | "postgresql", _)) => Err(format!(
-                "names a PostgreSQL database, which is not supported yet; {remedy}"
-            )),
-            _ => Err(format!("names no kind of database that is known; {remedy}")),
+            return Ok(Some(DatabaseUrl::Postgres(url)));
+        }
+        Err(
+            "names no kind of database that is known; write \"sqlite:FILE\", \"postgres://USER@HOST/NAME\", or \"\" for no \
+             database"
+                .to_owned(),
+        )
+    }
+
+    /// `database`: where it is; the key is beside a file of SQLite by default.
+    pub(crate) fn audit(
+        &self,
+        mut section: Section<'_>,
+        database: Option<&DatabaseUrl>,
+    ) -> AuditConfig {
+        let keep = section.text("keep", |text| match kept_for(text)? {
+            kept if kept < DAY => Err("is too short; write \"1d\" or more".to_owned()),
+            kept => Ok(kept),
+        });
+        let key_file = section.text("key_file", |text| value::path(text, self.folder));
+        section.reject_unknown_fields();
+        AuditConfig {
+            keep: keep.unwrap_or(400 * DAY),
+            key_file: key_file.unwrap_or_else(|| match database {
+                Some(DatabaseUrl::Sqlite(file)) => audit_key_beside(file),
+                Some(DatabaseUrl::Postgres(_)) | None => self.folder.join(DEFAULT_AUDIT_KEY),
+            }),
         }
     }
 
@@ -213,14 +246,20 @@ pub(crate) fn usage(mut section: Section<'_>) -> UsageConfig {
     }
 }
 
-pub(crate) fn audit(mut section: Section<'_>) -> AuditConfig {
-    let keep = section.text("keep", |text| match kept_for(text)? {
-        kept if kept < DAY => Err("is too short; write \"1d\" or more".to_owned()),
-        kept => Ok(kept),
-    });
-    section.reject_unknown_fields();
-    AuditConfig {
-        keep: keep.unwrap_or(400 * DAY),
+/// Reads the file of the password for a database.
+fn take_password(url: Option<&mut DatabaseUrl>, file: &Path) -> Result<(), String> {
+    match url {
+        Some(DatabaseUrl::Postgres(PostgresUrl {
+            password: Some(_), ..
+        })) => Err("is set, and the url has a password too; take it out of the url".to_owned()),
+        Some(DatabaseUrl::Postgres(url)) => {
+            let password = Credential::parse(&files::read(file)?)?;
+            url.password = Some(Zeroizing::new(password.reveal().to_owned()));
+            Ok(())
+        }
+        Some(DatabaseUrl::Sqlite(_)) | None => {
+            Err("is for databases with a password, and SQLite has none; remove it".to_owned())
+        }
     }
 }
 

@@ -16,6 +16,9 @@ pub(crate) trait AccountDriver: Send {
     fn put_account(&mut self, id: &str, rules: &str) -> Result<(), DatabaseError>;
 
     fn delete_account(&mut self, id: &str) -> Result<(), DatabaseError>;
+
+    /// A number that is another one after each change of an account. None: nobody else changes accounts.
+    fn accounts_revision(&mut self) -> Result<Option<i64>, DatabaseError>;
 }
 
 impl Database {
@@ -34,6 +37,15 @@ impl Database {
             account.map_err(|reason| DatabaseError::Account { id, reason })
         });
         parsed.collect()
+    }
+
+    /// A number that is another one after each change of an account, also by another gateway. None: no other gateway has this
+    /// database. Waits for the disk.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn accounts_revision(&self) -> Result<Option<i64>, DatabaseError> {
+        self.of_side(|driver| driver.accounts_revision())
     }
 
     /// Adds an account, or replaces the one of its id. Waits for the disk.

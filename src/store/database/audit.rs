@@ -1,6 +1,6 @@
 //! The secret key of the audit rows' hashes, questions for audit rows, and what a write of audit rows answers.
 //!
-//! The key stands in a file of its own beside the database, so that who can write the database alone cannot forge rows.
+//! The key stands in a file of its own, so that who can write the database alone cannot forge rows.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,26 @@ use crate::policy::audit_chain::ChainKey;
 use crate::store::database::error::DatabaseError;
 use crate::store::secret_file;
 
-/// The file of the key for a database file: `keygate.db-audit-key`.
-fn key_file(database: &Path) -> PathBuf {
+/// Where the key of a database file is by default: `keygate.db-audit-key`.
+#[must_use]
+pub fn audit_key_beside(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push("-audit-key");
     PathBuf::from(name)
 }
 
 /// Reads the key's file. If it is missing, makes one that only its owner may read.
-pub(crate) fn chain_key(database: &Path) -> Result<ChainKey, DatabaseError> {
-    let path = key_file(database);
-    let key = match secret_file::read_key(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => secret_file::make_key(&path),
+pub(crate) fn chain_key(file: &Path) -> Result<ChainKey, DatabaseError> {
+    let key = match secret_file::read_key(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => secret_file::make_key(file),
         key => key,
     };
     match key {
         Ok(key) => Ok(ChainKey::new(*key)),
-        Err(source) => Err(DatabaseError::AuditKey { path, source }),
+        Err(source) => Err(DatabaseError::AuditKey {
+            path: file.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -88,9 +91,8 @@ mod tests {
     #[test]
     fn the_key_is_made_once_and_only_its_owner_may_read_it() {
         let folder = tempfile::tempdir().unwrap();
-        let database = folder.path().join("keygate.db");
-        let key = chain_key(&database).unwrap();
-        let file = folder.path().join("keygate.db-audit-key");
+        let file = audit_key_beside(&folder.path().join("keygate.db"));
+        let key = chain_key(&file).unwrap();
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let row = |key: ChainKey| {
@@ -105,17 +107,17 @@ mod tests {
             };
             key.row(&entry, &AuditMark::origin()).hash
         };
-        assert_eq!(row(chain_key(&database).unwrap()), row(key));
+        assert_eq!(row(chain_key(&file).unwrap()), row(key));
         std::fs::write(&file, "not a key").unwrap();
-        let error = chain_key(&database).unwrap_err().to_string();
+        let error = chain_key(&file).unwrap_err().to_string();
         assert!(
             error.contains("keygate.db-audit-key") && error.contains("restore"),
             "{error}"
         );
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
-        let error = chain_key(&database).unwrap_err().to_string();
+        let error = chain_key(&file).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
         std::fs::remove_file(&file).unwrap();
-        assert_ne!(row(chain_key(&database).unwrap()), row(key));
+        assert_ne!(row(chain_key(&file).unwrap()), row(key));
     }
 }

@@ -18,15 +18,15 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is the database of another program.
+    /// It is the database of another program.
     OtherProgram {
-        /// The file.
-        path: PathBuf,
+        /// The file or the server's database.
+        place: String,
     },
     /// A newer version of this program has changed the database.
     NewerSchema {
-        /// The file.
-        path: PathBuf,
+        /// The file or the server's database.
+        place: String,
         /// The version of the database.
         found: i64,
         /// The newest version that this program knows.
@@ -66,6 +66,75 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
+    /// The server of the database cannot be reached, or does not answer.
+    Unreachable {
+        /// The server's database.
+        place: String,
+        /// The reason.
+        why: String,
+    },
+    /// The server of the database does not let the gateway in.
+    Credentials {
+        /// The server's database.
+        place: String,
+        /// The role that it signs in as.
+        user: String,
+        /// The server's reason.
+        why: String,
+    },
+    /// The server has no such database.
+    NoDatabase {
+        /// The server's database.
+        place: String,
+        /// Its name.
+        name: String,
+        /// The role that needs it.
+        user: String,
+    },
+    /// The gateway's role may not do what it needs to do.
+    Denied {
+        /// The server's database.
+        place: String,
+        /// The server's reason.
+        why: String,
+        /// The statement that allows it.
+        grant: String,
+    },
+    /// The server or its database cannot be used by the gateway at all.
+    Unfit {
+        /// The server's database.
+        place: String,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The newest audit row was not written with this gateway's key.
+    OtherAuditKey {
+        /// The server's database.
+        place: String,
+        /// The row's number.
+        n: i64,
+    },
+    /// The certificates of the CAs that the server's certificate may be of cannot be read.
+    Roots {
+        /// The file; None: the system's.
+        file: Option<PathBuf>,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The server refuses a statement for another reason.
+    Server {
+        /// The server's database.
+        place: String,
+        /// The server's reason.
+        why: String,
+    },
+    /// A thread of the database cannot be started.
+    Thread {
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// Anything else.
     Failed {
         /// The file.
@@ -89,16 +158,18 @@ impl fmt::Display for DatabaseError {
                 "{}: is no database; name another file in [database] url, or move this one away",
                 path.display()
             ),
-            Self::OtherProgram { path } => write!(
+            Self::OtherProgram { place } => write!(
                 f,
-                "{}: is the database of another program; name another file in [database] url",
-                path.display()
+                "{place}: is the database of another program; name another one in [database] url"
             ),
-            Self::NewerSchema { path, found, known } => write!(
+            Self::NewerSchema {
+                place,
+                found,
+                known,
+            } => write!(
                 f,
-                "{}: has schema {found}, and this version knows {known} at most; run the newer version, or restore the \
-                 backup that was made before it",
-                path.display()
+                "{place}: has schema {found}, and this version knows {known} at most; run the newer version, or restore \
+                 the backup that was made before it"
             ),
             Self::AuditKey { path, source } => write!(
                 f,
@@ -131,6 +202,47 @@ impl fmt::Display for DatabaseError {
                  the gateway, remove the files beside it that end in -wal and -shm, and start it again",
                 path.display()
             ),
+            Self::Unreachable { place, why } => write!(
+                f,
+                "{place}: the server cannot be reached ({why}); look whether it runs and whether [database] url names it"
+            ),
+            Self::Credentials { place, user, why } => write!(
+                f,
+                "{place}: the server does not let {user} in ({why}); set [database] password_file, and look at the \
+                 server's pg_hba.conf"
+            ),
+            Self::NoDatabase { place, name, user } => write!(
+                f,
+                "{place}: the server has no database {name}; make it with createdb --owner={user} {name}, or name another \
+                 one in [database] url"
+            ),
+            Self::Denied { place, why, grant } => write!(
+                f,
+                "{place}: the gateway's role may not do this ({why}); run {grant} there"
+            ),
+            Self::Unfit { place, why, remedy } => write!(f, "{place}: {why}; {remedy}"),
+            Self::OtherAuditKey { place, n } => write!(
+                f,
+                "{place}: audit row {n} was not written with the key in this gateway's [audit] key_file, or was changed; \
+                 all gateways of a database need the same key: copy the file from the gateway that wrote the row"
+            ),
+            Self::Roots { file, source } => write!(
+                f,
+                "{}: the CA of the database's server cannot be read ({source}); name a PEM file in sslrootcert of \
+                 [database] url",
+                file.as_ref()
+                    .map_or("the system's certificates".into(), |file| file
+                        .display()
+                        .to_string())
+            ),
+            Self::Server { place, why } => write!(
+                f,
+                "{place}: the server refused a statement ({why}); look into the server's log"
+            ),
+            Self::Thread { source } => write!(
+                f,
+                "the database's thread cannot be started ({source}); allow the gateway's user more threads"
+            ),
             Self::Failed { path, source } => write!(
                 f,
                 "{}: the database failed ({source}); check the disk, and restore a backup if the file is damaged",
@@ -140,10 +252,21 @@ impl fmt::Display for DatabaseError {
     }
 }
 
+impl DatabaseError {
+    /// Whether a gateway starts in spite of it: the database may be back soon, without anybody changing the config.
+    #[must_use]
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
 impl std::error::Error for DatabaseError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Open { source, .. } | Self::AuditKey { source, .. } => Some(source),
+            Self::Open { source, .. }
+            | Self::AuditKey { source, .. }
+            | Self::Roots { source, .. }
+            | Self::Thread { source } => Some(source),
             Self::Failed { source, .. } => Some(&**source),
             Self::NotADatabase { .. }
             | Self::OtherProgram { .. }
@@ -152,7 +275,14 @@ impl std::error::Error for DatabaseError {
             | Self::ReadOnly { .. }
             | Self::Locked { .. }
             | Self::Account { .. }
-            | Self::Replaced { .. } => None,
+            | Self::Replaced { .. }
+            | Self::Unreachable { .. }
+            | Self::Credentials { .. }
+            | Self::NoDatabase { .. }
+            | Self::Denied { .. }
+            | Self::Unfit { .. }
+            | Self::OtherAuditKey { .. }
+            | Self::Server { .. } => None,
         }
     }
 }

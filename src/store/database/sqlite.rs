@@ -124,7 +124,7 @@ impl Sqlite {
                 .pragma_query_value(None, "application_id", |row| row.get(0))?;
         if application != APPLICATION_ID && !(is_empty && application == 0) {
             return Err(PrepareError::Refused(DatabaseError::OtherProgram {
-                path: self.path.clone(),
+                place: self.path.display().to_string(),
             }));
         }
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -153,7 +153,7 @@ impl Sqlite {
         let known = known.unwrap_or(0);
         if found > known {
             return Err(PrepareError::Refused(DatabaseError::NewerSchema {
-                path: self.path.clone(),
+                place: self.path.display().to_string(),
                 found,
                 known,
             }));
@@ -228,7 +228,8 @@ impl Sqlite {
             return Ok(());
         }
         add_records(&transaction, gateway, records)?;
-        let mut statement = transaction.prepare(&dialect(statements::ADD_SUMS))?;
+        let mut statement =
+            transaction.prepare(&dialect(&statements::one_row(statements::ADD_SUMS, 18)))?;
         for (key, sums) in grouped_sums(sums) {
             let UsageSums {
                 requests,
@@ -265,7 +266,8 @@ impl Sqlite {
             ])?;
         }
         drop(statement);
-        let mut statement = transaction.prepare(&dialect(statements::ADD_KEY_USE))?;
+        let mut statement =
+            transaction.prepare(&dialect(&statements::one_row(statements::ADD_KEY_USE, 3)))?;
         for key_use in key_uses {
             let requests = whole(key_use.requests);
             statement.execute(params![key_use.key_id, key_use.last_used_at, requests])?;
@@ -431,7 +433,8 @@ fn add_records(
     gateway: &str,
     records: &[UsageRecord],
 ) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare(&dialect(statements::ADD_RECORD))?;
+    let mut statement =
+        transaction.prepare(&dialect(&statements::one_row(statements::ADD_RECORD, 24)))?;
     for record in records {
         let UsageRecord {
             request_id,

@@ -4,6 +4,9 @@ use crate::policy::audit::AuditAction;
 use crate::store::database::audit::AuditQuery;
 use crate::store::database::query::{Bucket, RecordsQuery, SumsQuery};
 
+/// Where the rows stand that a statement adds.
+pub(crate) const ROWS: &str = "/*rows*/";
+
 pub(crate) const CLAIM_BATCH: &str = include_str!("sql/claim_batch.sql");
 pub(crate) const ADD_RECORD: &str = include_str!("sql/add_record.sql");
 pub(crate) const ADD_SUMS: &str = include_str!("sql/add_sums.sql");
@@ -32,6 +35,12 @@ pub(crate) const DELETE_AUDIT: &str = include_str!("sql/delete_audit.sql");
 const AUDIT_ROWS: &str = include_str!("sql/audit_rows.sql");
 const SUMS: &str = include_str!("sql/sums.sql");
 const RECORDS: &str = include_str!("sql/records.sql");
+
+/// The statement that adds one row of so many columns. How several rows are added at once is the dialect's.
+pub(crate) fn one_row(sql: &str, columns: usize) -> String {
+    let places: Vec<String> = (1..=columns).map(|place| format!("${place}")).collect();
+    sql.replace(ROWS, &format!("VALUES ({})", places.join(", ")))
+}
 
 /// What a row of the sums is about; see the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,5 +1,10 @@
 mod audit;
+mod fixture;
 mod people;
+mod postgres_server;
+#[path = "../../../tests/postgres/server.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the black-box tests use it too")]
+mod server;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +22,7 @@ use crate::policy::account::AccountRules;
 use crate::policy::price::{ModelPrice, Price};
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::store::account_json::parse_account;
+use fixture::{Fixture, on_both};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Longer than since 1970, so that nothing is deleted unless a test asks for it.
@@ -105,7 +111,32 @@ fn url(folder: &TempDir) -> DatabaseUrl {
 }
 
 fn open(url: &DatabaseUrl, instance: &str) -> Database {
-    Database::open(url, "g1", instance, KEEP, Box::new(|_| {})).unwrap()
+    opened(url, instance, Box::new(|_| {})).unwrap()
+}
+
+fn opened(
+    url: &DatabaseUrl,
+    instance: &str,
+    observer: DatabaseObserver,
+) -> Result<Database, DatabaseError> {
+    let DatabaseUrl::Sqlite(path) = url else {
+        panic!("a test of SQLite");
+    };
+    Database::open(url, &audit_key_beside(path), "g1", instance, KEEP, observer)
+}
+
+on_both! {
+    every_question_for_sums_is_answered_as_the_records_say,
+    a_count_that_no_record_knows_is_null_and_not_zero,
+    records_come_newest_first_in_pages_and_by_filters,
+    a_batch_that_is_written_twice_counts_once,
+    uses_of_keys_and_sums_outlive_a_restart,
+    writes_that_fail_before_or_after_they_are_done_count_once,
+    old_rows_are_deleted_in_small_steps_and_no_others,
+    without_records_the_sums_are_kept,
+    records_before_1970_and_far_ahead_are_kept_too,
+    counts_beyond_all_reason_stop_no_batch,
+    accounts_are_read_back_and_one_that_cannot_be_read_is_an_error,
 }
 
 fn all_sums(group_by: GroupBy) -> SumsQuery {
@@ -165,10 +196,8 @@ fn expected(records: &[UsageRecord], query: &SumsQuery) -> Vec<SumsRow> {
         .collect()
 }
 
-#[test]
-fn every_question_for_sums_is_answered_as_the_records_say() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "w1");
+fn every_question_for_sums_is_answered_as_the_records_say(fixture: &Fixture) {
+    let database = fixture.open("w1");
     let sender = database.sender();
     let records: Vec<UsageRecord> = (0..600)
         .map(|number| record(number, START + number as i64 * 397))
@@ -237,10 +266,8 @@ fn every_question_for_sums_is_answered_as_the_records_say() {
     assert_eq!(asked, 384);
 }
 
-#[test]
-fn a_count_that_no_record_knows_is_null_and_not_zero() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "w1");
+fn a_count_that_no_record_knows_is_null_and_not_zero(fixture: &Fixture) {
+    let database = fixture.open("w1");
     database.sender().add(record(0, START));
     let rows = database.sums(&all_sums(GroupBy::default())).unwrap();
     let sums = rows[0].sums;
@@ -255,10 +282,8 @@ fn a_count_that_no_record_knows_is_null_and_not_zero() {
     assert_eq!(rows[0].sums.images, None);
 }
 
-#[test]
-fn records_come_newest_first_in_pages_and_by_filters() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "w1");
+fn records_come_newest_first_in_pages_and_by_filters(fixture: &Fixture) {
+    let database = fixture.open("w1");
     let sender = database.sender();
     for number in 0..50 {
         sender.add(record(number, START + number as i64));
@@ -332,11 +357,8 @@ fn records_come_newest_first_in_pages_and_by_filters() {
     assert_eq!((one.status, one.first_byte_ms), (500, None));
 }
 
-#[test]
-fn a_batch_that_is_written_twice_counts_once() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("keygate.db");
-    let mut driver = Sqlite::open_to_write(&path, START).unwrap();
+fn a_batch_that_is_written_twice_counts_once(fixture: &Fixture) {
+    let mut driver = fixture.driver();
     let first = batch(1, (0..10).map(|number| record(number, START)).collect());
     let second = batch(2, (10..15).map(|number| record(number, START)).collect());
     for batch in [&first, &first, &second, &first, &second] {
@@ -356,11 +378,9 @@ fn a_batch_that_is_written_twice_counts_once() {
     assert_eq!(rows[0].sums.requests, 16);
 }
 
-#[test]
-fn uses_of_keys_and_sums_outlive_a_restart() {
-    let folder = TempDir::new().unwrap();
+fn uses_of_keys_and_sums_outlive_a_restart(fixture: &Fixture) {
     for start in 1..=3 {
-        let database = open(&url(&folder), &format!("w{start}"));
+        let database = fixture.open(&format!("w{start}"));
         let sender = database.sender();
         sender.add(record(2, START));
         // The clock was set back at the third start.
@@ -370,10 +390,7 @@ fn uses_of_keys_and_sums_outlive_a_restart() {
         }
         assert!(database.stop(TIMEOUT));
         assert_eq!(
-            Sqlite::open_to_read(&folder.path().join("keygate.db"))
-                .unwrap()
-                .key_uses()
-                .unwrap(),
+            fixture.reader().key_uses().unwrap(),
             [StoredKeyUse {
                 key_id: "key_9".into(),
                 last_used_at: [0, 100, 200, 200][start],
@@ -381,7 +398,7 @@ fn uses_of_keys_and_sums_outlive_a_restart() {
             }]
         );
     }
-    assert_eq!(requests(&open(&url(&folder), "w4")), 3);
+    assert_eq!(requests(&fixture.open("w4")), 3);
 }
 
 #[test]
@@ -403,7 +420,7 @@ fn only_the_owner_may_read_the_files() {
 #[track_caller]
 fn refused(path: &Path) -> String {
     let url = DatabaseUrl::Sqlite(path.to_owned());
-    let error = Database::open(&url, "g1", "w1", KEEP, Box::new(|_| {})).unwrap_err();
+    let error = opened(&url, "w1", Box::new(|_| {})).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&path.display().to_string()), "{text}");
     assert!(text.contains("; "), "no remedy: {text}");
@@ -465,7 +482,7 @@ fn a_database_locked_by_another_program_is_written_when_it_is_free() {
             | DatabaseEvent::NotDeleted(_) => Ok(()),
         };
     });
-    let database = Database::open(&url(&folder), "g1", "w1", KEEP, observer).unwrap();
+    let database = opened(&url(&folder), "w1", observer).unwrap();
     let other = rusqlite::Connection::open(folder.path().join("keygate.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let sender = database.sender();
@@ -496,7 +513,7 @@ fn a_database_locked_by_another_program_is_written_when_it_is_free() {
 
 /// A database that fails as it is told, before it writes or after.
 struct Failing {
-    inner: Sqlite,
+    inner: Box<dyn Driver>,
     fails: Arc<AtomicBool>,
     writes: Arc<AtomicUsize>,
 }
@@ -574,9 +591,9 @@ impl Driver for Failing {
     }
 }
 
-fn failing(folder: &TempDir, fails: &Arc<AtomicBool>) -> (WriterHandle, Arc<Queues>) {
+fn failing(fixture: &Fixture, fails: &Arc<AtomicBool>) -> (WriterHandle, Arc<Queues>) {
     let driver = Failing {
-        inner: Sqlite::open_to_write(&folder.path().join("keygate.db"), START).unwrap(),
+        inner: fixture.driver(),
         fails: Arc::clone(fails),
         writes: Arc::default(),
     };
@@ -589,18 +606,19 @@ fn failing(folder: &TempDir, fails: &Arc<AtomicBool>) -> (WriterHandle, Arc<Queu
         Box::new(driver),
         chain,
         Arc::clone(&queues),
-        "g1",
-        "w1",
-        KEEP,
+        WriterSettings {
+            gateway: "g1",
+            instance: "w1",
+            keep_for: KEEP,
+            failed: None,
+        },
         Box::new(|_| {}),
     );
     (writer.unwrap(), queues)
 }
 
-#[test]
-fn writes_that_fail_before_or_after_they_are_done_count_once() {
-    let folder = TempDir::new().unwrap();
-    let (writer, queues) = failing(&folder, &Arc::default());
+fn writes_that_fail_before_or_after_they_are_done_count_once(fixture: &Fixture) {
+    let (writer, queues) = failing(fixture, &Arc::default());
     let sender = queues.sender();
     for number in 0..40 {
         sender.add(record(number, START));
@@ -609,7 +627,7 @@ fn writes_that_fail_before_or_after_they_are_done_count_once() {
             while !writer.flush(TIMEOUT) {}
         }
     }
-    let mut reader = Sqlite::open_to_read(&folder.path().join("keygate.db")).unwrap();
+    let mut reader = fixture.reader();
     let rows = reader.sums(&all_sums(GroupBy::default())).unwrap();
     assert_eq!(rows[0].sums.requests, 40);
     assert_eq!(reader.records(&records_query()).unwrap().len(), 40);
@@ -618,8 +636,8 @@ fn writes_that_fail_before_or_after_they_are_done_count_once() {
 
 #[test]
 fn a_writer_that_ended_by_a_panic_is_down() {
-    let folder = TempDir::new().unwrap();
-    let (writer, queues) = failing(&folder, &Arc::default());
+    let fixture = Fixture::sqlite();
+    let (writer, queues) = failing(&fixture, &Arc::default());
     assert!(writer.status().up);
     queues.sender().add(UsageRecord {
         request_id: "panic".into(),
@@ -641,9 +659,9 @@ fn a_writer_that_ended_by_a_panic_is_down() {
 
 #[test]
 fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
-    let folder = TempDir::new().unwrap();
+    let fixture = Fixture::sqlite();
     let fails = Arc::new(AtomicBool::new(true));
-    let (writer, queues) = failing(&folder, &fails);
+    let (writer, queues) = failing(&fixture, &fails);
     let senders = [queues.sender(), queues.sender()];
     let template = record(2, START);
     let added = MAX_WAITING / template.weight() + 10_000;
@@ -673,7 +691,7 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     assert!(writer.status().up);
     assert_eq!(writer.status().waiting_bytes, 0);
     assert_eq!(unwritten(&writer), 0);
-    let mut reader = Sqlite::open_to_read(&folder.path().join("keygate.db")).unwrap();
+    let mut reader = fixture.reader();
     let rows = reader.sums(&all_sums(GroupBy::default())).unwrap();
     assert_eq!(usize::try_from(rows[0].sums.requests).unwrap(), added);
     let newest = &reader
@@ -685,10 +703,8 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     assert!(newest.request_id.parse::<usize>().unwrap() > added - 3);
 }
 
-#[test]
-fn old_rows_are_deleted_in_small_steps_and_no_others() {
-    let folder = TempDir::new().unwrap();
-    let mut driver = Sqlite::open_to_write(&folder.path().join("keygate.db"), START).unwrap();
+fn old_rows_are_deleted_in_small_steps_and_no_others(fixture: &Fixture) {
+    let mut driver = fixture.driver();
     let old = (0..100).map(|number| record(number, START));
     let new = (100..120).map(|number| record(number, START + 2 * DAY));
     driver.write(&batch(1, old.chain(new).collect())).unwrap();
@@ -717,21 +733,17 @@ fn old_rows_are_deleted_in_small_steps_and_no_others() {
     assert_eq!((rows.len(), rows[0].sums.requests), (1, 20));
 }
 
-#[test]
-fn without_records_the_sums_are_kept() {
-    let folder = TempDir::new().unwrap();
+fn without_records_the_sums_are_kept(fixture: &Fixture) {
     let keep = KeepFor { records: 0, ..KEEP };
-    let database = Database::open(&url(&folder), "g1", "w1", keep, Box::new(|_| {})).unwrap();
+    let database = fixture.open_with("w1", keep, Box::new(|_| {}));
     database.sender().add(record(1, START));
     assert_eq!(requests(&database), 1);
     assert!(database.records(&records_query()).unwrap().is_empty());
     assert_eq!(database.status().waiting_bytes, 0);
 }
 
-#[test]
-fn records_before_1970_and_far_ahead_are_kept_too() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "w1");
+fn records_before_1970_and_far_ahead_are_kept_too(fixture: &Fixture) {
+    let database = fixture.open("w1");
     for at in [-1, 0, 253_402_300_799] {
         database.sender().add(record(2, at));
     }
@@ -819,10 +831,8 @@ fn what_was_written_leaves_the_log_while_more_is_written() {
     }
 }
 
-#[test]
-fn counts_beyond_all_reason_stop_no_batch() {
-    let folder = TempDir::new().unwrap();
-    let mut sqlite = Sqlite::open_to_write(&folder.path().join("keygate.db"), START).unwrap();
+fn counts_beyond_all_reason_stop_no_batch(fixture: &Fixture) {
+    let mut sqlite = fixture.driver();
     let huge = Some(u64::MAX);
     let absurd = UsageRecord {
         counts: RequestCounts {
@@ -906,8 +916,8 @@ fn alert(subject: &str, created_at: i64) -> NewAlert {
 
 #[test]
 fn an_alert_waits_until_it_is_delivered_or_given_up_and_is_told_once() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "one");
+    let fixture = Fixture::sqlite();
+    let database = fixture.open("one");
     let ids = |database: &Database, now| -> Vec<String> {
         let due = database.due_alerts(now, 10).unwrap();
         due.into_iter().map(|alert| alert.id).collect()
@@ -926,7 +936,7 @@ fn an_alert_waits_until_it_is_delivered_or_given_up_and_is_told_once() {
     database.end_attempt(&a, &end, START).unwrap();
     // All of it outlives a restart.
     assert!(database.stop(TIMEOUT));
-    let database = open(&url(&folder), "two");
+    let database = fixture.open("two");
     assert_eq!(ids(&database, START + 1), ["msg_b"]);
     let a = database.due_alerts(START + 60, 10).unwrap().remove(1);
     assert_eq!((a.id.as_str(), a.attempts), ("msg_a", 1));
@@ -973,11 +983,8 @@ fn a_migration_that_was_left_out_is_applied_later() {
     assert!(database.add_alert(&alert("a", START)).unwrap());
 }
 
-#[test]
-fn accounts_are_read_back_and_one_that_cannot_be_read_is_an_error() {
-    let folder = TempDir::new().unwrap();
-    let url = url(&folder);
-    let database = open(&url, "w1");
+fn accounts_are_read_back_and_one_that_cannot_be_read_is_an_error(fixture: &Fixture) {
+    let database = fixture.open("w1");
     let parsed = |text: &str| parse_account(text).unwrap();
     let acme = parsed(r#"{"id":"acme","max_keys":3,"created_at":"2027-01-01T00:00:00Z"}"#);
     let other = parsed(r#"{"id":"b","disabled":true,"created_at":"2027-01-01T00:00:00Z"}"#);
@@ -992,13 +999,12 @@ fn accounts_are_read_back_and_one_that_cannot_be_read_is_an_error() {
     database.put_account(&changed).unwrap();
     database.delete_account("b").unwrap();
     drop(database);
-    let database = open(&url, "w2");
+    let database = fixture.open("w2");
     assert_eq!(database.accounts().unwrap(), [changed]);
-    let connection = rusqlite::Connection::open(folder.path().join("keygate.db")).unwrap();
     // A ceiling of a later version must not be overlooked.
-    connection
-        .execute_batch(r#"UPDATE accounts SET rules = '{"id":"acme","created_at":"2027-01-01T00:00:00Z","max_age":1}'"#)
-        .unwrap();
+    fixture.edit(
+        r#"UPDATE accounts SET rules = '{"id":"acme","created_at":"2027-01-01T00:00:00Z","max_age":1}'"#,
+    );
     let error = database.accounts().unwrap_err().to_string();
     assert!(
         error.contains("acme") && error.contains("max_age"),

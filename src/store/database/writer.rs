@@ -158,6 +158,17 @@ impl AuditReply {
     }
 }
 
+/// What the thread is told at its start.
+pub(crate) struct WriterSettings<'s> {
+    /// This gateway's name.
+    pub(crate) gateway: &'s str,
+    /// A text that no other start of a gateway has.
+    pub(crate) instance: &'s str,
+    pub(crate) keep_for: KeepFor,
+    /// The database cannot be reached yet.
+    pub(crate) failed: Option<DatabaseError>,
+}
+
 /// The handle of the thread.
 pub(crate) struct WriterHandle {
     shared: Arc<WriterShared>,
@@ -170,11 +181,15 @@ impl WriterHandle {
         driver: Box<dyn Driver>,
         chain: AuditChain,
         queues: Arc<Queues>,
-        gateway: &str,
-        instance: &str,
-        keep_for: KeepFor,
+        settings: WriterSettings<'_>,
         observer: DatabaseObserver,
     ) -> std::io::Result<Self> {
+        let WriterSettings {
+            gateway,
+            instance,
+            keep_for,
+            failed,
+        } = settings;
         let shared = Arc::new(WriterShared {
             queues,
             error: Mutex::new(None),
@@ -202,6 +217,9 @@ impl WriterHandle {
             clock: ClockGuard::new(now(), Instant::now()),
             is_up: true,
         };
+        if let Some(error) = failed {
+            writer.failed(&error);
+        }
         let thread = std::thread::Builder::new()
             .name("database".to_owned())
             .spawn(move || writer.run(&received))?;

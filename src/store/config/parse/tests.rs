@@ -102,7 +102,10 @@ fn what_the_file_leaves_out_is_at_its_default() {
     let config = folder.read(UPSTREAM, &Overrides::default()).config.unwrap();
     let path = folder.0.path();
     let expected = Config {
-        audit: AuditConfig { keep: 400 * 86_400 },
+        audit: AuditConfig {
+            keep: 400 * 86_400,
+            key_file: path.join("keygate.db-audit-key"),
+        },
         file: Some(path.join("keygate.toml")),
         listen: vec![Listen::Tcp("[::]:8080".parse().unwrap())],
         public_url: None,

@@ -2,7 +2,7 @@
 INSERT INTO usage_sums (
     scope, width, start, subject, account, model, upstream, requests, errors, at_least, unknown, input_tokens,
     input_cached_tokens, output_tokens, output_reasoning_tokens, audio_microseconds, images, cost
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+) /*rows*/
 ON CONFLICT (scope, width, start, subject, account, model, upstream) DO UPDATE SET
     requests = usage_sums.requests + excluded.requests,
     errors = usage_sums.errors + excluded.errors,

@@ -29,4 +29,8 @@ impl AccountDriver for Sqlite {
             .execute(&dialect(statements::DELETE_ACCOUNT), params![id]);
         deleted.map(drop).map_err(|error| self.error(error))
     }
+
+    fn accounts_revision(&mut self) -> Result<Option<i64>, DatabaseError> {
+        Ok(None)
+    }
 }

@@ -139,7 +139,10 @@ fn add(
         // Another gateway may have written more.
         rows = chain.rows_behind(&entries[marks.len()..], &found);
     }
-    let mut statement = transaction.prepare(&dialect(statements::ADD_AUDIT_ROW))?;
+    let mut statement = transaction.prepare(&dialect(&statements::one_row(
+        statements::ADD_AUDIT_ROW,
+        13,
+    )))?;
     for row in rows {
         let AuditRow {
             n,

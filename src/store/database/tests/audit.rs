@@ -1,17 +1,16 @@
 //! Audit rows: their order, their chain, what waits, and what is deleted.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{KEEP, failing, open, record, url};
+use super::fixture::{Fixture, on_both};
+use super::{KEEP, failing, open, opened, record, url};
 use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin, ChangeVia};
 use crate::policy::audit_chain::ChainBreak;
 use crate::store::database::driver::{AuditChain, AuditCut, Driver};
-use crate::store::database::sqlite::Sqlite;
 use crate::store::database::{
     AuditQuery, AuditWrite, DAY, Database, DatabaseEvent, IfNotWritten, audit,
 };
@@ -51,15 +50,18 @@ fn targets(database: &Database, query: AuditQuery) -> Vec<(i64, String)> {
         .collect()
 }
 
-fn edit(folder: &TempDir, sql: &str) {
-    let connection = rusqlite::Connection::open(folder.path().join("keygate.db")).unwrap();
-    connection.execute_batch(sql).unwrap();
+on_both! {
+    rows_of_many_threads_make_one_chain_that_goes_on_after_a_restart,
+    what_somebody_changes_in_the_database_is_found,
+    rows_that_were_written_though_the_answer_was_lost_are_not_written_again,
+    a_row_does_not_wait_until_all_records_are_written,
+    questions_are_filtered_and_paged,
+    old_rows_are_deleted_behind_a_row_that_says_so,
+    the_writer_deletes_rows_that_are_older_than_they_are_kept,
 }
 
-#[test]
-fn rows_of_many_threads_make_one_chain_that_goes_on_after_a_restart() {
-    let folder = TempDir::new().unwrap();
-    let database = Arc::new(open(&url(&folder), "w1"));
+fn rows_of_many_threads_make_one_chain_that_goes_on_after_a_restart(fixture: &Fixture) {
+    let database = Arc::new(fixture.open("w1"));
     let barrier = Arc::new(Barrier::new(8));
     let threads: Vec<_> = (0..8)
         .map(|thread| {
@@ -78,7 +80,7 @@ fn rows_of_many_threads_make_one_chain_that_goes_on_after_a_restart() {
     let report = database.verify_audit().unwrap();
     assert_eq!((report.broken, report.rows), (None, 160));
     assert!(database.stop(Duration::from_secs(5)));
-    let again = open(&url(&folder), "w2");
+    let again = fixture.open("w2");
     let AuditWrite::Written(marks) = write(&again, "later") else {
         panic!("it waits");
     };
@@ -95,8 +97,7 @@ fn rows_of_many_threads_make_one_chain_that_goes_on_after_a_restart() {
     assert_eq!(of_one, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
-#[test]
-fn what_somebody_changes_in_the_database_is_found() {
+fn what_somebody_changes_in_the_database_is_found(fixture: &Fixture) {
     for (sql, broken) in [
         (
             "UPDATE audit SET actor = 'uid 0' WHERE n = 3",
@@ -121,12 +122,12 @@ fn what_somebody_changes_in_the_database_is_found() {
         ),
         ("DELETE FROM audit", ChainBreak::MissingAtEnd { n: 1 }),
     ] {
-        let folder = TempDir::new().unwrap();
-        let database = open(&url(&folder), "w1");
+        let fixture = fixture.another();
+        let database = fixture.open("w1");
         for number in 1..=5 {
             write(&database, &format!("key_{number}"));
         }
-        edit(&folder, sql);
+        fixture.edit(sql);
         let report = database.verify_audit().unwrap();
         assert_eq!(report.broken, Some(broken.clone()), "{sql}");
         // It does not heal by what comes later.
@@ -155,7 +156,7 @@ fn a_start_with_another_key_or_a_changed_newest_row_is_told() {
             let _ = told.send(n);
         }
     });
-    let database = Database::open(&url(&folder), "g1", "w2", KEEP, observer).unwrap();
+    let database = opened(&url(&folder), "w2", observer).unwrap();
     assert_eq!(events.try_recv(), Ok(1));
     let broken = database.verify_audit().unwrap().broken;
     assert_eq!(broken, Some(ChainBreak::Changed { n: 1 }));
@@ -206,7 +207,7 @@ fn a_database_that_only_refused_a_row_is_up_again_by_itself() {
             let _ = told.send(());
         }
     });
-    let database = Database::open(&url(&folder), "g1", "w1", KEEP, observer).unwrap();
+    let database = opened(&url(&folder), "w1", observer).unwrap();
     let other = rusqlite::Connection::open(folder.path().join("keygate.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = database.audit(vec![entry(START, "refused")], IfNotWritten::Refuse);
@@ -216,11 +217,9 @@ fn a_database_that_only_refused_a_row_is_up_again_by_itself() {
     assert!(database.status().up);
 }
 
-#[test]
-fn rows_that_were_written_though_the_answer_was_lost_are_not_written_again() {
-    let folder = TempDir::new().unwrap();
+fn rows_that_were_written_though_the_answer_was_lost_are_not_written_again(fixture: &Fixture) {
     let fails = Arc::new(AtomicBool::new(true));
-    let (writer, _queues) = failing(&folder, &fails);
+    let (writer, _queues) = failing(fixture, &fails);
     for target in ["one", "two", "three"] {
         let reply = writer.audit(vec![entry(START, target)], IfNotWritten::Wait);
         assert_eq!(reply.wait().unwrap(), AuditWrite::Waiting);
@@ -232,15 +231,13 @@ fn rows_that_were_written_though_the_answer_was_lost_are_not_written_again() {
     };
     assert_eq!(marks[0].n, 4);
     assert!(writer.stop(Duration::from_secs(30)));
-    let database = open(&url(&folder), "w2");
+    let database = fixture.open("w2");
     let rows = targets(&database, AuditQuery::default());
     let rows: Vec<&str> = rows.iter().rev().map(|(_, target)| &**target).collect();
     assert_eq!(rows, ["one", "two", "three", "four"]);
 }
 
-#[test]
-fn a_row_does_not_wait_until_all_records_are_written() {
-    let folder = TempDir::new().unwrap();
+fn a_row_does_not_wait_until_all_records_are_written(fixture: &Fixture) {
     let (told, events) = std::sync::mpsc::channel();
     let (permit, permits) = std::sync::mpsc::channel::<()>();
     let observer = Box::new(move |event: DatabaseEvent<'_>| {
@@ -251,7 +248,7 @@ fn a_row_does_not_wait_until_all_records_are_written() {
             let _ = permits.recv_timeout(Duration::from_secs(30));
         }
     });
-    let database = Database::open(&url(&folder), "g1", "w1", KEEP, observer).unwrap();
+    let database = fixture.open_with("w1", KEEP, observer);
     let sender = database.sender();
     for number in 0..45_000 {
         sender.add(record(number, super::START));
@@ -296,10 +293,8 @@ fn rows_that_find_no_room_in_memory_are_counted_by_a_row() {
     assert_eq!(lost[0].after.as_deref(), Some("{\"rows\":50}"));
 }
 
-#[test]
-fn questions_are_filtered_and_paged() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "w1");
+fn questions_are_filtered_and_paged(fixture: &Fixture) {
+    let database = fixture.open("w1");
     let reload = AuditEntry {
         action: AuditAction::Reload,
         target: None,
@@ -375,11 +370,11 @@ fn questions_are_filtered_and_paged() {
     }
 }
 
-/// A file with a row of each of these times, and the driver that has written them.
-fn rows_at(path: &Path, times: &[i64]) -> (Sqlite, AuditChain) {
-    let mut driver = Sqlite::open_to_write(path, 0).unwrap();
+/// Writes a row of each of these times. The driver that has written them.
+fn rows_at(fixture: &Fixture, times: &[i64]) -> (Box<dyn Driver>, AuditChain) {
+    let mut driver = fixture.driver();
     let mut chain = AuditChain {
-        key: audit::chain_key(path).unwrap(),
+        key: audit::chain_key(&fixture.audit_key()).unwrap(),
         last: AuditMark::origin(),
     };
     let entries: Vec<AuditEntry> = times.iter().map(|at| entry(*at, "key_1")).collect();
@@ -387,7 +382,7 @@ fn rows_at(path: &Path, times: &[i64]) -> (Sqlite, AuditChain) {
     (driver, chain)
 }
 
-fn verified(driver: &mut Sqlite, chain: &AuditChain) -> (Vec<i64>, Option<ChainBreak>) {
+fn verified(driver: &mut Box<dyn Driver>, chain: &AuditChain) -> (Vec<i64>, Option<ChainBreak>) {
     let mut check = crate::policy::audit_chain::ChainCheck::new(chain.key);
     let mut numbers = Vec::new();
     driver
@@ -399,11 +394,8 @@ fn verified(driver: &mut Sqlite, chain: &AuditChain) -> (Vec<i64>, Option<ChainB
     (numbers, check.finish(&chain.last).broken)
 }
 
-#[test]
-fn old_rows_are_deleted_behind_a_row_that_says_so() {
-    let folder = TempDir::new().unwrap();
-    let (mut driver, mut chain) =
-        rows_at(&folder.path().join("keygate.db"), &[10, 20, 30, 15, 40, 50]);
+fn old_rows_are_deleted_behind_a_row_that_says_so(fixture: &Fixture) {
+    let (mut driver, mut chain) = rows_at(fixture, &[10, 20, 30, 15, 40, 50]);
     let cut = |before, due, most| AuditCut {
         now: 1000,
         before,
@@ -424,17 +416,15 @@ fn old_rows_are_deleted_behind_a_row_that_says_so() {
         4
     );
     assert_eq!(verified(&mut driver, &chain), (vec![9], None));
-    edit(&folder, "UPDATE audit SET after = replace(after, '8', '7')");
+    fixture.edit("UPDATE audit SET after = replace(after, '8', '7')");
     assert_eq!(
         verified(&mut driver, &chain).1,
         Some(ChainBreak::Changed { n: 9 })
     );
 }
 
-#[test]
-fn the_writer_deletes_rows_that_are_older_than_they_are_kept() {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "w1");
+fn the_writer_deletes_rows_that_are_older_than_they_are_kept(fixture: &Fixture) {
+    let database = fixture.open("w1");
     let now = crate::store::database::writer::now() * 1000;
     let old = now - 500 * DAY * 1000;
     let entries = vec![entry(old, "old"), entry(old, "old"), entry(now, "new")];
@@ -449,7 +439,7 @@ fn the_writer_deletes_rows_that_are_older_than_they_are_kept() {
             let _ = told.send(());
         }
     });
-    let database = Database::open(&url(&folder), "g1", "w2", KEEP, observer).unwrap();
+    let database = fixture.open_with("w2", KEEP, observer);
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     let rows = loop {
         let rows = targets(&database, AuditQuery::default());

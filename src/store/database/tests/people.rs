@@ -1,8 +1,6 @@
 //! Persons, invitations and sessions in the database.
 
-use tempfile::TempDir;
-
-use super::{open, url};
+use super::fixture::{Fixture, on_both};
 use crate::policy::person::{EmailAddress, PersonId, Role};
 use crate::store::database::{
     Database, Invitation, Membership, NewInvitation, NewPerson, NewSession, PersonIdentity,
@@ -15,10 +13,15 @@ const LIMITS: SessionLimits = SessionLimits {
     idle: 1800,
 };
 
-fn database() -> (TempDir, Database) {
-    let folder = TempDir::new().unwrap();
-    let database = open(&url(&folder), "one");
-    (folder, database)
+on_both! {
+    an_invitation_is_used_once_and_gives_its_role,
+    an_invitation_that_has_expired_or_was_taken_back_gives_nothing,
+    a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions,
+    a_person_of_a_provider_is_not_the_one_with_the_same_address_and_a_password,
+    what_a_claim_gives_is_judged_again_at_each_sign_in_and_what_was_given_by_hand_stays,
+    a_session_ends_by_time_by_removal_and_by_a_new_role,
+    a_person_has_few_sessions_and_ends_own_ones_alone,
+    an_account_that_goes_takes_its_people_with_it,
 }
 
 fn email(text: &str) -> EmailAddress {
@@ -83,9 +86,8 @@ fn roles(database: &Database, person: &str) -> Vec<(String, Role)> {
     memberships.into_iter().map(role).collect()
 }
 
-#[test]
-fn an_invitation_is_used_once_and_gives_its_role() {
-    let (_folder, database) = database();
+fn an_invitation_is_used_once_and_gives_its_role(fixture: &Fixture) {
+    let database = fixture.open("one");
     let new = invitation("inv_1", "acme", Role::Member);
     database.add_invitation(&new).unwrap();
     let open = database.open_invitation(&new.hash, NOW).unwrap();
@@ -122,9 +124,8 @@ fn an_invitation_is_used_once_and_gives_its_role() {
     assert_eq!(database.invitations("acme", NOW).unwrap(), []);
 }
 
-#[test]
-fn an_invitation_that_has_expired_or_was_taken_back_gives_nothing() {
-    let (_folder, database) = database();
+fn an_invitation_that_has_expired_or_was_taken_back_gives_nothing(fixture: &Fixture) {
+    let database = fixture.open("one");
     let (late, back) = (
         invitation("inv_1", "acme", Role::Owner),
         invitation("inv_2", "acme", Role::Owner),
@@ -142,9 +143,8 @@ fn an_invitation_that_has_expired_or_was_taken_back_gives_nothing() {
     assert_eq!(database.members("acme").unwrap(), []);
 }
 
-#[test]
-fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions() {
-    let (_folder, database) = database();
+fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions(fixture: &Fixture) {
+    let database = fixture.open("one");
     let first = invitation("inv_1", "acme", Role::Viewer);
     database.add_invitation(&first).unwrap();
     assert!(
@@ -175,9 +175,8 @@ fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions() {
     );
 }
 
-#[test]
-fn a_person_of_a_provider_is_not_the_one_with_the_same_address_and_a_password() {
-    let (_folder, database) = database();
+fn a_person_of_a_provider_is_not_the_one_with_the_same_address_and_a_password(fixture: &Fixture) {
+    let database = fixture.open("one");
     let new = invitation("inv_1", "acme", Role::Owner);
     database.add_invitation(&new).unwrap();
     assert!(
@@ -194,9 +193,10 @@ fn a_person_of_a_provider_is_not_the_one_with_the_same_address_and_a_password() 
     assert_eq!((person.id.as_str(), password), ("per_s", None));
 }
 
-#[test]
-fn what_a_claim_gives_is_judged_again_at_each_sign_in_and_what_was_given_by_hand_stays() {
-    let (_folder, database) = database();
+fn what_a_claim_gives_is_judged_again_at_each_sign_in_and_what_was_given_by_hand_stays(
+    fixture: &Fixture,
+) {
+    let database = fixture.open("one");
     let new = invitation("inv_1", "by_hand", Role::Viewer);
     database.add_invitation(&new).unwrap();
     let person = of_provider("s");
@@ -228,9 +228,8 @@ fn what_a_claim_gives_is_judged_again_at_each_sign_in_and_what_was_given_by_hand
     assert_eq!(sign_in(&[]), [by_hand()]);
 }
 
-#[test]
-fn a_session_ends_by_time_by_removal_and_by_a_new_role() {
-    let (_folder, database) = database();
+fn a_session_ends_by_time_by_removal_and_by_a_new_role(fixture: &Fixture) {
+    let database = fixture.open("one");
     let new = invitation("inv_1", "acme", Role::Viewer);
     database.add_invitation(&new).unwrap();
     assert!(
@@ -267,9 +266,8 @@ fn a_session_ends_by_time_by_removal_and_by_a_new_role() {
     }
 }
 
-#[test]
-fn a_person_has_few_sessions_and_ends_own_ones_alone() {
-    let (_folder, database) = database();
+fn a_person_has_few_sessions_and_ends_own_ones_alone(fixture: &Fixture) {
+    let database = fixture.open("one");
     for person in [of_provider("s"), of_provider("t")] {
         database.note_provider_sign_in(&person, &[], NOW).unwrap();
     }
@@ -293,9 +291,8 @@ fn a_person_has_few_sessions_and_ends_own_ones_alone() {
     assert_eq!(database.sessions_of(&person, LIMITS, NOW).unwrap(), []);
 }
 
-#[test]
-fn an_account_that_goes_takes_its_people_with_it() {
-    let (_folder, database) = database();
+fn an_account_that_goes_takes_its_people_with_it(fixture: &Fixture) {
+    let database = fixture.open("one");
     let new = invitation("inv_1", "acme", Role::Viewer);
     database.add_invitation(&new).unwrap();
     assert!(

@@ -127,6 +127,40 @@ fn the_environment_names_another_database_than_the_file() {
 }
 
 #[test]
+fn a_postgresql_database_has_its_password_in_a_file_and_its_audit_key_beside_the_config() {
+    let folder = Folder::new();
+    folder.put("password", "word\n");
+    let text = format!(
+        "[database]\nurl = \"postgres://keygate@db.example.com/usage\"\npassword_file = \"password\"\n{UPSTREAM}"
+    );
+    let config = folder.read(&text, &Overrides::default()).config.unwrap();
+    let Some(DatabaseUrl::Postgres(url)) = &config.database else {
+        panic!("{:?}", config.database);
+    };
+    assert_eq!(url.password.as_deref().map(String::as_str), Some("word"));
+    assert_eq!(config.audit.key_file, folder.0.path().join("audit.key"));
+    assert!(!format!("{config:?}").contains("word\""));
+    let faults = |text: &str| {
+        let text = format!("[database]\n{text}\n{UPSTREAM}");
+        let reading = folder.read(&text, &Overrides::default());
+        reading.config.unwrap_err()
+    };
+    let missing = faults("url = \"postgres://a@localhost/c\"\npassword_file = \"x\"");
+    assert_one(&missing[0], 3, "database.password_file", "cannot be read");
+    let twice = faults("url = \"postgres://a:b@localhost/c\"\npassword_file = \"password\"");
+    assert_one(
+        &twice[0],
+        3,
+        "database.password_file",
+        "take it out of the url",
+    );
+    let roots = faults("url = \"postgres://a@h/c?sslmode=require&sslrootcert=missing.pem\"");
+    assert_one(&roots[0], 2, "database.url", "missing.pem");
+    let config = config_of(&format!("[audit]\nkey_file = \"/k\"\n{UPSTREAM}"));
+    assert_eq!(config.audit.key_file, PathBuf::from("/k"));
+}
+
+#[test]
 fn faults_about_usage_name_line_field_and_remedy() {
     for (text, line, field, part) in [
         (
@@ -142,10 +176,10 @@ fn faults_about_usage_name_line_field_and_remedy() {
             "name a file",
         ),
         (
-            "[database]\nurl = \"postgres://a:secret@b/c\"\n",
+            "[database]\nurl = \"postgres://a:secret@b\"\n",
             2,
             "database.url",
-            "PostgreSQL",
+            "names no database",
         ),
         (
             "[database]\npassword_file = \"x\"\n",

@@ -1,0 +1,1 @@
+SELECT value FROM revisions WHERE name = 'accounts'

@@ -1,0 +1,1 @@
+UPDATE revisions SET value = value + 1 WHERE name = 'accounts'

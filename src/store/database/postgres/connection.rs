@@ -1,0 +1,387 @@
+//! Connections to the server: how they are made, how long anything waits, and the pauses while the server is away.
+//!
+//! Invariant: no call waits for longer than its limit, also where the server accepts everything and answers nothing.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls, Row, Transaction};
+
+use crate::store::database::error::DatabaseError;
+use crate::store::database::people::statement;
+use crate::store::database::postgres::advisory_lock::AdvisoryLock;
+use crate::store::database::postgres::error::CallError;
+use crate::store::database::postgres::migrations;
+use crate::store::database::postgres::tls::TlsHandshakes;
+use crate::store::database::postgres::url::{PostgresTls, PostgresUrl};
+use crate::store::database::postgres::value::{ColumnKind, Columns};
+use crate::store::database::queue::lock;
+use crate::store::database::statements::{SqlValue, Statement};
+
+/// How long a connection may take until it can be used.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement may take: one that writes, and a question.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The server ends a statement at its limit, and says so. One that says nothing is waited for so much longer.
+const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+/// Rows that one statement adds.
+const ROWS_AT_ONCE: usize = 2_000;
+/// The first pause after the server could not be reached, and the longest; they double. The longest is shorter than that of
+/// the writer, so that the writer finds the server in each of its tries once it is back.
+const PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(2500)];
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Write,
+    /// It may change nothing.
+    Read,
+}
+
+impl Use {
+    fn limit(self) -> Duration {
+        match self {
+            Self::Write => WRITE_TIMEOUT,
+            Self::Read => READ_TIMEOUT,
+        }
+    }
+}
+
+/// A server, with what all connections to it share.
+pub(crate) struct PostgresServer {
+    url: PostgresUrl,
+    config: Config,
+    tls: Option<TlsHandshakes>,
+    /// Of the thread that moves the bytes of all connections, so that one that breaks is noticed while nobody asks it.
+    runtime: Handle,
+    /// Dropped, it ends that thread.
+    _running: oneshot::Sender<()>,
+    away: Mutex<Option<Away>>,
+}
+
+/// The server could not be reached.
+struct Away {
+    why: String,
+    pause: Duration,
+    /// Until then nobody tries again.
+    until: Instant,
+}
+
+impl PostgresServer {
+    /// Does not connect yet. `gateway` is this gateway's name, which the server shows beside its connections.
+    pub(crate) fn new(url: &PostgresUrl, gateway: &str) -> Result<Self, DatabaseError> {
+        let tls = match &url.tls {
+            PostgresTls::Disabled => None,
+            PostgresTls::Required { roots } => {
+                let tls = TlsHandshakes::trusting(roots.as_deref());
+                Some(tls.map_err(|source| DatabaseError::Roots {
+                    file: roots.clone(),
+                    source,
+                })?)
+            }
+        };
+        let (runtime, running) =
+            start_runtime().map_err(|source| DatabaseError::Thread { source })?;
+        Ok(Self {
+            config: config(url, gateway),
+            url: url.clone(),
+            tls,
+            runtime,
+            _running: running,
+            away: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn url(&self) -> &PostgresUrl {
+        &self.url
+    }
+
+    /// A connection that can be used: the schema is the newest.
+    fn connect(&self, use_for: Use) -> Result<Client, DatabaseError> {
+        if let Some(away) = &*lock(&self.away)
+            && Instant::now() < away.until
+        {
+            return Err(self.unreachable(away.why.clone()));
+        }
+        let connected = self.runtime.block_on(self.prepared(use_for));
+        match connected {
+            Ok(client) => {
+                *lock(&self.away) = None;
+                Ok(client)
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    async fn prepared(&self, use_for: Use) -> Result<Client, CallError> {
+        let opened = async {
+            let client = self.open(use_for).await?;
+            let missing = migrations::missing(&client, &self.url).await?;
+            Ok((client, missing))
+        };
+        let opened = timeout(CONNECT_TIMEOUT, opened).await;
+        let (mut client, missing) = opened.unwrap_or(Err(CallError::NoAnswer))?;
+        if !missing.is_empty() {
+            let migrated = migrations::migrate(&mut client, &self.url);
+            let migrated = timeout(migrations::TIMEOUT, migrated).await;
+            migrated.unwrap_or(Err(CallError::NoAnswer))?;
+        }
+        if use_for == Use::Read {
+            let read_only = client.batch_execute("SET default_transaction_read_only = on");
+            within(use_for.limit(), read_only).await?;
+        }
+        Ok(client)
+    }
+
+    async fn open(&self, use_for: Use) -> Result<Client, CallError> {
+        let client = match &self.tls {
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await?;
+                self.runtime.spawn(connection);
+                client
+            }
+            Some(tls) => {
+                let (client, connection) = self.config.connect(tls.clone()).await?;
+                self.runtime.spawn(connection);
+                client
+            }
+        };
+        // The second ends a transaction whose gateway is gone, so that its locks hold nobody up.
+        let milliseconds = use_for.limit().as_millis();
+        let settings = format!(
+            "SET statement_timeout = {milliseconds}; \
+             SET idle_in_transaction_session_timeout = {milliseconds}"
+        );
+        client.batch_execute(&settings).await?;
+        Ok(client)
+    }
+
+    /// Turns an error into one with its remedy. After one that says that the server is away, nobody asks it for a while.
+    fn failed(&self, error: CallError) -> DatabaseError {
+        let error = error.explained(&self.url);
+        if let DatabaseError::Unreachable { why, .. } = &error {
+            let mut away = lock(&self.away);
+            let pause = away
+                .as_ref()
+                .map_or(PAUSE[0], |before| (before.pause * 2).min(PAUSE[1]));
+            *away = Some(Away {
+                why: why.clone(),
+                pause,
+                until: Instant::now() + pause.mul_f64(jitter()),
+            });
+        }
+        error
+    }
+
+    fn unreachable(&self, why: String) -> DatabaseError {
+        DatabaseError::Unreachable {
+            place: self.url.place(),
+            why,
+        }
+    }
+}
+
+/// Between a half and one, so that several gateways do not come back at the same instant.
+fn jitter() -> f64 {
+    let mut byte = [0];
+    // Without randomness it is the longest.
+    let byte = getrandom::fill(&mut byte).map_or(255, |()| byte[0]);
+    0.5 + f64::from(byte) / 510.0
+}
+
+/// Starts the thread that moves the bytes.
+fn start_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let handle = runtime.handle().clone();
+    let (running, ended) = oneshot::channel::<()>();
+    std::thread::Builder::new()
+        .name("postgres".to_owned())
+        .spawn(move || {
+            // Ends when the sender is dropped.
+            let _ = runtime.block_on(ended);
+        })?;
+    Ok((handle, running))
+}
+
+fn config(url: &PostgresUrl, gateway: &str) -> Config {
+    let PostgresUrl {
+        user,
+        password,
+        host,
+        port,
+        name,
+        tls,
+    } = url;
+    let mut config = Config::new();
+    config
+        .user(user)
+        .host(host)
+        .port(*port)
+        .dbname(name)
+        .application_name(format!("keygate/{gateway}"))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .ssl_mode(match tls {
+            PostgresTls::Disabled => SslMode::Disable,
+            PostgresTls::Required { .. } => SslMode::Require,
+        })
+        // A machine that is gone is noticed within 5 s, whether something was sent to it or not.
+        .tcp_user_timeout(Duration::from_secs(5))
+        .keepalives(true)
+        .keepalives_idle(Duration::from_secs(2))
+        .keepalives_interval(Duration::from_secs(1))
+        .keepalives_retries(3);
+    if let Some(password) = password {
+        config.password(password.as_bytes());
+    }
+    config
+}
+
+/// One connection. It is made where it is needed, and made again after a failure.
+pub(crate) struct Connection {
+    server: Arc<PostgresServer>,
+    use_for: Use,
+    client: Option<Client>,
+}
+
+impl Connection {
+    pub(crate) fn new(server: &Arc<PostgresServer>, use_for: Use) -> Self {
+        Self {
+            server: Arc::clone(server),
+            use_for,
+            client: None,
+        }
+    }
+
+    pub(crate) fn url(&self) -> &PostgresUrl {
+        self.server.url()
+    }
+
+    /// The rows that a question finds.
+    pub(crate) fn ask<T>(
+        &mut self,
+        question: &Statement,
+        read: impl Fn(&Row) -> Result<T, CallError>,
+    ) -> Result<Vec<T>, DatabaseError> {
+        self.run(async |client, limit| {
+            let values = question.parameters();
+            let rows = within(limit, client.query(&question.sql, &values)).await?;
+            rows.iter().map(&read).collect()
+        })
+    }
+
+    /// Runs statements in one transaction. How many rows each has changed.
+    pub(crate) fn change(&mut self, statements: &[Statement]) -> Result<Vec<usize>, DatabaseError> {
+        self.transaction(async |transaction| {
+            let mut changed = Vec::with_capacity(statements.len());
+            for statement in statements {
+                let count = transaction.execute(statement).await?;
+                changed.push(usize::try_from(count).unwrap_or(usize::MAX));
+            }
+            Ok(changed)
+        })
+    }
+
+    /// Runs a transaction. It is on the server's disk when this returns.
+    pub(crate) fn transaction<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&Work<'_>) -> Result<T, CallError>,
+    ) -> Result<T, DatabaseError> {
+        self.run(async |client, limit| {
+            let transaction = within(limit, client.transaction()).await?;
+            let running = Work { transaction, limit };
+            let done = work(&running).await?;
+            within(limit, running.transaction.commit()).await?;
+            Ok(done)
+        })
+    }
+
+    /// A connection on which something failed is not used again: nobody knows what it still does.
+    fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Client, Duration) -> Result<T, CallError>,
+    ) -> Result<T, DatabaseError> {
+        let client = self.client.take().filter(|client| !client.is_closed());
+        let mut client = match client {
+            Some(client) => client,
+            None => self.server.connect(self.use_for)?,
+        };
+        let work = work(&mut client, self.use_for.limit());
+        let done = self.server.runtime.block_on(work);
+        match done {
+            Ok(done) => {
+                self.client = Some(client);
+                Ok(done)
+            }
+            Err(error) => Err(self.server.failed(error)),
+        }
+    }
+}
+
+/// A transaction that runs.
+pub(crate) struct Work<'c> {
+    transaction: Transaction<'c>,
+    limit: Duration,
+}
+
+impl Work<'_> {
+    pub(crate) async fn execute(&self, statement: &Statement) -> Result<u64, CallError> {
+        let values = statement.parameters();
+        within(
+            self.limit,
+            self.transaction.execute(&statement.sql, &values),
+        )
+        .await
+    }
+
+    pub(crate) async fn query(&self, statement: &Statement) -> Result<Vec<Row>, CallError> {
+        let values = statement.parameters();
+        within(self.limit, self.transaction.query(&statement.sql, &values)).await
+    }
+
+    /// Runs a statement that takes a whole column in each of its values, for as many rows at a time as it has time for.
+    pub(crate) async fn execute_columns<const N: usize>(
+        &self,
+        sql: &str,
+        kinds: &[ColumnKind; N],
+        mut rows: impl Iterator<Item = [SqlValue; N]>,
+    ) -> Result<(), CallError> {
+        let mut columns = Columns::of(kinds);
+        while columns.fill(&mut rows, ROWS_AT_ONCE) {
+            let values = columns.parameters();
+            within(self.limit, self.transaction.execute(sql, &values)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no other transaction holds this lock; it is held until the end of this one.
+    pub(crate) async fn lock(&self, what: AdvisoryLock) -> Result<(), CallError> {
+        let lock = [SqlValue::Integer(what.number())];
+        let lock = statement("SELECT pg_advisory_xact_lock($1)", lock);
+        self.execute(&lock).await.map(drop)
+    }
+
+    /// Takes a lock, unless another transaction holds it.
+    pub(crate) async fn try_lock(&self, what: AdvisoryLock) -> Result<bool, CallError> {
+        let lock = [SqlValue::Integer(what.number())];
+        let lock = statement("SELECT pg_try_advisory_xact_lock($1)", lock);
+        let rows = self.query(&lock).await?;
+        let is_taken: Option<bool> = rows.first().map(|row| row.try_get(0)).transpose()?;
+        Ok(is_taken == Some(true))
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, CallError> {
+    let answer = timeout(limit + ANSWER_MARGIN, call).await;
+    Ok(answer.map_err(|_| CallError::NoAnswer)??)
+}

@@ -1,0 +1,129 @@
+//! Brings the schema forward, under a lock, so that several gateways may start at once.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::store::database::error::DatabaseError;
+use crate::store::database::postgres::advisory_lock::AdvisoryLock;
+use crate::store::database::postgres::error::CallError;
+use crate::store::database::postgres::url::PostgresUrl;
+use crate::store::database::writer;
+
+/// Each with its number, in their order. The numbers and the tables are those of SQLite.
+const MIGRATIONS: [Migration; 6] = [
+    (1, include_str!("0001_usage.sql")),
+    (2, include_str!("0002_audit.sql")),
+    (3, include_str!("0003_alerts.sql")),
+    (4, include_str!("0004_budgets.sql")),
+    (5, include_str!("0005_accounts.sql")),
+    (6, include_str!("0006_people.sql")),
+];
+/// The oldest version of the server that is taken, as it numbers itself.
+const OLDEST_SERVER: i32 = 140_000;
+
+/// A migration of many rows takes longer than other statements.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(600);
+
+type Migration = (i64, &'static str);
+
+/// Checks that server and schema are fit. The migrations that the database does not have yet.
+pub(crate) async fn missing(
+    client: &Client,
+    url: &PostgresUrl,
+) -> Result<Vec<Migration>, CallError> {
+    check_server(client, url).await?;
+    behind(&applied(client).await?, url)
+}
+
+async fn check_server(client: &Client, url: &PostgresUrl) -> Result<(), CallError> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_version_num')::int4, current_setting('server_encoding')",
+            &[],
+        )
+        .await?;
+    let (version, encoding): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+    let unfit = |why, remedy| {
+        let place = url.place();
+        Err(DatabaseError::Unfit { place, why, remedy }.into())
+    };
+    if version < OLDEST_SERVER {
+        let why = format!("is PostgreSQL {}", version / 10_000);
+        return unfit(why, "use version 14 or a newer one");
+    }
+    if encoding != "UTF8" {
+        let why = format!("has the encoding {encoding}");
+        return unfit(
+            why,
+            "make a database with ENCODING 'UTF8' TEMPLATE template0",
+        );
+    }
+    Ok(())
+}
+
+/// The numbers of the migrations that the database has.
+async fn applied(client: &Client) -> Result<Vec<i64>, CallError> {
+    match client
+        .query("SELECT version FROM schema_migrations", &[])
+        .await
+    {
+        Ok(rows) => {
+            let versions = rows.iter().map(|row| row.try_get(0));
+            Ok(versions.collect::<Result<_, _>>()?)
+        }
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The migrations that a database with these does not have yet.
+fn behind(applied: &[i64], url: &PostgresUrl) -> Result<Vec<Migration>, CallError> {
+    let known = MIGRATIONS.iter().map(|(version, _)| *version).max();
+    let (known, found) = (known.unwrap_or(0), applied.iter().copied().max());
+    match found {
+        Some(found) if found > known => Err(DatabaseError::NewerSchema {
+            place: url.place(),
+            found,
+            known,
+        }
+        .into()),
+        _ => {
+            let is_missing = |(version, _): &(i64, &str)| !applied.contains(version);
+            Ok(MIGRATIONS.into_iter().filter(is_missing).collect())
+        }
+    }
+}
+
+/// Applies the migrations that are missing, all in one transaction.
+pub(crate) async fn migrate(client: &mut Client, url: &PostgresUrl) -> Result<(), CallError> {
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute("SET LOCAL statement_timeout = 0")
+        .await?;
+    let lock = AdvisoryLock::Migrate.number();
+    transaction
+        .execute("SELECT pg_advisory_xact_lock($1)", &[&lock])
+        .await?;
+    transaction
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL)",
+        )
+        .await?;
+    // Another gateway may have been faster.
+    let rows = transaction
+        .query("SELECT version FROM schema_migrations", &[])
+        .await?;
+    let applied: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    for (version, sql) in behind(&applied?, url)? {
+        transaction.batch_execute(sql).await?;
+        transaction
+            .execute(
+                "INSERT INTO schema_migrations (version, applied_at) VALUES ($1, $2)",
+                &[&version, &writer::now()],
+            )
+            .await?;
+    }
+    Ok(transaction.commit().await?)
+}
