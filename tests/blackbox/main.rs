@@ -23,6 +23,9 @@
 mod dice;
 #[path = "../fuzz/targets/lazy_form.rs"]
 mod lazy_form;
+#[path = "../postgres/server.rs"]
+#[allow(dead_code, reason = "the unit tests of the database use more of it")]
+mod postgres;
 mod support;
 
 /// Where a client is: networks that a key may come from, proxies that name their clients, and the PROXY protocol.
@@ -61,7 +64,7 @@ mod audit {
     mod rotation;
     mod rows;
     mod shell;
-    mod trail;
+    pub mod trail;
     mod unwritable;
 }
 
@@ -205,6 +208,11 @@ mod routes {
     mod paths;
 }
 
+/// Several gateways with one database of PostgreSQL, and what holds while its server is away.
+mod shared_database {
+    mod gateways;
+}
+
 /// An answer reaches the client chunk by chunk, at the speed at which the client reads.
 mod streaming {
     mod streams;
@@ -244,7 +252,7 @@ mod usage {
 
 /// Who used what: the questions of a key's holder, of the operator, and of the shell.
 mod usage_questions {
-    mod calls;
+    pub mod calls;
     mod key;
     mod shell;
 }

@@ -389,10 +389,16 @@ impl Gateway {
     /// Starts the gateway again with the same files. Where it still runs, it is ended first.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.launch_again();
+        self.wait_ready();
+    }
+
+    /// Starts the gateway again with the same files, and waits until it listens.
+    #[track_caller]
+    pub fn launch_again(&mut self) {
         self.process.kill();
         self.process = self.serve();
         self.address = self.process.listening();
-        self.wait_ready();
     }
 
     /// Starts a gateway again that must not start: how it exited and what it said.
