@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::people::panel::{PASSWORD, Person, accept, by_password, invite, run, stand};
-use crate::support::client::Call;
+use crate::people::panel::{PASSWORD, Person, accept, by_password, from_panel, invite, run, stand};
+use crate::support::client::{Call, Client};
 use crate::support::gateway::Gateway;
 
 fn chat(gateway: &Gateway, token: &str) -> u16 {
@@ -119,6 +119,45 @@ fn an_account_that_is_deleted_takes_its_members_and_invitations_with_it() {
     assert_eq!(members["members"], json!([]));
     assert_eq!(accept(gateway, &open, PASSWORD).status, 401);
     assert_eq!(alice.lives(gateway), 401);
+}
+
+#[test]
+fn a_page_of_another_site_signs_nobody_in() {
+    let stand = stand();
+    let gateway = &stand.gateway;
+    let code = invite(gateway, "acme", "alice@example.com", "owner");
+    drop(Person::invited(
+        gateway,
+        "acme",
+        "mallory@example.com",
+        "member",
+    ));
+    let password = json!({"email": "mallory@example.com", "password": PASSWORD});
+    let invitation = json!({"invitation": code, "password": PASSWORD});
+    for (path, body) in [
+        ("/api/session", &password),
+        ("/api/session", &invitation),
+        ("/api/invitations/look", &json!({"invitation": code})),
+    ] {
+        for (name, value) in [
+            ("origin", "http://evil.example"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            let call = from_panel("POST", path, body).header(name, value);
+            let answer = Client::connect(gateway.admin_address()).ask(&call);
+            assert_eq!(answer.status, 403, "{path} {name}: {}", answer.text());
+            assert_eq!(answer.header("set-cookie"), None);
+        }
+        // What a form of another site can send.
+        let form = Call::new("POST", path)
+            .header("content-type", "text/plain")
+            .body(body.to_string());
+        let answer = Client::connect(gateway.admin_address()).ask(&form);
+        assert_eq!(answer.status, 415, "{path}: {}", answer.text());
+    }
+    assert_eq!(accept(gateway, &code, PASSWORD).status, 200);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub fn code_of(printed: &str) -> String {
 }
 
 /// A call as the panel's page makes it.
-fn from_panel(method: &str, path: &str, body: &Value) -> Call {
+pub fn from_panel(method: &str, path: &str, body: &Value) -> Call {
     let call = Call::new(method, path)
         .header("content-type", "application/json")
         .header("x-keygate-panel", "1");
@@ -100,11 +100,14 @@ impl Person {
     }
 
     /// A call in the person's session.
-    pub fn ask(&self, gateway: &Gateway, method: &str, path: &str, body: &Value) -> Response {
-        let call = from_panel(method, path, body)
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Call {
+        from_panel(method, path, body)
             .header("cookie", &self.cookie)
-            .header("x-keygate-session", &self.secret);
-        Client::connect(gateway.admin_address()).ask(&call)
+            .header("x-keygate-session", &self.secret)
+    }
+
+    pub fn ask(&self, gateway: &Gateway, method: &str, path: &str, body: &Value) -> Response {
+        Client::connect(gateway.admin_address()).ask(&self.call(method, path, body))
     }
 
     /// The status of the person's own page: 200 while the session lives.

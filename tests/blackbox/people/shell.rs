@@ -140,14 +140,22 @@ fn what_cannot_be_done_is_said_with_its_remedy() {
             1,
             "'keygate members list acme' lists them",
         ),
-        (&["members", "list", "gone"], 1, "gone"),
+        (
+            &["members", "list", "gone"],
+            1,
+            "No account has this id; keygate accounts list",
+        ),
         (
             &["members", "role", "acme", "a@b.c", "admin"],
             2,
             "[possible values: viewer, member, owner]",
         ),
         (&["members", "list", "no id"], 2, "keygate accounts list"),
-        (&["invite", "gone", "a@example.com"], 1, "no account"),
+        (
+            &["invite", "gone", "a@example.com"],
+            1,
+            "No account has this id; keygate accounts list",
+        ),
         (
             &["invite", "acme", "alice"],
             1,
