@@ -39,7 +39,7 @@ fn list(args: &MemberListArgs) -> Result<(), CommandError> {
 fn change_role(args: &MemberRoleArgs) -> Result<(), CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let account = &args.account;
-    let members = Members::of(&client, account)?;
+    let members = MemberList::of(&client, account)?;
     let member = members.named(&args.person)?;
     let role = args.role.role();
     let path = format!("{}/{}", path_of(account), member.id);
@@ -57,7 +57,7 @@ fn change_role(args: &MemberRoleArgs) -> Result<(), CommandError> {
 fn remove(args: &MemberArgs) -> Result<(), CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let account = &args.account;
-    let members = Members::of(&client, account)?;
+    let members = MemberList::of(&client, account)?;
     let member = members.named(&args.person)?;
     let path = format!("{}/{}", path_of(account), member.id);
     let answer = client.call(&Method::DELETE, &path, None)?;
@@ -73,7 +73,7 @@ fn remove(args: &MemberArgs) -> Result<(), CommandError> {
 fn reset_password(args: &MemberArgs) -> Result<(), CommandError> {
     let client = Client::of_gateway(&args.gateway)?;
     let account = &args.account;
-    let members = Members::of(&client, account)?;
+    let members = MemberList::of(&client, account)?;
     let member = members.named(&args.person)?;
     let path = format!("{}/{}/reset-password", path_of(account), member.id);
     let answer = client.call(&Method::POST, &path, Some(&json!({})))?;
@@ -82,23 +82,23 @@ fn reset_password(args: &MemberArgs) -> Result<(), CommandError> {
 }
 
 /// The members of an account.
-struct Members<'a> {
+struct MemberList<'a> {
     account: &'a KeyId,
-    list: Vec<Member>,
+    list: Vec<ListedMember>,
 }
 
-struct Member {
+struct ListedMember {
     id: String,
     email: String,
     is_owner: bool,
 }
 
-impl<'a> Members<'a> {
+impl<'a> MemberList<'a> {
     fn of(client: &Client, account: &'a KeyId) -> Result<Self, CommandError> {
         let answer = client.call(&Method::GET, &path_of(account), None)?;
         let answer = answer.value()?;
         let field = |member: &Value, name: &str| member[name].as_str().unwrap_or("").to_owned();
-        let member = |member: &Value| Member {
+        let member = |member: &Value| ListedMember {
             id: field(member, "id"),
             email: field(member, "email"),
             is_owner: member["role"] == Role::Owner.label(),
@@ -109,9 +109,9 @@ impl<'a> Members<'a> {
     }
 
     /// The member of this id or e-mail address.
-    fn named(&self, person: &str) -> Result<&Member, CommandError> {
+    fn named(&self, person: &str) -> Result<&ListedMember, CommandError> {
         let email = EmailAddress::parse(person).ok();
-        let is_named = |member: &&Member| match &email {
+        let is_named = |member: &&ListedMember| match &email {
             Some(email) => member.email == email.as_str(),
             None => member.id == person,
         };
@@ -133,7 +133,7 @@ impl<'a> Members<'a> {
     }
 
     /// Tells where the account has no owner after a change of this member.
-    fn warn_without_owner(&self, changed: &Member) {
+    fn warn_without_owner(&self, changed: &ListedMember) {
         let others = self.list.iter().filter(|member| member.id != changed.id);
         if changed.is_owner && !others.into_iter().any(|member| member.is_owner) {
             let account = self.account.as_str();
@@ -145,7 +145,7 @@ impl<'a> Members<'a> {
     }
 }
 
-impl Member {
+impl ListedMember {
     fn shown(&self) -> String {
         escaped(match self.email.as_str() {
             "" => &self.id,
