@@ -310,6 +310,7 @@ pub(super) async fn sign_in(
     };
     let Some(token) = services.token.filter(|_| is_right) else {
         change::record_failed_sign_in(services, origin.clone(), way).await;
+        services.metrics.sign_in(way, error.label());
         let refused =
             |count| line(Event::warn("change"), &origin, error.label()).with("count", count);
         delay_response(services, refused).await;
@@ -325,6 +326,7 @@ pub(super) async fn sign_in(
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     person_session::end(services, headers).await?;
+    services.metrics.sign_in(way, "ok");
     let event = line(Event::info("change"), &origin, "ok");
     services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
@@ -367,6 +369,7 @@ async fn begin_for_person(
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     person_session::end(services, headers).await?;
+    services.metrics.sign_in(way, "ok");
     let event = change::with_origin(Event::info("change"), &origin)
         .with("action", "sign_in")
         .with("with", way)

@@ -252,6 +252,7 @@ pub(super) async fn refused(
     error: &ApiError,
 ) {
     change::record_failed_sign_in(services, origin.clone(), way).await;
+    services.metrics.sign_in(way, error.label());
     let line = |count| {
         change::with_origin(Event::warn("change"), origin)
             .with("action", "sign_in")
