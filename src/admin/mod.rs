@@ -87,7 +87,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, request};
+use http::{Method, Request, Response, request};
 use http_body::Body;
 use http_body_util::Full;
 
@@ -261,6 +261,12 @@ where
     let access = access::check(services, peer, operation, parts, request_id).await?;
     *auth_method = Some(access.method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
+    let body = match parts.method {
+        Method::POST | Method::PATCH => input.json(peer, &parts.headers).await?,
+        _ => Bytes::new(),
+    };
+    // The body may have taken its time; what its sender may do is asked when all of it is there.
+    let principal = access::again(services, &parts.headers, access.principal).await?;
     let via = match access.method {
         AuthMethod::Session => ChangeVia::Panel,
         AuthMethod::NotRequired | AuthMethod::Socket | AuthMethod::Token => ChangeVia::Api,
@@ -271,9 +277,10 @@ where
         parts,
         request_id,
         query: Query::of(&parts.uri),
+        body,
         via,
     };
-    call.answer(operation, access.principal, input).await
+    call.answer(operation, principal).await
 }
 
 #[cfg(test)]
