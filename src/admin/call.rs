@@ -55,8 +55,12 @@ impl Call<'_> {
             Operation::PanelFile(file) => file.response(&self.parts.headers),
             Operation::SignInWays => Ok(sign_in::ways(services)),
             Operation::BeginProviderSignIn => {
-                let headers = &self.parts.headers;
-                provider_sign_in::begin(services, headers, &self.query?, now()).await
+                let origin = self.unknown_origin();
+                let query = match &self.query {
+                    Ok(query) => query,
+                    Err(_) => return Err(ApiError::UnknownPath),
+                };
+                provider_sign_in::begin(services, self.client(&origin), query, now()).await
             }
             Operation::EndProviderSignIn => {
                 let origin = self.unknown_origin();

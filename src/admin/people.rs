@@ -79,6 +79,9 @@ impl<'s> PeopleApi<'s> {
         let member = self
             .member(person, |kept| kept || role == Role::Owner)
             .await?;
+        if role == member.role {
+            return Ok(ApiResponse::json(&member_view(&member)));
+        }
         let row = AuditEntry {
             before: Some(json!({"role": member.role.label()}).to_string()),
             ..self.row(

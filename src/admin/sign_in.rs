@@ -29,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) person: PersonId,
     /// The e-mail address, for log and audit.
     pub(super) email: String,
+    /// The stored hash of the password that was shown; None: none was, or it has just been set.
+    pub(super) password: Option<String>,
 }
 
 /// From where a sign-in comes.
@@ -73,8 +75,8 @@ pub(super) async fn by_password(
     let address = email.as_ref().map_or("", EmailAddress::as_str);
     let from = change::client(services, client.peer, client.headers);
     let (person, hash) = known.unzip();
-    let is_right =
-        passwords::check(services, (address, from), password, hash.flatten(), now).await?;
+    let hash = hash.flatten();
+    let is_right = passwords::check(services, (address, from), password, hash.clone(), now).await?;
     let person = person.filter(|_| is_right).ok_or(ApiError::WrongPassword)?;
     let id = person.id.clone();
     let memberships = ask(services, move |database| database.memberships(&id)).await?;
@@ -86,6 +88,7 @@ pub(super) async fn by_password(
     Ok(Admitted {
         person: person.id,
         email: person.email,
+        password: hash,
     })
 }
 
@@ -175,6 +178,7 @@ pub(super) async fn by_invitation(
     Ok(Admitted {
         person: id,
         email: email.as_str().to_owned(),
+        password: None,
     })
 }
 

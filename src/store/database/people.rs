@@ -229,7 +229,7 @@ impl Database {
     }
 
     /// Runs the statements if the condition changes a row, all in one transaction. Returns whether it did.
-    fn change_people_if(
+    pub(crate) fn change_people_if(
         &self,
         condition: &Statement,
         statements: &[Statement],
@@ -504,15 +504,23 @@ impl Database {
         person: &NewPerson,
         now: i64,
     ) -> Result<bool, DatabaseError> {
-        // A link of an owner sets the password of nobody who is in another account too.
+        let [issuer, subject] = person.identity.columns();
+        // A link of an owner sets the password of nobody who is in another account too. Whoever was judged to be new, or to be
+        // somebody, is that still.
         let use_up = statement(
             "UPDATE invitations SET used_at = $2 WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 \
              AND (person IS NULL OR inviter IS NULL OR NOT EXISTS (SELECT 1 FROM members \
-             WHERE members.person = invitations.person AND members.account <> invitations.account))",
-            [text(hash), SqlValue::Integer(now)],
+             WHERE members.person = invitations.person AND members.account <> invitations.account)) \
+             AND NOT EXISTS (SELECT 1 FROM persons WHERE issuer = $3 AND subject = $4 AND id <> $5)",
+            [
+                text(hash),
+                SqlValue::Integer(now),
+                issuer.clone(),
+                subject.clone(),
+                text(person.id.as_str()),
+            ],
         );
         let is_reset = "EXISTS (SELECT 1 FROM invitations WHERE hash = $1 AND person IS NOT NULL)";
-        let [issuer, subject] = person.identity.columns();
         // An invitation to join never changes a password that is there, also where its person has just been made.
         let add = statement(
             &format!(

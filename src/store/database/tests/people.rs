@@ -44,7 +44,7 @@ fn invitation(id: &str, account: &str, role: Role) -> NewInvitation {
 
 fn alice(password: &str) -> NewPerson {
     NewPerson {
-        id: PersonId::parse(&format!("per_{password}")).unwrap(),
+        id: PersonId::parse("per_one").unwrap(),
         identity: PersonIdentity::Password(email("alice@example.com")),
         email: Some(email("alice@example.com")),
         name: None,
@@ -71,10 +71,11 @@ fn begin(database: &Database, person: &str, number: i64, now: i64) {
         cookie: format!("cookie {number}"),
         secret: format!("secret {number}"),
         person: PersonId::parse(person).unwrap(),
+        password: None,
         address: Some("192.0.2.1".to_owned()),
         user_agent: None,
     };
-    database.begin_session(&session, now).unwrap();
+    assert!(database.begin_session(&session, now).unwrap());
 }
 
 fn roles(database: &Database, person: &str) -> Vec<(String, Role)> {
@@ -426,6 +427,30 @@ fn an_owners_link_to_a_new_password_is_void_once_its_person_is_in_another_accoun
 }
 
 #[test]
+fn whoever_was_judged_to_be_new_gets_nothing_where_somebody_was_first() {
+    let (_folder, database) = database();
+    let (first, second) = (
+        invitation("inv_1", "acme", Role::Owner),
+        invitation("inv_2", "other", Role::Owner),
+    );
+    for new in [&first, &second] {
+        database.add_invitation(new).unwrap();
+    }
+    let late = NewPerson {
+        id: PersonId::parse("per_late").unwrap(),
+        ..alice("late")
+    };
+    let accept = |new: &NewInvitation, person: &NewPerson| {
+        let accepted = database.accept_invitation(&new.hash, person, NOW);
+        accepted.unwrap()
+    };
+    assert!(accept(&first, &alice("one")));
+    assert!(!accept(&second, &late));
+    assert_eq!(database.members("other").unwrap(), []);
+    assert!(accept(&second, &alice("one")), "it is still open");
+}
+
+#[test]
 fn an_invitation_takes_no_greater_role_away() {
     let (_folder, database) = database();
     let first = invitation("inv_1", "acme", Role::Owner);
@@ -439,4 +464,29 @@ fn an_invitation_takes_no_greater_role_away() {
         roles(&database, "per_one"),
         [("acme".to_owned(), Role::Owner)]
     );
+}
+
+#[test]
+fn a_password_that_was_changed_meanwhile_begins_no_session() {
+    let (_folder, database) = database();
+    let new = invitation("inv_1", "acme", Role::Viewer);
+    database.add_invitation(&new).unwrap();
+    let accepted = database.accept_invitation(&new.hash, &alice("one"), NOW);
+    assert!(accepted.unwrap());
+    let begun = |number: u8, person: &str, password: Option<&str>| {
+        let session = NewSession {
+            id: format!("ses_{number}"),
+            cookie: format!("cookie {number}"),
+            secret: String::new(),
+            person: PersonId::parse(person).unwrap(),
+            password: password.map(str::to_owned),
+            address: None,
+            user_agent: None,
+        };
+        database.begin_session(&session, NOW).unwrap()
+    };
+    assert!(begun(1, "per_one", Some("one")));
+    assert!(!begun(2, "per_one", Some("an older one")));
+    assert!(!begun(3, "per_nobody", None));
+    assert!(database.session("cookie 2", LIMITS, NOW).unwrap().is_none());
 }
