@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 24] = [
+const METRICS: [&str; 25] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -30,6 +30,7 @@ const METRICS: [&str; 24] = [
     "keygate_log_lines_dropped_total",
     "keygate_alerts_total",
     "keygate_alerts_pending",
+    "keygate_sign_ins_total",
     "keygate_tokens_total",
     "keygate_usage_records_total",
     "keygate_database_up",

@@ -39,6 +39,8 @@ pub(super) enum ApiError {
         /// When the next one is looked at, in seconds.
         seconds: i64,
     },
+    /// Very many sign in at once.
+    TooManySignIns,
     /// A sign-in by password, which is not offered.
     NoPasswords,
     /// A session's cookie without the secret that belongs to it.
@@ -191,7 +193,9 @@ impl ApiError {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady(_) | Self::DatabaseFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::DatabaseFailed | Self::TooManySignIns => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -208,6 +212,7 @@ impl ApiError {
             Self::InNoAccount => "in_no_account",
             Self::NotInvited => "not_invited",
             Self::TooManyTries { .. } => "too_many_tries",
+            Self::TooManySignIns => "too_many_sign_ins",
             Self::NoPasswords => "no_passwords",
             Self::LastOwner => "last_owner",
             Self::IsElsewhere => "is_elsewhere",
@@ -259,10 +264,11 @@ impl ApiError {
             Self::NotInvited => "Nobody has invited you under an address that your company has verified; ask for an invitation.".to_owned(),
             Self::InNoAccount => "You are in no account any more, or it is disabled; ask its owner or the operator.".to_owned(),
             Self::TooManyTries { seconds } => format!("Too many wrong passwords; try again in {seconds} s."),
+            Self::TooManySignIns => "Very many people sign in at the moment; try again in a second.".to_owned(),
             Self::NoPasswords => "Nobody signs in by a password here; use your company's sign-in.".to_owned(),
-            Self::UnknownMember => "The account has no member of this id; GET /api/accounts/{id}/members lists them.".to_owned(),
+            Self::UnknownMember => "The account has no member of this id; keygate members list, or GET /api/accounts/{id}/members, lists them.".to_owned(),
             Self::UnknownInvitation => {
-                "The account has no open invitation of this id; GET /api/accounts/{id}/invitations lists them.".to_owned()
+                "The account has no open invitation of this id; keygate invite list, or GET /api/accounts/{id}/invitations, lists them.".to_owned()
             }
             Self::UnknownSession => "You have no session of this id; GET /api/sessions lists them.".to_owned(),
             Self::LastOwner => "The account would have no owner; make another member its owner first.".to_owned(),
@@ -396,8 +402,14 @@ impl ApiError {
         {
             headers.insert(ALLOW, allow);
         }
-        if let Self::TooManyTries { seconds } = &self {
-            headers.insert(RETRY_AFTER, HeaderValue::from(*seconds));
+        match &self {
+            Self::TooManyTries { seconds } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(*seconds));
+            }
+            Self::TooManySignIns => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(1));
+            }
+            _ => {}
         }
         if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
 
 use crate::admin::Services;
@@ -33,12 +33,17 @@ const FORGOTTEN_AFTER: i64 = 3600;
 /// The most pairs of addresses that are counted. Further ones take the place of the oldest.
 const MOST_COUNTED: usize = 10_000;
 
+/// The most passwords that wait to be hashed or checked: about a second of work. More are refused, so that nobody waits long.
+const MOST_WAITING: usize = 32;
+
 /// What is checked where there is no such person, so that the time of an answer does not tell. No password has this hash.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Checks passwords, one at a time, and counts wrong ones.
 pub(super) struct Passwords {
     turn: Semaphore,
+    /// Those that wait for their turn.
+    places: Semaphore,
     wrong: Mutex<HashMap<blake3::Hash, WrongTries>>,
 }
 
@@ -46,6 +51,7 @@ impl Default for Passwords {
     fn default() -> Self {
         Self {
             turn: Semaphore::new(1),
+            places: Semaphore::new(MOST_WAITING),
             wrong: Mutex::default(),
         }
     }
@@ -98,6 +104,15 @@ impl Passwords {
         Ok(())
     }
 
+    /// A place among those that wait.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    fn place(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let place = self.places.try_acquire();
+        place.map_err(|_| ApiError::TooManySignIns)
+    }
+
     fn was_right(&self, pair: &blake3::Hash) {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.remove(pair);
@@ -112,6 +127,7 @@ pub(super) async fn hash(
     services: &Services,
     password: Zeroizing<String>,
 ) -> Result<String, ApiError> {
+    let _place = services.state.passwords.place()?;
     let _turn = services.state.passwords.turn.acquire().await;
     let hashed = tokio::task::spawn_blocking(move || {
         let mut salt = [0; SALT_BYTES];
@@ -137,6 +153,7 @@ pub(super) async fn check(
     now: UnixTime,
 ) -> Result<bool, ApiError> {
     let passwords = &services.state.passwords;
+    let _place = passwords.place()?;
     let pair = pair_of(email, client);
     passwords
         .begin_try(pair, now.seconds())

@@ -19,7 +19,7 @@ use crate::admin::usage::ask;
 use crate::mail::{self, MailError};
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
-use crate::policy::person::{EmailAddress, Role};
+use crate::policy::person::{EmailAddress, PersonId, Role};
 use crate::policy::time::UnixTime;
 use crate::policy::token::Code;
 use crate::store::audit::{AuditTrail, entry};
@@ -38,6 +38,8 @@ pub(super) struct PeopleApi<'s> {
     services: &'s Services,
     origin: ChangeOrigin,
     account: AccountAccess,
+    /// The member who makes the call; None: an operator.
+    by: Option<PersonId>,
 }
 
 impl<'s> PeopleApi<'s> {
@@ -54,6 +56,7 @@ impl<'s> PeopleApi<'s> {
         Ok(Self {
             services,
             origin,
+            by: account.by().cloned(),
             account,
         })
     }
@@ -76,6 +79,9 @@ impl<'s> PeopleApi<'s> {
         let member = self
             .member(person, |kept| kept || role == Role::Owner)
             .await?;
+        if role == member.role {
+            return Ok(ApiResponse::json(&member_view(&member)));
+        }
         let row = AuditEntry {
             before: Some(json!({"role": member.role.label()}).to_string()),
             ..self.row(
@@ -84,13 +90,10 @@ impl<'s> PeopleApi<'s> {
                 json!({"role": role.label()}),
             )
         };
-        let if_not_written = match role > member.role {
-            true => IfNotWritten::Refuse,
-            false => IfNotWritten::Wait,
-        };
         let (account, id) = (self.account.id().to_owned(), person.to_owned());
-        self.change(row, if_not_written, move |database| {
-            database.set_role(&account, &id, role)
+        let by = self.by.clone();
+        self.change(row, move |database| {
+            database.set_role(&account, &id, role, by.as_ref())
         })
         .await?;
         Ok(ApiResponse::json(&member_view(&Member { role, ..member })))
@@ -101,8 +104,9 @@ impl<'s> PeopleApi<'s> {
         let member = self.member(person, |kept| kept).await?;
         let row = self.row(AuditAction::RemoveMember, &member.person, Value::Null);
         let (account, id) = (self.account.id().to_owned(), person.to_owned());
-        self.change(row, IfNotWritten::Wait, move |database| {
-            database.remove_member(&account, &id)
+        let by = self.by.clone();
+        self.change(row, move |database| {
+            database.remove_member(&account, &id, by.as_ref())
         })
         .await?;
         Ok(ApiResponse::done())
@@ -173,7 +177,7 @@ impl<'s> PeopleApi<'s> {
             json!({"email": open.email}),
         );
         let (account, id) = (self.account.id().to_owned(), id.to_owned());
-        self.change(row, IfNotWritten::Wait, move |database| {
+        self.change(row, move |database| {
             database.revoke_invitation(&account, &id, now.seconds())
         })
         .await?;
@@ -203,6 +207,7 @@ impl<'s> PeopleApi<'s> {
                 role,
                 person,
                 invited_by: self.origin.actor.clone(),
+                inviter: self.by.as_ref().map(|by| by.as_str().to_owned()),
                 created_at: now.seconds(),
                 expires_at: now.plus(INVITATION_SECONDS).seconds(),
             },
@@ -218,10 +223,8 @@ impl<'s> PeopleApi<'s> {
         let what = json!({"email": email, "role": role.label()});
         // Before the link is valid: it gives access.
         let row = self.row_of(action, &invitation.id, what);
-        self.change(row, IfNotWritten::Refuse, move |database| {
-            database.add_invitation(&new).map(|()| true)
-        })
-        .await?;
+        self.change(row, move |database| database.add_invitation(&new))
+            .await?;
         let mailed = self.mail(&invitation, &link).await;
         Ok(ApiResponse::created(&json!({
             "invitation": invitation_view(&invitation), "link": link, "mailed": mailed.is_ok_and(|mailed| mailed),
@@ -298,16 +301,16 @@ impl<'s> PeopleApi<'s> {
         }
     }
 
-    /// Records a change, then makes it.
+    /// Records a change, then makes it. What takes access away is not in force either before it is in the database, so it is
+    /// refused too where it cannot be recorded.
     async fn change(
         &self,
         row: AuditEntry,
-        if_not_written: IfNotWritten,
         change: impl FnOnce(&Database) -> Result<bool, DatabaseError> + Send + 'static,
     ) -> Result<(), ApiError> {
         let (action, target) = (row.action, row.target.clone());
         let trail = AuditTrail::of(self.services.database.clone());
-        let mark = trail.record(row, if_not_written).await?;
+        let mark = trail.record(row, IfNotWritten::Refuse).await?;
         let database = self.services.database.as_ref().map(Arc::clone);
         let database = database.ok_or(ApiError::NoAccounts)?;
         let changed = tokio::task::spawn_blocking(move || change(&database)).await;
@@ -324,6 +327,7 @@ impl<'s> PeopleApi<'s> {
         self.services.log.event(with_mark(event, mark.as_ref()));
         match is_there {
             true => Ok(()),
+            // Somebody was faster: the member is gone, or whoever asks is no owner any more, or the last one.
             false => Err(ApiError::UnknownMember),
         }
     }
@@ -375,6 +379,7 @@ fn invitation_view(invitation: &Invitation) -> Value {
         role,
         person,
         invited_by,
+        inviter: _,
         created_at,
         expires_at,
     } = invitation;

@@ -23,7 +23,7 @@ use crate::store::database::{
 };
 
 /// The most cookies of one call that are looked up.
-const MOST_COOKIES: usize = 4;
+const MOST_COOKIES: usize = 16;
 /// The longest name of a client that is kept, in characters.
 const MAX_USER_AGENT: usize = 200;
 
@@ -93,6 +93,15 @@ fn principal_of(services: &Services, session: PersonSession) -> Option<Principal
         memberships,
         ..
     } = session;
+    // After a change of the config, nobody stays who could not come in.
+    let may_sign_in = match (&person.identity, &services.config.sign_in.oidc) {
+        (PersonIdentity::Password(_), oidc) => oidc.is_none(),
+        (PersonIdentity::Provider { issuer, .. }, Some(oidc)) => *issuer == oidc.issuer,
+        (PersonIdentity::Provider { .. }, None) => false,
+    };
+    if !may_sign_in {
+        return None;
+    }
     let roles = roles(services, memberships);
     let signed_in = SignedIn {
         person,
@@ -102,6 +111,11 @@ fn principal_of(services: &Services, session: PersonSession) -> Option<Principal
         return Some(Principal::operator_person(signed_in));
     }
     (!roles.is_empty()).then(|| Principal::person(signed_in, roles))
+}
+
+/// Whether persons can sign in by a password: with a database, and where no identity provider is configured.
+pub(super) fn sign_in_takes_passwords(services: &Services) -> bool {
+    services.database.is_some() && services.config.sign_in.oidc.is_none()
 }
 
 /// How long sessions of persons last.
@@ -139,12 +153,12 @@ pub(super) fn roles(services: &Services, memberships: Vec<Membership>) -> Vec<(S
         .collect()
 }
 
-/// Begins a session of a person.
+/// Begins a session of a person, whose password has still this stored hash, where one was shown.
 pub(super) async fn begin(
     services: &Services,
     peer: Peer,
     headers: &HeaderMap,
-    person: PersonId,
+    (person, password): (PersonId, Option<String>),
     now: UnixTime,
 ) -> Result<SessionCodes, ApiError> {
     let codes = SessionCodes::make().map_err(|_| ApiError::Internal)?;
@@ -156,17 +170,20 @@ pub(super) async fn begin(
         cookie: codes.id.hash().to_string(),
         secret: hash_of(&codes.secret).to_hex().to_string(),
         person,
+        password,
         address: match change::client(services, peer, headers) {
             ClientAddress::Known(address) => Some(address.to_string()),
             ClientAddress::Unknown => None,
         },
         user_agent: user_agent.map(|name| name.chars().take(MAX_USER_AGENT).collect()),
     };
-    ask(services, move |database| {
+    let begun = ask(services, move |database| {
         database.begin_session(&session, now.seconds())
-    })
-    .await?;
-    Ok(codes)
+    });
+    match begun.await? {
+        true => Ok(codes),
+        false => Err(ApiError::WrongPassword),
+    }
 }
 
 /// Who has a session that has just begun; None: a person who may not do anything any more.

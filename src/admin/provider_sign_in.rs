@@ -13,15 +13,15 @@ use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
 use crate::admin::panel_url::panel_url;
 use crate::admin::person_session::{self, random_id};
 use crate::admin::response::ApiResponse;
-use crate::admin::session_codes::is_over_tls;
 use crate::admin::sign_in::{self, Admitted, SignInClient};
+use crate::admin::throttle::delay_response;
 use crate::admin::usage::ask;
+use crate::admin::{Services, change};
 use crate::observe::log::Event;
 use crate::oidc::{CallbackAnswer, OidcError, OidcIdentity, Pending, ProviderToken};
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
@@ -36,6 +36,8 @@ const COOKIE_NAME: &str = "keygate_sign_in";
 const TLS_COOKIE_NAME: &str = "__Host-keygate_sign_in";
 /// The most sign-ins that are under way at once; a further one takes the place of the oldest.
 const MOST_PENDING: usize = 10_000;
+/// The most of one client, so that nobody pushes out those of others.
+const MOST_OF_CLIENT: usize = 64;
 /// The most sessions whose ID tokens are kept for their sign-out.
 const MOST_ID_TOKENS: usize = 10_000;
 /// The page exchanges its code within this time, in seconds.
@@ -47,11 +49,13 @@ const CALLBACK_PATH: &str = "/api/sign-in/callback";
 #[derive(Default)]
 pub(super) struct ProviderSignIns {
     under_way: Mutex<HashMap<TokenHash, UnderWay>>,
-    id_tokens: Mutex<HashMap<String, ProviderToken>>,
+    id_tokens: Mutex<HashMap<String, (i64, ProviderToken)>>,
 }
 
 struct UnderWay {
     made_at: i64,
+    /// The client's address, if it is known.
+    client: Option<String>,
     step: SignInStep,
 }
 
@@ -83,29 +87,39 @@ impl ProviderSignIns {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn id_tokens(&self) -> MutexGuard<'_, HashMap<String, ProviderToken>> {
+    fn id_tokens(&self) -> MutexGuard<'_, HashMap<String, (i64, ProviderToken)>> {
         self.id_tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, cookie: TokenHash, step: SignInStep, now: UnixTime) {
+    fn keep(&self, cookie: TokenHash, client: Option<String>, step: SignInStep, now: UnixTime) {
         let mut under_way = self.under_way();
-        while under_way.len() >= MOST_PENDING {
-            let oldest = under_way.iter().min_by_key(|(_, one)| one.made_at);
-            let Some(oldest) = oldest.map(|(cookie, _)| *cookie) else {
-                break;
-            };
-            under_way.remove(&oldest);
+        let of_client = under_way.values().filter(|one| one.client == client);
+        let is_full = under_way.len() >= MOST_PENDING;
+        if of_client.count() >= MOST_OF_CLIENT || is_full {
+            let candidates = under_way
+                .iter()
+                .filter(|(_, one)| is_full || one.client == client);
+            let oldest = candidates.min_by_key(|(_, one)| one.made_at);
+            if let Some(oldest) = oldest.map(|(cookie, _)| *cookie) {
+                under_way.remove(&oldest);
+            }
         }
         let made_at = now.seconds();
-        under_way.insert(cookie, UnderWay { made_at, step });
+        let one = UnderWay {
+            made_at,
+            client,
+            step,
+        };
+        under_way.insert(cookie, one);
     }
 
     /// The sign-in of this browser, which is used up by that.
     fn take_away(
         &self,
         headers: &HeaderMap,
+        state: &str,
         now: UnixTime,
     ) -> Option<(TokenHash, Pending, Option<Zeroizing<String>>)> {
         let mut under_way = self.under_way();
@@ -116,10 +130,12 @@ impl ProviderSignIns {
             }
         });
         for cookie in named_by(headers) {
+            // Another page may send the browser here, and must not end what is under way.
             if let Some(UnderWay {
-                step: SignInStep::Away { .. },
+                step: SignInStep::Away { pending, .. },
                 ..
             }) = under_way.get(&cookie)
+                && pending.has_state(state)
                 && let Some(UnderWay {
                     step:
                         SignInStep::Away {
@@ -143,6 +159,7 @@ impl ProviderSignIns {
             let is_right = match under_way.get(&cookie) {
                 Some(UnderWay {
                     made_at,
+                    client: _,
                     step: SignInStep::Back { code, .. },
                 }) => {
                     // A blake3 hash compares in constant time.
@@ -163,17 +180,27 @@ impl ProviderSignIns {
     }
 
     /// Keeps what the provider is shown when this session ends.
-    pub(super) fn keep_id_token(&self, session: String, token: ProviderToken) {
+    pub(super) fn keep_id_token(
+        &self,
+        session: String,
+        token: ProviderToken,
+        (now, longest): (UnixTime, i64),
+    ) {
         let mut tokens = self.id_tokens();
+        let now = now.seconds();
+        if tokens.len() >= MOST_ID_TOKENS {
+            tokens.retain(|_, (made_at, _)| (0..longest).contains(&(now - *made_at)));
+        }
         // Nobody misses one of so many: its person signs out here alone.
         if tokens.len() < MOST_ID_TOKENS {
-            tokens.insert(session, token);
+            tokens.insert(session, (now, token));
         }
     }
 
     /// What the provider is shown now that this session ends.
     pub(super) fn take_id_token(&self, session: &str) -> Option<ProviderToken> {
-        self.id_tokens().remove(session)
+        let (_, token) = self.id_tokens().remove(session)?;
+        Some(token)
     }
 }
 
@@ -189,6 +216,7 @@ impl Arrival {
             Admitted {
                 person,
                 email: name,
+                password: None,
             },
             id_token,
         )
@@ -198,32 +226,32 @@ impl Arrival {
 /// GET /api/sign-in/oidc: sends the browser to the provider.
 pub(super) async fn begin(
     services: &Services,
-    headers: &HeaderMap,
+    client: SignInClient<'_>,
     query: &Query,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
     let provider = services.provider.as_ref().ok_or(ApiError::UnknownPath)?;
     let redirect_uri = redirect_uri(services).ok_or(ApiError::NoPanel)?;
     let invitation = query.parameter("invitation")?;
-    let invitation = invitation.map(|code| Zeroizing::new(code.to_owned()));
+    let invitation = match invitation {
+        Some(code) if code.len() != Code::LENGTH => return Err(ApiError::WrongInvitation),
+        code => code.map(|code| Zeroizing::new(code.to_owned())),
+    };
     let begun = match provider.begin(&redirect_uri, now).await {
         Ok(begun) => begun,
-        Err(error) => return back_to_panel(&failed(services, None, &error)),
+        Err(error) => return failed(services, client.origin, &error).await,
     };
     let cookie = Code::make(getrandom::fill).map_err(|_| ApiError::Internal)?;
     let step = SignInStep::Away {
         pending: begun.pending,
         invitation,
     };
-    services
-        .state
-        .provider_sign_ins
-        .keep(cookie.hash(), step, now);
-    let set = set_cookie(
-        cookie.reveal(),
-        "; Max-Age=600",
-        is_over_tls(services, headers),
-    )?;
+    let address = client.origin.address.clone();
+    let sign_ins = &services.state.provider_sign_ins;
+    sign_ins.keep(cookie.hash(), address, step, now);
+    // The browser says nothing of how it came here.
+    let is_tls = redirect_uri.starts_with("https://");
+    let set = set_cookie(cookie.reveal(), "; Max-Age=600", is_tls)?;
     Ok(redirect(&begun.url)?.with(SET_COOKIE, set))
 }
 
@@ -237,7 +265,8 @@ pub(super) async fn come_back(
 ) -> Result<ApiResponse, ApiError> {
     let provider = services.provider.as_ref().ok_or(ApiError::UnknownPath)?;
     let sign_ins = &services.state.provider_sign_ins;
-    let Some((cookie, pending, invitation)) = sign_ins.take_away(client.headers, now) else {
+    let state = query.parameter("state")?.unwrap_or_default();
+    let Some((cookie, pending, invitation)) = sign_ins.take_away(client.headers, state, now) else {
         return back_to_panel("#sign-in-error=not_begun_here");
     };
     let text = |name| Ok::<_, ApiError>(query.parameter(name)?.map(str::to_owned));
@@ -249,12 +278,12 @@ pub(super) async fn come_back(
     };
     let identity = match provider.finish(pending, answer, now).await {
         Ok(identity) => identity,
-        Err(error) => return back_to_panel(&failed(services, Some(client.origin), &error)),
+        Err(error) => return failed(services, client.origin, &error).await,
     };
     let admitted = admit(services, client.origin, &identity, invitation, now).await;
     let (person, name) = match admitted {
         Ok(admitted) => admitted,
-        Err(error @ (ApiError::NotInvited | ApiError::InNoAccount)) => {
+        Err(error @ (ApiError::NotInvited | ApiError::InNoAccount | ApiError::WrongInvitation)) => {
             sign_in::refused(services, client.origin, "oidc", &error).await;
             return back_to_panel(&format!("#sign-in-error={}", error.label()));
         }
@@ -270,7 +299,7 @@ pub(super) async fn come_back(
             id_token: identity.id_token,
         },
     };
-    sign_ins.keep(cookie, step, now);
+    sign_ins.keep(cookie, client.origin.address.clone(), step, now);
     back_to_panel(&fragment)
 }
 
@@ -298,7 +327,7 @@ async fn admit(
     };
     let wanted = who.clone();
     let known = ask(services, move |database| database.person(&wanted)).await?;
-    let codes = invitations(services, identity, invitation, now).await?;
+    let codes = invitations(services, identity, (invitation, known.is_some()), now).await?;
     let is_operator = identity.is_among(&config.operators);
     if known.is_none() && by_claim.is_empty() && codes.is_empty() && !is_operator {
         return Err(ApiError::NotInvited);
@@ -332,7 +361,11 @@ async fn admit(
         )
         .await?;
     }
+    let wanted = new.identity.clone();
     let lost = note(services, new, by_claim, now).await?;
+    // Two first sign-ins at once make one person.
+    let noted = ask(services, move |database| database.person(&wanted)).await?;
+    let id = noted.map_or(id, |(person, _)| person.id);
     tell_lost(services, &origin, &id, lost).await;
     let person = id.clone();
     let memberships = ask(services, move |database| database.memberships(&person)).await?;
@@ -344,12 +377,13 @@ async fn admit(
     Ok((id, origin.actor))
 }
 
-/// The open invitations that are this person's: those that name an address which the provider has verified. A link for
-/// another address is not.
+/// The open invitations that the person takes: the one whose link was opened; at the first sign-in without a link, all that
+/// name the address. The provider has verified the address; a link for another one is not the person's. Later on nobody is
+/// made a member without opening a link.
 async fn invitations(
     services: &Services,
     identity: &OidcIdentity,
-    link: Option<Zeroizing<String>>,
+    (link, is_known): (Option<Zeroizing<String>>, bool),
     now: UnixTime,
 ) -> Result<Vec<NewInvitation>, ApiError> {
     let Some(email) = identity.verified_email().cloned() else {
@@ -362,12 +396,17 @@ async fn invitations(
     let open = ask(services, move |database| {
         database.invitations_for(&wanted, now.seconds())
     });
-    let open = open.await?;
-    if let Some(link) = link {
-        let hash = TokenHash::of(link.as_bytes()).to_string();
-        if !open.iter().any(|invitation| invitation.hash == hash) {
-            return Err(ApiError::NotInvited);
+    let mut open = open.await?;
+    match link {
+        Some(link) => {
+            let hash = TokenHash::of(link.as_bytes()).to_string();
+            open.retain(|invitation| invitation.hash == hash);
+            if open.is_empty() {
+                return Err(ApiError::NotInvited);
+            }
         }
+        None if is_known => open.clear(),
+        None => {}
     }
     let in_force = |new: &NewInvitation| {
         let account = services.table.account(&new.invitation.account);
@@ -438,15 +477,23 @@ pub(super) async fn end_session_url(
         .await
 }
 
-/// Logs why nobody has signed in; the fragment that tells the page.
-fn failed(services: &Services, origin: Option<&ChangeOrigin>, error: &OidcError) -> String {
-    let event = Event::warn("sign_in")
-        .with("with", "oidc")
-        .with("result", error.label())
-        .with("reason", error.to_string())
-        .with("address", origin.and_then(|origin| origin.address.clone()));
-    services.log.event(event);
-    format!("#sign-in-error={}", error.label())
+/// Tells the page, and from time to time the operator, why nobody has signed in.
+async fn failed(
+    services: &Services,
+    origin: &ChangeOrigin,
+    error: &OidcError,
+) -> Result<ApiResponse, ApiError> {
+    change::record_failed_sign_in(services, origin.clone(), "oidc").await;
+    let line = |count| {
+        change::with_origin(Event::warn("change"), origin)
+            .with("action", "sign_in")
+            .with("with", "oidc")
+            .with("result", error.label())
+            .with("reason", error.to_string())
+            .with("count", count)
+    };
+    delay_response(services, line).await;
+    back_to_panel(&format!("#sign-in-error={}", error.label()))
 }
 
 /// Where the browser comes back to, as it is registered at the provider.

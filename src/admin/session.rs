@@ -310,6 +310,7 @@ pub(super) async fn sign_in(
     };
     let Some(token) = services.token.filter(|_| is_right) else {
         change::record_failed_sign_in(services, origin.clone(), way).await;
+        services.metrics.sign_in(way, error.label());
         let refused =
             |count| line(Event::warn("change"), &origin, error.label()).with("count", count);
         delay_response(services, refused).await;
@@ -325,6 +326,7 @@ pub(super) async fn sign_in(
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     person_session::end(services, headers).await?;
+    services.metrics.sign_in(way, "ok");
     let event = line(Event::info("change"), &origin, "ok");
     services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
@@ -348,7 +350,11 @@ async fn begin_for_person(
         headers,
         origin,
     } = client;
-    let Admitted { person, email } = match admitted {
+    let Admitted {
+        person,
+        email,
+        password,
+    } = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
             if error.is_wrong_sign_in() {
@@ -363,10 +369,11 @@ async fn begin_for_person(
     };
     // Before the session begins: it gives access.
     let mark = change::record_sign_in(services, origin.clone(), way).await?;
-    let codes = person_session::begin(services, peer, headers, person, now).await?;
+    let codes = person_session::begin(services, peer, headers, (person, password), now).await?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     person_session::end(services, headers).await?;
+    services.metrics.sign_in(way, "ok");
     let event = change::with_origin(Event::info("change"), &origin)
         .with("action", "sign_in")
         .with("with", way)
@@ -377,7 +384,8 @@ async fn begin_for_person(
     let principal = shown.ok_or(ApiError::InNoAccount)?;
     if let (Some(token), Some(signed_in)) = (id_token, principal.signed_in()) {
         let sign_ins = &services.state.provider_sign_ins;
-        sign_ins.keep_id_token(signed_in.session.clone(), token);
+        let times = (now, services.config.sign_in.session);
+        sign_ins.keep_id_token(signed_in.session.clone(), token, times);
     }
     let view = View {
         secret: Some(codes.secret.reveal()),

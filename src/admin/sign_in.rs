@@ -29,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) person: PersonId,
     /// The e-mail address, for log and audit.
     pub(super) email: String,
+    /// The stored hash of the password that was shown; None: none was, or it has just been set.
+    pub(super) password: Option<String>,
 }
 
 /// From where a sign-in comes.
@@ -39,15 +41,10 @@ pub(super) struct SignInClient<'c> {
     pub(super) origin: &'c ChangeOrigin,
 }
 
-/// Whether persons can sign in by a password: with a database, and where no identity provider is configured.
-pub(super) fn takes_passwords(services: &Services) -> bool {
-    services.database.is_some() && services.config.sign_in.oidc.is_none()
-}
-
 /// GET /api/sign-in: what the page offers.
 pub(super) fn ways(services: &Services) -> ApiResponse {
     ApiResponse::json(&json!({
-        "password": takes_passwords(services),
+        "password": person_session::sign_in_takes_passwords(services),
         "token": services.token.is_some(),
         "oidc": services.provider.as_ref().map(|provider| json!({"name": provider.name()})),
     }))
@@ -63,7 +60,7 @@ pub(super) async fn by_password(
     (email, password): (&str, Zeroizing<String>),
     now: UnixTime,
 ) -> Result<Admitted, ApiError> {
-    if !takes_passwords(services) {
+    if !person_session::sign_in_takes_passwords(services) {
         return Err(ApiError::NoPasswords);
     }
     // What is no address is nobody's; it takes as long.
@@ -78,8 +75,8 @@ pub(super) async fn by_password(
     let address = email.as_ref().map_or("", EmailAddress::as_str);
     let from = change::client(services, client.peer, client.headers);
     let (person, hash) = known.unzip();
-    let is_right =
-        passwords::check(services, (address, from), password, hash.flatten(), now).await?;
+    let hash = hash.flatten();
+    let is_right = passwords::check(services, (address, from), password, hash.clone(), now).await?;
     let person = person.filter(|_| is_right).ok_or(ApiError::WrongPassword)?;
     let id = person.id.clone();
     let memberships = ask(services, move |database| database.memberships(&id)).await?;
@@ -91,6 +88,7 @@ pub(super) async fn by_password(
     Ok(Admitted {
         person: person.id,
         email: person.email,
+        password: hash,
     })
 }
 
@@ -141,7 +139,7 @@ pub(super) async fn by_invitation(
     (code, password): (&str, Zeroizing<String>),
     now: UnixTime,
 ) -> Result<Admitted, ApiError> {
-    if !takes_passwords(services) {
+    if !person_session::sign_in_takes_passwords(services) {
         return Err(ApiError::NoPasswords);
     }
     let invitation = open_invitation(services, code, now).await?;
@@ -180,6 +178,7 @@ pub(super) async fn by_invitation(
     Ok(Admitted {
         person: id,
         email: email.as_str().to_owned(),
+        password: None,
     })
 }
 
@@ -212,9 +211,8 @@ pub(super) async fn accept(
     let trail = AuditTrail::of(services.database.clone());
     trail.record(row, IfNotWritten::Refuse).await?;
     let hash = hash.to_owned();
-    let attempt = random_id("use_")?;
     let accepted = ask(services, move |database| {
-        database.accept_invitation(&hash, &person, &attempt, now.seconds())
+        database.accept_invitation(&hash, &person, now.seconds())
     });
     match accepted.await? {
         true => Ok(()),
@@ -252,6 +250,7 @@ pub(super) async fn refused(
     error: &ApiError,
 ) {
     change::record_failed_sign_in(services, origin.clone(), way).await;
+    services.metrics.sign_in(way, error.label());
     let line = |count| {
         change::with_origin(Event::warn("change"), origin)
             .with("action", "sign_in")

@@ -1,5 +1,6 @@
 //! Tests of the whole admin API. This file holds what all of them need.
 
+mod attack;
 mod authentication;
 mod dashboard;
 mod key_calls;

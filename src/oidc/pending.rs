@@ -43,7 +43,8 @@ impl Pending {
     }
 
     /// Whether this is the state that the browser was sent away with. Takes equally long for any state.
-    pub(super) fn has_state(&self, state: &str) -> bool {
+    #[must_use]
+    pub(crate) fn has_state(&self, state: &str) -> bool {
         blake3::hash(self.state.reveal().as_bytes()) == blake3::hash(state.as_bytes())
     }
 

@@ -73,7 +73,8 @@ impl Role {
     }
 }
 
-/// An e-mail address, in lower case: two that differ in case alone are one person's.
+/// An e-mail address. Two that differ in the case of ASCII letters alone are one person's. Other letters stay as they are:
+/// some of them would become ASCII letters, and the address that of somebody else.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EmailAddress(String);
 
@@ -112,9 +113,8 @@ impl EmailAddress {
             && !domain.ends_with('.')
             && text.len() <= MAX_EMAIL
             && text.chars().all(is_plain);
-        let lower = text.to_lowercase();
-        match fits && lower.len() <= MAX_EMAIL {
-            true => Ok(Self(lower)),
+        match fits {
+            true => Ok(Self(text.to_ascii_lowercase())),
             false => Err(EmailError),
         }
     }
@@ -144,6 +144,9 @@ mod tests {
         let alice = EmailAddress::parse(" Alice@Example.COM ").unwrap();
         assert_eq!(alice.as_str(), "alice@example.com");
         assert!(EmailAddress::parse("jürgen+x@bücher.example").is_ok());
+        // The Kelvin sign.
+        let other = EmailAddress::parse("\u{212a}ate@example.com").unwrap();
+        assert_ne!(other, EmailAddress::parse("kate@example.com").unwrap());
     }
 
     #[test]

@@ -397,3 +397,94 @@ fn every_role_may_do_what_it_may_and_nothing_else_exists_for_it() {
         });
     }
 }
+
+#[test]
+fn lists_and_counts_hold_only_what_is_theirs() {
+    runtime().block_on(async {
+        let mut stage = Stage::new("member").await;
+        for account in ["acme", "other"] {
+            let body = json!({"name": "n", "model_access": {"mode": "all"}, "account": account});
+            let owner = &stage.owners[account];
+            let made = stage.api.in_session(owner, "POST", "/api/keys", body).await;
+            assert_eq!(made.status, 201);
+        }
+        stage.api.key("of nobody").await;
+        for target in ["/api/keys", "/api/keys?sort=name", "/api/keys?query=n"] {
+            let keys = stage.call("GET", target, Value::Null).await.json();
+            let keys = keys["keys"].as_array().unwrap();
+            assert_eq!(keys.len(), 1, "{target}");
+            assert_eq!(keys[0]["account"], "acme");
+        }
+        let accounts = stage.call("GET", "/api/accounts", Value::Null).await.json();
+        let accounts = accounts["accounts"].as_array().unwrap();
+        let of = |account: &Value| (account["id"].clone(), account["role"].clone());
+        assert_eq!(
+            accounts.iter().map(of).collect::<Vec<_>>(),
+            [(json!("acme"), json!("member"))]
+        );
+        let models = stage.call("GET", "/api/models", Value::Null).await.json();
+        assert_eq!(models["models"][0]["keys"], 1);
+        let none = json!({"model_access": {"mode": "exclusive", "models": ["good"]}});
+        stage
+            .api
+            .operator("PATCH", "/api/accounts/acme", none)
+            .await;
+        let models = stage.call("GET", "/api/models", Value::Null).await.json();
+        assert_eq!(models["models"], json!([]));
+
+        // The same Idempotency-Key of somebody else is another one.
+        let body =
+            json!({"name": "n", "model_access": {"mode": "all"}, "account": "acme"}).to_string();
+        let create = |session: &TestSession| {
+            let headers = [
+                &session.headers()[..],
+                &FROM_PANEL,
+                &[("idempotency-key", "1")],
+            ]
+            .concat();
+            let headers: Vec<(String, String)> = headers
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+            let (api, body) = (&stage.api, &body);
+            async move {
+                let headers: Vec<(&str, &str)> = headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .collect();
+                api.tcp("POST", "/api/keys", &headers, body)
+                    .await
+                    .status
+                    .as_u16()
+            }
+        };
+        let caller = stage.caller.as_ref().unwrap();
+        let statuses = [create(caller).await, create(&stage.owners["acme"]).await];
+        assert_eq!(statuses, [201, 201]);
+        assert_eq!(create(caller).await, 409);
+
+        let out = stage.call("DELETE", "/api/session", Value::Null).await;
+        assert_eq!(out.status, 204);
+        assert_eq!(
+            stage.call("GET", "/api/session", Value::Null).await.status,
+            401
+        );
+        stage.refresh().await;
+        let keys = stage.keys_of("acme").await;
+        let target = format!("/api/accounts/acme?keys={keys}");
+        assert_eq!(stage.api.call("DELETE", &target, "").await.status, 204);
+        assert_eq!(
+            stage.call("GET", "/api/session", Value::Null).await.status,
+            401
+        );
+        stage
+            .api
+            .operator("POST", "/api/accounts", json!({"id": "acme"}))
+            .await;
+        let members = stage
+            .api
+            .operator("GET", "/api/accounts/acme/members", Value::Null)
+            .await;
+        assert_eq!(members["members"], json!([]));
+    });
+}

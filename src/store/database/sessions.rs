@@ -33,6 +33,8 @@ pub struct NewSession {
     pub secret: String,
     /// Whose it is.
     pub person: PersonId,
+    /// The stored hash of the password that was shown, which has to be the person's still; None: none was shown.
+    pub password: Option<String>,
     /// The client's address at the sign-in.
     pub address: Option<String>,
     /// What the client calls itself.
@@ -69,46 +71,50 @@ pub struct PersonSession {
 }
 
 impl Database {
-    /// Begins a session, and notes the sign-in of its person. Waits for the disk, like all below.
+    /// Begins a session, and notes the sign-in of its person. Returns false where the person is not there, or has another
+    /// password by now. Waits for the disk, like all below.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn begin_session(&self, new: &NewSession, now: i64) -> Result<(), DatabaseError> {
+    pub fn begin_session(&self, new: &NewSession, now: i64) -> Result<bool, DatabaseError> {
         let NewSession {
             id,
             cookie,
             secret,
             person,
+            password,
             address,
             user_agent,
         } = new;
         let optional = |value: &Option<String>| value.as_deref().map_or(SqlValue::Null, text);
         let person = text(person.as_str());
-        self.change_people(&[
-            statement(
-                "DELETE FROM sessions WHERE person = $1 AND id NOT IN \
-                 (SELECT id FROM sessions WHERE person = $1 ORDER BY used_at DESC LIMIT $2)",
-                [person.clone(), SqlValue::Integer(MOST_SESSIONS - 1)],
-            ),
-            statement(
-                "INSERT INTO sessions (id, cookie, secret, person, created_at, used_at, address, user_agent) \
-                 VALUES ($1, $2, $3, $4, $5, $5, $6, $7)",
-                [
-                    text(id),
-                    text(cookie),
-                    text(secret),
-                    person.clone(),
-                    SqlValue::Integer(now),
-                    optional(address),
-                    optional(user_agent),
-                ],
-            ),
-            statement(
-                "UPDATE persons SET last_sign_in_at = $2 WHERE id = $1",
-                [person, SqlValue::Integer(now)],
-            ),
-        ])
-        .map(drop)
+        let signed_in = statement(
+            "UPDATE persons SET last_sign_in_at = $2 WHERE id = $1 AND (CAST($3 AS TEXT) IS NULL OR password = $3)",
+            [person.clone(), SqlValue::Integer(now), optional(password)],
+        );
+        self.change_people_if(
+            &signed_in,
+            &[
+                statement(
+                    "DELETE FROM sessions WHERE person = $1 AND id NOT IN \
+                     (SELECT id FROM sessions WHERE person = $1 ORDER BY used_at DESC LIMIT $2)",
+                    [person.clone(), SqlValue::Integer(MOST_SESSIONS - 1)],
+                ),
+                statement(
+                    "INSERT INTO sessions (id, cookie, secret, person, created_at, used_at, address, user_agent) \
+                     VALUES ($1, $2, $3, $4, $5, $5, $6, $7)",
+                    [
+                        text(id),
+                        text(cookie),
+                        text(secret),
+                        person,
+                        SqlValue::Integer(now),
+                        optional(address),
+                        optional(user_agent),
+                    ],
+                ),
+            ],
+        )
     }
 
     /// The session whose cookie has this hash, if it is not over.

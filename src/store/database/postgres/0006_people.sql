@@ -21,8 +21,8 @@ CREATE TABLE members (
     PRIMARY KEY (account, person)
 );
 CREATE INDEX members_by_person ON members (person);
--- hash is that of the code in the link. person is set where the link gives that person a new password. used_by is a
--- random text of the one attempt that used it.
+-- hash is that of the code in the link. person is set where the link gives that person a new password. inviter is the member
+-- who made it, null an operator. used_at is when it was used up.
 CREATE TABLE invitations (
     id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     hash TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -31,9 +31,10 @@ CREATE TABLE invitations (
     role TEXT COLLATE "C" NOT NULL,
     person TEXT COLLATE "C",
     invited_by TEXT COLLATE "C" NOT NULL,
+    inviter TEXT COLLATE "C",
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
-    used_by TEXT COLLATE "C"
+    used_at BIGINT
 );
 CREATE INDEX invitations_by_account ON invitations (account, created_at);
 CREATE INDEX invitations_by_email ON invitations (email);

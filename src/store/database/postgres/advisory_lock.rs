@@ -9,6 +9,8 @@ pub(crate) enum AdvisoryLock {
     Audit = 2,
     /// Delete old rows.
     Delete = 3,
+    /// Change people where a condition holds, such as that an owner is left.
+    Condition = 4,
 }
 
 impl AdvisoryLock {

@@ -277,13 +277,24 @@ impl Connection {
         })
     }
 
-    /// Runs statements in one transaction. How many rows each has changed.
-    pub(crate) fn change(&mut self, statements: &[Statement]) -> Result<Vec<usize>, DatabaseError> {
-        self.transaction(async |transaction| {
-            let mut changed = Vec::with_capacity(statements.len());
-            for statement in statements {
-                let count = transaction.execute(statement).await?;
-                changed.push(usize::try_from(count).unwrap_or(usize::MAX));
+    /// Runs statements in one transaction. With a `condition` that is run first, and where it changes no row, the others are
+    /// not run; what it asks stays true until the end, since one gateway at a time runs those that have one. How many rows
+    /// each has changed that was run.
+    pub(crate) fn change(
+        &mut self,
+        condition: Option<&Statement>,
+        statements: &[Statement],
+    ) -> Result<Vec<usize>, DatabaseError> {
+        self.transaction(async |work| {
+            let mut changed = Vec::with_capacity(statements.len() + 1);
+            if let Some(condition) = condition {
+                work.lock(AdvisoryLock::Condition).await?;
+                changed.push(work.changed(condition).await?);
+            }
+            if changed != [0] {
+                for statement in statements {
+                    changed.push(work.changed(statement).await?);
+                }
             }
             Ok(changed)
         })
@@ -339,6 +350,11 @@ impl Work<'_> {
             self.transaction.execute(&statement.sql, &values),
         )
         .await
+    }
+
+    async fn changed(&self, statement: &Statement) -> Result<usize, CallError> {
+        let count = self.execute(statement).await?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
     pub(crate) async fn query(&self, statement: &Statement) -> Result<Vec<Row>, CallError> {

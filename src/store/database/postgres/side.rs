@@ -30,12 +30,15 @@ impl AccountDriver for Postgres {
 
     fn put_account(&mut self, id: &str, rules: &str) -> Result<(), DatabaseError> {
         let put = statement(statements::PUT_ACCOUNT, [text(id), text(rules)]);
-        self.change(&[put, statement(BUMP_ACCOUNTS, [])]).map(drop)
+        self.connection
+            .change(None, &[put, statement(BUMP_ACCOUNTS, [])])
+            .map(drop)
     }
 
     fn delete_account(&mut self, id: &str) -> Result<(), DatabaseError> {
         let delete = statement(statements::DELETE_ACCOUNT, [text(id)]);
-        self.change(&[delete, statement(BUMP_ACCOUNTS, [])])
+        self.connection
+            .change(None, &[delete, statement(BUMP_ACCOUNTS, [])])
             .map(drop)
     }
 
@@ -67,10 +70,13 @@ impl AlertDriver for Postgres {
             text(body),
             SqlValue::Integer(*created_at),
         ];
-        let changed = self.change(&[
-            statement(statements::DELETE_ALERTS, forget),
-            statement(statements::ADD_ALERT, add),
-        ])?;
+        let changed = self.connection.change(
+            None,
+            &[
+                statement(statements::DELETE_ALERTS, forget),
+                statement(statements::ADD_ALERT, add),
+            ],
+        )?;
         Ok(changed.last().is_some_and(|added| *added > 0))
     }
 
@@ -111,7 +117,8 @@ impl AlertDriver for Postgres {
             SqlValue::Integer((*end == AttemptEnd::Delivered).into()),
             error.map_or(SqlValue::Null, |error| text(error)),
         ];
-        self.change(&[statement(statements::END_ATTEMPT, values)])
+        self.connection
+            .change(None, &[statement(statements::END_ATTEMPT, values)])
             .map(drop)
     }
 
@@ -151,7 +158,8 @@ impl BudgetDriver for Postgres {
             SqlValue::Integer(*reset_at),
             SqlValue::Integer(*spent),
         ];
-        self.change(&[statement(statements::RESET_BUDGET, values)])
+        self.connection
+            .change(None, &[statement(statements::RESET_BUDGET, values)])
             .map(drop)
     }
 
@@ -174,7 +182,11 @@ impl PeopleDriver for Postgres {
         self.ask_rows(question, row_values)
     }
 
-    fn change(&mut self, statements: &[Statement]) -> Result<Vec<usize>, DatabaseError> {
-        self.connection.change(statements)
+    fn change(
+        &mut self,
+        condition: Option<&Statement>,
+        statements: &[Statement],
+    ) -> Result<Vec<usize>, DatabaseError> {
+        self.connection.change(condition, statements)
     }
 }

@@ -14,6 +14,12 @@ const LIMITS: SessionLimits = SessionLimits {
 };
 
 on_both! {
+    owners_who_demote_or_remove_each_other_leave_one,
+    what_an_owner_made_is_void_when_the_role_is_gone_and_what_was_made_for_a_member_too,
+    an_owners_link_to_a_new_password_is_void_once_its_person_is_in_another_account,
+    whoever_was_judged_to_be_new_gets_nothing_where_somebody_was_first,
+    an_invitation_takes_no_greater_role_away,
+    a_password_that_was_changed_meanwhile_begins_no_session,
     an_invitation_is_used_once_and_gives_its_role,
     an_invitation_that_has_expired_or_was_taken_back_gives_nothing,
     a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions,
@@ -37,6 +43,7 @@ fn invitation(id: &str, account: &str, role: Role) -> NewInvitation {
             role,
             person: None,
             invited_by: "operator".to_owned(),
+            inviter: None,
             created_at: NOW,
             expires_at: NOW + 7 * 86_400,
         },
@@ -46,7 +53,7 @@ fn invitation(id: &str, account: &str, role: Role) -> NewInvitation {
 
 fn alice(password: &str) -> NewPerson {
     NewPerson {
-        id: PersonId::parse(&format!("per_{password}")).unwrap(),
+        id: PersonId::parse("per_one").unwrap(),
         identity: PersonIdentity::Password(email("alice@example.com")),
         email: Some(email("alice@example.com")),
         name: None,
@@ -73,10 +80,11 @@ fn begin(database: &Database, person: &str, number: i64, now: i64) {
         cookie: format!("cookie {number}"),
         secret: format!("secret {number}"),
         person: PersonId::parse(person).unwrap(),
+        password: None,
         address: Some("192.0.2.1".to_owned()),
         user_agent: None,
     };
-    database.begin_session(&session, now).unwrap();
+    assert!(database.begin_session(&session, now).unwrap());
 }
 
 fn roles(database: &Database, person: &str) -> Vec<(String, Role)> {
@@ -97,11 +105,11 @@ fn an_invitation_is_used_once_and_gives_its_role(fixture: &Fixture) {
         std::slice::from_ref(&new.invitation)
     );
 
-    let accept = |person: &NewPerson, attempt| {
-        let accepted = database.accept_invitation(&new.hash, person, attempt, NOW);
+    let accept = |person: &NewPerson| {
+        let accepted = database.accept_invitation(&new.hash, person, NOW);
         accepted.unwrap()
     };
-    assert!(accept(&alice("one"), "a"));
+    assert!(accept(&alice("one")));
     assert_eq!(
         roles(&database, "per_one"),
         [("acme".to_owned(), Role::Member)]
@@ -114,11 +122,9 @@ fn an_invitation_is_used_once_and_gives_its_role(fixture: &Fixture) {
     );
     assert_eq!(database.members("acme").unwrap()[0].person, person);
 
-    // Neither another attempt nor the same one again changes anything.
-    assert!(database.remove_member("acme", "per_one").unwrap());
-    for attempt in ["b", "a"] {
-        assert!(!accept(&alice("two"), attempt));
-    }
+    // Nobody uses it a second time.
+    assert!(database.remove_member("acme", "per_one", None).unwrap());
+    assert!(!accept(&alice("two")));
     assert_eq!(roles(&database, "per_one"), []);
     assert_eq!(database.open_invitation(&new.hash, NOW).unwrap(), None);
     assert_eq!(database.invitations("acme", NOW).unwrap(), []);
@@ -137,7 +143,7 @@ fn an_invitation_that_has_expired_or_was_taken_back_gives_nothing(fixture: &Fixt
     let end = late.invitation.expires_at;
     for (hash, now) in [(&late.hash, end), (&back.hash, NOW)] {
         assert_eq!(database.open_invitation(hash, now).unwrap(), None);
-        let accepted = database.accept_invitation(hash, &alice("one"), "a", now);
+        let accepted = database.accept_invitation(hash, &alice("one"), now);
         assert!(!accepted.unwrap());
     }
     assert_eq!(database.members("acme").unwrap(), []);
@@ -149,7 +155,7 @@ fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions(fixture: &Fix
     database.add_invitation(&first).unwrap();
     assert!(
         database
-            .accept_invitation(&first.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&first.hash, &alice("one"), NOW)
             .unwrap()
     );
     begin(&database, "per_one", 1, NOW);
@@ -159,7 +165,7 @@ fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions(fixture: &Fix
     database.add_invitation(&reset).unwrap();
     assert!(
         database
-            .accept_invitation(&reset.hash, &alice("two"), "b", NOW)
+            .accept_invitation(&reset.hash, &alice("two"), NOW)
             .unwrap()
     );
     assert_eq!(
@@ -181,7 +187,7 @@ fn a_person_of_a_provider_is_not_the_one_with_the_same_address_and_a_password(fi
     database.add_invitation(&new).unwrap();
     assert!(
         database
-            .accept_invitation(&new.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&new.hash, &alice("one"), NOW)
             .unwrap()
     );
     database
@@ -200,11 +206,7 @@ fn what_a_claim_gives_is_judged_again_at_each_sign_in_and_what_was_given_by_hand
     let new = invitation("inv_1", "by_hand", Role::Viewer);
     database.add_invitation(&new).unwrap();
     let person = of_provider("s");
-    assert!(
-        database
-            .accept_invitation(&new.hash, &person, "a", NOW)
-            .unwrap()
-    );
+    assert!(database.accept_invitation(&new.hash, &person, NOW).unwrap());
     let sign_in = |given: &[(&str, Role)]| {
         let given: Vec<_> = given
             .iter()
@@ -234,7 +236,7 @@ fn a_session_ends_by_time_by_removal_and_by_a_new_role(fixture: &Fixture) {
     database.add_invitation(&new).unwrap();
     assert!(
         database
-            .accept_invitation(&new.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&new.hash, &alice("one"), NOW)
             .unwrap()
     );
     let lives = |number: i64, now| {
@@ -255,9 +257,12 @@ fn a_session_ends_by_time_by_removal_and_by_a_new_role(fixture: &Fixture) {
     for (number, end) in [
         (
             2,
-            (|database| database.set_role("acme", "per_one", Role::Owner)) as fn(&Database) -> _,
+            (|database| database.set_role("acme", "per_one", Role::Owner, None))
+                as fn(&Database) -> _,
         ),
-        (3, |database| database.remove_member("acme", "per_one")),
+        (3, |database| {
+            database.remove_member("acme", "per_one", None)
+        }),
     ] {
         begin(&database, "per_one", number, NOW);
         assert!(lives(number, NOW).is_some());
@@ -297,7 +302,7 @@ fn an_account_that_goes_takes_its_people_with_it(fixture: &Fixture) {
     database.add_invitation(&new).unwrap();
     assert!(
         database
-            .accept_invitation(&new.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&new.hash, &alice("one"), NOW)
             .unwrap()
     );
     database
@@ -308,4 +313,181 @@ fn an_account_that_goes_takes_its_people_with_it(fixture: &Fixture) {
     assert_eq!(database.session("cookie 1", LIMITS, NOW).unwrap(), None);
     assert_eq!(database.members("acme").unwrap(), []);
     assert_eq!(database.invitations("acme", NOW).unwrap(), []);
+}
+
+/// An account with these owners, of whom each has signed in once.
+fn owners(database: &Database, account: &str, subjects: &[&str]) {
+    for subject in subjects {
+        let new = invitation(&format!("inv_{account}_{subject}"), account, Role::Owner);
+        database.add_invitation(&new).unwrap();
+        let person = of_provider(subject);
+        assert!(database.accept_invitation(&new.hash, &person, NOW).unwrap());
+    }
+}
+
+fn by(subject: &str) -> PersonId {
+    of_provider(subject).id
+}
+
+fn owners_who_demote_or_remove_each_other_leave_one(fixture: &Fixture) {
+    let database = fixture.open("one");
+    owners(&database, "acme", &["a", "b"]);
+    let (a, b) = (by("a"), by("b"));
+    let demote = |who: &str, by: &PersonId| {
+        let changed = database.set_role("acme", who, Role::Viewer, Some(by));
+        changed.unwrap()
+    };
+    assert!(demote("per_b", &a));
+    // No owner any more, whatever was true when the call began.
+    assert!(!demote("per_a", &b));
+    assert!(!demote("per_a", &a), "the last one");
+    assert!(!database.remove_member("acme", "per_a", Some(&b)).unwrap());
+    assert!(!database.remove_member("acme", "per_a", Some(&a)).unwrap());
+    assert_eq!(
+        roles(&database, "per_a"),
+        [("acme".to_owned(), Role::Owner)]
+    );
+    assert!(database.remove_member("acme", "per_a", None).unwrap());
+}
+
+fn what_an_owner_made_is_void_when_the_role_is_gone_and_what_was_made_for_a_member_too(
+    fixture: &Fixture,
+) {
+    let database = fixture.open("one");
+    owners(&database, "acme", &["a", "b"]);
+    let a = by("a");
+    let by_a = |id: &str, email: &str| {
+        let mut new = invitation(id, "acme", Role::Owner);
+        new.invitation.email = email.to_owned();
+        new.invitation.inviter = Some(a.as_str().to_owned());
+        new
+    };
+    assert!(
+        database
+            .add_invitation(&by_a("inv_1", "x@example.com"))
+            .unwrap()
+    );
+    // A second one for the same address, by an operator.
+    assert!(
+        database
+            .add_invitation(&invitation("inv_2", "acme", Role::Owner))
+            .unwrap()
+    );
+    assert!(
+        database
+            .set_role("acme", "per_a", Role::Member, None)
+            .unwrap()
+    );
+    assert_eq!(database.invitations("acme", NOW).unwrap(), []);
+    assert!(
+        !database
+            .add_invitation(&by_a("inv_3", "x@example.com"))
+            .unwrap()
+    );
+}
+
+fn an_owners_link_to_a_new_password_is_void_once_its_person_is_in_another_account(
+    fixture: &Fixture,
+) {
+    let database = fixture.open("one");
+    owners(&database, "other", &["m"]);
+    let first = invitation("inv_1", "other", Role::Viewer);
+    database.add_invitation(&first).unwrap();
+    assert!(
+        database
+            .accept_invitation(&first.hash, &alice("one"), NOW)
+            .unwrap()
+    );
+    let reset = |id: &str, inviter: Option<&str>| {
+        let mut new = invitation(id, "other", Role::Viewer);
+        new.invitation.person = Some("per_one".to_owned());
+        new.invitation.inviter = inviter.map(str::to_owned);
+        database.add_invitation(&new).unwrap();
+        new
+    };
+    let of_owner = reset("inv_2", Some("per_m"));
+    let join = invitation("inv_3", "acme", Role::Owner);
+    database.add_invitation(&join).unwrap();
+    assert!(
+        database
+            .accept_invitation(&join.hash, &alice("other"), NOW)
+            .unwrap()
+    );
+    let set = |new: &NewInvitation, password| {
+        let set = database.accept_invitation(&new.hash, &alice(password), NOW);
+        set.unwrap()
+    };
+    let password = || {
+        let identity = PersonIdentity::Password(email("alice@example.com"));
+        database.person(&identity).unwrap().unwrap().1.unwrap()
+    };
+    assert_eq!(password(), "one", "an invitation changes no password");
+    assert!(!set(&of_owner, "stolen"));
+    assert_eq!(password(), "one");
+    let (of_operator, second) = (reset("inv_4", None), reset("inv_5", None));
+    assert!(set(&of_operator, "two"));
+    assert!(!set(&second, "three"), "one of several is used");
+    assert_eq!(password(), "two");
+}
+
+fn whoever_was_judged_to_be_new_gets_nothing_where_somebody_was_first(fixture: &Fixture) {
+    let database = fixture.open("one");
+    let (first, second) = (
+        invitation("inv_1", "acme", Role::Owner),
+        invitation("inv_2", "other", Role::Owner),
+    );
+    for new in [&first, &second] {
+        database.add_invitation(new).unwrap();
+    }
+    let late = NewPerson {
+        id: PersonId::parse("per_late").unwrap(),
+        ..alice("late")
+    };
+    let accept = |new: &NewInvitation, person: &NewPerson| {
+        let accepted = database.accept_invitation(&new.hash, person, NOW);
+        accepted.unwrap()
+    };
+    assert!(accept(&first, &alice("one")));
+    assert!(!accept(&second, &late));
+    assert_eq!(database.members("other").unwrap(), []);
+    assert!(accept(&second, &alice("one")), "it is still open");
+}
+
+fn an_invitation_takes_no_greater_role_away(fixture: &Fixture) {
+    let database = fixture.open("one");
+    let first = invitation("inv_1", "acme", Role::Owner);
+    let second = invitation("inv_2", "acme", Role::Viewer);
+    for new in [&first, &second] {
+        database.add_invitation(new).unwrap();
+        let accepted = database.accept_invitation(&new.hash, &alice("one"), NOW);
+        assert!(accepted.unwrap());
+    }
+    assert_eq!(
+        roles(&database, "per_one"),
+        [("acme".to_owned(), Role::Owner)]
+    );
+}
+
+fn a_password_that_was_changed_meanwhile_begins_no_session(fixture: &Fixture) {
+    let database = fixture.open("one");
+    let new = invitation("inv_1", "acme", Role::Viewer);
+    database.add_invitation(&new).unwrap();
+    let accepted = database.accept_invitation(&new.hash, &alice("one"), NOW);
+    assert!(accepted.unwrap());
+    let begun = |number: u8, person: &str, password: Option<&str>| {
+        let session = NewSession {
+            id: format!("ses_{number}"),
+            cookie: format!("cookie {number}"),
+            secret: String::new(),
+            person: PersonId::parse(person).unwrap(),
+            password: password.map(str::to_owned),
+            address: None,
+            user_agent: None,
+        };
+        database.begin_session(&session, NOW).unwrap()
+    };
+    assert!(begun(1, "per_one", Some("one")));
+    assert!(!begun(2, "per_one", Some("an older one")));
+    assert!(!begun(3, "per_nobody", None));
+    assert!(database.session("cookie 2", LIMITS, NOW).unwrap().is_none());
 }
