@@ -48,10 +48,19 @@ export async function onPanel(act, { options = {}, signedIn = true, keys, config
 }
 
 export async function signIn(page, gateway) {
-  await page.getByLabel("Admin token").fill(gateway.token);
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await (await tokenField(page)).fill(gateway.token);
+  await button(page, "Sign in").click();
   await page.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
   keep("secrets", await sessionSecret(page));
+}
+
+/** Where the admin token is asked for: behind a button, if persons sign in too. */
+export async function tokenField(page) {
+  const [field, other] = [page.getByLabel("Admin token"), button(page, "I am an operator")];
+  await field.or(other).waitFor();
+  if (await other.isVisible()) await other.click();
+  await field.waitFor();
+  return field;
 }
 
 /** Calls the admin API as the page does. */
