@@ -225,8 +225,8 @@ test("a viewer can change nothing, a member what is theirs, an owner all", OPTIO
   await links(page).filter({ hasText: "On-Demand Models" }).click();
   await page.getByRole("rowheader", { name: "tiny-chat" }).waitFor();
   await links(page).filter({ hasText: "Usage" }).click();
-  await page.getByText("Nothing was used in this time.").waitFor();
-  assert.equal(await page.getByText("Upstream").count() + await page.getByLabel("Whole account").count(), 0);
+  await page.getByText("Nothing was used in this time.").last().waitFor();
+  assert.equal(await page.getByText("Upstream", { exact: true }).count() + await page.getByLabel("Whole account").count(), 0);
 }, SIGNED_OUT));
 
 test("who is in two accounts looks at one at a time, and the address says at which", OPTIONS, () => onPanel(async ({ page, gateway }) => {
@@ -271,7 +271,7 @@ test("who is in two accounts looks at one at a time, and the address says at whi
   await choice.selectOption("lab");
   await page.getByText("4 models", { exact: true }).waitFor();
   await links(page).filter({ hasText: "Usage" }).click();
-  await page.getByText("Nothing was used in this time.").waitFor();
+  await page.getByText("Nothing was used in this time.").last().waitFor();
   await links(page).filter({ hasText: "Members" }).click();
   await page.getByText("1 member", { exact: true }).waitFor();
   // A filter and the account stand in the address together; somebody else's account is none.

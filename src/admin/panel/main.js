@@ -130,8 +130,10 @@ async function show(address, { moveFocus }) {
     const link = item.firstChild;
     link.setAttribute("href", `${item.dataset.view}${query}`);
     if (item.dataset.view === "#/activity") item.hidden = !isOwner();
-    if (item.dataset.view === (view.isBelow ?? name)) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (item.dataset.view === (view.isBelow ?? name)) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else link.removeAttribute("aria-current");
   }
   const choice = document.getElementById("account-switch");
   if (choice) choice.value = account().id;
@@ -154,8 +156,10 @@ async function show(address, { moveFocus }) {
   if (moveFocus) main.querySelector("h1").focus({ preventScroll: true });
 }
 
+const identity = () => JSON.stringify([session.principal, session.accounts]);
+
 function enter() {
-  const who = JSON.stringify([session.principal, session.accounts]);
+  const who = identity();
   // Somebody else, or with other rights: nothing of what was open is theirs.
   if (drawnFor !== who && open) empty();
   drawnFor = who;
@@ -234,7 +238,7 @@ onSessionEnd(sessionEnded);
 // This tab's cookie is of the other tab's session now, whoever that is.
 onRenewed(async () => {
   if (document.querySelector("dialog.sign-in")) return;
-  if ((await resume(null)).session) enter();
+  if ((await resume(null)).session && identity() !== drawnFor) enter();
 });
 drawFrame();
 addEventListener("hashchange", () => {

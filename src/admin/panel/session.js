@@ -65,7 +65,11 @@ export function keepPlace() {
 
 /** Goes back there. */
 export function takePlace() {
-  const hash = sessionStorage.getItem(RETURN);
-  sessionStorage.removeItem(RETURN);
-  if (hash?.startsWith("#/")) history.replaceState(null, "", hash);
+  try {
+    const hash = sessionStorage.getItem(RETURN);
+    sessionStorage.removeItem(RETURN);
+    if (hash?.startsWith("#/")) history.replaceState(null, "", hash);
+  } catch {
+    // As above.
+  }
 }
