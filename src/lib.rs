@@ -9,6 +9,7 @@
 //! | 6 | [`cli`] | one file a command; `cli::serve` puts the floors together and ends them in good order |
 //! | 5 | `admin` | the admin API, on a Unix socket and over TCP, and the panel; knows nothing of the data path |
 //! | 4 | `gateway` | the data path: `gateway::serve` accepts, `gateway::request` is a request's life |
+//! | 3 | `mail` | mails to people, by SMTP |
 //! | 3 | `oidc` | sign-in by the company's identity provider: OpenID Connect, authorization code with PKCE |
 //! | 3 | `alerts` | what the operator is told by a webhook: signed, at least once, over restarts |
 //! | 3 | `upstream` | the servers behind the gateway: replicas, health, catalogue, connections, answers |
@@ -26,6 +27,7 @@ mod alerts;
 pub mod cli;
 mod gateway;
 pub mod http;
+mod mail;
 mod net;
 mod observe;
 mod oidc;

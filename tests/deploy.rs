@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 24] = [
+const METRICS: [&str; 25] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -30,6 +30,7 @@ const METRICS: [&str; 24] = [
     "keygate_log_lines_dropped_total",
     "keygate_alerts_total",
     "keygate_alerts_pending",
+    "keygate_sign_ins_total",
     "keygate_tokens_total",
     "keygate_usage_records_total",
     "keygate_database_up",
@@ -93,6 +94,7 @@ fn what_the_example_config_leaves_out_is_spelt_right() {
     let found: BTreeSet<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
     // The files it names are not there, and it shows both places of a credential.
     let expected = [
+        "sign_in.mail.password_file",
         "sign_in.oidc.client_secret_file",
         "tls.certificate",
         "tls.client_ca",
@@ -114,7 +116,7 @@ fn the_example_config_explains_every_setting() {
         "max_drop_percent requests_per_minute tokens_per_minute concurrent_requests socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
-        "session_hours idle_minutes operators issuer client_id client_secret_file scopes auto_invite",
+        "session_hours idle_minutes server username password_file operators issuer client_id client_secret_file scopes auto_invite",
         "webhook secret_file upstream_after url records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
         "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];

@@ -27,7 +27,7 @@ mod source;
 mod type_names;
 
 /// Every folder or file right below `src/`, and its floor; a room may also use those of its own floor that stand before it.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("policy", 0),
     ("table", 1),
     ("runtime", 1),
@@ -38,6 +38,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("request_body", 3),
     ("upstream", 3),
     ("alerts", 3),
+    ("mail", 3),
     ("oidc", 3),
     ("gateway", 4),
     ("admin", 5),

@@ -190,6 +190,25 @@ pub(super) async fn check(
     }
 }
 
+/// Who makes the call now: of a person, roles and sessions may have ended meanwhile.
+pub(super) async fn again(
+    services: &Services,
+    headers: &HeaderMap,
+    principal: Option<Principal>,
+) -> Result<Option<Principal>, ApiError> {
+    let is_person = principal
+        .as_ref()
+        .is_some_and(|principal| principal.signed_in().is_some());
+    if !is_person {
+        return Ok(principal);
+    }
+    let (proof, principal) = person_session::touch(services, headers, now()).await?;
+    match proof {
+        SessionProof::Whole => Ok(principal),
+        SessionProof::None | SessionProof::CookieAlone => Err(ApiError::Unauthorized),
+    }
+}
+
 async fn by_session(services: &Services, parts: &request::Parts) -> Result<Access, ApiError> {
     let (sessions, headers) = (&services.state.sessions, &parts.headers);
     let (proof, principal) = match sessions.touch(headers, services.token, now()) {

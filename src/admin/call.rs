@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request;
-use http_body::Body;
 
 use crate::admin::accounts::AccountApi;
 use crate::admin::error::ApiError;
-use crate::admin::input::{BodyReader, Query};
+use crate::admin::input::Query;
 use crate::admin::keys::KeyApi;
 use crate::admin::operation::Operation;
 use crate::admin::people::PeopleApi;
@@ -35,20 +34,18 @@ pub(super) struct Call<'c> {
     pub(super) parts: &'c request::Parts,
     pub(super) request_id: &'c str,
     pub(super) query: Result<Query, ApiError>,
+    /// The whole body; empty where the method has none.
+    pub(super) body: Bytes,
     pub(super) via: ChangeVia,
 }
 
 impl Call<'_> {
     /// Handles it. `principal`: who makes it, where somebody has to say for this operation.
-    pub(super) async fn answer<B>(
+    pub(super) async fn answer(
         self,
         operation: Operation<'_>,
         principal: Option<Principal>,
-        input: &mut BodyReader<B>,
-    ) -> Result<ApiResponse, ApiError>
-    where
-        B: Body<Data = Bytes> + Send + Unpin,
-    {
+    ) -> Result<ApiResponse, ApiError> {
         let services = self.services;
         match operation {
             Operation::Health => Ok(ApiResponse::text("ok\n")),
@@ -70,31 +67,25 @@ impl Call<'_> {
                 provider_sign_in::come_back(services, self.client(&origin), query, now()).await
             }
             Operation::LookAtInvitation => {
-                let body = input.json(self.peer, &self.parts.headers).await?;
                 let origin = self.unknown_origin();
-                sign_in::look(services, self.client(&origin), &body, now()).await
+                sign_in::look(services, self.client(&origin), &self.body, now()).await
             }
             Operation::SignIn => {
-                let body = input.json(self.peer, &self.parts.headers).await?;
                 let headers = (&self.parts.headers, self.request_id);
-                session::sign_in(services, self.peer, headers, &body, now()).await
+                session::sign_in(services, self.peer, headers, &self.body, now()).await
             }
             operation => {
                 let principal = principal.ok_or(ApiError::Unauthorized)?;
-                self.answer_to(operation, principal, input).await
+                self.answer_to(operation, principal).await
             }
         }
     }
 
-    async fn answer_to<B>(
+    async fn answer_to(
         self,
         operation: Operation<'_>,
         principal: Principal,
-        input: &mut BodyReader<B>,
-    ) -> Result<ApiResponse, ApiError>
-    where
-        B: Body<Data = Bytes> + Send + Unpin,
-    {
+    ) -> Result<ApiResponse, ApiError> {
         let (services, peer, headers) = (self.services, self.peer, &self.parts.headers);
         match operation {
             Operation::ListKeys
@@ -103,7 +94,7 @@ impl Call<'_> {
             | Operation::ChangeKey(_)
             | Operation::DeleteKey(_)
             | Operation::RotateKey(_)
-            | Operation::ExpirePrevious(_) => self.keys(operation, &principal, input).await,
+            | Operation::ExpirePrevious(_) => self.keys(operation, &principal).await,
             Operation::ListAccounts => {
                 let accounts = AccountApi::new(services, self.origin(&principal))?;
                 accounts.list(&self.query?, &principal).await
@@ -119,15 +110,17 @@ impl Call<'_> {
             | Operation::ResetPassword(..)
             | Operation::ListInvitations(_)
             | Operation::Invite(_)
-            | Operation::RevokeInvitation(..) => self.people(operation, &principal, input).await,
+            | Operation::RevokeInvitation(..) => self.people(operation, &principal).await,
             Operation::Models => models::respond(services, &principal, now()).await,
             Operation::Usage => {
                 let query = self.query?.of_account(&principal, Role::Viewer)?;
-                usage::sums(services, &query, self.parts, now()).await
+                let asked = (&query, principal.keys());
+                usage::sums(services, asked, self.parts, now()).await
             }
             Operation::UsageRecords => {
                 let query = self.query?.of_account(&principal, Role::Viewer)?;
-                usage::records(services, &query, self.parts).await
+                let asked = (&query, principal.keys());
+                usage::records(services, asked, self.parts).await
             }
             Operation::Audit => {
                 let query = self.query?.of_account(&principal, Role::Owner)?;
@@ -142,21 +135,17 @@ impl Call<'_> {
             Operation::OpenApi => Ok(openapi::document()),
             operation => {
                 let operator = principal.operator_only()?;
-                self.answer_to_operator(operation, &principal, operator, input)
+                self.answer_to_operator(operation, &principal, operator)
                     .await
             }
         }
     }
 
-    async fn keys<B>(
+    async fn keys(
         self,
         operation: Operation<'_>,
         principal: &Principal,
-        input: &mut BodyReader<B>,
-    ) -> Result<ApiResponse, ApiError>
-    where
-        B: Body<Data = Bytes> + Send + Unpin,
-    {
+    ) -> Result<ApiResponse, ApiError> {
         let (services, headers) = (self.services, &self.parts.headers);
         let origin = self.origin(principal);
         let key_store = services.key_store.on_behalf_of(origin.clone());
@@ -182,24 +171,20 @@ impl Call<'_> {
                 return api.show(id, left, now());
             }
             Operation::CreateKey => {
-                let body = input.json(self.peer, headers).await?;
                 let repeat = repeat("create")?;
-                ("create", api.create(&body, repeat, now()).await)
+                ("create", api.create(&self.body, repeat, now()).await)
             }
             Operation::ChangeKey(id) => {
-                let body = input.json(self.peer, headers).await?;
-                ("change", api.change(id, expected, &body, now()).await)
+                ("change", api.change(id, expected, &self.body, now()).await)
             }
             Operation::DeleteKey(id) => ("delete", api.delete(id, expected).await),
             Operation::RotateKey(id) => {
-                let body = input.json(self.peer, headers).await?;
                 let repeat = repeat(id)?;
-                let done = api.rotate(id, expected, &body, repeat, now()).await;
+                let done = api.rotate(id, expected, &self.body, repeat, now()).await;
                 ("rotate", done)
             }
             Operation::ExpirePrevious(id) => {
-                let body = input.json(self.peer, headers).await?;
-                let done = api.expire_previous(id, expected, &body, now()).await;
+                let done = api.expire_previous(id, expected, &self.body, now()).await;
                 ("expire_previous", done)
             }
             _ => return Err(ApiError::Internal),
@@ -208,15 +193,11 @@ impl Call<'_> {
         done.outcome
     }
 
-    async fn people<B>(
+    async fn people(
         self,
         operation: Operation<'_>,
         principal: &Principal,
-        input: &mut BodyReader<B>,
-    ) -> Result<ApiResponse, ApiError>
-    where
-        B: Body<Data = Bytes> + Send + Unpin,
-    {
+    ) -> Result<ApiResponse, ApiError> {
         let services = self.services;
         let api = |id: &str, least: Role| {
             let access = principal.account(&services.table, id, least)?;
@@ -231,48 +212,40 @@ impl Call<'_> {
             }
             Operation::ChangeMember(id, person) => {
                 let api = api(id, Role::Owner)?;
-                let body = input.json(self.peer, &self.parts.headers).await?;
-                api.change_role(person, &body).await
+                api.change_role(person, &self.body).await
             }
             Operation::ResetPassword(id, person) => {
                 let api = api(id, Role::Owner)?;
-                let body = input.json(self.peer, &self.parts.headers).await?;
-                api.reset_password(person, &body, now()).await
+                api.reset_password(person, &self.body, now()).await
             }
             Operation::Invite(id) => {
                 let api = api(id, Role::Owner)?;
-                let body = input.json(self.peer, &self.parts.headers).await?;
-                api.invite(&body, now()).await
+                api.invite(&self.body, now()).await
             }
             _ => Err(ApiError::Internal),
         }
     }
 
-    async fn answer_to_operator<B>(
+    async fn answer_to_operator(
         self,
         operation: Operation<'_>,
         principal: &Principal,
         operator: OperatorOnly,
-        input: &mut BodyReader<B>,
-    ) -> Result<ApiResponse, ApiError>
-    where
-        B: Body<Data = Bytes> + Send + Unpin,
-    {
+    ) -> Result<ApiResponse, ApiError> {
         let (services, peer, headers) = (self.services, self.peer, &self.parts.headers);
         let origin = self.origin(principal);
         match operation {
             Operation::Metrics => Ok(status::metrics(services)),
             Operation::ResetBudgets(id) => {
-                let body = input.json(peer, headers).await?;
-                budgets::reset(services, operator, origin, id, &body, now()).await
+                budgets::reset(services, operator, origin, id, &self.body, now()).await
             }
             Operation::CreateAccount => {
-                let body = input.json(peer, headers).await?;
+                let body = self.body.clone();
                 let api = AccountApi::new(services, origin)?;
                 accounts::to_its_end(async move { api.create(operator, &body, now()).await }).await
             }
             Operation::ChangeAccount(id) => {
-                let body = input.json(peer, headers).await?;
+                let body = self.body.clone();
                 let expected = keys::expected_revision(headers);
                 let (api, id) = (AccountApi::new(services, origin)?, id.to_owned());
                 accounts::to_its_end(
@@ -292,24 +265,16 @@ impl Call<'_> {
                 .await
             }
             Operation::Reload => {
-                let body = input.json(peer, headers).await?;
-                reload::respond(services, operator, origin, &self.query?, &body).await
+                reload::respond(services, operator, origin, &self.query?, &self.body).await
             }
-            Operation::TestAlert => {
-                let body = input.json(peer, headers).await?;
-                alerts::test(services, operator, &origin, &body).await
-            }
+            Operation::TestAlert => alerts::test(services, operator, &origin, &self.body).await,
             Operation::Status => Ok(status::status(services, operator)),
-            Operation::Explain => {
-                let body = input.json(peer, headers).await?;
-                explain::respond(services, operator, &body, now()).await
-            }
+            Operation::Explain => explain::respond(services, operator, &self.body, now()).await,
             Operation::Overview => overview::respond(services, operator, now()).await,
             Operation::Refusals => refusals::respond(services, operator, &self.query?, now()),
             Operation::VerifyAudit => audit::verify(services, operator, &self.query?).await,
             Operation::MakeSignInLink => {
-                let body = input.json(peer, headers).await?;
-                session::make_link(services, peer, origin, &body, now()).await
+                session::make_link(services, peer, origin, &self.body, now()).await
             }
             // Handled before.
             Operation::Health

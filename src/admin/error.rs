@@ -260,9 +260,9 @@ impl ApiError {
             Self::InNoAccount => "You are in no account any more, or it is disabled; ask its owner or the operator.".to_owned(),
             Self::TooManyTries { seconds } => format!("Too many wrong passwords; try again in {seconds} s."),
             Self::NoPasswords => "Nobody signs in by a password here; use your company's sign-in.".to_owned(),
-            Self::UnknownMember => "The account has no member of this id; GET /api/accounts/{id}/members lists them.".to_owned(),
+            Self::UnknownMember => "The account has no member of this id; keygate members list, or GET /api/accounts/{id}/members, lists them.".to_owned(),
             Self::UnknownInvitation => {
-                "The account has no open invitation of this id; GET /api/accounts/{id}/invitations lists them.".to_owned()
+                "The account has no open invitation of this id; keygate invite list, or GET /api/accounts/{id}/invitations, lists them.".to_owned()
             }
             Self::UnknownSession => "You have no session of this id; GET /api/sessions lists them.".to_owned(),
             Self::LastOwner => "The account would have no owner; make another member its owner first.".to_owned(),

@@ -243,7 +243,7 @@ impl KeyApi<'_> {
             Ok(reservation) => reservation,
             Err(key_id) => return self.repeated(key_id, now),
         };
-        let (fields, warnings) = (fields_of(&new), self.warnings(&new.model_access));
+        let (fields, warnings) = (fields_of(&new), self.warnings(&new));
         let id = |created: &CreatedKey| created.entry.key().id().to_owned();
         match settle(self.key_store.create(new, now), reservation, id).await {
             Ok(created) => KeyChange {
@@ -396,6 +396,7 @@ impl KeyApi<'_> {
     /// The answer to a call that was made before under the same Idempotency-Key.
     fn repeated(&self, key_id: Option<String>, now: UnixTime) -> KeyChange {
         let entry = key_id.as_deref().and_then(|id| self.table.by_id(id));
+        let entry = entry.filter(|entry| self.scope.sees(entry.key()));
         let key = entry.and_then(|entry| serde_json::to_value(self.view(&entry, now)).ok());
         KeyChange {
             outcome: Err(ApiError::Repeated {
@@ -422,14 +423,22 @@ impl KeyApi<'_> {
 
     /// A warning for each listed model that no upstream serves. That is allowed, since upstreams change, but may be a
     /// mistake.
-    fn warnings(&self, access: &ModelAccess) -> Vec<String> {
+    fn warnings(&self, new: &NewKey) -> Vec<String> {
         let Some(routing) = &self.routing else {
             return Vec::new();
         };
-        let unserved = access
-            .models()
-            .iter()
-            .filter(|model| routing.upstream_of(model).is_none());
+        let access = &new.model_access;
+        // To a person, models that the account does not allow do not exist.
+        let account = new.account.as_ref().filter(|_| !self.scope.is_all());
+        let account = account.and_then(|account| self.table.account(account.as_str()));
+        let is_known = |model: &str| {
+            let sent_as = routing.sent_as(model).map(|name| &**name);
+            routing.upstream_of(model).is_some()
+                && account
+                    .as_ref()
+                    .is_none_or(|account| account.model_access.allows_as(model, sent_as))
+        };
+        let unserved = access.models().iter().filter(|model| !is_known(model));
         let consequence = match access {
             ModelAccess::Exclusive(_) => "it excludes nothing today",
             ModelAccess::All | ModelAccess::Inclusive(_) => "the key cannot use it today",

@@ -12,6 +12,11 @@
 //! | POST /api/keys/{id}/reset-budgets | begins the budgets of a key anew within their periods |
 //! | GET, POST /api/accounts | a page of accounts; a new account |
 //! | GET, PATCH, DELETE /api/accounts/{id} | one account: show, change, delete with its keys |
+//! | GET /api/accounts/{id}/members | the members of an account |
+//! | PATCH, DELETE /api/accounts/{id}/members/{person} | another role for a member; removes one |
+//! | POST /api/accounts/{id}/members/{person}/reset-password | a link by which a member sets a new password |
+//! | GET, POST /api/accounts/{id}/invitations | the open invitations; a new one with its link, which is shown only here |
+//! | DELETE /api/accounts/{id}/invitations/{invitation} | takes an invitation back |
 //! | POST /api/reload | reads key file, upstreams, prices and certificates again |
 //! | POST /api/alerts/test | sends an alert that says nothing, and tells what became of it |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
@@ -25,6 +30,10 @@
 //! | POST /api/explain | what the gateway would decide, and which rule decides |
 //! | POST, GET, DELETE /api/session | sign in to the panel, show the session, sign out |
 //! | POST /api/session-links | a link to the panel that signs in once; on the socket alone |
+//! | GET /api/sign-in | which ways to sign in there are |
+//! | GET /api/sign-in/oidc, /api/sign-in/callback | to the identity provider, and back from it |
+//! | POST /api/invitations/look | what an invitation is, for the page that its link opens |
+//! | GET /api/sessions, DELETE /api/sessions/{id} | a person's own sessions; ends one |
 //! | GET /api/openapi.json | this table as OpenAPI 3.1 |
 //! | GET /, /panel/{file} | the panel: a page that uses this API |
 //!
@@ -78,7 +87,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, request};
+use http::{Method, Request, Response, request};
 use http_body::Body;
 use http_body_util::Full;
 
@@ -252,6 +261,12 @@ where
     let access = access::check(services, peer, operation, parts, request_id).await?;
     *auth_method = Some(access.method);
     let operation = operation.ok_or_else(|| Operation::missing(path))?;
+    let body = match parts.method {
+        Method::POST | Method::PATCH => input.json(peer, &parts.headers).await?,
+        _ => Bytes::new(),
+    };
+    // The body may have taken its time; what its sender may do is asked when all of it is there.
+    let principal = access::again(services, &parts.headers, access.principal).await?;
     let via = match access.method {
         AuthMethod::Session => ChangeVia::Panel,
         AuthMethod::NotRequired | AuthMethod::Socket | AuthMethod::Token => ChangeVia::Api,
@@ -262,9 +277,10 @@ where
         parts,
         request_id,
         query: Query::of(&parts.uri),
+        body,
         via,
     };
-    call.answer(operation, access.principal, input).await
+    call.answer(operation, principal).await
 }
 
 #[cfg(test)]

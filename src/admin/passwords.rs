@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -115,8 +116,10 @@ pub(super) async fn hash(
     let hashed = tokio::task::spawn_blocking(move || {
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).ok()?;
-        let salt = SaltString::encode_b64(&salt).ok()?;
-        let hash = hasher()?.hash_password(password.as_bytes(), &salt).ok()?;
+        let hasher = hasher()?;
+        let hash: PasswordHash = hasher
+            .hash_password_with_salt(password.as_bytes(), &salt)
+            .ok()?;
         Some(hash.to_string())
     });
     hashed.await.ok().flatten().ok_or(ApiError::Internal)

@@ -16,9 +16,10 @@ use crate::admin::person_session::{random_id, time_text};
 use crate::admin::principal::AccountAccess;
 use crate::admin::response::ApiResponse;
 use crate::admin::usage::ask;
+use crate::mail::{self, MailError};
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
-use crate::policy::person::{EmailAddress, Role};
+use crate::policy::person::{EmailAddress, PersonId, Role};
 use crate::policy::time::UnixTime;
 use crate::policy::token::Code;
 use crate::store::audit::{AuditTrail, entry};
@@ -37,6 +38,8 @@ pub(super) struct PeopleApi<'s> {
     services: &'s Services,
     origin: ChangeOrigin,
     account: AccountAccess,
+    /// The member who makes the call; None: an operator.
+    by: Option<PersonId>,
 }
 
 impl<'s> PeopleApi<'s> {
@@ -53,6 +56,7 @@ impl<'s> PeopleApi<'s> {
         Ok(Self {
             services,
             origin,
+            by: account.by().cloned(),
             account,
         })
     }
@@ -83,13 +87,10 @@ impl<'s> PeopleApi<'s> {
                 json!({"role": role.label()}),
             )
         };
-        let if_not_written = match role > member.role {
-            true => IfNotWritten::Refuse,
-            false => IfNotWritten::Wait,
-        };
         let (account, id) = (self.account.id().to_owned(), person.to_owned());
-        self.change(row, if_not_written, move |database| {
-            database.set_role(&account, &id, role)
+        let by = self.by.clone();
+        self.change(row, move |database| {
+            database.set_role(&account, &id, role, by.as_ref())
         })
         .await?;
         Ok(ApiResponse::json(&member_view(&Member { role, ..member })))
@@ -100,8 +101,9 @@ impl<'s> PeopleApi<'s> {
         let member = self.member(person, |kept| kept).await?;
         let row = self.row(AuditAction::RemoveMember, &member.person, Value::Null);
         let (account, id) = (self.account.id().to_owned(), person.to_owned());
-        self.change(row, IfNotWritten::Wait, move |database| {
-            database.remove_member(&account, &id)
+        let by = self.by.clone();
+        self.change(row, move |database| {
+            database.remove_member(&account, &id, by.as_ref())
         })
         .await?;
         Ok(ApiResponse::done())
@@ -172,7 +174,7 @@ impl<'s> PeopleApi<'s> {
             json!({"email": open.email}),
         );
         let (account, id) = (self.account.id().to_owned(), id.to_owned());
-        self.change(row, IfNotWritten::Wait, move |database| {
+        self.change(row, move |database| {
             database.revoke_invitation(&account, &id, now.seconds())
         })
         .await?;
@@ -202,6 +204,7 @@ impl<'s> PeopleApi<'s> {
                 role,
                 person,
                 invited_by: self.origin.actor.clone(),
+                inviter: self.by.as_ref().map(|by| by.as_str().to_owned()),
                 created_at: now.seconds(),
                 expires_at: now.plus(INVITATION_SECONDS).seconds(),
             },
@@ -217,13 +220,52 @@ impl<'s> PeopleApi<'s> {
         let what = json!({"email": email, "role": role.label()});
         // Before the link is valid: it gives access.
         let row = self.row_of(action, &invitation.id, what);
-        self.change(row, IfNotWritten::Refuse, move |database| {
-            database.add_invitation(&new).map(|()| true)
-        })
-        .await?;
-        Ok(ApiResponse::created(
-            &json!({"invitation": invitation_view(&invitation), "link": link}),
-        ))
+        self.change(row, move |database| database.add_invitation(&new))
+            .await?;
+        let mailed = self.mail(&invitation, &link).await;
+        Ok(ApiResponse::created(&json!({
+            "invitation": invitation_view(&invitation), "link": link, "mailed": mailed.is_ok_and(|mailed| mailed),
+        })))
+    }
+
+    /// Sends the link by mail, where the config says how. Whoever made it has it in any case. Returns whether it was sent.
+    async fn mail(&self, invitation: &Invitation, link: &str) -> Result<bool, MailError> {
+        let Some(config) = &self.services.config.sign_in.mail else {
+            return Ok(false);
+        };
+        let Ok(to) = EmailAddress::parse(&invitation.email) else {
+            return Err(MailError::Address);
+        };
+        let account = self.services.table.account(&invitation.account);
+        let name =
+            account.and_then(|account| account.name.as_ref().map(|name| name.as_str().to_owned()));
+        let name = name.unwrap_or_else(|| invitation.account.clone());
+        let (subject, what) = match invitation.person {
+            None => (
+                format!("Invitation to {name}"),
+                format!(
+                    "{} invites you to the account {name}, as its {}.",
+                    invitation.invited_by,
+                    invitation.role.label()
+                ),
+            ),
+            Some(_) => (
+                "A new password".to_owned(),
+                format!("{} lets you set a new password.", invitation.invited_by),
+            ),
+        };
+        let text = format!(
+            "{what}\n\nOpen this link. It works once, until {}:\n\n{link}\n\nIf you do not expect this mail, do nothing.\n",
+            time_text(invitation.expires_at)
+        );
+        let sent = mail::send(config, &to, &subject, text).await;
+        if let Err(error) = &sent {
+            let event = Event::warn("mail")
+                .with("invitation", invitation.id.clone())
+                .with("reason", error.to_string());
+            self.services.log.event(event);
+        }
+        sent.map(|()| true)
     }
 
     async fn all_members(&self) -> Result<Vec<Member>, ApiError> {
@@ -256,16 +298,16 @@ impl<'s> PeopleApi<'s> {
         }
     }
 
-    /// Records a change, then makes it.
+    /// Records a change, then makes it. What takes access away is not in force either before it is in the database, so it is
+    /// refused too where it cannot be recorded.
     async fn change(
         &self,
         row: AuditEntry,
-        if_not_written: IfNotWritten,
         change: impl FnOnce(&Database) -> Result<bool, DatabaseError> + Send + 'static,
     ) -> Result<(), ApiError> {
         let (action, target) = (row.action, row.target.clone());
         let trail = AuditTrail::of(self.services.database.clone());
-        let mark = trail.record(row, if_not_written).await?;
+        let mark = trail.record(row, IfNotWritten::Refuse).await?;
         let database = self.services.database.as_ref().map(Arc::clone);
         let database = database.ok_or(ApiError::NoAccounts)?;
         let changed = tokio::task::spawn_blocking(move || change(&database)).await;
@@ -282,6 +324,7 @@ impl<'s> PeopleApi<'s> {
         self.services.log.event(with_mark(event, mark.as_ref()));
         match is_there {
             true => Ok(()),
+            // Somebody was faster: the member is gone, or whoever asks is no owner any more, or the last one.
             false => Err(ApiError::UnknownMember),
         }
     }
@@ -333,6 +376,7 @@ fn invitation_view(invitation: &Invitation) -> Value {
         role,
         person,
         invited_by,
+        inviter: _,
         created_at,
         expires_at,
     } = invitation;

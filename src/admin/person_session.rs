@@ -93,6 +93,11 @@ fn principal_of(services: &Services, session: PersonSession) -> Option<Principal
         memberships,
         ..
     } = session;
+    // After a change to an identity provider, passwords let nobody in.
+    let by_password = matches!(person.identity, PersonIdentity::Password(_));
+    if by_password && !sign_in_takes_passwords(services) {
+        return None;
+    }
     let roles = roles(services, memberships);
     let signed_in = SignedIn {
         person,
@@ -102,6 +107,11 @@ fn principal_of(services: &Services, session: PersonSession) -> Option<Principal
         return Some(Principal::operator_person(signed_in));
     }
     (!roles.is_empty()).then(|| Principal::person(signed_in, roles))
+}
+
+/// Whether persons can sign in by a password: with a database, and where no identity provider is configured.
+pub(super) fn sign_in_takes_passwords(services: &Services) -> bool {
+    services.database.is_some() && services.config.sign_in.oidc.is_none()
 }
 
 /// How long sessions of persons last.

@@ -92,11 +92,12 @@ impl Principal {
         id: &str,
         least: Role,
     ) -> Result<AccountAccess, ApiError> {
-        let role = match &self.0 {
+        let member = match &self.0 {
             Who::Operator(_) => None,
-            Who::Person(_, roles) => {
+            Who::Person(signed_in, roles) => {
                 let role = role_in(roles, id).filter(|role| *role >= least);
-                Some(role.ok_or(ApiError::UnknownAccount)?)
+                let role = role.ok_or(ApiError::UnknownAccount)?;
+                Some((signed_in.person.id.clone(), role))
             }
         };
         if table.account(id).is_none() {
@@ -104,7 +105,7 @@ impl Principal {
         }
         Ok(AccountAccess {
             id: id.to_owned(),
-            role,
+            member,
         })
     }
 
@@ -160,7 +161,7 @@ fn role_in(roles: &[(String, Role)], account: &str) -> Option<Role> {
 pub(super) struct AccountAccess {
     id: String,
     /// None for an operator.
-    role: Option<Role>,
+    member: Option<(PersonId, Role)>,
 }
 
 impl AccountAccess {
@@ -171,12 +172,17 @@ impl AccountAccess {
 
     /// Whether an operator acts.
     pub(super) fn is_operator(&self) -> bool {
-        self.role.is_none()
+        self.member.is_none()
+    }
+
+    /// The member who acts; None: an operator does.
+    pub(super) fn by(&self) -> Option<&PersonId> {
+        self.member.as_ref().map(|(person, _)| person)
     }
 
     /// The role, as the API shows it.
     pub(super) fn role(&self) -> Option<Role> {
-        self.role
+        self.member.as_ref().map(|(_, role)| *role)
     }
 }
 

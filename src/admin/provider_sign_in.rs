@@ -446,6 +446,7 @@ fn failed(services: &Services, origin: Option<&ChangeOrigin>, error: &OidcError)
         .with("reason", error.to_string())
         .with("address", origin.and_then(|origin| origin.address.clone()));
     services.log.event(event);
+    services.metrics.sign_in("oidc", error.label());
     format!("#sign-in-error={}", error.label())
 }
 

@@ -4,7 +4,7 @@
 //! A session ends on sign-out, after [`IDLE_SECONDS`] without a call, with the process, or when the admin token changes.
 //! Only the hashes of its id and its secret are stored. Every sign-in makes new ones. Browsers send cookies on their own,
 //! to and from every port of a host. The secret is kept by the page, so that only pages of its origin have it; every call
-//! needs it, in [`SECRET_HEADER`]. A change must pass [`is_sent_by_panel`] too.
+//! needs it, in the header `x-keygate-session`. A change must pass [`is_sent_by_panel`] too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -310,6 +310,7 @@ pub(super) async fn sign_in(
     };
     let Some(token) = services.token.filter(|_| is_right) else {
         change::record_failed_sign_in(services, origin.clone(), way).await;
+        services.metrics.sign_in(way, error.label());
         let refused =
             |count| line(Event::warn("change"), &origin, error.label()).with("count", count);
         delay_response(services, refused).await;
@@ -325,6 +326,7 @@ pub(super) async fn sign_in(
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     person_session::end(services, headers).await?;
+    services.metrics.sign_in(way, "ok");
     let event = line(Event::info("change"), &origin, "ok");
     services.log.event(change::with_mark(event, mark.as_ref()));
     let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
@@ -367,6 +369,7 @@ async fn begin_for_person(
     // Prevents session fixation: an id from before the sign-in is no longer valid.
     services.state.sessions.end(headers);
     person_session::end(services, headers).await?;
+    services.metrics.sign_in(way, "ok");
     let event = change::with_origin(Event::info("change"), &origin)
         .with("action", "sign_in")
         .with("with", way)

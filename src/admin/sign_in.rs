@@ -39,15 +39,10 @@ pub(super) struct SignInClient<'c> {
     pub(super) origin: &'c ChangeOrigin,
 }
 
-/// Whether persons can sign in by a password: with a database, and where no identity provider is configured.
-pub(super) fn takes_passwords(services: &Services) -> bool {
-    services.database.is_some() && services.config.sign_in.oidc.is_none()
-}
-
 /// GET /api/sign-in: what the page offers.
 pub(super) fn ways(services: &Services) -> ApiResponse {
     ApiResponse::json(&json!({
-        "password": takes_passwords(services),
+        "password": person_session::sign_in_takes_passwords(services),
         "token": services.token.is_some(),
         "oidc": services.provider.as_ref().map(|provider| json!({"name": provider.name()})),
     }))
@@ -63,7 +58,7 @@ pub(super) async fn by_password(
     (email, password): (&str, Zeroizing<String>),
     now: UnixTime,
 ) -> Result<Admitted, ApiError> {
-    if !takes_passwords(services) {
+    if !person_session::sign_in_takes_passwords(services) {
         return Err(ApiError::NoPasswords);
     }
     // What is no address is nobody's; it takes as long.
@@ -141,7 +136,7 @@ pub(super) async fn by_invitation(
     (code, password): (&str, Zeroizing<String>),
     now: UnixTime,
 ) -> Result<Admitted, ApiError> {
-    if !takes_passwords(services) {
+    if !person_session::sign_in_takes_passwords(services) {
         return Err(ApiError::NoPasswords);
     }
     let invitation = open_invitation(services, code, now).await?;
@@ -212,9 +207,8 @@ pub(super) async fn accept(
     let trail = AuditTrail::of(services.database.clone());
     trail.record(row, IfNotWritten::Refuse).await?;
     let hash = hash.to_owned();
-    let attempt = random_id("use_")?;
     let accepted = ask(services, move |database| {
-        database.accept_invitation(&hash, &person, &attempt, now.seconds())
+        database.accept_invitation(&hash, &person, now.seconds())
     });
     match accepted.await? {
         true => Ok(()),
@@ -252,6 +246,7 @@ pub(super) async fn refused(
     error: &ApiError,
 ) {
     change::record_failed_sign_in(services, origin.clone(), way).await;
+    services.metrics.sign_in(way, error.label());
     let line = |count| {
         change::with_origin(Event::warn("change"), origin)
             .with("action", "sign_in")

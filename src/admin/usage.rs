@@ -8,6 +8,7 @@ use http::request;
 use crate::admin::Services;
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
+use crate::admin::principal::KeyScope;
 use crate::admin::response::ApiResponse;
 use crate::http::usage_page::{KeyNames, RecordsPage, UsagePage, records_csv, sums_csv};
 use crate::http::usage_query::{Asker, UsageParameters};
@@ -20,7 +21,7 @@ use crate::table::Table;
 /// GET /api/usage
 pub(super) async fn sums(
     services: &Services,
-    query: &Query,
+    (query, scope): (&Query, KeyScope),
     parts: &request::Parts,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
@@ -32,7 +33,11 @@ pub(super) async fn sums(
     let table = Arc::clone(&services.table);
     let answer = ask(services, move |database| {
         let rows = database.sums(&question.sums)?;
-        let names = names_of(&table, rows.iter().filter_map(|row| row.key_id.as_deref()));
+        let names = names_of(
+            &table,
+            &scope,
+            rows.iter().filter_map(|row| row.key_id.as_deref()),
+        );
         Ok(match (as_csv, question.sums.group_by.key) {
             (true, _) => ApiResponse::csv(sums_csv(&question, &rows, &currency, &names)),
             (false, false) => ApiResponse::json(&UsagePage::of(&question, &rows, &currency)),
@@ -48,7 +53,7 @@ pub(super) async fn sums(
 /// GET /api/usage/records
 pub(super) async fn records(
     services: &Services,
-    query: &Query,
+    (query, scope): (&Query, KeyScope),
     parts: &request::Parts,
 ) -> Result<ApiResponse, ApiError> {
     let as_csv = wants_csv(parts);
@@ -63,7 +68,11 @@ pub(super) async fn records(
         let more = records.len() > limit;
         records.truncate(limit);
         let next = records.last().map(|last| last.id).filter(|_| more);
-        let names = names_of(&table, records.iter().map(|record| record.key_id.as_str()));
+        let names = names_of(
+            &table,
+            &scope,
+            records.iter().map(|record| record.key_id.as_str()),
+        );
         let answer = match as_csv {
             true => ApiResponse::csv(records_csv(&records, &currency, &names)),
             false => ApiResponse::json(&RecordsPage::of(&records, next, &currency, names)),
@@ -74,12 +83,14 @@ pub(super) async fn records(
     Ok(with_links(answer, parts, query, ("after", next)))
 }
 
-/// The names of those of these keys that are in the table.
-fn names_of<'r>(table: &Table, ids: impl Iterator<Item = &'r str>) -> KeyNames {
+/// The names of those of these keys that are in the table, and that the caller may see: a key may have moved to another
+/// account.
+fn names_of<'r>(table: &Table, scope: &KeyScope, ids: impl Iterator<Item = &'r str>) -> KeyNames {
     let mut names = KeyNames::new();
     for id in ids {
         if !names.contains_key(id)
             && let Some(entry) = table.by_id(id)
+            && scope.sees(entry.key())
         {
             names.insert(id.to_owned(), entry.key().name().to_owned());
         }

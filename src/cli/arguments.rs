@@ -19,6 +19,14 @@ pub(super) fn id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text).map_err(|fault| format!("{fault}; keygate keys list shows the ids"))
 }
 
+pub(super) fn account_id(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text).map_err(|fault| format!("{fault}; keygate accounts list shows the ids"))
+}
+
+pub(super) fn invitation_id(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text).map_err(|fault| format!("{fault}; keygate invite list shows the ids"))
+}
+
 /// One `--allow-from` argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AllowFromArg {

@@ -1,5 +1,5 @@
-//! `keygate demo`: a gateway with one key in front of a mock upstream. It needs nothing but the binary. Its files are in a
-//! temporary folder, which is deleted at the end.
+//! `keygate demo`: a gateway with one key and one account in front of a mock upstream. It needs nothing but the binary. Its
+//! files, the database among them, are in a temporary folder, which is deleted at the end.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,7 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::admin::{Services, session};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use serde_json::{Value, json};
+
+use crate::admin::{self, Peer, Services, session};
 use crate::cli::mock_upstream;
 use crate::cli::serve::{Bootstrap, serve};
 use crate::cli::start_error::StartError;
@@ -16,6 +21,7 @@ use crate::policy::key::KeyName;
 use crate::policy::key_limits::KeyAllowance;
 use crate::policy::model_access::ModelAccess;
 use crate::policy::network::AllowFrom;
+use crate::policy::person::Role;
 use crate::runtime::wall_clock;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::key_file;
@@ -23,6 +29,8 @@ use crate::store::patch::NewKey;
 
 const DATA_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9180;
+const ACCOUNT: &str = "demo-team";
+const OWNER: &str = "owner@example.com";
 
 /// Runs the demo until Ctrl-C or SIGTERM.
 #[must_use]
@@ -79,8 +87,8 @@ fn free_port(wanted: u16) -> io::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// Creates the key and prints how to use it.
-async fn introduce(services: &Services) -> io::Result<()> {
+/// Creates the key and the account, and prints how to use them.
+async fn introduce(services: &Arc<Services>) -> io::Result<()> {
     let name = KeyName::parse("demo").map_err(io::Error::other)?;
     let (model_access, allow_from) = (ModelAccess::All, AllowFrom::Anywhere);
     let new = NewKey {
@@ -98,6 +106,7 @@ async fn introduce(services: &Services) -> io::Result<()> {
         .await
         .map_err(io::Error::other)?;
     let (url, token) = (&services.url, created.token.reveal());
+    let invitation = invite_owner(services).await?;
     let mut out = io::stdout().lock();
     writeln!(
         out,
@@ -113,11 +122,48 @@ async fn introduce(services: &Services) -> io::Result<()> {
             out,
             "(That link signs in once, within five minutes. Afterwards the admin token does: {file})"
         )?;
+        writeln!(
+            out,
+            "The same panel as an invited owner sees it: {invitation}"
+        )?;
+        writeln!(
+            out,
+            "(That link makes {OWNER} the owner of the account {ACCOUNT}. It works once. Open it in a private window, so \
+             that you stay signed in as the operator.)"
+        )?;
     }
     writeln!(out, "\nTry it:\n")?;
     writeln!(out, "{}", curl(url, token))?;
     writeln!(out, "\nCtrl-C ends it and leaves nothing behind.\n")?;
     out.flush()
+}
+
+/// Makes an account and invites its owner; the link of the invitation.
+async fn invite_owner(services: &Arc<Services>) -> io::Result<String> {
+    let account = json!({"id": ACCOUNT, "name": "Demo team"});
+    post(services, "/api/accounts", &account).await?;
+    let invitation = json!({"email": OWNER, "role": Role::Owner.label()});
+    let path = format!("/api/accounts/{ACCOUNT}/invitations");
+    let answer = post(services, &path, &invitation).await?;
+    Ok(answer["link"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A call of the admin API, as by its socket.
+async fn post(services: &Arc<Services>, path: &str, body: &Value) -> io::Result<Value> {
+    let request = Request::post(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .map_err(io::Error::other)?;
+    let uid = Some(rustix::process::getuid().as_raw());
+    let answer = admin::handle(services, Peer::Socket { uid }, request).await;
+    let status = answer.status();
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(io::Error::other)?.to_bytes();
+    match status.is_success() {
+        true => serde_json::from_slice(&body).map_err(io::Error::other),
+        false => Err(io::Error::other(format!("{path}: {status}"))),
+    }
 }
 
 /// A command that works in any shell.

@@ -20,8 +20,10 @@ mod completions;
 mod current_folder;
 mod demo;
 mod explain;
+mod invite;
 mod keys;
 mod man;
+mod members;
 mod mock_upstream;
 mod output;
 mod panel_link;
@@ -41,6 +43,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::policy::key::KeyId;
+use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::store::config::LogFormat;
 use crate::store::config::parse::{self, Overrides};
@@ -77,6 +80,11 @@ enum Command {
     /// Make, list, change and delete accounts: what all keys that name one may have at most.
     #[command(subcommand)]
     Accounts(AccountsCommand),
+    /// List, change and remove the members of an account: the people who sign in to the panel for it.
+    #[command(subcommand)]
+    Members(MembersCommand),
+    /// Invite a person to an account: print a link that works once, within seven days.
+    Invite(InviteArgs),
     /// Have the gateway read key file, upstreams, prices and certificates again. Other settings need a restart.
     Reload(ReloadArgs),
     /// Show the gateway's state: keys, last reload, upstreams and their health.
@@ -450,6 +458,112 @@ struct AccountDeleteArgs {
     gateway: GatewayArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum MembersCommand {
+    /// List the members of an account.
+    List(MemberListArgs),
+    /// Give a member another role; the member signs in anew.
+    Role(MemberRoleArgs),
+    /// Remove a member; the sessions end at once, and the keys that the member created stay.
+    Remove(MemberArgs),
+    /// Print a link by which a member sets a new password, once and within seven days.
+    ResetPassword(MemberArgs),
+}
+
+#[derive(Debug, Args)]
+struct MemberListArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::account_id)]
+    account: KeyId,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct MemberArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::account_id)]
+    account: KeyId,
+    /// The member's e-mail address, or the id that 'keygate members list' shows.
+    #[arg(value_name = "PERSON_OR_EMAIL")]
+    person: String,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct MemberRoleArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::account_id)]
+    account: KeyId,
+    /// The member's e-mail address, or the id that 'keygate members list' shows.
+    #[arg(value_name = "PERSON_OR_EMAIL")]
+    person: String,
+    /// The new role.
+    role: RoleArg,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+/// What a member may do in an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RoleArg {
+    /// See keys, usage and models of the account.
+    Viewer,
+    /// Also create keys, and change, rotate and delete those that they created.
+    Member,
+    /// Also do so with all keys of the account, invite and remove members, and see what was done in it.
+    Owner,
+}
+
+impl RoleArg {
+    fn role(self) -> Role {
+        match self {
+            Self::Viewer => Role::Viewer,
+            Self::Member => Role::Member,
+            Self::Owner => Role::Owner,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct InviteArgs {
+    #[command(subcommand)]
+    command: Option<InviteCommand>,
+    /// The account's id.
+    #[arg(required = true, value_parser = arguments::account_id)]
+    account: Option<KeyId>,
+    /// The person's e-mail address.
+    #[arg(required = true)]
+    email: Option<String>,
+    /// What the person may do in the account.
+    #[arg(long, value_enum, default_value_t = RoleArg::Member)]
+    role: RoleArg,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum InviteCommand {
+    /// List the open invitations of an account, newest first.
+    List(MemberListArgs),
+    /// Take an open invitation back; its link gives nothing any more.
+    Revoke(InviteRevokeArgs),
+}
+
+#[derive(Debug, Args)]
+struct InviteRevokeArgs {
+    /// The account's id.
+    #[arg(value_parser = arguments::account_id)]
+    account: KeyId,
+    /// The invitation's id, which 'keygate invite list' shows.
+    #[arg(value_parser = arguments::invitation_id)]
+    invitation: KeyId,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
 /// What the keys of an account may have at most.
 #[derive(Debug, Args)]
 struct CeilingArgs {
@@ -739,6 +853,8 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Keys(command) => keys::run(command),
         Command::Accounts(command) => accounts::run(command),
+        Command::Members(command) => members::run(command),
+        Command::Invite(args) => invite::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),

@@ -108,7 +108,7 @@ pub(super) fn serve(
     bootstrap: Bootstrap,
     config: Config,
     config_source: ConfigSource,
-    started: impl AsyncFnOnce(&Services),
+    started: impl AsyncFnOnce(&Arc<Services>),
 ) -> Result<(), StartError> {
     let Bootstrap {
         runtime,

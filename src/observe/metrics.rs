@@ -41,6 +41,7 @@ struct MetricFamilies {
     log_lines_dropped: IntCounter,
     alerts: IntCounterVec,
     alerts_pending: IntGauge,
+    sign_ins: IntCounterVec,
     database: DatabaseMetrics,
 }
 
@@ -107,6 +108,11 @@ impl Metrics {
                 "keygate_alerts_pending",
                 "Alerts that wait to be delivered.",
             )?,
+            sign_ins: counters(
+                "keygate_sign_ins_total",
+                "Sign-ins to the panel by way and result: ok, or the code of the refusal.",
+                &["way", "result"],
+            )?,
             database: DatabaseMetrics {
                 up: gauge(
                     "keygate_database_up",
@@ -151,9 +157,11 @@ impl Metrics {
             log_lines_dropped,
             alerts,
             alerts_pending,
+            sign_ins,
             database: _,
         } = &families;
-        let all: [Box<dyn Collector>; 14] = [
+        let all: [Box<dyn Collector>; 15] = [
+            Box::new(sign_ins.clone()),
             Box::new(alerts.clone()),
             Box::new(alerts_pending.clone()),
             Box::new(build),
@@ -178,6 +186,9 @@ impl Metrics {
         }
         for result in ["delivered", "failed", "given_up", "dropped"] {
             families.alerts.with_label_values(&[result]);
+        }
+        for way in ["token", "link", "password", "invitation", "oidc"] {
+            families.sign_ins.with_label_values(&[way, "ok"]);
         }
         let counters = families.workers.add();
         let families = Arc::new(families);
@@ -213,6 +224,12 @@ impl Metrics {
     /// Counts an attempt to deliver an alert, or an alert that is given up or dropped.
     pub(crate) fn alert(&self, result: &'static str) {
         self.families.alerts.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a sign-in to the panel: ok, or the code of the refusal.
+    pub(crate) fn sign_in(&self, way: &'static str, result: &'static str) {
+        let labels = [way, result];
+        self.families.sign_ins.with_label_values(&labels).inc();
     }
 
     /// Sets how many alerts wait to be delivered.

@@ -121,7 +121,13 @@ pub(crate) fn key_entry(
     after: Option<&Key>,
 ) -> AuditEntry {
     let target = after.or(before).map(|key| key.id().to_owned());
-    let account = after.or(before).and_then(Key::account).map(str::to_owned);
+    // A key that moves to another account is neither's business.
+    let stays = match (before, after) {
+        (Some(before), Some(after)) => before.account() == after.account(),
+        _ => true,
+    };
+    let account = after.or(before).and_then(Key::account);
+    let account = account.filter(|_| stays).map(str::to_owned);
     let (before, after) = changed_fields(before, after);
     let text = |fields: Option<FieldMap>| fields.map(|fields| Value::from(fields).to_string());
     AuditEntry {

@@ -7,6 +7,7 @@
 
 mod alerts;
 mod files;
+mod mail;
 pub(crate) mod names;
 mod overrides;
 pub mod parse;
@@ -31,6 +32,7 @@ use crate::policy::field_kind::ForwardHeaders;
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
 pub use crate::store::config::alerts::AlertsConfig;
+pub use crate::store::config::mail::{MailAccount, MailConfig, MailTls};
 pub use crate::store::config::secure_url::SecureUrl;
 pub use crate::store::config::sign_in::{OidcConfig, SignInConfig};
 pub use crate::store::config::usage::{AuditConfig, Engine, UsageConfig, UsageMode};

@@ -163,6 +163,13 @@ mod models {
     mod query;
 }
 
+/// The people of an account: invited, signed in to the panel, with what their role lets them do, and gone at once.
+mod people {
+    mod members;
+    pub mod panel;
+    mod shell;
+}
+
 /// Changes of the key file and the config while the gateway runs: taken whole or not at all, and never lost.
 mod reload {
     mod config;

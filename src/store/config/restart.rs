@@ -76,9 +76,10 @@ fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 4] {
     ]
 }
 
-fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 5] {
+fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 6] {
     let SignInConfig {
         oidc,
+        mail,
         url,
         operators,
         session,
@@ -86,6 +87,7 @@ fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 5] {
     } = old;
     [
         ("sign_in.oidc", *oidc != new.oidc),
+        ("sign_in.mail", *mail != new.mail),
         ("sign_in.url", *url != new.url),
         ("sign_in.operators", *operators != new.operators),
         ("sign_in.session_hours", *session != new.session),

@@ -3,6 +3,7 @@
 use crate::policy::auto_invite::AutoInvite;
 use crate::policy::key::KeyId;
 use crate::policy::person::{EmailAddress, Role};
+use crate::store::config::mail::MailConfig;
 use crate::store::config::sections::{ConfigReader, values};
 use crate::store::config::secure_url::SecureUrl;
 use crate::store::config::tree::Section;
@@ -23,6 +24,8 @@ const MAX_WORD: usize = 256;
 pub struct SignInConfig {
     /// The company's identity provider; None: persons have passwords.
     pub oidc: Option<OidcConfig>,
+    /// How invitations are sent by mail; None: whoever makes one gives the link.
+    pub mail: Option<MailConfig>,
     /// The panel's address, as browsers of people see it; None: that of the listener.
     pub url: Option<String>,
     /// Who is an operator: persons of the identity provider, by their verified addresses.
@@ -74,6 +77,9 @@ impl ConfigReader<'_> {
         let operators = values(section.texts("operators", |text| {
             EmailAddress::parse(text).map_err(|error| error.to_string())
         }));
+        let mail_section = section.section("mail");
+        let has_mail = mail_section.is_present();
+        let mail = self.mail(mail_section);
         let url = section.text("url", panel_url);
         let mut seconds = |name, unit: usize, default, most| {
             let count = section.number(name, 1, most).unwrap_or(default);
@@ -89,11 +95,13 @@ impl ConfigReader<'_> {
         section.reject_unknown_fields();
         let oidc = match oidc {
             Some(None) => return None,
+            _ if has_mail && mail.is_none() => return None,
             Some(Some(oidc)) => Some(oidc),
             None => None,
         };
         Some(SignInConfig {
             oidc,
+            mail,
             url,
             operators,
             session,

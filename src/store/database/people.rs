@@ -99,8 +99,10 @@ pub struct Invitation {
     pub role: Role,
     /// The person whose password it sets anew; None: it invites somebody.
     pub person: Option<String>,
-    /// Who made it.
+    /// Who made it, by name.
     pub invited_by: String,
+    /// The member who made it; None: an operator. It is void once that is no owner of the account any more.
+    pub inviter: Option<String>,
     /// In seconds since 1970.
     pub created_at: i64,
     /// In seconds since 1970: from then on it is not taken.
@@ -121,8 +123,13 @@ pub(crate) trait PeopleDriver: Send {
     /// The rows that a question finds.
     fn ask(&mut self, statement: &Statement) -> Result<Vec<SqlRow>, DatabaseError>;
 
-    /// Runs statements in one transaction, which is on disk when this returns. How many rows each has changed.
-    fn change(&mut self, statements: &[Statement]) -> Result<Vec<usize>, DatabaseError>;
+    /// Runs statements in one transaction, which is on disk when this returns. With a `condition` that is run first, and
+    /// where it changes no row, the others are not run. How many rows each has changed that was run.
+    fn change(
+        &mut self,
+        condition: Option<&Statement>,
+        statements: &[Statement],
+    ) -> Result<Vec<usize>, DatabaseError>;
 }
 
 /// The values of one row.
@@ -164,8 +171,9 @@ fn optional(value: Option<&str>) -> SqlValue {
 /// The columns of a person, in the order that [`person_of`] reads.
 pub(crate) const PERSON: &str = "persons.id, persons.issuer, persons.subject, persons.email, persons.name, persons.created_at, persons.last_sign_in_at";
 const PERSON_COLUMNS: usize = 7;
-const INVITATION_COLUMNS: usize = 8;
-const INVITATION: &str = "id, account, email, role, person, invited_by, created_at, expires_at";
+const INVITATION_COLUMNS: usize = 9;
+const INVITATION: &str =
+    "id, account, email, role, person, invited_by, inviter, created_at, expires_at";
 
 /// The person in the columns from this one on; None: the row is not as it was written.
 pub(crate) fn person_of(row: &SqlRow, at: usize) -> Option<Person> {
@@ -192,8 +200,9 @@ fn invitation_of(row: &SqlRow) -> Option<Invitation> {
         role: Role::of_label(&row.text(3)?)?,
         person: row.text(4),
         invited_by: row.text(5)?,
-        created_at: row.number(6)?,
-        expires_at: row.number(7)?,
+        inviter: row.text(6),
+        created_at: row.number(7)?,
+        expires_at: row.number(8)?,
     })
 }
 
@@ -216,7 +225,17 @@ impl Database {
         &self,
         statements: &[Statement],
     ) -> Result<Vec<usize>, DatabaseError> {
-        self.of_side(|driver| driver.change(statements))
+        self.of_side(|driver| driver.change(None, statements))
+    }
+
+    /// Runs the statements if the condition changes a row, all in one transaction. Returns whether it did.
+    fn change_people_if(
+        &self,
+        condition: &Statement,
+        statements: &[Statement],
+    ) -> Result<bool, DatabaseError> {
+        let changed = self.of_side(|driver| driver.change(Some(condition), statements))?;
+        Ok(changed.first().is_some_and(|count| *count > 0))
     }
 
     /// The person of an identity, with the PHC string of its password. Waits for the disk, like all below.
@@ -271,29 +290,72 @@ impl Database {
         Ok(rows.iter().filter_map(member).collect())
     }
 
-    /// Gives a member of an account another role, and ends the person's sessions. Returns whether there is such a member.
+    /// Gives a member of an account another role, ends the person's sessions, and voids the open invitations that would give
+    /// or have been given with the old one. `by`: the member who does it, who has to be an owner in the same instant, and
+    /// who leaves the account another owner; None: an operator. Returns whether it was done.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn set_role(&self, account: &str, person: &str, role: Role) -> Result<bool, DatabaseError> {
-        let values = [text(account), text(person), text(role.label())];
+    pub fn set_role(
+        &self,
+        account: &str,
+        person: &str,
+        role: Role,
+        by: Option<&PersonId>,
+    ) -> Result<bool, DatabaseError> {
         // A role that was given by hand is not taken back by a claim.
-        let sql = "UPDATE members SET role = $3, by_claim = 0 WHERE account = $1 AND person = $2";
-        let changed = self.change_people(&[statement(sql, values), end_sessions_of(person)])?;
-        Ok(changed.first().is_some_and(|count| *count > 0))
+        let sql = format!(
+            "UPDATE members SET role = $4, by_claim = 0 WHERE account = $1 AND person = $2 AND {} AND ($4 = 'owner' OR {})",
+            owner_or_operator("$1", "$3"),
+            leaves_an_owner("$1", "$2", "$3"),
+        );
+        let values = [
+            text(account),
+            text(person),
+            optional(by.map(PersonId::as_str)),
+            text(role.label()),
+        ];
+        self.change_member(account, person, statement(&sql, values))
     }
 
-    /// Removes a member from an account, and ends the person's sessions. Returns whether there was such a member.
+    /// Removes a member from an account, with the same conditions and consequences.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn remove_member(&self, account: &str, person: &str) -> Result<bool, DatabaseError> {
-        let sql = "DELETE FROM members WHERE account = $1 AND person = $2";
-        let changed = self.change_people(&[
-            statement(sql, [text(account), text(person)]),
-            end_sessions_of(person),
-        ])?;
-        Ok(changed.first().is_some_and(|count| *count > 0))
+    pub fn remove_member(
+        &self,
+        account: &str,
+        person: &str,
+        by: Option<&PersonId>,
+    ) -> Result<bool, DatabaseError> {
+        let sql = format!(
+            "DELETE FROM members WHERE account = $1 AND person = $2 AND {} AND {}",
+            owner_or_operator("$1", "$3"),
+            leaves_an_owner("$1", "$2", "$3"),
+        );
+        let values = [
+            text(account),
+            text(person),
+            optional(by.map(PersonId::as_str)),
+        ];
+        self.change_member(account, person, statement(&sql, values))
+    }
+
+    fn change_member(
+        &self,
+        account: &str,
+        person: &str,
+        change: Statement,
+    ) -> Result<bool, DatabaseError> {
+        let of_member = [text(account), text(person)];
+        // Those for the member, by whatever address, and those that the member made and may make no more.
+        let void = "DELETE FROM invitations WHERE account = $1 AND used_at IS NULL AND (person = $2 OR email IN \
+                    (SELECT email FROM persons WHERE id = $2) OR (inviter = $2 AND NOT EXISTS \
+                    (SELECT 1 FROM members WHERE account = $1 AND person = $2 AND role = 'owner')))";
+        self.change_people_if(
+            &change,
+            &[statement(void, of_member), end_sessions_of(person)],
+        )
     }
 
     /// Removes all members and invitations of an account, and ends the sessions of those members.
@@ -318,11 +380,11 @@ impl Database {
         self.change_people(&[end_sessions_in(account)]).map(drop)
     }
 
-    /// Adds an invitation.
+    /// Adds an invitation. Returns false where its inviter is no owner of the account any more.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn add_invitation(&self, new: &NewInvitation) -> Result<(), DatabaseError> {
+    pub fn add_invitation(&self, new: &NewInvitation) -> Result<bool, DatabaseError> {
         let Invitation {
             id,
             account,
@@ -330,11 +392,16 @@ impl Database {
             role,
             person,
             invited_by,
+            inviter,
             created_at,
             expires_at,
         } = &new.invitation;
-        let sql = "INSERT INTO invitations (id, account, email, role, person, invited_by, created_at, expires_at, hash) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let sql = format!(
+            "INSERT INTO invitations \
+             (id, account, email, role, person, invited_by, created_at, expires_at, hash, inviter) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 WHERE {}",
+            owner_or_operator("$2", "$10")
+        );
         let values = [
             text(id),
             text(account),
@@ -345,12 +412,13 @@ impl Database {
             SqlValue::Integer(*created_at),
             SqlValue::Integer(*expires_at),
             text(&new.hash),
+            optional(inviter.as_deref()),
         ];
         // Those that nobody used are of no use a month later.
         let old = SqlValue::Integer(created_at.saturating_sub(30 * DAY));
         let forget = statement("DELETE FROM invitations WHERE expires_at < $1", [old]);
-        self.change_people(&[forget, statement(sql, values)])
-            .map(drop)
+        let changed = self.change_people(&[forget, statement(&sql, values)])?;
+        Ok(changed.last() == Some(&1))
     }
 
     /// The open invitations of an account, the newest first.
@@ -359,7 +427,7 @@ impl Database {
     /// The database cannot be read.
     pub fn invitations(&self, account: &str, now: i64) -> Result<Vec<Invitation>, DatabaseError> {
         let sql = format!(
-            "SELECT {INVITATION} FROM invitations WHERE account = $1 AND used_by IS NULL AND expires_at > $2 \
+            "SELECT {INVITATION} FROM invitations WHERE account = $1 AND used_at IS NULL AND expires_at > $2 \
              ORDER BY created_at DESC, id"
         );
         let values = [text(account), SqlValue::Integer(now)];
@@ -378,7 +446,7 @@ impl Database {
     ) -> Result<Vec<NewInvitation>, DatabaseError> {
         let sql = format!(
             "SELECT {INVITATION}, hash FROM invitations \
-             WHERE email = $1 AND person IS NULL AND used_by IS NULL AND expires_at > $2 ORDER BY created_at, id"
+             WHERE email = $1 AND person IS NULL AND used_at IS NULL AND expires_at > $2 ORDER BY created_at, id"
         );
         let values = [text(email), SqlValue::Integer(now)];
         let rows = self.ask_people(&statement(&sql, values))?;
@@ -401,7 +469,7 @@ impl Database {
         id: &str,
         now: i64,
     ) -> Result<bool, DatabaseError> {
-        let sql = "DELETE FROM invitations WHERE account = $1 AND id = $2 AND used_by IS NULL AND expires_at > $3";
+        let sql = "DELETE FROM invitations WHERE account = $1 AND id = $2 AND used_at IS NULL AND expires_at > $3";
         let values = [text(account), text(id), SqlValue::Integer(now)];
         let changed = self.change_people(&[statement(sql, values)])?;
         Ok(changed == [1])
@@ -417,7 +485,7 @@ impl Database {
         now: i64,
     ) -> Result<Option<Invitation>, DatabaseError> {
         let sql = format!(
-            "SELECT {INVITATION} FROM invitations WHERE hash = $1 AND used_by IS NULL AND expires_at > $2"
+            "SELECT {INVITATION} FROM invitations WHERE hash = $1 AND used_at IS NULL AND expires_at > $2"
         );
         let values = [text(hash), SqlValue::Integer(now)];
         let rows = self.ask_people(&statement(&sql, values))?;
@@ -425,7 +493,7 @@ impl Database {
     }
 
     /// Uses up the invitation whose code has this hash, for this person: adds the person or brings it up to date, and gives
-    /// it the role. `attempt` is a text that no other attempt has. Returns false where another attempt was first, or it is
+    /// it the role. Returns false where another attempt was first, or it is
     /// not open any more; then nothing is changed.
     ///
     /// # Errors
@@ -434,25 +502,27 @@ impl Database {
         &self,
         hash: &str,
         person: &NewPerson,
-        attempt: &str,
         now: i64,
     ) -> Result<bool, DatabaseError> {
+        // A link of an owner sets the password of nobody who is in another account too.
         let use_up = statement(
-            "UPDATE invitations SET used_by = $2 WHERE hash = $1 AND used_by IS NULL AND expires_at > $3",
-            [text(hash), text(attempt), SqlValue::Integer(now)],
+            "UPDATE invitations SET used_at = $2 WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 \
+             AND (person IS NULL OR inviter IS NULL OR NOT EXISTS (SELECT 1 FROM members \
+             WHERE members.person = invitations.person AND members.account <> invitations.account))",
+            [text(hash), SqlValue::Integer(now)],
         );
-        // Nothing of what follows is done by an attempt that did not use it up.
-        let is_used = "EXISTS (SELECT 1 FROM invitations WHERE hash = $1 AND used_by = $2)";
+        let is_reset = "EXISTS (SELECT 1 FROM invitations WHERE hash = $1 AND person IS NOT NULL)";
         let [issuer, subject] = person.identity.columns();
+        // An invitation to join never changes a password that is there, also where its person has just been made.
         let add = statement(
             &format!(
                 "INSERT INTO persons (id, issuer, subject, email, name, password, created_at) \
-                 SELECT $3, $4, $5, $6, $7, $8, $9 WHERE {is_used} \
-                 ON CONFLICT (issuer, subject) DO UPDATE SET password = COALESCE(excluded.password, persons.password)"
+                 VALUES ($2, $3, $4, $5, $6, $7, $8) \
+                 ON CONFLICT (issuer, subject) DO UPDATE SET password = COALESCE(excluded.password, persons.password) \
+                 WHERE {is_reset}"
             ),
             [
                 text(hash),
-                text(attempt),
                 text(person.id.as_str()),
                 issuer.clone(),
                 subject.clone(),
@@ -462,36 +532,36 @@ impl Database {
                 SqlValue::Integer(now),
             ],
         );
-        // A link that sets a password anew gives no role.
+        // A link that sets a password anew gives no role, and none takes a greater role away.
         let join = statement(
-            "INSERT INTO members (account, person, role, by_claim, created_at) \
-             SELECT invitations.account, persons.id, invitations.role, 0, $3 FROM invitations, persons \
-             WHERE invitations.hash = $1 AND invitations.used_by = $2 AND invitations.person IS NULL \
-             AND persons.issuer = $4 AND persons.subject = $5 \
-             ON CONFLICT (account, person) DO UPDATE SET role = excluded.role, by_claim = 0",
+            &format!(
+                "INSERT INTO members (account, person, role, by_claim, created_at) \
+                 SELECT invitations.account, persons.id, invitations.role, 0, $2 FROM invitations, persons \
+                 WHERE invitations.hash = $1 AND invitations.person IS NULL \
+                 AND persons.issuer = $3 AND persons.subject = $4 \
+                 ON CONFLICT (account, person) DO UPDATE SET role = excluded.role, by_claim = 0 WHERE {} < {}",
+                rank_of("members.role"),
+                rank_of("excluded.role"),
+            ),
             [
                 text(hash),
-                text(attempt),
                 SqlValue::Integer(now),
                 issuer.clone(),
                 subject.clone(),
             ],
         );
+        // Of several links to a new password the first is the last.
+        let void = statement(
+            "UPDATE invitations SET used_at = $2 WHERE used_at IS NULL AND person = \
+             (SELECT person FROM invitations WHERE hash = $1)",
+            [text(hash), SqlValue::Integer(now)],
+        );
         // Whoever had the old password may have a session.
         let end = statement(
-            &format!(
-                "DELETE FROM sessions WHERE {is_used} AND person IN \
-                 (SELECT id FROM persons WHERE issuer = $3 AND subject = $4)"
-            ),
-            [text(hash), text(attempt), issuer, subject],
+            "DELETE FROM sessions WHERE person IN (SELECT id FROM persons WHERE issuer = $1 AND subject = $2)",
+            [issuer, subject],
         );
-        // So that the same attempt, made again, finds it used up too.
-        let close = statement(
-            "UPDATE invitations SET used_by = 'used' WHERE hash = $1 AND used_by = $2",
-            [text(hash), text(attempt)],
-        );
-        let changed = self.change_people(&[use_up, add, join, end, close])?;
-        Ok(changed.first() == Some(&1))
+        self.change_people_if(&use_up, &[add, join, void, end])
     }
 
     /// Notes a sign-in by an identity provider: brings name and e-mail address up to date, and makes the memberships that
@@ -540,6 +610,27 @@ impl Database {
         }
         self.change_people(&statements).map(drop)
     }
+}
+
+/// Whether the member of this placeholder is an owner of the account; null, an operator, is more.
+fn owner_or_operator(account: &str, by: &str) -> String {
+    format!(
+        "({by} IS NULL OR EXISTS (SELECT 1 FROM members AS acting WHERE acting.account = {account} \
+         AND acting.person = {by} AND acting.role = 'owner'))"
+    )
+}
+
+/// Whether the account has another owner than this person, as it has to unless an operator acts.
+fn leaves_an_owner(account: &str, person: &str, by: &str) -> String {
+    format!(
+        "({by} IS NULL OR EXISTS (SELECT 1 FROM members AS other WHERE other.account = {account} \
+         AND other.person <> {person} AND other.role = 'owner'))"
+    )
+}
+
+/// A role as a number, a greater one for a greater role.
+fn rank_of(role: &str) -> String {
+    format!("(CASE {role} WHEN 'owner' THEN 3 WHEN 'member' THEN 2 ELSE 1 END)")
 }
 
 /// Ends all sessions of a person.

@@ -346,6 +346,13 @@ impl KeyStoreState {
     ) -> Result<(Key, BearerToken), WriteError> {
         check_expiry(new.expires_at, now)?;
         let account = self.account_of(new.account.as_ref().map(Account::as_str));
+        if new.created_by.is_some() && account.is_none() {
+            // Without its account the key would be free of all ceilings.
+            return Err(WriteError::Invalid(FieldError {
+                field: "account".to_owned(),
+                message: "does not exist any more; choose another".to_owned(),
+            }));
+        }
         if let Some(account) = &account {
             check_life(account, Some(now), new.expires_at)?;
             self.check_room(account, changes)?;

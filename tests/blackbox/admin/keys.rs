@@ -47,6 +47,7 @@ fn a_created_key_is_shown_with_its_token_once_is_on_disk_and_works_at_once() {
         "limits",
         "budgets",
         "budget_used_ratio",
+        "created_by",
         "disabled",
         "state",
         "last_used_at",

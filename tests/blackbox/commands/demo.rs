@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::commands::ran::bearer;
+use crate::people::panel::{PASSWORD, Person, from_panel};
 use crate::support::client::{Call, Client};
 use crate::support::gateway::{Process, keygate};
 use crate::support::{DEADLINE, assert_error, eventually};
@@ -29,6 +30,12 @@ fn the_demo_runs_its_curl_line_works_and_nothing_of_it_stays() {
         (text.contains("curl ") && text.contains("kg_")).then_some(text)
     });
     drop(beginning);
+    for told in [
+        "as an invited owner sees it: http://127.0.0.1:",
+        "owner@example.com the owner of the account demo-team",
+    ] {
+        assert!(printed.contains(told), "{printed}");
+    }
     assert!(
         printed.contains("OpenAI Compatible URL") && printed.contains("Bearer Token"),
         "{printed}"
@@ -111,6 +118,31 @@ fn the_demo_runs_its_curl_line_works_and_nothing_of_it_stays() {
         401,
         "invalid_api_key",
     );
+    // The second link: an owner signs in and makes a key in the account, which works.
+    let link = printed
+        .split_whitespace()
+        .find(|word| word.contains("/#invitation="))
+        .expect("an invitation");
+    let (panel, code) = link.split_once("/#invitation=").expect("a code");
+    let panel: SocketAddr = panel
+        .strip_prefix("http://")
+        .and_then(|address| address.parse().ok())
+        .expect("an address");
+    let accepted = json!({"invitation": code, "password": PASSWORD});
+    let accepted = Client::connect(panel).ask(&from_panel("POST", "/api/session", &accepted));
+    let owner = Person::of(&accepted);
+    assert_eq!(owner.session["principal"]["email"], "owner@example.com");
+    assert_eq!(
+        owner.session["accounts"],
+        json!([{"id": "demo-team", "name": "Demo team", "role": "owner"}])
+    );
+    let new = json!({"name": "mine", "model_access": {"mode": "all"}});
+    let created = Client::connect(panel).ask(&owner.call("POST", "/api/keys", &new));
+    let created = created.json();
+    assert_eq!(created["key"]["account"], "demo-team");
+    let own = created["token"].as_str().expect("a token");
+    let answered = Client::connect(address).ask(&Call::chat(own, &model));
+    assert_eq!(answered.status, 200, "{}", answered.text());
     let start = Instant::now();
     demo.terminate();
     assert_eq!(demo.exits_within(DEADLINE).code(), Some(0));

@@ -175,6 +175,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
         alerts: None,
         sign_in: SignInConfig {
             oidc: None,
+            mail: None,
             url: None,
             operators: vec![],
             session: 8 * 3600,

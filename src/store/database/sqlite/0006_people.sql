@@ -21,8 +21,8 @@ CREATE TABLE members (
     PRIMARY KEY (account, person)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX members_by_person ON members (person);
--- hash is that of the code in the link. person is set where the link gives that person a new password. used_by is a
--- random text of the one attempt that used it.
+-- hash is that of the code in the link. person is set where the link gives that person a new password. inviter is the member
+-- who made it, null an operator. used_at is when it was used up.
 CREATE TABLE invitations (
     id TEXT NOT NULL PRIMARY KEY,
     hash TEXT NOT NULL UNIQUE,
@@ -31,9 +31,10 @@ CREATE TABLE invitations (
     role TEXT NOT NULL,
     person TEXT,
     invited_by TEXT NOT NULL,
+    inviter TEXT,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
-    used_by TEXT
+    used_at INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX invitations_by_account ON invitations (account, created_at);
 CREATE INDEX invitations_by_email ON invitations (email);

@@ -26,15 +26,25 @@ impl PeopleDriver for Sqlite {
         })
     }
 
-    fn change(&mut self, statements: &[Statement]) -> Result<Vec<usize>, DatabaseError> {
+    fn change(
+        &mut self,
+        condition: Option<&Statement>,
+        statements: &[Statement],
+    ) -> Result<Vec<usize>, DatabaseError> {
         let mut run = || -> rusqlite::Result<Vec<usize>> {
             let transaction = self
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut changed = Vec::with_capacity(statements.len());
-            for statement in statements {
+            let run = |statement: &Statement| {
                 let values = rusqlite::params_from_iter(&statement.values);
-                changed.push(transaction.execute(&dialect(&statement.sql), values)?);
+                transaction.execute(&dialect(&statement.sql), values)
+            };
+            let mut changed = Vec::with_capacity(statements.len() + 1);
+            changed.extend(condition.map(run).transpose()?);
+            if changed != [0] {
+                for statement in statements {
+                    changed.push(run(statement)?);
+                }
             }
             transaction.commit()?;
             Ok(changed)

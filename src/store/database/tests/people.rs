@@ -34,6 +34,7 @@ fn invitation(id: &str, account: &str, role: Role) -> NewInvitation {
             role,
             person: None,
             invited_by: "operator".to_owned(),
+            inviter: None,
             created_at: NOW,
             expires_at: NOW + 7 * 86_400,
         },
@@ -95,11 +96,11 @@ fn an_invitation_is_used_once_and_gives_its_role() {
         std::slice::from_ref(&new.invitation)
     );
 
-    let accept = |person: &NewPerson, attempt| {
-        let accepted = database.accept_invitation(&new.hash, person, attempt, NOW);
+    let accept = |person: &NewPerson| {
+        let accepted = database.accept_invitation(&new.hash, person, NOW);
         accepted.unwrap()
     };
-    assert!(accept(&alice("one"), "a"));
+    assert!(accept(&alice("one")));
     assert_eq!(
         roles(&database, "per_one"),
         [("acme".to_owned(), Role::Member)]
@@ -112,11 +113,9 @@ fn an_invitation_is_used_once_and_gives_its_role() {
     );
     assert_eq!(database.members("acme").unwrap()[0].person, person);
 
-    // Neither another attempt nor the same one again changes anything.
-    assert!(database.remove_member("acme", "per_one").unwrap());
-    for attempt in ["b", "a"] {
-        assert!(!accept(&alice("two"), attempt));
-    }
+    // Nobody uses it a second time.
+    assert!(database.remove_member("acme", "per_one", None).unwrap());
+    assert!(!accept(&alice("two")));
     assert_eq!(roles(&database, "per_one"), []);
     assert_eq!(database.open_invitation(&new.hash, NOW).unwrap(), None);
     assert_eq!(database.invitations("acme", NOW).unwrap(), []);
@@ -136,7 +135,7 @@ fn an_invitation_that_has_expired_or_was_taken_back_gives_nothing() {
     let end = late.invitation.expires_at;
     for (hash, now) in [(&late.hash, end), (&back.hash, NOW)] {
         assert_eq!(database.open_invitation(hash, now).unwrap(), None);
-        let accepted = database.accept_invitation(hash, &alice("one"), "a", now);
+        let accepted = database.accept_invitation(hash, &alice("one"), now);
         assert!(!accepted.unwrap());
     }
     assert_eq!(database.members("acme").unwrap(), []);
@@ -149,7 +148,7 @@ fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions() {
     database.add_invitation(&first).unwrap();
     assert!(
         database
-            .accept_invitation(&first.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&first.hash, &alice("one"), NOW)
             .unwrap()
     );
     begin(&database, "per_one", 1, NOW);
@@ -159,7 +158,7 @@ fn a_password_that_is_set_anew_gives_no_role_and_ends_the_sessions() {
     database.add_invitation(&reset).unwrap();
     assert!(
         database
-            .accept_invitation(&reset.hash, &alice("two"), "b", NOW)
+            .accept_invitation(&reset.hash, &alice("two"), NOW)
             .unwrap()
     );
     assert_eq!(
@@ -182,7 +181,7 @@ fn a_person_of_a_provider_is_not_the_one_with_the_same_address_and_a_password() 
     database.add_invitation(&new).unwrap();
     assert!(
         database
-            .accept_invitation(&new.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&new.hash, &alice("one"), NOW)
             .unwrap()
     );
     database
@@ -200,11 +199,7 @@ fn what_a_claim_gives_is_judged_again_at_each_sign_in_and_what_was_given_by_hand
     let new = invitation("inv_1", "by_hand", Role::Viewer);
     database.add_invitation(&new).unwrap();
     let person = of_provider("s");
-    assert!(
-        database
-            .accept_invitation(&new.hash, &person, "a", NOW)
-            .unwrap()
-    );
+    assert!(database.accept_invitation(&new.hash, &person, NOW).unwrap());
     let sign_in = |given: &[(&str, Role)]| {
         let given: Vec<_> = given
             .iter()
@@ -235,7 +230,7 @@ fn a_session_ends_by_time_by_removal_and_by_a_new_role() {
     database.add_invitation(&new).unwrap();
     assert!(
         database
-            .accept_invitation(&new.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&new.hash, &alice("one"), NOW)
             .unwrap()
     );
     let lives = |number: i64, now| {
@@ -256,9 +251,12 @@ fn a_session_ends_by_time_by_removal_and_by_a_new_role() {
     for (number, end) in [
         (
             2,
-            (|database| database.set_role("acme", "per_one", Role::Owner)) as fn(&Database) -> _,
+            (|database| database.set_role("acme", "per_one", Role::Owner, None))
+                as fn(&Database) -> _,
         ),
-        (3, |database| database.remove_member("acme", "per_one")),
+        (3, |database| {
+            database.remove_member("acme", "per_one", None)
+        }),
     ] {
         begin(&database, "per_one", number, NOW);
         assert!(lives(number, NOW).is_some());
@@ -300,7 +298,7 @@ fn an_account_that_goes_takes_its_people_with_it() {
     database.add_invitation(&new).unwrap();
     assert!(
         database
-            .accept_invitation(&new.hash, &alice("one"), "a", NOW)
+            .accept_invitation(&new.hash, &alice("one"), NOW)
             .unwrap()
     );
     database
@@ -311,4 +309,134 @@ fn an_account_that_goes_takes_its_people_with_it() {
     assert_eq!(database.session("cookie 1", LIMITS, NOW).unwrap(), None);
     assert_eq!(database.members("acme").unwrap(), []);
     assert_eq!(database.invitations("acme", NOW).unwrap(), []);
+}
+
+/// An account with these owners, of whom each has signed in once.
+fn owners(database: &Database, account: &str, subjects: &[&str]) {
+    for subject in subjects {
+        let new = invitation(&format!("inv_{account}_{subject}"), account, Role::Owner);
+        database.add_invitation(&new).unwrap();
+        let person = of_provider(subject);
+        assert!(database.accept_invitation(&new.hash, &person, NOW).unwrap());
+    }
+}
+
+fn by(subject: &str) -> PersonId {
+    of_provider(subject).id
+}
+
+#[test]
+fn owners_who_demote_or_remove_each_other_leave_one() {
+    let (_folder, database) = database();
+    owners(&database, "acme", &["a", "b"]);
+    let (a, b) = (by("a"), by("b"));
+    let demote = |who: &str, by: &PersonId| {
+        let changed = database.set_role("acme", who, Role::Viewer, Some(by));
+        changed.unwrap()
+    };
+    assert!(demote("per_b", &a));
+    // No owner any more, whatever was true when the call began.
+    assert!(!demote("per_a", &b));
+    assert!(!demote("per_a", &a), "the last one");
+    assert!(!database.remove_member("acme", "per_a", Some(&b)).unwrap());
+    assert!(!database.remove_member("acme", "per_a", Some(&a)).unwrap());
+    assert_eq!(
+        roles(&database, "per_a"),
+        [("acme".to_owned(), Role::Owner)]
+    );
+    assert!(database.remove_member("acme", "per_a", None).unwrap());
+}
+
+#[test]
+fn what_an_owner_made_is_void_when_the_role_is_gone_and_what_was_made_for_a_member_too() {
+    let (_folder, database) = database();
+    owners(&database, "acme", &["a", "b"]);
+    let a = by("a");
+    let by_a = |id: &str, email: &str| {
+        let mut new = invitation(id, "acme", Role::Owner);
+        new.invitation.email = email.to_owned();
+        new.invitation.inviter = Some(a.as_str().to_owned());
+        new
+    };
+    assert!(
+        database
+            .add_invitation(&by_a("inv_1", "x@example.com"))
+            .unwrap()
+    );
+    // A second one for the same address, by an operator.
+    assert!(
+        database
+            .add_invitation(&invitation("inv_2", "acme", Role::Owner))
+            .unwrap()
+    );
+    assert!(
+        database
+            .set_role("acme", "per_a", Role::Member, None)
+            .unwrap()
+    );
+    assert_eq!(database.invitations("acme", NOW).unwrap(), []);
+    assert!(
+        !database
+            .add_invitation(&by_a("inv_3", "x@example.com"))
+            .unwrap()
+    );
+}
+
+#[test]
+fn an_owners_link_to_a_new_password_is_void_once_its_person_is_in_another_account() {
+    let (_folder, database) = database();
+    owners(&database, "other", &["m"]);
+    let first = invitation("inv_1", "other", Role::Viewer);
+    database.add_invitation(&first).unwrap();
+    assert!(
+        database
+            .accept_invitation(&first.hash, &alice("one"), NOW)
+            .unwrap()
+    );
+    let reset = |id: &str, inviter: Option<&str>| {
+        let mut new = invitation(id, "other", Role::Viewer);
+        new.invitation.person = Some("per_one".to_owned());
+        new.invitation.inviter = inviter.map(str::to_owned);
+        database.add_invitation(&new).unwrap();
+        new
+    };
+    let of_owner = reset("inv_2", Some("per_m"));
+    let join = invitation("inv_3", "acme", Role::Owner);
+    database.add_invitation(&join).unwrap();
+    assert!(
+        database
+            .accept_invitation(&join.hash, &alice("other"), NOW)
+            .unwrap()
+    );
+    let set = |new: &NewInvitation, password| {
+        let set = database.accept_invitation(&new.hash, &alice(password), NOW);
+        set.unwrap()
+    };
+    let password = || {
+        let identity = PersonIdentity::Password(email("alice@example.com"));
+        database.person(&identity).unwrap().unwrap().1.unwrap()
+    };
+    assert_eq!(password(), "one", "an invitation changes no password");
+    assert!(!set(&of_owner, "stolen"));
+    assert_eq!(password(), "one");
+    let (of_operator, second) = (reset("inv_4", None), reset("inv_5", None));
+    assert!(set(&of_operator, "two"));
+    assert!(!set(&second, "three"), "one of several is used");
+    assert_eq!(password(), "two");
+}
+
+#[test]
+fn an_invitation_takes_no_greater_role_away() {
+    let (_folder, database) = database();
+    let first = invitation("inv_1", "acme", Role::Owner);
+    let second = invitation("inv_2", "acme", Role::Viewer);
+    for new in [&first, &second] {
+        database.add_invitation(new).unwrap();
+        let accepted = database.accept_invitation(&new.hash, &alice("one"), NOW);
+        assert!(accepted.unwrap());
+    }
+    assert_eq!(
+        roles(&database, "per_one"),
+        [("acme".to_owned(), Role::Owner)]
+    );
 }

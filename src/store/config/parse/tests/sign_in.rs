@@ -42,6 +42,7 @@ fn every_field_of_the_sign_in_can_be_set_and_the_secret_is_not_shown() {
     assert!(!format!("{config:?}").contains("s3cret"));
     let SignInConfig {
         oidc,
+        mail: _,
         url,
         operators,
         session,
@@ -61,6 +62,19 @@ fn every_field_of_the_sign_in_can_be_set_and_the_secret_is_not_shown() {
     };
     assert_eq!((&*rule.claim, &*rule.value), ("groups", "ai-team"));
     assert_eq!((rule.account.as_str(), rule.role), ("acme", Role::Member));
+}
+
+#[test]
+fn a_mail_server_has_the_port_of_its_protection_unless_it_names_one() {
+    for (text, port) in [
+        ("server = \"smtp.example.com\"", 465),
+        ("server = \"smtp.example.com\"\ntls = \"starttls\"", 587),
+        ("server = \"localhost\"\ntls = \"none\"", 25),
+        ("server = \"smtp.example.com:2525\"", 2525),
+    ] {
+        let text = format!("[sign_in.mail]\nfrom = \"a@example.com\"\n{text}\n");
+        assert_eq!(sign_in(&text).mail.unwrap().port, port, "{text}");
+    }
 }
 
 #[test]
@@ -181,6 +195,54 @@ fn each_fault_of_the_sign_in_is_named_with_its_line_and_a_remedy() {
             4,
             "oidc.auto_invite[0].account",
             "write the account's id",
+        ),
+        (
+            "[sign_in.mail]\nfrom = \"a@example.com\"\n",
+            1,
+            "mail.server",
+            "is missing",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"smtp.example.com\"\n",
+            1,
+            "mail.from",
+            "is missing",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"https://a\"\nfrom = \"a@example.com\"\n",
+            2,
+            "mail.server",
+            "is no server",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"a:0\"\nfrom = \"a@example.com\"\n",
+            2,
+            "mail.server",
+            "is no server",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"a\"\nfrom = \"Alice\"\n",
+            3,
+            "mail.from",
+            "e-mail address",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"a\"\nfrom = \"a@b\"\ntls = \"ssl\"\n",
+            4,
+            "mail.tls",
+            "write \"tls\"",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"a\"\nfrom = \"a@b\"\ntls = \"none\"\n",
+            4,
+            "mail.tls",
+            "in clear",
+        ),
+        (
+            "[sign_in.mail]\nserver = \"a\"\nfrom = \"a@b\"\nusername = \"u\"\n",
+            1,
+            "mail.password_file",
+            "is missing",
         ),
     ] {
         let faults = faults_of(format!("{text}{UPSTREAM}"));
