@@ -132,7 +132,8 @@ async function show(address, { moveFocus }) {
     if (item.dataset.view === "#/activity") item.hidden = !isOwner();
     if (item.dataset.view === (view.isBelow ?? name)) {
       link.setAttribute("aria-current", "page");
-      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+      // Where the menu is a line that scrolls. scrollIntoView would have Tab go on from here.
+      nav.parentElement.scrollLeft = link.offsetLeft + link.offsetWidth - nav.parentElement.clientWidth;
     } else link.removeAttribute("aria-current");
   }
   const choice = document.getElementById("account-switch");

@@ -116,15 +116,16 @@ export function peopleOf(account) {
       parts: { email: emailField(), role: roleField("member") }, onSaved: (made) => showLink(made, `Invitation for ${made.invitation.email}`) });
   }
 
-  function showLink({ invitation: { id, email, expires_at: end }, link }, words) {
+  function showLink({ invitation: { id, email, expires_at: end }, link, mailed }, words) {
     const title = uniqueId("title");
-    let isCopied = false;
+    let isCopied = mailed;
     openWindow({ kind: "created", label: title, onClose: () => {
       if (!isCopied) toast(["The link for ", quoted(email), " was not copied, and is not shown again. Revoke it and make a new one."], { bad: true });
       reloadAt(id);
     }, build: (close) => h("div", { class: "created-body" }, windowHead(title, words, close),
-      h("p", { class: "notice warn" }, icon("warning"), h("span", {}, h("strong", {}, "Copy the link now: it is not shown again. "),
-        `Send it to this person alone: whoever has it can use it. It works once, within seven days, until ${dateAndTime(Date.parse(end))}.`)),
+      mailed && h("p", { class: "notice good" }, icon("check"), h("span", {}, "The link was sent by mail.")),
+      h("p", { class: "notice warn" }, icon("warning"), h("span", {}, h("strong", {}, mailed ? "It is shown only now. " : "Copy the link now: it is not shown again. "),
+        `Give it to this person alone: whoever has it can use it. It works once, within seven days, until ${dateAndTime(Date.parse(end))}.`)),
       secret("Link", link, () => { isCopied = true; })) });
     document.getElementById(title).firstChild.focus();
   }
@@ -177,7 +178,7 @@ export function peopleOf(account) {
 function emailField() {
   const input = h("input", { id: uniqueId("email"), type: "email", autocomplete: "off", spellcheck: "false", autocapitalize: "none", maxlength: "254", autofocus: true, oninput: () => part.complain("") });
   const part = field({ label: "E-mail address", input, control: input,
-    hint: `Nothing is mailed: you get a link, and send it yourself.${isPerson() ? "" : " The first person you invite is usually an owner."}` });
+    hint: `You get a link for this person.${isPerson() ? "" : " The first person you invite is usually an owner."}` });
   return { ...part, value: () => input.value.trim(), settle: () => part.complain(input.value.trim() === "" ? "Enter the e-mail address of whom you invite." : "") };
 }
 
