@@ -43,6 +43,7 @@ static FILES: &[PanelFile] = files![
     "format.js",
     "icon.svg",
     "index.html",
+    "invitation.js",
     "key-actions.js",
     "key-filters.js",
     "key-form.js",
@@ -51,6 +52,8 @@ static FILES: &[PanelFile] = files![
     "key-row.js",
     "keys.js",
     "main.js",
+    "makers.js",
+    "members.js",
     "model-picker.js",
     "models.js",
     "networks.js",
@@ -63,9 +66,12 @@ static FILES: &[PanelFile] = files![
     "rule-fields.js",
     "session-secret.js",
     "session.js",
+    "sessions.js",
+    "sign-in.js",
     "snippets.js",
     "usage-report.js",
     "usage.js",
+    "who.js",
 ];
 
 const PAGE: &str = "index.html";
@@ -186,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_has_at_most_267_kilobytes() {
+    fn the_whole_panel_has_at_most_312_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 267_000, "{bytes}");
+        assert!(bytes < 312_000, "{bytes}");
     }
 
     #[test]

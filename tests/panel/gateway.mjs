@@ -19,7 +19,7 @@ const BINARY = process.env.KEYGATE_BIN ?? fileURLToPath(new URL("../../target/de
 export const HOSTILE = `<img src=x onerror="window.pwned='model'">\u202egnp`;
 export const MODELS = ["tiny-chat", "tiny-code", "tiny-embed", HOSTILE];
 
-/** Starts one, with `config` behind its config: {url, dataUrl, token, keyFile, command(), log(), stop()}. `dataUrl` and `keyFile` are null for the mock, which has no commands. */
+/** Starts one, with `config`, or what it answers to {url, folder}, behind its config: {url, dataUrl, token, keyFile, command(), log(), stop()}. `dataUrl` and `keyFile` are null for the mock, which has no commands. */
 export async function startGateway({ keys = "", config = "" } = {}) {
   if (isMock) {
     const mock = await startMock({ shape: "empty" });
@@ -31,6 +31,8 @@ export async function startGateway({ keys = "", config = "" } = {}) {
   const [data, admin] = [await freePort(), await freePort()];
   const keyFile = path.join(folder, "keys.jsonl");
   await writeFile(keyFile, keys);
+  const url = `http://127.0.0.1:${admin}`;
+  const more = typeof config === "function" ? await config({ url, folder }) : config;
   await writeFile(path.join(folder, "keygate.toml"), `
 listen = "127.0.0.1:${data}"
 [admin]
@@ -38,9 +40,8 @@ listen = "127.0.0.1:${admin}"
 [[upstreams]]
 name = "stand-in"
 url = "${upstream.url}"
-${config}`);
+${more}`);
   const gateway = run(["serve", "--config", path.join(folder, "keygate.toml"), "--log-format", "json"], folder);
-  const url = `http://127.0.0.1:${admin}`;
   await answers(gateway, `${url}/readyz`);
   const token = (await readFile(path.join(folder, "admin.token"), "utf8")).trim();
   keep("secrets", token);

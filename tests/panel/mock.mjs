@@ -48,8 +48,9 @@ async function answer(state, request, response) {
 
   const body = await read(request);
   const session = /(?:^|; )keygate_session=([0-9a-f]+)/.exec(request.headers.cookie ?? "")?.[1];
-  const about = { client_address: "192.0.2.7", url: "https://ai.example.com/v1", version: "0.1.0" };
+  const about = { client_address: "192.0.2.7", url: "https://ai.example.com/v1", version: "0.1.0", principal: { kind: "operator" }, accounts: [] };
   const call = `${request.method} ${url.pathname}`;
+  if (call === "GET /api/sign-in") return send(200, { password: false, token: true, oidc: null });
   if (request.method !== "GET" && (request.headers["x-keygate-panel"] !== "1" || request.headers["content-type"] !== "application/json")) {
     return refuse(403, "Changes need the panel's header.");
   }

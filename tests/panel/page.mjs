@@ -19,8 +19,11 @@ export let browser;
 before(async () => { browser = await startBrowser(); });
 after(() => browser?.close());
 
-/** Runs `act` on a fresh gateway, signed in. What the page complains of fails the test, unless `tolerates` it. */
-export async function onPanel(act, { options = {}, signedIn = true, keys, config, tolerates = ANSWERED, using = browser } = {}) {
+/**
+ * Runs `act` on a fresh gateway, signed in. What the page complains of fails the test, unless `tolerates` it, and so does what it
+ * loads from elsewhere, but for the origins in `others`.
+ */
+export async function onPanel(act, { options = {}, signedIn = true, keys, config, others = [], tolerates = ANSWERED, using = browser } = {}) {
   const gateway = await startGateway({ keys, config });
   const context = await using.newContext({ baseURL: gateway.url, reducedMotion: "reduce", ...options });
   context.setDefaultTimeout(8000);
@@ -40,7 +43,7 @@ export async function onPanel(act, { options = {}, signedIn = true, keys, config
     if (signedIn) await signIn(page, gateway);
     await act({ page, context, gateway, requested, spoken });
     assert.deepEqual(complaints, []);
-    for (const request of requested) assert.equal(new URL(request.url()).origin, gateway.url, "nothing is loaded from elsewhere");
+    for (const request of requested) assert.ok([gateway.url, ...others].includes(new URL(request.url()).origin), `nothing is loaded from elsewhere: ${request.url()}`);
   } finally {
     await context.close();
     await gateway.stop();
@@ -48,10 +51,19 @@ export async function onPanel(act, { options = {}, signedIn = true, keys, config
 }
 
 export async function signIn(page, gateway) {
-  await page.getByLabel("Admin token").fill(gateway.token);
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await (await tokenField(page)).fill(gateway.token);
+  await button(page, "Sign in").click();
   await page.getByRole("heading", { level: 1, name: "API Keys" }).waitFor();
   keep("secrets", await sessionSecret(page));
+}
+
+/** Where the admin token is asked for: behind a button, if persons sign in too. */
+export async function tokenField(page) {
+  const [field, other] = [page.getByLabel("Admin token"), button(page, "I am an operator")];
+  await field.or(other).waitFor();
+  if (await other.isVisible()) await other.click();
+  await field.waitFor();
+  return field;
 }
 
 /** Calls the admin API as the page does. */

@@ -6,12 +6,12 @@ import http from "node:http";
 import { test } from "node:test";
 import { createRequire } from "node:module";
 import { keep, HOSTILE, MODELS, isMock, startDemo, startGateway } from "./gateway.mjs";
-import { browser, LIMIT, pager, onPanel, signIn, api, sessionSecret, makeKey, open, row, pane, created, toast, choices, button, openMenu, chat, assertChat } from "./page.mjs";
+import { browser, LIMIT, pager, onPanel, tokenField, signIn, api, sessionSecret, makeKey, open, row, pane, created, toast, choices, button, openMenu, chat, assertChat } from "./page.mjs";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
 test("signing in takes the right token, and says so when it is a wrong one", LIMIT, () => onPanel(async ({ page, context, gateway }) => {
-  const field = page.getByLabel("Admin token");
+  const field = await tokenField(page);
   await button(page, "Sign in").click();
   await page.getByText("Enter the admin token.").waitFor();
   await field.fill("kg_wrong");
@@ -452,7 +452,7 @@ test("signing out leaves nothing to see", LIMIT, () => onPanel(async ({ page, co
   assert.equal((await api(page, "GET", "/api/keys")).status, 401);
   await page.goBack().catch(() => {});
   await page.goto("/");
-  await page.getByLabel("Admin token").waitFor();
+  await tokenField(page);
   assert.ok(!(await traces(page)).includes("private matter"));
   assert.ok((await context.cookies()).every(({ value }) => value === "" || value.length > 0));
 }));
@@ -501,7 +501,7 @@ test("further tabs get the session from an open one, and all go on when one sign
   await second.close();
   const last = await context.newPage();
   await last.goto("/");
-  await last.getByLabel("Admin token").waitFor();
+  await tokenField(last);
 }));
 
 test("the models are listed with their health and keys", LIMIT, () => onPanel(async ({ page }) => {
@@ -731,6 +731,12 @@ test("everything can be done by keyboard alone", LIMIT, () => onPanel(async ({ p
     assert.fail(`Tab does not lead to ${wanted}`);
   };
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
+  if (!isMock) {
+    await page.waitForFunction(() => document.activeElement.type === "email");
+    await tabTo(/^I am an operator$/);
+    await press("Enter");
+  }
+  await page.waitForFunction(() => document.activeElement.type === "password");
   await page.keyboard.type(gateway.token);
   await press("Enter");
   await page.getByText("No API keys yet").waitFor();

@@ -6,6 +6,7 @@ import { keysOf, sharedWords } from "./ceilings.js";
 import { foreign, h, icon, quoted, quotedText, uniqueId } from "./dom.js";
 import { dateAndTime, plural } from "./format.js";
 import { access, networks } from "./key-row.js";
+import { peopleOf } from "./members.js";
 import { confirm, openMenu, toast } from "./overlay.js";
 import { session } from "./session.js";
 import { usageReport } from "./usage-report.js";
@@ -211,10 +212,22 @@ export function accountPage(main, _, place) {
     onclick: () => menu(more, account, (id) => (id === null ? leave() : load())) }, icon("more"));
   const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
   const leave = () => { location.hash = "#/accounts"; };
+  let people = null;
+  const peoplePlace = h("section", { class: "account-people", hidden: true });
+  /** The people of the account of this ID. */
+  function drawPeople(id) {
+    if (peoplePlace.dataset.account !== id) {
+      people?.leave();
+      people = peopleOf(id);
+      peoplePlace.dataset.account = id;
+      peoplePlace.replaceChildren(h("header", {}, h("h2", {}, "Members"), people.invite), ...people.element);
+    }
+    people.load();
+  }
   main.append(
     h("header", { class: "page-head" }, h("div", {}, h("p", { class: "crumb" }, h("a", { href: "#/accounts" }, "Accounts")), name, about),
       h("div", { class: "head-actions" }, h("button", { type: "button", class: "button", onclick: () => load() }, icon("refresh"), "Refresh"), change, more)),
-    trouble, facts, h("div", { class: "usage-controls" }, report.controls), ...report.element);
+    trouble, facts, peoplePlace, h("div", { class: "usage-controls" }, report.controls), ...report.element);
   arrive();
 
   function arrive() {
@@ -238,10 +251,11 @@ export function accountPage(main, _, place) {
         ? "There is no account with this ID. What its keys used is still shown." : `The account could not be loaded. ${error.message}`));
       trouble.hidden = false;
     }
-    change.hidden = more.hidden = facts.hidden = account === null;
+    change.hidden = more.hidden = facts.hidden = peoplePlace.hidden = account === null;
     name.replaceChildren(account ? foreign(nameOf(account)) : "Account");
     about.replaceChildren(h("code", {}, id));
     if (account === null) return;
+    drawPeople(id);
     const fact = (term, ...words) => h("div", {}, h("dt", {}, term), h("dd", {}, words));
     facts.replaceChildren(fact("State", stateOf(account)), fact("Keys", keysLink(account)), fact("Model access", access(account.model_access)),
       fact("Allow from", networks(account.allow_from)), fact("Longest life of a key", daysOf(account)),
@@ -251,6 +265,7 @@ export function accountPage(main, _, place) {
 
   return { refresh: load, arrive, leave: () => {
     loading?.abort();
+    people?.leave();
     report.leave();
   } };
 }

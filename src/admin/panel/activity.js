@@ -3,11 +3,14 @@
 import { call, isNews } from "./api.js";
 import { foreign, h, icon, visible } from "./dom.js";
 import { dateAndTime, fromNow, plural, timeElement } from "./format.js";
+import { isPerson, ofAccount } from "./who.js";
 
 const PAGE = 50;
-const COLUMNS = ["Time", "Who", "Action", "Key", "Change"];
+const columns = () => ["Time", "Who", "Action", isPerson() ? "Key or person" : "Key", "Change"];
 const ACTIONS = {
-  create: "Created", change: "Changed", rotate: "Token rotated", expire_previous: "Old token ended", reset_budgets: "Budgets begun anew", delete: "Deleted", create_account: "Account created", change_account: "Account changed", delete_account: "Account deleted", reload: "Key file loaded", forced_drop: "Key file loaded with force",
+  create: "Created", change: "Changed", rotate: "Token rotated", expire_previous: "Old token ended", reset_budgets: "Budgets begun anew", delete: "Deleted", create_account: "Account created", change_account: "Account changed", delete_account: "Account deleted",
+  invite: "Invited", revoke_invitation: "Invitation revoked", accept_invitation: "Invitation accepted", reset_password: "Link for a new password", change_member: "Role changed", remove_member: "Member removed", lose_member: "Member left",
+  reload: "Key file loaded", forced_drop: "Key file loaded with force",
   not_written: "Not written", differs_at_start: "Key file differs at start", sign_in: "Signed in", sign_in_failed: "Sign-in failed", sign_out: "Signed out", make_sign_in_link: "Sign-in link made",
   cut: "Old rows deleted", rows_lost: "Rows lost",
 };
@@ -20,7 +23,7 @@ export function activityView(main, title, place) {
   let loading = null;
   const field = (label, name, hint) => h("input", { type: "search", "aria-label": label, placeholder: hint, name, autocomplete: "off", spellcheck: "false", onchange: apply });
   const key = field("Key", "key", "Key id");
-  const actor = field("Who", "actor", "Who, like uid 1000");
+  const actor = field("Who", "actor", isPerson() ? "Who, an e-mail address" : "Who, like uid 1000");
   const action = h("select", { "aria-label": "Action", onchange: apply }, h("option", { value: "" }, "All actions"),
     Object.entries(ACTIONS).map(([name, text]) => h("option", { value: name }, text)));
   const status = h("p", { class: "count", role: "status" });
@@ -28,7 +31,7 @@ export function activityView(main, title, place) {
   const body = h("tbody", { role: "rowgroup" });
   const card = h("div", { class: "card table-card", "aria-busy": "true" }, h("table", { class: "activity", role: "table" },
     h("caption", { class: "unseen" }, "Activity"),
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((name) => h("th", { scope: "col", role: "columnheader" }, name)))), body));
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns().map((name) => h("th", { scope: "col", role: "columnheader" }, name)))), body));
   const empty = h("div", { class: "card empty", hidden: true });
   const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
   const more = h("button", { type: "button", class: "button", hidden: true, onclick: () => load(next) }, "Load more");
@@ -64,8 +67,8 @@ export function activityView(main, title, place) {
     const turnOfThis = loading = new AbortController();
     const { signal } = turnOfThis;
     card.setAttribute("aria-busy", "true");
-    if (after === null) verify(signal);
-    const parameters = wanted();
+    if (after === null && !isPerson()) verify(signal);
+    const parameters = new URLSearchParams([...wanted(), ...ofAccount()]);
     parameters.set("limit", PAGE);
     if (after !== null) parameters.set("after", after);
     try {
@@ -108,7 +111,7 @@ export function activityView(main, title, place) {
     status.textContent = `${plural(rows.length, "change")}${next === null ? "" : " shown"}`;
     body.replaceChildren(...rows.map(row));
     if (rows.length === 0) empty.replaceChildren(icon("activity"), h("h2", {}, "No changes found"),
-      h("p", {}, wanted().size === 0 ? "Changes of keys, reloads and sign-ins appear here." : "No change fits these filters."));
+      h("p", {}, wanted().size === 0 ? isPerson() ? "Changes of the keys and the members of the account appear here." : "Changes of keys, reloads and sign-ins appear here." : "No change fits these filters."));
   }
 
   return { refresh: () => load(), leave: () => loading?.abort(), arrive };
@@ -122,7 +125,7 @@ function row(change) {
     h("th", { scope: "row", role: "rowheader" }, h("div", {}, timeElement(time, fromNow(time)), h("span", { class: "sub" }, dateAndTime(time)))),
     cell("Who", foreign(visible(actor)), h("span", { class: "sub" }, [VIA[via] ?? via, address].filter(Boolean).join(", "))),
     cell("Action", h("span", { class: action === "sign_in_failed" || action === "rows_lost" ? "soon" : null }, ACTIONS[action] ?? visible(action))),
-    cell("Key", target ? h("a", { href: `#/activity?key=${encodeURIComponent(target)}` }, h("code", {}, visible(target))) : h("span", { class: "muted" }, "–")),
+    cell(columns()[3], target ? h("a", { href: `#/activity?key=${encodeURIComponent(target)}` }, h("code", {}, visible(target))) : h("span", { class: "muted" }, "–")),
     cell("Change", differences(change)));
 }
 

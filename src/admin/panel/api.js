@@ -26,6 +26,9 @@ export class Unreachable extends Error {
 /** The session has ended; the sign-in is already being shown, so there is nothing left to say. */
 export class SessionEnded extends Error {}
 
+/** Calls that somebody makes who is not signed in. */
+const OPEN = new Set(["/api/session", "/api/invitations/look"]);
+
 let sessionEnded = () => {};
 /** Who is told when a call finds the session ended. */
 export function onSessionEnd(listener) {
@@ -69,7 +72,7 @@ export async function call(method, path, body, { signal, revision, asCsv = false
   // The header has whole seconds; less than two of difference is none.
   if (!Number.isNaN(date)) clockDifference = Math.abs(date - Date.now()) < 2000 ? 0 : date - Date.now();
   if (response.ok) return answer;
-  if (response.status === 401 && !(method === "POST" && path === "/api/session")) {
+  if (response.status === 401 && !(method === "POST" && OPEN.has(path))) {
     // Another tab may have signed in anew: the cookie is of its session then, and the secret with it.
     if (!isAgain && await askOtherTabs(secret)) return call(method, path, body, { signal, revision, asCsv, isAgain: true });
     if (path === "/api/session") throw new ApiError(response.status, answer);

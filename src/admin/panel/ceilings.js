@@ -1,10 +1,11 @@
 // What an account allows its keys at most, and how that is said. It makes no call and knows no view: the forms of operators
-// and those of an account's owner use it.
+// and of persons use it.
 
 import { visible } from "./dom.js";
 import { count, date, plural } from "./format.js";
 import { budgetWords, limitWords } from "./key-limits.js";
 import { overlap } from "./networks.js";
+import { isPerson } from "./who.js";
 
 const DAY = 86_400_000;
 const MOST_NAMED = 5;
@@ -15,6 +16,9 @@ const REFUSALS = {
 
 /** Why the account of a key refuses every request with it; null where it does not. */
 export const refusalWords = (key) => key.refused_by_account && (REFUSALS[key.refused_by_account] ?? key.refused_by_account);
+
+/** Whose account it is, at the beginning of a sentence. */
+const whose = () => (isPerson() ? "Your account" : "The account");
 
 const named = (texts, what) => (texts.length > MOST_NAMED ? plural(texts.length, what) : texts.map(visible).join(", "));
 
@@ -29,19 +33,19 @@ export function bounds(account, { createdAt, isMoved }) {
   const lastDay = new Date(Math.floor(end / DAY) * DAY - DAY);
   return {
     model_access: mode === "all" ? null : { isMoved,
-      note: `The account allows ${mode === "inclusive" ? "only" : "every model but"} ${named(models, "model")}.`,
+      note: `${whose()} allows ${mode === "inclusive" ? "only" : "every model but"} ${named(models, "model")}.`,
       fault: ({ id, alias_of: alias }) => ((mode === "inclusive" ? models.includes(id) : !models.includes(id) && !models.includes(alias))
-        ? null : "not allowed by the account") },
+        ? null : `not allowed by ${whose().toLowerCase()}`) },
     allow_from: networks.length === 0 ? null : { isMoved,
-      note: `The account allows access only from ${named(networks, "network")}.`,
-      fault: (network) => (networks.some((other) => overlap(network, other)) ? null : `The account allows no address of ${network}.`) },
+      note: `${whose()} allows access only from ${named(networks, "network")}.`,
+      fault: (network) => (networks.some((other) => overlap(network, other)) ? null : `${whose()} allows no address of ${network}.`) },
     expires_at: days === null ? null : { isMoved, end, lastDay: lastDay.toISOString().slice(0, 10),
-      note: `The account allows ${plural(days, "day")} at most: until ${date(lastDay)}.` },
+      note: `${whose()} allows ${plural(days, "day")} at most: until ${date(lastDay)}.` },
   };
 }
 
 /** Why an account takes no further key; null where it does. */
-export const roomFault = ({ keys, max_keys: most }) => (most !== null && keys >= most ? `The account has ${plural(keys, "key")}, and may have ${count(most)} at most.` : null);
+export const roomFault = ({ keys, max_keys: most }) => (most !== null && keys >= most ? `${whose()} has ${plural(keys, "key")}, and may have ${count(most)} at most.` : null);
 
 /** "3 of 20 keys". */
 export const keysOf = ({ keys, max_keys: most }) => (most === null ? plural(keys, "key") : `${count(keys)} of ${plural(most, "key")}`);

@@ -41,7 +41,8 @@ export function showCreated({ title: words = "API Key Created Successfully", nam
   document.getElementById(title).firstChild.focus();
 }
 
-function secret(name, text, onCopied) {
+/** A text to copy, under its name. */
+export function secret(name, text, onCopied) {
   const id = uniqueId("value");
   const shown = h("code", { class: "secret-text", role: "group", "aria-labelledby": id, translate: "no" }, text);
   return h("div", { class: "secret" },

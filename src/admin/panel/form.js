@@ -11,12 +11,12 @@ import { openWindow, setBusy, windowHead } from "./overlay.js";
  * `unsure` is said where nobody knows whether it was made; `reopen(present)` opens the pane anew; `onSaved` gets the gateway's
  * answer once the pane is closed.
  */
-export function openForm({ what, title: words, about = null, facts = null, path, present = () => null, parts, fieldOf = () => null, unsure = null, reopen, onSaved }) {
+export function openForm({ what, title: words, ok = null, about = null, facts = null, path, present = () => null, parts, fieldOf = () => null, unsure = null, reopen, onSaved }) {
   const title = uniqueId("title");
   const before = values(parts);
   const isNew = present() === null;
   const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
-  const go = h("button", { type: "submit", class: "button primary" }, isNew ? "Create" : "Save");
+  const go = h("button", { type: "submit", class: "button primary" }, ok ?? (isNew ? "Create" : "Save"));
   const doubt = h("div", { class: "doubt", hidden: true });
   const actions = h("div", { class: "actions" });
   const address = () => `${path}/${encodeURIComponent(present().id)}`;

@@ -7,27 +7,29 @@ import { fromNow } from "./format.js";
 import { openKeyForm } from "./key-form.js";
 import { confirm, openMenu, toast } from "./overlay.js";
 import { endOldToken, hasOldToken, openRotate } from "./rotate.js";
+import { keyPageOf } from "./key-row.js";
 import { session } from "./session.js";
+import { isOwner, isPerson, mayChange } from "./who.js";
 
 const address = (key) => `/api/keys/${encodeURIComponent(key.id)}`;
 
 /** The menu of a key. `onChanged` hears that the key, or for null that no key any more, has this id. */
 export function keyMenu(button, key, onChanged) {
+  const ours = (...items) => (mayChange(key) ? items : []);
+  const operators = (item) => (isPerson() ? [] : [item]);
   openMenu(button, `Actions for ${quotedText(key.name)}`, [
-    { text: "Edit", icon: "edit", act: () => editKey(key, onChanged) },
+    ...ours({ text: "Edit", icon: "edit", act: () => editKey(key, onChanged) }),
     { text: "Usage", icon: "usage", act: () => { location.hash = keyPageOf(key.id); } },
-    { text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) },
-    { text: "Activity", icon: "activity", act: () => { location.hash = `#/activity?key=${encodeURIComponent(key.id)}`; } },
-    { text: "Would this pass?", icon: "info", act: () => explainKey(key) },
-    { text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
+    ...operators({ text: "Recent refusals", icon: "warning", act: async () => (await lazily(() => import("./refusals.js")))?.openRefusals(key) }),
+    ...(isOwner(key.account) ? [{ text: "Activity", icon: "activity", act: () => { location.hash = `#/activity?key=${encodeURIComponent(key.id)}`; } }] : []),
+    ...operators({ text: "Would this pass?", icon: "info", act: () => explainKey(key) }),
+    ...ours({ text: key.disabled ? "Enable" : "Disable", icon: key.disabled ? "play" : "pause", act: () => switchKey(key, !key.disabled, onChanged) },
     { text: "Rotate…", icon: "refresh", act: () => openRotate(key, onChanged) },
     ...(hasOldToken(key) ? [{ text: "End old token now", icon: "close", act: () => endOldToken(key, () => onChanged(key.id)) }] : []),
-    { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) },
+    { text: "Delete", icon: "trash", danger: true, act: () => deleteKey(key, onChanged) }),
   ]);
 }
 
-/** The address of a key's own page. */
-export const keyPageOf = (id) => `#/key?id=${encodeURIComponent(id)}`;
 
 /** Opens the pane on a key. */
 export function editKey(key, onChanged) {

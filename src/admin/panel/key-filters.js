@@ -3,6 +3,7 @@
 import { catalogue, now } from "./api.js";
 import { h, icon, visible } from "./dom.js";
 import { toast } from "./overlay.js";
+import { isPerson, ofAccount } from "./who.js";
 
 const DAY = 86_400_000;
 /** Whole tokens, those made elsewhere too, are long; who pastes one looks for its key. */
@@ -14,7 +15,9 @@ export const NEWEST_FIRST = "-created_at";
 const ORDERS = [[NEWEST_FIRST, "Newest first"], ["created_at", "Oldest first"], ["name", "Name, A to Z"], ["-name", "Name, Z to A"],
   ["account", "Account, A to Z"], ["-account", "Account, Z to A"], ["expires_at", "First to expire"], ["-expires_at", "Last to expire"],
   ["-last_used_at", "Last used"], ["last_used_at", "Longest unused"], ["-requests", "Most requests"], ["requests", "Fewest requests"]];
-const NAMES = ["query", "state", "account", "model", "expires", "unused_for", "sort"];
+/** A person looks at one account, which is not a filter. */
+const names = () => ALL_NAMES.filter((name) => name !== "account" || !isPerson());
+const ALL_NAMES = ["query", "state", "account", "model", "expires", "unused_for", "sort"];
 
 /** The controls: {element, search, values(), take(parameters), parameters(), request(), isFiltered(), set(name, value), clear()}.
  *  `onChange` hears of a change, and whether it is one step of typing. */
@@ -40,7 +43,7 @@ export function keyFilters({ onChange }) {
   const account = h("input", { type: "search", "aria-label": "Whole account", placeholder: "Whole account", autocomplete: "off", spellcheck: "false", maxlength: "512", oninput: typed });
   const controls = { query: search, state: select("State", STATES), account, model: select("Model", [["", "Any model"]]),
     expires: select("Expiry", EXPIRIES), unused_for: select("Use", UNUSED), sort: select("Order", ORDERS) };
-  const values = () => Object.fromEntries(NAMES.map((name) => [name, controls[name].value.trim()]));
+  const values = () => Object.fromEntries(names().map((name) => [name, controls[name].value.trim()]));
   let last = JSON.stringify(values());
   function changed(isTyped) {
     const text = JSON.stringify(values());
@@ -65,12 +68,12 @@ export function keyFilters({ onChange }) {
     search,
     searchBox: h("div", { class: "search-box", role: "search" }, icon("search"), search),
     element: h("div", { class: "filters", role: "group", "aria-label": "Filters" },
-      wrapped("state"), wrapped("model"), wrapped("expires"), wrapped("unused_for"), account, wrapped("sort")),
+      wrapped("state"), wrapped("model"), wrapped("expires"), wrapped("unused_for"), !isPerson() && account, wrapped("sort")),
     values,
     /** What the address says. */
     take: (parameters) => {
       clearTimeout(typing);
-      for (const name of NAMES) put(name, parameters.get(name) ?? (name === "sort" ? NEWEST_FIRST : ""));
+      for (const name of names()) put(name, parameters.get(name) ?? (name === "sort" ? NEWEST_FIRST : ""));
       last = JSON.stringify(values());
     },
     /** The same for the address. */
@@ -78,7 +81,7 @@ export function keyFilters({ onChange }) {
     /** What the gateway is asked for. */
     request: () => {
       const { expires, sort, ...others } = values();
-      const wanted = new URLSearchParams(Object.entries(others).filter(([, value]) => value !== ""));
+      const wanted = new URLSearchParams(Object.entries(others).filter(([, value]) => value !== "").concat(ofAccount()));
       if (expires !== "") {
         wanted.set("expires_before", `${new Date(now() + Number(expires) * DAY).toISOString().slice(0, 19)}Z`);
         // Those that expired already are not asked for, unless by their state.
@@ -95,13 +98,13 @@ export function keyFilters({ onChange }) {
     clear: () => {
       clearTimeout(typing);
       const { sort } = values();
-      for (const name of NAMES) put(name, name === "sort" ? sort : "");
+      for (const name of names()) put(name, name === "sort" ? sort : "");
       changed(false);
     },
     /** Newest first and all of them, as whoever made a key wants to see it, without telling anybody. */
     reset: () => {
       clearTimeout(typing);
-      for (const name of NAMES) put(name, name === "sort" ? NEWEST_FIRST : "");
+      for (const name of names()) put(name, name === "sort" ? NEWEST_FIRST : "");
       last = JSON.stringify(values());
     },
   };

@@ -2,7 +2,7 @@
 
 import { call, catalogue, now } from "./api.js";
 import { bounds, roomFault, summary } from "./ceilings.js";
-import { foreign, h, quoted, uniqueId } from "./dom.js";
+import { foreign, h, icon, quoted, uniqueId } from "./dom.js";
 import { dateAndTime, dayFromToday, endOfDay, expiryDate, expiryDay, fromNow, plural } from "./format.js";
 import { field } from "./field.js";
 import { openForm } from "./form.js";
@@ -11,6 +11,7 @@ import { copyButton } from "./overlay.js";
 import { state } from "./key-row.js";
 import { endOldToken, hasOldToken, oldTokenUse } from "./rotate.js";
 import { accessField, hasSay, networksField, textField } from "./rule-fields.js";
+import { account as ownAccount, accounts, isPerson, mayCreate, nameOf } from "./who.js";
 
 /**
  * Opens the form of a key, or of a new one. `onSaved` gets the gateway's answer, and the catalogue, once the form is closed;
@@ -21,7 +22,7 @@ export function openKeyForm({ key = null, address, onSaved, onEnded = () => {} }
   const parts = {
     name: textField({ what: "name", label: "Name", value: key?.name, required: "Give the key a name.", autofocus: true,
       hint: "What the key is for, so that you know it again. For example: web site." }),
-    account: accountField(key, (account, isMoved) => {
+    account: (isPerson() ? ownAccountField : accountField)(key, (account, isMoved) => {
       const allowed = account && bounds(account, { createdAt: key ? Date.parse(key.created_at ?? 0) : now(), isMoved });
       for (const name of ["model_access", "allow_from", "expires_at"]) parts[name].bound(allowed && allowed[name]);
     }),
@@ -109,6 +110,32 @@ function accountField(key, onAccount) {
       else find();
     },
     settle: () => part.settle() && part.complain((shown && isMoved() && roomFault(shown)) || "") };
+}
+
+/** For persons: that of the key, or for a new one of those where they may create keys. */
+function ownAccountField(key, onAccount) {
+  const choices = accounts().filter(({ id }) => (key ? id === key.account : mayCreate(id)));
+  const note = h("p", { role: "status" });
+  let shown = null;
+  const [only] = choices;
+  const input = choices.length > 1
+    ? h("select", { id: uniqueId("account"), onchange: () => part.load() }, choices.map((one) => h("option", { value: one.id }, nameOf(one))))
+    : h("input", { id: uniqueId("account"), type: "text", readonly: true, dir: "auto", value: only ? nameOf(only) : key?.account ?? "" });
+  const value = () => (choices.length > 1 ? input.value : only?.id ?? key?.account);
+  if (choices.length > 1 && choices.some(({ id }) => id === ownAccount().id)) input.value = ownAccount().id;
+  const part = { ...field({ label: "Account", input, hint: note, control: choices.length > 1 ? h("div", { class: "select" }, input, icon("left")) : input }),
+    value,
+    load: async () => {
+      const id = value();
+      const found = await call("GET", `/api/accounts/${encodeURIComponent(id)}`).catch(() => null);
+      if (id !== value()) return;
+      shown = found;
+      note.textContent = found ? summary(found) : "";
+      part.complain("");
+      onAccount(found, key === null);
+    },
+    settle: () => part.complain((key === null && shown && roomFault(shown)) || "") };
+  return part;
 }
 
 /** `bound` tells it until when the account lets the key live: {end, lastDay, note, isMoved}, or null. */

@@ -4,10 +4,12 @@ import { call, isNews } from "./api.js";
 import { foreign, h, icon, modelName, visible } from "./dom.js";
 import { count, dateAndTime, expirySentence, fromNow, millionths, money, timeElement } from "./format.js";
 import { editKey, keyMenu, lazily } from "./key-actions.js";
+import { makerWords, membersOf } from "./makers.js";
 import { budgetWords, limitWords, nearlySpent } from "./key-limits.js";
 import { access, networks, state } from "./key-row.js";
 import { recentRefusals, refusalTable } from "./refusals.js";
 import { known, usageReport } from "./usage-report.js";
+import { isPerson, mayChange, ofAccount } from "./who.js";
 
 const RECORDS = 20;
 const NUMBERS = new Set(["Input tokens", "Output tokens", "Cost", "Time"]);
@@ -18,11 +20,13 @@ export function keyPage(main, _, place) {
   let key = null;
   /** The account that the key names, where it exists. */
   let account = null;
+  let members = new Map();
   let loading = null;
   const id = () => place.parameters().get("id") ?? "";
+  const asked = () => [["key", id()], ...ofAccount()];
   const report = usageReport({ onChange: (control) => {
     place.remember(new URLSearchParams([["id", id()], ...report.parameters()]), null, false);
-    if (control === "range") report.load([["key", id()]]);
+    if (control === "range") report.load(asked());
   }, onLoaded: (found) => { last.hidden = found === null; } });
   const name = h("h1", { tabindex: "-1" }, "API Key");
   const about = h("p", { class: "lead" });
@@ -33,7 +37,7 @@ export function keyPage(main, _, place) {
   const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
   const records = h("div");
   const csv = h("button", { type: "button", class: "button small", onclick: async () => {
-    (await lazily(() => import("./csv.js")))?.saveUsage({ path: `/api/usage/records?key=${encodeURIComponent(id())}&limit=1000`, name: "requests.csv", button: csv });
+    (await lazily(() => import("./csv.js")))?.saveUsage({ path: `/api/usage/records?${new URLSearchParams([...asked(), ["limit", 1000]])}`, name: "requests.csv", button: csv });
   } }, icon("download"), "CSV");
   const last = h("section", { class: "card panel-card" }, h("header", {}, h("h2", {}, "Last requests"), csv), records);
   const refusals = h("div");
@@ -42,7 +46,7 @@ export function keyPage(main, _, place) {
     h("header", { class: "page-head" }, h("div", {}, h("p", { class: "crumb" }, h("a", { href: "#/keys" }, "API Keys")), name, about),
       h("div", { class: "head-actions" }, again, edit, more)),
     trouble, facts, h("div", { class: "usage-controls" }, report.controls), ...report.element, last,
-    h("section", { class: "card panel-card" }, h("header", {}, h("h2", {}, "Recent refusals")), refusals));
+    ...(isPerson() ? [] : [h("section", { class: "card panel-card" }, h("header", {}, h("h2", {}, "Recent refusals")), refusals)]));
   arrive();
 
   function arrive() {
@@ -55,13 +59,14 @@ export function keyPage(main, _, place) {
     loading = new AbortController();
     const { signal } = loading;
     const failed = (place) => (error) => isNews(error) && place.replaceChildren(h("p", { class: "notice bad", role: "alert" }, icon("warning"), h("span", {}, error.message)));
-    report.load([["key", id()]]);
-    call("GET", `/api/usage/records?key=${encodeURIComponent(id())}&limit=${RECORDS}`, undefined, { signal })
+    report.load(asked());
+    call("GET", `/api/usage/records?${new URLSearchParams([...asked(), ["limit", RECORDS]])}`, undefined, { signal })
       .then((found) => records.replaceChildren(recordTable(found)), failed(records));
-    recentRefusals(id(), { signal }).then((found) => refusals.replaceChildren(...[refusalTable(found, { ofOneKey: true })].flat().filter(Boolean)), failed(refusals));
+    if (!isPerson()) recentRefusals(id(), { signal }).then((found) => refusals.replaceChildren(...[refusalTable(found, { ofOneKey: true })].flat().filter(Boolean)), failed(refusals));
     try {
       key = await call("GET", `/api/keys/${encodeURIComponent(id())}`, undefined, { signal });
-      account = key.account && await call("GET", `/api/accounts/${encodeURIComponent(key.account)}`, undefined, { signal }).catch(() => null);
+      [account, members] = key.account ? await Promise.all([call("GET", `/api/accounts/${encodeURIComponent(key.account)}`, undefined, { signal }).catch(() => null),
+        key.created_by ? membersOf(key.account, { signal }) : members]) : [null, members];
       if (signal.aborted) return;
       trouble.hidden = true;
     } catch (error) {
@@ -75,13 +80,15 @@ export function keyPage(main, _, place) {
   }
 
   function draw() {
-    edit.hidden = more.hidden = facts.hidden = key === null;
+    more.hidden = facts.hidden = key === null;
+    edit.hidden = key === null || !mayChange(key);
     name.replaceChildren(key === null ? "Deleted key" : foreign(key.name));
-    about.replaceChildren(h("code", {}, id()), ...(key?.account ? [" of ", account ? h("a", { href: `#/accounts/${account.id}` }, foreign(account.name ?? account.id)) : foreign(key.account)] : []));
+    about.replaceChildren(h("code", {}, id()), ...(key?.account ? [" of ", account ? isPerson() ? foreign(account.name ?? account.id) : h("a", { href: `#/accounts/${account.id}` }, foreign(account.name ?? account.id)) : foreign(key.account)] : []));
     if (key === null) return;
     const fact = (term, ...words) => h("div", {}, h("dt", {}, term), h("dd", {}, words));
     const time = (text) => (text === null ? h("span", { class: "muted" }, "never") : timeElement(Date.parse(text), fromNow(Date.parse(text))));
-    facts.replaceChildren(...[fact("State", state(key)), fact("Model access", access(key.model_access)), fact("Allow from", networks(key.allow_from)),
+    const maker = makerWords(key, members);
+    facts.replaceChildren(...[fact("State", state(key)), maker && fact("Created by", maker), fact("Model access", access(key.model_access)), fact("Allow from", networks(key.allow_from)),
       fact("Expires", key.ends_at === null ? "Never" : timeElement(Date.parse(key.ends_at), fromNow(Date.parse(key.ends_at)), expirySentence(key.ends_at)),
         key.ends_at !== key.expires_at && " by its account"),
       limitWords(key) && fact("Limits", limitWords(key)), budgetWords(key) && fact("Budgets", budgetWords(key), nearlySpent(key) && ` (${nearlySpent(key)})`),

@@ -6,6 +6,7 @@ import { nearlySpent } from "./key-limits.js";
 import { foreign, h, icon, modelName, quotedText, visible } from "./dom.js";
 import { date, dateAndTime, expiryDay, expirySentence, fromNow, isSoon, lastDay, plural, timeElement, timeOfDay } from "./format.js";
 import { hasOldToken, oldTokenUse } from "./rotate.js";
+import { isPerson, mayChange } from "./who.js";
 
 /** The columns, with what each can be sorted by. */
 export const COLUMNS = [
@@ -13,18 +14,22 @@ export const COLUMNS = [
   { name: "Last used", sort: "-last_used_at" }, { name: "Token" },
 ];
 
-/** The row of a key, with what can be done on it. */
-export function keyRow(key, { isSelected, onSelect, onEdit, onMenu }) {
+/** The address of a key's own page. */
+export const keyPageOf = (id) => `#/key?id=${encodeURIComponent(id)}`;
+
+/** The row of a key, with what can be done on it. `maker`: who created it, or null. */
+export function keyRow(key, { maker, isSelected, onSelect, onEdit, onMenu }) {
   const cell = (name, ...content) => h("td", { role: "cell", "data-label": name }, h("div", {}, content));
   const more = h("button", { type: "button", class: "icon-button", "aria-haspopup": "menu", "aria-expanded": "false",
     "aria-label": `Actions for ${quotedText(key.name)}`, onclick: () => onMenu(more, key) }, icon("more"));
   const select = h("input", { type: "checkbox", "aria-label": `Select ${quotedText(key.name)}`, onchange: () => onSelect(key, select.checked) });
   select.checked = isSelected;
   return h("tr", { role: "row", "data-id": key.id, class: key.state === "active" && !key.refused_by_account ? null : "dim" },
-    h("td", { role: "cell", class: "row-select" }, select),
+    h("td", { role: "cell", class: "row-select" }, mayChange(key) && select),
     h("th", { scope: "row", role: "rowheader" }, h("div", {},
-      h("button", { type: "button", class: "link name", onclick: () => onEdit(key) }, foreign(key.name)),
-      key.account && h("span", { class: "sub" }, foreign(key.account)),
+      mayChange(key) ? h("button", { type: "button", class: "link name", onclick: () => onEdit(key) }, foreign(key.name))
+        : h("a", { class: "link name", href: keyPageOf(key.id) }, foreign(key.name)),
+      maker && h("span", { class: "sub" }, "by ", maker), key.account && !isPerson() && h("span", { class: "sub" }, foreign(key.account)),
       nearlySpent(key) && h("span", { class: "sub soon" }, icon("warning"), nearlySpent(key)))),
     cell("Model access", access(key.model_access)),
     cell("Allow from", networks(key.allow_from)),

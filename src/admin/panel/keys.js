@@ -2,16 +2,18 @@
 
 import { call, isNews } from "./api.js";
 import { showCreated } from "./created.js";
-import { h, icon, quoted } from "./dom.js";
+import { foreign, h, icon, quoted } from "./dom.js";
 import { count, plural } from "./format.js";
 import { editKey, keyMenu, lazily } from "./key-actions.js";
 import { keyFilters } from "./key-filters.js";
 import { openKeyForm } from "./key-form.js";
 import { COLUMNS, keyRow } from "./key-row.js";
+import { makerWords, membersOf } from "./makers.js";
 import { offerNewToken } from "./new-token.js";
 import { copyButton } from "./overlay.js";
 import { session } from "./session.js";
 import { firstModel } from "./snippets.js";
+import { account, isPerson, mayChange, mayCreate, nameOf } from "./who.js";
 
 const PAGE = 50;
 
@@ -22,6 +24,8 @@ export function keysView(main, title, place) {
   let next = null;
   let total = null;
   let keys = [];
+  /** The people of the account that is looked at, by their ids. */
+  let members = new Map();
   let loading = null;
   /** The selected keys by id, on other pages too. */
   const selected = new Map();
@@ -33,7 +37,7 @@ export function keysView(main, title, place) {
   const status = h("p", { class: "count", role: "status" });
   const body = h("tbody", { role: "rowgroup" });
   const selectAll = h("input", { type: "checkbox", "aria-label": "Select all keys of this page", onchange: () => {
-    for (const key of keys) {
+    for (const key of keys.filter(mayChange)) {
       if (selectAll.checked) selected.set(key.id, key);
       else selected.delete(key.id);
     }
@@ -57,7 +61,7 @@ export function keysView(main, title, place) {
   });
   const toolbar = h("div", { class: "toolbar" }, filters.searchBox, status, pagers[0].element);
   const foot = h("div", { class: "table-foot" }, pagers[1].element);
-  const create = h("button", { type: "button", class: "button primary", id: "create-key", onclick: openCreate }, icon("plus"), "Create API Key");
+  const create = h("button", { type: "button", class: "button primary", id: "create-key", hidden: !mayCreate(), onclick: openCreate }, icon("plus"), "Create API Key");
   const url = h("code", { translate: "no" }, session.url);
   const again = h("button", { type: "button", class: "button", onclick: () => load() }, icon("refresh"), "Refresh");
   const csv = h("button", { type: "button", class: "button", onclick: async () => {
@@ -76,7 +80,7 @@ export function keysView(main, title, place) {
   main.append(
     h("header", { class: "page-head" },
       h("div", {}, h("p", { class: "crumb" }, "AI"), h("h1", { tabindex: "-1" }, title),
-        h("p", { class: "lead" }, "Who may use which model, from where, and for how long.")),
+        h("p", { class: "lead" }, isPerson() ? ["What the programs of ", foreign(nameOf(account())), " use, and for how long."] : "Who may use which model, from where, and for how long.")),
       h("div", { class: "head-actions" }, csv, again, create)),
     h("div", { class: "url-line card" }, h("span", { class: "url-name" }, "OpenAI Compatible URL"),
       url, copyButton(() => session.url, "OpenAI Compatible URL", { className: "button quiet small", shown: () => url })),
@@ -121,15 +125,17 @@ export function keysView(main, title, place) {
     wanted.set("limit", PAGE);
     if (wantedPlaces.at(-1) !== null) wanted.set("after", wantedPlaces.at(-1));
     try {
-      const [page, standing] = await Promise.all([
+      const [page, standing, people] = await Promise.all([
         call("GET", `/api/keys?${wanted}`, undefined, { signal }),
-        filters.isFiltered() ? null : call("GET", "/api/status", undefined, { signal }),
+        filters.isFiltered() || isPerson() ? null : call("GET", "/api/status", undefined, { signal }),
+        isPerson() ? membersOf(account().id, { signal }) : members,
       ]);
       // Where the page's last key went, the page before it is the last one now.
       if (page.keys.length === 0 && wantedPlaces.length > 1) return await load(wantedPlaces.slice(0, -1));
       places = wantedPlaces;
       ({ keys, next } = page);
       total = standing?.keys ?? null;
+      members = people;
       for (const key of keys) if (selected.has(key.id)) selected.set(key.id, key);
       trouble.hidden = true;
       draw();
@@ -166,13 +172,13 @@ export function keysView(main, title, place) {
     const isWhole = places.length === 1 && next === null;
     status.textContent = isEmpty ? (isFiltered ? "No key found" : "")
       : isFiltered ? (isWhole ? `${plural(keys.length, "key")} found` : `Keys ${range} of those found`)
-      : isWhole ? plural(keys.length, "key") : `Keys ${range} of ${count(total)}`;
+      : isWhole ? plural(keys.length, "key") : total === null ? `Keys ${range}` : `Keys ${range} of ${count(total)}`;
     drawOrder();
     const focused = document.activeElement?.closest("tbody tr");
     const wasIn = focused && body.contains(focused)
       && { id: focused.dataset.id, at: focused.rowIndex - 1, control: [...focused.querySelectorAll("button, input")].indexOf(document.activeElement) };
     if (isEmpty) drawEmpty();
-    body.replaceChildren(...keys.map((key) => keyRow(key, { isSelected: selected.has(key.id), onSelect: select,
+    body.replaceChildren(...keys.map((key) => keyRow(key, { maker: isPerson() ? makerWords(key, members) : null, isSelected: selected.has(key.id), onSelect: select,
       onEdit: (key) => editKey(key, reloadAt), onMenu: (button, key) => keyMenu(button, key, reloadAt) })));
     drawSelection();
     // Whoever was on a row stays on it; where it is gone, on the one that took its place.
@@ -200,6 +206,9 @@ export function keysView(main, title, place) {
           filters.clear();
           filters.search.focus();
         } }, "Show all keys")]
+      : isPerson() ? [icon("key"), h("h2", {}, "No API keys yet"),
+        h("p", {}, mayCreate() ? "Create a key, and your programs can use the models at once." : "When a member or an owner of the account creates a key, you see it here."),
+        ...(mayCreate() ? [h("button", { type: "button", class: "button primary", onclick: openCreate }, icon("plus"), "Create API Key")] : [])]
       : [icon("key"), h("h2", {}, "No API keys yet"),
         h("p", {}, "Nobody can use a model before there is a key. Create one, hand over its bearer token and the URL above, and it works at once."),
         h("button", { type: "button", class: "button primary", onclick: openCreate }, icon("plus"), "Create API Key")]));
@@ -212,9 +221,11 @@ export function keysView(main, title, place) {
   }
 
   function drawSelection() {
+    const most = keys.filter(mayChange).length;
     const here = keys.filter(({ id }) => selected.has(id)).length;
-    selectAll.checked = keys.length > 0 && here === keys.length;
-    selectAll.indeterminate = here > 0 && here < keys.length;
+    selectAll.hidden = most === 0;
+    selectAll.checked = most > 0 && here === most;
+    selectAll.indeterminate = here > 0 && here < most;
     const hadFocus = bulk.contains(document.activeElement);
     bulk.hidden = selected.size === 0;
     if (hadFocus && bulk.hidden) keepFocus(filters.search);
@@ -242,7 +253,7 @@ export function keysView(main, title, place) {
   }
 
   function keepFocus(element) {
-    if (!document.querySelector("dialog[open]")) (element?.disabled || element?.closest("[hidden]") ? create : element)?.focus({ preventScroll: true });
+    if (!document.querySelector("dialog[open]")) (element?.disabled || element?.closest("[hidden]") ? (create.hidden ? main : create) : element)?.focus({ preventScroll: true });
   }
 
   function openCreate() {

@@ -1,9 +1,12 @@
-// The frame: who is signed in, which view is open, and where one goes from there.
+// The frame: who is signed in, in which account, which view is open, and where one goes from there.
 
 import { call, isNews, onSessionEnd } from "./api.js";
-import { h, icon } from "./dom.js";
-import { askWindowsToClose, clearToasts, closeWindows, toast } from "./overlay.js";
-import { askToSignIn, resume, session, signOut, takeLink } from "./session.js";
+import { foreign, h, icon, quotedText } from "./dom.js";
+import { askWindowsToClose, clearToasts, closeWindows, openMenu, toast } from "./overlay.js";
+import { onRenewed } from "./session-secret.js";
+import { endHere, resume, session, signOut, takeBrought, takePlace } from "./session.js";
+import { askToSignIn, errorWords } from "./sign-in.js";
+import { account, accounts, choose, hasSeveral, isOwner, isPerson, nameOf } from "./who.js";
 import { keysView } from "./keys.js";
 
 /** A view draws itself into the main part and gives {refresh, leave}. Those that are not the first load when they are opened. */
@@ -14,22 +17,27 @@ const VIEWS = {
   "#/activity": { title: "Activity", icon: "activity", load: async () => (await import("./activity.js")).activityView },
   "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
   "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
-  /** A key's own page, which other views lead to. */
-  /** An account's own page: its ID stands behind. */
+  "#/members": { title: "Members", icon: "accounts", load: async () => (await import("./members.js")).membersView },
+  /** Those that other views lead to: where the signed-in person has sessions, an account's own page, whose ID stands behind, and a key's. */
+  "#/sessions": { title: "Sessions", load: async () => (await import("./sessions.js")).sessionsView },
   "#/accounts/": { title: "Account", isBelow: "#/accounts", load: async () => (await import("./accounts.js")).accountPage },
   "#/key": { title: "API Key", isBelow: "#/keys", load: async () => (await import("./key-page.js")).keyPage },
 };
 const FIRST = "#/keys";
+const FOR_OPERATORS = ["#/keys", "#/accounts", "#/usage", "#/activity", "#/models", "#/dashboard"];
+const FOR_PERSONS = ["#/keys", "#/models", "#/usage", "#/members", "#/activity"];
 
 const app = document.getElementById("app");
 const main = document.getElementById("main");
+const nav = document.getElementById("nav");
 let open = null;
 /** Where `open` is, as the address says it. */
 let here = "";
+/** Who the frame is drawn for. */
+let drawnFor = null;
 
+/** What does not depend on who is signed in. */
 function drawFrame() {
-  document.getElementById("nav").replaceChildren(...Object.entries(VIEWS).filter(([, view]) => !view.isBelow).map(([address, view]) =>
-    h("li", { hidden: address === "#/accounts" }, h("a", { href: address }, icon(view.icon), view.title))));
   const out = document.getElementById("sign-out");
   out.append(icon("signOut"), "Sign out");
   out.addEventListener("click", leaveForGood);
@@ -41,14 +49,53 @@ function drawFrame() {
   });
 }
 
-function viewAt(address) {
+/** The menu, and who is signed in. */
+function drawMenu() {
+  nav.replaceChildren(...(isPerson() ? FOR_PERSONS : FOR_OPERATORS).map((name) =>
+    h("li", { "data-view": name, hidden: name === "#/accounts" }, h("a", { href: name }, icon(VIEWS[name].icon), VIEWS[name].title))));
+  const { email } = session.principal ?? {};
+  const who = email && h("button", { type: "button", class: "button quiet small", id: "person-menu", "aria-haspopup": "menu", "aria-expanded": "false", title: email,
+    onclick: () => openMenu(who, quotedText(email), [
+      { text: "Sessions", icon: "device", act: () => { location.hash = "#/sessions"; } },
+      { text: "Sign out", icon: "signOut", act: leaveForGood }]) }, icon("person"), h("span", { class: "email" }, foreign(email)));
+  const whole = hasSeveral() ? h("div", { class: "select" },
+    h("select", { id: "account-switch", "aria-label": "Account", onchange: (event) => {
+      const name = nameAt(here);
+      const other = VIEWS[name].isBelow ?? name;
+      location.hash = `${other}?${new URLSearchParams({ account: event.target.value })}`;
+    } }, accounts().map((one) => h("option", { value: one.id }, nameOf(one)))), icon("left"))
+    : isPerson() ? h("p", { class: "account-name", title: "Your account" }, foreign(nameOf(account()))) : null;
+  const place = document.getElementById("person");
+  place.replaceChildren(...[whole, who].filter(Boolean));
+  place.hidden = place.childElementCount === 0;
+  document.getElementById("sign-out").hidden = Boolean(email);
+}
+
+const isOffered = (name) => (name === "#/sessions" ? Boolean(session?.principal?.email)
+  : !isPerson() ? name !== "#/members" : name === "#/key" || (FOR_PERSONS.includes(name) && (name !== "#/activity" || isOwner())));
+
+/** The name of the view at an address: of one that there is for whoever is signed in. */
+function nameAt(address) {
   const [name] = address.split("?");
-  return VIEWS[name] ?? VIEWS[name.slice(0, name.lastIndexOf("/") + 1)] ?? VIEWS[FIRST];
+  return [name, name.slice(0, name.lastIndexOf("/") + 1)].find((one) => Object.hasOwn(VIEWS, one) && isOffered(one)) ?? FIRST;
+}
+
+/** The address in its whole form. It says which account is looked at, where there are several. */
+function settled(address) {
+  if (!isPerson()) return address;
+  const [name, text] = address.split("?");
+  const parameters = new URLSearchParams(text ?? "");
+  choose(parameters.get("account"));
+  if (hasSeveral()) parameters.set("account", account().id);
+  else parameters.delete("account");
+  const query = parameters.toString();
+  return `${nameAt(name)}${query === "" ? "" : `?${query}`}`;
 }
 
 /** Accounts are in the database: without one there are none. */
 async function offerAccounts() {
-  const { parentElement: item } = document.querySelector('#nav a[href="#/accounts"]');
+  if (isPerson()) return;
+  const item = nav.querySelector('[data-view="#/accounts"]');
   item.hidden = await call("GET", "/api/accounts?limit=1").then(() => false, ({ code }) => code === "accounts_unavailable");
 }
 
@@ -57,6 +104,7 @@ const place = {
   id: () => location.hash.split("?")[0].split("/")[2] ?? "",
   parameters: () => new URLSearchParams(location.hash.split("?")[1] ?? ""),
   remember: (parameters, state, isReplaced) => {
+    if (hasSeveral()) parameters.set("account", account().id);
     const text = parameters.toString();
     const address = here.split("?")[0] || FIRST;
     here = text === "" ? address : `${address}?${text}`;
@@ -65,15 +113,31 @@ const place = {
   },
 };
 
+function moveTo(address) {
+  here = address;
+  if (location.hash !== here && isPerson()) history.replaceState(history.state, "", here);
+}
+
 async function show(address, { moveFocus }) {
-  const view = viewAt(address);
+  address = settled(address);
+  const name = nameAt(address);
+  const view = VIEWS[name];
   open?.leave();
   main.replaceChildren();
-  for (const link of document.querySelectorAll("#nav a")) {
-    if (VIEWS[link.hash] === (VIEWS[view.isBelow] ?? view)) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+  moveTo(address);
+  const query = hasSeveral() ? `?${new URLSearchParams({ account: account().id })}` : "";
+  for (const item of nav.children) {
+    const link = item.firstChild;
+    link.setAttribute("href", `${item.dataset.view}${query}`);
+    if (item.dataset.view === "#/activity") item.hidden = !isOwner();
+    if (item.dataset.view === (view.isBelow ?? name)) {
+      link.setAttribute("aria-current", "page");
+      // Where the menu is a line that scrolls. scrollIntoView would have Tab go on from here.
+      nav.parentElement.scrollLeft = link.offsetLeft + link.offsetWidth - nav.parentElement.clientWidth;
+    } else link.removeAttribute("aria-current");
   }
-  here = address;
+  const choice = document.getElementById("account-switch");
+  if (choice) choice.value = account().id;
   document.title = `${view.title} – keygate`;
   const opening = open = { refresh: () => {}, leave: () => {} };
   let draw;
@@ -88,40 +152,56 @@ async function show(address, { moveFocus }) {
   }
   // Another view was opened, or the session left, meanwhile.
   if (open !== opening) return;
-  open = draw(main, view.title, place);
+  open = draw(main, view.title, place, { signOut: leaveForGood });
   scrollTo(0, 0);
   if (moveFocus) main.querySelector("h1").focus({ preventScroll: true });
 }
 
+const identity = () => JSON.stringify([session.principal, session.accounts]);
+
 function enter() {
+  const who = identity();
+  // Somebody else, or with other rights: nothing of what was open is theirs.
+  if (drawnFor !== who && open) empty();
+  drawnFor = who;
   document.getElementById("who").replaceChildren(
     h("span", {}, `keygate ${session.version}`),
     ...(session.client_address ? [h("span", { title: "The address you come from" }, session.client_address)] : []));
   app.hidden = false;
+  if (open) {
+    open.refresh();
+    offerAccounts();
+    return;
+  }
+  drawMenu();
   offerAccounts();
-  if (open) open.refresh();
-  else show(location.hash, { moveFocus: false });
+  show(location.hash, { moveFocus: false });
 }
 
 /** The session ended by itself: what is open stays, covered, for whoever signs in again. */
 function sessionEnded() {
   if (document.querySelector("dialog.sign-in")) return;
-  askToSignIn({ message: "Your session has ended. Sign in again to go on where you were.", onSignedIn: enter });
+  askToSignIn({ message: "Your session has ended. Sign in again to go on where you were.", isOperator: !isPerson(), onSignedIn: enter });
 }
 
 /** Signing out leaves nothing behind. */
 async function leaveForGood() {
+  const wasPerson = isPerson();
+  let elsewhere = null;
   try {
-    await signOut();
+    elsewhere = await signOut();
   } catch (error) {
     if (isNews(error) && error.status !== 401) {
       toast(`You are still signed in: ${error.message}`, { bad: true });
       return;
     }
+    endHere();
   }
   empty();
   history.replaceState(null, "", `${location.pathname}${FIRST}`);
-  askToSignIn({ message: "You are signed out.", onSignedIn: enter });
+  // The company's sign-in comes back here when it has signed out too.
+  if (/^https?:/.test(elsewhere ?? "")) location.assign(elsewhere);
+  else askToSignIn({ message: "You are signed out.", isOperator: !wasPerson, onSignedIn: enter });
 }
 
 function empty() {
@@ -133,29 +213,55 @@ function empty() {
   app.hidden = true;
 }
 
-async function begin(link) {
-  const { session, trouble } = await resume(link);
-  if (session) enter();
-  else askToSignIn({ message: trouble, isFault: true, onSignedIn: enter });
+/** Begins with what the address brought, or with the session there is. */
+async function begin(brought) {
+  if (brought?.name === "invitation") {
+    const { openInvitation } = await import("./invitation.js");
+    openInvitation({ code: brought.value, onSignedIn: (id) => {
+      history.replaceState(null, "", `${FIRST}?${new URLSearchParams({ account: id })}`);
+      enter();
+    }, onLeave: () => begin(null) });
+    return;
+  }
+  const fault = brought?.name === "sign-in-error" ? errorWords(brought.value) : null;
+  const { session, trouble } = await resume(brought?.name === "link" ? brought.value : null);
+  if (!session) {
+    askToSignIn({ message: fault ?? trouble, isFault: true, onSignedIn: enter });
+    return;
+  }
+  if (brought !== null) takePlace();
+  enter();
+  if (fault !== null) toast(fault, { bad: true });
 }
 
-const link = takeLink();
+const brought = takeBrought();
 onSessionEnd(sessionEnded);
+// This tab's cookie is of the other tab's session now, whoever that is.
+onRenewed(async () => {
+  if (document.querySelector("dialog.sign-in")) return;
+  if ((await resume(null)).session && identity() !== drawnFor) enter();
+});
 drawFrame();
 addEventListener("hashchange", () => {
-  // A sign-in link opened where the panel is already open.
-  const again = takeLink();
+  // A link opened where the panel is already open.
+  const again = takeBrought();
   if (again !== null) {
     document.querySelector("dialog.sign-in")?.remove();
     empty();
     begin(again);
   } else if (open && location.hash !== here) {
+    const before = account()?.id;
+    const address = settled(location.hash);
     // Where something typed is still open, back to where it belongs.
-    if (!askWindowsToClose()) history.pushState(null, "", here || location.pathname);
-    else if (open.arrive && viewAt(location.hash) === viewAt(here)) {
-      here = location.hash;
+    if (!askWindowsToClose()) {
+      choose(before);
+      history.pushState(null, "", here || location.pathname);
+      const choice = document.getElementById("account-switch");
+      if (choice) choice.value = before;
+    } else if (open.arrive && nameAt(address) === nameAt(here) && account()?.id === before) {
+      moveTo(address);
       open.arrive();
-    } else show(location.hash, { moveFocus: true });
+    } else show(address, { moveFocus: document.activeElement?.id !== "account-switch" });
   }
 });
 /** Whoever comes back to the page sees what is so now. Rows under an open window or menu stay, since the focus returns to them. */
@@ -164,4 +270,4 @@ addEventListener("focus", () => {
 });
 // A page that is left may be kept, to come back to; a token shown in it must not be.
 addEventListener("pagehide", closeWindows);
-begin(link);
+begin(brought);

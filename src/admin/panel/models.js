@@ -3,9 +3,11 @@
 import { call, isNews } from "./api.js";
 import { foreign, h, icon, isolated, modelName, quoted, visible } from "./dom.js";
 import { count, plural } from "./format.js";
+import { bounds } from "./ceilings.js";
 import { copyButton } from "./overlay.js";
+import { account, isPerson, nameOf } from "./who.js";
 
-const COLUMNS = ["Model", "Upstream", "Replicas", "Keys that may use it"];
+const columns = () => ["Model", "Upstream", "Replicas", isPerson() ? "Your keys that may use it" : "Keys that may use it"];
 
 /** Draws the view. */
 export function modelsView(main, title) {
@@ -16,7 +18,7 @@ export function modelsView(main, title) {
   const body = h("tbody", { role: "rowgroup" });
   const place = h("div", { class: "card table-card", "aria-busy": "true" }, h("table", { class: "models", role: "table" },
     h("caption", { class: "unseen" }, "Models"),
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((name) => h("th", { scope: "col", role: "columnheader" }, name)))), body));
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns().map((name) => h("th", { scope: "col", role: "columnheader" }, name)))), body));
   const empty = h("div", { class: "card empty", hidden: true });
   const trouble = h("div", { class: "notice bad", role: "alert", hidden: true });
   const toolbar = h("div", { class: "toolbar" }, h("div", { class: "search-box", role: "search" }, icon("search"), search), status);
@@ -24,9 +26,10 @@ export function modelsView(main, title) {
   main.append(
     h("header", { class: "page-head" },
       h("div", {}, h("p", { class: "crumb" }, "AI"), h("h1", { tabindex: "-1" }, title),
-        h("p", { class: "lead" }, "The catalogue: every model that an upstream serves, and how it stands.")), again),
+        h("p", { class: "lead" }, isPerson() ? ["The models that ", foreign(nameOf(account())), " may use, and how they stand."]
+          : "The catalogue: every model that an upstream serves, and how it stands.")), again),
     toolbar, trouble, place, empty);
-  body.append(...Array.from({ length: 4 }, () => h("tr", { class: "ghost", "aria-hidden": "true" }, COLUMNS.map(() => h("td", {}, h("span"))))));
+  body.append(...Array.from({ length: 4 }, () => h("tr", { class: "ghost", "aria-hidden": "true" }, columns().map(() => h("td", {}, h("span"))))));
   load();
 
   async function load() {
@@ -35,9 +38,12 @@ export function modelsView(main, title) {
     place.setAttribute("aria-busy", "true");
     try {
       const { signal } = turnOfThis;
-      const [catalogue, standing] = await Promise.all([call("GET", "/api/models", undefined, { signal }), call("GET", "/api/status", undefined, { signal })]);
-      const untried = new Map(standing.upstreams.map(({ name, replicas }) => [name, replicas.filter(({ tried }) => tried === false).length]));
-      models = catalogue.models.map((model) => ({ ...model, untried: untried.get(model.upstream) ?? 0 }));
+      const [catalogue, standing] = await Promise.all([call("GET", "/api/models", undefined, { signal }),
+        call("GET", isPerson() ? `/api/accounts/${encodeURIComponent(account().id)}` : "/api/status", undefined, { signal })]);
+      const untried = new Map((standing.upstreams ?? []).map(({ name, replicas }) => [name, replicas.filter(({ tried }) => tried === false).length]));
+      // Persons are told the models of all of their accounts.
+      const fault = isPerson() ? bounds(standing, { createdAt: 0, isMoved: true }).model_access?.fault ?? (() => null) : () => null;
+      models = catalogue.models.filter((model) => fault(model) === null).map((model) => ({ ...model, untried: untried.get(model.upstream) ?? 0 }));
       trouble.hidden = true;
       draw();
     } catch (error) {
@@ -61,7 +67,8 @@ export function modelsView(main, title) {
     body.replaceChildren(...found.map(row));
     if (found.length > 0) return;
     empty.replaceChildren(...(models.length === 0
-      ? [icon("models"), h("h2", {}, "No upstream serves a model now"),
+      ? isPerson() ? [icon("models"), h("h2", {}, "No model now"), h("p", {}, "No model that the account may use is served now. Ask whoever runs this gateway.")]
+      : [icon("models"), h("h2", {}, "No upstream serves a model now"),
         h("p", {}, "Models appear here as soon as an upstream names them. The dashboard and ", h("code", {}, "keygate status"), " say how each upstream stands; the log says why one does not answer.")]
       : [icon("search"), h("h2", {}, "No model found"), h("p", {}, "No model or upstream contains ", quoted(wanted), ".")]));
   }
@@ -86,5 +93,5 @@ function row({ id, upstream, replicas, healthy, untried, keys }) {
       copyButton(() => id, `model name ${isolated(visible(id))}`, { shown: () => name, className: "button quiet small bare" }))),
     cell("Upstream", foreign(upstream)),
     cell("Replicas", h("span", { class: `health ${health}` }, dots, words)),
-    cell("Keys that may use it", h("span", { class: "number" }, count(keys))));
+    cell(columns()[3], h("span", { class: "number" }, count(keys))));
 }

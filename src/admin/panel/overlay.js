@@ -81,7 +81,7 @@ export function windowHead(id, title, close, { about = null } = {}) {
 }
 
 /** Asks before something that cannot be taken back. `act` may throw: the window stays, and says what came back. */
-export function confirm({ title, body, ok, okLabel = null, act, onCancel = () => {} }) {
+export function confirm({ title, body, ok, okLabel = null, isDanger = true, act, onCancel = () => {} }) {
   const [label, text] = [uniqueId("title"), uniqueId("text")];
   const fault = h("p", { class: "notice bad", role: "alert", hidden: true });
   let [busy, isDone] = [false, false];
@@ -91,7 +91,7 @@ export function confirm({ title, body, ok, okLabel = null, act, onCancel = () =>
     mayClose: () => !busy,
     build: (close) => {
       const cancel = h("button", { type: "button", class: "button", autofocus: true, onclick: () => busy || close() }, "Cancel");
-      const go = h("button", { type: "button", class: "button danger", "aria-label": okLabel, onclick: async () => {
+      const go = h("button", { type: "button", class: `button ${isDanger ? "danger" : "primary"}`, "aria-label": okLabel, onclick: async () => {
         if (busy) return;
         busy = true;
         setBusy(go, true);

@@ -12,10 +12,19 @@ try {
   // Without storage the session ends with the page.
 }
 
+let renewed = () => {};
+/** Who is told that somebody signed in anew in another tab: this tab's cookie is of that session too. */
+export function onRenewed(listener) {
+  renewed = listener;
+}
+
 const tabs = new BroadcastChannel(PLACE);
 tabs.addEventListener("message", ({ data }) => {
   if (data.asks && secret !== null) tabs.postMessage({ present: secret });
-  if (data.renewed) store(data.renewed);
+  if (data.renewed) {
+    store(data.renewed);
+    renewed();
+  }
 });
 
 function store(value) {

@@ -3,8 +3,10 @@
 import { call, catalogue, isNews } from "./api.js";
 import { foreign, h, icon, modelName, segments, visible } from "./dom.js";
 import { count } from "./format.js";
-import { keyPageOf, lazily } from "./key-actions.js";
+import { lazily } from "./key-actions.js";
+import { keyPageOf } from "./key-row.js";
 import { sumOf, sumsTable, usageReport } from "./usage-report.js";
+import { isPerson, ofAccount } from "./who.js";
 
 const MOST_ROWS = 100;
 const FILTERS = ["key", "account", "model"];
@@ -42,13 +44,15 @@ export function usageView(main, title, place) {
   const account = input("Whole account", { oninput: () => typed() });
   const model = h("select", { "aria-label": "Model", onchange: changed }, h("option", { value: "" }, "Any model"));
   const controls = { key, account, model };
-  const by = segments({ label: "Sums by", options: GROUPS, onChange: () => {
+  // A person looks at one account, and knows no upstreams.
+  const groupings = GROUPS.filter(([value]) => !isPerson() || value === "model" || value === "key");
+  const by = segments({ label: "Sums by", options: groupings, onChange: () => {
     remember();
     loadGroups();
   } });
   const again = h("button", { type: "button", class: "button", onclick: () => load() }, icon("refresh"), "Refresh");
   const csv = h("button", { type: "button", class: "button", onclick: async () => {
-    const wanted = report.request(filters());
+    const wanted = report.request(asked());
     // All keys of a long range are more than one answer holds; the table is by model then, as the chart is.
     wanted.set("group_by", { model: "model", key: "key,account,model" }[by.value()] ?? `${by.value()},model`);
     if (by.value() === "key" || by.value() === "account") wanted.set("bucket_width", "all");
@@ -64,7 +68,7 @@ export function usageView(main, title, place) {
         h("p", { class: "lead" }, "Who used which model, when and how much. Days are UTC.")),
       h("div", { class: "head-actions" }, csv, again)),
     h("div", { class: "usage-controls" }, report.controls),
-    h("div", { class: "filters", role: "group", "aria-label": "Filters" }, key, suggestions, account, h("div", { class: "select" }, model, icon("left"))),
+    h("div", { class: "filters", role: "group", "aria-label": "Filters" }, key, suggestions, !isPerson() && account, h("div", { class: "select" }, model, icon("left"))),
     ...report.element, groups);
   catalogue().then((models) => addModels((models ?? []).map(({ id }) => id)));
   arrive();
@@ -74,7 +78,7 @@ export function usageView(main, title, place) {
     typing = null;
     const parameters = place.parameters();
     report.take(parameters);
-    by.set(GROUPS.some(([value]) => value === parameters.get("by")) ? parameters.get("by") : "model");
+    by.set(groupings.some(([value]) => value === parameters.get("by")) ? parameters.get("by") : "model");
     addModels([parameters.get("model")].filter(Boolean));
     for (const name of FILTERS) controls[name].value = parameters.get(name) ?? "";
     load();
@@ -85,8 +89,12 @@ export function usageView(main, title, place) {
     for (const id of new Set(ids)) if (!there.has(id)) model.append(h("option", { value: id }, visible(id)));
   }
 
+  function asked() {
+    return [...filters(), ...ofAccount()];
+  }
+
   function filters() {
-    return FILTERS.map((name) => [name, name === "key" ? keyId() : controls[name].value.trim()]).filter(([, value]) => value !== "");
+    return FILTERS.filter((name) => name !== "account" || !isPerson()).map((name) => [name, name === "key" ? keyId() : controls[name].value.trim()]).filter(([, value]) => value !== "");
   }
 
   /** The id that is typed, or that of the one suggested key whose whole name is typed. */
@@ -111,7 +119,7 @@ export function usageView(main, title, place) {
     suggesting?.abort();
     suggesting = new AbortController();
     try {
-      const found = await call("GET", `/api/keys?${new URLSearchParams({ query: key.value.trim(), limit: 20, sort: "-last_used_at" })}`, undefined, { signal: suggesting.signal });
+      const found = await call("GET", `/api/keys?${new URLSearchParams([["query", key.value.trim()], ["limit", 20], ["sort", "-last_used_at"], ...ofAccount()])}`, undefined, { signal: suggesting.signal });
       suggested = found.keys;
       suggestions.replaceChildren(...found.keys.map(({ id, name }) => h("option", { value: id }, visible(name))));
     } catch {
@@ -120,14 +128,14 @@ export function usageView(main, title, place) {
   }
 
   function load() {
-    return report.load(filters());
+    return report.load(asked());
   }
 
   async function loadGroups() {
     loading?.abort();
     if (loaded === null || by.value() === "model") return drawGroups();
     const turnOfThis = loading = new AbortController();
-    const wanted = report.request(filters());
+    const wanted = report.request(asked());
     wanted.set("bucket_width", "all");
     wanted.set("group_by", by.value());
     wanted.delete("limit");

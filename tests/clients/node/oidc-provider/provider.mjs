@@ -40,6 +40,14 @@ const client = {
 };
 const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
 
+/** In place of the library's own page, which loads a font from the network. */
+function logoutSource(context, form) {
+  context.body = `<!doctype html>
+<html lang="en"><title>Sign out</title><h1>Sign out</h1>${form}
+<button form="op.logoutForm" name="logout" value="yes">Yes, sign me out</button></html>
+`;
+}
+
 const configuration = {
   clients: [client],
   claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"], groups: ["groups"] },
@@ -47,7 +55,7 @@ const configuration = {
   conformIdTokenClaims: !options["claims-in-id-token"],
   cookies: { keys: [secret()] },
   jwks: { keys: [{ ...privateKey.export({ format: "jwk" }), kid: "first", use: "sig", alg: "RS256" }] },
-  features: { devInteractions: { enabled: false } },
+  features: { devInteractions: { enabled: false }, rpInitiatedLogout: { logoutSource } },
   interactions: { url: (_context, interaction) => `/interaction/${interaction.uid}` },
   async findAccount(_context, id) {
     const user = users.find((user) => user.sub === id);
