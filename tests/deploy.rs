@@ -73,6 +73,7 @@ fn the_example_config_loads_and_shows_the_defaults() {
     expected.admin.socket = deploy("keygate.sock");
     expected.admin.token_file = deploy("admin.token");
     expected.database = Some(DatabaseUrl::Sqlite(deploy("keygate.db")));
+    expected.audit.key_file = deploy("keygate.db-audit-key");
     assert_eq!(example, expected);
 }
 
@@ -92,8 +93,9 @@ fn what_the_example_config_leaves_out_is_spelt_right() {
     fs::write(&file, all).unwrap();
     let faults = load(&file, &Overrides::default()).unwrap_err();
     let found: BTreeSet<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
-    // The files it names are not there, and it shows both places of a credential.
+    // The files it names are not there, it shows both places of a credential, and SQLite has no password.
     let expected = [
+        "database.password_file",
         "sign_in.mail.password_file",
         "sign_in.oidc.client_secret_file",
         "tls.certificate",
@@ -117,7 +119,7 @@ fn the_example_config_explains_every_setting() {
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
         "session_hours idle_minutes server username password_file operators issuer client_id client_secret_file scopes auto_invite",
-        "webhook secret_file upstream_after url records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
+        "webhook secret_file key_file upstream_after url records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
         "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {

@@ -65,8 +65,10 @@ fn is_test(file: &str, source: &str, name: &str) -> bool {
                 .trim_start_matches("async ")
                 .starts_with(head.as_str())
         });
-        // A function in Rust is a test where one of its attributes says so.
+        // A function in Rust is a test where one of its attributes says so, or where the list of those says so that are
+        // tests of both kinds of database.
         let is_marked = !file.ends_with(".rs")
+            || is_on_both(&lines, name)
             || lines[..at]
                 .iter()
                 .rev()
@@ -75,6 +77,15 @@ fn is_test(file: &str, source: &str, name: &str) -> bool {
                 .any(|line| line == "#[test]" || line.starts_with("#[tokio::test"));
         is_here && is_marked
     })
+}
+
+/// Whether a function is in the list of `on_both! { … }`, which makes tests of it.
+fn is_on_both(lines: &[&str], name: &str) -> bool {
+    let mut listed = lines
+        .iter()
+        .skip_while(|line| **line != "on_both! {")
+        .take_while(|line| **line != "}");
+    listed.any(|line| line.trim().strip_suffix(',') == Some(name))
 }
 
 /// All that is wrong with a page like `doc/attacks.md`; `source` reads the files that it names.
@@ -126,7 +137,8 @@ fn every_test_that_the_table_of_attacks_names_exists() {
 fn a_page_that_is_wrong_is_found_out() {
     let source = |file: &str| match file {
         "a.rs" => Some(
-            "#[test]\nfn holds() {}\n\n#[tokio::test]\nasync fn waits() {}\n\nfn helper() {}\n"
+            "#[test]\nfn holds() {}\n\n#[tokio::test]\nasync fn waits() {}\n\nfn helper() {}\n\n\
+             on_both! {\n    both,\n}\n\nfn both(fixture: &Fixture) {}\n"
                 .to_owned(),
         ),
         "b.py" => Some("def test_it():\n    pass\n".to_owned()),
@@ -134,7 +146,7 @@ fn a_page_that_is_wrong_is_found_out() {
         "d" => Some(String::new()),
         _ => None,
     };
-    let right = "| A1 | x | `a.rs::holds`, `a.rs::waits`, `b.py::test_it`, `c.mjs::it is so`, `d` |\n\
+    let right = "| A1 | x | `a.rs::holds`, `a.rs::waits`, `a.rs::both`, `b.py::test_it`, `c.mjs::it is so`, `d` |\n\
                  | A2 | x | Open: why |\n| B1 | x | Does not apply: why; `a.rs::holds` |\n";
     assert_eq!(faults(right, source), [""; 0]);
     for wrong in [
