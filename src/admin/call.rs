@@ -1,7 +1,8 @@
 //! One call that was let in: who handles which [`Operation`], and what the caller may do with it.
 //!
-//! Calls that nobody signs in for come first; all others have a [`Principal`]. The match of each group is exhaustive, so
-//! that a new operation has to be put where it belongs.
+//! Calls that nobody signs in for come first, then those that persons may make too; all others are operators'. That last
+//! match names every operation, so that a new one that stands nowhere does not compile, and is an operator's if it is only
+//! there.
 
 use std::sync::Arc;
 

@@ -260,6 +260,15 @@ impl Database {
     /// Writes all that waits, and ends the writer. Returns whether all was written in this time. What is added later is
     /// lost.
     pub fn stop(&self, timeout: Duration) -> bool {
+        // SQLite's log is moved into the file and removed with the last connection. That is the writer's, which is waited
+        // for; what still holds this database may end with the process. A connection in use stays open, and the next
+        // start reads the log.
+        if let Ok(mut reader) = self.reader.try_lock() {
+            *reader = None;
+        }
+        if let Ok(mut side) = self.side.try_lock() {
+            *side = None;
+        }
         self.writer.stop(timeout)
     }
 

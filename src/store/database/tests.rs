@@ -417,6 +417,23 @@ fn only_the_owner_may_read_the_files() {
     assert_eq!(files, 4, "{what}");
 }
 
+#[test]
+fn once_it_was_stopped_no_log_is_left_beside_the_file() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&url(&folder), "w1");
+    database.sender().add(record(0, START));
+    // Each asks on a connection of its own, which stays open as long as the database does.
+    assert_eq!(requests(&database), 1);
+    assert!(database.accounts().unwrap().is_empty());
+    assert!(database.stop(TIMEOUT));
+    let mut files: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["keygate.db", "keygate.db-audit-key"]);
+}
+
 #[track_caller]
 fn refused(path: &Path) -> String {
     let url = DatabaseUrl::Sqlite(path.to_owned());

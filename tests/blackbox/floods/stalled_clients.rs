@@ -84,10 +84,18 @@ fn wait_until_all_stall(endless: &Endless) {
 
 /// The cost of what stalls, beyond that of a gateway at rest.
 #[track_caller]
-fn costs_little(name: &str, stand: &Stand, at_rest: f64, meanwhile: impl FnMut(Duration)) {
-    let share = share_of_a_core(stand, meanwhile) - at_rest;
-    eprintln!("{CLIENTS} clients, {name}: {share:.1} % of a core, {at_rest:.1} % at rest");
-    assert!(share < MOST, "{name}: {share:.1} % of a core");
+fn costs_little(name: &str, stand: &Stand, at_rest: f64, mut meanwhile: impl FnMut(Duration)) {
+    // Whoever spins does so all the time. On a busy machine what has begun may still go on in the first window.
+    let shares = (0..3).map(|_| share_of_a_core(stand, &mut meanwhile) - at_rest);
+    let share = shares
+        .inspect(|share| {
+            eprintln!("{CLIENTS} clients, {name}: {share:.1} % of a core, {at_rest:.1} % at rest")
+        })
+        .find(|share| *share < MOST);
+    assert!(
+        share.is_some(),
+        "{name}: {MOST} % of a core or more, all the time"
+    );
 }
 
 /// A client that reads as little as it wants to, plain or over TLS.
