@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Sender};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::policy::audit::ChangeOrigin;
 use crate::policy::time::UnixTime;
@@ -39,6 +39,7 @@ pub struct KeyStore {
     /// Who asks for the changes that are sent by this handle.
     origin: ChangeOrigin,
     status: Arc<ArcSwap<KeyStoreStatus>>,
+    revision: watch::Receiver<Option<u64>>,
 }
 
 /// The reply to a command: await it, or call [`wait`](Self::wait). Dropping it does not cancel the command.
@@ -83,6 +84,7 @@ impl KeyStore {
             pending_error: None,
         }));
         let (commands, receiver) = mpsc::channel();
+        let (revision, revision_seen) = watch::channel(None);
         let state = KeyStoreState {
             source: KeyFileSource::new(settings.file.clone()),
             max_drop_percent: settings.max_drop_percent,
@@ -94,6 +96,7 @@ impl KeyStore {
             rejected: None,
             pending: HashMap::new(),
             status: Arc::clone(&status),
+            revision,
             events: Box::new(events),
         };
         std::thread::Builder::new()
@@ -103,7 +106,14 @@ impl KeyStore {
             commands,
             origin: ChangeOrigin::key_file(),
             status,
+            revision: revision_seen,
         })
+    }
+
+    /// The database's revision of the keys in force, and each one that comes. None where they come from a file.
+    #[must_use]
+    pub fn revision(&self) -> watch::Receiver<Option<u64>> {
+        self.revision.clone()
     }
 
     /// A handle whose changes are asked for by somebody else.

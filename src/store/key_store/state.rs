@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::policy::key::{Key, KeyId, PreviousToken};
 use crate::policy::key_limits::KeyLimits;
@@ -30,6 +31,8 @@ pub(crate) struct KeyStoreState {
     /// Deletes, disables and ends of previous tokens that are in force in the table but not yet written.
     pub(crate) pending: HashMap<KeyId, PendingChange>,
     pub(crate) status: Arc<ArcSwap<KeyStoreStatus>>,
+    /// The database's revision of the keys in force; None where they come from a file.
+    pub(crate) revision: watch::Sender<Option<u64>>,
     pub(crate) events: Box<dyn Fn(KeyStoreEvent<'_>) + Send>,
 }
 

@@ -11,14 +11,16 @@ use crate::store::database::postgres::error::CallError;
 use crate::store::database::postgres::url::PostgresUrl;
 use crate::store::database::writer;
 
-/// Each with its number, in their order. The numbers and the tables are those of SQLite.
-const MIGRATIONS: [Migration; 6] = [
+/// Each with its number, in their order. The numbers and the tables are those of SQLite, apart from what only several
+/// gateways need.
+const MIGRATIONS: [Migration; 7] = [
     (1, include_str!("0001_usage.sql")),
     (2, include_str!("0002_audit.sql")),
     (3, include_str!("0003_alerts.sql")),
     (4, include_str!("0004_budgets.sql")),
     (5, include_str!("0005_accounts.sql")),
     (6, include_str!("0006_people.sql")),
+    (7, include_str!("0007_fleet.sql")),
 ];
 /// The oldest version of the server that is taken, as it numbers itself.
 const OLDEST_SERVER: i32 = 140_000;

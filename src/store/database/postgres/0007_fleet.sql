@@ -1,0 +1,38 @@
+-- Keys that several gateways share (`keys.source = "database"`). `line` is the key as a line of the key file.
+CREATE TABLE keys (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    -- Lists are in this order.
+    position BIGINT NOT NULL,
+    -- The revision that changed the key last.
+    revision BIGINT NOT NULL,
+    -- In milliseconds since 1970. The row of a deleted key stays until every gateway has read it.
+    deleted_at BIGINT,
+    line TEXT COLLATE "C" NOT NULL
+);
+CREATE INDEX keys_by_revision ON keys (revision);
+-- One row for each change of keys, whose `n` grows by one without gaps, in the order of the commits. `change_id` is random:
+-- a database that has another one at the same `n` went another way, such as one restored from a backup.
+CREATE TABLE key_revisions (
+    n BIGINT NOT NULL PRIMARY KEY,
+    change_id TEXT COLLATE "C" NOT NULL,
+    gateway TEXT COLLATE "C" NOT NULL,
+    committed_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    -- Not null: from here on gateways follow the database, although it lacks revisions that they have seen.
+    accepts_rollback_from BIGINT
+);
+INSERT INTO revisions (name, value) VALUES ('keys', 0);
+-- The gateways that share the database, each by a text that no other start of a gateway has.
+CREATE TABLE gateways (
+    instance TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    name TEXT COLLATE "C" NOT NULL,
+    version TEXT COLLATE "C" NOT NULL,
+    -- In milliseconds since 1970, by the gateway's clock.
+    started_at BIGINT NOT NULL,
+    -- By the database's clock.
+    seen_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    -- The revision of the keys that is in force there; null where keys come from a file.
+    seen_revision BIGINT,
+    -- How long the last change of another gateway took from its commit until it was in force, in milliseconds.
+    lag_ms BIGINT,
+    in_flight BIGINT NOT NULL
+);
