@@ -69,6 +69,8 @@ fn measure(count: usize, shape: keys::Shape) {
     let loaded = key_file::read(&file, &table, NO_YIELD).unwrap();
     let parsed = begin.elapsed();
     let settings = config::KeysConfig {
+        source: config::KeysSource::File,
+        max_stale: None,
         file: file.clone(),
         named: true,
         watch: false,

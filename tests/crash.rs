@@ -481,6 +481,8 @@ fn started_again(role: &str, folder: &Path, under: &[&str]) -> Command {
 
 fn open(file: &Path) -> (Arc<Table>, KeyStore) {
     let settings = config::KeysConfig {
+        source: config::KeysSource::File,
+        max_stale: None,
         file: file.to_owned(),
         named: true,
         watch: false,

@@ -96,6 +96,8 @@ impl TestStore {
 
 fn open(file: &Path, watch: bool) -> (Arc<Table>, KeyStore, mpsc::Receiver<String>) {
     let settings = config::KeysConfig {
+        source: config::KeysSource::File,
+        max_stale: None,
         file: file.to_owned(),
         named: true,
         watch,

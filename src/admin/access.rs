@@ -85,6 +85,7 @@ impl Requirement {
                 | Operation::ChangeAccount(_)
                 | Operation::DeleteAccount(_)
                 | Operation::Reload
+                | Operation::AcceptRollback
                 | Operation::TestAlert
                 | Operation::Status
                 | Operation::Models

@@ -27,6 +27,7 @@ use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::policy::person::Role;
 use crate::runtime::lifecycle::Phase;
 use crate::runtime::wall_clock::now;
+use crate::table::KeysState;
 
 /// One call.
 pub(super) struct Call<'c> {
@@ -272,6 +273,9 @@ impl Call<'_> {
             Operation::Reload => {
                 reload::respond(services, operator, origin, &self.query?, &self.body).await
             }
+            Operation::AcceptRollback => {
+                reload::accept_rollback(services, operator, origin, &self.query?, &self.body).await
+            }
             Operation::TestAlert => alerts::test(services, operator, &origin, &self.body).await,
             Operation::Status => Ok(status::status(services, operator)),
             Operation::Explain => explain::respond(services, operator, &self.body, now()).await,
@@ -356,6 +360,10 @@ fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
     } else if !services.fleet.is_ready() {
         Err(ApiError::NotReady(
             "the upstreams were not asked for their models yet",
+        ))
+    } else if services.table.keys_state() == KeysState::Awaited {
+        Err(ApiError::NotReady(
+            "the keys could not be read from the database yet, and there is no last good copy of them",
         ))
     } else if !services.table.knows_accounts() {
         Err(ApiError::NotReady(

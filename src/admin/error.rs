@@ -12,7 +12,7 @@ use crate::admin::response::{ApiResponse, plain_json};
 use crate::store::audit::AuditError;
 use crate::store::fault::Fault;
 use crate::store::key_json::KeyJsonError;
-use crate::store::key_store::{StoreError, WriteError};
+use crate::store::key_store::{SourceError, StoreError, WriteError};
 use crate::store::strict_json::FieldError;
 
 /// Why a call fails.
@@ -125,6 +125,8 @@ pub(super) enum ApiError {
     NoAudit,
     /// The database could not be read.
     DatabaseFailed,
+    /// The database of the keys cannot be followed or written, and why. Nothing was changed.
+    KeysUnavailable(String),
     /// A bug: something failed that never should.
     Internal,
     /// Not ready for requests, and why.
@@ -193,9 +195,10 @@ impl ApiError {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Invalid(_) | Self::Faulty { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady(_) | Self::DatabaseFailed | Self::TooManySignIns => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NotReady(_)
+            | Self::DatabaseFailed
+            | Self::KeysUnavailable(_)
+            | Self::TooManySignIns => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -247,7 +250,7 @@ impl ApiError {
             Self::NoDatabase => "usage_unavailable",
             Self::NoAlerts => "alerts_unavailable",
             Self::NoAudit => "audit_unavailable",
-            Self::DatabaseFailed => "database_failed",
+            Self::DatabaseFailed | Self::KeysUnavailable(_) => "database_failed",
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
         }
@@ -345,6 +348,7 @@ impl ApiError {
                  \"sqlite:keygate.db\", and start the gateway again."
                     .to_owned()
             }
+            Self::KeysUnavailable(why) => format!("Nothing was changed: {why}."),
             Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
@@ -442,7 +446,8 @@ impl From<WriteError> for ApiError {
             WriteError::Invalid(error) => Self::Invalid(error),
             WriteError::NotWritten {
                 in_force: false,
-                error: error @ (StoreError::Faulty(_) | StoreError::DropLimit(_)),
+                error:
+                    error @ (StoreError::Faulty(_) | StoreError::DropLimit(_) | StoreError::Database(_)),
             } => error.into(),
             WriteError::NotWritten { in_force, .. } => Self::NotWritten { in_force, message },
         }
@@ -466,6 +471,8 @@ impl From<StoreError> for ApiError {
                 suffix: String::new(),
             },
             StoreError::DropLimit(_) => Self::Conflict(error.to_string()),
+            StoreError::Database(SourceError::NotBehind) => Self::Conflict(error.to_string()),
+            StoreError::Database(_) => Self::KeysUnavailable(error.to_string()),
             StoreError::Audit(_) | StoreError::Io(_) => Self::NotWritten {
                 in_force: false,
                 message: error.to_string(),

@@ -24,7 +24,9 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock::now;
 use crate::store::config::{self, Tls, parse::ParsedConfig};
 use crate::store::fault::Fault;
-use crate::store::key_store::{self, DropLimit, LastReload, ReloadResult, Reloaded, StoreError};
+use crate::store::key_store::{
+    self, DropLimit, FollowState, LastReload, ReloadResult, Reloaded, StoreError,
+};
 use crate::table::{Difference, Entry, yield_every};
 use crate::upstream::{Fleet, UpstreamTlsError};
 
@@ -128,6 +130,26 @@ pub(super) async fn respond(
         .unwrap_or(Err(ApiError::Internal))
 }
 
+/// POST /api/fleet/accept-rollback
+pub(super) async fn accept_rollback(
+    services: &Arc<Services>,
+    _: OperatorOnly,
+    origin: ChangeOrigin,
+    query: &Query,
+    body: &[u8],
+) -> Result<ApiResponse, ApiError> {
+    let mut fields = JsonObject::of(body)?;
+    let dry_run = fields.switch("dry_run")?;
+    fields.finish()?;
+    let with_ids = query.switch("ids")?;
+    let _guard = services.state.reload_lock.lock().await;
+    let key_store = services.key_store.on_behalf_of(origin);
+    let accepted = key_store.accept_rollback(dry_run).await?;
+    tokio::task::spawn_blocking(move || view(&accepted, Vec::new(), with_ids))
+        .await
+        .map_err(|_| ApiError::Internal)
+}
+
 fn build_response(
     outcome: Outcome,
     mode: ReloadMode,
@@ -154,19 +176,23 @@ fn build_response(
         }
         Err(error) => return Err(error.into()),
     };
+    Ok(view(&reloaded, outcome.restart_needed, with_ids))
+}
+
+fn view(reloaded: &Reloaded, restart_needed: Vec<&'static str>, with_ids: bool) -> ApiResponse {
     let difference = &reloaded.difference;
     let ids = |entries: &[Arc<Entry>]| {
         yield_every(entries, yield_if_due)
             .map(|entry| entry.key().id().to_owned())
             .collect()
     };
-    Ok(ApiResponse::json(&View {
+    ApiResponse::json(&View {
         generation: reloaded.generation,
         keys: reloaded.keys,
         added: difference.added.len(),
         removed: difference.removed.len(),
         changed: difference.changed.len(),
-        restart_needed: outcome.restart_needed,
+        restart_needed,
         ids: with_ids.then(|| ChangedIds {
             added_ids: ids(&difference.added),
             removed_ids: ids(&difference.removed),
@@ -174,7 +200,7 @@ fn build_response(
             names: names_of(difference),
             changes: changes_of(difference),
         }),
-    }))
+    })
 }
 
 fn names_of(difference: &Difference) -> BTreeMap<String, String> {
@@ -421,11 +447,58 @@ pub(crate) fn record_event(
                 .with("reason", error.to_string())
                 .with("unwritten", *pending)
         }
+        key_store::KeyStoreEvent::Followed {
+            changed,
+            removed,
+            revision,
+            lag,
+        } => {
+            Event::info("keys_followed")
+                .with("changed", *changed)
+                .with("removed", *removed)
+                .with("revision", *revision)
+                .with("lag_ms", lag.as_millis().to_string())
+        }
+        key_store::KeyStoreEvent::FollowChanged(state) => follow_line(state),
+        key_store::KeyStoreEvent::KeyUnreadable { id, reason } => {
+            let message = "this key in the database cannot be read, and is refused; use a version of keygate that knows it";
+            Event::error("key_unreadable")
+                .with("message", message)
+                .with("key_id", *id)
+                .with("reason", *reason)
+        }
+        key_store::KeyStoreEvent::PendingDropped { id } => {
+            let message = "a change that took access away while the database was away is not carried out: the key was changed \
+                           there since";
+            Event::warn("keys")
+                .with("message", message)
+                .with("key_id", *id)
+        }
+        key_store::KeyStoreEvent::CopyFailed { error } => {
+            let message = "the last good copy of the keys is not on disk: a start without the database would be with older keys";
+            Event::error("keys")
+                .with("message", message)
+                .with("reason", *error)
+        }
         key_store::KeyStoreEvent::PendingWritten { written } => {
             metrics.unwritten_changes(0);
             Event::info("key_file_caught_up").with("written", *written)
         }
     });
+}
+
+fn follow_line(state: &FollowState) -> Event {
+    match state {
+        FollowState::InSync => {
+            Event::info("keys").with("message", "the keys are those of the database")
+        }
+        FollowState::NotFollowed(error) => {
+            let message = "the keys in force are those of before, or of the last good copy: the database cannot be followed";
+            Event::error("keys")
+                .with("message", message)
+                .with("reason", error.to_string())
+        }
+    }
 }
 
 fn about_tls(services: &Services, field: &str, fault: &TlsError) -> Fault {

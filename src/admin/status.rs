@@ -8,6 +8,7 @@ use crate::admin::response::ApiResponse;
 use crate::admin::{Services, reload};
 use crate::runtime::lifecycle::Phase;
 use crate::store::database::AuditStatus;
+use crate::store::key_store::{FollowState, FollowStatus};
 
 #[derive(Serialize)]
 struct View {
@@ -18,6 +19,8 @@ struct View {
     /// Deletes and disables that are in force but not in the key file yet, and why not.
     unwritten_changes: usize,
     unwritten_reason: Option<String>,
+    /// How the keys follow the database that several gateways share; None: they come from the key file.
+    key_database: Option<KeyDatabaseView>,
     /// None: the config has no database.
     database: Option<DatabaseView>,
     /// None: the config has no database.
@@ -44,6 +47,33 @@ impl LastReloadView {
             at: last.at.to_string(),
             result: last.result.label(),
             message: last.message,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct KeyDatabaseView {
+    state: &'static str,
+    since: String,
+    /// None: the keys could not be read yet.
+    revision: Option<u64>,
+    /// Why the database is not followed.
+    error: Option<String>,
+    /// Why the last good copy is not on disk.
+    copy_error: Option<String>,
+}
+
+impl KeyDatabaseView {
+    fn of(status: &FollowStatus, revision: Option<u64>) -> Self {
+        Self {
+            state: status.state.label(),
+            since: status.since.to_string(),
+            revision,
+            error: match &status.state {
+                FollowState::InSync => None,
+                FollowState::NotFollowed(error) => Some(error.to_string()),
+            },
+            copy_error: status.copy_error.clone(),
         }
     }
 }
@@ -103,6 +133,10 @@ pub(super) fn status(services: &Services, _: OperatorOnly) -> ApiResponse {
         last_reload: LastReloadView::of(services),
         unwritten_changes: key_store.pending,
         unwritten_reason: key_store.pending_error.as_ref().map(ToString::to_string),
+        key_database: key_store
+            .database
+            .as_ref()
+            .map(|status| KeyDatabaseView::of(status, *services.key_store.revision().borrow())),
         database: services.database.as_ref().map(|database| {
             let status = database.status();
             DatabaseView {

@@ -236,7 +236,9 @@ impl KeyFile {
         let loaded = key_file::read(path, &table, NO_YIELD)
             .map_err(|error| CommandError::Faulty(error.faults().to_vec()))?;
         let settings = config::KeysConfig {
+            source: config::KeysSource::File,
             file: path.into(),
+            max_stale: None,
             named: true,
             watch: false,
             // Accept every change that another process wrote meanwhile: no gateway uses the keys read here.

@@ -30,6 +30,7 @@ mod panel_link;
 mod process_limits;
 mod reload;
 mod serve;
+mod stale_keys;
 mod start_error;
 mod status;
 mod supervisor;

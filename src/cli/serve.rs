@@ -23,7 +23,7 @@ use crate::cli::ServeArgs;
 use crate::cli::process_limits::{log_panics, set_process_limits};
 use crate::cli::start_error::{StartError, system};
 use crate::cli::supervisor::{AdminListeners, Signals, Supervisor, Workers, tell_systemd};
-use crate::cli::usage_database;
+use crate::cli::{stale_keys, usage_database};
 use crate::gateway::keyless::KeylessConnections;
 use crate::gateway::worker::{Gateway, Settings};
 use crate::net::listen;
@@ -37,12 +37,13 @@ use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
 use crate::store::audit::AuditTrail;
 use crate::store::config::{
-    Config, Listen, LogFormat, parse, provide_alert_secret, provide_secrets,
+    Config, KeysConfig, KeysSource, Listen, LogFormat, parse, provide_alert_secret, provide_secrets,
 };
 use crate::store::database::Database;
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
-use crate::store::key_store::KeyStore;
+use crate::store::key_source::database::{DatabaseKeySource, StartKeysError};
+use crate::store::key_store::{KeyStore, KeyStoreEvent};
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
@@ -173,6 +174,10 @@ pub(super) fn serve(
         ));
         tokio::task::spawn_local(admin::record_history(Arc::clone(&services)));
         tokio::task::spawn_local(admin::follow_accounts(Arc::clone(&services), is_loaded));
+        if let Some(max_stale) = services.config.keys.max_stale {
+            let (table, fresh) = (Arc::clone(&services.table), services.key_store.fresh());
+            tokio::task::spawn_local(stale_keys::watch(table, fresh, max_stale));
+        }
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services).await;
@@ -209,17 +214,26 @@ struct Components {
     lifecycle: Lifecycle,
 }
 
+/// The keys of the key file, which is made where nobody has named it.
+fn load_key_file(keys: &KeysConfig, table: &Table) -> Result<LoadedKeys, StartError> {
+    let file = &keys.file;
+    if !keys.named && !file.exists() {
+        key_file::create(file).map_err(system(file.display().to_string()))?;
+    }
+    key_file::read(file, table, NO_YIELD)
+        .map_err(|error| StartError::Files(error.faults().to_vec()))
+}
+
 impl Components {
-    fn prepare(mut config: Config) -> Result<(Self, LoadedKeys), StartError> {
+    /// The keys are those of the key file; None: they come from the database.
+    fn prepare(mut config: Config) -> Result<(Self, Option<LoadedKeys>), StartError> {
         let metrics = Metrics::new()
             .map_err(|error| StartError::System("metrics".into(), io::Error::other(error)))?;
         let table = Arc::new(Table::default());
-        let file = &config.keys.file;
-        if !config.keys.named && !file.exists() {
-            key_file::create(file).map_err(system(file.display().to_string()))?;
-        }
-        let loaded = key_file::read(file, &table, NO_YIELD)
-            .map_err(|error| StartError::Files(error.faults().to_vec()))?;
+        let loaded = match config.keys.source {
+            KeysSource::File => Some(load_key_file(&config.keys, &table)?),
+            KeysSource::Database => None,
+        };
         let certificates = config.tls.as_ref().map(Certificates::load);
         let certificates = certificates.transpose().map_err(StartError::Tls)?;
         provide_secrets(&mut config.upstreams)
@@ -286,18 +300,27 @@ impl Components {
         Ok(is_loaded)
     }
 
-    fn start_key_store(&self, loaded: LoadedKeys) -> Result<KeyStore, StartError> {
+    fn start_key_store(&self, loaded: Option<LoadedKeys>) -> Result<KeyStore, StartError> {
         let (log, metrics) = (self.log.clone(), self.metrics.clone());
-        let key_store = KeyStore::start_audited(
-            &self.config.keys,
-            Arc::clone(&self.table),
-            loaded,
-            AuditTrail::of(self.database.clone()),
-            move |event| {
-                reload::record_event(&log, &metrics, wall_clock::now(), &event);
-            },
-        );
-        let key_store = key_store.map_err(system("the key_store's thread"))?;
+        let (settings, table) = (&self.config.keys, Arc::clone(&self.table));
+        let audit = AuditTrail::of(self.database.clone());
+        let events = move |event: KeyStoreEvent<'_>| {
+            reload::record_event(&log, &metrics, wall_clock::now(), &event);
+        };
+        let key_store = match (loaded, self.database.as_deref().and_then(Database::keys)) {
+            (Some(loaded), _) => KeyStore::start_audited(settings, table, loaded, audit, events),
+            (None, Some(keys)) => {
+                let follower = self.database.as_deref().and_then(Database::keys);
+                let start = DatabaseKeySource::start(keys, &settings.file, &table);
+                let start = start.map_err(|error| match error {
+                    StartKeysError::Database(error) => StartError::Database(error),
+                    StartKeysError::Copy(error) => StartError::Files(error.faults().to_vec()),
+                })?;
+                KeyStore::start_following(settings, table, start, follower, audit, events)
+            }
+            (None, None) => Err(io::Error::other("keys.source needs a database to share")),
+        };
+        let key_store = key_store.map_err(system("the key store's threads"))?;
         self.metrics
             .last_reload(key_store.status().last_reload.at.seconds());
         Ok(key_store)

@@ -145,6 +145,7 @@ mod tests {
             (Refusal::Expectation, "invalid_request_error"),
             (Refusal::Overloaded, "overloaded_error"),
             (Refusal::NotReady, "overloaded_error"),
+            (Refusal::StaleTable, "overloaded_error"),
             (Refusal::UpstreamRejected, "api_error"),
             (Refusal::Internal, "api_error"),
         ] {

@@ -47,6 +47,8 @@ pub(super) enum Refusal {
     UpstreamRejected,
     /// Key table or catalogue are not loaded yet.
     NotReady,
+    /// The keys are older than `keys.max_stale` allows.
+    StaleTable,
     /// The process is ending.
     ShuttingDown,
     /// Too many connections.
@@ -93,6 +95,7 @@ impl Refusal {
             Self::Limited(limit) => limit.code(),
             Self::UpstreamRejected => "upstream_rejected",
             Self::NotReady => "not_ready",
+            Self::StaleTable => "stale_table",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal_error",
         }
@@ -147,6 +150,7 @@ impl Refusal {
             Self::Upstream(SendError::Unavailable)
             | Self::Unread(CollectError::Overloaded)
             | Self::NotReady
+            | Self::StaleTable
             | Self::ShuttingDown
             | Self::DatabaseFailed
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -201,7 +205,9 @@ impl Refusal {
             StatusCode::SERVICE_UNAVAILABLE if self.code() == "overloaded" => {
                 fields.push("retry-after", b"1");
             }
-            StatusCode::SERVICE_UNAVAILABLE if matches!(self, Self::NotReady) => {
+            StatusCode::SERVICE_UNAVAILABLE
+                if matches!(self, Self::NotReady | Self::StaleTable) =>
+            {
                 fields.push("retry-after", b"5");
             }
             _ => {}
@@ -300,6 +306,10 @@ impl fmt::Display for Refusal {
             Self::Upstream(SendError::Silent) => "The server for this model did not answer in time. Try again later.",
             Self::UpstreamRejected => {
                 "The server for this model refuses the gateway's own credential. Your API key is fine; tell the operator."
+            }
+            Self::StaleTable => {
+                "The gateway could not look for too long whether keys were taken back, and refuses all of them. Your API key is \
+                 fine; try again later."
             }
             Self::NotReady => {
                 "The gateway is starting, or a server has not said yet which models it has. Try again in a few seconds."

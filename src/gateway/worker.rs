@@ -33,7 +33,7 @@ use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
 use crate::runtime::wall_clock;
 use crate::store::config::{ClientAddressSource, Config};
 use crate::store::database::{Database, UsageSender};
-use crate::table::Table;
+use crate::table::{KeysState, Table};
 use crate::upstream::Fleet;
 use crate::upstream::pool::{Pool, UpstreamTimeouts};
 
@@ -304,15 +304,15 @@ impl Worker {
     /// Whether requests are taken at all.
     ///
     /// # Errors
-    /// [`Refusal::ShuttingDown`], [`Refusal::NotReady`]
+    /// [`Refusal::ShuttingDown`], [`Refusal::NotReady`], [`Refusal::StaleTable`]
     pub(super) fn check_open(&self) -> Result<(), Refusal> {
         if self.lifecycle.phase() >= Phase::Draining {
             return Err(Refusal::ShuttingDown);
         }
-        if self.fleet.is_ready() {
-            Ok(())
-        } else {
-            Err(Refusal::NotReady)
+        match self.table.keys_state() {
+            KeysState::Known if self.fleet.is_ready() => Ok(()),
+            KeysState::Known | KeysState::Awaited => Err(Refusal::NotReady),
+            KeysState::Stale => Err(Refusal::StaleTable),
         }
     }
 

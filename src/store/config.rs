@@ -195,8 +195,12 @@ pub struct TlsFiles {
 /// `[keys]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeysConfig {
-    /// The key file.
+    /// Where the keys come from.
+    pub source: KeysSource,
+    /// The key file; where the keys come from a database, the last good copy of them.
     pub file: PathBuf,
+    /// For how long the gateway goes on with keys that could not be compared with the database; None: for ever.
+    pub max_stale: Option<Duration>,
     /// Whether a config file or a flag names the file. If so, the start fails if it is missing.
     pub named: bool,
     /// Whether a change of the file causes a reload.
@@ -205,6 +209,15 @@ pub struct KeysConfig {
     pub max_drop_percent: u8,
     /// The limits of keys that have none of that kind.
     pub default_limits: KeyLimits,
+}
+
+/// `keys.source`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysSource {
+    /// The key file.
+    File,
+    /// The database that several gateways share.
+    Database,
 }
 
 /// `[admin]`

@@ -58,6 +58,11 @@ pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };
+pub(crate) use crate::store::database::postgres::Listening;
+pub use crate::store::database::postgres::keys::KeyPosition;
+pub(crate) use crate::store::database::postgres::keys::{
+    KeyChanges, KeyRow, KeyWrites, PostgresKeys,
+};
 pub use crate::store::database::postgres::url::{PostgresTls, PostgresUrl};
 pub use crate::store::database::query::{
     Bucket, GroupBy, RecordsQuery, StoredKeyUse, StoredRecord, SumsQuery, SumsRow,
@@ -145,6 +150,8 @@ impl<D: AccountDriver + AlertDriver + BudgetDriver + PeopleDriver> SideDriver fo
 /// An open database, with its writer.
 pub struct Database {
     url: DatabaseUrl,
+    /// This gateway's name.
+    gateway: String,
     connections: Connections,
     queues: Arc<Queues>,
     writer: WriterHandle,
@@ -213,6 +220,7 @@ impl Database {
         .map_err(|source| DatabaseError::Thread { source })?;
         Ok(Self {
             url: url.clone(),
+            gateway: gateway.to_owned(),
             connections,
             queues,
             writer,
@@ -226,6 +234,15 @@ impl Database {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         self.url.kind()
+    }
+
+    /// A connection of its own for the keys of several gateways. None: the database is one that only this gateway has.
+    #[must_use]
+    pub(crate) fn keys(&self) -> Option<PostgresKeys> {
+        match &self.connections {
+            Connections::Sqlite(_) => None,
+            Connections::Postgres(server) => Some(PostgresKeys::new(server, &self.gateway)),
+        }
     }
 
     /// Whether other gateways may write to the database too.

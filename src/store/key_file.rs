@@ -8,12 +8,11 @@
 
 mod open;
 mod read;
-mod source;
 mod stamp;
 mod write;
 
 pub(crate) use crate::store::key_file::read::readable_by_others;
 pub use crate::store::key_file::read::{LoadedKeys, ReadError, read};
-pub(crate) use crate::store::key_file::source::{KeyFileSource, Revision};
+pub(crate) use crate::store::key_file::stamp::{Stamp, stamp_of};
 pub(crate) use crate::store::key_file::write::LockedKeyFile;
 pub use crate::store::key_file::write::{LOCK_WAIT, create, lock};

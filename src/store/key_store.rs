@@ -27,24 +27,32 @@
 //!
 //! Pending changes are written with the next write, and at the latest after [`RETRY_INTERVAL`].
 //!
-//! The files here use each other in one direction: handle, worker, commit and reload, state. The source of the keys is
-//! known by its operations alone: load, revision, lock, commit.
+//! The source may also be a database that several gateways share. Then "the file" above is the database: the lock keeps other
+//! gateways from changing keys, what they have changed is loaded first, and a commit writes only what changes. Where the
+//! database is away or lacks what was seen here, nothing is loaded, deletes and the like are in force and pending, and other
+//! changes are refused. The last good copy on disk is written before a change is answered.
+//!
+//! The files here use each other in one direction: handle, worker, commit, reload and follow, state. The source of the keys
+//! is known by its operations alone: load, revision, lock, commit.
 
 mod command;
 mod commit;
 mod error;
 mod event;
+mod follow;
 mod handle;
 mod reload;
 mod state;
 mod worker;
 
+pub use crate::store::key_source::SourceError;
 pub use crate::store::key_store::command::{CreatedKey, DropLimit, RotatedKey};
 pub use crate::store::key_store::error::{
     DropLimitError, ReloadResult, StoreError, WorkerStoppedError, WriteError,
 };
 pub use crate::store::key_store::event::{
-    KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
+    FollowState, FollowStatus, KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded,
+    format_key_count,
 };
 pub use crate::store::key_store::handle::{KeyStore, ReplyFuture};
 pub use crate::store::key_store::worker::RETRY_INTERVAL;

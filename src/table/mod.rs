@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -48,6 +48,8 @@ pub struct Table {
     accounts: Accounts,
     /// False until the accounts were read for the first time: nobody knows what their keys may do.
     knows_accounts: AtomicBool,
+    /// A [`KeysState`].
+    keys_state: AtomicU8,
     generation: AtomicU64,
     writer: Mutex<()>,
     /// The ids of keys whose budgets are loaded, so that nobody has to look at all keys for them.
@@ -57,6 +59,17 @@ pub struct Table {
 /// Another key has the same id, or a token with the same hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DuplicateKeyError;
+
+/// Whether the keys of the table can be judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysState {
+    /// They can.
+    Known = 0,
+    /// They could not be read yet.
+    Awaited = 1,
+    /// They are older than it is allowed.
+    Stale = 2,
+}
 
 impl std::fmt::Display for DuplicateKeyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,6 +95,7 @@ impl Default for Table {
             current: ArcSwap::from_pointee(Indexes::of(&[], NO_YIELD)),
             accounts: Accounts::default(),
             knows_accounts: AtomicBool::new(true),
+            keys_state: AtomicU8::new(KeysState::Known as u8),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
             with_budgets: Mutex::default(),
@@ -261,6 +275,37 @@ impl Table {
         let _writer = lock(&self.writer);
         self.accounts.put(rules);
         self.bump_generation();
+    }
+
+    /// Whether the keys can be judged by.
+    #[must_use]
+    pub fn keys_state(&self) -> KeysState {
+        match self.keys_state.load(Ordering::Acquire) {
+            0 => KeysState::Known,
+            1 => KeysState::Awaited,
+            _ => KeysState::Stale,
+        }
+    }
+
+    /// The keys cannot be read yet. Until [`Self::keys_are_known`], every request is to be refused.
+    pub fn await_keys(&self) {
+        self.keys_state
+            .store(KeysState::Awaited as u8, Ordering::Release);
+    }
+
+    /// The keys are those of the source.
+    pub fn keys_are_known(&self) {
+        self.keys_state
+            .store(KeysState::Known as u8, Ordering::Release);
+    }
+
+    /// The keys are too old to judge by. Where none were read yet, that stays so.
+    pub fn keys_are_stale(&self) {
+        let (from, to) = (KeysState::Known as u8, KeysState::Stale as u8);
+        // An error means that it is another state, which stays.
+        let _ = self
+            .keys_state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// The accounts cannot be read yet. Until [`Self::accounts_are_known`], keys that name one are to be refused.

@@ -172,6 +172,18 @@ impl TestServer {
         }
     }
 
+    /// A program of PostgreSQL that connects to the server as its owner.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        command
+            .env_clear()
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", OWNER)
+            .stdin(Stdio::null());
+        command
+    }
+
     /// The URL of a database, for the gateway.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{OWNER}@127.0.0.1:{}/{database}", self.port)

@@ -13,9 +13,9 @@ use crate::store::config::sections::{
 };
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
-    AdminConfig, AlertsConfig, AuditConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig,
-    Listen, LogFormat, SignInConfig, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage,
-    value,
+    AdminConfig, AlertsConfig, AuditConfig, ClientAddressSource, Config, KeysConfig, KeysSource,
+    LimitsConfig, Listen, LogFormat, SignInConfig, Timeouts, Tls, UpstreamConfig, UsageConfig,
+    files, usage, value,
 };
 use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
@@ -127,7 +127,9 @@ fn read_with(
                 alerts: Err(faults.clone()),
                 config: Err(faults),
                 keys: overrides.keys.clone().map(|file| KeysConfig {
+                    source: KeysSource::File,
                     file,
+                    max_stale: None,
                     named: true,
                     watch: false,
                     max_drop_percent: MAX_DROP_PERCENT,
@@ -230,10 +232,11 @@ impl ConfigReader<'_> {
     fn parts(&self, mut root: Section<'_>) -> ConfigParts {
         let has_tls = root.has("tls");
         let listen = self.listen(&mut root);
-        let keys = self.keys(root.section("keys"));
-        let upstreams = self.upstreams(&mut root, keys.as_ref());
         let database = self.database(root.section("database"));
         let has_database = database.as_ref().map(Option::is_some);
+        let is_shared = |url: &Option<DatabaseUrl>| matches!(url, Some(DatabaseUrl::Postgres(_)));
+        let keys = self.keys(root.section("keys"), database.as_ref().map(is_shared));
+        let upstreams = self.upstreams(&mut root, keys.as_ref());
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())

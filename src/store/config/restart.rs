@@ -98,16 +98,20 @@ fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 6] {
     ]
 }
 
-fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 4] {
+fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 6] {
     let KeysConfig {
+        source,
         file,
+        max_stale,
         named: _,
         watch,
         max_drop_percent,
         default_limits,
     } = old;
     [
+        ("keys.source", *source != new.source),
         ("keys.file", *file != new.file),
+        ("keys.max_stale", *max_stale != new.max_stale),
         ("keys.watch", *watch != new.watch),
         (
             "keys.max_drop_percent",

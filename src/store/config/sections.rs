@@ -8,8 +8,8 @@ use crate::policy::key_limits::{KeyLimits, LimitKind, LimitSetting, MAX_LIMIT};
 use crate::store::config::overrides::Overrides;
 use crate::store::config::tree::{Faults, Located, Location, Section};
 use crate::store::config::{
-    AdminConfig, ClientAddressSource, KeysConfig, LimitsConfig, Listen, LogFormat, Timeouts, Tls,
-    TlsFiles, files, value,
+    AdminConfig, ClientAddressSource, KeysConfig, KeysSource, LimitsConfig, Listen, LogFormat,
+    Timeouts, Tls, TlsFiles, files, value,
 };
 use crate::store::fault::Fault;
 
@@ -129,7 +129,12 @@ impl ConfigReader<'_> {
         }
     }
 
-    pub(crate) fn keys(&self, mut section: Section<'_>) -> Option<KeysConfig> {
+    /// `has_shared_database`: whether the database is one that several gateways share; None: it is faulty.
+    pub(crate) fn keys(
+        &self,
+        mut section: Section<'_>,
+        has_shared_database: Option<bool>,
+    ) -> Option<KeysConfig> {
         let named = self.overrides.keys.is_some() || section.has("file");
         let written = section.text("file", |text| value::path(text, self.folder));
         let file = match &self.overrides.keys {
@@ -137,14 +142,35 @@ impl ConfigReader<'_> {
             None if named => written,
             None => Some(self.folder.join("keys.jsonl")),
         };
+        let source = section.text("source", |text| match text {
+            "file" => Ok(KeysSource::File),
+            "database" => Ok(KeysSource::Database),
+            _ => Err("must be \"file\" or \"database\"".to_owned()),
+        });
+        let source = source.unwrap_or(KeysSource::File);
+        if source == KeysSource::Database && has_shared_database == Some(false) {
+            let what = "needs a database that gateways can share; set url in [database] to \"postgres://…\"";
+            section.fault("source", what.to_owned());
+        }
+        let max_stale = section.text("max_stale", value::duration);
+        if source == KeysSource::File && section.has("max_stale") {
+            let what = "has no effect where keys come from a file; remove it, or set source = \"database\"";
+            section.fault("max_stale", what.to_owned());
+        }
         let watch = section.boolean("watch").unwrap_or(false);
+        if source == KeysSource::Database && watch {
+            let what = "has no effect where keys come from a database, which is always followed; remove it";
+            section.fault("watch", what.to_owned());
+        }
         let percent = section
             .number("max_drop_percent", 0, 100)
             .and_then(|percent| u8::try_from(percent).ok());
         let default_limits = default_limits(section.section("default_limits"));
         section.reject_unknown_fields();
         Some(KeysConfig {
+            source,
             file: file?,
+            max_stale: max_stale.filter(|most| !most.is_zero()),
             named,
             watch,
             max_drop_percent: percent.unwrap_or(MAX_DROP_PERCENT),

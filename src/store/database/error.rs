@@ -61,6 +61,13 @@ pub enum DatabaseError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A key cannot be read, so nobody knows what it may do.
+    Key {
+        /// The key.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file was removed, or another one was put in its place, while it was open.
     Replaced {
         /// The file.
@@ -196,6 +203,11 @@ impl fmt::Display for DatabaseError {
                 "the account {id} in the database cannot be read: {reason}; use a version of keygate that knows it, or \
                  restore the database from a copy"
             ),
+            Self::Key { id, reason } => write!(
+                f,
+                "the key {id} in the database cannot be read: {reason}; use a version of keygate that knows it, or \
+                 restore the database from a copy"
+            ),
             Self::Replaced { path } => write!(
                 f,
                 "{}: was removed or replaced while it was open, and nothing is written any more; put it back, or stop \
@@ -275,6 +287,7 @@ impl std::error::Error for DatabaseError {
             | Self::ReadOnly { .. }
             | Self::Locked { .. }
             | Self::Account { .. }
+            | Self::Key { .. }
             | Self::Replaced { .. }
             | Self::Unreachable { .. }
             | Self::Credentials { .. }

@@ -10,6 +10,7 @@ use crate::policy::time::UnixTime;
 use crate::policy::token::BearerToken;
 use crate::runtime::cooperative_yield::PriorityGuard;
 use crate::store::key_revision::ExpectedRevision;
+use crate::store::key_source::follower::Look;
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::Reloaded;
 use crate::store::patch::{KeyPatch, NewKey};
@@ -21,6 +22,15 @@ pub(crate) enum StoreCommand {
     /// The guard lives until the write runs: it may revoke access, so a running reload must not yield meanwhile.
     Write(Box<SubmittedWrite>, PriorityGuard),
     Reload(ReloadCommand),
+    /// What was found in the database.
+    Follow(Look),
+    AcceptRollback(AcceptRollback),
+}
+
+pub(crate) struct AcceptRollback {
+    pub(crate) dry_run: bool,
+    pub(crate) origin: ChangeOrigin,
+    pub(crate) reply: ReplySender<Reloaded, StoreError>,
 }
 
 pub(crate) struct SubmittedWrite {

@@ -14,9 +14,12 @@ use crate::policy::token::BearerToken;
 use crate::policy::widening::widens;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::audit::{AuditError, key_entry};
-use crate::store::database::IfNotWritten;
-use crate::store::key_file::{self, KeyFileSource, LockedKeyFile};
+use crate::store::database::{IfNotWritten, KeyPosition, KeyWrites};
+use crate::store::key_file::{self, LockedKeyFile};
+use crate::store::key_json;
 use crate::store::key_revision::ExpectedRevision;
+use crate::store::key_source::database::COPY_TIMEOUT;
+use crate::store::key_source::{KeyFileSource, KeySource, LockError, LockedSource, Revision};
 use crate::store::key_store::command::{
     CreatedKey, ReplySender, RotatedKey, SubmittedWrite, WriteCommand,
 };
@@ -26,6 +29,14 @@ use crate::store::key_store::state::{KeyStoreState, PendingChange, Restriction};
 use crate::store::patch::{KeyPatch, NewKey, Revocation};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
+
+/// Which writes take access away before the source is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RevokedFirst {
+    All,
+    /// Those that are meant for any revision of the key: the others have to be compared with what other gateways did.
+    IfAnyRevision,
+}
 
 /// What a batch changes in the table once it is committed.
 #[derive(Default)]
@@ -91,17 +102,22 @@ impl KeyStoreState {
     /// change the table, reply.
     /// Without writes it commits the pending changes alone.
     pub(crate) fn commit(&mut self, mut writes: Vec<SubmittedWrite>) {
+        if matches!(self.source, KeySource::Database(_)) {
+            // The database may be far away, or not answer at all.
+            self.revoke_without_lock(&mut writes, RevokedFirst::IfAnyRevision);
+        }
         let locked = match self.source.lock(Duration::ZERO) {
-            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {
-                self.revoke_without_lock(&mut writes);
+            Err(LockError::Busy(_)) => {
+                self.revoke_without_lock(&mut writes, RevokedFirst::All);
                 self.source.lock(key_file::LOCK_WAIT)
             }
             lock => lock,
         };
         let locked = match locked {
-            Ok(lock) => self.merge().map(|()| lock),
+            Ok(lock) => self.merge(&lock).map(|()| lock),
+            Err(error @ LockError::Database(_)) => Err(error.into()),
             // An error of the content says more than the error that the file cannot be locked.
-            Err(error) => self.merge().and(Err(error.into())),
+            Err(error) => self.merge_file().and(Err(error.into())),
         };
         let mut changes = BatchChanges::default();
         let prepared: Vec<PreparedWrite> = writes
@@ -113,6 +129,9 @@ impl KeyStoreState {
             Err(_) => self.audit_revocations(prepared),
         };
         let committed = locked.and_then(|lock| self.commit_changes(&lock, &changes));
+        if let KeySource::Database(source) = &mut self.source {
+            source.unlock();
+        }
         match &committed {
             Ok(()) => changes.apply_to(&self.table),
             Err(error) => {
@@ -125,6 +144,7 @@ impl KeyStoreState {
                 self.audit_not_written(&prepared);
             }
         }
+        self.finish_copy();
         for write in prepared {
             if committed.is_ok() || write.is_in_force() {
                 (self.events)(KeyStoreEvent::Changed {
@@ -137,15 +157,31 @@ impl KeyStoreState {
         }
     }
 
+    /// Writes the last good copy, and waits for it: what is answered outlives a kill of the process while the database is away.
+    fn finish_copy(&self) {
+        if let (Some(number), KeySource::Database(source)) = (self.write_copy(), &self.source)
+            && let Err(error) = source.copy.wait(number, COPY_TIMEOUT)
+        {
+            (self.events)(KeyStoreEvent::CopyFailed { error: &error });
+        }
+    }
+
     /// Puts deletes, disables and ends of previous tokens into force before the lock is taken. Another process may hold the lock for long, and a
     /// revoked key or token must not wait for it. Its revision is compared here and not again: the key is another afterwards.
-    fn revoke_without_lock(&mut self, writes: &mut [SubmittedWrite]) {
+    fn revoke_without_lock(&mut self, writes: &mut [SubmittedWrite], which: RevokedFirst) {
         let mut unused = BatchChanges::default();
+        let is_first = |expected: &ExpectedRevision| match which {
+            RevokedFirst::All => true,
+            RevokedFirst::IfAnyRevision => matches!(expected, ExpectedRevision::Any),
+        };
         for write in writes {
+            if write.revoked_from.is_some() {
+                continue;
+            }
             let revoked_from = &mut write.revoked_from;
             match &mut write.command {
                 // An error is found again, and sent, when the write is prepared.
-                WriteCommand::Delete { id, expected, .. } => {
+                WriteCommand::Delete { id, expected, .. } if is_first(expected) => {
                     if let Ok((before, _)) = self.delete(id, expected, &mut unused) {
                         *expected = ExpectedRevision::Any;
                         *revoked_from = before;
@@ -157,13 +193,14 @@ impl KeyStoreState {
                     expected,
                     now,
                     ..
-                } if patch.revocation().is_any() => {
+                } if patch.revocation().is_any() && is_first(expected) => {
                     if let Ok(update) = self.update(id, expected, patch, *now, &mut unused) {
                         *expected = ExpectedRevision::Any;
                         *revoked_from = update.taken_from;
                     }
                 }
                 WriteCommand::Update { .. }
+                | WriteCommand::Delete { .. }
                 | WriteCommand::Create { .. }
                 | WriteCommand::Rotate { .. } => {}
             }
@@ -549,17 +586,30 @@ impl KeyStoreState {
     /// Commits the table's keys with `changes` applied, unless the source holds exactly that already.
     fn commit_changes(
         &mut self,
-        lock: &LockedKeyFile,
+        lock: &LockedSource,
         changes: &BatchChanges,
     ) -> Result<(), StoreError> {
         if changes.is_empty() && self.pending.is_empty() {
             return Ok(());
         }
-        let entries = self.table.in_file_order(yield_if_due);
-        let kept = yield_every(&entries, yield_if_due).map(|entry| changes.current(entry.key()));
-        let committed = KeyFileSource::commit(lock, kept.chain(&changes.created));
-        drop_incrementally(entries, yield_if_due);
-        self.loaded = committed?;
+        let committed = match (lock, &mut self.source) {
+            (LockedSource::File(lock), _) => self.commit_to_file(lock, changes)?,
+            (LockedSource::Database, KeySource::Database(source)) => {
+                let writes = key_writes(&self.table, &self.pending, changes);
+                let seen = match self.loaded {
+                    Revision::Database(position) => position,
+                    Revision::Unknown | Revision::Absent | Revision::File(_) => {
+                        KeyPosition::default()
+                    }
+                };
+                match writes.is_empty() {
+                    true => self.loaded,
+                    false => Revision::Database(source.commit(&writes, seen, None)?),
+                }
+            }
+            (LockedSource::Database, KeySource::File(_)) => return Ok(()),
+        };
+        self.set_loaded(committed);
         self.pending.clear();
         let written = self.status.load().pending;
         if written > 0 {
@@ -568,6 +618,46 @@ impl KeyStoreState {
         }
         Ok(())
     }
+
+    fn commit_to_file(
+        &self,
+        lock: &LockedKeyFile,
+        changes: &BatchChanges,
+    ) -> Result<Revision, StoreError> {
+        let entries = self.table.in_file_order(yield_if_due);
+        let kept = yield_every(&entries, yield_if_due).map(|entry| changes.current(entry.key()));
+        let committed = KeyFileSource::commit(lock, kept.chain(&changes.created));
+        drop_incrementally(entries, yield_if_due);
+        Ok(committed?)
+    }
+}
+
+/// What a commit changes in the database.
+fn key_writes(
+    table: &Table,
+    pending: &HashMap<KeyId, PendingChange>,
+    changes: &BatchChanges,
+) -> KeyWrites {
+    let row = |key: &Key| {
+        let mut line = Vec::new();
+        key_json::write_line(key, &mut line);
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        (key.id().to_owned(), line)
+    };
+    let mut writes = KeyWrites::default();
+    for (id, change) in pending {
+        match change {
+            PendingChange::Deleted(_) => writes.deleted.push(id.as_str().to_owned()),
+            PendingChange::Restricted(_) if changes.replaced.contains_key(id) => {}
+            PendingChange::Restricted(_) => {
+                let restricted = table.by_id(id.as_str());
+                writes.put.extend(restricted.map(|entry| row(entry.key())));
+            }
+        }
+    }
+    writes.put.extend(changes.replaced.values().map(row));
+    writes.put.extend(changes.created.iter().map(row));
+    writes
 }
 
 impl BatchChanges {

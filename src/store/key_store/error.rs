@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::store::audit::AuditError;
 use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
+use crate::store::key_source::{LoadError, LockError, SourceError};
 use crate::store::strict_json::FieldError;
 
 /// Why the key file is not loaded or not written.
@@ -20,6 +21,8 @@ pub enum StoreError {
     Audit(AuditError),
     /// Writing failed.
     Io(Arc<io::Error>),
+    /// The database of the keys cannot be followed or written.
+    Database(SourceError),
 }
 
 /// A file would drop more keys than `max_drop_percent` allows.
@@ -96,6 +99,30 @@ impl From<ReadError> for StoreError {
     }
 }
 
+impl From<SourceError> for StoreError {
+    fn from(error: SourceError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<LoadError> for StoreError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::File(error) => error.into(),
+            LoadError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<LockError> for StoreError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Busy(error) | LockError::File(error) => error.into(),
+            LockError::Database(error) => error.into(),
+        }
+    }
+}
+
 impl From<AuditError> for StoreError {
     fn from(error: AuditError) -> Self {
         Self::Audit(error)
@@ -108,7 +135,7 @@ impl StoreError {
     pub fn faults(&self) -> &[Fault] {
         match self {
             Self::Faulty(error) => error.faults(),
-            Self::DropLimit(_) | Self::Audit(_) | Self::Io(_) => &[],
+            Self::DropLimit(_) | Self::Audit(_) | Self::Io(_) | Self::Database(_) => &[],
         }
     }
 
@@ -121,7 +148,7 @@ impl StoreError {
                 ReadError::Unreadable(_) => ReloadResult::Failed,
             },
             Self::DropLimit(_) => ReloadResult::Dropped,
-            Self::Audit(_) | Self::Io(_) => ReloadResult::Failed,
+            Self::Audit(_) | Self::Io(_) | Self::Database(_) => ReloadResult::Failed,
         }
     }
 }
@@ -133,6 +160,7 @@ impl fmt::Display for StoreError {
             Self::DropLimit(error) => error.fmt(f),
             Self::Audit(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the key file cannot be written: {error}"),
+            Self::Database(error) => error.fmt(f),
         }
     }
 }
@@ -144,6 +172,7 @@ impl std::error::Error for StoreError {
             Self::DropLimit(_) => None,
             Self::Audit(error) => Some(error),
             Self::Io(error) => Some(&**error),
+            Self::Database(error) => Some(error),
         }
     }
 }

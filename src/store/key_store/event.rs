@@ -1,9 +1,11 @@
 //! What the key store reports: the result of a reload, its status, and events for the log and the metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::policy::audit::{AuditEntry, AuditMark};
 use crate::policy::time::UnixTime;
+use crate::store::key_source::SourceError;
 use crate::store::key_store::error::{ReloadResult, StoreError};
 use crate::table::Difference;
 
@@ -29,6 +31,42 @@ pub struct KeyStoreStatus {
     pub pending: usize,
     /// Why they are not on disk.
     pub pending_error: Option<StoreError>,
+    /// How the keys follow the database; None where they come from a file.
+    pub database: Option<FollowStatus>,
+}
+
+/// How the keys here follow those of a database that several gateways share.
+#[derive(Clone, Debug)]
+pub struct FollowStatus {
+    /// Whether they are followed.
+    pub state: FollowState,
+    /// Since when.
+    pub since: UnixTime,
+    /// Why the last good copy is not on disk.
+    pub copy_error: Option<String>,
+}
+
+/// Whether the keys of the database are followed.
+#[derive(Clone, Debug)]
+pub enum FollowState {
+    /// What is in the database is in force here.
+    InSync,
+    /// The keys in force are those of before, or of the last good copy.
+    NotFollowed(SourceError),
+}
+
+impl FollowState {
+    /// As status shows it.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::InSync => "in_sync",
+            Self::NotFollowed(SourceError::Behind { .. }) => "database_behind",
+            Self::NotFollowed(
+                SourceError::Failed(_) | SourceError::Unsure(_) | SourceError::NotBehind,
+            ) => "database_away",
+        }
+    }
 }
 
 /// How the last load of the file ended.
@@ -66,6 +104,36 @@ pub enum KeyStoreEvent<'a> {
         error: &'a StoreError,
         /// How many deletes, disables and ends of previous tokens are in force but not on disk.
         pending: usize,
+    },
+    /// What other gateways have changed is in force here.
+    Followed {
+        /// Keys that are new or other ones now.
+        changed: usize,
+        /// Keys that are gone.
+        removed: usize,
+        /// The revision that is in force now.
+        revision: u64,
+        /// How long ago the newest change was committed, by the database's clock.
+        lag: Duration,
+    },
+    /// The keys of the database are followed again, or not any more.
+    FollowChanged(&'a FollowState),
+    /// A key in the database cannot be read, so that nobody knows what it may do. It is refused.
+    KeyUnreadable {
+        /// The key.
+        id: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A change that took access away while the database was away is not carried out: the key was changed there since.
+    PendingDropped {
+        /// The key.
+        id: &'a str,
+    },
+    /// The last good copy could not be written.
+    CopyFailed {
+        /// Why.
+        error: &'a str,
     },
     /// Deletes, disables and ends of previous tokens that were in force but not on disk are now on disk.
     PendingWritten {

@@ -7,27 +7,33 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use crate::policy::audit::ChangeOrigin;
+use crate::policy::key::KeyId;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::audit::AuditTrail;
 use crate::store::config;
-use crate::store::key_file::{KeyFileSource, LoadedKeys, Revision};
+use crate::store::database::PostgresKeys;
+use crate::store::key_file::LoadedKeys;
 use crate::store::key_revision::ExpectedRevision;
+use crate::store::key_source::database::StartKeys;
+use crate::store::key_source::follower::{self, FollowerHandle};
+use crate::store::key_source::{KeyFileSource, KeySource, Revision};
 use crate::store::key_store::command::{
-    CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand, SubmittedWrite,
-    WriteCommand,
+    AcceptRollback, CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand,
+    SubmittedWrite, WriteCommand,
 };
 use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedError, WriteError};
 use crate::store::key_store::event::{
-    KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
+    FollowState, KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
 };
-use crate::store::key_store::state::KeyStoreState;
+use crate::store::key_store::state::{KeyStoreState, PendingChange};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
@@ -40,6 +46,9 @@ pub struct KeyStore {
     origin: ChangeOrigin,
     status: Arc<ArcSwap<KeyStoreStatus>>,
     revision: watch::Receiver<Option<u64>>,
+    fresh: watch::Receiver<Option<Instant>>,
+    /// Ends with the last handle.
+    _follower: Option<Arc<FollowerHandle>>,
 }
 
 /// The reply to a command: await it, or call [`wait`](Self::wait). Dropping it does not cancel the command.
@@ -73,32 +82,93 @@ impl KeyStore {
         audit: AuditTrail,
         events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
     ) -> io::Result<Self> {
-        table.swap(loaded.entries, NO_YIELD);
-        let status = Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
-            last_reload: LastReload {
-                at: wall_clock::now(),
-                result: ReloadResult::Ok,
-                message: format_key_count(table.len()),
-            },
-            pending: 0,
-            pending_error: None,
-        }));
-        let (commands, receiver) = mpsc::channel();
-        let (revision, revision_seen) = watch::channel(None);
-        let state = KeyStoreState {
-            source: KeyFileSource::new(settings.file.clone()),
-            max_drop_percent: settings.max_drop_percent,
-            watch: settings.watch,
-            default_limits: settings.default_limits,
-            table,
-            audit,
-            loaded: Revision::File(loaded.stamp),
-            rejected: None,
-            pending: HashMap::new(),
-            status: Arc::clone(&status),
-            revision,
-            events: Box::new(events),
+        let source = KeySource::File(KeyFileSource::new(settings.file.clone()));
+        let revision = Revision::File(loaded.stamp);
+        let state = state(settings, table, source, audit, Box::new(events));
+        state.table.swap(loaded.entries, NO_YIELD);
+        Self::start_worker(state, Some(revision), None)
+    }
+
+    /// Puts the keys of a database into the table, starts the worker, and follows what other gateways change.
+    /// `follower_keys` is a connection of its own.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub(crate) fn start_following(
+        settings: &config::KeysConfig,
+        table: Arc<Table>,
+        keys: StartKeys,
+        follower_keys: Option<PostgresKeys>,
+        audit: AuditTrail,
+        events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let StartKeys {
+            source,
+            entries,
+            position,
+            copied,
+            copy_age,
+            not_followed,
+        } = keys;
+        let source = KeySource::Database(Box::new(source));
+        let mut state = state(settings, table, source, audit, Box::new(events));
+        state.watch = false;
+        match position {
+            Some(_) => state.table.keys_are_known(),
+            None => state.table.await_keys(),
+        }
+        let restored = copied.pending.iter().filter_map(|(id, note)| {
+            let change = PendingChange::of_note(note, &state.table)?;
+            Some((KeyId::parse(id).ok()?, change))
+        });
+        state.pending = restored.collect();
+        let mut entries = entries;
+        state.pending = state.apply_pending(&mut entries);
+        state.table.swap(entries, NO_YIELD);
+        let fresh = match &not_followed {
+            None => Some(Instant::now()),
+            Some(_) => copy_age.and_then(|age| Instant::now().checked_sub(age)),
         };
+        state.fresh.send_replace(fresh);
+        let revision = position.map(Revision::Database);
+        if let Some(revision) = revision {
+            state.set_loaded(revision);
+        }
+        state.set_follow_state(match not_followed {
+            None => FollowState::InSync,
+            Some(error) => FollowState::NotFollowed(error),
+        });
+        state.write_copy();
+        Self::start_worker(state, revision, follower_keys)
+    }
+
+    fn start_worker(
+        mut state: KeyStoreState,
+        revision: Option<Revision>,
+        follower_keys: Option<PostgresKeys>,
+    ) -> io::Result<Self> {
+        if let Some(revision) = revision {
+            state.set_loaded(revision);
+        }
+        let (pending, keys) = (state.pending.len(), state.table.len());
+        state.update_status(|status| {
+            status.pending = pending;
+            status.last_reload.message = format_key_count(keys);
+        });
+        let (commands, receiver) = mpsc::channel();
+        let follower = match follower_keys {
+            Some(keys) => {
+                let (commands, position) = (commands.clone(), state.position.subscribe());
+                let send = move |look| commands.send(StoreCommand::Follow(look)).is_ok();
+                Some(Arc::new(follower::start(keys, position, send)?))
+            }
+            None => None,
+        };
+        let (status, revision, fresh) = (
+            Arc::clone(&state.status),
+            state.revision.subscribe(),
+            state.fresh.subscribe(),
+        );
         std::thread::Builder::new()
             .name("key-store".to_owned())
             .spawn(move || state.run(&receiver))?;
@@ -106,7 +176,26 @@ impl KeyStore {
             commands,
             origin: ChangeOrigin::key_file(),
             status,
-            revision: revision_seen,
+            revision,
+            fresh,
+            _follower: follower,
+        })
+    }
+
+    /// When the keys in force were certainly those of the database; None: that is not known, or they come from a file.
+    #[must_use]
+    pub fn fresh(&self) -> watch::Receiver<Option<Instant>> {
+        self.fresh.clone()
+    }
+
+    /// Follows the database although it lacks changes that were seen here, and lets the other gateways do so.
+    pub fn accept_rollback(&self, dry_run: bool) -> ReplyFuture<Reloaded, StoreError> {
+        self.send(|reply| {
+            StoreCommand::AcceptRollback(AcceptRollback {
+                dry_run,
+                origin: self.origin.clone(),
+                reply,
+            })
         })
     }
 
@@ -250,6 +339,41 @@ impl KeyStore {
             revoked_from: None,
         };
         StoreCommand::Write(Box::new(write), priority())
+    }
+}
+
+/// A state without keys.
+fn state(
+    settings: &config::KeysConfig,
+    table: Arc<Table>,
+    source: KeySource,
+    audit: AuditTrail,
+    events: Box<dyn Fn(KeyStoreEvent<'_>) + Send>,
+) -> KeyStoreState {
+    KeyStoreState {
+        source,
+        max_drop_percent: settings.max_drop_percent,
+        watch: settings.watch,
+        default_limits: settings.default_limits,
+        table,
+        audit,
+        loaded: Revision::Unknown,
+        rejected: None,
+        pending: HashMap::new(),
+        status: Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
+            last_reload: LastReload {
+                at: wall_clock::now(),
+                result: ReloadResult::Ok,
+                message: format_key_count(0),
+            },
+            pending: 0,
+            pending_error: None,
+            database: None,
+        })),
+        position: watch::channel(None).0,
+        revision: watch::channel(None).0,
+        fresh: watch::channel(None).0,
+        events,
     }
 }
 

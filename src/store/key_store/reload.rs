@@ -9,7 +9,7 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::audit::{reload_entry, reload_widens};
 use crate::store::database::IfNotWritten;
-use crate::store::key_file::Revision;
+use crate::store::key_source::{LockedSource, Revision};
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
 use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
@@ -17,12 +17,12 @@ use crate::store::key_store::state::{KeyStoreState, PendingChange};
 use crate::table::{Difference, Entry, drop_incrementally};
 
 /// The source's keys with the pending changes applied, and what they would change in the table.
-struct ReloadPlan {
-    entries: Vec<Arc<Entry>>,
-    revision: Revision,
+pub(crate) struct ReloadPlan {
+    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) revision: Revision,
     /// The pending changes that the source does not contain yet.
     pending: HashMap<KeyId, PendingChange>,
-    difference: Arc<Difference>,
+    pub(crate) difference: Arc<Difference>,
     drop_limit_error: Option<DropLimitError>,
 }
 
@@ -83,9 +83,10 @@ impl KeyStoreState {
         })
     }
 
-    fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
+    pub(crate) fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
         let before = self.source.revision();
-        let (mut entries, revision) = self.source.load(&self.table).map_err(|error| {
+        let loaded = self.source.load(&self.table);
+        let (mut entries, revision) = loaded.map_err(|error| {
             let error = StoreError::from(error);
             self.remember_rejected(before, &error);
             error
@@ -108,7 +109,10 @@ impl KeyStoreState {
     }
 
     /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet.
-    fn apply_pending(&self, entries: &mut Vec<Arc<Entry>>) -> HashMap<KeyId, PendingChange> {
+    pub(crate) fn apply_pending(
+        &self,
+        entries: &mut Vec<Arc<Entry>>,
+    ) -> HashMap<KeyId, PendingChange> {
         let mut still_pending = HashMap::new();
         if self.pending.is_empty() {
             return still_pending;
@@ -151,13 +155,18 @@ impl KeyStoreState {
                 return Err(error);
             }
         };
+        Ok(self.install(plan, audit))
+    }
+
+    /// Puts the keys of a plan into force.
+    pub(crate) fn install(&mut self, plan: ReloadPlan, audit: Option<AuditMark>) -> Reloaded {
         if plan.difference.changes_table() {
             self.table.swap(plan.entries, yield_if_due);
             self.table.forget_ended_tokens(&plan.difference);
         } else {
             drop_incrementally(plan.entries, yield_if_due);
         }
-        self.loaded = plan.revision;
+        self.set_loaded(plan.revision);
         self.rejected = None;
         self.pending = plan.pending;
         let pending = self.pending.len();
@@ -165,16 +174,17 @@ impl KeyStoreState {
             status.pending = pending;
             status.pending_error = status.pending_error.take().filter(|_| pending > 0);
         });
-        Ok(Reloaded {
+        self.table.keys_are_known();
+        Reloaded {
             difference: plan.difference,
             generation: self.table.generation(),
             keys: self.table.len(),
             audit,
-        })
+        }
     }
 
     /// Writes the audit row of what the plan changes.
-    fn audit_plan(
+    pub(crate) fn audit_plan(
         &self,
         plan: &ReloadPlan,
         origin: ChangeOrigin,
@@ -192,8 +202,15 @@ impl KeyStoreState {
         Ok(marks.pop().flatten())
     }
 
-    /// Loads the source if others changed it, so that a write does not undo their changes.
-    pub(crate) fn merge(&mut self) -> Result<(), StoreError> {
+    /// Loads what others have changed in the source, so that a write does not undo it.
+    pub(crate) fn merge(&mut self, lock: &LockedSource) -> Result<(), StoreError> {
+        match lock {
+            LockedSource::File(_) => self.merge_file(),
+            LockedSource::Database => self.merge_database(),
+        }
+    }
+
+    pub(crate) fn merge_file(&mut self) -> Result<(), StoreError> {
         let now = self.source.revision();
         if self.loaded.is_current(now) {
             return Ok(());
@@ -204,7 +221,7 @@ impl KeyStoreState {
             let same_result = match rejected.error {
                 StoreError::Faulty(_) => true,
                 StoreError::DropLimit(_) => rejected.generation == self.table.generation(),
-                StoreError::Audit(_) | StoreError::Io(_) => false,
+                StoreError::Audit(_) | StoreError::Io(_) | StoreError::Database(_) => false,
             };
             if same_result {
                 return Err(rejected.error.clone());

@@ -11,14 +11,17 @@ use crate::policy::key::{Key, KeyId, PreviousToken};
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::token::TokenHash;
 use crate::store::audit::AuditTrail;
-use crate::store::key_file::{KeyFileSource, Revision};
+use crate::store::database::KeyPosition;
+use crate::store::key_json::{self, Interner};
+use crate::store::key_source::last_good_copy::{CopyState, PendingNote};
+use crate::store::key_source::{KeySource, Revision};
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{KeyStoreEvent, KeyStoreStatus};
 use crate::store::patch::Revocation;
 use crate::table::{Entry, Table};
 
 pub(crate) struct KeyStoreState {
-    pub(crate) source: KeyFileSource,
+    pub(crate) source: KeySource,
     pub(crate) max_drop_percent: u8,
     pub(crate) watch: bool,
     pub(crate) table: Arc<Table>,
@@ -31,8 +34,12 @@ pub(crate) struct KeyStoreState {
     /// Deletes, disables and ends of previous tokens that are in force in the table but not yet written.
     pub(crate) pending: HashMap<KeyId, PendingChange>,
     pub(crate) status: Arc<ArcSwap<KeyStoreStatus>>,
-    /// The database's revision of the keys in force; None where they come from a file.
+    /// Where the database was when the keys in force were read; None where they come from a file, or from nowhere yet.
+    pub(crate) position: watch::Sender<Option<KeyPosition>>,
+    /// Its revision.
     pub(crate) revision: watch::Sender<Option<u64>>,
+    /// When the keys in force were certainly those of the database.
+    pub(crate) fresh: watch::Sender<Option<Instant>>,
     pub(crate) events: Box<dyn Fn(KeyStoreEvent<'_>) + Send>,
 }
 
@@ -90,7 +97,76 @@ impl Restriction {
     }
 }
 
+impl Restriction {
+    fn note(&self) -> PendingNote {
+        PendingNote::Restricted {
+            disables: self.disabled,
+            ended: self.ended.map(|hash| hash.to_string()),
+        }
+    }
+}
+
+impl PendingChange {
+    fn note(&self) -> PendingNote {
+        match self {
+            Self::Deleted(entry) => {
+                let mut line = Vec::new();
+                key_json::write_line(entry.key(), &mut line);
+                PendingNote::Deleted(String::from_utf8_lossy(&line).trim_end().to_owned())
+            }
+            Self::Restricted(restriction) => restriction.note(),
+        }
+    }
+
+    /// What a note says; None: it says nothing that can be read.
+    pub(crate) fn of_note(note: &PendingNote, table: &Table) -> Option<Self> {
+        match note {
+            PendingNote::Deleted(line) => {
+                let key = key_json::parse_line(line.as_bytes(), &mut Interner::default()).ok()?;
+                Some(Self::Deleted(table.adopt(key)))
+            }
+            PendingNote::Restricted { disables, ended } => Some(Self::Restricted(Restriction {
+                disabled: *disables,
+                ended: ended.as_deref().and_then(TokenHash::parse),
+            })),
+        }
+    }
+}
+
 impl KeyStoreState {
+    /// The content of the source that is in force from now on.
+    pub(crate) fn set_loaded(&mut self, revision: Revision) {
+        self.loaded = revision;
+        if let Revision::Database(position) = revision {
+            self.position.send_replace(Some(position));
+            self.revision.send_replace(Some(position.n));
+        }
+    }
+
+    /// The position of the keys in force in the database.
+    pub(crate) fn loaded_position(&self) -> KeyPosition {
+        match self.loaded {
+            Revision::Database(position) => position,
+            Revision::Unknown | Revision::Absent | Revision::File(_) => KeyPosition::default(),
+        }
+    }
+
+    /// Writes the last good copy, where the keys come from a database. The number is for [`LastGoodCopy::wait`].
+    pub(crate) fn write_copy(&self) -> Option<u64> {
+        let (KeySource::Database(source), Revision::Database(position)) =
+            (&self.source, self.loaded)
+        else {
+            return None;
+        };
+        let pending = self.pending.iter();
+        let pending = pending.map(|(id, change)| (id.as_str().to_owned(), change.note()));
+        Some(
+            source
+                .copy
+                .write(CopyState::new(position, pending.collect())),
+        )
+    }
+
     pub(crate) fn remember_rejected(&mut self, revision: Revision, error: &StoreError) {
         self.rejected = Some(RejectedRevision {
             revision,

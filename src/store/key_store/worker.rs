@@ -67,6 +67,7 @@ impl KeyStoreState {
 
     fn run_batch(&mut self, commands: impl Iterator<Item = StoreCommand>) {
         let (mut writes, mut reloads, mut guards) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut looks, mut accepts) = (Vec::new(), Vec::new());
         for command in commands {
             match command {
                 StoreCommand::Write(write, guard) => {
@@ -74,7 +75,16 @@ impl KeyStoreState {
                     guards.push(guard);
                 }
                 StoreCommand::Reload(reload) => reloads.push(reload),
+                StoreCommand::Follow(look) => looks.push(look),
+                StoreCommand::AcceptRollback(accept) => accepts.push(accept),
             }
+        }
+        // First: it may take access away.
+        for look in looks {
+            self.follow(look);
+        }
+        for accept in accepts {
+            self.accept_rollback(accept);
         }
         if !reloads.is_empty() {
             self.reload(reloads);

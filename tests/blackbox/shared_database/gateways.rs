@@ -19,10 +19,14 @@ use crate::usage_questions::calls::an_hour_ago;
 const FOLLOWED: Duration = Duration::from_secs(5);
 const PASSWORD: &str = "correct horse battery staple";
 
-/// A gateway with this key before this upstream. The key of the audit is the same for all.
+/// A gateway with these keys.
 fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
+    shared(server, up).keys(keys)
+}
+
+/// A gateway before this upstream. The key of the audit is the same for all.
+pub fn shared(server: &TestServer, up: &Recorder) -> Setup {
     let setup = Setup::before(up)
-        .keys(keys)
         .set("database", &format!("url = \"{}\"", server.url("usage")))
         .set("admin", "listen = \"127.0.0.1:0\"");
     let file = setup.path("audit.key");
@@ -32,7 +36,7 @@ fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
     setup
 }
 
-fn server() -> TestServer {
+pub fn server() -> TestServer {
     let server = TestServer::start();
     server.create_database("usage");
     server

@@ -114,6 +114,8 @@ fn what_the_file_leaves_out_is_at_its_default() {
         cors_origins: vec![],
         tls: None,
         keys: KeysConfig {
+            source: KeysSource::File,
+            max_stale: None,
             file: path.join("keys.jsonl"),
             named: false,
             watch: false,
@@ -281,6 +283,8 @@ fn every_field_can_be_set() {
     assert_eq!(
         config.keys,
         KeysConfig {
+            source: KeysSource::File,
+            max_stale: None,
             file: "/srv/keys.jsonl".into(),
             named: true,
             watch: true,

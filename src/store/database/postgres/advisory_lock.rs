@@ -11,6 +11,8 @@ pub(crate) enum AdvisoryLock {
     Delete = 3,
     /// Change people where a condition holds, such as that an owner is left.
     Condition = 4,
+    /// Change keys.
+    Keys = 5,
 }
 
 impl AdvisoryLock {

@@ -2,15 +2,18 @@
 //!
 //! Invariant: no call waits for longer than its limit, also where the server accepts everything and answers nothing.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls, Row, Transaction};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Transaction};
 
 use crate::store::database::error::DatabaseError;
 use crate::store::database::people::statement;
@@ -34,7 +37,7 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 const ROWS_AT_ONCE: usize = 2_000;
 /// The first pause after the server could not be reached, and the longest; they double. The longest is shorter than that of
 /// the writer, so that the writer finds the server in each of its tries once it is back.
-const PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(2500)];
+pub(crate) const PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(2500)];
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +165,31 @@ impl PostgresServer {
         Ok(client)
     }
 
+    /// A connection for notifications, and its end. They are made known by `notified` for as long as it lives.
+    pub(crate) async fn open_for_notifications(
+        &self,
+        notified: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<(Client, JoinHandle<()>), CallError> {
+        let opened = async {
+            match &self.tls {
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    Ok((client, self.runtime.spawn(deliver(connection, notified))))
+                }
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    Ok((client, self.runtime.spawn(deliver(connection, notified))))
+                }
+            }
+        };
+        let opened = timeout(CONNECT_TIMEOUT, opened).await;
+        opened.unwrap_or(Err(CallError::NoAnswer))
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Turns an error into one with its remedy. After one that says that the server is away, nobody asks it for a while.
     fn failed(&self, error: CallError) -> DatabaseError {
         let error = error.explained(&self.url);
@@ -187,8 +215,23 @@ impl PostgresServer {
     }
 }
 
+/// Moves the bytes of a connection, and makes each notification known.
+async fn deliver<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    notified: Arc<dyn Fn() + Send + Sync>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notification(_) = message {
+            notified();
+        }
+    }
+}
+
 /// Between a half and one, so that several gateways do not come back at the same instant.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let mut byte = [0];
     // Without randomness it is the longest.
     let byte = getrandom::fill(&mut byte).map_or(255, |()| byte[0]);
@@ -264,6 +307,10 @@ impl Connection {
         self.server.url()
     }
 
+    pub(crate) fn server(&self) -> &Arc<PostgresServer> {
+        &self.server
+    }
+
     /// The rows that a question finds.
     pub(crate) fn ask<T>(
         &mut self,
@@ -314,8 +361,20 @@ impl Connection {
         })
     }
 
+    /// Runs work on the connection that is there already. Without it, what was begun on it has ended.
+    pub(crate) fn run_on_same<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Client, Duration) -> Result<T, CallError>,
+    ) -> Result<T, DatabaseError> {
+        if self.client.as_ref().is_none_or(Client::is_closed) {
+            let why = "the connection was lost".to_owned();
+            return Err(self.server.unreachable(why));
+        }
+        self.run(work)
+    }
+
     /// A connection on which something failed is not used again: nobody knows what it still does.
-    fn run<T>(
+    pub(crate) fn run<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Client, Duration) -> Result<T, CallError>,
     ) -> Result<T, DatabaseError> {
@@ -342,7 +401,15 @@ pub(crate) struct Work<'c> {
     limit: Duration,
 }
 
-impl Work<'_> {
+impl<'c> Work<'c> {
+    pub(crate) fn client(&self) -> &Transaction<'c> {
+        &self.transaction
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     pub(crate) async fn execute(&self, statement: &Statement) -> Result<u64, CallError> {
         let values = statement.parameters();
         within(
@@ -394,7 +461,7 @@ impl Work<'_> {
     }
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, CallError> {

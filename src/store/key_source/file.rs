@@ -1,7 +1,4 @@
 //! The key file as the key store's source: load it, see whether it changed, commit a new content.
-//!
-//! The key store knows a [`Revision`] and nothing of what it is made of. A second kind of source would stand beside this
-//! one, with these four operations.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,35 +7,13 @@ use std::time::Duration;
 
 use crate::policy::key::Key;
 use crate::runtime::cooperative_yield::yield_if_due;
-use crate::store::key_file::read::{LoadedKeys, ReadError, read};
-use crate::store::key_file::stamp::{Stamp, stamp_of};
-use crate::store::key_file::write::{LockedKeyFile, lock};
+use crate::store::key_file::{LoadedKeys, LockedKeyFile, ReadError, lock, read, stamp_of};
+use crate::store::key_source::Revision;
 use crate::table::{Entry, Table};
 
 #[derive(Debug)]
 pub(crate) struct KeyFileSource {
     path: PathBuf,
-}
-
-/// A content of the source that was seen at some time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Revision {
-    /// It could not be determined, so it differs from every other one.
-    Unknown,
-    /// There was no file.
-    Absent,
-    File(Stamp),
-}
-
-impl Revision {
-    /// Whether the source certainly still has this content, where `now` is its revision now.
-    pub(crate) fn is_current(self, now: Self) -> bool {
-        match (self, now) {
-            (Self::File(seen), Self::File(now)) => seen.is_unchanged(Some(now)),
-            (Self::Absent, Self::Absent) => true,
-            _ => false,
-        }
-    }
 }
 
 impl KeyFileSource {

@@ -1,0 +1,1 @@
+SELECT id, revision, line, position FROM keys WHERE deleted_at IS NULL

@@ -1,0 +1,310 @@
+//! The keys of a database that several gateways share.
+//!
+//! Invariant: a database that lacks a change which this gateway has seen is not followed, and not written, until an operator
+//! says so: it may be a backup in which deleted keys live.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::key::Key;
+use crate::store::database::{
+    DatabaseError, KeyChanges, KeyPosition, KeyRow, KeyWrites, PostgresKeys,
+};
+use crate::store::fault::Fault;
+use crate::store::key_file::ReadError;
+use crate::store::key_json::{self, Interner};
+use crate::store::key_source::last_good_copy::{self, CopyState, FoundCopy, LastGoodCopy};
+use crate::table::{Entry, Table};
+
+/// Why a database cannot be followed or written.
+#[derive(Clone, Debug)]
+pub enum SourceError {
+    /// It fails.
+    Failed(Arc<DatabaseError>),
+    /// It lacks a change that was seen here.
+    Behind {
+        /// The revision that was seen here.
+        seen: u64,
+        /// The revision of the database.
+        found: u64,
+    },
+    /// It has all that was seen here, or keys come from a file, so that there is nothing to accept.
+    NotBehind,
+    /// The answer to a commit was lost, and whether it was done cannot be asked.
+    Unsure(Arc<DatabaseError>),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => error.fmt(f),
+            Self::Behind { seen, found } => write!(
+                f,
+                "the database is at revision {found} of another history, and this gateway has seen revision {seen}; it may \
+                 be a backup in which deleted keys live: restore a newer one, or accept it (keygate fleet accept-rollback)"
+            ),
+            Self::NotBehind => f.write_str(
+                "the keys here are those of their source, so that there is no rollback to accept; nothing has to be done",
+            ),
+            Self::Unsure(error) => write!(
+                f,
+                "the database was lost while it wrote the change, which may be made nevertheless; look at the key once the \
+                 database is back ({error})"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SourceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) | Self::Unsure(error) => Some(&**error),
+            Self::Behind { .. } | Self::NotBehind => None,
+        }
+    }
+}
+
+impl From<DatabaseError> for SourceError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+pub(crate) struct DatabaseKeySource {
+    keys: PostgresKeys,
+    pub(crate) copy: LastGoodCopy,
+}
+
+/// The keys that a gateway starts with.
+pub(crate) struct StartKeys {
+    pub(crate) source: DatabaseKeySource,
+    pub(crate) entries: Vec<Arc<Entry>>,
+    /// None: there are none, not even a copy.
+    pub(crate) position: Option<KeyPosition>,
+    /// What was in force when the copy was written and not in the database, and was not changed there since.
+    pub(crate) copied: CopyState,
+    /// How long ago the copy was certainly the newest; None: that is not known.
+    pub(crate) copy_age: Option<Duration>,
+    /// Why the keys are those of the copy.
+    pub(crate) not_followed: Option<SourceError>,
+}
+
+/// Why a gateway cannot start with the keys of a database.
+#[derive(Debug)]
+pub(crate) enum StartKeysError {
+    Database(DatabaseError),
+    Copy(ReadError),
+}
+
+impl DatabaseKeySource {
+    /// Reads the keys of the database, or the last good copy where the database is away or lacks what the copy has.
+    ///
+    /// # Errors
+    /// The database fails in a way that does not pass by itself; the copy is faulty, or a key file of its own.
+    pub(crate) fn start(
+        mut keys: PostgresKeys,
+        file: &Path,
+        table: &Arc<Table>,
+    ) -> Result<StartKeys, StartKeysError> {
+        let found = last_good_copy::read(file, table).map_err(StartKeysError::Copy)?;
+        let loaded = load(&mut keys, table);
+        let seen = match &found {
+            FoundCopy::Copy { state, .. } => Some(state.position()),
+            FoundCopy::None | FoundCopy::KeyFile(_) => None,
+        };
+        let compared = match (&loaded, seen) {
+            (Ok(_), Some(seen)) => keys.changes(seen).map(Some),
+            _ => Ok(None),
+        };
+        let failed = match (loaded, compared) {
+            (Err(error), _) | (_, Err(error)) if !error.passes() => {
+                return Err(StartKeysError::Database(error));
+            }
+            (Err(error), _) | (_, Err(error)) => SourceError::from(error),
+            (Ok(_), Ok(Some(KeyChanges::Behind { found }))) => SourceError::Behind {
+                seen: seen.unwrap_or_default().n,
+                found,
+            },
+            (Ok((entries, position)), Ok(changes)) => {
+                let mut copied = CopyState::default();
+                match found {
+                    FoundCopy::KeyFile(own) => refuse_other_keys(&own, &entries, file)?,
+                    FoundCopy::Copy { state, .. } => {
+                        copied = state.without_changed(changes.as_ref());
+                    }
+                    FoundCopy::None => {}
+                }
+                return Ok(StartKeys {
+                    source: Self::new(keys, file, table),
+                    entries,
+                    position: Some(position),
+                    copied,
+                    copy_age: None,
+                    not_followed: None,
+                });
+            }
+        };
+        let (entries, copied, position) = match found {
+            FoundCopy::Copy { entries, state } => {
+                let position = state.position();
+                (entries, state, Some(position))
+            }
+            FoundCopy::KeyFile(_) => {
+                let message = "is no copy of the database's keys, and the database cannot be asked whether it has them; start \
+                               again once the database is back, or name another file in keys.file";
+                return Err(StartKeysError::Copy(fault(file, message)));
+            }
+            FoundCopy::None => (Vec::new(), CopyState::default(), None),
+        };
+        Ok(StartKeys {
+            source: Self::new(keys, file, table),
+            entries,
+            position,
+            copied,
+            copy_age: last_good_copy::age(file),
+            not_followed: Some(failed),
+        })
+    }
+
+    fn new(keys: PostgresKeys, file: &Path, table: &Arc<Table>) -> Self {
+        Self {
+            keys,
+            copy: LastGoodCopy::new(file, table),
+        }
+    }
+
+    pub(crate) fn load(
+        &mut self,
+        table: &Table,
+    ) -> Result<(Vec<Arc<Entry>>, KeyPosition), SourceError> {
+        Ok(load(&mut self.keys, table)?)
+    }
+
+    /// Waits for the right to change keys. False: another gateway changes keys, and `wait` is false.
+    pub(crate) fn lock(&mut self, wait: bool) -> Result<bool, SourceError> {
+        Ok(self.keys.begin(wait)?)
+    }
+
+    /// What others have changed since a position, as far as it can be seen without the lock.
+    pub(crate) fn look(&mut self, seen: KeyPosition) -> Result<KeyChanges, SourceError> {
+        Ok(self.keys.changes(seen)?)
+    }
+
+    /// What others have changed since a position, under the lock.
+    pub(crate) fn changes(&mut self, seen: KeyPosition) -> Result<KeyChanges, SourceError> {
+        Ok(self.keys.changes_in_change(seen)?)
+    }
+
+    /// Writes a change as the next revision, and ends the lock.
+    pub(crate) fn commit(
+        &mut self,
+        writes: &KeyWrites,
+        seen: KeyPosition,
+        accepts_rollback_from: Option<u64>,
+    ) -> Result<KeyPosition, SourceError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|source| DatabaseError::Thread {
+            source: std::io::Error::other(source),
+        })?;
+        let next = KeyPosition {
+            n: seen.n.max(accepts_rollback_from.unwrap_or(0)) + 1,
+            change_id: u128::from_le_bytes(id),
+        };
+        let Err(error) = self.keys.commit(writes, next, accepts_rollback_from) else {
+            return Ok(next);
+        };
+        match self.keys.is_committed(next) {
+            Ok(true) => Ok(next),
+            Ok(false) => Err(error.into()),
+            Err(_) => Err(SourceError::Unsure(Arc::new(error))),
+        }
+    }
+
+    /// Ends the lock without a change.
+    pub(crate) fn unlock(&mut self) {
+        self.keys.rollback();
+    }
+
+    /// The newest revision that a gateway of the last seconds has in force.
+    pub(crate) fn newest_seen(&mut self) -> Result<Option<u64>, SourceError> {
+        Ok(self.keys.newest_seen()?)
+    }
+}
+
+/// All keys in the order of the list.
+pub(crate) fn load(
+    keys: &mut PostgresKeys,
+    table: &Table,
+) -> Result<(Vec<Arc<Entry>>, KeyPosition), DatabaseError> {
+    let mut interner = Interner::default();
+    let mut placed = Vec::new();
+    let mut fault = None;
+    let position = keys.all(&mut |place, row: KeyRow| match parse(&row, &mut interner) {
+        Ok(Some(key)) => placed.push((place, table.adopt(key))),
+        Ok(None) => {}
+        Err(reason) => fault = Some(DatabaseError::Key { id: row.id, reason }),
+    })?;
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    placed.sort_unstable_by_key(|(place, _)| *place);
+    let entries = placed.into_iter().map(|(_, entry)| entry).collect();
+    Ok((entries, position))
+}
+
+/// The key of a row; None: it is deleted.
+pub(crate) fn parse(row: &KeyRow, interner: &mut Interner) -> Result<Option<Key>, String> {
+    let Some(line) = &row.line else {
+        return Ok(None);
+    };
+    let key = key_json::parse_line(line.as_bytes(), interner).map_err(|errors| {
+        errors.first().map_or_else(String::new, |error| {
+            format!("{}: {}", error.field, error.message)
+        })
+    })?;
+    match key.id() == row.id {
+        true => Ok(Some(key)),
+        false => Err("its line is of another id".to_owned()),
+    }
+}
+
+/// The file of the copy is a key file of its own: it would be replaced, and its keys lost.
+fn refuse_other_keys(
+    own: &[Arc<Entry>],
+    entries: &[Arc<Entry>],
+    file: &Path,
+) -> Result<(), StartKeysError> {
+    let known: std::collections::HashSet<&str> =
+        entries.iter().map(|entry| entry.key().id()).collect();
+    let missing = own
+        .iter()
+        .filter(|entry| !known.contains(entry.key().id()))
+        .count();
+    if missing == 0 {
+        return Ok(());
+    }
+    let keys = match missing {
+        1 => "a key that is".to_owned(),
+        count => format!("{count} keys that are"),
+    };
+    let message = format!(
+        "has {keys} not in the database, and would be replaced by the copy of the database's keys; bring them there (keygate keys \
+         import {}), or name another file in keys.file",
+        file.display()
+    );
+    Err(StartKeysError::Copy(fault(file, &message)))
+}
+
+fn fault(file: &Path, message: &str) -> ReadError {
+    ReadError::Unreadable(Fault {
+        file: file.to_owned(),
+        line: 0,
+        field: String::new(),
+        message: message.to_owned(),
+    })
+}
+
+/// How long the answer to a change waits until the last good copy has it.
+pub(crate) const COPY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,299 @@
+//! The last good copy: a key file with the keys of the database as they are in force here, and beside it a file that says of
+//! which revision they are. A gateway that cannot reach the database starts from it.
+//!
+//! A thread writes it, each time whole. The keys are written first: a process that ends in between leaves keys that are newer
+//! than the file beside them says, and what was changed since is applied again, which changes nothing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::cooperative_yield::yield_if_due;
+use crate::store::database::{KeyChanges, KeyPosition};
+use crate::store::fault::Fault;
+use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
+use crate::table::{Entry, NO_YIELD, Table, yield_every};
+
+/// How often it is noted that the copy is still the newest.
+const TOUCH_EVERY: Duration = Duration::from_secs(20);
+
+/// What the file beside the copy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CopyState {
+    revision: u64,
+    change_id: String,
+    /// What is in force in the copy and not in the database yet, by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) pending: BTreeMap<String, PendingNote>,
+}
+
+/// A change that takes access away and is not in the database yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(crate) enum PendingNote {
+    /// The key, as a line of the key file, was deleted.
+    Deleted(String),
+    /// The key was disabled, or the previous token of this hash ended.
+    Restricted {
+        disables: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<String>,
+    },
+}
+
+/// What is at the path of the copy.
+pub(crate) enum FoundCopy {
+    None,
+    Copy {
+        entries: Vec<Arc<Entry>>,
+        state: CopyState,
+    },
+    /// A key file with keys, which no gateway has written as a copy.
+    KeyFile(Vec<Arc<Entry>>),
+}
+
+impl CopyState {
+    pub(crate) fn new(position: KeyPosition, pending: BTreeMap<String, PendingNote>) -> Self {
+        Self {
+            revision: position.n,
+            change_id: format!("{:032x}", position.change_id),
+            pending,
+        }
+    }
+
+    pub(crate) fn position(&self) -> KeyPosition {
+        KeyPosition {
+            n: self.revision,
+            // A number that is none is of no change, and the database is not followed.
+            change_id: u128::from_str_radix(&self.change_id, 16).unwrap_or(0),
+        }
+    }
+
+    /// Without what was changed in the database since: whoever changed the key then decides.
+    pub(crate) fn without_changed(mut self, changes: Option<&KeyChanges>) -> Self {
+        match changes {
+            Some(KeyChanges::Some { rows, .. }) => {
+                let changed: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+                self.pending.retain(|id, _| !changed.contains(id.as_str()));
+            }
+            Some(KeyChanges::Unknown) => self.pending.clear(),
+            Some(KeyChanges::None | KeyChanges::Behind { .. }) | None => {}
+        }
+        self
+    }
+}
+
+/// Reads the copy.
+///
+/// # Errors
+/// One of its files is faulty.
+pub(crate) fn read(file: &Path, table: &Table) -> Result<FoundCopy, ReadError> {
+    if !file.exists() {
+        return Ok(FoundCopy::None);
+    }
+    let LoadedKeys { entries, .. } = key_file::read(file, table, NO_YIELD)?;
+    let beside = state_file(file);
+    match std::fs::read_to_string(&beside) {
+        Ok(text) => match serde_json::from_str(&text) {
+            Ok(state) => Ok(FoundCopy::Copy { entries, state }),
+            Err(error) => Err(unreadable(&beside, &error)),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(match entries.is_empty() {
+            true => FoundCopy::None,
+            false => FoundCopy::KeyFile(entries),
+        }),
+        Err(error) => Err(unreadable(&beside, &error)),
+    }
+}
+
+fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> ReadError {
+    ReadError::Unreadable(Fault {
+        file: file.to_owned(),
+        line: 0,
+        field: String::new(),
+        message: format!(
+            "says of which revision the last good copy is, and cannot be read ({error}); move it and the copy away, and the \
+             gateway starts with the keys of the database"
+        ),
+    })
+}
+
+/// How long ago the copy was certainly the newest.
+pub(crate) fn age(file: &Path) -> Option<Duration> {
+    let noted = std::fs::metadata(state_file(file)).ok()?.modified().ok()?;
+    // A time to come is of a clock that was set back.
+    noted.elapsed().ok()
+}
+
+/// The file that says of which revision the copy is.
+pub(crate) fn state_file(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".revision");
+    name.into()
+}
+
+/// The copy, and the thread that writes it. Dropped, it writes what is asked for and ends.
+pub(crate) struct LastGoodCopy(Arc<Shared>);
+
+struct Shared {
+    file: PathBuf,
+    table: Arc<Table>,
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Work {
+    /// The newest state that is to be written, and its number.
+    wanted: Option<CopyState>,
+    asked: u64,
+    written: u64,
+    error: Option<String>,
+    has_thread: bool,
+    is_over: bool,
+    touched: Option<Instant>,
+}
+
+impl LastGoodCopy {
+    pub(crate) fn new(file: &Path, table: &Arc<Table>) -> Self {
+        Self(Arc::new(Shared {
+            file: file.to_owned(),
+            table: Arc::clone(table),
+            work: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// Writes the table as it is from now on. The result is a number for [`wait`](Self::wait).
+    pub(crate) fn write(&self, state: CopyState) -> u64 {
+        let mut work = self.0.work();
+        work.wanted = Some(state);
+        work.asked += 1;
+        if !work.has_thread {
+            let shared = Arc::clone(&self.0);
+            let thread = std::thread::Builder::new().name("key-copy".to_owned());
+            match thread.spawn(move || shared.run()) {
+                Ok(_) => work.has_thread = true,
+                Err(error) => work.error = Some(error.to_string()),
+            }
+        }
+        self.0.changed.notify_all();
+        work.asked
+    }
+
+    /// Waits until what was asked for up to this number is on disk.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) fn wait(&self, number: u64, timeout: Duration) -> Result<(), String> {
+        let waiting = |work: &mut Work| work.written < number && work.error.is_none();
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.work(), timeout, waiting);
+        let (work, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &work.error {
+            _ if work.written >= number => Ok(()),
+            Some(error) => Err(error.clone()),
+            None => Err("it takes too long".to_owned()),
+        }
+    }
+
+    /// The keys in the copy are still those of the database. That is noted in the time of the file beside it.
+    pub(crate) fn touch(&self) {
+        let mut work = self.0.work();
+        if work.touched.is_some_and(|at| at.elapsed() < TOUCH_EVERY) {
+            return;
+        }
+        work.touched = Some(Instant::now());
+        // Without it, the copy counts as older than it is.
+        let _ = File::options()
+            .append(true)
+            .open(state_file(&self.0.file))
+            .and_then(|file| file.set_modified(SystemTime::now()));
+    }
+
+    /// Why the newest state is not on disk.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.0.work().error.clone()
+    }
+}
+
+impl Drop for LastGoodCopy {
+    fn drop(&mut self) {
+        let mut work = self.0.work();
+        work.is_over = true;
+        self.0.changed.notify_all();
+        if work.has_thread {
+            // What is asked for is written before the process ends.
+            let (asked, timeout) = (work.asked, Duration::from_secs(5));
+            let waiting = |work: &mut Work| work.written < asked && work.error.is_none();
+            let _ = self.0.changed.wait_timeout_while(work, timeout, waiting);
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        loop {
+            let mut work = self.work();
+            let (state, number) = loop {
+                if let Some(state) = work.wanted.take() {
+                    break (state, work.asked);
+                }
+                if work.is_over {
+                    return;
+                }
+                let woken = self.changed.wait(work);
+                work = woken.unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(work);
+            let written = self.write(&state);
+            let mut work = self.work();
+            match written {
+                Ok(()) => (work.written, work.error) = (number, None),
+                Err(error) => work.error = Some(error.to_string()),
+            }
+            drop(work);
+            self.changed.notify_all();
+        }
+    }
+
+    fn write(&self, state: &CopyState) -> io::Result<()> {
+        let file = &self.file;
+        if !file.exists() {
+            key_file::create(file)?;
+        }
+        let locked = key_file::lock(file, LOCK_WAIT)?;
+        let entries = self.table.in_file_order(yield_if_due);
+        locked.replace(yield_every(&entries, yield_if_due).map(|entry| entry.key()))?;
+        crate::table::drop_incrementally(entries, yield_if_due);
+        write_state(&state_file(file), state)
+    }
+}
+
+fn write_state(path: &Path, state: &CopyState) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Of mode 0600, by the crate.
+    let mut new = tempfile::Builder::new()
+        .prefix(".keys-revision-")
+        .tempfile_in(folder)?;
+    serde_json::to_writer(&mut new, state)?;
+    new.write_all(b"\n")?;
+    new.as_file().sync_all()?;
+    new.persist(path).map_err(|failed| failed.error)?;
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,244 @@
+//! Following the keys of a database that other gateways change too.
+//!
+//! What others have changed is in force here as soon as it was read. Pending changes of this gateway stay, unless the key was
+//! changed there since: whoever changed it then decides.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::policy::key::KeyId;
+use crate::runtime::cooperative_yield::yield_if_due;
+use crate::runtime::wall_clock;
+use crate::store::database::{KeyChanges, KeyPosition, KeyRow, KeyWrites};
+use crate::store::key_json::Interner;
+use crate::store::key_source::database::parse;
+use crate::store::key_source::follower::Look;
+use crate::store::key_source::{KeySource, Revision, SourceError};
+use crate::store::key_store::command::AcceptRollback;
+use crate::store::key_store::error::StoreError;
+use crate::store::key_store::event::{FollowState, FollowStatus, KeyStoreEvent, Reloaded};
+use crate::store::key_store::state::KeyStoreState;
+
+/// More changed keys than this are put into force by reading all keys, in one swap.
+const MANY: usize = 10_000;
+
+impl KeyStoreState {
+    /// Puts into force what a look at the database has found.
+    pub(crate) fn follow(&mut self, look: Look) {
+        let Look { changes, began, .. } = &look;
+        let followed = match changes {
+            Err(error) => Err(SourceError::Failed(Arc::clone(error))),
+            Ok(changes) => self.apply(changes, *began),
+        };
+        match followed {
+            Ok(()) => {
+                self.fresh.send_replace(Some(*began));
+                self.table.keys_are_known();
+                self.set_follow_state(FollowState::InSync);
+                if let KeySource::Database(source) = &self.source {
+                    source.copy.touch();
+                }
+                if !self.pending.is_empty() {
+                    self.commit(Vec::new());
+                }
+            }
+            Err(error) => self.set_follow_state(FollowState::NotFollowed(error)),
+        }
+    }
+
+    /// The same, under the lock of the database.
+    pub(crate) fn merge_database(&mut self) -> Result<(), StoreError> {
+        let (began, seen) = (Instant::now(), self.loaded_position());
+        let KeySource::Database(source) = &mut self.source else {
+            return Ok(());
+        };
+        let changes = source.changes(seen)?;
+        self.apply(&changes, began).map_err(|error| {
+            self.set_follow_state(FollowState::NotFollowed(error.clone()));
+            error.into()
+        })
+    }
+
+    fn apply(&mut self, changes: &KeyChanges, began: Instant) -> Result<(), SourceError> {
+        let seen = self.loaded_position();
+        match changes {
+            KeyChanges::None => Ok(()),
+            KeyChanges::Behind { found } => Err(SourceError::Behind {
+                seen: seen.n,
+                found: *found,
+            }),
+            KeyChanges::Some { rows, to, age } => {
+                if to.n > seen.n {
+                    let (changed, removed) = match rows.len() > MANY {
+                        true => self.load_all()?,
+                        false => self.apply_rows(rows, *to),
+                    };
+                    self.tell_followed(changed, removed, *age + began.elapsed());
+                    self.write_copy();
+                }
+                Ok(())
+            }
+            KeyChanges::Unknown => {
+                let (changed, removed) = self.load_all()?;
+                self.tell_followed(changed, removed, Duration::ZERO);
+                self.write_copy();
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_followed(&self, changed: usize, removed: usize, lag: Duration) {
+        (self.events)(KeyStoreEvent::Followed {
+            changed,
+            removed,
+            revision: self.loaded_position().n,
+            lag,
+        });
+    }
+
+    /// Reads all keys and puts them into force in one swap. How many are other ones now, and how many are gone.
+    fn load_all(&mut self) -> Result<(usize, usize), SourceError> {
+        let plan = self.plan_reload().map_err(|error| match error {
+            StoreError::Database(error) => error,
+            other => SourceError::Failed(Arc::new(crate::store::database::DatabaseError::Key {
+                id: String::new(),
+                reason: other.to_string(),
+            })),
+        })?;
+        let Reloaded { difference, .. } = self.install(plan, None);
+        let changed = difference.added.len() + difference.changed.len();
+        Ok((changed, difference.removed.len()))
+    }
+
+    /// Puts single keys into force.
+    fn apply_rows(&mut self, rows: &[KeyRow], to: KeyPosition) -> (usize, usize) {
+        let seen = self.loaded_position();
+        let mut interner = Interner::default();
+        let (mut changed, mut removed) = (0, 0);
+        let mut again = Vec::new();
+        for row in rows.iter().filter(|row| row.revision > seen.n) {
+            yield_if_due();
+            self.drop_pending(&row.id);
+            match parse(row, &mut interner) {
+                Ok(None) => removed += usize::from(self.table.remove(&row.id).is_some()),
+                Ok(Some(key)) => {
+                    changed += 1;
+                    if !self.put(key.clone()) {
+                        again.push(key);
+                    }
+                }
+                Err(reason) => self.refuse_unreadable(&row.id, &reason),
+            }
+        }
+        // A token may have moved from one key to another.
+        for key in again {
+            if !self.put(key.clone()) {
+                self.refuse_unreadable(key.id(), "another key has its id or one of its tokens");
+            }
+        }
+        self.set_loaded(Revision::Database(to));
+        (changed, removed)
+    }
+
+    fn put(&self, key: crate::policy::key::Key) -> bool {
+        match self.table.by_id(key.id()) {
+            Some(entry) if *entry.key() == key => true,
+            Some(_) => self.table.replace(key).is_ok(),
+            None => self.table.insert(key).is_ok(),
+        }
+    }
+
+    fn refuse_unreadable(&self, id: &str, reason: &str) {
+        self.table.remove(id);
+        (self.events)(KeyStoreEvent::KeyUnreadable { id, reason });
+    }
+
+    fn drop_pending(&mut self, id: &str) {
+        let Ok(key_id) = KeyId::parse(id) else {
+            return;
+        };
+        if self.pending.remove(&key_id).is_some() {
+            (self.events)(KeyStoreEvent::PendingDropped { id });
+            let pending = self.pending.len();
+            self.update_status(|status| status.pending = pending);
+        }
+    }
+
+    pub(crate) fn set_follow_state(&self, state: FollowState) {
+        let KeySource::Database(source) = &self.source else {
+            return;
+        };
+        let before = self.status.load();
+        let before = before.database.as_ref();
+        let is_same = before.is_some_and(|before| before.state.label() == state.label());
+        if !is_same {
+            (self.events)(KeyStoreEvent::FollowChanged(&state));
+        }
+        let since = before.filter(|_| is_same).map(|before| before.since);
+        let status = FollowStatus {
+            state,
+            since: since.unwrap_or_else(wall_clock::now),
+            copy_error: source.copy.error(),
+        };
+        self.update_status(|all| all.database = Some(status));
+    }
+
+    /// Takes the keys of a database that lacks what was seen here, and lets the other gateways do so too.
+    pub(crate) fn accept_rollback(&mut self, accept: AcceptRollback) {
+        let AcceptRollback {
+            dry_run,
+            origin,
+            reply,
+        } = accept;
+        let accepted = self.try_accept_rollback(dry_run, origin);
+        if let KeySource::Database(source) = &mut self.source {
+            source.unlock();
+        }
+        if accepted.is_ok() && !dry_run {
+            self.set_follow_state(FollowState::InSync);
+            self.write_copy();
+        }
+        let _ = reply.send(accepted);
+    }
+
+    fn try_accept_rollback(
+        &mut self,
+        dry_run: bool,
+        origin: crate::policy::audit::ChangeOrigin,
+    ) -> Result<Reloaded, StoreError> {
+        let seen = self.loaded_position();
+        let KeySource::Database(source) = &mut self.source else {
+            return Err(SourceError::NotBehind.into());
+        };
+        if !matches!(source.look(seen)?, KeyChanges::Behind { .. }) {
+            return Err(SourceError::NotBehind.into());
+        }
+        let newest = source.newest_seen()?.unwrap_or(0).max(seen.n);
+        let mut plan = self.plan_reload()?;
+        if dry_run {
+            return Ok(Reloaded {
+                difference: plan.difference,
+                generation: self.table.generation(),
+                keys: plan.entries.len(),
+                audit: None,
+            });
+        }
+        let (Revision::Database(found), KeySource::Database(source)) =
+            (plan.revision, &mut self.source)
+        else {
+            return Err(SourceError::NotBehind.into());
+        };
+        source.lock(true)?;
+        if !matches!(source.changes(found)?, KeyChanges::None) {
+            // Another gateway was faster; this one follows it.
+            return Err(SourceError::NotBehind.into());
+        }
+        let mark = self.audit_plan(&plan, origin)?;
+        let KeySource::Database(source) = &mut self.source else {
+            return Err(SourceError::NotBehind.into());
+        };
+        let accepted = source.commit(&KeyWrites::default(), found, Some(newest))?;
+        plan.revision = Revision::Database(accepted);
+        Ok(self.install(plan, mark))
+    }
+}

@@ -1,0 +1,400 @@
+//! Keys in a database that several gateways share: a change made at one is in force at all, and no dead, slow or restored
+//! database revives a deleted key or refuses a request.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::gateways::{server, shared};
+use crate::postgres::TestServer;
+use crate::support::client::Call;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::recorder::Recorder;
+use crate::support::{DEADLINE, eventually, sweep};
+
+/// A gateway whose keys are in the database.
+fn setup(server: &TestServer, up: &Recorder) -> Setup {
+    shared(server, up)
+        .without_key_file()
+        .set("keys", "source = \"database\"")
+}
+
+/// A key that was made at a gateway.
+struct Made {
+    id: String,
+    token: String,
+}
+
+#[track_caller]
+fn make(gateway: &Gateway, name: &str) -> Made {
+    let body = json!({"name": name, "model_access": {"mode": "all"}});
+    let made = gateway.admin_json("POST", "/api/keys", Some(&body));
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .unwrap_or_else(|| panic!("{made}"))
+            .to_owned()
+    };
+    let (id, token) = (text(&made["key"]["id"]), text(&made["token"]));
+    sweep::secret(&token);
+    Made { id, token }
+}
+
+fn status(gateway: &Gateway, key: &Made) -> u16 {
+    gateway.ask(&Call::chat(&key.token, "good")).status
+}
+
+#[track_caller]
+fn becomes(gateway: &Gateway, key: &Made, wanted: u16) {
+    eventually("the key is in force there", DEADLINE, || {
+        (status(gateway, key) == wanted).then_some(())
+    });
+}
+
+/// The reason of a failed call, and its status.
+#[track_caller]
+fn refused(gateway: &Gateway, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+    let answer = gateway.admin(method, path, body);
+    (answer.status, answer.text())
+}
+
+fn state(gateway: &Gateway) -> String {
+    let status = gateway.admin_json("GET", "/api/status", None);
+    status["key_database"]["state"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{status}"))
+        .to_owned()
+}
+
+#[track_caller]
+fn is_in(gateway: &Gateway, wanted: &str) {
+    eventually(wanted, DEADLINE, || {
+        (state(gateway) == wanted).then_some(())
+    });
+}
+
+fn psql(server: &TestServer, sql: &str) -> String {
+    server.query("usage", sql)
+}
+
+#[test]
+fn a_change_at_one_gateway_is_in_force_at_the_other_and_outlives_both() {
+    let server = server();
+    let up = Recorder::answering();
+    let [mut one, two] = [(); 2].map(|()| setup(&server, &up).start());
+    let key = make(&one, "first");
+    assert_eq!(status(&one, &key), 200);
+    becomes(&two, &key, 200);
+    let path = format!("/api/keys/{}", key.id);
+    two.admin_json("PATCH", &path, Some(&json!({"disabled": true})));
+    assert_eq!(status(&two, &key), 401);
+    becomes(&one, &key, 401);
+    one.admin_json("PATCH", &path, Some(&json!({"disabled": false})));
+    becomes(&two, &key, 200);
+    let rotated = two.admin_json(
+        "POST",
+        &format!("{path}/rotate"),
+        Some(&json!({"grace_seconds": 0})),
+    );
+    let new = Made {
+        id: key.id.clone(),
+        token: rotated["token"].as_str().unwrap().to_owned(),
+    };
+    sweep::secret(&new.token);
+    becomes(&one, &new, 200);
+    assert_eq!(status(&one, &key), 401);
+    let other = make(&two, "second");
+    becomes(&one, &other, 200);
+    // Lists are in the same order at both.
+    let names = |gateway: &Gateway| {
+        let list = gateway.admin_json("GET", "/api/keys", None);
+        let keys = list["keys"].as_array().unwrap_or_else(|| panic!("{list}"));
+        keys.iter()
+            .map(|key| key["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&one), names(&two));
+    assert_eq!(one.admin("DELETE", &path, None).status, 204);
+    assert_eq!(status(&one, &new), 401);
+    becomes(&two, &new, 401);
+    one.start_again();
+    assert_eq!((status(&one, &new), status(&one, &other)), (401, 200));
+    // The last good copy has what is in force, as a key file, and no more.
+    for gateway in [&one, &two] {
+        let copy = gateway.key_file();
+        assert_eq!(copy.lines().count(), 1, "{copy}");
+        assert!(copy.contains(&other.id), "{copy}");
+    }
+    assert_eq!(
+        psql(
+            &server,
+            "SELECT count(*), max(n), max(n) - min(n) + 1 FROM key_revisions"
+        ),
+        "6|6|6"
+    );
+}
+
+#[test]
+fn two_changes_of_one_key_at_two_gateways_are_both_made_or_one_is_told() {
+    let server = server();
+    let up = Recorder::answering();
+    let gateways = [(); 2].map(|()| setup(&server, &up).start());
+    let key = make(&gateways[0], "contended");
+    becomes(&gateways[1], &key, 200);
+    let path = format!("/api/keys/{}", key.id);
+    std::thread::scope(|scope| {
+        for (gateway, field) in gateways.iter().zip(["name", "expires_at"]) {
+            let path = &path;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let value = match field {
+                        "name" => format!("name {round}"),
+                        _ => format!("2100-01-{:02}T00:00:00Z", round + 1),
+                    };
+                    gateway.admin_json("PATCH", path, Some(&json!({ field: value })));
+                }
+            });
+        }
+    });
+    for gateway in &gateways {
+        eventually("both changes are there", DEADLINE, || {
+            let key = gateway.admin_json("GET", &path, None);
+            (key["name"] == "name 19" && key["expires_at"] == "2100-01-20T00:00:00Z").then_some(())
+        });
+    }
+    // A change that is meant for another revision than the newest is refused, also where the newest is of another gateway.
+    let etag = |gateway: &Gateway| {
+        gateway
+            .admin("GET", &path, None)
+            .header("etag")
+            .unwrap()
+            .to_owned()
+    };
+    let seen = etag(&gateways[0]);
+    gateways[1].admin_json("PATCH", &path, Some(&json!({"name": "newer"})));
+    let mut call = Call::new("DELETE", &path);
+    call = call.header("if-match", &seen);
+    let answer = crate::support::client::Client::connect_unix(&gateways[0].socket())
+        .unwrap()
+        .ask(&call);
+    assert_eq!(answer.status, 412, "{}", answer.text());
+    assert_eq!(status(&gateways[0], &key), 200);
+    assert_eq!(
+        psql(&server, "SELECT count(*) = max(n) FROM key_revisions"),
+        "t"
+    );
+}
+
+#[test]
+fn without_the_database_requests_go_on_deletes_are_in_force_and_carried_out_once_it_is_back() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let [mut one, two] = [(); 2].map(|()| setup(&server, &up).start());
+    let [kept, deleted, disabled] = ["kept", "deleted", "disabled"].map(|name| make(&one, name));
+    for key in [&kept, &deleted, &disabled] {
+        becomes(&two, key, 200);
+    }
+    server.kill();
+    is_in(&one, "database_away");
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    let (code, said) = refused(&one, "DELETE", &path(&deleted), None);
+    assert_eq!(code, 507, "{said}");
+    assert!(said.contains("\"in_force\":true"), "{said}");
+    let (code, said) = refused(
+        &one,
+        "PATCH",
+        &path(&disabled),
+        Some(&json!({"disabled": true})),
+    );
+    assert_eq!(code, 507, "{said}");
+    let (code, said) = refused(&one, "PATCH", &path(&kept), Some(&json!({"name": "x"})));
+    assert_eq!(code, 503, "{said}");
+    assert!(said.contains("cannot be reached"), "{said}");
+    let body = json!({"name": "n", "model_access": {"mode": "all"}});
+    assert_eq!(refused(&one, "POST", "/api/keys", Some(&body)).0, 503);
+    let statuses = |gateway: &Gateway| [&kept, &deleted, &disabled].map(|key| status(gateway, key));
+    assert_eq!(statuses(&one), [200, 401, 401]);
+    assert_eq!(statuses(&two), [200; 3], "it is cut off, and cannot know");
+    // Killed without a word, it starts from the last good copy, with what was taken away.
+    one.launch_again();
+    assert_eq!(statuses(&one), [200, 401, 401]);
+    one.process
+        .line("the copy", |line| line.contains("last good copy"));
+    server.run();
+    for gateway in [&one, &two] {
+        is_in(gateway, "in_sync");
+    }
+    becomes(&two, &deleted, 401);
+    becomes(&two, &disabled, 401);
+    assert_eq!(status(&two, &kept), 200);
+    eventually("nothing is pending", DEADLINE, || {
+        let status = one.admin_json("GET", "/api/status", None);
+        (status["unwritten_changes"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_database_that_stands_still_holds_up_no_request_and_no_delete_for_long() {
+    let server = server();
+    let up = Recorder::answering();
+    let gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    server.freeze();
+    let path = format!("/api/keys/{}", deleted.id);
+    std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| refused(&gateway, "DELETE", &path, None));
+        // In force long before it is answered.
+        becomes(&gateway, &deleted, 401);
+        assert_eq!(status(&gateway, &kept), 200);
+        let (code, said) = deleting.join().unwrap();
+        assert_eq!(code, 507, "{said}");
+    });
+    server.thaw();
+    is_in(&gateway, "in_sync");
+    eventually("it is deleted in the database", DEADLINE, || {
+        let left = psql(
+            &server,
+            "SELECT count(*) FROM keys WHERE deleted_at IS NULL",
+        );
+        (left == "1").then_some(())
+    });
+}
+
+#[test]
+fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_it() {
+    let server = server();
+    let up = Recorder::answering();
+    let mut gateways = [(); 2].map(|()| setup(&server, &up).start());
+    let [old, deleted] = ["old", "deleted"].map(|name| make(&gateways[0], name));
+    let tables = ["keys", "key_revisions", "revisions"];
+    let backup = server.folder().join("backup.sql");
+    dump(&server, &backup, &tables);
+    let new = make(&gateways[0], "new");
+    let path = format!("/api/keys/{}", deleted.id);
+    assert_eq!(gateways[0].admin("DELETE", &path, None).status, 204);
+    for gateway in &gateways {
+        becomes(gateway, &new, 200);
+        becomes(gateway, &deleted, 401);
+    }
+    psql(&server, "DROP TABLE keys, key_revisions, revisions");
+    restore(&server, &backup);
+    let statuses = |gateway: &Gateway| [&old, &new, &deleted].map(|key| status(gateway, key));
+    for gateway in &mut gateways {
+        is_in(gateway, "database_behind");
+        assert_eq!(statuses(gateway), [200, 200, 401]);
+        let (code, said) = refused(gateway, "DELETE", &format!("/api/keys/{}", old.id), None);
+        assert_eq!(code, 507, "{said}");
+        assert!(said.contains("accept-rollback"), "{said}");
+        // Also after a restart.
+        gateway.launch_again();
+        is_in(gateway, "database_behind");
+        assert_eq!(statuses(gateway), [401, 200, 401]);
+    }
+    let seen = gateways[0].admin_json(
+        "POST",
+        "/api/fleet/accept-rollback",
+        Some(&json!({"dry_run": true})),
+    );
+    assert_eq!(
+        (&seen["added"], &seen["removed"]),
+        (&json!(1), &json!(1)),
+        "it would bring one back and lose one: {seen}"
+    );
+    gateways[0].admin_json("POST", "/api/fleet/accept-rollback", None);
+    for gateway in &gateways {
+        is_in(gateway, "in_sync");
+        // What was taken away meanwhile stays taken away.
+        eventually("the keys are those of the backup", DEADLINE, || {
+            (statuses(gateway) == [401, 401, 200]).then_some(())
+        });
+    }
+    assert_eq!(gateways[1].admin("DELETE", &path, None).status, 204);
+    becomes(&gateways[0], &deleted, 401);
+    let rows = gateways[0].admin_json("GET", "/api/audit?action=forced_drop", None);
+    assert_eq!(rows["rows"].as_array().map(Vec::len), Some(1), "{rows}");
+}
+
+#[test]
+fn a_start_without_the_database_and_without_a_copy_waits_and_refuses_nobody_for_good() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let first = setup(&server, &up).start();
+    let key = make(&first, "first");
+    server.kill();
+    let second = setup(&server, &up).launch();
+    let ready = second.admin("GET", "/readyz", None);
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    let answer = second.ask(&Call::chat(&key.token, "good"));
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["error"]["code"], "not_ready");
+    server.run();
+    second.wait_ready();
+    assert_eq!(status(&second, &key), 200);
+}
+
+#[test]
+fn keys_that_are_too_old_refuse_every_request_where_the_config_says_so() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let gateway = setup(&server, &up)
+        .set("keys", "max_stale = \"4s\"")
+        .start();
+    let key = make(&gateway, "first");
+    assert_eq!(status(&gateway, &key), 200);
+    server.kill();
+    let answer = eventually("the keys are stale", DEADLINE, || {
+        let answer = gateway.ask(&Call::chat(&key.token, "good"));
+        (answer.status == 503).then_some(answer)
+    });
+    assert_eq!(answer.json()["error"]["code"], "stale_table");
+    server.run();
+    becomes(&gateway, &key, 200);
+}
+
+#[test]
+fn a_key_file_of_its_own_is_not_replaced_by_the_copy() {
+    let server = server();
+    let up = Recorder::answering();
+    let key = crate::support::token::Key::all("key_own");
+    let own = shared(&server, &up)
+        .keys(&[&key])
+        .set("keys", "source = \"database\"");
+    let (ended, said) = own.refused();
+    assert!(!ended.success());
+    assert!(said.contains("keygate keys import"), "{said}");
+    let text = std::fs::read_to_string(own.path("keys.jsonl")).unwrap();
+    assert!(text.contains("key_own"));
+}
+
+/// Writes the tables' content to a file, as `pg_dump` does it.
+fn dump(server: &TestServer, file: &std::path::Path, tables: &[&str]) {
+    let mut command = server.program("pg_dump");
+    for table in tables {
+        command.args(["--table", table]);
+    }
+    let out = command
+        .arg("usage")
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    std::fs::write(file, out.stdout).unwrap();
+}
+
+fn restore(server: &TestServer, file: &std::path::Path) {
+    let mut command: Command = server.program("psql");
+    let out = command
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "usage", "-f"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
