@@ -123,7 +123,10 @@ impl KeyStore {
         });
         state.pending = restored.collect();
         let mut entries = entries;
-        state.pending = state.apply_pending(&mut entries);
+        if not_followed.is_none() {
+            // The copy is without what they took away; the database may not be.
+            state.pending = state.apply_pending(&mut entries);
+        }
         state.table.swap(entries, NO_YIELD);
         let fresh = match &not_followed {
             None => Some(Instant::now()),
