@@ -8,8 +8,8 @@ use crate::cli::CheckArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::output::{escaped, print};
 use crate::policy::model_access::ModelAccess;
-use crate::store::config::Config;
 use crate::store::config::parse;
+use crate::store::config::{Config, KeysConfig, KeysSource};
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, LoadedKeys};
 use crate::store::key_store;
@@ -36,7 +36,12 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
         read.push(format!("{}: {upstreams}", file.display()));
     }
     // Without a configured key file, `serve` creates one.
-    let keys = reading.keys.filter(|keys| keys.named || keys.file.exists());
+    let is_file = |keys: &KeysConfig| match keys.source {
+        KeysSource::File => keys.named || keys.file.exists(),
+        // The gateway writes it itself.
+        KeysSource::Database => false,
+    };
+    let keys = reading.keys.filter(is_file);
     if let Some(keys) = keys {
         let file = &keys.file;
         match key_file::read(file, &Table::default(), NO_YIELD) {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::arguments::{AllowFromArg, BudgetArg, ExpiryArg};
 use crate::cli::client::{Client, ClientResponse, IfMissing};
 use crate::cli::command_error::CommandError;
+use crate::cli::key_transfer;
 use crate::cli::output::{self, escaped, print, print_line};
 use crate::cli::{
     AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RotateArgs, RuleArgs,
@@ -34,6 +35,8 @@ pub(super) fn run(command: &KeysCommand) -> Result<ExitCode, CommandError> {
         KeysCommand::Rotate(args) => rotate(args),
         KeysCommand::ExpirePrevious(args) => expire_previous(args),
         KeysCommand::Delete(args) => delete(args),
+        KeysCommand::Import(args) => key_transfer::import(args),
+        KeysCommand::Export(args) => key_transfer::export(args),
         KeysCommand::Hash => hash(),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -18,9 +18,11 @@ mod client;
 mod command_error;
 mod completions;
 mod current_folder;
+mod database;
 mod demo;
 mod explain;
 mod invite;
+mod key_transfer;
 mod keys;
 mod man;
 mod members;
@@ -101,6 +103,9 @@ enum Command {
     Usage(UsageArgs),
     /// Show who changed what, newest first.
     Audit(AuditArgs),
+    /// Look at the database that gateways share, and bring its schema forward.
+    #[command(subcommand)]
+    Database(DatabaseCommand),
     /// Print a script that completes keygate's commands in a shell.
     Completions(CompletionsArgs),
     /// Print the manual page.
@@ -265,8 +270,46 @@ enum KeysCommand {
     ExpirePrevious(KeyArgs),
     /// Delete a key.
     Delete(DeleteArgs),
+    /// Make the keys of a database that gateways share those of a key file.
+    Import(ImportArgs),
+    /// Print the keys of a database that gateways share as a key file, with their hashes.
+    Export(ExportArgs),
     /// Print the hash of a token on standard input, for key files made elsewhere.
     Hash,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// The key file. Keys of the database that it lacks are deleted.
+    file: PathBuf,
+    /// Only print what it would change.
+    #[arg(long)]
+    dry_run: bool,
+    /// Import even if the file lacks more keys than keys.max_drop_percent allows.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum DatabaseCommand {
+    /// Bring the schema forward, as a gateway does at its start.
+    Migrate(DatabaseArgs),
+    /// Show where the database is, and how far its schema is.
+    Status(DatabaseArgs),
+}
+
+#[derive(Debug, Args)]
+struct DatabaseArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 #[derive(Debug, Args)]
@@ -863,6 +906,7 @@ pub fn run() -> ExitCode {
         Command::PanelLink(args) => panel_link::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Database(command) => database::run(command),
         Command::Completions(args) => completions::run(args),
         Command::Man => man::run(),
     };

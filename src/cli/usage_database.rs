@@ -6,7 +6,7 @@ use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
 use crate::store::audit::{COMPARED_ROWS, differences_at_start};
-use crate::store::config::{AuditConfig, UsageConfig};
+use crate::store::config::{AuditConfig, Config, UsageConfig};
 use crate::store::database::{
     AuditQuery, Database, DatabaseEvent, DatabaseUrl, IfNotWritten, KeepFor,
 };
@@ -53,6 +53,38 @@ pub(super) fn open(
         observer,
     )
     .map_err(StartError::Database)
+}
+
+/// Opens the database for a command that works on it directly, without a gateway.
+pub(super) fn open_for_command(config: &Config) -> Result<Database, StartError> {
+    let url = config.database.as_ref().ok_or_else(|| {
+        StartError::System(
+            "the database".into(),
+            std::io::Error::other("there is none"),
+        )
+    })?;
+    let keep_for = KeepFor {
+        records: config.usage.records,
+        sums: config.usage.sums,
+        audit: config.audit.keep,
+    };
+    let instance = random_name().map_err(|error| {
+        StartError::System("random numbers".into(), std::io::Error::other(error))
+    })?;
+    Database::open(
+        url,
+        &config.audit.key_file,
+        &gateway_name(),
+        &instance,
+        keep_for,
+        Box::new(|_| {}),
+    )
+    .map_err(StartError::Database)
+}
+
+/// Ends the writer of a command's database. What it was asked to write is written or was refused by then.
+pub(super) fn stop_quietly(database: &Database) {
+    database.stop(STOP_TIMEOUT);
 }
 
 /// Puts the accounts into force, before the first key can be used. Where the server of the database cannot be reached,

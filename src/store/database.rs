@@ -59,6 +59,7 @@ pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };
 pub(crate) use crate::store::database::postgres::Listening;
+pub use crate::store::database::postgres::connection::SchemaStatus;
 pub use crate::store::database::postgres::keys::KeyPosition;
 pub(crate) use crate::store::database::postgres::keys::{
     KeyChanges, KeyRow, KeyWrites, PostgresKeys,
@@ -98,6 +99,41 @@ impl DatabaseUrl {
             Self::Sqlite(_) => "sqlite",
             Self::Postgres(_) => "postgres",
         }
+    }
+}
+
+/// A database of a server that several gateways share, without a writer: for commands that work on it directly.
+pub struct SharedDatabase(Arc<PostgresServer>);
+
+impl SharedDatabase {
+    /// Does not connect yet.
+    ///
+    /// # Errors
+    /// The certificates of the config cannot be read, or no thread can be started.
+    pub fn new(url: &PostgresUrl, gateway: &str) -> Result<Self, DatabaseError> {
+        Ok(Self(Arc::new(PostgresServer::new(url, gateway)?)))
+    }
+
+    /// How far the schema is. It changes nothing.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn schema(&self) -> Result<SchemaStatus, DatabaseError> {
+        self.0.schema()
+    }
+
+    /// Brings the schema forward.
+    ///
+    /// # Errors
+    /// The database cannot be changed.
+    pub fn migrate(&self) -> Result<(), DatabaseError> {
+        self.0.migrate()
+    }
+
+    /// What messages call the database.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.0.url().place()
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! The key store knows a source by its operations: load, lock, see what others changed, commit. `database` is the second
 //! kind, `last_good_copy` the file that a gateway starts from while the database is away, `follower` tells the key store
-//! what other gateways have changed.
+//! what other gateways have changed, `transfer` brings keys from the one kind to the other.
 
 pub(crate) mod database;
 mod file;
 pub(crate) mod follower;
 pub(crate) mod last_good_copy;
+pub(crate) mod transfer;
 
 use std::io;
 use std::sync::Arc;

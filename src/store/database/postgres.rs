@@ -5,7 +5,7 @@
 
 mod advisory_lock;
 mod audit;
-mod connection;
+pub(crate) mod connection;
 mod error;
 pub(crate) mod keys;
 mod listen;

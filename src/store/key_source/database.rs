@@ -204,22 +204,7 @@ impl DatabaseKeySource {
         seen: KeyPosition,
         accepts_rollback_from: Option<u64>,
     ) -> Result<KeyPosition, SourceError> {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|source| DatabaseError::Thread {
-            source: std::io::Error::other(source),
-        })?;
-        let next = KeyPosition {
-            n: seen.n.max(accepts_rollback_from.unwrap_or(0)) + 1,
-            change_id: u128::from_le_bytes(id),
-        };
-        let Err(error) = self.keys.commit(writes, next, accepts_rollback_from) else {
-            return Ok(next);
-        };
-        match self.keys.is_committed(next) {
-            Ok(true) => Ok(next),
-            Ok(false) => Err(error.into()),
-            Err(_) => Err(SourceError::Unsure(Arc::new(error))),
-        }
+        commit(&mut self.keys, writes, seen, accepts_rollback_from)
     }
 
     /// Ends the lock without a change.
@@ -230,6 +215,31 @@ impl DatabaseKeySource {
     /// The newest revision that a gateway of the last seconds has in force.
     pub(crate) fn newest_seen(&mut self) -> Result<Option<u64>, SourceError> {
         Ok(self.keys.newest_seen()?)
+    }
+}
+
+/// Writes a change as the next revision behind `seen`, and ends the lock.
+pub(crate) fn commit(
+    keys: &mut PostgresKeys,
+    writes: &KeyWrites,
+    seen: KeyPosition,
+    accepts_rollback_from: Option<u64>,
+) -> Result<KeyPosition, SourceError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|source| DatabaseError::Thread {
+        source: std::io::Error::other(source),
+    })?;
+    let next = KeyPosition {
+        n: seen.n.max(accepts_rollback_from.unwrap_or(0)) + 1,
+        change_id: u128::from_le_bytes(id),
+    };
+    let Err(error) = keys.commit(writes, next, accepts_rollback_from) else {
+        return Ok(next);
+    };
+    match keys.is_committed(next) {
+        Ok(true) => Ok(next),
+        Ok(false) => Err(error.into()),
+        Err(_) => Err(SourceError::Unsure(Arc::new(error))),
     }
 }
 

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::key::Key;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::database::{KeyChanges, KeyPosition};
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
+use crate::store::key_json;
 use crate::table::{Entry, NO_YIELD, Table, yield_every};
 
 /// How often it is noted that the copy is still the newest.
@@ -45,6 +47,14 @@ pub(crate) enum PendingNote {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ended: Option<String>,
     },
+}
+
+/// The id of a key, and the key as a line of the key file without its end.
+pub(crate) fn key_row(key: &Key) -> (String, String) {
+    let mut line = Vec::new();
+    key_json::write_line(key, &mut line);
+    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+    (key.id().to_owned(), line)
 }
 
 /// What is at the path of the copy.

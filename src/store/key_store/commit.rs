@@ -16,9 +16,9 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::audit::{AuditError, key_entry};
 use crate::store::database::{IfNotWritten, KeyPosition, KeyWrites};
 use crate::store::key_file::{self, LockedKeyFile};
-use crate::store::key_json;
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_source::database::COPY_TIMEOUT;
+use crate::store::key_source::last_good_copy::key_row;
 use crate::store::key_source::{KeyFileSource, KeySource, LockError, LockedSource, Revision};
 use crate::store::key_store::command::{
     CreatedKey, ReplySender, RotatedKey, SubmittedWrite, WriteCommand,
@@ -638,12 +638,6 @@ fn key_writes(
     pending: &HashMap<KeyId, PendingChange>,
     changes: &BatchChanges,
 ) -> KeyWrites {
-    let row = |key: &Key| {
-        let mut line = Vec::new();
-        key_json::write_line(key, &mut line);
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        (key.id().to_owned(), line)
-    };
     let mut writes = KeyWrites::default();
     for (id, change) in pending {
         match change {
@@ -651,12 +645,14 @@ fn key_writes(
             PendingChange::Restricted(_) if changes.replaced.contains_key(id) => {}
             PendingChange::Restricted(_) => {
                 let restricted = table.by_id(id.as_str());
-                writes.put.extend(restricted.map(|entry| row(entry.key())));
+                writes
+                    .put
+                    .extend(restricted.map(|entry| key_row(entry.key())));
             }
         }
     }
-    writes.put.extend(changes.replaced.values().map(row));
-    writes.put.extend(changes.created.iter().map(row));
+    writes.put.extend(changes.replaced.values().map(key_row));
+    writes.put.extend(changes.created.iter().map(key_row));
     writes
 }
 

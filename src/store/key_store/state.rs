@@ -13,7 +13,7 @@ use crate::policy::token::TokenHash;
 use crate::store::audit::AuditTrail;
 use crate::store::database::KeyPosition;
 use crate::store::key_json::{self, Interner};
-use crate::store::key_source::last_good_copy::{CopyState, PendingNote};
+use crate::store::key_source::last_good_copy::{CopyState, PendingNote, key_row};
 use crate::store::key_source::{KeySource, Revision};
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{KeyStoreEvent, KeyStoreStatus};
@@ -109,11 +109,7 @@ impl Restriction {
 impl PendingChange {
     fn note(&self) -> PendingNote {
         match self {
-            Self::Deleted(entry) => {
-                let mut line = Vec::new();
-                key_json::write_line(entry.key(), &mut line);
-                PendingNote::Deleted(String::from_utf8_lossy(&line).trim_end().to_owned())
-            }
+            Self::Deleted(entry) => PendingNote::Deleted(key_row(entry.key()).1),
             Self::Restricted(restriction) => restriction.note(),
         }
     }

@@ -13,7 +13,7 @@ use crate::support::recorder::Recorder;
 use crate::support::{DEADLINE, eventually, sweep};
 
 /// A gateway whose keys are in the database.
-fn setup(server: &TestServer, up: &Recorder) -> Setup {
+pub fn setup(server: &TestServer, up: &Recorder) -> Setup {
     shared(server, up)
         .without_key_file()
         .set("keys", "source = \"database\"")

@@ -1,3 +1,8 @@
+-- Programs that know the schema up to this number work with it, although it may have more since.
+CREATE TABLE schema_compatibility (
+    oldest BIGINT NOT NULL
+);
+INSERT INTO schema_compatibility (oldest) VALUES (7);
 -- Keys that several gateways share (`keys.source = "database"`). `line` is the key as a line of the key file.
 CREATE TABLE keys (
     id TEXT COLLATE "C" NOT NULL PRIMARY KEY,

@@ -68,6 +68,19 @@ pub(crate) struct PostgresServer {
     away: Mutex<Option<Away>>,
 }
 
+/// How far a database's schema is.
+#[derive(Clone, Debug)]
+pub struct SchemaStatus {
+    /// The version of the server.
+    pub server: String,
+    /// The newest migration that was applied; None: it is empty.
+    pub applied: Option<i64>,
+    /// The newest migration that this program knows.
+    pub known: i64,
+    /// Migrations that are to be applied.
+    pub missing: Vec<i64>,
+}
+
 /// The server could not be reached.
 struct Away {
     why: String,
@@ -184,6 +197,32 @@ impl PostgresServer {
         };
         let opened = timeout(CONNECT_TIMEOUT, opened).await;
         opened.unwrap_or(Err(CallError::NoAnswer))
+    }
+
+    /// The migrations that the database has, those that it lacks, and the server's version. It changes nothing.
+    pub(crate) fn schema(&self) -> Result<SchemaStatus, DatabaseError> {
+        let asked = async {
+            let client = self.open(Use::Read).await?;
+            let missing = migrations::missing(&client, &self.url).await?;
+            let server = client.query_one("SHOW server_version", &[]).await?;
+            Ok(SchemaStatus {
+                server: server.try_get(0)?,
+                applied: migrations::applied(&client).await?.into_iter().max(),
+                known: migrations::known(),
+                missing: missing.into_iter().map(|(version, _)| version).collect(),
+            })
+        };
+        let asked = self.runtime.block_on(async {
+            timeout(CONNECT_TIMEOUT, asked)
+                .await
+                .unwrap_or(Err(CallError::NoAnswer))
+        });
+        asked.map_err(|error| self.failed(error))
+    }
+
+    /// Applies the migrations that are missing.
+    pub(crate) fn migrate(&self) -> Result<(), DatabaseError> {
+        self.connect(Use::Write).map(drop)
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

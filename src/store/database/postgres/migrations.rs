@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient};
 
 use crate::store::database::error::DatabaseError;
 use crate::store::database::postgres::advisory_lock::AdvisoryLock;
@@ -36,7 +36,29 @@ pub(crate) async fn missing(
     url: &PostgresUrl,
 ) -> Result<Vec<Migration>, CallError> {
     check_server(client, url).await?;
-    behind(&applied(client).await?, url)
+    let applied = applied(client).await?;
+    behind(&applied, oldest(client, &applied).await?, url)
+}
+
+/// The newest migration that this program knows.
+pub(crate) fn known() -> i64 {
+    MIGRATIONS
+        .iter()
+        .map(|(version, _)| *version)
+        .max()
+        .unwrap_or(0)
+}
+
+/// The oldest program that works with a schema which is newer than this one's. Several versions run side by side while they
+/// are replaced one after the other.
+async fn oldest(client: &impl GenericClient, applied: &[i64]) -> Result<i64, CallError> {
+    if applied.iter().all(|version| *version <= known()) {
+        return Ok(0);
+    }
+    let row = client
+        .query_one("SELECT max(oldest) FROM schema_compatibility", &[])
+        .await?;
+    Ok(row.try_get::<_, Option<i64>>(0)?.unwrap_or(0))
 }
 
 async fn check_server(client: &Client, url: &PostgresUrl) -> Result<(), CallError> {
@@ -66,7 +88,7 @@ async fn check_server(client: &Client, url: &PostgresUrl) -> Result<(), CallErro
 }
 
 /// The numbers of the migrations that the database has.
-async fn applied(client: &Client) -> Result<Vec<i64>, CallError> {
+pub(crate) async fn applied(client: &Client) -> Result<Vec<i64>, CallError> {
     match client
         .query("SELECT version FROM schema_migrations", &[])
         .await
@@ -80,12 +102,11 @@ async fn applied(client: &Client) -> Result<Vec<i64>, CallError> {
     }
 }
 
-/// The migrations that a database with these does not have yet.
-fn behind(applied: &[i64], url: &PostgresUrl) -> Result<Vec<Migration>, CallError> {
-    let known = MIGRATIONS.iter().map(|(version, _)| *version).max();
-    let (known, found) = (known.unwrap_or(0), applied.iter().copied().max());
+/// The migrations that a database with these does not have yet. `oldest` is the oldest program that works with it.
+fn behind(applied: &[i64], oldest: i64, url: &PostgresUrl) -> Result<Vec<Migration>, CallError> {
+    let (known, found) = (known(), applied.iter().copied().max());
     match found {
-        Some(found) if found > known => Err(DatabaseError::NewerSchema {
+        Some(found) if oldest > known => Err(DatabaseError::NewerSchema {
             place: url.place(),
             found,
             known,
@@ -118,7 +139,9 @@ pub(crate) async fn migrate(client: &mut Client, url: &PostgresUrl) -> Result<()
         .query("SELECT version FROM schema_migrations", &[])
         .await?;
     let applied: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-    for (version, sql) in behind(&applied?, url)? {
+    let applied = applied?;
+    let oldest = oldest(&transaction, &applied).await;
+    for (version, sql) in behind(&applied, oldest?, url)? {
         transaction.batch_execute(sql).await?;
         transaction
             .execute(

@@ -1,0 +1,89 @@
+//! `keygate keys import` and `keygate keys export`: between a key file and the database that gateways share.
+
+use std::sync::Arc;
+
+use crate::cli::command_error::CommandError;
+use crate::cli::database::shared;
+use crate::cli::output::{escaped, print, print_line};
+use crate::cli::usage_database::{self, gateway_name};
+use crate::cli::{ConfigArgs, ExportArgs, ImportArgs};
+use crate::policy::audit::{ChangeOrigin, ChangeVia};
+use crate::store::config::Config;
+use crate::store::database::{Database, PostgresKeys};
+use crate::store::key_source::transfer::{self, ImportSettings};
+use crate::table::{Difference, Entry};
+
+pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
+    let (config, database, keys) = open(&args.config)?;
+    let limit = Some(config.keys.max_drop_percent).filter(|_| !args.force);
+    let user = rustix::process::getuid().as_raw();
+    let imported = transfer::import(
+        &database,
+        keys,
+        ImportSettings {
+            file: &args.file,
+            max_drop_percent: limit,
+            dry_run: args.dry_run,
+            origin: ChangeOrigin {
+                actor: format!("uid {user}"),
+                via: ChangeVia::File,
+                ..ChangeOrigin::key_file()
+            },
+        },
+    );
+    usage_database::stop_quietly(&database);
+    let difference = imported.map_err(refused)?;
+    print(summary(&difference, args.dry_run))
+}
+
+pub(super) fn export(args: &ExportArgs) -> Result<(), CommandError> {
+    let (_, database, keys) = open(&args.config)?;
+    let exported = transfer::export(keys);
+    usage_database::stop_quietly(&database);
+    let text = exported.map_err(refused)?;
+    match text.strip_suffix(b"\n") {
+        Some(lines) => print_line(lines),
+        None => Ok(()),
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Refused(error.to_string())
+}
+
+fn open(config: &ConfigArgs) -> Result<(Config, Arc<Database>, PostgresKeys), CommandError> {
+    let (config, _) = shared(config)?;
+    let database = usage_database::open_for_command(&config).map_err(refused)?;
+    let database = Arc::new(database);
+    let keys = database.keys().ok_or_else(|| {
+        CommandError::Usage(format!("{} has no database to share", gateway_name()))
+    })?;
+    Ok((config, database, keys))
+}
+
+fn summary(difference: &Difference, dry_run: bool) -> String {
+    let done = if dry_run { "would be" } else { "were" };
+    let mut text = format!(
+        "{} keys {done} added, {} removed, {} changed\n",
+        difference.added.len(),
+        difference.removed.len(),
+        difference.changed.len()
+    );
+    if dry_run {
+        for (sign, entries) in [
+            ("+", &difference.added),
+            ("-", &difference.removed),
+            ("~", &difference.changed),
+        ] {
+            for entry in entries {
+                text.push_str(&line(sign, entry));
+            }
+        }
+    }
+    text
+}
+
+fn line(sign: &str, entry: &Entry) -> String {
+    let key = entry.key();
+    format!("{sign} {} {}\n", escaped(key.id()), escaped(key.name()))
+}

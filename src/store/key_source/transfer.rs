@@ -1,0 +1,170 @@
+//! Brings keys from a key file into the database, and from there into a key file.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::policy::audit::ChangeOrigin;
+use crate::store::audit::{AuditError, AuditTrail, reload_entry};
+use crate::store::database::{
+    Database, DatabaseError, IfNotWritten, KeyChanges, KeyPosition, KeyWrites, PostgresKeys,
+};
+use crate::store::key_file::{self, ReadError};
+use crate::store::key_json;
+use crate::store::key_source::database::{self, SourceError};
+use crate::store::key_source::last_good_copy::key_row;
+use crate::table::{Difference, Entry, NO_YIELD, Table};
+
+/// How often an import is begun again because a gateway changed a key meanwhile.
+const ATTEMPTS: u32 = 10;
+
+/// Why keys are not imported.
+#[derive(Debug)]
+pub(crate) enum ImportError {
+    /// The file has faults.
+    File(ReadError),
+    /// The database fails.
+    Source(SourceError),
+    /// The file lacks too many of the keys in the database.
+    TooMany {
+        /// Keys that the file lacks.
+        dropped: usize,
+        /// Keys in the database.
+        total: usize,
+        /// The limit.
+        max_drop_percent: u8,
+    },
+    /// It may give access, and its audit row cannot be written.
+    Audit(AuditError),
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Source(error) => error.fmt(f),
+            Self::TooMany {
+                dropped,
+                total,
+                max_drop_percent,
+            } => write!(
+                f,
+                "the file lacks {dropped} of the {total} keys in the database, more than {max_drop_percent} percent; if these \
+                 are to be deleted, import with --force"
+            ),
+            Self::Audit(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ImportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Source(error) => Some(error),
+            Self::TooMany { .. } => None,
+            Self::Audit(error) => Some(error),
+        }
+    }
+}
+
+impl From<DatabaseError> for ImportError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Source(error.into())
+    }
+}
+
+/// What an import does.
+pub(crate) struct ImportSettings<'s> {
+    /// The key file.
+    pub(crate) file: &'s Path,
+    /// The percentage of the keys in the database that the file may lack; None: any number.
+    pub(crate) max_drop_percent: Option<u8>,
+    /// Only tell what it would change.
+    pub(crate) dry_run: bool,
+    /// Who asks for it.
+    pub(crate) origin: ChangeOrigin,
+}
+
+/// Makes the keys of the database those of a key file. Returns what changes.
+///
+/// # Errors
+/// Nothing is changed.
+pub(crate) fn import(
+    database: &Arc<Database>,
+    mut keys: PostgresKeys,
+    settings: ImportSettings<'_>,
+) -> Result<Difference, ImportError> {
+    let ImportSettings {
+        file,
+        max_drop_percent,
+        dry_run,
+        origin,
+    } = settings;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let table = Table::default();
+        let (entries, position) = database::load(&mut keys, &table)?;
+        table.swap(entries, NO_YIELD);
+        let loaded = key_file::read(file, &table, NO_YIELD).map_err(ImportError::File)?;
+        let difference = table.compare(&loaded.entries, NO_YIELD);
+        let (dropped, total) = (difference.removed.len(), table.len());
+        let is_too_many = |percent: u8| dropped * 100 > total * usize::from(percent);
+        let limit = max_drop_percent.filter(|percent| is_too_many(*percent));
+        if let Some(max_drop_percent) = limit {
+            return Err(ImportError::TooMany {
+                dropped,
+                total,
+                max_drop_percent,
+            });
+        }
+        if dry_run || difference.is_empty() {
+            return Ok(difference);
+        }
+        keys.begin(true)?;
+        if !matches!(keys.changes_in_change(position)?, KeyChanges::None) && attempt < ATTEMPTS {
+            keys.rollback();
+            continue;
+        }
+        let forced = max_drop_percent.is_none();
+        let entry = reload_entry(origin.clone(), &difference, forced);
+        AuditTrail::of(Some(Arc::clone(database)))
+            .write(vec![entry], IfNotWritten::Refuse)
+            .map_err(ImportError::Audit)?;
+        commit(&mut keys, &difference, position)?;
+        return Ok(difference);
+    }
+}
+
+fn commit(
+    keys: &mut PostgresKeys,
+    difference: &Difference,
+    position: KeyPosition,
+) -> Result<(), ImportError> {
+    let row = |entry: &Arc<Entry>| key_row(entry.key());
+    let changed = difference.changed.iter().chain(&difference.added);
+    let writes = KeyWrites {
+        put: changed.map(row).collect(),
+        deleted: difference
+            .removed
+            .iter()
+            .map(|entry| entry.key().id().to_owned())
+            .collect(),
+    };
+    database::commit(keys, &writes, position, None).map_err(ImportError::Source)?;
+    Ok(())
+}
+
+/// The keys of the database as a key file.
+///
+/// # Errors
+/// The database cannot be read.
+pub(crate) fn export(mut keys: PostgresKeys) -> Result<Vec<u8>, SourceError> {
+    let (entries, _) = database::load(&mut keys, &Table::default())?;
+    let mut text = Vec::new();
+    for entry in &entries {
+        key_json::write_line(entry.key(), &mut text);
+    }
+    Ok(text)
+}
