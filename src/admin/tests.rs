@@ -223,7 +223,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 41] = [
+const CALLS: [(&str, &str, &str); 42] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -264,6 +264,7 @@ const CALLS: [(&str, &str, &str); 41] = [
     ("GET", "/api/sessions", ""),
     ("DELETE", "/api/sessions/ses_1", ""),
     ("POST", "/api/reload", ""),
+    ("POST", "/api/fleet/accept-rollback", ""),
     ("POST", "/api/alerts/test", ""),
     ("GET", "/api/status", ""),
     ("GET", "/api/models", ""),

@@ -71,6 +71,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
             "changeAccount",
             "deleteAccount",
             "reload",
+            "acceptRollback",
             "testAlert",
             "status",
             "overview",

@@ -451,7 +451,7 @@ fn an_unknown_field_is_a_fault_that_names_the_nearest_known_one() {
         "[keys]\nzebra = 1\n",
         2,
         "keys.zebra",
-        "use one of file, watch",
+        "use one of file, source",
     );
     let text = format!("{UPSTREAM}api_key = \"sk-secret\"\n");
     let faults = faults_of(&text);
