@@ -42,6 +42,12 @@ const METRICS: [&str; 25] = [
     "keygate_audit_rows_waiting",
     "keygate_audit_rows_lost_total",
 ];
+/// Metrics of gateways that share a database.
+const FLEET_METRICS: [&str; 3] = [
+    "keygate_fleet_revision",
+    "keygate_fleet_lag_seconds",
+    "keygate_gateways",
+];
 const HISTOGRAMS: [&str; 4] = [
     "keygate_database_write_seconds",
     "keygate_request_seconds",
@@ -253,6 +259,16 @@ fn alerts_and_dashboard_ask_only_for_metrics_that_exist() {
             let known = base.is_some() || METRICS.contains(&metric.as_str());
             assert!(known && !bare_histogram, "{name}: {metric}");
         }
+    }
+}
+
+#[test]
+fn alerts_of_a_fleet_ask_only_for_metrics_that_exist() {
+    let used = metrics_in(&text("prometheus/fleet-alerts.yml"));
+    assert!(used.len() > 3, "{used:?}");
+    for metric in used {
+        let known = METRICS.iter().chain(&FLEET_METRICS);
+        assert!(known.copied().any(|known| known == metric), "{metric}");
     }
 }
 
