@@ -14,6 +14,7 @@ import yaml
 CHART = pathlib.Path(__file__).parents[2] / "deploy/helm/keygate"
 # tests/environment installs it.
 HELM = os.environ.get("KEYGATE_HELM", str(CHART.parents[2] / "target/test-env/helm/helm/helm"))
+KEYGATE = os.environ.get("KEYGATE_BIN", str(CHART.parents[2] / "target/debug/keygate"))
 # The oldest that Chart.yaml takes, and the newest whose schemas there are.
 KUBERNETES = ["1.27", "1.37"]
 CONFIG = CHART / "keygate.toml"
@@ -30,7 +31,8 @@ ALL = {
     "database": {
         "passwordSecret": {"name": "database-secret", "key": "word"},
         "migrateByHand": True,
-        "ownerSecret": {"name": "owner-secret", "key": "address"},
+        "ownerUrl": "postgres://keygate_owner@db.example.com/keygate?sslmode=require",
+        "ownerPasswordSecret": {"name": "owner-secret", "key": "owner-word"},
         "caSecret": {"name": "ca-secret", "key": "root.pem"},
     },
     "audit": {"keySecret": {"name": "audit-secret", "key": "hex"}},
@@ -64,14 +66,16 @@ def helm(folder: pathlib.Path, values: dict, *arguments: str) -> subprocess.Comp
 
 
 def rendered(folder: pathlib.Path, values: dict) -> dict:
-    """By kind; the Service of the single gateways is apart."""
+    """By kind; the Service of the single gateways and the config of the migration are apart."""
     ran = helm(folder, values, "template", "fleet", "--namespace", "models")
     assert ran.returncode == 0, ran.stderr
     found = {}
     for document in yaml.safe_load_all(ran.stdout):
         kind = document["kind"]
-        if document["spec" if kind == "Service" else "metadata"].get("clusterIP") == "None":
+        if kind == "Service" and document["spec"].get("clusterIP") == "None":
             kind = "HeadlessService"
+        if kind == "ConfigMap" and document["metadata"]["name"].endswith("-migrate"):
+            kind = "MigrateConfigMap"
         assert kind not in found, kind
         found[kind] = document
     return found
@@ -101,7 +105,7 @@ def test_helm_finds_nothing_to_complain_of(values: dict, tmp_path: pathlib.Path)
 def test_what_is_rendered_is_valid_for_kubernetes(values: dict, version: str, tmp_path: pathlib.Path):
     documents = rendered(tmp_path, values)
     kinds = {"ConfigMap", "PodDisruptionBudget", "Service", "HeadlessService", "StatefulSet"}
-    assert set(documents) == (kinds | {"Job", "NetworkPolicy"} if values is ALL else kinds)
+    assert set(documents) == (kinds | {"Job", "MigrateConfigMap", "NetworkPolicy"} if values is ALL else kinds)
     for document in documents.values():
         kubernetes_validate.validate(document, version, strict=True)
     # What finds the gateways is on them.
@@ -188,15 +192,26 @@ def test_a_changed_config_restarts_the_gateways(tmp_path: pathlib.Path):
 
 
 def test_the_schema_is_migrated_by_the_owner_before_the_gateways_change(tmp_path: pathlib.Path):
-    job = rendered(tmp_path, ALL)["Job"]
-    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    assert container["args"] == ["database", "migrate"]
-    address = {"secretKeyRef": {"name": "owner-secret", "key": "address"}}
-    assert container["env"] == [{"name": "KEYGATE_DATABASE_URL", "valueFrom": address}]
+    documents = rendered(tmp_path, ALL)
+    job, config = documents["Job"], documents["MigrateConfigMap"]
+    hooks = [document["metadata"]["annotations"] for document in (config, job)]
+    assert {hook["helm.sh/hook"] for hook in hooks} == {"pre-install,pre-upgrade"}
+    assert int(hooks[0]["helm.sh/hook-weight"]) < int(hooks[1]["helm.sh/hook-weight"]), "its config has to be there before it"
+    pod = job["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == ["database", "migrate", "--config", "/etc/keygate/keygate.toml"]
     # Before an install there is neither the config nor a volume of the gateways.
-    volumes = job["spec"]["template"]["spec"]["volumes"]
-    assert [list(volume) for volume in volumes] == [["name", "projected"]]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["config"]["configMap"]["name"] == config["metadata"]["name"]
+    sources = [source["secret"] for source in volumes["secrets"]["projected"]["sources"]]
+    assert {"name": "owner-secret", "items": [{"key": "owner-word", "path": "owner-password"}]} in sources
+    # The program takes its config.
+    (tmp_path / "owner-password").write_text("one")
+    text = config["data"]["keygate.toml"].replace("/run/secrets/keygate/", f"{tmp_path}/")
+    (tmp_path / "migrate.toml").write_text(text)
+    checked = subprocess.run([KEYGATE, "check", "--config", "migrate.toml"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    config = tomllib.loads(text)
+    assert config["database"]["url"] == ALL["database"]["ownerUrl"]
 
 
 def test_gateways_are_on_different_nodes_and_a_drain_takes_one(tmp_path: pathlib.Path):
@@ -224,7 +239,8 @@ def test_gateways_are_on_different_nodes_and_a_drain_takes_one(tmp_path: pathlib
         ("replicas", 0, "replicas"),
         ("replica", 3, "replica"),
         ("networkPolicy.enabled", True, "networkPolicy.from is empty"),
-        ("database.migrateByHand", True, "database.ownerSecret.name is empty"),
+        ("database.migrateByHand", True, "database.ownerUrl is empty"),
+        ("database", ALL["database"] | {"ownerUrl": "postgres://keygate_owner:hunter22@db.example.com/keygate"}, "a password"),
         ("volume.size", "lots", "size"),
         ("fileSecrets", ["keygate"], "fileSecrets"),
     ],
