@@ -1,11 +1,14 @@
 //! What stands in `deploy/` fits the program: the configs load, the example shows the defaults, and alerts and
-//! dashboard ask for no metric that the gateway does not have.
+//! dashboard ask for no metric that the gateway does not have. The compose file and the Helm chart themselves are tested
+//! in `tests/deployment/`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use keygate::store::config::Config;
 use keygate::store::config::parse::{Overrides, load};
@@ -38,6 +41,12 @@ const METRICS: [&str; 25] = [
     "keygate_database_write_seconds",
     "keygate_audit_rows_waiting",
     "keygate_audit_rows_lost_total",
+];
+/// Metrics of gateways that share a database.
+const FLEET_METRICS: [&str; 3] = [
+    "keygate_fleet_revision",
+    "keygate_fleet_lag_seconds",
+    "keygate_gateways",
 ];
 const HISTOGRAMS: [&str; 4] = [
     "keygate_database_write_seconds",
@@ -150,6 +159,75 @@ fn the_configs_of_the_unit_and_of_the_container_keep_everything_in_writable_plac
     }
 }
 
+/// Settings of a fleet's configs that this version does not have yet: the line as it is there, and the field. One that
+/// exists makes the test fail: take it out here then.
+const NOT_YET: [(&str, &str); 2] = [
+    ("source = \"database\"", "keys.source"),
+    ("spool = \"/var/lib/keygate/spool\"", "usage.spool"),
+];
+
+/// With its secrets in a folder of the test's own.
+#[test]
+fn the_configs_of_a_fleet_load_and_share_one_database() {
+    for (name, secrets) in [
+        ("fleet/keygate.toml", "/run/secrets"),
+        ("helm/keygate/keygate.toml", "/run/secrets/keygate"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keygate.toml");
+        let place = folder.path().display().to_string();
+        for (secret, text) in [
+            ("database-password", "one".to_owned()),
+            ("audit-key", "7".repeat(64)),
+        ] {
+            let secret = folder.path().join(secret);
+            fs::write(&secret, text).unwrap();
+            fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        let whole = text(name).replace(secrets, &place);
+        fs::write(&file, &whole).unwrap();
+        let unknown = match load(&file, &Overrides::default()) {
+            Ok(_) => BTreeSet::new(),
+            Err(faults) => faults.into_iter().map(|fault| fault.field).collect(),
+        };
+        let not_yet: BTreeSet<_> = NOT_YET.iter().map(|(_, field)| (*field).into()).collect();
+        assert_eq!(unknown, not_yet, "{name}");
+
+        let mut known = whole;
+        for (line, field) in NOT_YET {
+            assert!(known.contains(line), "{name}: {field}");
+            known = known.replace(line, "");
+        }
+        fs::write(&file, known).unwrap();
+        let config = config(&file);
+        assert!(config.public_health, "{name}");
+        let Some(DatabaseUrl::Postgres(url)) = &config.database else {
+            panic!("{name}: {:?}", config.database);
+        };
+        assert_eq!(
+            (url.user.as_str(), url.name.as_str()),
+            ("keygate", "keygate")
+        );
+        assert!(url.password.is_some(), "{name}");
+        let copy = Path::new("/var/lib/keygate/last-good-copy.jsonl");
+        assert_eq!(config.keys.file, copy, "{name}");
+        assert_eq!(config.audit.key_file, folder.path().join("audit-key"));
+        assert_eq!(config.warnings(), [], "{name}");
+    }
+}
+
+#[test]
+fn haproxy_takes_its_config() {
+    let checked = Command::new("/usr/sbin/haproxy")
+        .args(["-c", "-f"])
+        .arg(deploy("fleet/haproxy.cfg"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+    assert!(!said.contains("WARNING"), "{said}");
+}
+
 #[test]
 fn the_unit_and_the_container_wait_longer_than_a_drain_takes() {
     let drain = config(&deploy("keygate.toml")).timeouts;
@@ -181,6 +259,16 @@ fn alerts_and_dashboard_ask_only_for_metrics_that_exist() {
             let known = base.is_some() || METRICS.contains(&metric.as_str());
             assert!(known && !bare_histogram, "{name}: {metric}");
         }
+    }
+}
+
+#[test]
+fn alerts_of_a_fleet_ask_only_for_metrics_that_exist() {
+    let used = metrics_in(&text("prometheus/fleet-alerts.yml"));
+    assert!(used.len() > 3, "{used:?}");
+    for metric in used {
+        let known = METRICS.iter().chain(&FLEET_METRICS);
+        assert!(known.copied().any(|known| known == metric), "{metric}");
     }
 }
 

@@ -295,10 +295,12 @@ impl Worker {
         date.text
     }
 
-    /// Whether table and catalogue are loaded and the process is not about to end.
+    /// Whether keys, accounts and catalogue are loaded and the process is not about to end.
     #[must_use]
     pub(crate) fn is_ready(&self) -> bool {
-        self.fleet.is_ready() && self.lifecycle.phase() == Phase::Running
+        self.fleet.is_ready()
+            && self.table.knows_accounts()
+            && self.lifecycle.phase() == Phase::Running
     }
 
     /// Whether requests are taken at all.

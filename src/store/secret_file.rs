@@ -18,7 +18,8 @@ pub(crate) fn read(file: &Path, most: u64) -> io::Result<Zeroizing<String>> {
         .read(true)
         .custom_flags(nonblocking)
         .open(file)?;
-    if open.metadata()?.mode() & 0o077 != 0 {
+    let (about, user) = (open.metadata()?, rustix::process::geteuid().as_raw());
+    if may_be_used_by_others(about.mode(), about.uid(), user) {
         return Err(invalid(
             "others may read or write this secret; run chmod 600 on the file",
         ));
@@ -27,6 +28,12 @@ pub(crate) fn read(file: &Path, most: u64) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(most).unwrap_or(0)));
     open.take(most).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// A file of root's may be readable by its group: so it comes from a Secret of Kubernetes, whose group is the gateway's.
+fn may_be_used_by_others(mode: u32, owner: u32, user: u32) -> bool {
+    let is_roots = owner == 0 && user != 0;
+    mode & if is_roots { 0o037 } else { 0o077 } != 0
 }
 
 /// Makes the file with this text, whole from its first instant: one that is cut short would make the next start fail.
@@ -83,4 +90,29 @@ pub(crate) fn make_key(file: &Path) -> io::Result<Zeroizing<[u8; KEY_BYTES]>> {
 /// What the file holds is no secret.
 pub(crate) fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_groups_right_to_read_is_taken_of_a_file_of_roots_alone() {
+        let (root, gateway, other) = (0, 65_532, 1_000);
+        for (mode, owner, user, is_refused) in [
+            (0o100_600, gateway, gateway, false),
+            (0o100_400, root, root, false),
+            (0o100_440, root, gateway, false),
+            (0o100_640, root, gateway, false),
+            (0o100_440, gateway, gateway, true),
+            (0o100_440, other, gateway, true),
+            (0o100_440, root, root, true),
+            (0o100_460, root, gateway, true),
+            (0o100_444, root, gateway, true),
+            (0o100_604, gateway, gateway, true),
+        ] {
+            let refused = may_be_used_by_others(mode, owner, user);
+            assert_eq!(refused, is_refused, "{mode:o} of {owner} for {user}");
+        }
+    }
 }

@@ -94,6 +94,12 @@ mod connections {
     mod pipelining;
 }
 
+/// What `deploy/fleet` runs: gateways behind HAProxy, and a role of PostgreSQL that may do no more than it must.
+mod fleet {
+    mod behind_haproxy;
+    mod rights;
+}
+
 /// Clients that try to exhaust memory, descriptors or processor time harm no other client.
 mod floods {
     mod connections;

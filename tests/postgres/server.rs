@@ -230,10 +230,19 @@ impl TestServer {
 
     /// The server dies as if the machine had lost its power.
     pub fn kill(&mut self) {
+        // One that stands still starts no further process, which would live on.
+        self.freeze();
+        let processes = self.processes();
         self.signal("-KILL");
         if let Some(mut keeper) = self.keeper.take() {
             keeper.stdin.take().unwrap().write_all(b"keep\n").unwrap();
             keeper.wait().unwrap();
+        }
+        // They share memory, and while one of them has it, the server does not start again.
+        let until = Instant::now() + TIMEOUT;
+        while processes.iter().any(|pid| is_running(*pid)) {
+            assert!(Instant::now() < until, "a process of the server lives on");
+            std::thread::sleep(Duration::from_millis(5));
         }
         let _ = fs::remove_file(self.data().join("postmaster.pid"));
     }
@@ -257,6 +266,15 @@ impl Drop for TestServer {
             let _ = keeper.wait();
         }
     }
+}
+
+/// Whether a process has not ended; one that nobody has waited for has.
+fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    })
 }
 
 /// The newest version that Debian has installed.

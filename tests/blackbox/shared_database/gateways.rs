@@ -28,7 +28,8 @@ fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
 pub fn shared(server: &TestServer, up: &Recorder) -> Setup {
     let setup = Setup::before(up)
         .set("database", &format!("url = \"{}\"", server.url("usage")))
-        .set("admin", "listen = \"127.0.0.1:0\"");
+        .set("admin", "listen = \"127.0.0.1:0\"")
+        .line("public_health = true");
     let file = setup.path("audit.key");
     std::fs::write(&file, "7".repeat(64)).unwrap();
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -201,6 +202,9 @@ fn while_the_server_is_dead_or_stands_still_no_request_is_refused_and_each_count
                     let status = gateway.admin_json("GET", "/api/status", None);
                     (status["database"]["up"] == up).then_some(())
                 });
+                // Load balancers go on sending it requests.
+                let ready = gateway.ask(&Call::new("GET", "/readyz"));
+                assert_eq!(ready.status, 200);
             }
         };
         all_are(true);
@@ -244,6 +248,9 @@ fn a_start_without_the_server_serves_keys_without_an_account_and_no_others_until
     let ready = gateway.admin("GET", "/readyz", None);
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("accounts"), "{}", ready.text());
+    // A load balancer that asks on the data port is told the same.
+    let on_the_data_port = || gateway.ask(&Call::new("GET", "/readyz")).status;
+    assert_eq!(on_the_data_port(), 503);
     let asked = |key: &Key| gateway.ask(&Call::chat(&key.token, "good")).status;
     // Nobody knows whether the account allows it.
     assert_eq!((asked(&key), asked(&free)), (503, 200));
@@ -254,6 +261,7 @@ fn a_start_without_the_server_serves_keys_without_an_account_and_no_others_until
     assert_eq!(warned["level"], "error");
     server.run();
     gateway.wait_ready();
+    assert_eq!(on_the_data_port(), 200);
     assert_eq!((asked(&key), asked(&free)), (401, 200));
     eventually("all is counted", DEADLINE, || {
         (counted(&gateway) == 3).then_some(())
