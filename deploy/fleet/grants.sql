@@ -9,6 +9,7 @@
 GRANT USAGE ON SCHEMA public TO keygate_gateway;
 
 GRANT SELECT ON schema_migrations TO keygate_gateway;
+GRANT SELECT ON schema_compatibility TO keygate_gateway;
 
 -- Usage.
 GRANT SELECT, INSERT, DELETE ON usage_records TO keygate_gateway;

@@ -300,6 +300,7 @@ impl Worker {
     pub(crate) fn is_ready(&self) -> bool {
         self.fleet.is_ready()
             && self.table.knows_accounts()
+            && self.table.keys_state() != KeysState::Awaited
             && self.lifecycle.phase() == Phase::Running
     }
 
