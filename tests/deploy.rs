@@ -161,9 +161,7 @@ fn the_configs_of_the_unit_and_of_the_container_keep_everything_in_writable_plac
 
 /// Settings of a fleet's configs that this version does not have yet: the line as it is there, and the field. One that
 /// exists makes the test fail: take it out here then.
-const NOT_YET: [(&str, &str); 1] = [
-    ("spool = \"/var/lib/keygate/spool\"", "usage.spool"),
-];
+const NOT_YET: [(&str, &str); 1] = [("spool = \"/var/lib/keygate/spool\"", "usage.spool")];
 
 /// With its secrets in a folder of the test's own.
 #[test]

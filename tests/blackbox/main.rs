@@ -224,6 +224,7 @@ mod routes {
 /// Several gateways with one database of PostgreSQL, and what holds while its server is away.
 mod shared_database {
     mod commands;
+    mod eight;
     mod gateways;
     mod keys;
 }

@@ -67,7 +67,7 @@ fn from_panel(gateway: &Gateway, call: Call) -> Response {
 }
 
 /// Ends the other threads of a test, also where the test fails.
-struct SetOnDrop<'a>(&'a AtomicBool);
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {

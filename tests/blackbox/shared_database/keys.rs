@@ -20,13 +20,13 @@ pub fn setup(server: &TestServer, up: &Recorder) -> Setup {
 }
 
 /// A key that was made at a gateway.
-struct Made {
-    id: String,
-    token: String,
+pub struct Made {
+    pub id: String,
+    pub token: String,
 }
 
 #[track_caller]
-fn make(gateway: &Gateway, name: &str) -> Made {
+pub fn make(gateway: &Gateway, name: &str) -> Made {
     let body = json!({"name": name, "model_access": {"mode": "all"}});
     let made = gateway.admin_json("POST", "/api/keys", Some(&body));
     let text = |value: &Value| {
@@ -45,7 +45,7 @@ fn status(gateway: &Gateway, key: &Made) -> u16 {
 }
 
 #[track_caller]
-fn becomes(gateway: &Gateway, key: &Made, wanted: u16) {
+pub fn becomes(gateway: &Gateway, key: &Made, wanted: u16) {
     eventually("the key is in force there", DEADLINE, || {
         (status(gateway, key) == wanted).then_some(())
     });
