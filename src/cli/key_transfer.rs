@@ -5,21 +5,20 @@ use std::sync::Arc;
 use crate::cli::command_error::CommandError;
 use crate::cli::database::shared;
 use crate::cli::output::{escaped, print, print_line};
-use crate::cli::usage_database::{self, gateway_name};
+use crate::cli::usage_database;
 use crate::cli::{ConfigArgs, ExportArgs, ImportArgs};
 use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::store::config::Config;
-use crate::store::database::{Database, PostgresKeys};
+use crate::store::database::Database;
 use crate::store::key_source::transfer::{self, ImportSettings};
 use crate::table::{Difference, Entry};
 
 pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
-    let (config, database, keys) = open(&args.config)?;
+    let (config, database) = open(&args.config)?;
     let limit = Some(config.keys.max_drop_percent).filter(|_| !args.force);
     let user = rustix::process::getuid().as_raw();
     let imported = transfer::import(
         &database,
-        keys,
         ImportSettings {
             file: &args.file,
             max_drop_percent: limit,
@@ -37,8 +36,8 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<(), CommandError> {
-    let (_, database, keys) = open(&args.config)?;
-    let exported = transfer::export(keys);
+    let (_, database) = open(&args.config)?;
+    let exported = transfer::export(&database);
     usage_database::stop_quietly(&database);
     let text = exported.map_err(refused)?;
     match text.strip_suffix(b"\n") {
@@ -51,14 +50,10 @@ fn refused(error: impl std::fmt::Display) -> CommandError {
     CommandError::Refused(error.to_string())
 }
 
-fn open(config: &ConfigArgs) -> Result<(Config, Arc<Database>, PostgresKeys), CommandError> {
+fn open(config: &ConfigArgs) -> Result<(Config, Arc<Database>), CommandError> {
     let (config, _) = shared(config)?;
     let database = usage_database::open_for_command(&config).map_err(refused)?;
-    let database = Arc::new(database);
-    let keys = database.keys().ok_or_else(|| {
-        CommandError::Usage(format!("{} has no database to share", gateway_name()))
-    })?;
-    Ok((config, database, keys))
+    Ok((config, Arc::new(database)))
 }
 
 fn summary(difference: &Difference, dry_run: bool) -> String {

@@ -42,8 +42,7 @@ use crate::store::config::{
 use crate::store::database::Database;
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
-use crate::store::key_source::database::{DatabaseKeySource, StartKeysError};
-use crate::store::key_store::{KeyStore, KeyStoreEvent};
+use crate::store::key_store::{KeyStore, KeyStoreEvent, StartKeysError};
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
@@ -307,20 +306,24 @@ impl Components {
         let events = move |event: KeyStoreEvent<'_>| {
             reload::record_event(&log, &metrics, wall_clock::now(), &event);
         };
-        let key_store = match (loaded, self.database.as_deref().and_then(Database::keys)) {
-            (Some(loaded), _) => KeyStore::start_audited(settings, table, loaded, audit, events),
-            (None, Some(keys)) => {
-                let follower = self.database.as_deref().and_then(Database::keys);
-                let start = DatabaseKeySource::start(keys, &settings.file, &table);
-                let start = start.map_err(|error| match error {
+        let system = system("the key store's threads");
+        let key_store = match (loaded, &self.database) {
+            (Some(loaded), _) => {
+                KeyStore::start_audited(settings, table, loaded, audit, events).map_err(system)?
+            }
+            (None, Some(database)) => {
+                let started = KeyStore::start_following(settings, table, database, audit, events);
+                started.map_err(|error| match error {
                     StartKeysError::Database(error) => StartError::Database(error),
                     StartKeysError::Copy(error) => StartError::Files(error.faults().to_vec()),
-                })?;
-                KeyStore::start_following(settings, table, start, follower, audit, events)
+                    StartKeysError::System(error) => system(error),
+                })?
             }
-            (None, None) => Err(io::Error::other("keys.source needs a database to share")),
+            (None, None) => {
+                let what = "keys.source needs a database that gateways share";
+                return Err(system(io::Error::other(what)));
+            }
         };
-        let key_store = key_store.map_err(system("the key store's threads"))?;
         self.metrics
             .last_reload(key_store.status().last_reload.at.seconds());
         Ok(key_store)

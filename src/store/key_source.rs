@@ -8,7 +8,7 @@ pub(crate) mod database;
 mod file;
 pub(crate) mod follower;
 pub(crate) mod last_good_copy;
-pub(crate) mod transfer;
+pub mod transfer;
 
 use std::io;
 use std::sync::Arc;

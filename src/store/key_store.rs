@@ -46,6 +46,7 @@ mod state;
 mod worker;
 
 pub use crate::store::key_source::SourceError;
+pub use crate::store::key_source::database::StartKeysError;
 pub use crate::store::key_store::command::{CreatedKey, DropLimit, RotatedKey};
 pub use crate::store::key_store::error::{
     DropLimitError, ReloadResult, StoreError, WorkerStoppedError, WriteError,

@@ -14,7 +14,7 @@ pub(crate) mod inject_secret;
 pub mod key_file;
 pub mod key_json;
 pub mod key_revision;
-pub(crate) mod key_source;
+pub mod key_source;
 pub mod key_store;
 pub(crate) mod lock_file;
 pub mod patch;

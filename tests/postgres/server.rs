@@ -217,6 +217,12 @@ impl TestServer {
         all
     }
 
+    /// The processor time that the server has used so far.
+    pub fn cpu(&self) -> Duration {
+        let processes = self.processes();
+        processes.iter().map(|pid| cpu_of(&pid.to_string())).sum()
+    }
+
     fn signal(&self, name: &str) {
         for pid in self.processes() {
             // One that has ended meanwhile is no fault.
@@ -275,6 +281,23 @@ fn is_running(pid: i32) -> bool {
         stat.rsplit_once(") ")
             .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     })
+}
+
+/// The processor time of a process, and of its children that have ended.
+pub fn cpu_of(process: &str) -> Duration {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else {
+        return Duration::ZERO;
+    };
+    let fields: Vec<u64> = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| {
+            rest.split(' ')
+                .map(|field| field.parse().unwrap_or(0))
+                .collect()
+        })
+        .unwrap_or_default();
+    // utime, stime, cutime and cstime, in hundredths of a second.
+    Duration::from_millis(fields.iter().skip(11).take(4).sum::<u64>() * 10)
 }
 
 /// The newest version that Debian has installed.

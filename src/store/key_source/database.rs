@@ -4,6 +4,7 @@
 //! says so: it may be a backup in which deleted keys live.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub enum SourceError {
     },
     /// It has all that was seen here, or keys come from a file, so that there is nothing to accept.
     NotBehind,
+    /// The database is one that only this gateway has.
+    NotShared,
     /// The answer to a commit was lost, and whether it was done cannot be asked.
     Unsure(Arc<DatabaseError>),
 }
@@ -48,6 +51,9 @@ impl fmt::Display for SourceError {
             Self::NotBehind => f.write_str(
                 "the keys here are those of their source, so that there is no rollback to accept; nothing has to be done",
             ),
+            Self::NotShared => f.write_str(
+                "the database is not one that gateways share; set [database] url to \"postgres://…\"",
+            ),
             Self::Unsure(error) => write!(
                 f,
                 "the database was lost while it wrote the change, which may be made nevertheless; look at the key once the \
@@ -61,7 +67,7 @@ impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) | Self::Unsure(error) => Some(&**error),
-            Self::Behind { .. } | Self::NotBehind => None,
+            Self::Behind { .. } | Self::NotBehind | Self::NotShared => None,
         }
     }
 }
@@ -93,9 +99,33 @@ pub(crate) struct StartKeys {
 
 /// Why a gateway cannot start with the keys of a database.
 #[derive(Debug)]
-pub(crate) enum StartKeysError {
+pub enum StartKeysError {
+    /// The database fails in a way that does not pass by itself.
     Database(DatabaseError),
+    /// The last good copy is faulty, or a key file of its own.
     Copy(ReadError),
+    /// No thread can be started.
+    System(io::Error),
+}
+
+impl fmt::Display for StartKeysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database(error) => error.fmt(f),
+            Self::Copy(error) => error.fmt(f),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartKeysError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Copy(error) => Some(error),
+            Self::System(error) => Some(error),
+        }
+    }
 }
 
 impl DatabaseKeySource {

@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 10;
 
 /// Why keys are not imported.
 #[derive(Debug)]
-pub(crate) enum ImportError {
+pub enum ImportError {
     /// The file has faults.
     File(ReadError),
     /// The database fails.
@@ -68,6 +68,12 @@ impl std::error::Error for ImportError {
     }
 }
 
+impl From<SourceError> for ImportError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
 impl From<DatabaseError> for ImportError {
     fn from(error: DatabaseError) -> Self {
         Self::Source(error.into())
@@ -75,24 +81,23 @@ impl From<DatabaseError> for ImportError {
 }
 
 /// What an import does.
-pub(crate) struct ImportSettings<'s> {
+pub struct ImportSettings<'s> {
     /// The key file.
-    pub(crate) file: &'s Path,
+    pub file: &'s Path,
     /// The percentage of the keys in the database that the file may lack; None: any number.
-    pub(crate) max_drop_percent: Option<u8>,
+    pub max_drop_percent: Option<u8>,
     /// Only tell what it would change.
-    pub(crate) dry_run: bool,
+    pub dry_run: bool,
     /// Who asks for it.
-    pub(crate) origin: ChangeOrigin,
+    pub origin: ChangeOrigin,
 }
 
 /// Makes the keys of the database those of a key file. Returns what changes.
 ///
 /// # Errors
 /// Nothing is changed.
-pub(crate) fn import(
+pub fn import(
     database: &Arc<Database>,
-    mut keys: PostgresKeys,
     settings: ImportSettings<'_>,
 ) -> Result<Difference, ImportError> {
     let ImportSettings {
@@ -101,6 +106,7 @@ pub(crate) fn import(
         dry_run,
         origin,
     } = settings;
+    let mut keys = keys_of(database)?;
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -156,11 +162,16 @@ fn commit(
     Ok(())
 }
 
+fn keys_of(database: &Database) -> Result<PostgresKeys, SourceError> {
+    database.keys().ok_or(SourceError::NotShared)
+}
+
 /// The keys of the database as a key file.
 ///
 /// # Errors
 /// The database cannot be read.
-pub(crate) fn export(mut keys: PostgresKeys) -> Result<Vec<u8>, SourceError> {
+pub fn export(database: &Database) -> Result<Vec<u8>, SourceError> {
+    let mut keys = keys_of(database)?;
     let (entries, _) = database::load(&mut keys, &Table::default())?;
     let mut text = Vec::new();
     for entry in &entries {

@@ -63,7 +63,10 @@ impl FollowState {
             Self::InSync => "in_sync",
             Self::NotFollowed(SourceError::Behind { .. }) => "database_behind",
             Self::NotFollowed(
-                SourceError::Failed(_) | SourceError::Unsure(_) | SourceError::NotBehind,
+                SourceError::Failed(_)
+                | SourceError::Unsure(_)
+                | SourceError::NotBehind
+                | SourceError::NotShared,
             ) => "database_away",
         }
     }

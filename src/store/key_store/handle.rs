@@ -19,12 +19,12 @@ use crate::runtime::cooperative_yield::priority;
 use crate::runtime::wall_clock;
 use crate::store::audit::AuditTrail;
 use crate::store::config;
-use crate::store::database::PostgresKeys;
+use crate::store::database::{Database, PostgresKeys};
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_revision::ExpectedRevision;
-use crate::store::key_source::database::StartKeys;
+use crate::store::key_source::database::{DatabaseKeySource, StartKeys, StartKeysError};
 use crate::store::key_source::follower::{self, FollowerHandle};
-use crate::store::key_source::{KeyFileSource, KeySource, Revision};
+use crate::store::key_source::{KeyFileSource, KeySource, Revision, SourceError};
 use crate::store::key_store::command::{
     AcceptRollback, CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand,
     SubmittedWrite, WriteCommand,
@@ -89,12 +89,29 @@ impl KeyStore {
         Self::start_worker(state, Some(revision), None)
     }
 
-    /// Puts the keys of a database into the table, starts the worker, and follows what other gateways change.
-    /// `follower_keys` is a connection of its own.
+    /// Reads the keys of a database that several gateways share, or their last good copy, starts the worker, and follows what
+    /// other gateways change.
     ///
     /// # Errors
-    /// If no thread can be started.
-    pub(crate) fn start_following(
+    /// The database fails in a way that does not pass by itself, the copy is faulty or a key file of its own, or no thread can
+    /// be started.
+    pub fn start_following(
+        settings: &config::KeysConfig,
+        table: Arc<Table>,
+        database: &Database,
+        audit: AuditTrail,
+        events: impl Fn(KeyStoreEvent<'_>) + Send + 'static,
+    ) -> Result<Self, StartKeysError> {
+        let (Some(keys), follower_keys) = (database.keys(), database.keys()) else {
+            let what = io::Error::other(SourceError::NotShared);
+            return Err(StartKeysError::System(what));
+        };
+        let keys = DatabaseKeySource::start(keys, &settings.file, &table)?;
+        Self::start_with(settings, table, keys, follower_keys, audit, events)
+            .map_err(StartKeysError::System)
+    }
+
+    fn start_with(
         settings: &config::KeysConfig,
         table: Arc<Table>,
         keys: StartKeys,
