@@ -276,6 +276,7 @@ impl AccountApi {
         if !widens {
             unwritten.insert(after.id.as_str().to_owned());
             table.put_account(after.clone());
+            self.services.key_store.accounts_changed();
         }
         let mark = self.record(row, if_not_written).await?;
         let account = after.clone();
@@ -440,6 +441,7 @@ async fn follow_once(
         *is_loaded = true;
     }
     services.table.accounts_are_known();
+    services.key_store.accounts_changed();
     // Read before the accounts: a change in between is seen the next time.
     *seen = revision;
     drop(unwritten);

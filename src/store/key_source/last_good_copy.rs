@@ -12,9 +12,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::policy::account::AccountRules;
 use crate::policy::key::Key;
 use crate::runtime::cooperative_yield::yield_if_due;
+use crate::store::account_json::{account_fields, parse_account};
 use crate::store::database::{KeyChanges, KeyPosition};
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
@@ -33,6 +36,9 @@ pub(crate) struct CopyState {
     /// What is in force in the copy and not in the database yet, by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) pending: BTreeMap<String, PendingNote>,
+    /// The accounts that the keys name, as the admin API has them; None: they were not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accounts: Option<Vec<Value>>,
 }
 
 /// A change that takes access away and is not in the database yet.
@@ -69,12 +75,33 @@ pub(crate) enum FoundCopy {
 }
 
 impl CopyState {
-    pub(crate) fn new(position: KeyPosition, pending: BTreeMap<String, PendingNote>) -> Self {
+    /// The state of a table at this position.
+    pub(crate) fn of(
+        table: &Table,
+        position: KeyPosition,
+        pending: BTreeMap<String, PendingNote>,
+    ) -> Self {
+        let accounts = || {
+            let accounts = table.accounts();
+            let accounts = accounts.iter();
+            accounts
+                .map(|account| account_fields(account).into())
+                .collect()
+        };
         Self {
             revision: position.n,
             change_id: format!("{:032x}", position.change_id),
             pending,
+            accounts: table.knows_accounts().then(accounts),
         }
+    }
+
+    /// The accounts; None: they are not known, or one of them cannot be read, and its keys must not be free of it.
+    pub(crate) fn accounts(&self) -> Option<Vec<AccountRules>> {
+        let accounts = self.accounts.as_ref()?.iter();
+        accounts
+            .map(|account| parse_account(&account.to_string()).ok())
+            .collect()
     }
 
     pub(crate) fn position(&self) -> KeyPosition {

@@ -25,6 +25,8 @@ pub(crate) enum StoreCommand {
     /// What was found in the database.
     Follow(Look),
     AcceptRollback(AcceptRollback),
+    /// The accounts in the last good copy are of before.
+    AccountsChanged,
 }
 
 pub(crate) struct AcceptRollback {

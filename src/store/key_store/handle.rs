@@ -134,6 +134,15 @@ impl KeyStore {
             Some(_) => state.table.keys_are_known(),
             None => state.table.await_keys(),
         }
+        if !state.table.knows_accounts()
+            && let Some(accounts) = copied.accounts()
+        {
+            // Of the same instant as the keys; they are read anew once the database is back.
+            for account in accounts {
+                state.table.put_account(account);
+            }
+            state.table.accounts_are_known();
+        }
         let restored = copied.pending.iter().filter_map(|(id, note)| {
             let change = PendingChange::of_note(note, &state.table)?;
             Some((KeyId::parse(id).ok()?, change))
@@ -206,6 +215,12 @@ impl KeyStore {
     #[must_use]
     pub fn fresh(&self) -> watch::Receiver<Option<Instant>> {
         self.fresh.clone()
+    }
+
+    /// Has the accounts written into the last good copy, where the keys come from a database.
+    pub fn accounts_changed(&self) {
+        // If the worker has stopped, there is nothing to write any more.
+        let _ = self.commands.send(StoreCommand::AccountsChanged);
     }
 
     /// Follows the database although it lacks changes that were seen here, and lets the other gateways do so.

@@ -159,7 +159,7 @@ impl KeyStoreState {
         Some(
             source
                 .copy
-                .write(CopyState::new(position, pending.collect())),
+                .write(CopyState::of(&self.table, position, pending.collect())),
         )
     }
 

@@ -68,6 +68,7 @@ impl KeyStoreState {
     fn run_batch(&mut self, commands: impl Iterator<Item = StoreCommand>) {
         let (mut writes, mut reloads, mut guards) = (Vec::new(), Vec::new(), Vec::new());
         let (mut looks, mut accepts) = (Vec::new(), Vec::new());
+        let mut accounts_changed = false;
         for command in commands {
             match command {
                 StoreCommand::Write(write, guard) => {
@@ -77,11 +78,15 @@ impl KeyStoreState {
                 StoreCommand::Reload(reload) => reloads.push(reload),
                 StoreCommand::Follow(look) => looks.push(look),
                 StoreCommand::AcceptRollback(accept) => accepts.push(accept),
+                StoreCommand::AccountsChanged => accounts_changed = true,
             }
         }
         // First: it may take access away.
         for look in looks {
             self.follow(look);
+        }
+        if accounts_changed {
+            self.write_copy();
         }
         for accept in accepts {
             self.accept_rollback(accept);

@@ -190,13 +190,33 @@ fn without_the_database_requests_go_on_deletes_are_in_force_and_carried_out_once
     let mut server = server();
     let up = Recorder::answering();
     let [mut one, two] = [(); 2].map(|()| setup(&server, &up).start());
-    let [kept, deleted, disabled] = ["kept", "deleted", "disabled"].map(|name| make(&one, name));
-    for key in [&kept, &deleted, &disabled] {
-        becomes(&two, key, 200);
+    let [kept, deleted, disabled, of_account, closed] =
+        ["kept", "deleted", "disabled", "of account", "closed"].map(|name| make(&one, name));
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    for (key, account) in [(&of_account, "acme"), (&closed, "closed")] {
+        one.admin_json("POST", "/api/accounts", Some(&json!({"id": account})));
+        one.admin_json("PATCH", &path(key), Some(&json!({"account": account})));
     }
+    one.admin_json(
+        "PATCH",
+        "/api/accounts/closed",
+        Some(&json!({"disabled": true})),
+    );
+    for (key, wanted) in [
+        (&kept, 200),
+        (&deleted, 200),
+        (&disabled, 200),
+        (&of_account, 200),
+        (&closed, 401),
+    ] {
+        becomes(&two, key, wanted);
+    }
+    eventually("the accounts are in the copy", DEADLINE, || {
+        let state = std::fs::read_to_string(one.path("keys.jsonl.revision")).unwrap();
+        (state.contains("acme") && state.contains("\"disabled\":true")).then_some(())
+    });
     server.kill();
     is_in(&one, "database_away");
-    let path = |key: &Made| format!("/api/keys/{}", key.id);
     let (code, said) = refused(&one, "DELETE", &path(&deleted), None);
     assert_eq!(code, 507, "{said}");
     assert!(said.contains("\"in_force\":true"), "{said}");
@@ -216,8 +236,12 @@ fn without_the_database_requests_go_on_deletes_are_in_force_and_carried_out_once
     assert_eq!(statuses(&one), [200, 401, 401]);
     assert_eq!(statuses(&two), [200; 3], "it is cut off, and cannot know");
     // Killed without a word, it starts from the last good copy, with what was taken away.
-    one.launch_again();
+    one.start_again();
     assert_eq!(statuses(&one), [200, 401, 401]);
+    assert_eq!(
+        [&of_account, &closed].map(|key| status(&one, key)),
+        [200, 401]
+    );
     one.process
         .line("the copy", |line| line.contains("last good copy"));
     server.run();
