@@ -52,8 +52,8 @@ fn through_the_socket_every_call_is_answered_without_a_token() {
             let expected = match (method, path) {
                 ("POST", "/api/keys" | "/api/accounts") => 201,
                 ("DELETE", "/api/session" | "/api/accounts/acme") => 204,
-                // Nothing listens over TCP here.
-                ("POST", "/api/session-links") => 409,
+                // Nothing listens over TCP here, and the keys come from a file.
+                ("POST", "/api/session-links" | "/api/fleet/accept-rollback") => 409,
                 // There are no alerts here.
                 ("POST", "/api/alerts/test") => 404,
                 (_, "/panel/nothing.js") => 404,
