@@ -87,6 +87,7 @@ impl Requirement {
                 | Operation::Reload
                 | Operation::TestAlert
                 | Operation::Status
+                | Operation::Gateways
                 | Operation::Models
                 | Operation::Overview
                 | Operation::Refusals

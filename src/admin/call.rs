@@ -19,9 +19,9 @@ use crate::admin::principal::{OperatorOnly, Principal};
 use crate::admin::response::ApiResponse;
 use crate::admin::sign_in::SignInClient;
 use crate::admin::{
-    Peer, Services, accounts, alerts, audit, budgets, change, explain, idempotency, keys, models,
-    openapi, overview, person_session, provider_sign_in, refusals, reload, session, sign_in,
-    status, usage,
+    Peer, Services, accounts, alerts, audit, budgets, change, explain, gateways, idempotency, keys,
+    models, openapi, overview, person_session, provider_sign_in, refusals, reload, session,
+    sign_in, status, usage,
 };
 use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::policy::person::Role;
@@ -274,6 +274,7 @@ impl Call<'_> {
             }
             Operation::TestAlert => alerts::test(services, operator, &origin, &self.body).await,
             Operation::Status => Ok(status::status(services, operator)),
+            Operation::Gateways => Ok(gateways::list(services, operator).await),
             Operation::Explain => explain::respond(services, operator, &self.body, now()).await,
             Operation::Overview => overview::respond(services, operator, now()).await,
             Operation::Refusals => refusals::respond(services, operator, &self.query?, now()),

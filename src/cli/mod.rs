@@ -20,6 +20,7 @@ mod completions;
 mod current_folder;
 mod demo;
 mod explain;
+mod fleet;
 mod invite;
 mod keys;
 mod man;
@@ -89,6 +90,8 @@ enum Command {
     Reload(ReloadArgs),
     /// Show the gateway's state: keys, last reload, upstreams and their health.
     Status(StatusArgs),
+    /// List the gateways that share the database, those that are behind first.
+    Fleet(FleetArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
     /// Try out the alerts that the gateway sends to a webhook.
@@ -617,6 +620,12 @@ struct StatusArgs {
     gateway: GatewayArgs,
 }
 
+#[derive(Debug, Args)]
+struct FleetArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
 #[derive(Debug, Subcommand)]
 enum AlertsCommand {
     /// Send an alert that says nothing, and print what became of it.
@@ -857,6 +866,7 @@ pub fn run() -> ExitCode {
         Command::Invite(args) => invite::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
+        Command::Fleet(args) => fleet::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Alerts(command) => alerts::run(command),
         Command::PanelLink(args) => panel_link::run(args),

@@ -217,6 +217,7 @@ mod routes {
 
 /// Several gateways with one database of PostgreSQL, and what holds while its server is away.
 mod shared_database {
+    mod fleet;
     mod gateways;
 }
 

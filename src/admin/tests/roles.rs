@@ -73,6 +73,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
             "reload",
             "testAlert",
             "status",
+            "fleet",
             "overview",
             "refusals",
             "verifyAudit",

@@ -155,6 +155,7 @@ struct ConfigParts {
     log_format: Option<LogFormat>,
     upstreams: Vec<UpstreamConfig>,
     database: Option<Option<DatabaseUrl>>,
+    gateway_name: String,
     usage: UsageConfig,
     audit: AuditConfig,
     prices: Vec<ModelPrice>,
@@ -192,6 +193,7 @@ impl ConfigParts {
             log_format,
             upstreams,
             database,
+            gateway_name,
             usage,
             audit,
             prices,
@@ -217,6 +219,7 @@ impl ConfigParts {
             log_format,
             upstreams,
             database: database?,
+            gateway_name,
             usage,
             audit,
             prices,
@@ -232,7 +235,9 @@ impl ConfigReader<'_> {
         let listen = self.listen(&mut root);
         let keys = self.keys(root.section("keys"));
         let upstreams = self.upstreams(&mut root, keys.as_ref());
-        let database = self.database(root.section("database"));
+        let mut database = root.section("database");
+        let gateway_name = usage::gateway_name(&mut database);
+        let database = self.database(database);
         let has_database = database.as_ref().map(Option::is_some);
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
@@ -255,6 +260,7 @@ impl ConfigReader<'_> {
                 database.as_ref().and_then(Option::as_ref),
             ),
             database,
+            gateway_name,
             usage: usage::usage(root.section("usage")),
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
