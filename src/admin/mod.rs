@@ -81,6 +81,7 @@ mod status;
 mod throttle;
 pub(crate) mod token;
 mod usage;
+pub(crate) mod wait;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -247,6 +247,18 @@ struct KeysPlace {
     gateway: GatewayArgs,
 }
 
+/// Whether to wait for the other gateways.
+#[derive(Clone, Debug, Args)]
+struct WaitArgs {
+    /// Wait until the change is in force on all gateways that share the keys, at most for this time (1s to 60s). Exit status
+    /// 1 where it is not, with the names of those gateways.
+    #[arg(
+        long, value_name = "TIME", value_parser = arguments::wait, num_args = 0..=1, require_equals = true,
+        default_missing_value = "5s", conflicts_with = "keys"
+    )]
+    wait: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Make a key; its bearer token is shown only once.
@@ -258,13 +270,13 @@ enum KeysCommand {
     /// Change a key.
     Update(UpdateArgs),
     /// Disable a key until it is enabled again.
-    Disable(KeyArgs),
+    Disable(KeyChangeArgs),
     /// Enable a disabled key.
-    Enable(KeyArgs),
+    Enable(KeyChangeArgs),
     /// Give a key a new token, shown only once; the old one works on for a while.
     Rotate(RotateArgs),
     /// End the token that the last rotation replaced.
-    ExpirePrevious(KeyArgs),
+    ExpirePrevious(KeyChangeArgs),
     /// Delete a key.
     Delete(DeleteArgs),
     /// Print the hash of a token on standard input, for key files made elsewhere.
@@ -278,6 +290,8 @@ struct CreateArgs {
     name: String,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -295,6 +309,8 @@ struct UpdateArgs {
     reset_budget: bool,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -362,6 +378,14 @@ struct KeyArgs {
 }
 
 #[derive(Debug, Args)]
+struct KeyChangeArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
 struct RotateArgs {
     /// The key's id.
     #[arg(value_parser = arguments::id)]
@@ -376,6 +400,8 @@ struct RotateArgs {
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     place: KeysPlace,
 }
 
@@ -387,6 +413,8 @@ struct DeleteArgs {
     /// Do not ask first.
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     place: KeysPlace,
 }

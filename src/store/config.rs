@@ -18,7 +18,7 @@ mod sign_in;
 mod tree;
 mod upstreams;
 mod usage;
-mod value;
+pub(crate) mod value;
 mod warnings;
 
 use std::net::SocketAddr;

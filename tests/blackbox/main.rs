@@ -83,6 +83,7 @@ mod commands {
     pub mod ran;
     mod running_gateway;
     mod terminal;
+    mod wait;
     mod without_gateway;
 }
 

@@ -1,9 +1,10 @@
-//! The gateways that share a database, in a real PostgreSQL. The revision of the keys is the test's.
+//! The gateways that share a database, and the wait for them, in a real PostgreSQL. The revision of the keys is the test's.
 
 use tokio::sync::watch;
 
 use super::*;
 use crate::admin::gateways;
+use crate::admin::wait::{WAIT, Waited};
 use crate::policy::time::UnixTime;
 use crate::store::database::{Fixture, GatewayReport};
 
@@ -77,6 +78,19 @@ impl FleetStage {
     async fn list(&self) -> Value {
         self.api.operator("GET", "/api/fleet", Value::Null).await
     }
+
+    /// Makes a key with this query; status and header of the answer.
+    async fn create(&self, query: &str) -> TestResponse {
+        let body = json!({"name": "n", "model_access": {"mode": "all"}}).to_string();
+        self.api
+            .call("POST", &format!("/api/keys{query}"), &body)
+            .await
+    }
+}
+
+fn waited(response: &TestResponse) -> Option<&str> {
+    let value = response.headers.get(WAIT)?;
+    Some(value.to_str().unwrap())
 }
 
 #[test]
@@ -217,5 +231,128 @@ fn a_gateway_reports_itself_at_once_when_its_keys_change() {
         ] {
             assert!(metrics.contains(line), "{line} in\n{metrics}");
         }
+    });
+}
+
+#[test]
+fn a_change_that_waits_is_answered_when_it_is_in_force_everywhere_or_with_who_is_behind() {
+    runtime().block_on(async {
+        let stage = FleetStage::new(Some(5));
+        let alone = stage.create("?wait=1s").await;
+        assert_eq!(
+            (alone.status, waited(&alone)),
+            (StatusCode::CREATED, Some("in-force"))
+        );
+        stage.report("one", Some(5));
+        stage.report("a, \"b\"", Some(4));
+        stage.report("gone", Some(4));
+        stage.not_seen("gone");
+        let behind = stage.create("?wait=1s").await;
+        let said = "behind; gateways=\"a%2C%20%22b%22\"";
+        assert_eq!(
+            (behind.status, waited(&behind)),
+            (StatusCode::CREATED, Some(said))
+        );
+        assert_eq!(
+            Waited::of_header(said),
+            Some(Waited::Behind(vec!["a, \"b\"".to_owned()]))
+        );
+        // Without the parameter nobody waits.
+        assert_eq!(waited(&stage.create("").await), None);
+
+        let id = behind.json()["key"]["id"].as_str().unwrap().to_owned();
+        let key = format!("/api/keys/{id}");
+        let keyed = |method: &'static str, path: String, body: &'static str| {
+            let api = &stage.api;
+            async move { api.call(method, &format!("{path}?wait=60s"), body).await }
+        };
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stage.report("a, \"b\"", Some(5));
+        };
+        let (changed, ()) = tokio::join!(keyed("PATCH", key.clone(), "{\"name\":\"m\"}"), late);
+        assert_eq!(
+            (changed.status, waited(&changed)),
+            (StatusCode::OK, Some("in-force"))
+        );
+        for (method, path, status) in [
+            ("POST", format!("{key}/rotate"), 201),
+            ("POST", format!("{key}/expire-previous"), 200),
+            ("DELETE", key.clone(), 204),
+        ] {
+            let done = keyed(method, path, "").await;
+            assert_eq!(
+                (done.status.as_u16(), waited(&done)),
+                (status, Some("in-force"))
+            );
+        }
+        // What was refused is not waited for.
+        let refused = keyed("DELETE", key, "").await;
+        assert_eq!(
+            (refused.status, waited(&refused)),
+            (StatusCode::NOT_FOUND, None)
+        );
+
+        stage.fixture.edit("ALTER TABLE gateways RENAME TO hidden");
+        let unknown = stage.create("?wait=1s").await;
+        assert_eq!(
+            (unknown.status, waited(&unknown)),
+            (StatusCode::CREATED, Some("unknown"))
+        );
+    });
+}
+
+#[test]
+fn a_wait_that_cannot_be_changes_nothing() {
+    runtime().block_on(async {
+        let stage = FleetStage::new(Some(5));
+        for (query, part) in [
+            ("?wait=", "not a duration"),
+            ("?wait=5", "not a duration"),
+            ("?wait=0s", "from 1s to 60s"),
+            ("?wait=999ms", "from 1s to 60s"),
+            ("?wait=61s", "from 1s to 60s"),
+            ("?wait=1s&wait=1s", "comes twice"),
+        ] {
+            let refused = stage.create(query).await;
+            assert_eq!(
+                (refused.status.as_u16(), &*refused.field()),
+                (422, "wait"),
+                "{query}"
+            );
+            let message = refused.json()["error"]["message"].to_string();
+            assert!(message.contains(part), "{query}: {message}");
+        }
+        stage.revision.send_replace(None);
+        let refused = stage.create("?wait=1s").await;
+        assert_eq!((refused.status.as_u16(), &*refused.field()), (422, "wait"));
+        let message = refused.json()["error"]["message"].to_string();
+        assert!(message.contains("source = "), "{message}");
+        assert_eq!(stage.api.services.table.len(), 0);
+    });
+}
+
+#[test]
+fn whoever_is_no_operator_is_told_no_gateway_by_name() {
+    runtime().block_on(async {
+        let stage = FleetStage::new(Some(5));
+        let (api, address) = (&stage.api, ([192, 0, 2, 1], 9180).into());
+        api.services.state.address.set(address).unwrap();
+        api.operator("POST", "/api/accounts", json!({"id": "acme"}))
+            .await;
+        let owner = api.person("acme", "owner@acme.example", "owner").await;
+        stage.report("secret-host", Some(4));
+        let body = json!({"name": "n", "model_access": {"mode": "all"}, "account": "acme"});
+        let made = api
+            .in_session(&owner, "POST", "/api/keys?wait=1s", body)
+            .await;
+        assert_eq!(
+            (made.status, waited(&made)),
+            (StatusCode::CREATED, Some("behind"))
+        );
+        let list = api
+            .in_session(&owner, "GET", "/api/fleet", Value::Null)
+            .await;
+        assert_eq!(list.status, 404);
     });
 }

@@ -109,3 +109,23 @@ fn gateways_see_each_other_and_no_more_the_one_that_stops_or_is_killed() {
         .filter(|line| line.contains("cannot be reported"));
     assert_eq!(told.count(), 1);
 }
+
+#[test]
+fn a_wait_for_other_gateways_is_refused_where_each_has_its_own_key_file() {
+    let server = TestServer::start();
+    server.create_database("usage");
+    let gateway = start(&server, &Recorder::answering(), "eu-1");
+    let before = gateway.key_file();
+    let body = json!({"name": "n", "model_access": {"mode": "all"}});
+    let refused = gateway.admin("POST", "/api/keys?wait=5s", Some(&body));
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert_eq!(refused.json()["error"]["field"], "wait");
+    let ran = gateway.run(&["keys", "create", "--name", "n", "--wait"], "");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(
+        ran.err.contains("wait") && ran.err.contains("source ="),
+        "{}",
+        ran.err
+    );
+    assert_eq!(gateway.key_file(), before);
+}
