@@ -128,7 +128,7 @@ fn the_example_config_explains_every_setting() {
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
         "session_hours idle_minutes server username password_file operators issuer client_id client_secret_file scopes auto_invite",
-        "webhook secret_file key_file upstream_after url records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
+        "webhook secret_file key_file upstream_after url gateway_name records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
         "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {

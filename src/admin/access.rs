@@ -88,6 +88,7 @@ impl Requirement {
                 | Operation::AcceptRollback
                 | Operation::TestAlert
                 | Operation::Status
+                | Operation::Gateways
                 | Operation::Models
                 | Operation::Overview
                 | Operation::Refusals

@@ -19,9 +19,9 @@ use crate::admin::principal::{OperatorOnly, Principal};
 use crate::admin::response::ApiResponse;
 use crate::admin::sign_in::SignInClient;
 use crate::admin::{
-    Peer, Services, accounts, alerts, audit, budgets, change, explain, idempotency, keys, models,
-    openapi, overview, person_session, provider_sign_in, refusals, reload, session, sign_in,
-    status, usage,
+    Peer, Services, accounts, alerts, audit, budgets, change, explain, gateways, idempotency, keys,
+    models, openapi, overview, person_session, provider_sign_in, refusals, reload, session,
+    sign_in, status, usage, wait,
 };
 use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::policy::person::Role;
@@ -169,13 +169,17 @@ impl Call<'_> {
             let call = format!("{}/{call}", principal.id());
             services.state.idempotency_keys.of(headers, &call)
         };
-        let (name, done) = match operation {
+        match operation {
             Operation::ListKeys => return api.list(&self.query?, now()).await,
             Operation::ShowKey(id) => {
                 api.check_sees(id)?;
                 let left = budgets::left(services, id).await;
                 return api.show(id, left, now());
             }
+            _ => {}
+        }
+        let wait = wait::asked(services, &self.query?)?;
+        let (name, done) = match operation {
             Operation::CreateKey => {
                 let repeat = repeat("create")?;
                 ("create", api.create(&self.body, repeat, now()).await)
@@ -196,7 +200,13 @@ impl Call<'_> {
             _ => return Err(ApiError::Internal),
         };
         keys::log_change(&services.log, &origin, name, &done);
-        done.outcome
+        match (wait, done.outcome) {
+            (Some(wait), Ok(response)) => {
+                let waited = wait::until_in_force(services, wait).await;
+                Ok(response.with(wait::WAIT, waited.as_header(principal)))
+            }
+            (_, outcome) => outcome,
+        }
     }
 
     async fn people(
@@ -278,6 +288,7 @@ impl Call<'_> {
             }
             Operation::TestAlert => alerts::test(services, operator, &origin, &self.body).await,
             Operation::Status => Ok(status::status(services, operator)),
+            Operation::Gateways => Ok(gateways::list(services, operator).await),
             Operation::Explain => explain::respond(services, operator, &self.body, now()).await,
             Operation::Overview => overview::respond(services, operator, now()).await,
             Operation::Refusals => refusals::respond(services, operator, &self.query?, now()),

@@ -19,6 +19,7 @@
 //! | DELETE /api/accounts/{id}/invitations/{invitation} | takes an invitation back |
 //! | POST /api/reload | reads key file, upstreams, prices and certificates again |
 //! | POST /api/alerts/test | sends an alert that says nothing, and tells what became of it |
+//! | GET /api/fleet | the gateways that share the database, and which of them are behind |
 //! | GET /api/status | generation, keys, last reload, upstreams and their health |
 //! | GET /api/models | all models, and how many keys may use each |
 //! | GET /api/overview | the dashboard's data: the last hour, and key counts |
@@ -52,6 +53,7 @@ pub(crate) mod change;
 mod connection_limit;
 mod error;
 mod explain;
+mod gateways;
 mod idempotency;
 mod input;
 mod key_list;
@@ -79,6 +81,7 @@ mod status;
 mod throttle;
 pub(crate) mod token;
 mod usage;
+pub(crate) mod wait;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -95,6 +98,8 @@ use crate::admin::access::AuthMethod;
 pub(crate) use crate::admin::accounts::follow as follow_accounts;
 use crate::admin::call::Call;
 use crate::admin::error::ApiError;
+use crate::admin::gateways::LastGateways;
+pub(crate) use crate::admin::gateways::report as report_gateway;
 use crate::admin::idempotency::IdempotencyKeys;
 use crate::admin::input::{BodyReader, Query};
 pub(crate) use crate::admin::listen::{serve_tcp, serve_unix};
@@ -117,7 +122,7 @@ use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::store::config::Config;
 use crate::store::config::parse::ParsedConfig;
-use crate::store::database::Database;
+use crate::store::database::{Database, GatewayIdentity};
 use crate::store::key_store::{KeyStore, LastReload};
 use crate::table::Table;
 use crate::upstream::Fleet;
@@ -144,6 +149,8 @@ pub(crate) struct Services {
     pub(crate) metrics: Metrics,
     /// The log; every change is logged.
     pub(crate) log: Log,
+    /// Which gateway this is.
+    pub(crate) gateway: GatewayIdentity,
     /// The database; None if the config has none.
     pub(crate) database: Option<Arc<Database>>,
     /// What the operator is told by a webhook. A reload changes where.
@@ -180,6 +187,7 @@ pub(crate) struct AdminState {
     passwords: Passwords,
     provider_sign_ins: ProviderSignIns,
     overview: Overview,
+    gateways: LastGateways,
 }
 
 /// The client of the admin API, as known from its connection.

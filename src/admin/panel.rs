@@ -39,6 +39,7 @@ static FILES: &[PanelFile] = files![
     "dom.js",
     "explain.js",
     "field.js",
+    "fleet.js",
     "form.js",
     "format.js",
     "icon.svg",
@@ -192,9 +193,9 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_panel_has_at_most_312_kilobytes() {
+    fn the_whole_panel_has_at_most_313_kilobytes() {
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
-        assert!(bytes < 312_000, "{bytes}");
+        assert!(bytes < 313_000, "{bytes}");
     }
 
     #[test]

@@ -453,6 +453,7 @@ pub(crate) fn record_event(
             revision,
             lag,
         } => {
+            metrics.fleet_lag(lag.as_secs_f64());
             Event::info("keys_followed")
                 .with("changed", *changed)
                 .with("removed", *removed)

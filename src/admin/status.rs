@@ -172,6 +172,7 @@ pub(super) fn metrics(services: &Services) -> ApiResponse {
         let AuditStatus { waiting, lost } = database.audit_status();
         metrics.audit(waiting, lost);
     }
+    metrics.fleet_revision(*services.key_store.revision().borrow());
     let fullest = services.table.fullest_budgets(MOST_BUDGETS);
     let ratios = fullest
         .iter()

@@ -3,6 +3,7 @@
 mod attack;
 mod authentication;
 mod dashboard;
+mod fleet;
 mod key_calls;
 mod listeners;
 mod people;
@@ -71,6 +72,7 @@ impl TestApi {
             certificates: None,
             metrics: metrics.clone(),
             log: log.clone(),
+            gateway: GatewayIdentity::new("here", now()).unwrap(),
             database: None,
             alerts: Alerts::new(None, None, String::new(), metrics.clone(), log.clone()),
             prices: Arc::default(),
@@ -223,7 +225,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Every call that needs the token, and some unknown ones.
-const CALLS: [(&str, &str, &str); 42] = [
+const CALLS: [(&str, &str, &str); 43] = [
     ("GET", "/metrics", ""),
     ("GET", "/api/keys", ""),
     (
@@ -267,6 +269,7 @@ const CALLS: [(&str, &str, &str); 42] = [
     ("POST", "/api/fleet/accept-rollback", ""),
     ("POST", "/api/alerts/test", ""),
     ("GET", "/api/status", ""),
+    ("GET", "/api/fleet", ""),
     ("GET", "/api/models", ""),
     (
         "POST",

@@ -4,6 +4,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use crate::admin::keys::MAX_GRACE_SECONDS;
+use crate::admin::wait;
 use crate::policy::budget::BudgetUnit;
 use crate::policy::key::KeyId;
 use crate::policy::key_limits::{MAX_LIMIT, UNLIMITED};
@@ -217,6 +218,11 @@ pub(super) fn span(text: &str) -> Result<String, String> {
         Some(1..) => Ok(text.to_owned()),
         Some(_) | None => Err("write a span like 90d or 12h".to_owned()),
     }
+}
+
+/// How long to wait for other gateways, as the admin API takes it.
+pub(super) fn wait(text: &str) -> Result<String, String> {
+    wait::duration(text).map(|_| text.to_owned())
 }
 
 /// How long a key's old token works on, in seconds.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,10 +17,11 @@ use tokio::time::timeout;
 
 use crate::admin::keys::KeyApi;
 use crate::admin::principal::KeyScope;
+use crate::admin::wait::{WAIT, Waited};
 use crate::cli::command_error::CommandError;
 use crate::cli::current_folder;
 use crate::cli::output;
-use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace};
+use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace, WaitArgs};
 use crate::policy::key_limits::KeyLimits;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
@@ -61,6 +62,10 @@ pub(super) struct ClientResponse {
     bytes: Bytes,
     json: bool,
 }
+
+/// Whether a change is in force on all gateways; inner None: nobody asked.
+#[must_use]
+pub(super) struct WaitResult(Option<Waited>);
 
 /// What happens when the key file is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -122,8 +127,41 @@ impl Client {
         body: Option<&Value>,
         revision: Option<&str>,
     ) -> Result<ClientResponse, CommandError> {
+        self.exchange(method, target, body, revision)
+            .map(|(response, _)| response)
+    }
+
+    /// Makes a change of keys, and waits until it is in force on all gateways where a time for that is passed.
+    pub(super) fn change_keys(
+        &self,
+        (method, path): (&Method, &str),
+        body: Option<&Value>,
+        revision: Option<&str>,
+        wait: &WaitArgs,
+    ) -> Result<(ClientResponse, WaitResult), CommandError> {
+        let Some(wait) = &wait.wait else {
+            let response = self.call_on(method, path, body, revision)?;
+            return Ok((response, WaitResult(None)));
+        };
+        let target = format!("{path}?wait={wait}");
+        let (response, headers) = self.exchange(method, &target, body, revision)?;
+        let waited = headers.get(WAIT).and_then(|value| value.to_str().ok());
+        let waited = waited.and_then(Waited::of_header);
+        Ok((
+            response,
+            WaitResult(Some(waited.unwrap_or(Waited::Unknown))),
+        ))
+    }
+
+    fn exchange(
+        &self,
+        method: &Method,
+        target: &str,
+        body: Option<&Value>,
+        revision: Option<&str>,
+    ) -> Result<(ClientResponse, HeaderMap), CommandError> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (status, bytes) = match &self.backend {
+        let (status, headers, bytes) = match &self.backend {
             Backend::Gateway(socket) => {
                 let response = send(socket, (method, target), JSON, revision, body);
                 self.runtime.block_on(response)?
@@ -133,8 +171,9 @@ impl Client {
                 let expected = revision.map_or(ExpectedRevision::Any, |revision| {
                     ExpectedRevision::OneOf(vec![revision.to_owned()])
                 });
-                self.runtime
-                    .block_on(api.call(method, target, expected, body.as_bytes()))
+                let call = api.call(method, target, expected, body.as_bytes());
+                let (status, bytes) = self.runtime.block_on(call);
+                (status, HeaderMap::new(), bytes)
             }
         };
         if status.is_success() {
@@ -147,7 +186,7 @@ impl Client {
                     "written to {path}; a gateway that runs on it takes it over with 'keygate reload'"
                 );
             }
-            return Ok(ClientResponse { bytes, json });
+            return Ok((ClientResponse { bytes, json }, headers));
         }
         if self.json && !bytes.is_empty() {
             output::print_line(&bytes)?;
@@ -168,7 +207,7 @@ impl Client {
             None,
             String::new(),
         );
-        let (status, bytes) = self.runtime.block_on(response)?;
+        let (status, _, bytes) = self.runtime.block_on(response)?;
         match status.is_success() {
             true => Ok(bytes),
             false => Err(self.refused(status, &bytes)),
@@ -223,6 +262,21 @@ impl ClientResponse {
     pub(super) fn value(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.bytes)
             .map_err(|error| CommandError::Refused(format!("the answer is no JSON: {error}")))
+    }
+}
+
+impl WaitResult {
+    /// # Errors
+    /// The change is not in force everywhere, or nobody knows. It was made in any case.
+    pub(super) fn check(self) -> Result<(), CommandError> {
+        match self.0 {
+            None | Some(Waited::InForce) => Ok(()),
+            Some(Waited::Behind(names)) => {
+                let names = names.iter().map(|name| output::escaped(name));
+                Err(CommandError::NotEverywhere(names.collect()))
+            }
+            Some(Waited::Unknown) => Err(CommandError::NotEverywhere(Vec::new())),
+        }
     }
 }
 
@@ -299,7 +353,7 @@ async fn send(
     accept: &str,
     revision: Option<&str>,
     body: String,
-) -> Result<(StatusCode, Bytes), CommandError> {
+) -> Result<(StatusCode, HeaderMap, Bytes), CommandError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| CommandError::NoGateway(socket.into(), error))?;
@@ -324,10 +378,10 @@ async fn send(
             .map_err(broken)?;
         let connection = tokio::spawn(connection);
         let answer = sender.send_request(request).await.map_err(broken)?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(broken)?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(broken)?;
         connection.abort();
-        Ok((status, body.to_bytes()))
+        Ok((head.status, head.headers, body.to_bytes()))
     };
     timeout(RESPONSE_TIMEOUT, exchange)
         .await

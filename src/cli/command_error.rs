@@ -18,6 +18,8 @@ pub(super) enum CommandError {
     NoAnswer(PathBuf, String),
     /// The gateway or the rules of the key file refused the call.
     Refused(String),
+    /// A change was made, and is not in force on gateways of these names; without a name, nobody knows where it is.
+    NotEverywhere(Vec<String>),
     /// Files have faults.
     Faulty(Vec<Fault>),
     /// The input is missing or wrong.
@@ -39,6 +41,7 @@ impl CommandError {
             Self::NoGateway(..)
             | Self::NoAnswer(..)
             | Self::Refused(_)
+            | Self::NotEverywhere(_)
             | Self::Faulty(_)
             | Self::Input(_)
             | Self::System(..)
@@ -70,6 +73,15 @@ impl fmt::Display for CommandError {
                  version",
                 socket.display()
             ),
+            Self::NotEverywhere(names) if names.is_empty() => f.write_str(
+                "the change is made, but nobody knows whether it is in force on the other gateways; 'keygate fleet' and the \
+                 log say why",
+            ),
+            Self::NotEverywhere(names) => write!(
+                f,
+                "the change is made, but not in force yet on {}; 'keygate fleet' shows when it is",
+                names.join(", ")
+            ),
             Self::Faulty(faults) => {
                 for (at, fault) in faults.iter().enumerate() {
                     let separator = if at == 0 { "" } else { "\n" };
@@ -90,6 +102,7 @@ impl std::error::Error for CommandError {
             Self::Usage(_)
             | Self::NoAnswer(..)
             | Self::Refused(_)
+            | Self::NotEverywhere(_)
             | Self::Faulty(_)
             | Self::Input(_) => None,
         }

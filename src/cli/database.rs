@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use crate::cli::command_error::CommandError;
 use crate::cli::output::print;
-use crate::cli::usage_database::gateway_name;
 use crate::cli::{ConfigArgs, DatabaseArgs, DatabaseCommand};
 use crate::store::config::Config;
 use crate::store::config::parse::{self, Overrides};
@@ -57,8 +56,8 @@ fn refused(error: impl std::fmt::Display) -> CommandError {
 }
 
 fn shared_database(config: &ConfigArgs) -> Result<SharedDatabase, CommandError> {
-    let (_, url) = shared(config)?;
-    SharedDatabase::new(&url, &gateway_name()).map_err(refused)
+    let (config, url) = shared(config)?;
+    SharedDatabase::new(&url, &config.gateway_name).map_err(refused)
 }
 
 /// The config, and the database in it that several gateways share.

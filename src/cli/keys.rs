@@ -12,8 +12,8 @@ use crate::cli::command_error::CommandError;
 use crate::cli::key_transfer;
 use crate::cli::output::{self, escaped, print, print_line};
 use crate::cli::{
-    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeysCommand, ListArgs, RotateArgs, RuleArgs,
-    UpdateArgs,
+    AccessMode, CreateArgs, DeleteArgs, KeyArgs, KeyChangeArgs, KeysCommand, ListArgs, RotateArgs,
+    RuleArgs, UpdateArgs, WaitArgs,
 };
 use crate::policy::key::KeyId;
 use crate::policy::key_limits::LimitKind;
@@ -48,11 +48,12 @@ fn create(args: &CreateArgs) -> Result<(), CommandError> {
     body.insert("name".to_owned(), args.name.as_str().into());
     body.retain(|_, value| !value.is_null());
     let client = Client::of_keys(&args.place, IfMissing::Create)?;
-    let answer = client.call(&Method::POST, "/api/keys", Some(&body.into()))?;
-    if answer.print_json()? {
-        return Ok(());
+    let call = (&Method::POST, "/api/keys");
+    let (answer, waited) = client.change_keys(call, Some(&body.into()), None, &args.wait)?;
+    if !answer.print_json()? {
+        print_token(&answer.value()?, "")?;
     }
-    print_token(&answer.value()?, "")
+    waited.check()
 }
 
 /// Prints a key's new token, and a last line.
@@ -178,15 +179,21 @@ fn update(args: &UpdateArgs) -> Result<(), CommandError> {
     }
     if args.reset_budget {
         // After the change: what it adds begins anew too.
-        client.call(&Method::PATCH, &path, Some(&body.into()))?;
+        let call = (&Method::PATCH, path.as_str());
+        let (_, waited) = client.change_keys(call, Some(&body.into()), None, &args.wait)?;
         reset_budgets(&client, &path)?;
         let answer = client.call(&Method::GET, &path, None)?;
-        return match answer.print_json()? {
-            true => Ok(()),
-            false => print_key(&answer.value()?),
-        };
+        if !answer.print_json()? {
+            print_key(&answer.value()?)?;
+        }
+        return waited.check();
     }
-    change(&client, &path, &body.into())
+    change(
+        &client,
+        (&Method::PATCH, &path),
+        Some(&body.into()),
+        &args.wait,
+    )
 }
 
 fn reset_budgets(client: &Client, path: &str) -> Result<(), CommandError> {
@@ -194,21 +201,28 @@ fn reset_budgets(client: &Client, path: &str) -> Result<(), CommandError> {
     client.call(&Method::POST, &target, None).map(drop)
 }
 
-fn switch(args: &KeyArgs, disabled: bool) -> Result<(), CommandError> {
-    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
+fn switch(KeyChangeArgs { key, wait }: &KeyChangeArgs, disabled: bool) -> Result<(), CommandError> {
+    let client = Client::of_keys(&key.place, IfMissing::Fail)?;
+    let body = json!({ "disabled": disabled });
     change(
         &client,
-        &path_of(&args.id),
-        &json!({ "disabled": disabled }),
+        (&Method::PATCH, &path_of(&key.id)),
+        Some(&body),
+        wait,
     )
 }
 
-fn change(client: &Client, path: &str, body: &Value) -> Result<(), CommandError> {
-    let answer = client.call(&Method::PATCH, path, Some(body))?;
-    if answer.print_json()? {
-        return Ok(());
+fn change(
+    client: &Client,
+    call: (&Method, &str),
+    body: Option<&Value>,
+    wait: &WaitArgs,
+) -> Result<(), CommandError> {
+    let (answer, waited) = client.change_keys(call, body, None, wait)?;
+    if !answer.print_json()? {
+        print_key(&answer.value()?)?;
     }
-    print_key(&answer.value()?)
+    waited.check()
 }
 
 fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
@@ -237,31 +251,24 @@ fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
     }
     let grace = if args.now { 0 } else { args.grace };
     let body = json!({ "grace_seconds": grace });
-    let answer = client.call_on(
-        &Method::POST,
-        &format!("{path}/rotate"),
-        Some(&body),
-        seen.as_deref(),
-    )?;
+    let call = (&Method::POST, &*format!("{path}/rotate"));
+    let (answer, waited) = client.change_keys(call, Some(&body), seen.as_deref(), &args.wait)?;
     if answer.print_json()? {
-        return Ok(());
+        return waited.check();
     }
     let rotated = answer.value()?;
     let last = match previous_end(&rotated["key"]) {
         Some(end) => format!("Previous Token: works until {end}\n"),
         None => "Previous Token: ended\n".to_owned(),
     };
-    print_token(&rotated, &last)
+    print_token(&rotated, &last)?;
+    waited.check()
 }
 
-fn expire_previous(args: &KeyArgs) -> Result<(), CommandError> {
-    let client = Client::of_keys(&args.place, IfMissing::Fail)?;
-    let path = format!("{}/expire-previous", path_of(&args.id));
-    let answer = client.call(&Method::POST, &path, None)?;
-    if answer.print_json()? {
-        return Ok(());
-    }
-    print_key(&answer.value()?)
+fn expire_previous(KeyChangeArgs { key, wait }: &KeyChangeArgs) -> Result<(), CommandError> {
+    let client = Client::of_keys(&key.place, IfMissing::Fail)?;
+    let path = format!("{}/expire-previous", path_of(&key.id));
+    change(&client, (&Method::POST, &path), None, wait)
 }
 
 /// Until when a key's previous token works; None if it has ended, or the key has none.
@@ -286,11 +293,12 @@ fn delete(args: &DeleteArgs) -> Result<(), CommandError> {
     if !args.yes && !is_deletion_meant(&client, &path)? {
         return Err(CommandError::Refused("nothing was deleted".to_owned()));
     }
-    let answer = client.call(&Method::DELETE, &path, None)?;
-    if answer.print_json()? {
-        return Ok(());
+    let call = (&Method::DELETE, path.as_str());
+    let (answer, waited) = client.change_keys(call, None, None, &args.wait)?;
+    if !answer.print_json()? {
+        print_line(format!("deleted {}", args.id.as_str()))?;
     }
-    print_line(format!("deleted {}", args.id.as_str()))
+    waited.check()
 }
 
 fn is_deletion_meant(client: &Client, path: &str) -> Result<bool, CommandError> {

@@ -21,6 +21,7 @@ mod current_folder;
 mod database;
 mod demo;
 mod explain;
+mod fleet;
 mod invite;
 mod key_transfer;
 mod keys;
@@ -92,6 +93,8 @@ enum Command {
     Reload(ReloadArgs),
     /// Show the gateway's state: keys, last reload, upstreams and their health.
     Status(StatusArgs),
+    /// List the gateways that share the database, those that are behind first.
+    Fleet(FleetArgs),
     /// Say whether a request would be allowed, and which rule decides.
     Explain(ExplainArgs),
     /// Try out the alerts that the gateway sends to a webhook.
@@ -250,6 +253,18 @@ struct KeysPlace {
     gateway: GatewayArgs,
 }
 
+/// Whether to wait for the other gateways.
+#[derive(Clone, Debug, Args)]
+struct WaitArgs {
+    /// Wait until the change is in force on all gateways that share the keys, at most for this time (1s to 60s). Exit status
+    /// 1 where it is not, with the names of those gateways.
+    #[arg(
+        long, value_name = "TIME", value_parser = arguments::wait, num_args = 0..=1, require_equals = true,
+        default_missing_value = "5s", conflicts_with = "keys"
+    )]
+    wait: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Make a key; its bearer token is shown only once.
@@ -261,13 +276,13 @@ enum KeysCommand {
     /// Change a key.
     Update(UpdateArgs),
     /// Disable a key until it is enabled again.
-    Disable(KeyArgs),
+    Disable(KeyChangeArgs),
     /// Enable a disabled key.
-    Enable(KeyArgs),
+    Enable(KeyChangeArgs),
     /// Give a key a new token, shown only once; the old one works on for a while.
     Rotate(RotateArgs),
     /// End the token that the last rotation replaced.
-    ExpirePrevious(KeyArgs),
+    ExpirePrevious(KeyChangeArgs),
     /// Delete a key.
     Delete(DeleteArgs),
     /// Make the keys of a database that gateways share those of a key file.
@@ -320,6 +335,8 @@ struct CreateArgs {
     #[command(flatten)]
     rules: RuleArgs,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     place: KeysPlace,
 }
 
@@ -336,6 +353,8 @@ struct UpdateArgs {
     reset_budget: bool,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -403,6 +422,14 @@ struct KeyArgs {
 }
 
 #[derive(Debug, Args)]
+struct KeyChangeArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
 struct RotateArgs {
     /// The key's id.
     #[arg(value_parser = arguments::id)]
@@ -417,6 +444,8 @@ struct RotateArgs {
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
     place: KeysPlace,
 }
 
@@ -428,6 +457,8 @@ struct DeleteArgs {
     /// Do not ask first.
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     place: KeysPlace,
 }
@@ -657,6 +688,12 @@ struct ReloadArgs {
 
 #[derive(Debug, Args)]
 struct StatusArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Args)]
+struct FleetArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
 }
@@ -901,6 +938,7 @@ pub fn run() -> ExitCode {
         Command::Invite(args) => invite::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
+        Command::Fleet(args) => fleet::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Alerts(command) => alerts::run(command),
         Command::PanelLink(args) => panel_link::run(args),

@@ -39,7 +39,7 @@ use crate::store::audit::AuditTrail;
 use crate::store::config::{
     Config, KeysConfig, KeysSource, Listen, LogFormat, parse, provide_alert_secret, provide_secrets,
 };
-use crate::store::database::Database;
+use crate::store::database::{Database, GatewayIdentity};
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::{KeyStore, KeyStoreEvent, StartKeysError};
@@ -144,6 +144,7 @@ pub(super) fn serve(
         certificates: components.certificates.clone(),
         metrics: components.metrics.clone(),
         log: components.log.clone(),
+        gateway: components.gateway.clone(),
         database: components.database.clone(),
         alerts: alerts.clone(),
         prices: Arc::clone(&components.prices),
@@ -177,6 +178,7 @@ pub(super) fn serve(
             let (table, fresh) = (Arc::clone(&services.table), services.key_store.fresh());
             tokio::task::spawn_local(stale_keys::watch(table, fresh, max_stale));
         }
+        tokio::task::spawn_local(admin::report_gateway(Arc::clone(&services)));
         announce(&services, &addresses, admin.address);
         tell_systemd(&[NotifyState::Ready]);
         started(&services).await;
@@ -192,7 +194,7 @@ pub(super) fn serve(
     // The workers have ended, and their requests with them. What could not be kept is found again at the next start.
     alerts.flush();
     if let Some(database) = &components.database {
-        usage_database::stop(database, &components.log);
+        usage_database::stop(database, &components.gateway, &components.log);
     }
     // This also writes the log lines of a failed start.
     components.log_writer.finish(LOG_FLUSH_TIMEOUT);
@@ -202,6 +204,7 @@ pub(super) fn serve(
 /// What is created before anything listens.
 struct Components {
     config: Arc<Config>,
+    gateway: GatewayIdentity,
     table: Arc<Table>,
     fleet: Arc<Fleet>,
     certificates: Option<Certificates>,
@@ -249,8 +252,13 @@ impl Components {
             .map_err(system("the log's thread"))?;
         log_panics(log.clone());
         let prices = Arc::new(ArcSwap::from_pointee(PriceList::new(&config.prices)));
+        let gateway = GatewayIdentity::new(&config.gateway_name, wall_clock::now());
+        let gateway = gateway.map_err(|error| {
+            StartError::System("random numbers".into(), io::Error::other(error))
+        })?;
         let components = Self {
             config: Arc::new(config),
+            gateway,
             table,
             fleet: Arc::new(fleet),
             certificates,
@@ -268,8 +276,8 @@ impl Components {
         if let Some(url) = &self.config.database {
             let database = usage_database::open(
                 url,
-                &self.config.usage,
-                &self.config.audit,
+                &self.gateway,
+                (&self.config.usage, &self.config.audit),
                 &self.log,
                 &self.metrics,
             )?;
@@ -283,7 +291,7 @@ impl Components {
         Alerts::new(
             self.config.alerts.as_ref(),
             self.database.clone(),
-            usage_database::gateway_name(),
+            self.gateway.name.clone(),
             self.metrics.clone(),
             self.log.clone(),
         )

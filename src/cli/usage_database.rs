@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
+use crate::runtime::wall_clock;
 use crate::store::audit::{COMPARED_ROWS, differences_at_start};
 use crate::store::config::{AuditConfig, Config, UsageConfig};
 use crate::store::database::{
-    AuditQuery, Database, DatabaseEvent, DatabaseUrl, IfNotWritten, KeepFor,
+    AuditQuery, Database, DatabaseEvent, DatabaseUrl, GatewayIdentity, IfNotWritten, KeepFor,
 };
 use crate::store::from_database;
 use crate::table::Table;
@@ -16,17 +17,11 @@ use crate::table::Table;
 /// The longest time to write what waits at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// This gateway's name: the host's.
-pub(super) fn gateway_name() -> String {
-    let host = rustix::system::uname();
-    host.nodename().to_string_lossy().into_owned()
-}
-
 /// Opens the database, and makes it where it is missing.
 pub(super) fn open(
     url: &DatabaseUrl,
-    usage: &UsageConfig,
-    audit: &AuditConfig,
+    gateway: &GatewayIdentity,
+    (usage, audit): (&UsageConfig, &AuditConfig),
     log: &Log,
     metrics: &Metrics,
 ) -> Result<Database, StartError> {
@@ -35,24 +30,14 @@ pub(super) fn open(
         sums: usage.sums,
         audit: audit.keep,
     };
-    let gateway = gateway_name();
-    let instance = random_name().map_err(|error| {
-        StartError::System("random numbers".into(), std::io::Error::other(error))
-    })?;
     metrics
         .has_database()
         .map_err(|error| StartError::System("metrics".into(), std::io::Error::other(error)))?;
     let (log, metrics) = (log.clone(), metrics.clone());
     let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &metrics, &event));
-    Database::open(
-        url,
-        &audit.key_file,
-        &gateway,
-        &instance,
-        keep_for,
-        observer,
-    )
-    .map_err(StartError::Database)
+    let GatewayIdentity { name, instance, .. } = gateway;
+    Database::open(url, &audit.key_file, name, instance, keep_for, observer)
+        .map_err(StartError::Database)
 }
 
 /// Opens the database for a command that works on it directly, without a gateway.
@@ -68,14 +53,15 @@ pub(super) fn open_for_command(config: &Config) -> Result<Database, StartError> 
         sums: config.usage.sums,
         audit: config.audit.keep,
     };
-    let instance = random_name().map_err(|error| {
+    let command = GatewayIdentity::new(&config.gateway_name, wall_clock::now());
+    let command = command.map_err(|error| {
         StartError::System("random numbers".into(), std::io::Error::other(error))
     })?;
     Database::open(
         url,
         &config.audit.key_file,
-        &gateway_name(),
-        &instance,
+        &command.name,
+        &command.instance,
         keep_for,
         Box::new(|_| {}),
     )
@@ -155,8 +141,12 @@ pub(super) fn compare_keys(
     Ok(())
 }
 
-/// Writes what waits, and ends the writer.
-pub(super) fn stop(database: &Database, log: &Log) {
+/// Takes this gateway out of the list of those that share the database, writes what waits, and ends the writer.
+pub(super) fn stop(database: &Database, gateway: &GatewayIdentity, log: &Log) {
+    if database.status().up {
+        // If it fails, the others see a gateway that does not report any more.
+        let _ = database.leave_gateways(&gateway.instance);
+    }
     if !database.stop(STOP_TIMEOUT) {
         let status = database.status();
         let message = match database.unwritten_requests() {
@@ -169,13 +159,6 @@ pub(super) fn stop(database: &Database, log: &Log) {
                 .with("reason", status.error.unwrap_or_default()),
         );
     }
-}
-
-/// A text that no other start of a gateway has.
-fn random_name() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }
 
 fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {

@@ -43,6 +43,9 @@ struct MetricFamilies {
     alerts_pending: IntGauge,
     sign_ins: IntCounterVec,
     database: DatabaseMetrics,
+    shared_database: SharedDatabaseMetrics,
+    /// What [`Metrics::fleet_lag`] was told last.
+    fleet_lag: Mutex<Option<f64>>,
 }
 
 /// The metrics of the database. They are rendered only where there is one.
@@ -53,6 +56,14 @@ struct DatabaseMetrics {
     write_seconds: Histogram,
     audit_waiting: IntGauge,
     audit_lost: IntCounter,
+}
+
+/// The metrics of a database that several gateways share. Each is rendered once it has a value.
+#[derive(Debug)]
+struct SharedDatabaseMetrics {
+    revision: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    gateways: IntGaugeVec,
 }
 
 impl Metrics {
@@ -135,6 +146,30 @@ impl Metrics {
                     "Audit rows given up because too many waited for the database.",
                 )?,
             },
+            shared_database: SharedDatabaseMetrics {
+                revision: IntGaugeVec::new(
+                    Opts::new(
+                        "keygate_fleet_revision",
+                        "The database's revision of the keys that is in force here.",
+                    ),
+                    &[],
+                )?,
+                lag_seconds: GaugeVec::new(
+                    Opts::new(
+                        "keygate_fleet_lag_seconds",
+                        "From the commit of the last change by another gateway until it was in force here.",
+                    ),
+                    &[],
+                )?,
+                gateways: IntGaugeVec::new(
+                    Opts::new(
+                        "keygate_gateways",
+                        "Gateways that share the database and have reported in the last 10 s.",
+                    ),
+                    &[],
+                )?,
+            },
+            fleet_lag: Mutex::new(None),
         };
         let build = IntGaugeVec::new(
             Opts::new("keygate_build_info", "The version that runs."),
@@ -159,8 +194,18 @@ impl Metrics {
             alerts_pending,
             sign_ins,
             database: _,
+            shared_database:
+                SharedDatabaseMetrics {
+                    revision,
+                    lag_seconds,
+                    gateways,
+                },
+            fleet_lag: _,
         } = &families;
-        let all: [Box<dyn Collector>; 15] = [
+        let all: [Box<dyn Collector>; 18] = [
+            Box::new(revision.clone()),
+            Box::new(lag_seconds.clone()),
+            Box::new(gateways.clone()),
             Box::new(sign_ins.clone()),
             Box::new(alerts.clone()),
             Box::new(alerts_pending.clone()),
@@ -267,6 +312,37 @@ impl Metrics {
         database.up.set(i64::from(up));
         let more = records_dropped.saturating_sub(database.records_dropped.get());
         database.records_dropped.inc_by(more);
+    }
+
+    /// Sets the database's revision of the keys that is in force; None: they come from a file.
+    pub(crate) fn fleet_revision(&self, revision: Option<u64>) {
+        let gauge = &self.families.shared_database.revision;
+        match revision {
+            Some(revision) => gauge
+                .with_label_values::<&str>(&[])
+                .set(i64::try_from(revision).unwrap_or(i64::MAX)),
+            None => gauge.reset(),
+        }
+    }
+
+    /// Measures how long the last change by another gateway took from its commit until it was in force here, in seconds.
+    pub(crate) fn fleet_lag(&self, seconds: f64) {
+        let gauge = &self.families.shared_database.lag_seconds;
+        gauge.with_label_values::<&str>(&[]).set(seconds);
+        *lock(&self.families.fleet_lag) = Some(seconds);
+    }
+
+    /// The same, as it was measured last.
+    #[must_use]
+    pub(crate) fn last_fleet_lag(&self) -> Option<f64> {
+        *lock(&self.families.fleet_lag)
+    }
+
+    /// Sets how many gateways share the database and have reported of late.
+    pub(crate) fn gateways(&self, count: usize) {
+        let gauge = &self.families.shared_database.gateways;
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        gauge.with_label_values::<&str>(&[]).set(count);
     }
 
     /// Sets how many audit rows wait for the database, and how many were lost since the start.
@@ -493,6 +569,28 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+        for name in [
+            "keygate_fleet_revision",
+            "keygate_fleet_lag_seconds",
+            "keygate_gateways",
+        ] {
+            assert!(!text.contains(name), "{name} in\n{text}");
+        }
+        metrics.fleet_revision(Some(7));
+        metrics.fleet_lag(0.25);
+        metrics.gateways(2);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            "keygate_fleet_revision 7",
+            "keygate_fleet_lag_seconds 0.25",
+            "keygate_gateways 2",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        assert_eq!(metrics.last_fleet_lag(), Some(0.25));
+        metrics.fleet_revision(None);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(!text.contains("keygate_fleet_revision"), "{text}");
         metrics.forget_replica("llama", "http://127.0.0.1:8000");
         assert!(
             !String::from_utf8(metrics.render())

@@ -31,7 +31,9 @@ pub use crate::request_body::model::multipart::{Boundary, MultipartError};
 use crate::request_body::model::name::ModelError;
 pub use crate::request_body::model::name::{Ambiguity, ExtraModelFields};
 pub(crate) use crate::request_body::model::name::{BodyFacts, FilePlace, Places};
-pub(crate) use crate::request_body::model::query::{form_parameters, form_query, percent_encoded};
+pub(crate) use crate::request_body::model::query::{
+    form_parameters, form_query, percent_decoded, percent_encoded,
+};
 
 /// The format of the body, from the headers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod sign_in;
 mod tree;
 mod upstreams;
 mod usage;
-mod value;
+pub(crate) mod value;
 mod warnings;
 
 use std::net::SocketAddr;
@@ -72,6 +72,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// Where the database is; None: there is none.
     pub database: Option<DatabaseUrl>,
+    /// By what name other gateways and receivers of alerts know this one.
+    pub gateway_name: String,
     /// What is kept of the usage.
     pub usage: UsageConfig,
     /// What is kept of the audit.

@@ -6,8 +6,8 @@
 //! on disk.
 //!
 //! `accounts` are those of the keys' owners, `people` the persons in them with their invitations, `sessions` those of
-//! persons. `alerts` is what is kept of alerts. All of these are read and written where they are needed, off the workers'
-//! threads.
+//! persons. `alerts` is what is kept of alerts, `gateways` who shares the database. All of these are read and written where
+//! they are needed, off the workers' threads.
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in, `postgres` the one that several gateways share; `sql/` and `statements` are what both kinds share.
@@ -22,6 +22,7 @@ mod audit;
 mod budgets;
 mod driver;
 mod error;
+mod gateways;
 mod people;
 mod postgres;
 mod query;
@@ -33,6 +34,7 @@ mod statements;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +44,7 @@ use crate::store::database::accounts::AccountDriver;
 use crate::store::database::alerts::AlertDriver;
 use crate::store::database::budgets::BudgetDriver;
 use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
+use crate::store::database::gateways::GatewayDriver;
 use crate::store::database::people::PeopleDriver;
 use crate::store::database::postgres::{Postgres, PostgresServer};
 use crate::store::database::queue::{Queues, lock};
@@ -55,6 +58,9 @@ pub use crate::store::database::audit::{
 };
 pub use crate::store::database::budgets::BudgetOwner;
 pub use crate::store::database::error::DatabaseError;
+pub use crate::store::database::gateways::{
+    GatewayIdentity, GatewayList, GatewayReport, SeenGateway,
+};
 pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };
@@ -78,6 +84,9 @@ pub use crate::store::database::sessions::{
 pub use crate::store::database::writer::{
     AuditReply, DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
 };
+
+#[cfg(test)]
+pub(crate) use crate::store::database::tests::fixture::Fixture;
 
 /// How long a question waits for what is not written yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -177,11 +186,14 @@ impl Connections {
 
 /// What a connection does that stands beside the writer's.
 pub(crate) trait SideDriver:
-    AccountDriver + AlertDriver + BudgetDriver + PeopleDriver
+    AccountDriver + AlertDriver + BudgetDriver + GatewayDriver + PeopleDriver
 {
 }
 
-impl<D: AccountDriver + AlertDriver + BudgetDriver + PeopleDriver> SideDriver for D {}
+impl<D: AccountDriver + AlertDriver + BudgetDriver + GatewayDriver + PeopleDriver> SideDriver
+    for D
+{
+}
 
 /// An open database, with its writer.
 pub struct Database {
@@ -196,6 +208,8 @@ pub struct Database {
     reader: Mutex<Option<Box<dyn Driver>>>,
     /// Reads and writes what is no usage. Opened by the first call.
     side: Mutex<Option<Box<dyn SideDriver>>>,
+    /// Whether this gateway was taken out of the list of gateways.
+    has_left: AtomicBool,
 }
 
 impl std::fmt::Debug for Database {
@@ -263,6 +277,7 @@ impl Database {
             chain_key: key,
             reader: Mutex::new(None),
             side: Mutex::new(None),
+            has_left: AtomicBool::new(false),
         })
     }
 

@@ -83,6 +83,7 @@ mod commands {
     pub mod ran;
     mod running_gateway;
     mod terminal;
+    mod wait;
     mod without_gateway;
 }
 
@@ -225,6 +226,7 @@ mod routes {
 mod shared_database {
     mod commands;
     mod eight;
+    mod fleet;
     mod gateways;
     mod keys;
 }

@@ -104,6 +104,7 @@ async function answer(state, request, response) {
     case "GET /api/accounts": return send(200, { accounts: state.accounts.map((account) => accountView(state, account)), next: null });
     case "GET /api/models": return send(200, { models: state.models.map((model) => ({ ...model, keys: state.keys.filter((key) => view(key).state === "active" && allows(key.model_access, model.id)).length })) });
     case "GET /api/status": return send(200, { version: "0.1.0", generation: state.generation, keys: state.keys.length, last_reload: state.lastReload, upstreams: [], in_flight: 7, draining: false });
+    case "GET /api/fleet": return send(200, { object: "list", revision: null, database: null, data: [] });
     case "GET /api/refusals": return send(200, { refusals: [
       { key: state.keys[0]?.id ?? null, name: state.keys[0]?.name ?? null, client_address: "192.0.2.7", reason: "model_not_found", count: 3, last_at: instant(Date.now() - 60_000) },
       { key: null, name: null, client_address: "2001:db8::7", reason: "invalid_api_key", count: 1200, last_at: instant(Date.now() - 120_000) },

@@ -112,6 +112,18 @@ export const assertChat = async (gateway, token, model, status) => {
 };
 
 
+const hourAgo = () => `${new Date(Date.now() - 3_600_000).toISOString().slice(0, 19)}Z`;
+const gateway = (fields) => ({ instance: "0".repeat(32), version: "0.1.0", started_at: "2026-01-02T03:04:05Z", seen_at: hourAgo(), revision: 1_234_567, behind: 0,
+  lag_seconds: null, in_flight: 0, state: "in_sync", is_this: false, ...fields });
+/** What GET /api/fleet answers where five gateways share a database, one in each state. */
+export const FLEET = { object: "list", revision: 1_234_567, database: { up: true, error: null, read_at: hourAgo() }, data: [
+  gateway({ name: "eu-1", lag_seconds: 0.012, in_flight: 3, is_this: true }),
+  gateway({ name: "eu-2", lag_seconds: 2.5, in_flight: 1000, revision: 1_233_364, behind: 1203, state: "behind" }),
+  gateway({ name: "n".repeat(64), revision: null, behind: null, state: "behind" }),
+  gateway({ name: "eu-4", revision: 1_234_568, behind: -1, state: "behind" }),
+  gateway({ name: "eu-5", version: "0.0.9", state: "not_seen" }),
+] };
+
 /** The pager above the list; another is at its foot. */
 export const pager = (page, name) => button(page.getByRole("navigation", { name: "Pages", exact: true }), name);
 /** What has the focus. */

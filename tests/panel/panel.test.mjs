@@ -6,7 +6,7 @@ import http from "node:http";
 import { test } from "node:test";
 import { createRequire } from "node:module";
 import { keep, HOSTILE, MODELS, isMock, startDemo, startGateway } from "./gateway.mjs";
-import { browser, LIMIT, pager, onPanel, tokenField, signIn, api, sessionSecret, makeKey, open, row, pane, created, toast, choices, button, openMenu, chat, assertChat } from "./page.mjs";
+import { browser, FLEET, LIMIT, pager, onPanel, tokenField, signIn, api, sessionSecret, makeKey, open, row, pane, created, toast, choices, button, openMenu, chat, assertChat } from "./page.mjs";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
@@ -858,6 +858,16 @@ const STANDS = {
     await openMenu(page, "soon over", "Usage");
     await page.getByRole("heading", { level: 1, name: "soon over" }).waitFor();
     await page.getByRole("cell", { name: "complete" }).first().waitFor();
+  },
+  "fleet of one": async (page) => {
+    await open(page, "#/fleet");
+    await page.getByText("This gateway has its own database.").waitFor();
+  },
+  fleet: async (page) => {
+    await page.route("**/api/fleet", (route) => route.fulfill({ json: FLEET }));
+    await open(page, "#/fleet");
+    await page.getByText("Behind by 1,203 changes").waitFor();
+    await page.unroute("**/api/fleet");
   },
   dashboard: async (page) => {
     await open(page, "#/dashboard");

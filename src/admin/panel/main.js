@@ -17,6 +17,7 @@ const VIEWS = {
   "#/activity": { title: "Activity", icon: "activity", load: async () => (await import("./activity.js")).activityView },
   "#/models": { title: "On-Demand Models", icon: "models", load: async () => (await import("./models.js")).modelsView },
   "#/dashboard": { title: "Dashboard", icon: "dashboard", load: async () => (await import("./dashboard.js")).dashboardView },
+  "#/fleet": { title: "Fleet", icon: "fleet", load: async () => (await import("./fleet.js")).fleetView },
   "#/members": { title: "Members", icon: "accounts", load: async () => (await import("./members.js")).membersView },
   /** Those that other views lead to: where the signed-in person has sessions, an account's own page, whose ID stands behind, and a key's. */
   "#/sessions": { title: "Sessions", load: async () => (await import("./sessions.js")).sessionsView },
@@ -24,7 +25,7 @@ const VIEWS = {
   "#/key": { title: "API Key", isBelow: "#/keys", load: async () => (await import("./key-page.js")).keyPage },
 };
 const FIRST = "#/keys";
-const FOR_OPERATORS = ["#/keys", "#/accounts", "#/usage", "#/activity", "#/models", "#/dashboard"];
+const FOR_OPERATORS = ["#/keys", "#/accounts", "#/usage", "#/activity", "#/models", "#/dashboard", "#/fleet"];
 const FOR_PERSONS = ["#/keys", "#/models", "#/usage", "#/members", "#/activity"];
 
 const app = document.getElementById("app");

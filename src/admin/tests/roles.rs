@@ -74,6 +74,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
             "acceptRollback",
             "testAlert",
             "status",
+            "fleet",
             "overview",
             "refusals",
             "verifyAudit",

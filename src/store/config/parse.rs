@@ -157,6 +157,7 @@ struct ConfigParts {
     log_format: Option<LogFormat>,
     upstreams: Vec<UpstreamConfig>,
     database: Option<Option<DatabaseUrl>>,
+    gateway_name: String,
     usage: UsageConfig,
     audit: AuditConfig,
     prices: Vec<ModelPrice>,
@@ -194,6 +195,7 @@ impl ConfigParts {
             log_format,
             upstreams,
             database,
+            gateway_name,
             usage,
             audit,
             prices,
@@ -219,6 +221,7 @@ impl ConfigParts {
             log_format,
             upstreams,
             database: database?,
+            gateway_name,
             usage,
             audit,
             prices,
@@ -232,7 +235,9 @@ impl ConfigReader<'_> {
     fn parts(&self, mut root: Section<'_>) -> ConfigParts {
         let has_tls = root.has("tls");
         let listen = self.listen(&mut root);
-        let database = self.database(root.section("database"));
+        let mut database = root.section("database");
+        let gateway_name = usage::gateway_name(&mut database);
+        let database = self.database(database);
         let has_database = database.as_ref().map(Option::is_some);
         let is_shared = |url: &Option<DatabaseUrl>| matches!(url, Some(DatabaseUrl::Postgres(_)));
         let keys = self.keys(root.section("keys"), database.as_ref().map(is_shared));
@@ -258,6 +263,7 @@ impl ConfigReader<'_> {
                 database.as_ref().and_then(Option::as_ref),
             ),
             database,
+            gateway_name,
             usage: usage::usage(root.section("usage")),
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),

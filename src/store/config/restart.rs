@@ -29,6 +29,7 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         log_format,
         upstreams: _,
         database,
+        gateway_name,
         usage,
         audit,
         // A reload applies them.
@@ -51,6 +52,7 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     settings.extend(compare_timeouts(timeouts, &new.timeouts));
     settings.push(("log.format", *log_format != new.log_format));
     settings.push(("database.url", *database != new.database));
+    settings.push(("database.gateway_name", *gateway_name != new.gateway_name));
     settings.extend(compare_usage(usage, &new.usage));
     let AuditConfig { keep, key_file } = audit;
     settings.push(("audit.keep", *keep != new.audit.keep));

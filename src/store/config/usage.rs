@@ -19,6 +19,8 @@ const DEFAULT_AUDIT_KEY: &str = "audit.key";
 const DEFAULT_CURRENCY: &str = "EUR";
 /// The longest name of a currency, in characters.
 const MAX_CURRENCY: usize = 16;
+/// The longest name of a gateway, in characters.
+const MAX_GATEWAY_NAME: usize = 64;
 /// The longest time that rows are kept.
 const MAX_KEPT: i64 = 3_660 * DAY;
 
@@ -210,6 +212,22 @@ impl ConfigReader<'_> {
             default_output_tokens: default_output,
         })
     }
+}
+
+/// The name of this gateway, in `[database]`; the host's where none is set.
+pub(crate) fn gateway_name(section: &mut Section<'_>) -> String {
+    let name = section.text("gateway_name", |text| {
+        let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if (1..=MAX_GATEWAY_NAME).contains(&text.len()) && is_visible {
+            return Ok(text.to_owned());
+        }
+        Err(format!(
+            "must be 1 to {MAX_GATEWAY_NAME} visible ASCII characters, without spaces; write a short name, like \"eu-1\", \
+             or remove the line for the host's name"
+        ))
+    });
+    let host = rustix::system::uname();
+    name.unwrap_or_else(|| host.nodename().to_string_lossy().into_owned())
 }
 
 pub(crate) fn usage(mut section: Section<'_>) -> UsageConfig {

@@ -7,6 +7,7 @@ mod advisory_lock;
 mod audit;
 pub(crate) mod connection;
 mod error;
+mod gateways;
 pub(crate) mod keys;
 mod listen;
 mod migrations;

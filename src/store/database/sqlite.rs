@@ -5,6 +5,7 @@ mod alerts;
 mod audit;
 mod budgets;
 mod checkpoint;
+mod gateways;
 mod people;
 
 use std::fs::OpenOptions;

@@ -1,5 +1,6 @@
 mod audit;
-mod fixture;
+pub(crate) mod fixture;
+mod gateways;
 mod people;
 mod postgres_server;
 #[path = "../../../tests/postgres/server.rs"]

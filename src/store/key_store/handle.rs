@@ -240,6 +240,12 @@ impl KeyStore {
         self.revision.clone()
     }
 
+    /// A handle that shows the revisions that a test sends.
+    #[cfg(test)]
+    pub(crate) fn with_revision(self, revision: watch::Receiver<Option<u64>>) -> Self {
+        Self { revision, ..self }
+    }
+
     /// A handle whose changes are asked for by somebody else.
     #[must_use]
     pub fn on_behalf_of(&self, origin: ChangeOrigin) -> Self {

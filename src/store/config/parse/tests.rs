@@ -170,6 +170,11 @@ fn what_the_file_leaves_out_is_at_its_default() {
             fields: FieldRules::USUAL,
         }],
         database: Some(DatabaseUrl::Sqlite(path.join("keygate.db"))),
+        gateway_name: rustix::system::uname()
+            .nodename()
+            .to_str()
+            .unwrap()
+            .to_owned(),
         usage: UsageConfig {
             time_zone: jiff::tz::TimeZone::UTC,
             records: 30 * 86_400,

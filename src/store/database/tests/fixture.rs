@@ -102,6 +102,14 @@ impl Fixture {
         }
     }
 
+    /// What a statement answers in PostgreSQL, as text.
+    pub(crate) fn query(&self, sql: &str) -> String {
+        match &self.url {
+            DatabaseUrl::Sqlite(_) => panic!("a file answers no text"),
+            DatabaseUrl::Postgres(url) => server().query(&url.name, sql),
+        }
+    }
+
     /// Changes the database behind the gateway's back.
     pub(crate) fn edit(&self, sql: &str) {
         match &self.url {

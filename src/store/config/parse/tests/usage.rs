@@ -113,6 +113,28 @@ fn no_database_is_an_empty_url() {
 }
 
 #[test]
+fn a_gateway_has_the_name_of_its_host_unless_it_has_another() {
+    let host = rustix::system::uname();
+    let folder = Folder::new();
+    let config_of = |text: &str| folder.read(text, &Overrides::default()).config.unwrap();
+    let config = config_of(UPSTREAM);
+    assert_eq!(config.gateway_name, host.nodename().to_str().unwrap());
+    let named = |name: &str| format!("[database]\ngateway_name = \"{name}\"\n{UPSTREAM}");
+    for name in ["e", "eu-1.example", &"n".repeat(64)] {
+        assert_eq!(config_of(&named(name)).gateway_name, name);
+    }
+    assert_eq!(
+        restart_needed(&config, &config_of(&named("eu-1"))),
+        ["database.gateway_name"]
+    );
+    for name in ["", "eu 1", "eu\\t1", "caf\u{e9}", &"n".repeat(65)] {
+        let text = format!("[database]\ngateway_name = \"{name}\"\n");
+        let part = "1 to 64 visible ASCII characters";
+        assert_fault(&text, 2, "database.gateway_name", part);
+    }
+}
+
+#[test]
 fn the_environment_names_another_database_than_the_file() {
     let config = with_variable("[database]\nurl = \"sqlite:a\"", "sqlite:/b").config;
     assert_eq!(

@@ -1,0 +1,1 @@
+DELETE FROM gateways WHERE instance = $1
