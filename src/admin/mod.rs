@@ -50,6 +50,7 @@ mod budgets;
 mod call;
 pub(crate) mod change;
 mod connection_limit;
+mod cookie;
 mod error;
 mod explain;
 mod idempotency;
