@@ -21,6 +21,12 @@ pub(super) const PROVIDER_SIGN_IN: PanelCookie = PanelCookie {
     over_tls: "__Host-keygate_sign_in",
     same_site: "Lax",
 };
+/// A device where somebody has signed in before. The panel's own page alone sends it.
+pub(super) const KNOWN_DEVICE: PanelCookie = PanelCookie {
+    plain: "keygate_device",
+    over_tls: "__Host-keygate_device",
+    same_site: "Strict",
+};
 
 /// One of the cookies.
 pub(super) struct PanelCookie {

@@ -57,6 +57,7 @@ mod idempotency;
 mod input;
 mod key_list;
 pub(crate) mod keys;
+mod known_device;
 mod listen;
 mod models;
 mod openapi;

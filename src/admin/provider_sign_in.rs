@@ -221,6 +221,7 @@ impl Arrival {
                 person,
                 email: name,
                 password: None,
+                known_by: None,
             },
             id_token,
         )

@@ -27,7 +27,7 @@ use crate::admin::sign_in::{Admitted, SignInClient};
 use crate::admin::throttle::delay_response;
 use crate::admin::token::AdminToken;
 use crate::admin::{
-    Peer, Services, change, person_session, provider_sign_in, sign_in,
+    Peer, Services, change, known_device, person_session, provider_sign_in, sign_in,
 };
 use crate::observe::log::Event;
 use crate::oidc::ProviderToken;
@@ -359,6 +359,7 @@ async fn begin_for_person(
         person,
         email,
         password,
+        known_by,
     } = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
@@ -396,7 +397,11 @@ async fn begin_for_person(
         secret: Some(codes.secret.reveal()),
         ..view(services, peer, headers, &principal)
     };
-    Ok(ApiResponse::json(&view).with(SET_COOKIE, cookie))
+    let response = ApiResponse::json(&view).with(SET_COOKIE, cookie);
+    Ok(match known_by {
+        Some(stored) => response.and(SET_COOKIE, known_device::set_cookie(&stored, scheme, now)?),
+        None => response,
+    })
 }
 
 /// GET /api/session

@@ -4,6 +4,7 @@ mod attack;
 mod authentication;
 mod dashboard;
 mod key_calls;
+mod known_devices;
 mod listeners;
 mod people;
 mod reloads;

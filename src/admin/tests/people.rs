@@ -3,7 +3,7 @@
 use super::*;
 
 pub(super) const PASSWORD: &str = "correct horse battery staple";
-const OTHER_PASSWORD: &str = "blue duck in the green water";
+pub(super) const OTHER_PASSWORD: &str = "blue duck in the green water";
 
 impl TestApi {
     /// An API with a database, a panel, and the accounts `acme` and `other`.
@@ -38,7 +38,7 @@ impl TestApi {
             .await
     }
 
-    async fn accept(&self, code: &str, password: &str) -> TestResponse {
+    pub(super) async fn accept(&self, code: &str, password: &str) -> TestResponse {
         self.sign_in_with(json!({"invitation": code, "password": password}))
             .await
     }
@@ -84,12 +84,12 @@ impl TestApi {
     }
 }
 
-fn code_of(answer: &Value) -> String {
+pub(super) fn code_of(answer: &Value) -> String {
     let link = answer["link"].as_str().unwrap();
     link.split_once("/#invitation=").unwrap().1.to_owned()
 }
 
-fn code(response: &TestResponse) -> String {
+pub(super) fn code(response: &TestResponse) -> String {
     let body = response.json();
     body["error"]["code"]
         .as_str()
