@@ -279,7 +279,7 @@ mod tests {
     fn who_guesses_all_day_has_1449_tries_on_the_first_day_and_1440_on_each_further_one() {
         let passwords = Passwords::default();
         let attacker = pair("a@example.com", "192.0.2.1");
-        let mut tries = |day: i64| {
+        let tries = |day: i64| {
             let seconds = day * 86_400..(day + 1) * 86_400;
             let looked_at = |now| {
                 let tries = std::iter::repeat_with(|| passwords.begin_try(attacker, now));

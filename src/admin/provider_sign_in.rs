@@ -232,10 +232,11 @@ impl Arrival {
 pub(super) async fn begin(
     services: &Services,
     client: SignInClient<'_>,
-    query: &Query,
+    query: Result<Query, ApiError>,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
     let provider = services.provider.as_ref().ok_or(ApiError::UnknownPath)?;
+    let query = query?;
     let redirect_uri = redirect_uri(services).ok_or(ApiError::NoPanel)?;
     let invitation = query.parameter("invitation")?;
     let invitation = match invitation {
@@ -264,10 +265,11 @@ pub(super) async fn begin(
 pub(super) async fn come_back(
     services: &Services,
     client: SignInClient<'_>,
-    query: &Query,
+    query: Result<Query, ApiError>,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
     let provider = services.provider.as_ref().ok_or(ApiError::UnknownPath)?;
+    let query = query?;
     let sign_ins = &services.state.provider_sign_ins;
     let state = query.parameter("state")?.unwrap_or_default();
     let Some((cookie, pending, invitation)) =

@@ -144,6 +144,10 @@ pub(super) async fn look(
         Err(_) => None,
     };
     Ok(ApiResponse::json(&json!({
+        "kind": match invitation.person {
+            None => "invitation",
+            Some(_) => "new_password",
+        },
         "email": invitation.email,
         "account": {"id": invitation.account, "name": name},
         "role": invitation.role.label(),

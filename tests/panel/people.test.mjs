@@ -394,6 +394,7 @@ test("an owner invites, changes roles, makes a link for a new password, and remo
   await toast(page, "was not copied").waitFor();
   await page.getByText("to set a new password").waitFor();
   await bobs.evaluate((link) => { location.href = link; }, again);
+  await heading(bobs, "Set a new password").waitFor();
   await bobs.getByLabel("New password").fill(password());
   await button(bobs, "Set the password and sign in").click();
   await heading(bobs, "API Keys").waitFor();
