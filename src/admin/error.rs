@@ -260,7 +260,7 @@ impl ApiError {
             Self::Malformed(message) | Self::Conflict(message) => message.clone(),
             Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
             Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
-            Self::WrongLink => "This link was used, or is too old. Sign in as always; keygate panel-link prints a new link for an operator.".to_owned(),
+            Self::WrongLink => "This sign-in link was used already, or is too old. Sign in again. An operator gets a new link by keygate panel-link.".to_owned(),
             Self::WrongPassword => "E-mail address or password are wrong. If you forgot the password, ask an owner of your account for a new link.".to_owned(),
             Self::WrongInvitation => "This link was used, was taken back, or is too old; ask for a new one.".to_owned(),
             Self::NotInvited => "Nobody has invited you under an address that your company has verified; ask for an invitation.".to_owned(),
