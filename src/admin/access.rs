@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use http::header::{self, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, request};
 
+use crate::admin::cookie::Scheme;
 use crate::admin::error::ApiError;
 use crate::admin::operation::Operation;
 use crate::admin::principal::Principal;
@@ -213,7 +214,8 @@ pub(super) async fn again(
 
 async fn by_session(services: &Services, parts: &request::Parts) -> Result<Access, ApiError> {
     let (sessions, headers) = (&services.state.sessions, &parts.headers);
-    let (proof, principal) = match sessions.touch(headers, services.token, now()) {
+    let scheme = Scheme::of(services, headers);
+    let (proof, principal) = match sessions.touch((headers, scheme), services.token, now()) {
         SessionProof::None => person_session::touch(services, headers, now()).await?,
         proof => (proof, Some(Principal::operator())),
     };

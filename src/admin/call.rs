@@ -41,7 +41,7 @@ pub(super) struct Call<'c> {
     pub(super) via: ChangeVia,
 }
 
-impl Call<'_> {
+impl<'c> Call<'c> {
     /// Handles it. `principal`: who makes it, where somebody has to say for this operation.
     pub(super) async fn answer(
         self,
@@ -58,19 +58,13 @@ impl Call<'_> {
             Operation::SignInWays => Ok(sign_in::ways(services)),
             Operation::BeginProviderSignIn => {
                 let origin = self.unknown_origin();
-                let query = match &self.query {
-                    Ok(query) => query,
-                    Err(_) => return Err(ApiError::UnknownPath),
-                };
-                provider_sign_in::begin(services, self.client(&origin), query, now()).await
+                let client = self.client(&origin);
+                provider_sign_in::begin(services, client, self.query, now()).await
             }
             Operation::EndProviderSignIn => {
                 let origin = self.unknown_origin();
-                let query = match &self.query {
-                    Ok(query) => query,
-                    Err(_) => return Err(ApiError::UnknownPath),
-                };
-                provider_sign_in::come_back(services, self.client(&origin), query, now()).await
+                let client = self.client(&origin);
+                provider_sign_in::come_back(services, client, self.query, now()).await
             }
             Operation::LookAtInvitation => {
                 let origin = self.unknown_origin();
@@ -117,7 +111,7 @@ impl Call<'_> {
             | Operation::ListInvitations(_)
             | Operation::Invite(_)
             | Operation::RevokeInvitation(..) => self.people(operation, &principal).await,
-            Operation::Models => models::respond(services, &principal, now()).await,
+            Operation::Models => models::respond(services, &principal, &self.query?, now()).await,
             Operation::Usage => {
                 let query = self.query?.of_account(&principal, Role::Viewer)?;
                 let asked = (&query, principal.keys());
@@ -356,7 +350,10 @@ impl Call<'_> {
         )
     }
 
-    fn client<'o>(&'o self, origin: &'o ChangeOrigin) -> SignInClient<'o> {
+    fn client<'o>(&self, origin: &'o ChangeOrigin) -> SignInClient<'o>
+    where
+        'c: 'o,
+    {
         SignInClient {
             peer: self.peer,
             headers: &self.parts.headers,

@@ -69,6 +69,8 @@ pub(super) enum ApiError {
     NoPassword,
     /// The account has very many open invitations.
     TooManyInvitations,
+    /// Somebody else was faster with the people of the account. What happened, as a sentence.
+    ChangedMeanwhile(&'static str),
     /// An account of this id exists.
     AccountExists,
     /// The account is not at the revision of If-Match.
@@ -189,6 +191,7 @@ impl ApiError {
             | Self::IsElsewhere
             | Self::NoPassword
             | Self::TooManyInvitations
+            | Self::ChangedMeanwhile(_)
             | Self::AccountHasKeys { .. } => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -207,11 +210,9 @@ impl ApiError {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Invalid(_) => "invalid",
-            Self::Unauthorized | Self::WrongToken | Self::WrongLink | Self::CookieAlone => {
-                "unauthorized"
-            }
+            Self::Unauthorized | Self::WrongToken | Self::CookieAlone => "unauthorized",
             Self::WrongPassword => "wrong_password",
-            Self::WrongInvitation => "wrong_link",
+            Self::WrongLink | Self::WrongInvitation => "wrong_link",
             Self::InNoAccount => "in_no_account",
             Self::NotInvited => "not_invited",
             Self::TooManyTries { .. } => "too_many_tries",
@@ -221,6 +222,7 @@ impl ApiError {
             Self::IsElsewhere => "is_elsewhere",
             Self::NoPassword => "no_password",
             Self::TooManyInvitations => "too_many_invitations",
+            Self::ChangedMeanwhile(_) => "changed_meanwhile",
             Self::ForeignOrigin => "foreign_origin",
             Self::NotFromPanel => "not_from_panel",
             Self::UnknownPath
@@ -261,7 +263,7 @@ impl ApiError {
             Self::Malformed(message) | Self::Conflict(message) => message.clone(),
             Self::Unauthorized => "Send the admin token: 'Authorization: Bearer' and what admin.token_file holds.".to_owned(),
             Self::WrongToken => "This is not the admin token; admin.token_file holds it.".to_owned(),
-            Self::WrongLink => "This link was used, or is too old; sign in with the admin token.".to_owned(),
+            Self::WrongLink => "This sign-in link was used already, or is too old. Sign in again. An operator gets a new link by keygate panel-link.".to_owned(),
             Self::WrongPassword => "E-mail address or password are wrong. If you forgot the password, ask an owner of your account for a new link.".to_owned(),
             Self::WrongInvitation => "This link was used, was taken back, or is too old; ask for a new one.".to_owned(),
             Self::NotInvited => "Nobody has invited you under an address that your company has verified; ask for an invitation.".to_owned(),
@@ -278,6 +280,7 @@ impl ApiError {
             Self::IsElsewhere => "The person is in another account too; ask the operator to make the link.".to_owned(),
             Self::NoPassword => "The person signs in by the company's sign-in and has no password here.".to_owned(),
             Self::TooManyInvitations => "The account has 1000 open invitations; take some back first.".to_owned(),
+            Self::ChangedMeanwhile(what) => (*what).to_owned(),
             Self::CookieAlone => {
                 "A session's cookie is not enough; send the secret that POST /api/session answered with in 'X-Keygate-Session', or sign in again.".to_owned()
             }
@@ -371,6 +374,7 @@ impl ApiError {
                 body["error"]["faults"] = faults.iter().map(fault_value).collect();
             }
             Self::WrongPassword
+            | Self::WrongLink
             | Self::WrongInvitation
             | Self::InNoAccount
             | Self::NotInvited
@@ -378,7 +382,9 @@ impl ApiError {
             | Self::NoPasswords
             | Self::LastOwner
             | Self::IsElsewhere
-            | Self::NoPassword => body["error"]["code"] = self.label().into(),
+            | Self::NoPassword
+            | Self::TooManyInvitations
+            | Self::ChangedMeanwhile(_) => body["error"]["code"] = self.label().into(),
             Self::AccountHasKeys { keys } => {
                 body["error"]["code"] = self.label().into();
                 body["keys"] = (*keys).into();

@@ -109,12 +109,23 @@ pub(super) struct Query(Vec<(String, String)>);
 impl Query {
     /// Reads `application/x-www-form-urlencoded` (URL Standard 5.1), but refuses invalid UTF-8.
     pub(super) fn of(uri: &Uri) -> Result<Self, ApiError> {
-        let parameters = model::form_parameters(uri.query().unwrap_or_default());
+        let query = uri.query().unwrap_or_default();
+        let parameters = model::form_parameters(query);
         parameters.map(Self).ok_or_else(|| {
-            ApiError::invalid(
-                "",
-                "The query holds escapes that are not UTF-8; encode it as UTF-8.",
-            )
+            let mut pairs = query.split('&');
+            let faulty = pairs.find(|pair| model::form_parameters(pair).is_none());
+            let name = faulty.and_then(|pair| pair.split('=').next());
+            let name = name.and_then(model::form_parameters).unwrap_or_default();
+            match name.first() {
+                Some((name, _)) => ApiError::invalid(
+                    &printable(name),
+                    "holds escapes that are not UTF-8; encode it as UTF-8",
+                ),
+                None => ApiError::invalid(
+                    "",
+                    "The query holds escapes that are not UTF-8; encode it as UTF-8.",
+                ),
+            }
         })
     }
 

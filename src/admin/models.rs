@@ -1,4 +1,4 @@
-//! GET /api/models: all models, and how many keys may use each.
+//! GET /api/models: all models, and how many keys may use each; those of one account where the call names one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::admin::Services;
 use crate::admin::error::ApiError;
+use crate::admin::input::Query;
 use crate::admin::principal::{KeyScope, Principal};
 use crate::admin::response::ApiResponse;
 use crate::policy::account::{AccountRules, JudgedKey};
-use crate::policy::key::KeyState;
+use crate::policy::key::{Key, KeyState};
 use crate::policy::person::Role;
 use crate::policy::time::UnixTime;
 use crate::runtime::cooperative_yield::yield_if_due;
@@ -38,13 +39,36 @@ struct ModelView {
 pub(super) async fn respond(
     services: &Services,
     principal: &Principal,
+    query: &Query,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
     let (table, routing) = (Arc::clone(&services.table), services.fleet.routing());
-    let (scope, roles) = (principal.keys(), principal.roles().map(<[_]>::to_vec));
+    let scope = principal.keys();
+    let named = match query.parameter("account")? {
+        None => None,
+        Some(id) => {
+            let access = principal.account(&table, id, Role::Viewer)?;
+            Some(access.id().to_owned())
+        }
+    };
+    let of_person = || {
+        principal
+            .roles()
+            .map(|roles| roles.iter().map(|(id, _)| id.clone()))
+    };
+    let accounts = match &named {
+        Some(id) => Some(vec![id.clone()]),
+        None => of_person().map(Iterator::collect),
+    };
     // This looks at every key. With a million keys it would block the runtime's thread too long.
     let models = tokio::task::spawn_blocking(move || {
-        models(&table, &routing, (&scope, roles.as_deref()), now)
+        models(
+            &table,
+            &routing,
+            (&scope, named.as_deref()),
+            accounts.as_deref(),
+            now,
+        )
     });
     models
         .await
@@ -52,17 +76,20 @@ pub(super) async fn respond(
         .map_err(|_| ApiError::Internal)
 }
 
-/// Persons see the models that one of their accounts allows, and count their own keys.
+/// The models that one of the accounts allows, and how many of the keys may use each: those in the scope, of the account
+/// that was named. No accounts: all models.
 fn models(
     table: &Table,
     routing: &Routing,
-    (scope, roles): (&KeyScope, Option<&[(String, Role)]>),
+    (scope, named): (&KeyScope, Option<&str>),
+    accounts: Option<&[String]>,
     now: UnixTime,
 ) -> Vec<ModelView> {
     let names: Vec<&str> = routing.models().map(|(name, _)| name).collect();
     let entries = table.in_file_order(yield_if_due);
     let keys = yield_every(&entries, yield_if_due);
-    let keys = keys.filter(|entry| scope.sees(entry.key()));
+    let is_asked_for = |key: &Key| named.is_none() || key.account() == named;
+    let keys = keys.filter(|entry| scope.sees(entry.key()) && is_asked_for(entry.key()));
     let sent_as = |name: &&str| routing.sent_as(name).map(|sent_as| &**sent_as);
     let sent_as: Vec<Option<&str>> = names.iter().map(sent_as).collect();
     let counts = count(&names, &sent_as, keys, now);
@@ -79,8 +106,8 @@ fn models(
             keys,
         }
     };
-    let accounts = roles.map(|roles| {
-        let accounts = roles.iter().filter_map(|(id, _)| table.account(id));
+    let accounts = accounts.map(|accounts| {
+        let accounts = accounts.iter().filter_map(|id| table.account(id));
         accounts.collect::<Vec<_>>()
     });
     let is_theirs = |((name, _), _): &((&str, &Arc<_>), usize)| {
@@ -188,7 +215,7 @@ mod tests {
     use crate::policy::account::AccountRules;
     use crate::policy::account::fixture::account;
     use crate::policy::key::fixture::key_fields;
-    use crate::policy::key::{Account, Key, KeyFields, KeyId};
+    use crate::policy::key::{Account, KeyFields, KeyId};
     use crate::policy::model_access::{ModelAccess, ModelList};
 
     fn list(names: &[&str]) -> ModelList {

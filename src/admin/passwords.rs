@@ -2,7 +2,8 @@
 //!
 //! A check takes memory and processor time on purpose, so that one runs at a time, off the threads that serve requests.
 //! Wrong ones are counted by e-mail address and client address together: whoever guesses from elsewhere slows nobody down
-//! but himself.
+//! but himself. On a known device they are counted by the device, and checked in a queue of their own: whoever guesses at
+//! the same address, or sends very many guesses, does not keep the person out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::Services;
 use crate::admin::error::ApiError;
+use crate::admin::known_device::KnownDevice;
 use crate::policy::network::ClientAddress;
 use crate::policy::time::UnixTime;
 
@@ -30,31 +32,63 @@ const FREE_TRIES: u32 = 4;
 const LONGEST_WAIT: i64 = 60;
 /// Wrong passwords are forgotten after so long, in seconds.
 const FORGOTTEN_AFTER: i64 = 3600;
-/// The most pairs of addresses that are counted. Further ones take the place of the oldest.
+/// The most sources of wrong passwords that are counted. Further ones take the place of the oldest.
 const MOST_COUNTED: usize = 10_000;
 
-/// The most passwords that wait to be hashed or checked: about a second of work. More are refused, so that nobody waits long.
+/// The most passwords that wait in one queue: about a second of work. More are refused, so that nobody waits long.
 const MOST_WAITING: usize = 32;
 
 /// What is checked where there is no such person, so that the time of an answer does not tell. No password has this hash.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Checks passwords, one at a time, and counts wrong ones.
+/// Checks passwords, and counts wrong ones.
+#[derive(Default)]
 pub(super) struct Passwords {
-    turn: Semaphore,
-    /// Those that wait for their turn.
-    places: Semaphore,
+    /// For those of whom nothing is known yet.
+    unknown: Queue,
+    /// For known devices and for links, so that guesses do not fill it.
+    known: Queue,
+    /// By the source that a try counts for.
     wrong: Mutex<HashMap<blake3::Hash, WrongTries>>,
 }
 
-impl Default for Passwords {
+/// Passwords that wait to be hashed or checked, one at a time.
+struct Queue {
+    turn: Semaphore,
+    /// Those that wait for their turn.
+    places: Semaphore,
+}
+
+impl Default for Queue {
     fn default() -> Self {
         Self {
             turn: Semaphore::new(1),
             places: Semaphore::new(MOST_WAITING),
-            wrong: Mutex::default(),
         }
     }
+}
+
+impl Queue {
+    /// A place among those that wait.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    fn place(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let place = self.places.try_acquire();
+        place.map_err(|_| ApiError::TooManySignIns)
+    }
+}
+
+/// What a try counts for.
+#[derive(Clone, Copy)]
+pub(super) enum TrySource<'t> {
+    /// A device where the person has signed in before.
+    Device(KnownDevice),
+    /// An e-mail address from a client address.
+    Addresses {
+        email: &'t str,
+        client: ClientAddress,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +103,9 @@ impl WrongTries {
         let waits = self.count.saturating_sub(FREE_TRIES);
         let wait = match waits {
             0 => 0,
-            waits => 1_i64.checked_shl(waits - 1).unwrap_or(LONGEST_WAIT),
+            waits => LONGEST_WAIT.min(1 << (waits - 1).min(30)),
         };
-        self.last.saturating_add(wait.clamp(0, LONGEST_WAIT))
+        self.last.saturating_add(wait)
     }
 }
 
@@ -80,9 +114,9 @@ impl Passwords {
     ///
     /// # Errors
     /// Too many were wrong; try again after so many seconds.
-    fn begin_try(&self, pair: blake3::Hash, now: i64) -> Result<(), i64> {
+    fn begin_try(&self, source: blake3::Hash, now: i64) -> Result<(), i64> {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = wrong.get(&pair).copied();
+        let known = wrong.get(&source).copied();
         // A clock that was set back must not make anybody wait for long.
         let known = known.filter(|tries| (0..FORGOTTEN_AFTER).contains(&(now - tries.last)));
         if let Some(tries) = known
@@ -93,29 +127,20 @@ impl Passwords {
         if known.is_none() && wrong.len() >= MOST_COUNTED {
             wrong.retain(|_, tries| (0..FORGOTTEN_AFTER).contains(&(now - tries.last)));
             let oldest = wrong.iter().min_by_key(|(_, tries)| tries.last);
-            if let Some(oldest) = oldest.map(|(pair, _)| *pair)
+            if let Some(oldest) = oldest.map(|(source, _)| *source)
                 && wrong.len() >= MOST_COUNTED
             {
                 wrong.remove(&oldest);
             }
         }
         let count = known.map_or(0, |tries| tries.count).saturating_add(1);
-        wrong.insert(pair, WrongTries { count, last: now });
+        wrong.insert(source, WrongTries { count, last: now });
         Ok(())
     }
 
-    /// A place among those that wait.
-    ///
-    /// # Errors
-    /// Too many wait already.
-    fn place(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        let place = self.places.try_acquire();
-        place.map_err(|_| ApiError::TooManySignIns)
-    }
-
-    fn was_right(&self, pair: &blake3::Hash) {
+    fn was_right(&self, source: &blake3::Hash) {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.remove(pair);
+        wrong.remove(source);
     }
 }
 
@@ -127,8 +152,9 @@ pub(super) async fn hash(
     services: &Services,
     password: Zeroizing<String>,
 ) -> Result<String, ApiError> {
-    let _place = services.state.passwords.place()?;
-    let _turn = services.state.passwords.turn.acquire().await;
+    let queue = &services.state.passwords.known;
+    let _place = queue.place()?;
+    let _turn = queue.turn.acquire().await;
     let hashed = tokio::task::spawn_blocking(move || {
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).ok()?;
@@ -147,18 +173,21 @@ pub(super) async fn hash(
 /// [`ApiError::TooManyTries`]: it was not looked at.
 pub(super) async fn check(
     services: &Services,
-    (email, client): (&str, ClientAddress),
+    source: TrySource<'_>,
     password: Zeroizing<String>,
     hash: Option<String>,
     now: UnixTime,
 ) -> Result<bool, ApiError> {
     let passwords = &services.state.passwords;
-    let _place = passwords.place()?;
-    let pair = pair_of(email, client);
+    let (queue, source) = match source {
+        TrySource::Device(device) => (&passwords.known, device.id()),
+        TrySource::Addresses { email, client } => (&passwords.unknown, pair_of(email, client)),
+    };
+    let _place = queue.place()?;
     passwords
-        .begin_try(pair, now.seconds())
+        .begin_try(source, now.seconds())
         .map_err(|seconds| ApiError::TooManyTries { seconds })?;
-    let _turn = passwords.turn.acquire().await;
+    let _turn = queue.turn.acquire().await;
     let checked = tokio::task::spawn_blocking(move || {
         let stored = hash.as_deref().unwrap_or(NOBODY);
         let is_right =
@@ -172,7 +201,7 @@ pub(super) async fn check(
     });
     let is_right = checked.await.map_err(|_| ApiError::Internal)?;
     if is_right {
-        passwords.was_right(&pair);
+        passwords.was_right(&source);
     }
     Ok(is_right)
 }
@@ -196,6 +225,24 @@ fn pair_of(email: &str, client: ClientAddress) -> blake3::Hash {
 }
 
 #[cfg(test)]
+impl Passwords {
+    /// As if somebody had guessed a person's password from there many times, so that the next try waits for a minute.
+    pub(super) fn guess_often(&self, email: &str, client: std::net::IpAddr, now: UnixTime) {
+        let source = pair_of(email, ClientAddress::of(client));
+        let tries = WrongTries {
+            count: 100,
+            last: now.seconds(),
+        };
+        self.wrong.lock().unwrap().insert(source, tries);
+    }
+
+    /// All places in the queue of those of whom nothing is known. It is full as long as they are held.
+    pub(super) fn fill(&self) -> Vec<SemaphorePermit<'_>> {
+        std::iter::from_fn(|| self.unknown.place().ok()).collect()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -211,7 +258,7 @@ mod tests {
         for _ in 0..=FREE_TRIES {
             assert_eq!(passwords.begin_try(attacker, now), Ok(()));
         }
-        for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+        for wait in [1, 2, 4, 8, 16, 32].into_iter().chain([60; 100]) {
             assert_eq!(passwords.begin_try(attacker, now), Err(wait));
             assert_eq!(passwords.begin_try(attacker, now + wait - 1), Err(1));
             now += wait;
@@ -226,6 +273,21 @@ mod tests {
         }
         passwords.was_right(&attacker);
         assert_eq!(passwords.begin_try(attacker, now), Ok(()));
+    }
+
+    #[test]
+    fn who_guesses_all_day_has_1449_tries_on_the_first_day_and_1440_on_each_further_one() {
+        let passwords = Passwords::default();
+        let attacker = pair("a@example.com", "192.0.2.1");
+        let tries = |day: i64| {
+            let seconds = day * 86_400..(day + 1) * 86_400;
+            let looked_at = |now| {
+                let tries = std::iter::repeat_with(|| passwords.begin_try(attacker, now));
+                tries.take_while(Result::is_ok).count()
+            };
+            seconds.map(looked_at).sum::<usize>()
+        };
+        assert_eq!((tries(0), tries(1), tries(2)), (1449, 1440, 1440));
     }
 
     #[test]

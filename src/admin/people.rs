@@ -319,17 +319,49 @@ impl<'s> PeopleApi<'s> {
             in_force: false,
             message: format!("{error} (nothing was changed)"),
         })?;
+        let outcome = match is_there {
+            true => Ok(()),
+            false => Err(self
+                .outrun(action, target.as_deref().unwrap_or_default())
+                .await),
+        };
         let event = with_origin(Event::info("change"), &self.origin)
             .with("action", action.label())
             .with("account", self.account.id().to_owned())
             .with("target", target)
-            .with("result", if is_there { "ok" } else { "not_found" });
+            .with(
+                "result",
+                outcome.as_ref().map_or_else(ApiError::label, |()| "ok"),
+            );
         self.services.log.event(with_mark(event, mark.as_ref()));
-        match is_there {
-            true => Ok(()),
-            // Somebody was faster: the member is gone, or whoever asks is no owner any more, or the last one.
-            false => Err(ApiError::UnknownMember),
-        }
+        outcome
+    }
+
+    /// Why a change was not made that was possible a moment ago: somebody was faster.
+    async fn outrun(&self, action: AuditAction, target: &str) -> ApiError {
+        let members = match self.all_members().await {
+            Ok(members) => members,
+            Err(error) => return error,
+        };
+        let role = |person: &str| {
+            let mut members = members.iter();
+            let member = members.find(|member| member.person.id.as_str() == person);
+            member.map(|member| member.role)
+        };
+        let by = self.by.as_ref().map(|by| role(by.as_str()));
+        ApiError::ChangedMeanwhile(match action {
+            _ if by.is_some_and(|role| role != Some(Role::Owner)) => {
+                "You are no owner of the account any more; nothing was changed."
+            }
+            AuditAction::RevokeInvitation => {
+                "The invitation was used or taken back meanwhile; nothing was changed."
+            }
+            AuditAction::ChangeMember | AuditAction::RemoveMember if role(target).is_none() => {
+                "The member was removed meanwhile; nothing was changed."
+            }
+            AuditAction::ChangeMember | AuditAction::RemoveMember => return ApiError::LastOwner,
+            _ => "The people of the account were changed meanwhile; look at them, and try again.",
+        })
     }
 
     fn row(&self, action: AuditAction, person: &Person, after: Value) -> AuditEntry {

@@ -8,6 +8,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use crate::admin::cookie::Scheme;
 use crate::admin::error::ApiError;
 use crate::admin::principal::{Principal, SignedIn};
 use crate::admin::response::ApiResponse;
@@ -47,7 +48,8 @@ pub(super) async fn touch(
     headers: &HeaderMap,
     now: UnixTime,
 ) -> Result<(SessionProof, Option<Principal>), ApiError> {
-    let cookies: Vec<String> = named_by(headers)
+    let scheme = Scheme::of(services, headers);
+    let cookies: Vec<String> = named_by(headers, scheme)
         .take(MOST_COOKIES)
         .map(|hash| hash.to_string())
         .collect();
@@ -201,8 +203,11 @@ pub(super) async fn shown_by(
 }
 
 /// Ends the sessions of persons that these cookies name.
-pub(super) async fn end(services: &Services, headers: &HeaderMap) -> Result<(), ApiError> {
-    let cookies: Vec<String> = named_by(headers)
+pub(super) async fn end(
+    services: &Services,
+    (headers, scheme): (&HeaderMap, Scheme),
+) -> Result<(), ApiError> {
+    let cookies: Vec<String> = named_by(headers, scheme)
         .take(MOST_COOKIES)
         .map(|hash| hash.to_string())
         .collect();

@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use http::header::{COOKIE, HeaderValue, LOCATION, SET_COOKIE};
+use http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::admin::cookie::{PROVIDER_SIGN_IN, Scheme};
 use crate::admin::error::ApiError;
 use crate::admin::input::Query;
 use crate::admin::panel_url::panel_url;
@@ -32,8 +33,6 @@ use crate::policy::token::{Code, TokenHash};
 use crate::store::audit::{AuditTrail, entry};
 use crate::store::database::{IfNotWritten, NewInvitation, NewPerson, PersonIdentity};
 
-const COOKIE_NAME: &str = "keygate_sign_in";
-const TLS_COOKIE_NAME: &str = "__Host-keygate_sign_in";
 /// The most sign-ins that are under way at once; a further one takes the place of the oldest.
 const MOST_PENDING: usize = 10_000;
 /// The most of one client, so that nobody pushes out those of others.
@@ -118,7 +117,7 @@ impl ProviderSignIns {
     /// The sign-in of this browser, which is used up by that.
     fn take_away(
         &self,
-        headers: &HeaderMap,
+        (headers, scheme): (&HeaderMap, Scheme),
         state: &str,
         now: UnixTime,
     ) -> Option<(TokenHash, Pending, Option<Zeroizing<String>>)> {
@@ -129,7 +128,7 @@ impl ProviderSignIns {
                 (0..ARRIVAL_SECONDS).contains(&(now.seconds() - one.made_at))
             }
         });
-        for cookie in named_by(headers) {
+        for cookie in named_by(headers, scheme) {
             // Another page may send the browser here, and must not end what is under way.
             if let Some(UnderWay {
                 step: SignInStep::Away { pending, .. },
@@ -152,10 +151,15 @@ impl ProviderSignIns {
     }
 
     /// Who has come back in this browser, if the page has the right code. The code is used up by that.
-    pub(super) fn arrive(&self, headers: &HeaderMap, code: &str, now: UnixTime) -> Option<Arrival> {
+    pub(super) fn arrive(
+        &self,
+        (headers, scheme): (&HeaderMap, Scheme),
+        code: &str,
+        now: UnixTime,
+    ) -> Option<Arrival> {
         let shown = blake3::hash(code.as_bytes());
         let mut under_way = self.under_way();
-        for cookie in named_by(headers) {
+        for cookie in named_by(headers, scheme) {
             let is_right = match under_way.get(&cookie) {
                 Some(UnderWay {
                     made_at,
@@ -217,6 +221,7 @@ impl Arrival {
                 person,
                 email: name,
                 password: None,
+                known_by: None,
             },
             id_token,
         )
@@ -227,10 +232,11 @@ impl Arrival {
 pub(super) async fn begin(
     services: &Services,
     client: SignInClient<'_>,
-    query: &Query,
+    query: Result<Query, ApiError>,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
     let provider = services.provider.as_ref().ok_or(ApiError::UnknownPath)?;
+    let query = query?;
     let redirect_uri = redirect_uri(services).ok_or(ApiError::NoPanel)?;
     let invitation = query.parameter("invitation")?;
     let invitation = match invitation {
@@ -250,8 +256,7 @@ pub(super) async fn begin(
     let sign_ins = &services.state.provider_sign_ins;
     sign_ins.keep(cookie.hash(), address, step, now);
     // The browser says nothing of how it came here.
-    let is_tls = redirect_uri.starts_with("https://");
-    let set = set_cookie(cookie.reveal(), "; Max-Age=600", is_tls)?;
+    let set = PROVIDER_SIGN_IN.set(cookie.reveal(), "; Max-Age=600", scheme(services))?;
     Ok(redirect(&begun.url)?.with(SET_COOKIE, set))
 }
 
@@ -260,13 +265,16 @@ pub(super) async fn begin(
 pub(super) async fn come_back(
     services: &Services,
     client: SignInClient<'_>,
-    query: &Query,
+    query: Result<Query, ApiError>,
     now: UnixTime,
 ) -> Result<ApiResponse, ApiError> {
     let provider = services.provider.as_ref().ok_or(ApiError::UnknownPath)?;
+    let query = query?;
     let sign_ins = &services.state.provider_sign_ins;
     let state = query.parameter("state")?.unwrap_or_default();
-    let Some((cookie, pending, invitation)) = sign_ins.take_away(client.headers, state, now) else {
+    let Some((cookie, pending, invitation)) =
+        sign_ins.take_away((client.headers, scheme(services)), state, now)
+    else {
         return back_to_panel("#sign-in-error=not_begun_here");
     };
     let text = |name| Ok::<_, ApiError>(query.parameter(name)?.map(str::to_owned));
@@ -501,6 +509,11 @@ fn redirect_uri(services: &Services) -> Option<String> {
     Some(format!("{}{CALLBACK_PATH}", panel_url(services)?))
 }
 
+/// How browsers load the panel. The provider's page sends them here without an Origin.
+pub(super) fn scheme(services: &Services) -> Scheme {
+    Scheme::of_url(&panel_url(services).unwrap_or_default())
+}
+
 /// Sends the browser to the panel. `fragment` is sent to nobody.
 fn back_to_panel(fragment: &str) -> Result<ApiResponse, ApiError> {
     redirect(&format!("/{fragment}"))
@@ -511,28 +524,10 @@ fn redirect(url: &str) -> Result<ApiResponse, ApiError> {
     Ok(ApiResponse::empty(StatusCode::SEE_OTHER).with(LOCATION, location))
 }
 
-fn set_cookie(value: &str, end: &str, is_over_tls: bool) -> Result<HeaderValue, ApiError> {
-    let (name, secure) = match is_over_tls {
-        true => (TLS_COOKIE_NAME, "; Secure"),
-        false => (COOKIE_NAME, ""),
-    };
-    // Lax: the provider's page sends the browser here.
-    let text = format!("{name}={value}; HttpOnly; SameSite=Lax; Path=/{end}{secure}");
-    let mut cookie = HeaderValue::try_from(text).map_err(|_| ApiError::Internal)?;
-    cookie.set_sensitive(true);
-    Ok(cookie)
-}
-
 /// The hashes of the sign-ins that these cookies name.
-fn named_by(headers: &HeaderMap) -> impl Iterator<Item = TokenHash> {
-    let lines = headers.get_all(COOKIE).iter();
-    let cookies = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'));
-    cookies
-        .filter_map(|cookie| cookie.trim().split_once('='))
-        .filter(|(name, value)| {
-            matches!(*name, COOKIE_NAME | TLS_COOKIE_NAME) && value.len() == Code::LENGTH
-        })
-        .map(|(_, value)| TokenHash::of(value.as_bytes()))
+fn named_by(headers: &HeaderMap, scheme: Scheme) -> impl Iterator<Item = TokenHash> {
+    let codes = PROVIDER_SIGN_IN.values(headers, scheme);
+    codes
+        .filter(|code| code.len() == Code::LENGTH)
+        .map(|code| TokenHash::of(code.as_bytes()))
 }

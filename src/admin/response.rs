@@ -87,6 +87,12 @@ impl ApiResponse {
         self
     }
 
+    /// Adds one more line of a header that may be there.
+    pub(super) fn and(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
     /// Status and body, for a caller without HTTP.
     pub(super) fn into_parts(self) -> (StatusCode, Bytes) {
         (self.status, self.body)

@@ -15,19 +15,20 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::admin::cookie::{SESSION, Scheme};
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
 use crate::admin::panel_url::panel_url;
 use crate::admin::principal::{Principal, SignedIn};
 use crate::admin::request_head;
 use crate::admin::response::ApiResponse;
-use crate::admin::session_codes::{
-    SessionCodes, SessionProof, cookie, hash_of, is_over_tls, named_by, secret_of,
-};
+use crate::admin::session_codes::{SessionCodes, SessionProof, hash_of, named_by, secret_of};
 use crate::admin::sign_in::{Admitted, SignInClient};
 use crate::admin::throttle::delay_response;
 use crate::admin::token::AdminToken;
-use crate::admin::{Peer, Services, change, person_session, provider_sign_in, sign_in};
+use crate::admin::{
+    Peer, Services, change, known_device, person_session, provider_sign_in, sign_in,
+};
 use crate::observe::log::Event;
 use crate::oidc::ProviderToken;
 use crate::policy::audit::{AuditAction, ChangeOrigin, ChangeVia};
@@ -98,14 +99,14 @@ impl Sessions {
     /// What these headers show of a valid session. With both cookie and secret, its idle time begins anew.
     pub(super) fn touch(
         &self,
-        headers: &HeaderMap,
+        (headers, scheme): (&HeaderMap, Scheme),
         token: Option<AdminToken>,
         now: UnixTime,
     ) -> SessionProof {
         let secret = secret_of(headers);
         let mut found = SessionProof::None;
         let mut state = self.state();
-        for hash in named_by(headers) {
+        for hash in named_by(headers, scheme) {
             if let Some(session) = state.live.get_mut(&hash) {
                 if session.is_over(now) || token != Some(session.token) {
                     state.live.remove(&hash);
@@ -121,9 +122,9 @@ impl Sessions {
     }
 
     /// Ends the sessions that these cookies name.
-    fn end(&self, headers: &HeaderMap) {
+    fn end(&self, headers: &HeaderMap, scheme: Scheme) {
         let mut state = self.state();
-        for hash in named_by(headers) {
+        for hash in named_by(headers, scheme) {
             state.live.remove(&hash);
         }
     }
@@ -255,6 +256,7 @@ pub(super) async fn sign_in(
     let (email, invitation) = (fields.text("email")?, fields.text("invitation")?);
     let password = fields.text("password")?.map(Zeroizing::new);
     fields.finish()?;
+    let scheme = Scheme::of(services, headers);
     let mut origin = change::unknown(services, peer, headers, ChangeVia::Panel, request_id);
     let client = SignInClient {
         peer,
@@ -268,7 +270,9 @@ pub(super) async fn sign_in(
         }
         (None, Some(link), None, None, None) => {
             let sign_ins = &services.state.provider_sign_ins;
-            if let Some(arrival) = sign_ins.arrive(headers, &link, now) {
+            if let Some(arrival) =
+                sign_ins.arrive((headers, provider_sign_in::scheme(services)), &link, now)
+            {
                 let (admitted, id_token) = arrival.admitted();
                 let admitted = (Ok(admitted), Some(id_token));
                 return begin_for_person(services, client, admitted, "oidc", now).await;
@@ -324,12 +328,12 @@ pub(super) async fn sign_in(
     let codes = services.state.sessions.begin(token, now);
     let SessionCodes { id, secret } = codes.map_err(|_| ApiError::Internal)?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
-    services.state.sessions.end(headers);
-    person_session::end(services, headers).await?;
+    services.state.sessions.end(headers, scheme);
+    person_session::end(services, (headers, scheme)).await?;
     services.metrics.sign_in(way, "ok");
     let event = line(Event::info("change"), &origin, "ok");
     services.log.event(change::with_mark(event, mark.as_ref()));
-    let cookie = cookie(id.reveal(), "", is_over_tls(services, headers))?;
+    let cookie = SESSION.set(id.reveal(), "", scheme)?;
     let view = View {
         secret: Some(secret.reveal()),
         ..view(services, peer, headers, &Principal::operator())
@@ -350,10 +354,12 @@ async fn begin_for_person(
         headers,
         origin,
     } = client;
+    let scheme = Scheme::of(services, headers);
     let Admitted {
         person,
         email,
         password,
+        known_by,
     } = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
@@ -371,15 +377,15 @@ async fn begin_for_person(
     let mark = change::record_sign_in(services, origin.clone(), way).await?;
     let codes = person_session::begin(services, peer, headers, (person, password), now).await?;
     // Prevents session fixation: an id from before the sign-in is no longer valid.
-    services.state.sessions.end(headers);
-    person_session::end(services, headers).await?;
+    services.state.sessions.end(headers, scheme);
+    person_session::end(services, (headers, scheme)).await?;
     services.metrics.sign_in(way, "ok");
     let event = change::with_origin(Event::info("change"), &origin)
         .with("action", "sign_in")
         .with("with", way)
         .with("result", "ok");
     services.log.event(change::with_mark(event, mark.as_ref()));
-    let cookie = cookie(codes.id.reveal(), "", is_over_tls(services, headers))?;
+    let cookie = SESSION.set(codes.id.reveal(), "", scheme)?;
     let shown = person_session::shown_by(services, &codes, now).await?;
     let principal = shown.ok_or(ApiError::InNoAccount)?;
     if let (Some(token), Some(signed_in)) = (id_token, principal.signed_in()) {
@@ -391,7 +397,11 @@ async fn begin_for_person(
         secret: Some(codes.secret.reveal()),
         ..view(services, peer, headers, &principal)
     };
-    Ok(ApiResponse::json(&view).with(SET_COOKIE, cookie))
+    let response = ApiResponse::json(&view).with(SET_COOKIE, cookie);
+    Ok(match known_by {
+        Some(stored) => response.and(SET_COOKIE, known_device::set_cookie(&stored, scheme, now)?),
+        None => response,
+    })
 }
 
 /// GET /api/session
@@ -453,10 +463,11 @@ pub(super) async fn sign_out(
     origin: ChangeOrigin,
     headers: &HeaderMap,
 ) -> Result<ApiResponse, ApiError> {
-    services.state.sessions.end(headers);
-    person_session::end(services, headers).await?;
+    let scheme = Scheme::of(services, headers);
+    services.state.sessions.end(headers, scheme);
+    person_session::end(services, (headers, scheme)).await?;
     change::record_done(services, AuditAction::SignOut, origin, IfNotWritten::Wait).await?;
-    let cookie = cookie("", "; Max-Age=0", is_over_tls(services, headers))?;
+    let cookie = SESSION.set("", "; Max-Age=0", scheme)?;
     let session = principal.signed_in().map(|signed_in| &signed_in.session);
     let elsewhere = match session {
         Some(session) => provider_sign_in::end_session_url(services, session, now()).await,
@@ -474,7 +485,7 @@ mod tests {
     use http::header::{COOKIE, HeaderValue};
 
     use super::*;
-    use crate::admin::session_codes::{COOKIE_NAME, SECRET_HEADER};
+    use crate::admin::session_codes::SECRET_HEADER;
 
     const HOUR: i64 = 60 * 60;
 
@@ -493,10 +504,8 @@ mod tests {
     }
 
     fn held(codes: &SessionCodes) -> HeaderMap {
-        with_secret(
-            &[&format!("{COOKIE_NAME}={}", codes.id.reveal())],
-            &codes.secret,
-        )
+        let name = SESSION.name(Scheme::Http);
+        with_secret(&[&format!("{name}={}", codes.id.reveal())], &codes.secret)
     }
 
     fn with_secret(cookies: &[&str], secret: &Code) -> HeaderMap {
@@ -508,7 +517,7 @@ mod tests {
 
     impl Sessions {
         fn admits(&self, headers: &HeaderMap, token: Option<AdminToken>, now: UnixTime) -> bool {
-            self.touch(headers, token, now) == SessionProof::Whole
+            self.touch((headers, Scheme::Http), token, now) == SessionProof::Whole
         }
     }
 
@@ -601,7 +610,7 @@ mod tests {
             sessions.begin(token, at(0)).unwrap(),
             sessions.begin(token, at(0)).unwrap(),
         );
-        let cookie = format!("{COOKIE_NAME}={}", one.id.reveal());
+        let cookie = format!("{}={}", SESSION.name(Scheme::Http), one.id.reveal());
         let mut twice = held(&one);
         twice.append(SECRET_HEADER, twice[SECRET_HEADER].clone());
         let late = at(12 * HOUR - 1);
@@ -611,10 +620,14 @@ mod tests {
             with_secret(&[&cookie], &one.id),
             twice,
         ] {
-            let proof = sessions.touch(&headers, Some(token), late);
+            let proof = sessions.touch((&headers, Scheme::Http), Some(token), late);
             assert_eq!(proof, SessionProof::CookieAlone);
         }
-        let proof = sessions.touch(&with_secret(&[], &one.secret), Some(token), late);
+        let proof = sessions.touch(
+            (&with_secret(&[], &one.secret), Scheme::Http),
+            Some(token),
+            late,
+        );
         assert_eq!(proof, SessionProof::None);
         assert!(!sessions.admits(&held(&one), Some(token), at(12 * HOUR)));
     }

@@ -7,13 +7,16 @@ use http::HeaderMap;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::admin::cookie::Scheme;
 use crate::admin::error::ApiError;
 use crate::admin::input::JsonObject;
+use crate::admin::known_device::KnownDevice;
+use crate::admin::passwords::{self, TrySource};
 use crate::admin::person_session::{self, random_id, time_text};
 use crate::admin::response::ApiResponse;
 use crate::admin::throttle::delay_response;
 use crate::admin::usage::ask;
-use crate::admin::{Peer, Services, change, passwords};
+use crate::admin::{Peer, Services, change};
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
 use crate::policy::password;
@@ -31,6 +34,8 @@ pub(super) struct Admitted {
     pub(super) email: String,
     /// The stored hash of the password that was shown; None: none was, or it has just been set.
     pub(super) password: Option<String>,
+    /// The stored hash of the person's password, by which the device is known from now on; None: the person has none.
+    pub(super) known_by: Option<String>,
 }
 
 /// From where a sign-in comes.
@@ -73,10 +78,10 @@ pub(super) async fn by_password(
         }
     };
     let address = email.as_ref().map_or("", EmailAddress::as_str);
-    let from = change::client(services, client.peer, client.headers);
     let (person, hash) = known.unzip();
     let hash = hash.flatten();
-    let is_right = passwords::check(services, (address, from), password, hash.clone(), now).await?;
+    let source = try_source(services, client, address, hash.as_deref(), now);
+    let is_right = passwords::check(services, source, password, hash.clone(), now).await?;
     let person = person.filter(|_| is_right).ok_or(ApiError::WrongPassword)?;
     let id = person.id.clone();
     let memberships = ask(services, move |database| database.memberships(&id)).await?;
@@ -88,8 +93,28 @@ pub(super) async fn by_password(
     Ok(Admitted {
         person: person.id,
         email: person.email,
-        password: hash,
+        password: hash.clone(),
+        known_by: hash,
     })
+}
+
+/// What a try counts for. `hash`: the person's stored one.
+fn try_source<'t>(
+    services: &Services,
+    client: SignInClient<'_>,
+    email: &'t str,
+    hash: Option<&str>,
+    now: UnixTime,
+) -> TrySource<'t> {
+    let SignInClient { peer, headers, .. } = client;
+    let scheme = Scheme::of(services, headers);
+    match hash.and_then(|hash| KnownDevice::find(headers, scheme, hash, now)) {
+        Some(device) => TrySource::Device(device),
+        None => TrySource::Addresses {
+            email,
+            client: change::client(services, peer, headers),
+        },
+    }
 }
 
 /// POST /api/invitations/look: what an invitation is, for the page that its link opens. It stays open.
@@ -119,6 +144,10 @@ pub(super) async fn look(
         Err(_) => None,
     };
     Ok(ApiResponse::json(&json!({
+        "kind": match invitation.person {
+            None => "invitation",
+            Some(_) => "new_password",
+        },
         "email": invitation.email,
         "account": {"id": invitation.account, "name": name},
         "role": invitation.role.label(),
@@ -149,9 +178,8 @@ pub(super) async fn by_invitation(
     let known = ask(services, move |database| database.person(&wanted)).await?;
     let new_hash = match (&known, &invitation.person) {
         (Some((_, hash)), None) => {
-            let from = change::client(services, client.peer, client.headers);
-            let who = (email.as_str(), from);
-            if !passwords::check(services, who, password, hash.clone(), now).await? {
+            let source = try_source(services, client, email.as_str(), hash.as_deref(), now);
+            if !passwords::check(services, source, password, hash.clone(), now).await? {
                 return Err(ApiError::WrongPassword);
             }
             None
@@ -162,10 +190,14 @@ pub(super) async fn by_invitation(
             Some(passwords::hash(services, password).await?)
         }
     };
-    let id = match &known {
-        Some((person, _)) => person.id.clone(),
-        None => PersonId::parse(&random_id("per_")?).map_err(|_| ApiError::Internal)?,
+    let (id, old_hash) = match known {
+        Some((person, hash)) => (person.id, hash),
+        None => {
+            let id = PersonId::parse(&random_id("per_")?).map_err(|_| ApiError::Internal)?;
+            (id, None)
+        }
     };
+    let known_by = new_hash.clone().or(old_hash);
     let new = NewPerson {
         id: id.clone(),
         identity,
@@ -179,6 +211,7 @@ pub(super) async fn by_invitation(
         person: id,
         email: email.as_str().to_owned(),
         password: None,
+        known_by,
     })
 }
 

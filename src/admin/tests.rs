@@ -5,6 +5,7 @@ mod authentication;
 mod dashboard;
 mod fleet;
 mod key_calls;
+mod known_devices;
 mod listeners;
 mod people;
 mod reloads;

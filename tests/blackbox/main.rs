@@ -175,6 +175,7 @@ mod models {
 
 /// The people of an account: invited, signed in to the panel, with what their role lets them do, and gone at once.
 mod people {
+    mod known_devices;
     mod members;
     pub mod panel;
     mod shell;

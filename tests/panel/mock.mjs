@@ -56,7 +56,7 @@ async function answer(state, request, response) {
   }
   if (call === "POST /api/session") {
     const isRight = body.link !== undefined ? state.links.delete(body.link) : body.token === state.token;
-    if (!isRight) return refuse(401, "This token is not the admin token.");
+    if (!isRight) return refuse(401, body.link !== undefined ? "This sign-in link was used already, or is too old. Sign in again." : "This token is not the admin token.");
     const id = randomBytes(16).toString("hex");
     state.sessions.add(id);
     return send(200, { ...about, secret: `secret-${id}` }, { "Set-Cookie": `keygate_session=${id}; Path=/; HttpOnly; SameSite=Strict` });

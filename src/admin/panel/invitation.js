@@ -20,15 +20,18 @@ export async function openInvitation({ code, onSignedIn, onLeave }) {
     .catch((error) => [null, error]);
   if (!card.isOpen()) return;
   if (seen === null) return fail(ways);
-  const { email, account, role, expires_at: end, sets_password: isNew } = seen;
-  card.entitle("You are invited to ", foreign(nameOf(account)), ` as ${ROLES[role].as}`);
+  const { kind, email, account, role, expires_at: end, sets_password: isNew } = seen;
+  const isReset = kind === "new_password";
+  if (isReset) card.entitle("Set a new password");
+  else card.entitle("You are invited to ", foreign(nameOf(account)), ` as ${ROLES[role].as}`);
   card.body.append(
     h("p", {}, h("bdi", { class: "email" }, email)),
-    h("p", { class: "muted" }, rights(role), " ", `The link works once, until ${dateAndTime(Date.parse(end))}.`),
+    h("p", { class: "muted" }, isReset ? "It takes the place of your old password, and signs you out everywhere else." : rights(role), " ",
+      `The link works once, until ${dateAndTime(Date.parse(end))}.`),
     ...(ways.oidc ? [h("button", { type: "button", class: "button primary wide", onclick: () => {
       location.assign(`/api/sign-in/oidc?${new URLSearchParams({ invitation: code })}`);
     } }, `Sign in with ${ways.oidc.name}`), h("p", { class: "hint" }, "Sign in there with the e-mail address above.")] : [form()]),
-    leave("Sign in without this invitation"));
+    leave(isReset ? "Sign in with the old password" : "Sign in without this invitation"));
   card.body.querySelector("input:not([hidden]), button").focus();
 
   function form() {

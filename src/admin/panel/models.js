@@ -3,7 +3,6 @@
 import { call, isNews } from "./api.js";
 import { foreign, h, icon, isolated, modelName, quoted, visible } from "./dom.js";
 import { count, plural } from "./format.js";
-import { bounds } from "./ceilings.js";
 import { copyButton } from "./overlay.js";
 import { account, isPerson, nameOf } from "./who.js";
 
@@ -38,12 +37,11 @@ export function modelsView(main, title) {
     place.setAttribute("aria-busy", "true");
     try {
       const { signal } = turnOfThis;
-      const [catalogue, standing] = await Promise.all([call("GET", "/api/models", undefined, { signal }),
-        call("GET", isPerson() ? `/api/accounts/${encodeURIComponent(account().id)}` : "/api/status", undefined, { signal })]);
+      const id = isPerson() ? encodeURIComponent(account().id) : null;
+      const [catalogue, standing] = await Promise.all([call("GET", id === null ? "/api/models" : `/api/models?account=${id}`, undefined, { signal }),
+        id === null ? call("GET", "/api/status", undefined, { signal }) : {}]);
       const untried = new Map((standing.upstreams ?? []).map(({ name, replicas }) => [name, replicas.filter(({ tried }) => tried === false).length]));
-      // Persons are told the models of all of their accounts.
-      const fault = isPerson() ? bounds(standing, { createdAt: 0, isMoved: true }).model_access?.fault ?? (() => null) : () => null;
-      models = catalogue.models.filter((model) => fault(model) === null).map((model) => ({ ...model, untried: untried.get(model.upstream) ?? 0 }));
+      models = catalogue.models.map((model) => ({ ...model, untried: untried.get(model.upstream) ?? 0 }));
       trouble.hidden = true;
       draw();
     } catch (error) {

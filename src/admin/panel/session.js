@@ -34,8 +34,7 @@ export async function resume(link) {
     return { session, trouble: null };
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) {
-      return { session: null, trouble: link === null ? null
-        : error.code !== null ? error.message : "This sign-in link was used already, or is too old. Sign in again." };
+      return { session: null, trouble: link === null ? null : error.message };
     }
     return { session: null, trouble: error.message };
   }

@@ -14,8 +14,11 @@ use crate::policy::person::EmailAddress;
 
 const MALLORYS: &str = "a password that mallory knows";
 
-/// A body that comes late.
-struct LateBody(Option<oneshot::Receiver<Bytes>>);
+/// A body that comes late, and tells when it is asked for: its call was let in by then.
+struct LateBody {
+    asked_for: Option<oneshot::Sender<()>>,
+    body: Option<oneshot::Receiver<Bytes>>,
+}
 
 impl Body for LateBody {
     type Data = Bytes;
@@ -25,13 +28,16 @@ impl Body for LateBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(waiting) = &mut self.0 else {
+        if let Some(asked_for) = self.asked_for.take() {
+            asked_for.send(()).unwrap();
+        }
+        let Some(waiting) = &mut self.body else {
             return Poll::Ready(None);
         };
         match Pin::new(waiting).poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(body) => {
-                self.0 = None;
+                self.body = None;
                 Poll::Ready(Some(Ok(Frame::data(body.unwrap()))))
             }
         }
@@ -48,18 +54,24 @@ impl TestApi {
         meanwhile: impl Future<Output = ()>,
     ) -> TestResponse {
         let (send, receive) = oneshot::channel();
+        let (asked_for, is_asked_for) = oneshot::channel();
         let mut request = Request::builder().method("POST").uri(target);
         for (name, value) in [&FROM_PANEL[..], &session.headers()].concat() {
             request = request.header(name, value);
         }
-        let request = request.body(LateBody(Some(receive))).unwrap();
+        let request = request
+            .body(LateBody {
+                asked_for: Some(asked_for),
+                body: Some(receive),
+            })
+            .unwrap();
         let peer = Peer::Network {
             address: ([198, 51, 100, 9], 5000).into(),
             local: LOCAL,
         };
         let services = Arc::clone(&self.services);
         let call = tokio::spawn(async move { handle(&services, peer, request).await });
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        is_asked_for.await.unwrap();
         meanwhile.await;
         send.send(Bytes::from(body.to_string())).unwrap();
         let (parts, body) = call.await.unwrap().into_parts();
@@ -203,16 +215,21 @@ fn two_owners_who_demote_each_other_leave_one() {
 fn a_call_whose_body_comes_after_its_person_was_removed_does_nothing() {
     runtime().block_on(async {
         let api = TestApi::with_accounts().await;
-        let mallory = api.person("acme", "mallory@example.com", "member").await;
-        let id = api.id_of("acme", "mallory@example.com").await;
-        let target = format!("/api/accounts/acme/members/{id}");
-        let remove = async {
-            assert_eq!(api.call("DELETE", &target, "").await.status, 204);
-        };
-        let made = api
-            .late(&mallory, "/api/keys", key_in("acme"), remove)
-            .await;
-        assert!(made.status.is_client_error(), "{}", made.status);
+        let invitation = json!({"email": "mallory@example.net", "role": "owner"});
+        for (target, body) in [
+            ("/api/keys", key_in("acme")),
+            ("/api/accounts/acme/invitations", invitation),
+        ] {
+            let mallory = api.person("acme", "mallory@example.com", "owner").await;
+            let id = api.id_of("acme", "mallory@example.com").await;
+            let member = format!("/api/accounts/acme/members/{id}");
+            let remove = async {
+                assert_eq!(api.call("DELETE", &member, "").await.status, 204);
+            };
+            let made = api.late(&mallory, target, body, remove).await;
+            assert_eq!(made.status, 401, "{target}");
+        }
+        assert!(api.services.table.is_empty());
     });
 }
 
@@ -268,8 +285,9 @@ fn a_repeated_call_shows_no_key_that_its_person_does_not_see() {
         assert_eq!(api.call("DELETE", &target, "").await.status, 204);
         let again = json!({"email": "mallory@example.com", "password": PASSWORD});
         let mallory = api.sign_in_with(again).await.session();
-        let repeated = create(&mallory, "other").await.json();
-        assert_eq!(repeated["key"], Value::Null);
+        let repeated = create(&mallory, "other").await;
+        assert_eq!(repeated.status, 409);
+        assert_eq!(repeated.json()["key"], Value::Null);
     });
 }
 

@@ -223,7 +223,8 @@ fn a_list_goes_on_where_it_stopped_though_the_key_there_is_gone() {
             ("limit=1&limit=1", "limit"),
             ("after=x", "after"),
             ("after=", "after"),
-            ("query=%ff", ""),
+            ("query=%ff", "query"),
+            ("%ff=a", ""),
         ] {
             let response = api.call("GET", &format!("/api/keys?{query}"), "").await;
             assert_eq!(

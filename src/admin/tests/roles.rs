@@ -435,6 +435,9 @@ fn lists_and_counts_hold_only_what_is_theirs() {
             .await;
         let models = stage.call("GET", "/api/models", Value::Null).await.json();
         assert_eq!(models["models"], json!([]));
+        let foreign = "/api/models?account=other";
+        let models = stage.call("GET", foreign, Value::Null).await;
+        assert_eq!(models.status, 404);
 
         // The same Idempotency-Key of somebody else is another one.
         let body =

@@ -133,7 +133,10 @@ fn a_wrong_token_or_link_signs_nobody_in_and_is_answered_late() {
                 assert_eq!(response.status, 401, "{field} {wrong}");
                 assert!(began.elapsed() >= std::time::Duration::from_millis(190));
                 assert!(!response.headers.contains_key("set-cookie"));
-                assert_eq!(response.json()["error"]["field"], Value::Null);
+                let error = &response.json()["error"];
+                assert_eq!(error["field"], Value::Null);
+                let is_link = field == "link";
+                assert_eq!(error["code"] == "wrong_link", is_link, "{error}");
             }
         }
         for (body, status, field) in [

@@ -33,6 +33,18 @@ impl Config {
                 "has no effect without a panel to sign in to; set admin.listen, or remove it",
             );
         }
+        let is_https = |url: &String| url.starts_with("https://");
+        if self.admin.listen.is_some()
+            && !self.admin.tls
+            && self.sign_in.url.as_ref().is_some_and(is_https)
+            && self.client_address == ClientAddressSource::Peer
+        {
+            warn(
+                "client_address.from".to_owned(),
+                "sign_in.url is https and admin.tls is off, so a proxy stands before the panel and every person has its \
+                 address: wrong passwords of one slow down the others; set \"x-forwarded-for\", and trusted_proxies",
+            );
+        }
         if self
             .client_address
             .trusted_proxies()

@@ -148,6 +148,20 @@ fn gateways_share_usage_accounts_sessions_and_one_chain_of_audit_rows() {
         assert_eq!(shown.json()["principal"]["email"], "alice@example.com");
     }
 
+    // A device that one gateway knows is known to the other, where somebody guesses from the same address.
+    let by_password = |password: &str, cookie: &str| {
+        let body = json!({"email": "alice@example.com", "password": password}).to_string();
+        let call = Call::new("POST", "/api/session").header("content-type", "application/json");
+        from_panel(&two, call.header("cookie", cookie).body(body)).status
+    };
+    let device = signed_in.all("set-cookie")[1];
+    let device = device.split(';').next().unwrap();
+    eventually("guesses are slowed", Duration::from_secs(60), || {
+        let is_slowed = by_password("a guess", "") == 429 && by_password(PASSWORD, "") == 429;
+        is_slowed.then_some(())
+    });
+    assert_eq!(by_password(PASSWORD, device), 200);
+
     // The audit.
     for gateway in [&one, &two] {
         assert_intact(gateway);

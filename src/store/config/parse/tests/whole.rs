@@ -262,6 +262,22 @@ fn an_admin_listener_on_the_network_without_tls_is_a_warning() {
 }
 
 #[test]
+fn a_panel_behind_a_proxy_that_hides_its_clients_is_a_warning() {
+    let warned = |admin: &str, url: &str, address: &str| {
+        let admin = format!("[admin]\nlisten = \"127.0.0.1:9180\"\n{admin}");
+        let sign_in = format!("[sign_in]\nurl = \"{url}\"\n");
+        let text = format!("{admin}{sign_in}[client_address]\n{address}{UPSTREAM}");
+        let warnings = config_of(&text).warnings().into_iter();
+        warnings.map(|fault| fault.field).collect::<Vec<_>>()
+    };
+    let url = "https://panel.example.com";
+    assert_eq!(warned("", url, ""), ["client_address.from"]);
+    let proxy = "from = \"x-forwarded-for\"\ntrusted_proxies = [\"10.0.0.1/32\"]";
+    assert!(warned("", url, proxy).is_empty());
+    assert!(warned("", "http://127.0.0.1:9180", "").is_empty());
+}
+
+#[test]
 fn believing_everybody_is_a_warning() {
     for from in ["x-forwarded-for", "proxy-protocol"] {
         for all in ["0.0.0.0/0", "::/0"] {
