@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::cli::FleetArgs;
 use crate::cli::client::Client;
 use crate::cli::command_error::CommandError;
-use crate::cli::keys::{or_dash, text};
+use crate::cli::keys::{can_ask, is_meant, or_dash, text};
 use crate::cli::output::{print, table};
+use crate::cli::reload::summary;
+use crate::cli::{AcceptRollbackArgs, FleetArgs, FleetCommand};
 
 const HEADINGS: [&str; 8] = [
     "NAME",
@@ -23,12 +24,40 @@ const HEADINGS: [&str; 8] = [
 ];
 
 pub(super) fn run(args: &FleetArgs) -> Result<ExitCode, CommandError> {
+    if let Some(FleetCommand::AcceptRollback(args)) = &args.command {
+        accept_rollback(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let client = Client::of_gateway(&args.gateway)?;
     let answer = client.call(&Method::GET, "/api/fleet", None)?;
     if !answer.print_json()? {
         print(describe(&answer.value()?))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn accept_rollback(args: &AcceptRollbackArgs) -> Result<(), CommandError> {
+    const PATH: &str = "/api/fleet/accept-rollback?ids=true";
+    if !args.dry_run && !args.yes && !can_ask() {
+        let what = "nothing was accepted: there is no terminal to ask on whether it is meant; look with --dry-run, and add --yes";
+        return Err(CommandError::Refused(what.to_owned()));
+    }
+    let client = Client::of_gateway(&args.gateway)?;
+    let call = |dry_run: bool| {
+        let body = json!({"dry_run": dry_run});
+        client.call(&Method::POST, PATH, Some(&body))
+    };
+    if !args.dry_run && !args.yes {
+        eprint!("{}", summary(&call(true)?.value()?, true));
+        if !is_meant("Follow the database as it is, on all gateways?")? {
+            return Err(CommandError::Refused("nothing was accepted".to_owned()));
+        }
+    }
+    let answer = call(args.dry_run)?;
+    match answer.print_json()? {
+        true => Ok(()),
+        false => print(summary(&answer.value()?, args.dry_run)),
+    }
 }
 
 fn describe(fleet: &Value) -> String {

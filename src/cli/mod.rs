@@ -693,7 +693,29 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct FleetArgs {
+    #[command(subcommand)]
+    command: Option<FleetCommand>,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum FleetCommand {
+    /// Follow a database that lacks changes which the gateways have seen, such as one restored from a backup. Keys that were
+    /// deleted since may work again.
+    AcceptRollback(AcceptRollbackArgs),
+}
+
+#[derive(Debug, Args)]
+struct AcceptRollbackArgs {
+    /// Only print what it would change.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask first.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     gateway: GatewayArgs,
 }

@@ -26,7 +26,7 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn summary(answer: &Value, dry_run: bool) -> String {
+pub(super) fn summary(answer: &Value, dry_run: bool) -> String {
     let done = if dry_run { "would have" } else { "has" };
     let keys = answer["keys"].as_u64().unwrap_or(0);
     let keys = key_store::format_key_count(usize::try_from(keys).unwrap_or(usize::MAX));

@@ -324,7 +324,12 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
         (&json!(1), &json!(1)),
         "it would bring one back and lose one: {seen}"
     );
-    gateways[0].admin_json("POST", "/api/fleet/accept-rollback", None);
+    let ran = gateways[0].run(&["fleet", "accept-rollback"], "");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.err.contains("--dry-run"), "{}", ran.err);
+    let ran = gateways[0].run(&["fleet", "accept-rollback", "--yes"], "");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.out.contains("1 added, 1 removed"), "{}", ran.out);
     for gateway in &gateways {
         is_in(gateway, "in_sync");
         // What was taken away meanwhile stays taken away.
