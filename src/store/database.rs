@@ -11,7 +11,8 @@
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in, `postgres` the one that several gateways share; `sql/` and `statements` are what both kinds share.
-//! `queue` holds what waits, `writer` writes it.
+//! `queue` holds what waits, `writer` writes it. `spool` is where it waits on disk while a shared database is away, `pending`
+//! knows what waits where.
 //!
 //! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
 //! where the database can be written. Nobody waits for the database but those who ask it.
@@ -22,12 +23,14 @@ mod audit;
 mod budgets;
 mod driver;
 mod error;
+mod pending;
 mod people;
 mod postgres;
 mod query;
 mod queue;
 mod record;
 mod sessions;
+mod spool;
 mod sqlite;
 mod statements;
 mod writer;
@@ -45,9 +48,10 @@ use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
 use crate::store::database::people::PeopleDriver;
 use crate::store::database::postgres::{Postgres, PostgresServer};
 use crate::store::database::queue::{Queues, lock};
+use crate::store::database::spool::{AuditSpool, Spool};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
-use crate::store::database::writer::{WriterHandle, WriterSettings};
+use crate::store::database::writer::{WriterHandle, WriterSettings, WriterSpool};
 
 pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, PendingAlert};
 pub use crate::store::database::audit::{
@@ -69,6 +73,7 @@ pub use crate::store::database::record::{
 pub use crate::store::database::sessions::{
     NewSession, PersonSession, SessionLimits, StoredSession,
 };
+pub use crate::store::database::spool::{SpoolConfig, SpoolError};
 pub use crate::store::database::writer::{
     AuditReply, DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
 };
@@ -179,9 +184,28 @@ impl Database {
         keep_for: KeepFor,
         observer: DatabaseObserver,
     ) -> Result<Self, DatabaseError> {
+        Self::open_with_spool(url, audit_key, None, gateway, instance, keep_for, observer)
+    }
+
+    /// The same, where what cannot be written waits in a spool on disk.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], and the spool cannot be used.
+    pub fn open_with_spool(
+        url: &DatabaseUrl,
+        audit_key: &Path,
+        spool: Option<&SpoolConfig>,
+        gateway: &str,
+        instance: &str,
+        keep_for: KeepFor,
+        observer: DatabaseObserver,
+    ) -> Result<Self, DatabaseError> {
         let connections = Connections::of(url, gateway)?;
         let mut driver = connections.open_to_write()?;
         let key = audit::chain_key(audit_key)?;
+        let spool = spool
+            .map(|spool| open_spool(spool, &observer))
+            .transpose()?;
         let (newest, failed) = match driver.last_audit_row() {
             Ok(newest) => (newest, None),
             Err(error) if error.passes() => (None, Some(error)),
@@ -191,11 +215,21 @@ impl Database {
         if let Some(row) = newest.as_ref().filter(|_| is_broken) {
             observer(DatabaseEvent::AuditBroken { n: row.n });
         }
-        let last = match newest {
+        let behind = spool
+            .as_ref()
+            .and_then(|spool| spool.waiting.behind.clone());
+        if behind.is_some() {
+            driver.may_have_appended();
+        }
+        let last = match (newest, behind) {
             // Where other gateways write too, each row behind it is refused.
-            Some(_) if is_broken && matches!(url, DatabaseUrl::Postgres(_)) => AuditMark::origin(),
-            Some(AuditRow { n, hash, .. }) => AuditMark { n, hash },
-            None => AuditMark::origin(),
+            (Some(_), _) if is_broken && matches!(url, DatabaseUrl::Postgres(_)) => {
+                AuditMark::origin()
+            }
+            // Rows that wait are looked for from where the chain stood when they began to.
+            (_, Some(behind)) => behind,
+            (Some(AuditRow { n, hash, .. }), None) => AuditMark { n, hash },
+            (None, None) => AuditMark::origin(),
         };
         let queues = Arc::<Queues>::default();
         let writer = WriterHandle::start(
@@ -207,6 +241,7 @@ impl Database {
                 instance,
                 keep_for,
                 failed,
+                spool,
             },
             observer,
         )
@@ -249,7 +284,13 @@ impl Database {
     /// Of how many requests the usage is not written yet, those included whose records were dropped.
     #[must_use]
     pub fn unwritten_requests(&self) -> i64 {
-        self.writer.unwritten_requests()
+        self.writer.unwritten_requests().0
+    }
+
+    /// Of how many of these the usage is in the spool, and outlives the process.
+    #[must_use]
+    pub fn spooled_requests(&self) -> i64 {
+        self.writer.unwritten_requests().1
     }
 
     /// Writes all that waits. Returns whether it was written in this time.
@@ -257,8 +298,8 @@ impl Database {
         self.writer.flush(timeout)
     }
 
-    /// Writes all that waits, and ends the writer. Returns whether all was written in this time. What is added later is
-    /// lost.
+    /// Writes all that waits, and ends the writer. Returns whether all was written in this time; what was not is in the
+    /// spool, where there is one. What is added later is lost.
     pub fn stop(&self, timeout: Duration) -> bool {
         // SQLite's log is moved into the file and removed with the last connection. That is the writer's, which is waited
         // for; what still holds this database may end with the process. A connection in use stays open, and the next
@@ -426,6 +467,29 @@ impl Database {
     pub fn told_upstreams(&self) -> Result<Vec<(String, String)>, DatabaseError> {
         self.of_side(|driver| driver.told_upstreams())
     }
+}
+
+fn open_spool(
+    config: &SpoolConfig,
+    observer: &DatabaseObserver,
+) -> Result<WriterSpool, DatabaseError> {
+    let failed = |error: SpoolError| match error.source.kind() {
+        std::io::ErrorKind::ResourceBusy => DatabaseError::SpoolInUse(error),
+        _ => DatabaseError::Spool(error),
+    };
+    let usage = Spool::open(config).map_err(failed)?;
+    let (audit, waiting, damaged) = AuditSpool::open(&config.folder).map_err(failed)?;
+    if let Some(damaged) = damaged {
+        observer(DatabaseEvent::SpoolDamaged {
+            file: &damaged.path,
+            lines: damaged.count,
+        });
+    }
+    Ok(WriterSpool {
+        usage,
+        audit,
+        waiting,
+    })
 }
 
 /// Asks a connection, which is opened where there is none. One that failed is not used again.

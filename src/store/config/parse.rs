@@ -14,8 +14,7 @@ use crate::store::config::sections::{
 use crate::store::config::tree::{Faults, Location, Section, TomlDocument};
 use crate::store::config::{
     AdminConfig, AlertsConfig, AuditConfig, ClientAddressSource, Config, KeysConfig, LimitsConfig,
-    Listen, LogFormat, SignInConfig, Timeouts, Tls, UpstreamConfig, UsageConfig, files, usage,
-    value,
+    Listen, LogFormat, SignInConfig, Timeouts, Tls, UpstreamConfig, UsageConfig, files, value,
 };
 use crate::store::database::DatabaseUrl;
 use crate::store::fault::Fault;
@@ -234,6 +233,11 @@ impl ConfigReader<'_> {
         let upstreams = self.upstreams(&mut root, keys.as_ref());
         let database = self.database(root.section("database"));
         let has_database = database.as_ref().map(Option::is_some);
+        let usage = self.usage(
+            root.section("usage"),
+            database.as_ref().and_then(Option::as_ref),
+            keys.as_ref().map_or(self.folder, |keys| &keys.file),
+        );
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
@@ -255,7 +259,7 @@ impl ConfigReader<'_> {
                 database.as_ref().and_then(Option::as_ref),
             ),
             database,
-            usage: usage::usage(root.section("usage")),
+            usage,
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
             listen,

@@ -24,6 +24,9 @@ pub(crate) trait Driver: Send {
 
     fn key_uses(&mut self) -> Result<Vec<StoredKeyUse>, DatabaseError>;
 
+    /// The first rows that are appended wait from before the start, and may be in the table already. This is told before.
+    fn may_have_appended(&mut self) {}
+
     /// Appends rows in one transaction, and returns when they are on disk. `chain` goes on with them. Rows that were
     /// appended before, where only the answer was lost, are not appended again.
     fn append_audit(

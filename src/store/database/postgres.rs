@@ -39,7 +39,7 @@ enum Appended {
     Nothing,
     /// This was its last row.
     To(AuditMark),
-    /// It had no answer, and its rows may be in the table.
+    /// It had no answer, or was before the start, and its rows may be in the table.
     Unsure,
 }
 
@@ -81,6 +81,10 @@ impl Driver for Postgres {
     fn key_uses(&mut self) -> Result<Vec<StoredKeyUse>, DatabaseError> {
         let all = statement(statements::KEY_USES, []);
         self.ask_rows(&all, usage::key_use)
+    }
+
+    fn may_have_appended(&mut self) {
+        self.appended = Appended::Unsure;
     }
 
     fn append_audit(

@@ -20,8 +20,8 @@ use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
 const DELETE_SUMS: &str = include_str!("delete_sums.sql");
 
-/// A writer that wrote nothing for so long is gone.
-const FORGET_WRITERS_AFTER: i64 = 7 * DAY;
+/// A writer that wrote nothing for so long is gone, and nothing of it waits in a spool.
+const FORGET_WRITERS_AFTER: i64 = 400 * DAY;
 
 /// The columns of the statements that add rows, in their order.
 const RECORD: [ColumnKind; 24] = [

@@ -55,6 +55,7 @@ fn every_field_about_usage_can_be_set() {
             sums: 36 * 3_600,
             currency: "credits".to_owned(),
             time_zone: jiff::tz::TimeZone::UTC,
+            spool: None,
         }
     );
     assert_eq!(config.audit.keep, 90 * 86_400);
