@@ -217,7 +217,8 @@ mod routes {
 
 /// Several gateways with one database of PostgreSQL, and what holds while its server is away.
 mod shared_database {
-    mod gateways;
+    pub mod gateways;
+    mod spool;
 }
 
 /// An answer reaches the client chunk by chunk, at the speed at which the client reads.

@@ -253,11 +253,14 @@ impl Spool {
         if self.is_too_much(line.len()) {
             self.compact()?;
         }
+        let mut dropped = 0;
         if self.is_too_much(line.len()) && head.records > 0 {
             line = line::of_batch(&without_records(batch)).map_err(about(&self.folder))?;
-            self.dropped_records += std::mem::take(&mut head.records);
+            dropped = std::mem::take(&mut head.records);
         }
-        self.append_line(&line, &head)
+        self.append_line(&line, &head)?;
+        self.dropped_records += dropped;
+        Ok(())
     }
 
     fn is_too_much(&self, more: usize) -> bool {

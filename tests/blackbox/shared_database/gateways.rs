@@ -20,7 +20,7 @@ const FOLLOWED: Duration = Duration::from_secs(5);
 const PASSWORD: &str = "correct horse battery staple";
 
 /// A gateway with this key before this upstream. The key of the audit is the same for all.
-fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
+pub fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
     let setup = Setup::before(up)
         .keys(keys)
         .set("database", &format!("url = \"{}\"", server.url("usage")))
@@ -32,14 +32,14 @@ fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
     setup
 }
 
-fn server() -> TestServer {
+pub fn server() -> TestServer {
     let server = TestServer::start();
     server.create_database("usage");
     server
 }
 
 /// What all gateways have counted, as this one knows it.
-fn counted(gateway: &Gateway) -> i64 {
+pub fn counted(gateway: &Gateway) -> i64 {
     let usage = gateway.admin_json(
         "GET",
         &format!("/api/usage?start_time={}&group_by=key", an_hour_ago()),

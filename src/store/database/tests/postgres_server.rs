@@ -627,6 +627,50 @@ fn a_batch_whose_answer_was_lost_before_a_kill_counts_once() {
 }
 
 #[test]
+fn where_the_spool_fails_later_usage_waits_in_memory_and_goes_there_when_it_can() {
+    let mut own = Own::new();
+    let (told, events) = mpsc::channel();
+    let observer: DatabaseObserver = Box::new(move |event| {
+        let _ = match event {
+            DatabaseEvent::SpoolDown(error) => told.send(error.to_string()),
+            DatabaseEvent::SpoolUp => told.send("spool up".to_owned()),
+            _ => Ok(()),
+        };
+    });
+    let database = own.open_spooled(&own.spool(), observer);
+    own.server.kill();
+    let away = own.folder.path().join("away");
+    std::fs::rename(own.spool(), &away).unwrap();
+    let sender = database.sender();
+    for number in 0..50 {
+        sender.add(record(number, START));
+    }
+    let delete = database.audit(vec![entry("key_1")], IfNotWritten::Wait);
+    assert_eq!(delete.wait().unwrap(), AuditWrite::Waiting);
+    let down = events.recv_timeout(TIMEOUT).unwrap();
+    assert!(down.contains("spool"), "{down}");
+    sender.add(record(50, START));
+    assert_eq!(
+        (database.unwritten_requests(), database.spooled_requests()),
+        (51, 0)
+    );
+    std::fs::rename(&away, own.spool()).unwrap();
+    // It was said once.
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), "spool up");
+    wait_for("all is in the spool", || database.spooled_requests() == 51);
+    // The next row brings the first one with it.
+    let delete = database.audit(vec![entry("key_2")], IfNotWritten::Wait);
+    assert_eq!(delete.wait().unwrap(), AuditWrite::Waiting);
+    let killed = copy_of(&own.spool());
+    drop((database, sender));
+    own.server.run();
+    let database = own.open_spooled(killed.path(), Box::new(|_| {}));
+    wait_for("what waits is written", || database.flush(TIMEOUT));
+    assert_eq!(own.counts(), [51, 51, 2]);
+    assert_eq!(database.status().dropped_records, 0);
+}
+
+#[test]
 fn the_server_shows_whose_connections_it_has() {
     let own = Own::new();
     let database = Arc::new(own.open("gateway-7", Box::new(|_| {})).unwrap());
