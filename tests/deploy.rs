@@ -12,7 +12,7 @@ use keygate::store::config::parse::{Overrides, load};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 25] = [
+const METRICS: [&str; 26] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -37,6 +37,7 @@ const METRICS: [&str; 25] = [
     "keygate_usage_records_dropped_total",
     "keygate_database_write_seconds",
     "keygate_audit_rows_waiting",
+    "keygate_usage_waiting_bytes",
     "keygate_audit_rows_lost_total",
 ];
 const HISTOGRAMS: [&str; 4] = [
@@ -93,7 +94,7 @@ fn what_the_example_config_leaves_out_is_spelt_right() {
     fs::write(&file, all).unwrap();
     let faults = load(&file, &Overrides::default()).unwrap_err();
     let found: BTreeSet<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
-    // The files it names are not there, it shows both places of a credential, and SQLite has no password.
+    // The files it names are not there, it shows both places of a credential, and SQLite has no password and no spool.
     let expected = [
         "database.password_file",
         "sign_in.mail.password_file",
@@ -106,6 +107,7 @@ fn what_the_example_config_leaves_out_is_spelt_right() {
         "upstreams[0].api_key_env",
         "upstreams[0].api_key_file",
         "upstreams[0].ca_file",
+        "usage.spool",
     ];
     assert_eq!(found, BTreeSet::from(expected), "{faults:#?}");
 }
@@ -119,7 +121,7 @@ fn the_example_config_explains_every_setting() {
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
         "session_hours idle_minutes server username password_file operators issuer client_id client_secret_file scopes auto_invite",
-        "webhook secret_file key_file upstream_after url records sums currency time_zone default_output_tokens model input input_cached output audio_minute image",
+        "webhook secret_file key_file upstream_after url records sums spool spool_max currency time_zone default_output_tokens model input input_cached output audio_minute image",
         "name url models api_key_env api_key_file ca_file forward_headers usage engine",
     ];
     for setting in settings.iter().flat_map(|names| names.split(' ')) {

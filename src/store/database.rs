@@ -48,6 +48,7 @@ use crate::store::database::driver::{AuditChain, Driver, grouped_sums};
 use crate::store::database::people::PeopleDriver;
 use crate::store::database::postgres::{Postgres, PostgresServer};
 use crate::store::database::queue::{Queues, lock};
+use crate::store::database::record::SumsMap;
 use crate::store::database::spool::{AuditSpool, Spool};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
@@ -80,6 +81,9 @@ pub use crate::store::database::writer::{
 
 /// How long a question waits for what is not written yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a question is asked again, since what waited was written meanwhile.
+const MOST_TRIES: u32 = 3;
 
 /// Where the database is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -322,8 +326,7 @@ impl Database {
         if self.flush_if_needed() {
             return self.read(|reader| reader.sums(query));
         }
-        let waiting = self.writer.waiting_sums();
-        let mut rows = self.read(|reader| reader.sums(query))?;
+        let (mut rows, waiting, is_certain) = self.sums_and_waiting(query)?;
         for (key, sums) in grouped_sums(&waiting) {
             if key.scope != SumsScope::Key || key.width != query.bucket.width() {
                 continue;
@@ -338,12 +341,31 @@ impl Database {
                 None => rows.push(SumsRow { sums, ..row }),
             }
         }
-        if self.flush_if_needed() {
+        if !is_certain && self.flush_if_needed() {
             // It was written meanwhile, and may be counted twice in these rows.
             return self.read(|reader| reader.sums(query));
         }
         rows.sort_by(SumsRow::compare);
         Ok(rows)
+    }
+
+    /// The sums in the database, those of what waits, and whether nothing is counted in both.
+    fn sums_and_waiting(
+        &self,
+        query: &SumsQuery,
+    ) -> Result<(Vec<SumsRow>, SumsMap, bool), DatabaseError> {
+        let mut tries_left = MOST_TRIES;
+        loop {
+            tries_left -= 1;
+            let waiting = self.writer.waiting();
+            let (rows, written) = self.read(|reader| reader.sums_and_batches(query))?;
+            let waiting = waiting.and_then(|waiting| self.writer.sums_without(waiting, &written));
+            match waiting {
+                Some(waiting) => return Ok((rows, waiting, !written.is_empty())),
+                None if tries_left == 0 => return Ok((rows, SumsMap::new(), false)),
+                None => {}
+            }
+        }
     }
 
     /// Single records, newest first. They include every request that has ended, where the database can be written.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::store::database::driver::WrittenBatches;
 use crate::store::database::queue::Queues;
 use crate::store::database::record::{Batch, SumsMap, UsageRecord};
 use crate::store::database::spool::{DamagedLines, Spool, SpoolContents, SpoolError};
@@ -25,7 +26,7 @@ pub(crate) const SPOOL_EVERY: Duration = Duration::from_millis(250);
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module's page.
-pub(crate) struct Pending {
+pub(crate) struct PendingUsage {
     queues: Arc<Queues>,
     names: BatchNames,
     keeps_records: bool,
@@ -57,7 +58,7 @@ struct PendingBatch {
     is_spooled: bool,
 }
 
-impl Pending {
+impl PendingUsage {
     pub(crate) fn new(
         queues: Arc<Queues>,
         names: BatchNames,
@@ -259,8 +260,54 @@ impl Pending {
         all
     }
 
-    /// What is in the spool, where there is one.
-    pub(crate) fn spooled(&self) -> Result<Option<SpoolContents>, SpoolError> {
-        self.spool.as_ref().map(Spool::contents).transpose()
+    /// All that waits, as it is now.
+    pub(crate) fn waiting(&self) -> Result<WaitingUsage, SpoolError> {
+        let in_memory = [&self.in_flight, &self.held].into_iter().flatten();
+        let in_memory = in_memory.filter(|waiting| !waiting.is_spooled);
+        Ok(WaitingUsage {
+            queued: self.queues.sums(),
+            batches: in_memory
+                .map(|waiting| Arc::clone(&waiting.batch))
+                .collect(),
+            spooled: self.spool.as_ref().map(Spool::contents).transpose()?,
+            writer: Arc::clone(&self.names.writer),
+            next_number: self.next_number,
+        })
+    }
+}
+
+/// What waits at one instant.
+pub(crate) struct WaitingUsage {
+    queued: SumsMap,
+    batches: Vec<Arc<Batch>>,
+    spooled: Option<SpoolContents>,
+    writer: Arc<str>,
+    next_number: i64,
+}
+
+impl WaitingUsage {
+    /// The sums of what is not among these batches, which were written later. None: what was in the queues may be among
+    /// them.
+    pub(crate) fn sums_without(
+        self,
+        written: &WrittenBatches,
+    ) -> Result<Option<SumsMap>, SpoolError> {
+        let last = |writer: &str| written.get(writer).copied().unwrap_or(i64::MIN);
+        if last(&self.writer) >= self.next_number {
+            return Ok(None);
+        }
+        let mut all = self.queued;
+        let mut add = |batch: &Batch| {
+            if batch.number > last(&batch.writer) {
+                for (key, sums) in &batch.sums {
+                    all.entry(key.clone()).or_default().add(sums);
+                }
+            }
+        };
+        self.batches.iter().for_each(|batch| add(batch));
+        if let Some(spooled) = self.spooled {
+            spooled.each_batch(&mut add)?;
+        }
+        Ok(Some(all))
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
 use crate::store::database::audit::AuditQuery;
-use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention};
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention, WrittenBatches};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::people::statement;
 pub(crate) use crate::store::database::postgres::connection::PostgresServer;
@@ -72,6 +72,13 @@ impl Driver for Postgres {
 
     fn sums(&mut self, query: &SumsQuery) -> Result<Vec<SumsRow>, DatabaseError> {
         self.ask_rows(&statements::sums(query), usage::sums_row)
+    }
+
+    fn sums_and_batches(
+        &mut self,
+        query: &SumsQuery,
+    ) -> Result<(Vec<SumsRow>, WrittenBatches), DatabaseError> {
+        self.ask_sums_and_batches(query)
     }
 
     fn records(&mut self, query: &RecordsQuery) -> Result<Vec<StoredRecord>, DatabaseError> {

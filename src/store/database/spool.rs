@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::database::record::{Batch, SumsMap};
+use crate::store::database::record::Batch;
 use crate::store::lock_file::LockFile;
 
 pub(crate) use crate::store::database::spool::audit::{AuditSpool, WaitingRows};
@@ -526,19 +526,14 @@ pub(crate) struct SpoolContents {
 }
 
 impl SpoolContents {
-    /// Adds its sums to these.
-    pub(crate) fn add_to(self, all: &mut SumsMap) -> Result<(), SpoolError> {
-        let mut add = |batch: &Batch| {
-            for (key, sums) in &batch.sums {
-                all.entry(key.clone()).or_default().add(sums);
-            }
-        };
-        self.batches.iter().for_each(|batch| add(batch));
+    /// Visits all batches.
+    pub(crate) fn each_batch(self, visit: &mut impl FnMut(&Batch)) -> Result<(), SpoolError> {
+        self.batches.iter().for_each(|batch| visit(batch));
         for (path, file, bytes) in self.files {
             let lines = BufReader::new(file.take(bytes));
             let read = each_line(lines, |line| {
                 let batch = line::batch(line, 0);
-                batch.iter().for_each(&mut add);
+                batch.iter().for_each(&mut *visit);
                 batch.is_some()
             });
             read.map_err(about(&path))?;

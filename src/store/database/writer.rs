@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 
 use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
 use crate::store::database::audit::{AuditStatus, AuditWrite, IfNotWritten};
-use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention};
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention, WrittenBatches};
 use crate::store::database::error::DatabaseError;
-use crate::store::database::pending::{BatchNames, Pending, SPOOL_EVERY};
+use crate::store::database::pending::{BatchNames, PendingUsage, SPOOL_EVERY, WaitingUsage};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::record::{Batch, DAY, SumsMap, UsageRecord, whole};
 use crate::store::database::spool::{AuditSpool, DamagedLines, Spool, SpoolError, WaitingRows};
@@ -133,7 +133,7 @@ struct WriterShared {
     /// The error of the last write.
     error: Mutex<Option<String>>,
     /// What was taken out of the queues and is not written yet.
-    pending: Mutex<Pending>,
+    pending: Mutex<PendingUsage>,
     spooled_bytes: Arc<AtomicU64>,
     /// Whether the last write into the spool failed.
     is_spool_down: AtomicBool,
@@ -176,6 +176,11 @@ impl WriterShared {
         if before.as_deref() != Some(&text) {
             self.tell(DatabaseEvent::SpoolDown(error));
         }
+    }
+
+    fn readable<T>(&self, read: Result<T, SpoolError>) -> Option<T> {
+        read.inspect_err(|error| self.tell_of_unreadable(error))
+            .ok()
     }
 
     fn tell_of_damage(&self, damaged: Vec<DamagedLines>) {
@@ -287,7 +292,7 @@ impl WriterHandle {
             writer: instance.into(),
             gateway: gateway.into(),
         };
-        let pending = Pending::new(Arc::clone(&queues), names, keep_for.records > 0, spool);
+        let pending = PendingUsage::new(Arc::clone(&queues), names, keep_for.records > 0, spool);
         let has_spool = pending.has_spool();
         let shared = Arc::new(WriterShared {
             queues,
@@ -431,21 +436,22 @@ impl WriterHandle {
         (in_memory.saturating_add(spooled), spooled)
     }
 
-    /// The sums of all that is not written yet.
-    pub(crate) fn waiting_sums(&self) -> SumsMap {
+    /// All that is not written yet, as it is now. None: the spool cannot be read.
+    pub(crate) fn waiting(&self) -> Option<WaitingUsage> {
         // All under one lock, so that a batch is seen once while it moves.
-        let pending = lock(&self.shared.pending);
-        let mut all = pending.sums_in_memory();
-        let contents = pending.spooled();
-        drop(pending);
-        let read = contents.and_then(|contents| match contents {
-            Some(contents) => contents.add_to(&mut all),
-            None => Ok(()),
-        });
-        if let Err(error) = read {
-            self.shared.tell_of_unreadable(&error);
-        }
-        all
+        let waiting = lock(&self.shared.pending).waiting();
+        self.shared.readable(waiting)
+    }
+
+    /// The sums of what waited and is not among these batches, which were written since. None: that is not known.
+    pub(crate) fn sums_without(
+        &self,
+        waiting: WaitingUsage,
+        written: &WrittenBatches,
+    ) -> Option<SumsMap> {
+        self.shared
+            .readable(waiting.sums_without(written))
+            .flatten()
     }
 }
 

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin, ChangeVia};
-use crate::store::database::record::{KeyUse, UsageRecord, UsageSums};
+use crate::store::database::record::{KeyUse, SumsMap, UsageRecord, UsageSums};
 use crate::store::database::tests::{batch, record};
 
 const START: i64 = 1_764_288_000;
@@ -66,7 +66,10 @@ fn sums<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> SumsMap {
 
 fn waiting_sums(spool: &Spool) -> SumsMap {
     let mut all = SumsMap::new();
-    spool.contents().unwrap().add_to(&mut all).unwrap();
+    let contents = spool.contents().unwrap();
+    contents
+        .each_batch(&mut |batch| add(&mut all, &batch.sums))
+        .unwrap();
     all
 }
 

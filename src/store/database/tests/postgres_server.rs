@@ -619,10 +619,32 @@ fn a_batch_whose_answer_was_lost_before_a_kill_counts_once() {
     assert_eq!(own.counts(), [12, 12, 0]);
     assert_eq!(files_of(&own.spool()), Vec::<String>::new());
     assert!(database.stop(TIMEOUT));
-    let database = own.open_spooled(killed.path(), Box::new(|_| {}));
-    assert_eq!(database.unwritten_requests(), 10);
-    wait_for("what waits is written", || database.flush(TIMEOUT));
-    assert_eq!(own.counts(), [12, 12, 0]);
+    let query = |sql: &str| own.server.query("usage", sql);
+    query("CREATE TABLE released ()");
+    std::thread::scope(|scope| {
+        // Another one holds the writer up.
+        scope.spawn(|| {
+            query(
+                "DO $$ BEGIN LOCK TABLE writers IN EXCLUSIVE MODE; \
+                 WHILE NOT EXISTS (SELECT FROM released) LOOP PERFORM pg_sleep(0.02); END LOOP; END $$",
+            )
+        });
+        wait_for("the table is locked", || {
+            query(
+                "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND relation = 'writers'::regclass",
+            ) == "1"
+        });
+        let database = own.open_spooled(killed.path(), Box::new(|_| {}));
+        assert_eq!(database.unwritten_requests(), 10);
+        database.sender().add(record(12, START));
+        // What waits and is in the database already counts once in the answers too.
+        let counted = requests(&database);
+        query("INSERT INTO released DEFAULT VALUES");
+        assert_eq!(counted, 13);
+        wait_for("what waits is written", || database.flush(TIMEOUT));
+        assert!(database.stop(TIMEOUT));
+    });
+    assert_eq!(own.counts(), [13, 13, 0]);
     assert_eq!(files_of(killed.path()), Vec::<String>::new());
 }
 
