@@ -213,8 +213,11 @@ fn while_the_server_is_dead_or_stands_still_no_request_is_refused_and_each_count
     eventually("all is counted", DEADLINE, || {
         (counted(&gateways[0]) == sent).then_some(())
     });
-    let records = server.query("usage", "SELECT count(*) FROM usage_records");
-    assert_eq!(records, sent.to_string());
+    // What waits is in the sums at once, and among the records once it is written.
+    eventually("all is written", DEADLINE, || {
+        let records = server.query("usage", "SELECT count(*) FROM usage_records");
+        (records == sent.to_string()).then_some(())
+    });
     for gateway in &gateways {
         assert_eq!(gateway.metric("keygate_usage_records_dropped_total"), 0.0);
     }

@@ -72,10 +72,15 @@ fn all_is_written(gateway: &Gateway, server: &TestServer, requests: i64) {
     eventually("all is counted", DEADLINE, || {
         (counted(gateway) == requests && files(gateway).is_empty()).then_some(())
     });
-    let records = server.query("usage", "SELECT count(*) FROM usage_records");
-    assert_eq!(records, requests.to_string());
+    eventually("all is among the records", DEADLINE, || {
+        let records = server.query("usage", "SELECT count(*) FROM usage_records");
+        (records == requests.to_string()).then_some(())
+    });
+    assert_eq!(counted(gateway), requests);
     assert_eq!(gateway.metric("keygate_usage_records_dropped_total"), 0.0);
-    assert_eq!(gateway.metric("keygate_usage_waiting_bytes"), 0.0);
+    eventually("nothing waits", DEADLINE, || {
+        (gateway.metric("keygate_usage_waiting_bytes") == 0.0).then_some(())
+    });
 }
 
 #[test]
