@@ -47,7 +47,7 @@ fn record(
         account: None,
         model: Arc::clone(&models[number % models.len()]),
         upstream: Arc::clone(upstream),
-        route: "/v1/chat/completions",
+        route: "/v1/chat/completions".into(),
         status: 200,
         end: RecordEnd::Complete,
         client_address: Some([192, 0, 2, 7].into()),

@@ -53,7 +53,7 @@ fn record(request_id: String, key_id: &Arc<str>) -> UsageRecord {
         account: None,
         model: "m".into(),
         upstream: "u".into(),
-        route: "/v1/chat/completions",
+        route: "/v1/chat/completions".into(),
         status: 200,
         end: RecordEnd::Complete,
         client_address: None,

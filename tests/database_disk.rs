@@ -67,7 +67,7 @@ fn record(number: usize) -> UsageRecord {
         account: None,
         model: "m".into(),
         upstream: "u".into(),
-        route: "/v1/chat/completions",
+        route: "/v1/chat/completions".into(),
         status: 200,
         end: RecordEnd::Complete,
         client_address: None,
@@ -110,7 +110,10 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
             DatabaseEvent::Written { .. }
             | DatabaseEvent::AuditWritten { .. }
             | DatabaseEvent::AuditBroken { .. }
-            | DatabaseEvent::NotDeleted(_) => Ok(()),
+            | DatabaseEvent::NotDeleted(_)
+            | DatabaseEvent::SpoolDown(_)
+            | DatabaseEvent::SpoolUp
+            | DatabaseEvent::SpoolDamaged { .. } => Ok(()),
         };
     });
     let url = DatabaseUrl::Sqlite(disk.0.path().join("keygate.db"));

@@ -383,7 +383,14 @@ fn ready(services: &Services) -> Result<ApiResponse, ApiError> {
             let name = upstream.name();
             format!("not ready: upstream {name} has not said yet which models it serves\n")
         });
-        let lines: String = unheard.collect();
+        let status = services.database.as_ref().map(|database| database.status());
+        let waits = status.filter(|status| !status.up).map(|status| {
+            format!(
+                "the database cannot be written, {} bytes of usage wait for it\n",
+                status.waiting_bytes
+            )
+        });
+        let lines: String = unheard.chain(waits).collect();
         Ok(ApiResponse::text(format!("ready\n{lines}")))
     }
 }

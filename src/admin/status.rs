@@ -168,7 +168,7 @@ pub(super) fn metrics(services: &Services) -> ApiResponse {
     metrics.unwritten_changes(services.key_store.status().pending);
     if let Some(database) = &services.database {
         let status = database.status();
-        metrics.database(status.up, status.dropped_records);
+        metrics.database(status.up, status.waiting_bytes, status.dropped_records);
         let AuditStatus { waiting, lost } = database.audit_status();
         metrics.audit(waiting, lost);
     }

@@ -36,8 +36,16 @@ pub(super) fn open(
     let (log, metrics) = (log.clone(), metrics.clone());
     let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &metrics, &event));
     let GatewayIdentity { name, instance, .. } = gateway;
-    Database::open(url, &audit.key_file, name, instance, keep_for, observer)
-        .map_err(StartError::Database)
+    Database::open_with_spool(
+        url,
+        &audit.key_file,
+        usage.spool.as_ref(),
+        name,
+        instance,
+        keep_for,
+        observer,
+    )
+    .map_err(StartError::Database)
 }
 
 /// Opens the database for a command that works on it directly, without a gateway.
@@ -148,16 +156,32 @@ pub(super) fn stop(database: &Database, gateway: &GatewayIdentity, log: &Log) {
         let _ = database.leave_gateways(&gateway.instance);
     }
     if !database.stop(STOP_TIMEOUT) {
-        let status = database.status();
-        let message = match database.unwritten_requests() {
-            1 => "could not be written; the usage of 1 request is lost".to_owned(),
-            lost => format!("could not be written; the usage of {lost} requests is lost"),
+        let reason = database.status().error.unwrap_or_default();
+        let spooled = database.spooled_requests();
+        let lost = database.unwritten_requests() - spooled;
+        let of = |requests| match requests {
+            1 => "1 request".to_owned(),
+            requests => format!("{requests} requests"),
         };
-        log.event(
-            Event::error("database")
-                .with("message", message)
-                .with("reason", status.error.unwrap_or_default()),
-        );
+        if spooled > 0 {
+            let message = format!(
+                "could not be written; the usage of {} waits in the spool, and is written after the next start",
+                of(spooled)
+            );
+            log.event(
+                Event::warn("database")
+                    .with("message", message)
+                    .with("reason", reason.clone()),
+            );
+        }
+        if lost > 0 || spooled == 0 {
+            let message = format!("could not be written; the usage of {} is lost", of(lost));
+            log.event(
+                Event::error("database")
+                    .with("message", message)
+                    .with("reason", reason),
+            );
+        }
     }
 }
 
@@ -168,7 +192,8 @@ fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {
             log.event(Event::info("database").with("message", "can be written again"))
         }
         DatabaseEvent::Down(error) => {
-            let message = "cannot be written; usage waits in memory, and changes that give access are refused";
+            let message =
+                "cannot be written; usage waits, and changes that give access are refused";
             log.event(
                 Event::warn("database")
                     .with("message", message)
@@ -187,6 +212,28 @@ fn record_event(log: &Log, metrics: &Metrics, event: &DatabaseEvent<'_>) {
             let message = "the newest audit row is not as it was written, or the file of the audit key is another one; \
                            run keygate audit verify";
             log.event(Event::error("audit").with("message", message).with("n", *n));
+        }
+        DatabaseEvent::SpoolDown(error) => {
+            let message = "the spool cannot be read or written; what cannot be written there waits in memory: make room on \
+                           its disk, and give the folder to the gateway's user";
+            log.event(
+                Event::warn("spool")
+                    .with("message", message)
+                    .with("reason", error.to_string()),
+            );
+        }
+        DatabaseEvent::SpoolUp => {
+            log.event(Event::info("spool").with("message", "can be written again"))
+        }
+        DatabaseEvent::SpoolDamaged { file, lines } => {
+            let message =
+                "lines in a file of the spool were cut short or changed, and are left out";
+            log.event(
+                Event::warn("spool")
+                    .with("message", message)
+                    .with("file", file.display().to_string())
+                    .with("lines", *lines),
+            );
         }
         DatabaseEvent::NotDeleted(error) => {
             let message = "old rows could not be deleted";

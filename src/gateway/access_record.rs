@@ -346,7 +346,7 @@ impl AccessRecord {
             account: entry.key().account().map(Arc::from),
             model: Arc::clone(model),
             upstream: upstream.name().into(),
-            route,
+            route: route.into(),
             status: self.status.unwrap_or(0),
             end: match self.end_kind() {
                 RequestEnd::Complete => RecordEnd::Complete,

@@ -52,6 +52,7 @@ struct MetricFamilies {
 #[derive(Debug)]
 struct DatabaseMetrics {
     up: IntGauge,
+    waiting_bytes: IntGauge,
     records_dropped: IntCounter,
     write_seconds: Histogram,
     audit_waiting: IntGauge,
@@ -127,7 +128,11 @@ impl Metrics {
             database: DatabaseMetrics {
                 up: gauge(
                     "keygate_database_up",
-                    "1 while the database can be written, 0 while usage waits in memory.",
+                    "1 while the database can be written, 0 while usage waits.",
+                )?,
+                waiting_bytes: gauge(
+                    "keygate_usage_waiting_bytes",
+                    "Bytes of usage that wait for the database, in memory and in the spool.",
                 )?,
                 records_dropped: IntCounter::new(
                     "keygate_usage_records_dropped_total",
@@ -290,13 +295,15 @@ impl Metrics {
     pub(crate) fn has_database(&self) -> Result<(), prometheus::Error> {
         let DatabaseMetrics {
             up,
+            waiting_bytes,
             records_dropped,
             write_seconds,
             audit_waiting,
             audit_lost,
         } = &self.families.database;
-        let all: [Box<dyn Collector>; 5] = [
+        let all: [Box<dyn Collector>; 6] = [
             Box::new(up.clone()),
+            Box::new(waiting_bytes.clone()),
             Box::new(records_dropped.clone()),
             Box::new(write_seconds.clone()),
             Box::new(audit_waiting.clone()),
@@ -306,10 +313,13 @@ impl Metrics {
             .try_for_each(|collector| self.families.registry.register(collector))
     }
 
-    /// Sets whether the database can be written, and how many records were dropped since the start.
-    pub(crate) fn database(&self, up: bool, records_dropped: u64) {
+    /// Sets whether the database can be written, how many bytes of usage wait for it, and how many records were dropped since
+    /// the start.
+    pub(crate) fn database(&self, up: bool, waiting_bytes: usize, records_dropped: u64) {
         let database = &self.families.database;
         database.up.set(i64::from(up));
+        let waiting_bytes = i64::try_from(waiting_bytes).unwrap_or(i64::MAX);
+        database.waiting_bytes.set(waiting_bytes);
         let more = records_dropped.saturating_sub(database.records_dropped.get());
         database.records_dropped.inc_by(more);
     }
@@ -532,8 +542,8 @@ mod tests {
                 .contains("database")
         );
         metrics.has_database().unwrap();
-        metrics.database(true, 3);
-        metrics.database(true, 4);
+        metrics.database(true, 9, 3);
+        metrics.database(true, 7, 4);
         metrics.database_write(0.1);
         metrics.audit(2, 1);
         metrics.audit(3, 4);
@@ -548,6 +558,7 @@ mod tests {
             "keygate_usage_records_total{certainty=\"unknown\"} 1",
             "keygate_usage_records_total{certainty=\"exact\"} 0",
             "keygate_database_up 1",
+            "keygate_usage_waiting_bytes 7",
             "keygate_usage_records_dropped_total 4",
             "keygate_database_write_seconds_count 1",
             "keygate_audit_rows_waiting 3",

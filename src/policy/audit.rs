@@ -16,6 +16,14 @@ pub enum ChangeVia {
 }
 
 impl ChangeVia {
+    const ALL: [Self; 5] = [
+        Self::Socket,
+        Self::Panel,
+        Self::Api,
+        Self::File,
+        Self::Gateway,
+    ];
+
     /// Its name in the database and in the admin API.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -26,6 +34,12 @@ impl ChangeVia {
             Self::File => "file",
             Self::Gateway => "gateway",
         }
+    }
+
+    /// The way of a name.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|via| via.label() == label)
     }
 }
 

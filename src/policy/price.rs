@@ -162,6 +162,12 @@ impl PriceList {
 pub struct Cost(u64);
 
 impl Cost {
+    /// Of so many millionths.
+    #[must_use]
+    pub fn of_millionths(millionths: u64) -> Self {
+        Self(millionths)
+    }
+
     /// In millionths.
     #[must_use]
     pub fn millionths(self) -> u64 {

@@ -1,7 +1,7 @@
 //! Makes audit rows of changes of keys, and writes them to the database, where there is one.
 //!
 //! A row is on disk before its change is. If that is not possible, a change that may give access is not made, and the row
-//! of one that takes access away waits in memory. A row never holds a token or a hash of one.
+//! of one that takes access away waits. A row never holds a token or a hash of one.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -11,7 +11,8 @@
 //!
 //! `record` says what is kept, `query` what can be asked. `driver` is what each kind of database can do, `sqlite` the
 //! kind that is built in, `postgres` the one that several gateways share; `sql/` and `statements` are what both kinds share.
-//! `queue` holds what waits, `writer` writes it.
+//! `queue` holds what waits, `writer` writes it. `spool` is where it waits on disk while a shared database is away, `pending`
+//! knows what waits where.
 //!
 //! Invariants: a request counts once in the sums, whatever fails. A request that ended over a second ago is written,
 //! where the database can be written. Nobody waits for the database but those who ask it.
@@ -23,12 +24,14 @@ mod budgets;
 mod driver;
 mod error;
 mod gateways;
+mod pending;
 mod people;
 mod postgres;
 mod query;
 mod queue;
 mod record;
 mod sessions;
+mod spool;
 mod sqlite;
 mod statements;
 mod writer;
@@ -48,9 +51,11 @@ use crate::store::database::gateways::GatewayDriver;
 use crate::store::database::people::PeopleDriver;
 use crate::store::database::postgres::{Postgres, PostgresServer};
 use crate::store::database::queue::{Queues, lock};
+use crate::store::database::record::SumsMap;
+use crate::store::database::spool::{AuditSpool, Spool};
 use crate::store::database::sqlite::Sqlite;
 use crate::store::database::statements::SumsScope;
-use crate::store::database::writer::{WriterHandle, WriterSettings};
+use crate::store::database::writer::{WriterHandle, WriterSettings, WriterSpool};
 
 pub use crate::store::database::alerts::{AlertSummary, AttemptEnd, NewAlert, PendingAlert};
 pub use crate::store::database::audit::{
@@ -81,6 +86,7 @@ pub use crate::store::database::record::{
 pub use crate::store::database::sessions::{
     NewSession, PersonSession, SessionLimits, StoredSession,
 };
+pub use crate::store::database::spool::{SpoolConfig, SpoolError};
 pub use crate::store::database::writer::{
     AuditReply, DatabaseEvent, DatabaseObserver, DatabaseStatus, KeepFor,
 };
@@ -90,6 +96,9 @@ pub(crate) use crate::store::database::tests::fixture::Fixture;
 
 /// How long a question waits for what is not written yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a question is asked again, since what waited was written meanwhile.
+const MOST_TRIES: u32 = 3;
 
 /// Where the database is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,9 +245,28 @@ impl Database {
         keep_for: KeepFor,
         observer: DatabaseObserver,
     ) -> Result<Self, DatabaseError> {
+        Self::open_with_spool(url, audit_key, None, gateway, instance, keep_for, observer)
+    }
+
+    /// The same, where what cannot be written waits in a spool on disk.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], and the spool cannot be used.
+    pub fn open_with_spool(
+        url: &DatabaseUrl,
+        audit_key: &Path,
+        spool: Option<&SpoolConfig>,
+        gateway: &str,
+        instance: &str,
+        keep_for: KeepFor,
+        observer: DatabaseObserver,
+    ) -> Result<Self, DatabaseError> {
         let connections = Connections::of(url, gateway)?;
         let mut driver = connections.open_to_write()?;
         let key = audit::chain_key(audit_key)?;
+        let spool = spool
+            .map(|spool| open_spool(spool, &observer))
+            .transpose()?;
         let (newest, failed) = match driver.last_audit_row() {
             Ok(newest) => (newest, None),
             Err(error) if error.passes() => (None, Some(error)),
@@ -248,11 +276,21 @@ impl Database {
         if let Some(row) = newest.as_ref().filter(|_| is_broken) {
             observer(DatabaseEvent::AuditBroken { n: row.n });
         }
-        let last = match newest {
+        let behind = spool
+            .as_ref()
+            .and_then(|spool| spool.waiting.behind.clone());
+        if behind.is_some() {
+            driver.may_have_appended();
+        }
+        let last = match (newest, behind) {
             // Where other gateways write too, each row behind it is refused.
-            Some(_) if is_broken && matches!(url, DatabaseUrl::Postgres(_)) => AuditMark::origin(),
-            Some(AuditRow { n, hash, .. }) => AuditMark { n, hash },
-            None => AuditMark::origin(),
+            (Some(_), _) if is_broken && matches!(url, DatabaseUrl::Postgres(_)) => {
+                AuditMark::origin()
+            }
+            // Rows that wait are looked for from where the chain stood when they began to.
+            (_, Some(behind)) => behind,
+            (Some(AuditRow { n, hash, .. }), None) => AuditMark { n, hash },
+            (None, None) => AuditMark::origin(),
         };
         let queues = Arc::<Queues>::default();
         let writer = WriterHandle::start(
@@ -264,6 +302,7 @@ impl Database {
                 instance,
                 keep_for,
                 failed,
+                spool,
             },
             observer,
         )
@@ -317,7 +356,13 @@ impl Database {
     /// Of how many requests the usage is not written yet, those included whose records were dropped.
     #[must_use]
     pub fn unwritten_requests(&self) -> i64 {
-        self.writer.unwritten_requests()
+        self.writer.unwritten_requests().0
+    }
+
+    /// Of how many of these the usage is in the spool, and outlives the process.
+    #[must_use]
+    pub fn spooled_requests(&self) -> i64 {
+        self.writer.unwritten_requests().1
     }
 
     /// Writes all that waits. Returns whether it was written in this time.
@@ -325,8 +370,8 @@ impl Database {
         self.writer.flush(timeout)
     }
 
-    /// Writes all that waits, and ends the writer. Returns whether all was written in this time. What is added later is
-    /// lost.
+    /// Writes all that waits, and ends the writer. Returns whether all was written in this time; what was not is in the
+    /// spool, where there is one. What is added later is lost.
     pub fn stop(&self, timeout: Duration) -> bool {
         // SQLite's log is moved into the file and removed with the last connection. That is the writer's, which is waited
         // for; what still holds this database may end with the process. A connection in use stays open, and the next
@@ -349,8 +394,7 @@ impl Database {
         if self.flush_if_needed() {
             return self.read(|reader| reader.sums(query));
         }
-        let waiting = self.writer.waiting_sums();
-        let mut rows = self.read(|reader| reader.sums(query))?;
+        let (mut rows, waiting, is_certain) = self.sums_and_waiting(query)?;
         for (key, sums) in grouped_sums(&waiting) {
             if key.scope != SumsScope::Key || key.width != query.bucket.width() {
                 continue;
@@ -365,12 +409,31 @@ impl Database {
                 None => rows.push(SumsRow { sums, ..row }),
             }
         }
-        if self.flush_if_needed() {
+        if !is_certain && self.flush_if_needed() {
             // It was written meanwhile, and may be counted twice in these rows.
             return self.read(|reader| reader.sums(query));
         }
         rows.sort_by(SumsRow::compare);
         Ok(rows)
+    }
+
+    /// The sums in the database, those of what waits, and whether nothing is counted in both.
+    fn sums_and_waiting(
+        &self,
+        query: &SumsQuery,
+    ) -> Result<(Vec<SumsRow>, SumsMap, bool), DatabaseError> {
+        let mut tries_left = MOST_TRIES;
+        loop {
+            tries_left -= 1;
+            let waiting = self.writer.waiting();
+            let (rows, written) = self.read(|reader| reader.sums_and_batches(query))?;
+            let waiting = waiting.and_then(|waiting| self.writer.sums_without(waiting, &written));
+            match waiting {
+                Some(waiting) => return Ok((rows, waiting, !written.is_empty())),
+                None if tries_left == 0 => return Ok((rows, SumsMap::new(), false)),
+                None => {}
+            }
+        }
     }
 
     /// Single records, newest first. They include every request that has ended, where the database can be written.
@@ -494,6 +557,29 @@ impl Database {
     pub fn told_upstreams(&self) -> Result<Vec<(String, String)>, DatabaseError> {
         self.of_side(|driver| driver.told_upstreams())
     }
+}
+
+fn open_spool(
+    config: &SpoolConfig,
+    observer: &DatabaseObserver,
+) -> Result<WriterSpool, DatabaseError> {
+    let failed = |error: SpoolError| match error.source.kind() {
+        std::io::ErrorKind::ResourceBusy => DatabaseError::SpoolInUse(error),
+        _ => DatabaseError::Spool(error),
+    };
+    let usage = Spool::open(config).map_err(failed)?;
+    let (audit, waiting, damaged) = AuditSpool::open(&config.folder).map_err(failed)?;
+    if let Some(damaged) = damaged {
+        observer(DatabaseEvent::SpoolDamaged {
+            file: &damaged.path,
+            lines: damaged.count,
+        });
+    }
+    Ok(WriterSpool {
+        usage,
+        audit,
+        waiting,
+    })
 }
 
 /// Asks a connection, which is opened where there is none. One that failed is not used again.

@@ -228,8 +228,9 @@ mod shared_database {
     mod commands;
     mod eight;
     mod fleet;
-    mod gateways;
+    pub mod gateways;
     mod keys;
+    mod spool;
 }
 
 /// An answer reaches the client chunk by chunk, at the speed at which the client reads.

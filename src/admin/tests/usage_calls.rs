@@ -49,7 +49,7 @@ fn record(key: &str, model: &str, at: i64) -> UsageRecord {
         account: (key == "key_a").then(|| "team".into()),
         model: model.into(),
         upstream: "up".into(),
-        route: "/v1/chat/completions",
+        route: "/v1/chat/completions".into(),
         status: 200,
         end: RecordEnd::Complete,
         client_address: None,

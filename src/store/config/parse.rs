@@ -242,6 +242,11 @@ impl ConfigReader<'_> {
         let is_shared = |url: &Option<DatabaseUrl>| matches!(url, Some(DatabaseUrl::Postgres(_)));
         let keys = self.keys(root.section("keys"), database.as_ref().map(is_shared));
         let upstreams = self.upstreams(&mut root, keys.as_ref());
+        let usage = self.usage(
+            root.section("usage"),
+            database.as_ref().and_then(Option::as_ref),
+            keys.as_ref().map_or(self.folder, |keys| &keys.file),
+        );
         let parts = ConfigParts {
             public_url: root.text("public_url", |text| {
                 value::base_url(text).map(|url| url.to_string())
@@ -264,7 +269,7 @@ impl ConfigReader<'_> {
             ),
             database,
             gateway_name,
-            usage: usage::usage(root.section("usage")),
+            usage,
             prices: self.prices(&mut root),
             tls: self.tls(root.section("tls")),
             listen,

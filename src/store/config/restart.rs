@@ -66,18 +66,29 @@ pub(crate) fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         .collect()
 }
 
-fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 4] {
+fn compare_usage(old: &UsageConfig, new: &UsageConfig) -> [Setting; 6] {
     let UsageConfig {
         records,
         sums,
         currency,
         time_zone,
+        spool,
     } = old;
+    // By default it goes with the database and the key file.
+    let both = || spool.as_ref().zip(new.spool.as_ref());
     [
         ("usage.records", *records != new.records),
         ("usage.sums", *sums != new.sums),
         ("usage.currency", *currency != new.currency),
         ("usage.time_zone", *time_zone != new.time_zone),
+        (
+            "usage.spool",
+            both().is_some_and(|(old, new)| old.folder != new.folder),
+        ),
+        (
+            "usage.spool_max",
+            both().is_some_and(|(old, new)| old.max_bytes != new.max_bytes),
+        ),
     ]
 }
 

@@ -11,11 +11,19 @@ use crate::policy::price::{ModelPrice, Price};
 use crate::store::config::sections::ConfigReader;
 use crate::store::config::tree::{Location, Section};
 use crate::store::config::{Credential, files, value};
-use crate::store::database::{DAY, DatabaseUrl, HOUR, PostgresTls, PostgresUrl, audit_key_beside};
+use crate::store::database::{
+    DAY, DatabaseUrl, HOUR, PostgresTls, PostgresUrl, SpoolConfig, audit_key_beside,
+};
 
 const DATABASE_URL_VARIABLE: &str = "$KEYGATE_DATABASE_URL";
 const DEFAULT_DATABASE: &str = "sqlite:keygate.db";
 const DEFAULT_AUDIT_KEY: &str = "audit.key";
+const DEFAULT_SPOOL: &str = "usage-spool";
+/// In bytes.
+const DEFAULT_SPOOL_MAX: usize = 256 << 20;
+const MIN_SPOOL_MAX: usize = 1 << 20;
+/// All files of the spool are open at once where a question reads them.
+const MAX_SPOOL_MAX: usize = 4 << 30;
 const DEFAULT_CURRENCY: &str = "EUR";
 /// The longest name of a currency, in characters.
 const MAX_CURRENCY: usize = 16;
@@ -35,6 +43,8 @@ pub struct UsageConfig {
     pub currency: String,
     /// Whose days, weeks and months budgets have.
     pub time_zone: TimeZone,
+    /// Where usage waits while the database is away. None: in memory, since there is no server that could be away.
+    pub spool: Option<SpoolConfig>,
 }
 
 /// `[audit]`
@@ -139,6 +149,75 @@ impl ConfigReader<'_> {
         }
     }
 
+    /// `key_file`: the spool is beside it by default, since the gateway can write there.
+    pub(crate) fn usage(
+        &self,
+        mut section: Section<'_>,
+        database: Option<&DatabaseUrl>,
+        key_file: &Path,
+    ) -> UsageConfig {
+        let records = section.text("records", kept_for);
+        let sums = section.text("sums", |text| match kept_for(text)? {
+            kept if kept < DAY => Err(
+                "is too short; write \"1d\" or more, or [database] url = \"\" to keep nothing"
+                    .to_owned(),
+            ),
+            kept => Ok(kept),
+        });
+        let currency = section.text("currency", |text| {
+            if text.chars().count() > MAX_CURRENCY {
+                return Err(format!(
+                    "is longer than {MAX_CURRENCY} characters; write a short name, like \"EUR\""
+                ));
+            }
+            value::name(text)
+        });
+        let time_zone = section.text("time_zone", |text| {
+            TimeZone::get(text).map_err(|_| {
+                format!(
+                    "{} is no time zone; write its IANA name, like \"Europe/Berlin\", or \"UTC\"",
+                    value::quoted(text)
+                )
+            })
+        });
+        let spool = self.spool(&mut section, database, key_file);
+        section.reject_unknown_fields();
+        UsageConfig {
+            records: records.unwrap_or(30 * DAY),
+            sums: sums.unwrap_or(400 * DAY),
+            currency: currency.unwrap_or_else(|| DEFAULT_CURRENCY.to_owned()),
+            time_zone: time_zone.unwrap_or(TimeZone::UTC),
+            spool,
+        }
+    }
+
+    fn spool(
+        &self,
+        section: &mut Section<'_>,
+        database: Option<&DatabaseUrl>,
+        key_file: &Path,
+    ) -> Option<SpoolConfig> {
+        let is_shared = matches!(database, Some(DatabaseUrl::Postgres(_)));
+        let set = ["spool", "spool_max"]
+            .into_iter()
+            .find(|name| section.has(name));
+        if let Some(name) = set.filter(|_| !is_shared && database.is_some()) {
+            section.fault(
+                name,
+                "is for PostgreSQL, whose server can be away, and the database is SQLite; remove it",
+            );
+        }
+        let folder = section.text("spool", |text| value::path(text, self.folder));
+        let max_bytes = section.text("spool_max", |text| match value::size(text)? {
+            size @ MIN_SPOOL_MAX..=MAX_SPOOL_MAX => Ok(size),
+            _ => Err("is out of bounds; write \"1MiB\" to \"4GiB\"".to_owned()),
+        });
+        is_shared.then(|| SpoolConfig {
+            folder: folder.unwrap_or_else(|| key_file.with_file_name(DEFAULT_SPOOL)),
+            max_bytes: max_bytes.unwrap_or(DEFAULT_SPOOL_MAX) as u64,
+        })
+    }
+
     /// The prices, in the file's order. Faulty ones are left out.
     pub(crate) fn prices(&self, root: &mut Section<'_>) -> Vec<ModelPrice> {
         let mut models = HashMap::new();
@@ -228,40 +307,6 @@ pub(crate) fn gateway_name(section: &mut Section<'_>) -> String {
     });
     let host = rustix::system::uname();
     name.unwrap_or_else(|| host.nodename().to_string_lossy().into_owned())
-}
-
-pub(crate) fn usage(mut section: Section<'_>) -> UsageConfig {
-    let records = section.text("records", kept_for);
-    let sums = section.text("sums", |text| match kept_for(text)? {
-        kept if kept < DAY => Err(
-            "is too short; write \"1d\" or more, or [database] url = \"\" to keep nothing"
-                .to_owned(),
-        ),
-        kept => Ok(kept),
-    });
-    let currency = section.text("currency", |text| {
-        if text.chars().count() > MAX_CURRENCY {
-            return Err(format!(
-                "is longer than {MAX_CURRENCY} characters; write a short name, like \"EUR\""
-            ));
-        }
-        value::name(text)
-    });
-    let time_zone = section.text("time_zone", |text| {
-        TimeZone::get(text).map_err(|_| {
-            format!(
-                "{} is no time zone; write its IANA name, like \"Europe/Berlin\", or \"UTC\"",
-                value::quoted(text)
-            )
-        })
-    });
-    section.reject_unknown_fields();
-    UsageConfig {
-        records: records.unwrap_or(30 * DAY),
-        sums: sums.unwrap_or(400 * DAY),
-        currency: currency.unwrap_or_else(|| DEFAULT_CURRENCY.to_owned()),
-        time_zone: time_zone.unwrap_or(TimeZone::UTC),
-    }
 }
 
 /// Reads the file of the password for a database.

@@ -59,7 +59,7 @@ pub struct AuditQuery {
 pub enum IfNotWritten {
     /// Nothing is kept, and the caller does not make the change.
     Refuse,
-    /// They wait in memory until they can be written: the change is made in any case.
+    /// They wait in memory, and in the spool where there is one, until they can be written: the change is made in any case.
     Wait,
 }
 
@@ -68,14 +68,14 @@ pub enum IfNotWritten {
 pub enum AuditWrite {
     /// They are on disk, in this order.
     Written(Vec<AuditMark>),
-    /// They wait in memory.
+    /// They wait.
     Waiting,
 }
 
 /// How the audit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditStatus {
-    /// Rows that wait in memory.
+    /// Rows that wait.
     pub waiting: usize,
     /// Rows that were lost since the start, because too many waited.
     pub lost: u64,

@@ -1,6 +1,6 @@
 //! What each kind of database can do. A second kind is a second implementation of [`Driver`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
 use crate::policy::audit_chain::ChainKey;
@@ -20,9 +20,20 @@ pub(crate) trait Driver: Send {
 
     fn sums(&mut self, query: &SumsQuery) -> Result<Vec<SumsRow>, DatabaseError>;
 
+    /// The sums, and which batches are in them. A kind that does not know this names none.
+    fn sums_and_batches(
+        &mut self,
+        query: &SumsQuery,
+    ) -> Result<(Vec<SumsRow>, WrittenBatches), DatabaseError> {
+        Ok((self.sums(query)?, WrittenBatches::new()))
+    }
+
     fn records(&mut self, query: &RecordsQuery) -> Result<Vec<StoredRecord>, DatabaseError>;
 
     fn key_uses(&mut self) -> Result<Vec<StoredKeyUse>, DatabaseError>;
+
+    /// The first rows that are appended wait from before the start, and may be in the table already. This is told before.
+    fn may_have_appended(&mut self) {}
 
     /// Appends rows in one transaction, and returns when they are on disk. `chain` goes on with them. Rows that were
     /// appended before, where only the answer was lost, are not appended again.
@@ -43,6 +54,9 @@ pub(crate) trait Driver: Send {
     /// Visits all rows in their order, as they are at one instant.
     fn walk_audit(&mut self, visit: &mut dyn FnMut(AuditRow)) -> Result<(), DatabaseError>;
 }
+
+/// The number of the last batch of each writer.
+pub(crate) type WrittenBatches = HashMap<String, i64>;
 
 /// Where the chain of the audit rows goes on.
 #[derive(Clone, Debug)]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::store::database::spool::SpoolError;
+
 /// Why the database could not be opened, read or written.
 #[derive(Debug)]
 pub enum DatabaseError {
@@ -137,6 +139,10 @@ pub enum DatabaseError {
         /// The server's reason.
         why: String,
     },
+    /// The folder in which usage waits cannot be used.
+    Spool(SpoolError),
+    /// Another gateway uses that folder.
+    SpoolInUse(SpoolError),
     /// A thread of the database cannot be started.
     Thread {
         /// The system's reason.
@@ -251,6 +257,15 @@ impl fmt::Display for DatabaseError {
                 f,
                 "{place}: the server refused a statement ({why}); look into the server's log"
             ),
+            Self::Spool(error) => write!(
+                f,
+                "{error}; usage waits there while the database is away: name a folder that the gateway's user may write, in \
+                 [usage] spool"
+            ),
+            Self::SpoolInUse(error) => write!(
+                f,
+                "{error}; each gateway needs a folder of its own in [usage] spool"
+            ),
             Self::Thread { source } => write!(
                 f,
                 "the database's thread cannot be started ({source}); allow the gateway's user more threads"
@@ -280,6 +295,7 @@ impl std::error::Error for DatabaseError {
             | Self::Roots { source, .. }
             | Self::Thread { source } => Some(source),
             Self::Failed { source, .. } => Some(&**source),
+            Self::Spool(error) | Self::SpoolInUse(error) => Some(error),
             Self::NotADatabase { .. }
             | Self::OtherProgram { .. }
             | Self::NewerSchema { .. }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::policy::audit::{AuditEntry, AuditMark, AuditRow};
 use crate::store::database::audit::AuditQuery;
-use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention};
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention, WrittenBatches};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::people::statement;
 pub(crate) use crate::store::database::postgres::connection::PostgresServer;
@@ -43,7 +43,7 @@ enum Appended {
     Nothing,
     /// This was its last row.
     To(AuditMark),
-    /// It had no answer, and its rows may be in the table.
+    /// It had no answer, or was before the start, and its rows may be in the table.
     Unsure,
 }
 
@@ -78,6 +78,13 @@ impl Driver for Postgres {
         self.ask_rows(&statements::sums(query), usage::sums_row)
     }
 
+    fn sums_and_batches(
+        &mut self,
+        query: &SumsQuery,
+    ) -> Result<(Vec<SumsRow>, WrittenBatches), DatabaseError> {
+        self.ask_sums_and_batches(query)
+    }
+
     fn records(&mut self, query: &RecordsQuery) -> Result<Vec<StoredRecord>, DatabaseError> {
         self.ask_rows(&statements::records(query), usage::stored_record)
     }
@@ -85,6 +92,10 @@ impl Driver for Postgres {
     fn key_uses(&mut self) -> Result<Vec<StoredKeyUse>, DatabaseError> {
         let all = statement(statements::KEY_USES, []);
         self.ask_rows(&all, usage::key_use)
+    }
+
+    fn may_have_appended(&mut self) {
+        self.appended = Appended::Unsure;
     }
 
     fn append_audit(

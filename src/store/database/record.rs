@@ -1,5 +1,6 @@
 //! What the database keeps: records, sums, uses of keys; and a batch of them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub struct UsageRecord {
     /// The upstream's name.
     pub upstream: Arc<str>,
     /// The label of the route.
-    pub route: &'static str,
+    pub route: Cow<'static, str>,
     /// The status that the client got.
     pub status: u16,
     /// How it ended.
@@ -281,4 +282,10 @@ pub(crate) struct Batch {
     /// The sums of these records, and of records that were dropped.
     pub(crate) sums: SumsMap,
     pub(crate) key_uses: Vec<KeyUse>,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.sums.is_empty() && self.key_uses.is_empty()
+    }
 }

@@ -35,7 +35,7 @@ const KEEP: KeepFor = KeepFor {
 /// The start of a day.
 const START: i64 = 1_764_288_000;
 
-fn record(number: usize, at: i64) -> UsageRecord {
+pub(crate) fn record(number: usize, at: i64) -> UsageRecord {
     let counts = match number % 4 {
         0 => RequestCounts::UNKNOWN,
         1 => RequestCounts {
@@ -71,7 +71,7 @@ fn record(number: usize, at: i64) -> UsageRecord {
         account: (!number.is_multiple_of(3)).then(|| format!("account-{}", number % 2).into()),
         model: format!("model-{}", number % 5).into(),
         upstream: format!("upstream-{}", number % 2).into(),
-        route: "/v1/chat/completions",
+        route: "/v1/chat/completions".into(),
         status: if number.is_multiple_of(7) { 500 } else { 200 },
         end: match number % 11 {
             0 => RecordEnd::ClientLeft,
@@ -87,7 +87,7 @@ fn record(number: usize, at: i64) -> UsageRecord {
     }
 }
 
-fn batch(number: i64, records: Vec<UsageRecord>) -> Batch {
+pub(crate) fn batch(number: i64, records: Vec<UsageRecord>) -> Batch {
     let mut sums = SumsMap::new();
     for record in &records {
         add_to_sums(&mut sums, record);
@@ -497,7 +497,10 @@ fn a_database_locked_by_another_program_is_written_when_it_is_free() {
             DatabaseEvent::Written { .. }
             | DatabaseEvent::AuditWritten { .. }
             | DatabaseEvent::AuditBroken { .. }
-            | DatabaseEvent::NotDeleted(_) => Ok(()),
+            | DatabaseEvent::NotDeleted(_)
+            | DatabaseEvent::SpoolDown(_)
+            | DatabaseEvent::SpoolUp
+            | DatabaseEvent::SpoolDamaged { .. } => Ok(()),
         };
     });
     let database = opened(&url(&folder), "w1", observer).unwrap();
@@ -629,6 +632,7 @@ fn failing(fixture: &Fixture, fails: &Arc<AtomicBool>) -> (WriterHandle, Arc<Que
             instance: "w1",
             keep_for: KEEP,
             failed: None,
+            spool: None,
         },
         Box::new(|_| {}),
     );
@@ -684,7 +688,8 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     let template = record(2, START);
     let added = MAX_WAITING / template.weight() + 10_000;
     let summed = |writer: &WriterHandle| -> i64 {
-        let sums = writer.waiting_sums();
+        let waiting = writer.waiting().unwrap();
+        let sums = writer.sums_without(waiting, &Default::default()).unwrap();
         sums.values().map(|sums| sums.requests).sum()
     };
     for number in 0..added {
@@ -702,7 +707,7 @@ fn when_too_much_waits_the_oldest_records_are_dropped_and_never_their_sums() {
     let dropped = usize::try_from(status.dropped_records).unwrap();
     assert!((9_000..12_000).contains(&dropped), "{dropped}");
     assert_eq!(usize::try_from(summed(&writer)).unwrap(), added);
-    let unwritten = |writer: &WriterHandle| usize::try_from(writer.unwritten_requests()).unwrap();
+    let unwritten = |writer: &WriterHandle| usize::try_from(writer.unwritten_requests().0).unwrap();
     assert_eq!(unwritten(&writer), added);
     fails.store(false, Ordering::Relaxed);
     while !writer.flush(TIMEOUT) {}

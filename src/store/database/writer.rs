@@ -2,13 +2,15 @@
 //!
 //! It takes what waits five times a second and writes it in one transaction. A batch that could not be written is tried
 //! again, as it is, until it was written: its number makes it count once, also where a commit succeeded and its answer
-//! was lost. Meanwhile new records wait in their queues.
+//! was lost. Meanwhile new records wait in their queues, or in the spool where there is one: a second thread puts them there,
+//! since this one may be waiting for the server.
 //!
 //! Audit rows are written at once, between two batches, in the order in which they were asked for, and answered when they
-//! are on disk. Those that may wait do so here, before all later ones.
+//! are on disk. Those that may wait do so here, before all later ones, and in the spool.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,17 +20,17 @@ use tokio::sync::oneshot;
 
 use crate::policy::audit::{AuditAction, AuditEntry, AuditMark, ChangeOrigin};
 use crate::store::database::audit::{AuditStatus, AuditWrite, IfNotWritten};
-use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention};
+use crate::store::database::driver::{AuditChain, AuditCut, Driver, Retention, WrittenBatches};
 use crate::store::database::error::DatabaseError;
+use crate::store::database::pending::{BatchNames, PendingUsage, SPOOL_EVERY, WaitingUsage};
 use crate::store::database::queue::{Queues, lock};
 use crate::store::database::record::{Batch, DAY, SumsMap, UsageRecord, whole};
+use crate::store::database::spool::{AuditSpool, DamagedLines, Spool, SpoolError, WaitingRows};
 
 /// Between two transactions, while all is well.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
 /// Between two tries after a failure: the first, doubled each time up to the last.
 const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
-/// Records of one transaction. More would hold up a flush for longer.
-const MAX_BATCH: usize = 20_000;
 /// Between two steps of deleting, and rows of a step.
 const DELETE_EVERY: Duration = Duration::from_secs(1);
 const DELETE_ROWS: u32 = 2_000;
@@ -74,6 +76,17 @@ pub enum DatabaseEvent<'e> {
     },
     /// Old rows could not be deleted.
     NotDeleted(&'e DatabaseError),
+    /// The spool cannot be read or written any more. Said once.
+    SpoolDown(&'e SpoolError),
+    /// It can again.
+    SpoolUp,
+    /// Lines of a file in the spool were torn or changed, and are left out.
+    SpoolDamaged {
+        /// The file.
+        file: &'e Path,
+        /// How many.
+        lines: usize,
+    },
 }
 
 /// How the database is.
@@ -85,7 +98,7 @@ pub struct DatabaseStatus {
     pub error: Option<String>,
     /// Records that were dropped since the start, because too many waited.
     pub dropped_records: u64,
-    /// Records that wait, in bytes.
+    /// Records that wait in memory, and all that waits in the spool, in bytes.
     pub waiting_bytes: usize,
 }
 
@@ -120,13 +133,79 @@ struct WriterShared {
     /// The error of the last write.
     error: Mutex<Option<String>>,
     /// What was taken out of the queues and is not written yet.
-    in_flight: Mutex<Option<Arc<Batch>>>,
+    pending: Mutex<PendingUsage>,
+    spooled_bytes: Arc<AtomicU64>,
+    /// Whether the last write into the spool failed.
+    is_spool_down: AtomicBool,
+    /// Why the spool could not be read.
+    spool_unreadable: Mutex<Option<String>>,
+    observer: Mutex<DatabaseObserver>,
     /// Oldest first. None: the thread has ended, and nobody would answer.
     audit_requests: Mutex<Option<VecDeque<AuditRequest>>>,
     audit_waiting: AtomicUsize,
     audit_lost: AtomicU64,
     /// The last audit row that was written.
     audit_head: Mutex<AuditMark>,
+}
+
+impl WriterShared {
+    fn tell(&self, event: DatabaseEvent<'_>) {
+        lock(&self.observer)(event);
+    }
+
+    /// Tells that the spool cannot be written, or that it can again.
+    fn tell_of_spool(&self, written: Result<(), SpoolError>) {
+        match written {
+            Ok(()) => {
+                if self.is_spool_down.swap(false, Ordering::Relaxed) {
+                    self.tell(DatabaseEvent::SpoolUp);
+                }
+            }
+            Err(error) => {
+                if !self.is_spool_down.swap(true, Ordering::Relaxed) {
+                    self.tell(DatabaseEvent::SpoolDown(&error));
+                }
+            }
+        }
+    }
+
+    /// Tells once why the spool cannot be read.
+    fn tell_of_unreadable(&self, error: &SpoolError) {
+        let text = error.to_string();
+        let before = lock(&self.spool_unreadable).replace(text.clone());
+        if before.as_deref() != Some(&text) {
+            self.tell(DatabaseEvent::SpoolDown(error));
+        }
+    }
+
+    fn readable<T>(&self, read: Result<T, SpoolError>) -> Option<T> {
+        read.inspect_err(|error| self.tell_of_unreadable(error))
+            .ok()
+    }
+
+    fn tell_of_damage(&self, damaged: Vec<DamagedLines>) {
+        for DamagedLines { path, count } in damaged {
+            self.tell(DatabaseEvent::SpoolDamaged {
+                file: &path,
+                lines: count,
+            });
+        }
+    }
+
+    fn is_down(&self) -> bool {
+        lock(&self.error).is_some()
+    }
+
+    /// Moves what waits into the spool, where it is time.
+    fn spool(&self) {
+        let is_down = self.is_down();
+        let mut pending = lock(&self.pending);
+        let spooled = pending.spool_if_due(is_down, now());
+        let damaged = pending.take_damaged();
+        drop(pending);
+        self.tell_of_spool(spooled);
+        self.tell_of_damage(damaged);
+    }
 }
 
 /// The answer to audit rows: await it, or call [`wait`](Self::wait). Dropping it does not cancel them.
@@ -167,6 +246,14 @@ pub(crate) struct WriterSettings<'s> {
     pub(crate) keep_for: KeepFor,
     /// The database cannot be reached yet.
     pub(crate) failed: Option<DatabaseError>,
+    pub(crate) spool: Option<WriterSpool>,
+}
+
+/// What waits on disk, and what an earlier start has left there.
+pub(crate) struct WriterSpool {
+    pub(crate) usage: Spool,
+    pub(crate) audit: AuditSpool,
+    pub(crate) waiting: WaitingRows,
 }
 
 /// The handle of the thread.
@@ -174,6 +261,8 @@ pub(crate) struct WriterHandle {
     shared: Arc<WriterShared>,
     requests: Sender<Request>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The thread of the spool ends when this is dropped.
+    _spool_end: Sender<()>,
 }
 
 impl WriterHandle {
@@ -189,29 +278,47 @@ impl WriterHandle {
             instance,
             keep_for,
             failed,
+            spool,
         } = settings;
+        let (spool, audit_spool, waiting) = match spool {
+            Some(WriterSpool {
+                usage,
+                audit,
+                waiting,
+            }) => (Some(usage), Some(audit), waiting),
+            None => (None, None, WaitingRows::default()),
+        };
+        let names = BatchNames {
+            writer: instance.into(),
+            gateway: gateway.into(),
+        };
+        let pending = PendingUsage::new(Arc::clone(&queues), names, keep_for.records > 0, spool);
+        let has_spool = pending.has_spool();
         let shared = Arc::new(WriterShared {
             queues,
             error: Mutex::new(None),
-            in_flight: Mutex::new(None),
+            spooled_bytes: pending.spooled_bytes(),
+            pending: Mutex::new(pending),
+            is_spool_down: AtomicBool::new(false),
+            spool_unreadable: Mutex::new(None),
+            observer: Mutex::new(observer),
             audit_requests: Mutex::new(Some(VecDeque::new())),
-            audit_waiting: AtomicUsize::new(0),
+            audit_waiting: AtomicUsize::new(waiting.entries.len()),
             audit_lost: AtomicU64::new(0),
             audit_head: Mutex::new(chain.last.clone()),
         });
+        let damaged = lock(&shared.pending).take_damaged();
+        shared.tell_of_damage(damaged);
         let (requests, received) = channel();
         let mut writer = DatabaseWriter {
             driver,
             chain,
-            audit_waiting: VecDeque::new(),
-            audit_bytes: 0,
-            audit_lost: None,
+            audit_bytes: waiting.entries.iter().map(AuditEntry::weight).sum(),
+            audit_waiting: waiting.entries,
+            audit_lost: waiting.lost.map(|(first, count)| LostRows { first, count }),
+            audit_spool,
             shared: Arc::clone(&shared),
-            gateway: gateway.into(),
-            instance: instance.into(),
-            next_number: 1,
             keep_for,
-            observer,
             retry: RETRY[0],
             next_delete: Instant::now(),
             clock: ClockGuard::new(now(), Instant::now()),
@@ -223,10 +330,22 @@ impl WriterHandle {
         let thread = std::thread::Builder::new()
             .name("database".to_owned())
             .spawn(move || writer.run(&received))?;
+        let (spool_end, ended) = channel();
+        if has_spool {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("spool".to_owned())
+                .spawn(move || {
+                    while ended.recv_timeout(SPOOL_EVERY) == Err(RecvTimeoutError::Timeout) {
+                        shared.spool();
+                    }
+                })?;
+        }
         Ok(Self {
             shared,
             requests,
             thread: Mutex::new(Some(thread)),
+            _spool_end: spool_end,
         })
     }
 
@@ -267,9 +386,14 @@ impl WriterHandle {
         lock(&self.shared.audit_head).clone()
     }
 
-    /// Writes all that waits and ends the thread. Returns whether all was written in this time.
+    /// Writes all that waits and ends the thread. Returns whether all was written in this time. What was not is in the
+    /// spool, where there is one.
     pub(crate) fn stop(&self, timeout: Duration) -> bool {
         let flushed = self.flush(timeout);
+        let mut pending = lock(&self.shared.pending);
+        let spooled = pending.spool_all(now()).and_then(|()| pending.sync());
+        drop(pending);
+        self.shared.tell_of_spool(spooled);
         let told = self.requests.send(Request::Stop).is_ok();
         let thread = lock(&self.thread).take();
         // After a failure the thread may be in a write that takes longer, and is left alone.
@@ -292,26 +416,42 @@ impl WriterHandle {
             up: error.is_none(),
             error,
             dropped_records: self.shared.queues.dropped(),
-            waiting_bytes: self.shared.queues.waiting_bytes(),
+            waiting_bytes: self.shared.queues.waiting_bytes().saturating_add(
+                usize::try_from(self.shared.spooled_bytes.load(Ordering::Relaxed))
+                    .unwrap_or(usize::MAX),
+            ),
         }
     }
 
-    /// Of how many requests the usage is not written yet, those included whose records were dropped.
-    pub(crate) fn unwritten_requests(&self) -> i64 {
-        self.waiting_sums().values().map(|sums| sums.requests).sum()
+    /// Of how many requests the usage is not written yet, those included whose records were dropped; and of how many of them
+    /// it is in the spool.
+    pub(crate) fn unwritten_requests(&self) -> (i64, i64) {
+        let pending = lock(&self.shared.pending);
+        let spooled = pending.spooled_requests();
+        let in_memory: i64 = pending
+            .sums_in_memory()
+            .values()
+            .map(|sums| sums.requests)
+            .sum();
+        (in_memory.saturating_add(spooled), spooled)
     }
 
-    /// The sums of all that is not written yet.
-    pub(crate) fn waiting_sums(&self) -> SumsMap {
-        // Both under one lock, so that a batch is seen once while it moves.
-        let in_flight = lock(&self.shared.in_flight);
-        let mut all = self.shared.queues.sums();
-        if let Some(batch) = &*in_flight {
-            for (key, sums) in &batch.sums {
-                all.entry(key.clone()).or_default().add(sums);
-            }
-        }
-        all
+    /// All that is not written yet, as it is now. None: the spool cannot be read.
+    pub(crate) fn waiting(&self) -> Option<WaitingUsage> {
+        // All under one lock, so that a batch is seen once while it moves.
+        let waiting = lock(&self.shared.pending).waiting();
+        self.shared.readable(waiting)
+    }
+
+    /// The sums of what waited and is not among these batches, which were written since. None: that is not known.
+    pub(crate) fn sums_without(
+        &self,
+        waiting: WaitingUsage,
+        written: &WrittenBatches,
+    ) -> Option<SumsMap> {
+        self.shared
+            .readable(waiting.sums_without(written))
+            .flatten()
     }
 }
 
@@ -324,12 +464,9 @@ struct DatabaseWriter {
     audit_bytes: usize,
     /// The row that says how many more there were.
     audit_lost: Option<LostRows>,
+    audit_spool: Option<AuditSpool>,
     shared: Arc<WriterShared>,
-    gateway: Arc<str>,
-    instance: Arc<str>,
-    next_number: i64,
     keep_for: KeepFor,
-    observer: DatabaseObserver,
     retry: Duration,
     next_delete: Instant,
     clock: ClockGuard,
@@ -431,7 +568,11 @@ impl DatabaseWriter {
                 self.audit_lost = None;
                 self.shared.audit_waiting.store(0, Ordering::Relaxed);
                 if waiting > 0 {
-                    (self.observer)(DatabaseEvent::AuditWritten { rows: before });
+                    if let Some(spool) = &mut self.audit_spool {
+                        self.shared.tell_of_spool(spool.remove());
+                    }
+                    self.shared
+                        .tell(DatabaseEvent::AuditWritten { rows: before });
                 }
                 self.can_be_written();
                 Ok(marks)
@@ -446,6 +587,7 @@ impl DatabaseWriter {
     }
 
     fn let_wait(&mut self, entries: Vec<AuditEntry>) {
+        let known = self.audit_waiting.len();
         for entry in entries {
             let weight = entry.weight();
             let is_full = self.audit_waiting.len() >= MAX_AUDIT_WAITING
@@ -462,6 +604,18 @@ impl DatabaseWriter {
         }
         let waiting = self.audit_waiting.len();
         self.shared.audit_waiting.store(waiting, Ordering::Relaxed);
+        if let Some(spool) = &mut self.audit_spool {
+            let lost = self.audit_lost.as_ref();
+            // Not each time, so that the file does not grow without an end.
+            let lost = lost.filter(|lost| lost.count.is_power_of_two());
+            let kept = match waiting - known {
+                0 => Ok(()),
+                more => spool.keep(&self.chain.last, &self.audit_waiting, more),
+            };
+            let kept = kept
+                .and_then(|()| lost.map_or(Ok(()), |lost| spool.keep_lost(lost.first, lost.count)));
+            self.shared.tell_of_spool(kept);
+        }
     }
 
     /// Writes all that waits. Returns whether it could.
@@ -473,18 +627,27 @@ impl DatabaseWriter {
             return false;
         }
         // What is added meanwhile waits for the next time, so that this ends.
-        let mut left = 1 + self.shared.queues.waiting_bytes() / size_of::<UsageRecord>();
+        let (records, batches) = lock(&self.shared.pending).spooled_batches();
+        let spooled = usize::try_from(records).unwrap_or(usize::MAX);
+        let in_memory = self.shared.queues.waiting_bytes() / size_of::<UsageRecord>();
+        let mut left = (1 + batches + in_memory).saturating_add(spooled);
         loop {
             self.answer_audits();
-            let Some(batch) = self.batch() else {
-                return true;
+            let batch = match self.batch() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return true,
+                Err(error) => {
+                    self.shared.tell_of_unreadable(&error);
+                    return false;
+                }
             };
             let began = Instant::now();
             match self.driver.write(&batch) {
                 Ok(()) => {
-                    let bytes = batch.records.iter().map(UsageRecord::weight).sum();
-                    *lock(&self.shared.in_flight) = None;
-                    self.shared.queues.forget(bytes);
+                    let removed = lock(&self.shared.pending).written();
+                    if let Err(error) = removed {
+                        self.shared.tell_of_unreadable(&error);
+                    }
                     self.wrote(batch.records.len(), began.elapsed());
                     left = left.saturating_sub(batch.records.len().max(1));
                     if left == 0 {
@@ -499,40 +662,20 @@ impl DatabaseWriter {
         }
     }
 
-    /// The batch that could not be written, or a new one. None if nothing waits.
-    fn batch(&mut self) -> Option<Arc<Batch>> {
-        let mut in_flight = lock(&self.shared.in_flight);
-        if let Some(batch) = &*in_flight {
-            return Some(Arc::clone(batch));
-        }
-        let taken = self.shared.queues.take(MAX_BATCH);
+    /// The batch that could not be written, or the next one. None if nothing waits.
+    fn batch(&mut self) -> Result<Option<Arc<Batch>>, SpoolError> {
+        let mut pending = lock(&self.shared.pending);
         // After a failure an empty batch finds out whether the database can be written again.
-        if taken.is_empty() && self.is_up {
-            return None;
-        }
-        let mut records = taken.records;
-        if self.keep_for.records == 0 {
-            let bytes = records.iter().map(UsageRecord::weight).sum();
-            self.shared.queues.forget(bytes);
-            records.clear();
-        }
-        let batch = Arc::new(Batch {
-            writer: Arc::clone(&self.instance),
-            gateway: Arc::clone(&self.gateway),
-            number: self.next_number,
-            now: now(),
-            records,
-            sums: taken.sums,
-            key_uses: taken.key_uses,
-        });
-        self.next_number += 1;
-        *in_flight = Some(Arc::clone(&batch));
-        Some(batch)
+        let batch = pending.next(!self.is_up, now());
+        let damaged = pending.take_damaged();
+        drop(pending);
+        self.shared.tell_of_damage(damaged);
+        batch
     }
 
     fn wrote(&mut self, records: usize, took: Duration) {
         self.can_be_written();
-        (self.observer)(DatabaseEvent::Written { records, took });
+        self.shared.tell(DatabaseEvent::Written { records, took });
     }
 
     fn can_be_written(&mut self) {
@@ -540,7 +683,7 @@ impl DatabaseWriter {
         if !self.is_up {
             self.is_up = true;
             *lock(&self.shared.error) = None;
-            (self.observer)(DatabaseEvent::Up);
+            self.shared.tell(DatabaseEvent::Up);
         }
     }
 
@@ -550,7 +693,7 @@ impl DatabaseWriter {
         let text = error.to_string();
         let before = lock(&self.shared.error).replace(text.clone());
         if before.as_deref() != Some(&text) {
-            (self.observer)(DatabaseEvent::Down(error));
+            self.shared.tell(DatabaseEvent::Down(error));
         }
     }
 
@@ -576,7 +719,7 @@ impl DatabaseWriter {
             Ok(deleted + cut)
         });
         if let Err(error) = &deleted {
-            (self.observer)(DatabaseEvent::NotDeleted(error));
+            self.shared.tell(DatabaseEvent::NotDeleted(error));
         }
         let pause = match deleted {
             Ok(rows) if rows > 0 => DELETE_EVERY,

@@ -177,6 +177,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             .to_owned(),
         usage: UsageConfig {
             time_zone: jiff::tz::TimeZone::UTC,
+            spool: None,
             records: 30 * 86_400,
             sums: 400 * 86_400,
             currency: "EUR".to_owned(),

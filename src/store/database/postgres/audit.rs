@@ -16,7 +16,7 @@ use crate::store::database::postgres::value::ColumnKind::{self, Integer, Text};
 use crate::store::database::postgres::{Appended, Postgres};
 use crate::store::database::statements::{self, SqlValue};
 
-/// Rows behind the last own one that are looked through for rows whose answer was lost.
+/// Rows behind the last own one, of the same time, that are looked through for rows whose answer was lost.
 const MOST_COMPARED: i64 = 10_000;
 /// The columns of a row, in their order.
 const ROW: [ColumnKind; 13] = [
@@ -155,10 +155,14 @@ async fn written_before(
     chain: &AuditChain,
 ) -> Result<Vec<AuditMark>, CallError> {
     let sql = format!(
-        "SELECT * FROM ({}) AS rows WHERE n > $1 ORDER BY n LIMIT $2",
+        "SELECT * FROM ({}) AS rows WHERE n > $1 AND at BETWEEN $2 AND $3 ORDER BY n LIMIT $4",
         statements::ALL_AUDIT_ROWS
     );
-    let values = [chain.last.n, MOST_COMPARED].map(SqlValue::Integer);
+    let times = entries.iter().map(|entry| entry.at);
+    let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
+        return Ok(Vec::new());
+    };
+    let values = [chain.last.n, first, last, MOST_COMPARED].map(SqlValue::Integer);
     let mut marks = Vec::new();
     for found in &work.query(&statement(&sql, values)).await? {
         let Some(entry) = entries.get(marks.len()) else {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::Row;
 
 use crate::policy::usage::{Certainty, RequestCounts};
-use crate::store::database::driver::{Retention, SumsRowKey, grouped_sums};
+use crate::store::database::driver::{Retention, SumsRowKey, WrittenBatches, grouped_sums};
 use crate::store::database::error::DatabaseError;
 use crate::store::database::people::{statement, text};
 use crate::store::database::postgres::Postgres;
@@ -14,14 +14,16 @@ use crate::store::database::postgres::advisory_lock::AdvisoryLock;
 use crate::store::database::postgres::connection::Work;
 use crate::store::database::postgres::error::CallError;
 use crate::store::database::postgres::value::ColumnKind::{self, Integer, Text};
-use crate::store::database::query::{StoredKeyUse, StoredRecord, SumsRow};
+use crate::store::database::query::{StoredKeyUse, StoredRecord, SumsQuery, SumsRow};
 use crate::store::database::record::{Batch, DAY, HOUR, KeyUse, UsageRecord, UsageSums, whole};
 use crate::store::database::statements::{self, SqlValue, Statement, SumsScope};
 
+const ONE_SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+const WRITERS: &str = "SELECT writer, batch FROM writers";
 const DELETE_SUMS: &str = include_str!("delete_sums.sql");
 
-/// A writer that wrote nothing for so long is gone.
-const FORGET_WRITERS_AFTER: i64 = 7 * DAY;
+/// A writer that wrote nothing for so long is gone, and nothing of it waits in a spool.
+const FORGET_WRITERS_AFTER: i64 = 400 * DAY;
 
 /// The columns of the statements that add rows, in their order.
 const RECORD: [ColumnKind; 24] = [
@@ -110,6 +112,25 @@ impl Postgres {
             work.execute(&numbers(statements::DELETE_WRITERS, &writers))
                 .await?;
             Ok(deleted)
+        })
+    }
+
+    /// Both are as they are at one instant.
+    pub(crate) fn ask_sums_and_batches(
+        &mut self,
+        query: &SumsQuery,
+    ) -> Result<(Vec<SumsRow>, WrittenBatches), DatabaseError> {
+        self.connection.transaction(async |work| {
+            work.execute(&statement(ONE_SNAPSHOT, [])).await?;
+            let rows = work.query(&statements::sums(query)).await?;
+            let rows = rows.iter().map(sums_row).collect::<Result<_, _>>()?;
+            let writers = work.query(&statement(WRITERS, [])).await?;
+            let batch = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+            let batches = writers
+                .iter()
+                .map(batch)
+                .collect::<Result<_, CallError>>()?;
+            Ok((rows, batches))
         })
     }
 

@@ -1,8 +1,11 @@
 //! What only a server does: it is away, it refuses, it is shared.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use super::fixture::{Fixture, connections, of_server};
 use super::server::{OWNER, TestServer};
@@ -12,7 +15,7 @@ use crate::store::database::driver::Driver;
 use crate::store::database::postgres::Postgres;
 use crate::store::database::{
     AlertSummary, AttemptEnd, AuditWrite, Database, DatabaseError, DatabaseEvent, DatabaseObserver,
-    DatabaseUrl, IfNotWritten,
+    DatabaseUrl, IfNotWritten, SpoolConfig,
 };
 
 const START: i64 = super::START;
@@ -57,6 +60,35 @@ impl Own {
     fn open(&self, gateway: &str, observer: DatabaseObserver) -> Result<Database, DatabaseError> {
         let key = self.folder.path().join("audit.key");
         Database::open(&self.url(), &key, gateway, gateway, KEEP, observer)
+    }
+
+    /// With a spool in this folder. Each start is another instance.
+    fn open_spooled(&self, folder: &Path, observer: DatabaseObserver) -> Database {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let instance = format!("w{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let key = self.folder.path().join("audit.key");
+        let spool = SpoolConfig {
+            folder: folder.to_owned(),
+            max_bytes: 256 << 20,
+        };
+        let url = self.url();
+        let opened =
+            Database::open_with_spool(&url, &key, Some(&spool), "g1", &instance, KEEP, observer);
+        opened.unwrap()
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.folder.path().join("spool")
+    }
+
+    /// How many requests, records and audit rows the server has.
+    fn counts(&self) -> [i64; 3] {
+        [
+            "SELECT coalesce(sum(requests), 0) FROM usage_sums WHERE scope = 0 AND width = 86400",
+            "SELECT count(*) FROM usage_records",
+            "SELECT count(*) FROM audit",
+        ]
+        .map(|sql| self.server.query("usage", sql).parse().unwrap())
     }
 }
 
@@ -487,6 +519,179 @@ fn a_server_that_is_killed_or_stands_still_loses_nothing_and_counts_nothing_twic
     assert_eq!(count, added.to_string());
     let report = database.verify_audit().unwrap();
     assert_eq!((report.broken, report.rows), (None, 3));
+    assert_eq!(database.status().dropped_records, 0);
+}
+
+/// The spool as kill -9 leaves it.
+fn copy_of(folder: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        // A file that goes meanwhile is not copied.
+        let _ = std::fs::copy(file.path(), copy.path().join(file.file_name()));
+    }
+    copy
+}
+
+fn files_of(folder: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(folder).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| !name.ends_with(".lock")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_waits_for_a_dead_server_outlives_kill_9_and_a_stop_and_counts_once() {
+    let mut own = Own::new();
+    let (observer, events) = observer();
+    let database = own.open_spooled(&own.spool(), observer);
+    let sender = database.sender();
+    sender.add(record(0, START));
+    assert!(database.flush(TIMEOUT));
+    assert_eq!(files_of(&own.spool()), Vec::<String>::new());
+    own.server.kill();
+    for number in 1..=100 {
+        sender.add(record(number, START));
+        sender.add_key_use("key_1", START);
+    }
+    events.recv_timeout(TIMEOUT).unwrap();
+    let delete = database.audit(vec![entry("key_1"), entry("key_2")], IfNotWritten::Wait);
+    assert_eq!(delete.wait().unwrap(), AuditWrite::Waiting);
+    wait_for("all is in the spool", || database.spooled_requests() == 100);
+    assert!(database.status().waiting_bytes > 100);
+    assert_eq!(database.unwritten_requests(), 100);
+    let killed = copy_of(&own.spool());
+    // The stop loses nothing either, and what came last is on disk by it.
+    sender.add(record(101, START));
+    assert!(!database.stop(Duration::from_secs(5)));
+    let left = database.unwritten_requests();
+    assert_eq!((left, database.spooled_requests()), (101, 101));
+    drop((database, sender));
+
+    // After the kill. It starts while the server is away, and goes on in the same folder.
+    let (observer, events) = self::observer();
+    let database = own.open_spooled(killed.path(), observer);
+    assert_eq!(database.unwritten_requests(), 100);
+    assert_eq!(database.audit_status().waiting, 2);
+    database.sender().add(record(102, START));
+    let third = database.audit(vec![entry("key_3")], IfNotWritten::Wait);
+    assert_eq!(third.wait().unwrap(), AuditWrite::Waiting);
+    own.server.run();
+    while events.recv_timeout(TIMEOUT).unwrap() != "up" {}
+    wait_for("what waits is written", || database.flush(TIMEOUT));
+    assert_eq!(own.counts(), [102, 102, 3]);
+    assert_eq!(database.key_uses().unwrap()[0].requests, 100);
+    let report = database.verify_audit().unwrap();
+    assert_eq!((report.broken, report.rows), (None, 3));
+    assert_eq!(files_of(killed.path()), Vec::<String>::new());
+    assert!(database.stop(TIMEOUT));
+    drop(database);
+
+    // After the stop: the hundred are known to the server by their number, and so are the rows.
+    let database = own.open_spooled(&own.spool(), Box::new(|_| {}));
+    wait_for("what waits is written", || database.flush(TIMEOUT));
+    assert_eq!(own.counts(), [103, 103, 3]);
+    let report = database.verify_audit().unwrap();
+    assert_eq!((report.broken, report.rows), (None, 3));
+    assert_eq!(files_of(&own.spool()), Vec::<String>::new());
+}
+
+#[test]
+fn a_batch_whose_answer_was_lost_before_a_kill_counts_once() {
+    let own = Own::new();
+    let database = own.open_spooled(&own.spool(), Box::new(|_| {}));
+    let sender = database.sender();
+    sender.add(record(0, START));
+    assert!(database.flush(TIMEOUT));
+    // The batch is on its way, and the server reads it when it goes on: nobody may be there for the answer any more.
+    own.server.freeze();
+    for number in 1..=10 {
+        sender.add(record(number, START));
+    }
+    wait_for("the batch is on disk", || {
+        let files = files_of(&own.spool());
+        files.iter().any(|name| name.ends_with(".sent"))
+    });
+    let killed = copy_of(&own.spool());
+    // New ones come behind it, while the writer still waits.
+    sender.add(record(11, START));
+    wait_for("all is in the spool", || database.spooled_requests() == 11);
+    own.server.thaw();
+    wait_for("what waits is written", || database.flush(TIMEOUT));
+    assert_eq!(own.counts(), [12, 12, 0]);
+    assert_eq!(files_of(&own.spool()), Vec::<String>::new());
+    assert!(database.stop(TIMEOUT));
+    let query = |sql: &str| own.server.query("usage", sql);
+    query("CREATE TABLE released ()");
+    std::thread::scope(|scope| {
+        // Another one holds the writer up.
+        scope.spawn(|| {
+            query(
+                "DO $$ BEGIN LOCK TABLE writers IN EXCLUSIVE MODE; \
+                 WHILE NOT EXISTS (SELECT FROM released) LOOP PERFORM pg_sleep(0.02); END LOOP; END $$",
+            )
+        });
+        wait_for("the table is locked", || {
+            query(
+                "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND relation = 'writers'::regclass",
+            ) == "1"
+        });
+        let database = own.open_spooled(killed.path(), Box::new(|_| {}));
+        assert_eq!(database.unwritten_requests(), 10);
+        database.sender().add(record(12, START));
+        // What waits and is in the database already counts once in the answers too.
+        let counted = requests(&database);
+        query("INSERT INTO released DEFAULT VALUES");
+        assert_eq!(counted, 13);
+        wait_for("what waits is written", || database.flush(TIMEOUT));
+        assert!(database.stop(TIMEOUT));
+    });
+    assert_eq!(own.counts(), [13, 13, 0]);
+    assert_eq!(files_of(killed.path()), Vec::<String>::new());
+}
+
+#[test]
+fn where_the_spool_fails_later_usage_waits_in_memory_and_goes_there_when_it_can() {
+    let mut own = Own::new();
+    let (told, events) = mpsc::channel();
+    let observer: DatabaseObserver = Box::new(move |event| {
+        let _ = match event {
+            DatabaseEvent::SpoolDown(error) => told.send(error.to_string()),
+            DatabaseEvent::SpoolUp => told.send("spool up".to_owned()),
+            _ => Ok(()),
+        };
+    });
+    let database = own.open_spooled(&own.spool(), observer);
+    own.server.kill();
+    let away = own.folder.path().join("away");
+    std::fs::rename(own.spool(), &away).unwrap();
+    let sender = database.sender();
+    for number in 0..50 {
+        sender.add(record(number, START));
+    }
+    let delete = database.audit(vec![entry("key_1")], IfNotWritten::Wait);
+    assert_eq!(delete.wait().unwrap(), AuditWrite::Waiting);
+    let down = events.recv_timeout(TIMEOUT).unwrap();
+    assert!(down.contains("spool"), "{down}");
+    sender.add(record(50, START));
+    assert_eq!(
+        (database.unwritten_requests(), database.spooled_requests()),
+        (51, 0)
+    );
+    std::fs::rename(&away, own.spool()).unwrap();
+    // It was said once.
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), "spool up");
+    wait_for("all is in the spool", || database.spooled_requests() == 51);
+    // The next row brings the first one with it.
+    let delete = database.audit(vec![entry("key_2")], IfNotWritten::Wait);
+    assert_eq!(delete.wait().unwrap(), AuditWrite::Waiting);
+    let killed = copy_of(&own.spool());
+    drop((database, sender));
+    own.server.run();
+    let database = own.open_spooled(killed.path(), Box::new(|_| {}));
+    wait_for("what waits is written", || database.flush(TIMEOUT));
+    assert_eq!(own.counts(), [51, 51, 2]);
     assert_eq!(database.status().dropped_records, 0);
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::policy::price::Price;
 use crate::store::config::Engine;
+use crate::store::database::SpoolConfig;
 
 /// Reads a config where a variable has this value.
 fn with_variable(text: &str, url: &str) -> ParsedConfig {
@@ -55,6 +56,7 @@ fn every_field_about_usage_can_be_set() {
             sums: 36 * 3_600,
             currency: "credits".to_owned(),
             time_zone: jiff::tz::TimeZone::UTC,
+            spool: None,
         }
     );
     assert_eq!(config.audit.keep, 90 * 86_400);
@@ -94,6 +96,36 @@ fn every_field_about_usage_can_be_set() {
             (UsageMode::Read, None)
         ]
     );
+}
+
+#[test]
+fn the_spool_is_beside_the_key_file_and_only_with_postgresql() {
+    let spool = |text: &str| {
+        config_of(&format!(
+            "[database]\nurl = \"postgres://a@localhost/b\"\n[keys]\nfile = \"/k/keys.jsonl\"\n{text}{UPSTREAM}"
+        ))
+        .usage
+        .spool
+        .unwrap()
+    };
+    let of = |folder: &str, max_bytes| SpoolConfig {
+        folder: folder.into(),
+        max_bytes,
+    };
+    assert_eq!(spool(""), of("/k/usage-spool", 256 << 20));
+    let set = "[usage]\nspool = \"/s\"\nspool_max = \"4GiB\"\n";
+    assert_eq!(spool(set), of("/s", 4 << 30));
+    for name in ["spool = \"/s\"", "spool_max = \"1GiB\""] {
+        let field = name.split(' ').next().unwrap();
+        let text = format!("[usage]\n{name}\n");
+        assert_fault(&text, 2, &format!("usage.{field}"), "is for PostgreSQL");
+    }
+    for size in ["1023KiB", "5GiB"] {
+        let text = format!(
+            "[database]\nurl = \"postgres://a@localhost/b\"\n[usage]\nspool_max = \"{size}\"\n"
+        );
+        assert_fault(&text, 4, "usage.spool_max", "out of bounds");
+    }
 }
 
 #[test]
