@@ -32,7 +32,7 @@ pub(crate) enum Waited {
     InForce,
     /// It is not on those of these names.
     Behind(Vec<String>),
-    /// The database cannot be read, so that nobody knows.
+    /// The database could not be read all the time, so that nobody knows.
     Unknown,
 }
 
@@ -70,6 +70,7 @@ pub(super) async fn until_in_force(services: &Services, wait: Duration) -> Waite
     };
     let mut next = Instant::now();
     let until = next + wait;
+    // As of the last look that succeeded.
     let mut waited = Waited::Unknown;
     while next < until {
         sleep_until(next).await;
@@ -83,11 +84,8 @@ pub(super) async fn until_in_force(services: &Services, wait: Duration) -> Waite
                 waited = Waited::Behind(behind.into_iter().map(str::to_owned).collect());
                 read.begun + LOOK_EVERY
             }
-            Ok(Err(_)) => {
-                waited = Waited::Unknown;
-                Instant::now() + LOOK_EVERY
-            }
-            Err(_) => return Waited::Unknown,
+            Ok(Err(_)) => Instant::now() + LOOK_EVERY,
+            Err(_) => break,
         };
     }
     waited

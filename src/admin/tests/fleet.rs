@@ -238,7 +238,7 @@ fn a_gateway_reports_itself_at_once_when_its_keys_change() {
 fn a_change_that_waits_is_answered_when_it_is_in_force_everywhere_or_with_who_is_behind() {
     runtime().block_on(async {
         let stage = FleetStage::new(Some(5));
-        let alone = stage.create("?wait=1s").await;
+        let alone = stage.create("?wait=60s").await;
         assert_eq!(
             (alone.status, waited(&alone)),
             (StatusCode::CREATED, Some("in-force"))
@@ -247,7 +247,7 @@ fn a_change_that_waits_is_answered_when_it_is_in_force_everywhere_or_with_who_is
         stage.report("a, \"b\"", Some(4));
         stage.report("gone", Some(4));
         stage.not_seen("gone");
-        let behind = stage.create("?wait=1s").await;
+        let behind = stage.create("?wait=3s").await;
         let said = "behind; gateways=\"a%2C%20%22b%22\"";
         assert_eq!(
             (behind.status, waited(&behind)),
@@ -344,7 +344,7 @@ fn whoever_is_no_operator_is_told_no_gateway_by_name() {
         stage.report("secret-host", Some(4));
         let body = json!({"name": "n", "model_access": {"mode": "all"}, "account": "acme"});
         let made = api
-            .in_session(&owner, "POST", "/api/keys?wait=1s", body)
+            .in_session(&owner, "POST", "/api/keys?wait=3s", body)
             .await;
         assert_eq!(
             (made.status, waited(&made)),

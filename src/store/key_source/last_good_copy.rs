@@ -176,17 +176,17 @@ pub(crate) fn state_file(file: &Path) -> PathBuf {
 }
 
 /// The copy, and the thread that writes it. Dropped, it writes what is asked for and ends.
-pub(crate) struct LastGoodCopy(Arc<Shared>);
+pub(crate) struct LastGoodCopy(Arc<CopyWriter>);
 
-struct Shared {
+struct CopyWriter {
     file: PathBuf,
     table: Arc<Table>,
-    work: Mutex<Work>,
+    work: Mutex<CopyWork>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Work {
+struct CopyWork {
     /// The newest state that is to be written, and its number.
     wanted: Option<CopyState>,
     asked: u64,
@@ -199,7 +199,7 @@ struct Work {
 
 impl LastGoodCopy {
     pub(crate) fn new(file: &Path, table: &Arc<Table>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(CopyWriter {
             file: file.to_owned(),
             table: Arc::clone(table),
             work: Mutex::default(),
@@ -229,7 +229,7 @@ impl LastGoodCopy {
     /// # Errors
     /// Why it is not.
     pub(crate) fn wait(&self, number: u64, timeout: Duration) -> Result<(), String> {
-        let waiting = |work: &mut Work| work.written < number && work.error.is_none();
+        let waiting = |work: &mut CopyWork| work.written < number && work.error.is_none();
         let waited = self
             .0
             .changed
@@ -270,14 +270,14 @@ impl Drop for LastGoodCopy {
         if work.has_thread {
             // What is asked for is written before the process ends.
             let (asked, timeout) = (work.asked, Duration::from_secs(5));
-            let waiting = |work: &mut Work| work.written < asked && work.error.is_none();
+            let waiting = |work: &mut CopyWork| work.written < asked && work.error.is_none();
             let _ = self.0.changed.wait_timeout_while(work, timeout, waiting);
         }
     }
 }
 
-impl Shared {
-    fn work(&self) -> MutexGuard<'_, Work> {
+impl CopyWriter {
+    fn work(&self) -> MutexGuard<'_, CopyWork> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

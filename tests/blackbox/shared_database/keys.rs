@@ -427,3 +427,50 @@ fn restore(server: &TestServer, file: &std::path::Path) {
         String::from_utf8_lossy(&out.stderr)
     );
 }
+
+#[test]
+fn a_change_waits_until_it_is_in_force_on_all_gateways_or_names_those_behind() {
+    let server = server();
+    let up = Recorder::answering();
+    let [one, two] = ["one", "two"].map(|name| {
+        setup(&server, &up)
+            .set("database", &format!("gateway_name = \"{name}\""))
+            .start()
+    });
+    let keys = ["first", "second", "third"].map(|name| make(&one, name));
+    eventually("both gateways are known", DEADLINE, || {
+        let fleet = one.admin_json("GET", "/api/fleet", None);
+        let states = fleet["data"].as_array()?.iter();
+        let in_sync = states
+            .filter(|gateway| gateway["state"] == "in_sync")
+            .count();
+        (in_sync == 2).then_some(())
+    });
+    let path = |key: &Made| format!("/api/keys/{}?wait=10s", key.id);
+    let deleted = one.admin("DELETE", &path(&keys[0]), None);
+    assert_eq!(deleted.status, 204);
+    assert_eq!(deleted.header("keygate-wait"), Some("in-force"));
+    // Not eventually.
+    assert_eq!(status(&two, &keys[0]), 401);
+    // A gateway that stands still is named, and the change stands.
+    two.process.signal(rustix::process::Signal::STOP);
+    let path = format!("/api/keys/{}?wait=2s", keys[1].id);
+    let deleted = one.admin("DELETE", &path, None);
+    assert_eq!(deleted.status, 204);
+    assert_eq!(
+        deleted.header("keygate-wait"),
+        Some("behind; gateways=\"two\"")
+    );
+    let ran = one.run(&["keys", "delete", &keys[2].id, "--yes", "--wait=2s"], "");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(
+        ran.out.contains("deleted") && ran.err.contains("two"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    two.process.signal(rustix::process::Signal::CONT);
+    for key in &keys {
+        becomes(&two, key, 401);
+    }
+}

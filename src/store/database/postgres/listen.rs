@@ -42,7 +42,7 @@ async fn listen(
         if let Ok((client, mut delivery)) =
             server.open_for_notifications(Arc::clone(&notified)).await
         {
-            let _ends = AbortOnDrop(delivery.abort_handle());
+            let _ends = EndsWithListener(delivery.abort_handle());
             if client
                 .batch_execute(&format!("LISTEN {channel}"))
                 .await
@@ -60,9 +60,9 @@ async fn listen(
 }
 
 /// A task of its own would outlive the one that is dropped.
-struct AbortOnDrop(AbortHandle);
+struct EndsWithListener(AbortHandle);
 
-impl Drop for AbortOnDrop {
+impl Drop for EndsWithListener {
     fn drop(&mut self) {
         self.0.abort();
     }
