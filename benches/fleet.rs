@@ -2,6 +2,7 @@
 //! code that the gateway runs. The server is one of Debian's, on this machine. Prints tables; the figures in doc/measured.md come
 //! from here. `cargo bench --bench fleet [-- gateways 1 10 100 | keys 100000 1000000]`
 #![allow(
+    clippy::expect_used,
     clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a program for the person at the terminal"

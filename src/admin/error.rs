@@ -127,7 +127,7 @@ pub(super) enum ApiError {
     NoAudit,
     /// The database could not be read.
     DatabaseFailed,
-    /// The database of the keys cannot be followed or written, and why. Nothing was changed.
+    /// The database of the keys cannot be followed or written: why, and what became of the change.
     KeysUnavailable(String),
     /// A bug: something failed that never should.
     Internal,
@@ -351,7 +351,7 @@ impl ApiError {
                  \"sqlite:keygate.db\", and start the gateway again."
                     .to_owned()
             }
-            Self::KeysUnavailable(why) => format!("Nothing was changed: {why}."),
+            Self::KeysUnavailable(why) => format!("{why}."),
             Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
@@ -478,7 +478,12 @@ impl From<StoreError> for ApiError {
             },
             StoreError::DropLimit(_) => Self::Conflict(error.to_string()),
             StoreError::Database(SourceError::NotBehind) => Self::Conflict(error.to_string()),
-            StoreError::Database(_) => Self::KeysUnavailable(error.to_string()),
+            StoreError::Database(SourceError::Unsure(_)) => {
+                Self::KeysUnavailable(error.to_string())
+            }
+            StoreError::Database(_) => {
+                Self::KeysUnavailable(format!("Nothing was changed: {error}"))
+            }
             StoreError::Audit(_) | StoreError::Io(_) => Self::NotWritten {
                 in_force: false,
                 message: error.to_string(),

@@ -443,7 +443,14 @@ pub(crate) fn record_event(
         } => change::change_line(entry, *mark, *is_written),
         key_store::KeyStoreEvent::WriteFailed { error, pending } => {
             metrics.unwritten_changes(*pending);
-            Event::error("key_file_not_written")
+            let event = match error {
+                StoreError::Database(_) => "keys_not_written",
+                StoreError::Faulty(_)
+                | StoreError::DropLimit(_)
+                | StoreError::Audit(_)
+                | StoreError::Io(_) => "key_file_not_written",
+            };
+            Event::error(event)
                 .with("reason", error.to_string())
                 .with("unwritten", *pending)
         }

@@ -227,6 +227,7 @@ mod routes {
 mod shared_database {
     mod commands;
     mod eight;
+    mod faults;
     mod fleet;
     pub mod gateways;
     mod keys;

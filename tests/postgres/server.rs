@@ -172,6 +172,37 @@ impl TestServer {
         }
     }
 
+    /// A second server that takes over all that this one commits, until it is promoted.
+    pub fn replica(&self) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("pg-")
+            .tempdir_in("/tmp")
+            .unwrap();
+        give_to_server(folder.path());
+        let mut replica = Self {
+            port: free_port(),
+            folder,
+            options: self.options.clone(),
+            keeper: None,
+        };
+        let copied = as_server(&program("pg_basebackup"))
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", OWNER])
+            .args([
+                "--write-recovery-conf",
+                "--wal-method=stream",
+                "--checkpoint=fast",
+                "-D",
+            ])
+            .arg(replica.data())
+            .current_dir(replica.folder.path())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&copied.stderr);
+        assert!(copied.status.success(), "{error}");
+        replica.run();
+        replica
+    }
+
     /// A program of PostgreSQL that connects to the server as its owner.
     pub fn program(&self, name: &str) -> Command {
         let mut command = Command::new(program(name));

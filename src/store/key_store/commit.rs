@@ -24,7 +24,7 @@ use crate::store::key_store::command::{
     CreatedKey, ReplySender, RotatedKey, SubmittedWrite, WriteCommand,
 };
 use crate::store::key_store::error::{StoreError, WriteError};
-use crate::store::key_store::event::KeyStoreEvent;
+use crate::store::key_store::event::{FollowState, KeyStoreEvent};
 use crate::store::key_store::state::{KeyStoreState, PendingChange, Restriction};
 use crate::store::patch::{KeyPatch, NewKey, Revocation};
 use crate::store::strict_json::FieldError;
@@ -106,16 +106,22 @@ impl KeyStoreState {
             // The database may be far away, or not answer at all.
             self.revoke_without_lock(&mut writes, RevokedFirst::IfAnyRevision);
         }
-        let locked = match self.source.lock(Duration::ZERO) {
-            Err(LockError::Busy(_)) => {
-                self.revoke_without_lock(&mut writes, RevokedFirst::All);
-                self.source.lock(key_file::LOCK_WAIT)
-            }
-            lock => lock,
+        let locked = match self.known_away() {
+            Some(error) => Err(LockError::Database(error)),
+            None => match self.source.lock(Duration::ZERO) {
+                Err(LockError::Busy(_)) => {
+                    self.revoke_without_lock(&mut writes, RevokedFirst::All);
+                    self.source.lock(key_file::LOCK_WAIT)
+                }
+                lock => lock,
+            },
         };
         let locked = match locked {
             Ok(lock) => self.merge(&lock).map(|()| lock),
-            Err(error @ LockError::Database(_)) => Err(error.into()),
+            Err(LockError::Database(error)) => {
+                self.set_follow_state(FollowState::NotFollowed(error.clone()));
+                Err(error.into())
+            }
             // An error of the content says more than the error that the file cannot be locked.
             Err(error) => self.merge_file().and(Err(error.into())),
         };

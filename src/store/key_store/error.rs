@@ -199,9 +199,15 @@ impl fmt::Display for WriteError {
             Self::Changed => f.write_str("the key was changed meanwhile"),
             Self::Invalid(error) => error.fmt(f),
             Self::NotWritten { in_force, error } => {
-                let state = match in_force {
-                    true => "in force, but not yet on disk, and tried again until it is",
-                    false => "nothing was changed",
+                let state = match (in_force, error) {
+                    (true, StoreError::Database(_)) => {
+                        "in force here, and carried out once the database takes it"
+                    }
+                    (true, _) => "in force, but not yet on disk, and tried again until it is",
+                    (false, StoreError::Database(SourceError::Unsure(_))) => {
+                        "not known whether it was changed"
+                    }
+                    (false, _) => "nothing was changed",
                 };
                 write!(f, "{error} ({state})")
             }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::policy::key::KeyId;
+use crate::policy::audit::ChangeOrigin;
+use crate::policy::key::{Key, KeyId};
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::database::{KeyChanges, KeyPosition, KeyRow, KeyWrites};
@@ -17,6 +18,7 @@ use crate::store::key_source::{KeySource, Revision, SourceError};
 use crate::store::key_store::command::AcceptRollback;
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{FollowState, FollowStatus, KeyStoreEvent, Reloaded};
+use crate::store::key_store::reload::ReloadPlan;
 use crate::store::key_store::state::KeyStoreState;
 
 /// More changed keys than this are put into force by reading all keys, in one swap.
@@ -98,16 +100,18 @@ impl KeyStoreState {
 
     /// Reads all keys and puts them into force in one swap. How many are other ones now, and how many are gone.
     fn load_all(&mut self) -> Result<(usize, usize), SourceError> {
-        let plan = self.plan_reload().map_err(|error| match error {
-            StoreError::Database(error) => error,
-            other => SourceError::Failed(Arc::new(crate::store::database::DatabaseError::Key {
-                id: String::new(),
-                reason: other.to_string(),
-            })),
-        })?;
+        let plan = self.plan_all()?;
         let Reloaded { difference, .. } = self.install(plan, None);
         let changed = difference.added.len() + difference.changed.len();
         Ok((changed, difference.removed.len()))
+    }
+
+    fn plan_all(&mut self) -> Result<ReloadPlan, SourceError> {
+        let KeySource::Database(source) = &mut self.source else {
+            return Err(SourceError::NotShared);
+        };
+        let (entries, position) = source.load(&self.table)?;
+        Ok(self.plan(entries, Revision::Database(position)))
     }
 
     /// Puts single keys into force.
@@ -118,7 +122,7 @@ impl KeyStoreState {
         let mut again = Vec::new();
         for row in rows.iter().filter(|row| row.revision > seen.n) {
             yield_if_due();
-            self.drop_pending(&row.id);
+            self.drop_pending(row);
             match parse(row, &mut interner) {
                 Ok(None) => removed += usize::from(self.table.remove(&row.id).is_some()),
                 Ok(Some(key)) => {
@@ -140,7 +144,7 @@ impl KeyStoreState {
         (changed, removed)
     }
 
-    fn put(&self, key: crate::policy::key::Key) -> bool {
+    fn put(&self, key: Key) -> bool {
         match self.table.by_id(key.id()) {
             Some(entry) if *entry.key() == key => true,
             Some(_) => self.table.replace(key).is_ok(),
@@ -153,14 +157,27 @@ impl KeyStoreState {
         (self.events)(KeyStoreEvent::KeyUnreadable { id, reason });
     }
 
-    fn drop_pending(&mut self, id: &str) {
-        let Ok(key_id) = KeyId::parse(id) else {
+    /// Whoever has changed the key in the database decides.
+    fn drop_pending(&mut self, row: &KeyRow) {
+        let Ok(key_id) = KeyId::parse(&row.id) else {
             return;
         };
         if self.pending.remove(&key_id).is_some() {
-            (self.events)(KeyStoreEvent::PendingDropped { id });
+            // Of a deleted key nothing can be taken away any more.
+            if row.line.is_some() {
+                (self.events)(KeyStoreEvent::PendingDropped { id: &row.id });
+            }
             let pending = self.pending.len();
             self.update_status(|status| status.pending = pending);
+        }
+    }
+
+    /// Why the database cannot be written, as the last look at it has found. Then it is not tried: a server that stands still
+    /// would hold up what takes access away.
+    pub(crate) fn known_away(&self) -> Option<SourceError> {
+        match &self.status.load().database.as_ref()?.state {
+            FollowState::NotFollowed(error @ SourceError::Failed(_)) => Some(error.clone()),
+            FollowState::NotFollowed(_) | FollowState::InSync => None,
         }
     }
 
@@ -204,7 +221,7 @@ impl KeyStoreState {
     fn try_accept_rollback(
         &mut self,
         dry_run: bool,
-        origin: crate::policy::audit::ChangeOrigin,
+        origin: ChangeOrigin,
     ) -> Result<Reloaded, StoreError> {
         let seen = self.loaded_position();
         let KeySource::Database(source) = &mut self.source else {
@@ -214,7 +231,7 @@ impl KeyStoreState {
             return Err(SourceError::NotBehind.into());
         }
         let newest = source.newest_seen()?.unwrap_or(0).max(seen.n);
-        let mut plan = self.plan_reload()?;
+        let mut plan = self.plan_all()?;
         if dry_run {
             return Ok(Reloaded {
                 difference: plan.difference,

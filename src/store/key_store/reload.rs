@@ -86,16 +86,21 @@ impl KeyStoreState {
     pub(crate) fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
         let before = self.source.revision();
         let loaded = self.source.load(&self.table);
-        let (mut entries, revision) = loaded.map_err(|error| {
+        let (entries, revision) = loaded.map_err(|error| {
             let error = StoreError::from(error);
             self.remember_rejected(before, &error);
             error
         })?;
+        Ok(self.plan(entries, revision))
+    }
+
+    /// What these keys of the source would change.
+    pub(crate) fn plan(&self, mut entries: Vec<Arc<Entry>>, revision: Revision) -> ReloadPlan {
         let pending = self.apply_pending(&mut entries);
         let difference = Arc::new(self.table.compare(&entries, yield_if_due));
         let (dropped, total) = (difference.removed.len(), self.table.len());
         let too_many = dropped * 100 > total * usize::from(self.max_drop_percent);
-        Ok(ReloadPlan {
+        ReloadPlan {
             entries,
             revision,
             pending,
@@ -105,7 +110,7 @@ impl KeyStoreState {
                 total,
                 max_drop_percent: self.max_drop_percent,
             }),
-        })
+        }
     }
 
     /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet.

@@ -26,8 +26,13 @@ pub fn setup(server: &TestServer, up: &Recorder, keys: &[&Key]) -> Setup {
 
 /// A gateway before this upstream. The key of the audit is the same for all.
 pub fn shared(server: &TestServer, up: &Recorder) -> Setup {
+    shared_at(&server.url("usage"), up)
+}
+
+/// The same, with the database at this URL.
+pub fn shared_at(url: &str, up: &Recorder) -> Setup {
     let setup = Setup::before(up)
-        .set("database", &format!("url = \"{}\"", server.url("usage")))
+        .set("database", &format!("url = \"{url}\""))
         .set("admin", "listen = \"127.0.0.1:0\"")
         .line("public_health = true");
     let file = setup.path("audit.key");

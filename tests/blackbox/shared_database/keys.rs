@@ -40,7 +40,7 @@ pub fn make(gateway: &Gateway, name: &str) -> Made {
     Made { id, token }
 }
 
-fn status(gateway: &Gateway, key: &Made) -> u16 {
+pub fn status(gateway: &Gateway, key: &Made) -> u16 {
     gateway.ask(&Call::chat(&key.token, "good")).status
 }
 
@@ -67,7 +67,7 @@ fn state(gateway: &Gateway) -> String {
 }
 
 #[track_caller]
-fn is_in(gateway: &Gateway, wanted: &str) {
+pub fn is_in(gateway: &Gateway, wanted: &str) {
     eventually(wanted, DEADLINE, || {
         (state(gateway) == wanted).then_some(())
     });
