@@ -400,6 +400,11 @@ impl Connection {
         })
     }
 
+    /// Whether a connection is there, as far as it is known.
+    pub(crate) fn is_open(&self) -> bool {
+        self.client.is_some()
+    }
+
     /// Runs work on the connection that is there already. Without it, what was begun on it has ended.
     pub(crate) fn run_on_same<T>(
         &mut self,

@@ -4,14 +4,16 @@
 //! Invariant: a reader gets the revision and the rows that belong to it, from one snapshot.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, Row};
 
 use crate::store::database::error::DatabaseError;
 use crate::store::database::people::statement;
 use crate::store::database::postgres::advisory_lock::AdvisoryLock;
-use crate::store::database::postgres::connection::{Connection, PostgresServer, Use, within};
+use crate::store::database::postgres::connection::{
+    Connection, PAUSE, PostgresServer, Use, within,
+};
 use crate::store::database::postgres::error::CallError;
 use crate::store::database::postgres::listen::Listening;
 use crate::store::database::statements::SqlValue;
@@ -38,6 +40,8 @@ const WRITTEN: usize = 5_000;
 const DELETE_EVERY: u64 = 256;
 /// A server that answers is faster; what takes access away is answered after this where the server is stuck.
 const LOCK_ANSWER: Duration = Duration::from_secs(2);
+/// A connection that was broken while nobody used it fails at once.
+const BROKEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// A state of the keys in the database: the revision, and the random number of the change that made it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,6 +165,18 @@ impl PostgresKeys {
     /// Begins a change: until [`commit`](Self::commit) or [`rollback`](Self::rollback) no other gateway changes keys. False:
     /// another one is about to, and `wait` is false.
     pub(crate) fn begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
+        let (is_old, began) = (self.connection.is_open(), Instant::now());
+        match self.try_begin(wait) {
+            // The server was restarted, or another one has taken over, since the connection was used last.
+            Err(error) if is_old && error.passes() && began.elapsed() < BROKEN_WITHIN => {
+                std::thread::sleep(PAUSE[0]);
+                self.try_begin(wait)
+            }
+            begun => begun,
+        }
+    }
+
+    fn try_begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
         self.connection.run(async |client, limit| {
             within(LOCK_ANSWER, client.batch_execute("BEGIN")).await?;
             let lock = AdvisoryLock::Keys.number();
