@@ -1,6 +1,6 @@
 //! Usage that waits on disk while a shared database is away, so that neither a restart nor kill -9 loses it.
 //!
-//! The spool is a folder of segments, which are files of lines ([`line`]); a line is a batch. A segment is first
+//! The spool is a folder of segments, which are files of lines (`line`); a line is a batch. A segment is first
 //! `usage-N.new`: no server has seen its batches, so they can be put together. Before its first batch is sent it becomes
 //! `usage-N.sent`, with fewer and larger batches, which never change again: the server knows a batch by its writer and
 //! number. A file is removed when all of its batches are in the database.

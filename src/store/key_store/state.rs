@@ -147,7 +147,7 @@ impl KeyStoreState {
         }
     }
 
-    /// Writes the last good copy, where the keys come from a database. The number is for [`LastGoodCopy::wait`].
+    /// Writes the last good copy, where the keys come from a database. The number is for its `wait`.
     pub(crate) fn write_copy(&self) -> Option<u64> {
         let (KeySource::Database(source), Revision::Database(position)) =
             (&self.source, self.loaded)
