@@ -72,6 +72,7 @@ impl TestApi {
             metrics: metrics.clone(),
             log: log.clone(),
             database: None,
+            shared_limits: None,
             alerts: Alerts::new(None, None, String::new(), metrics.clone(), log.clone()),
             prices: Arc::default(),
             lifecycle: Lifecycle::default(),

@@ -43,6 +43,7 @@ struct MetricFamilies {
     alerts_pending: IntGauge,
     sign_ins: IntCounterVec,
     database: DatabaseMetrics,
+    shared_limits: SharedLimitMetrics,
 }
 
 /// The metrics of the database. They are rendered only where there is one.
@@ -53,6 +54,14 @@ struct DatabaseMetrics {
     write_seconds: Histogram,
     audit_waiting: IntGauge,
     audit_lost: IntCounter,
+}
+
+/// The metrics of limits that gateways share. They are rendered only where they do.
+#[derive(Debug)]
+struct SharedLimitMetrics {
+    up: IntGauge,
+    holders: IntGauge,
+    seconds: Histogram,
 }
 
 impl Metrics {
@@ -135,6 +144,20 @@ impl Metrics {
                     "Audit rows given up because too many waited for the database.",
                 )?,
             },
+            shared_limits: SharedLimitMetrics {
+                up: gauge(
+                    "keygate_leases_up",
+                    "1 while this gateway has its leases of shared limits renewed, 0 while keys.limits_unavailable holds.",
+                )?,
+                holders: gauge(
+                    "keygate_leases",
+                    "Keys and accounts in use whose limits this gateway has leases of.",
+                )?,
+                seconds: Histogram::with_opts(HistogramOpts::new(
+                    "keygate_lease_renewal_seconds",
+                    "The time of one renewal of all leases that were due.",
+                ))?,
+            },
         };
         let build = IntGaugeVec::new(
             Opts::new("keygate_build_info", "The version that runs."),
@@ -159,6 +182,7 @@ impl Metrics {
             alerts_pending,
             sign_ins,
             database: _,
+            shared_limits: _,
         } = &families;
         let all: [Box<dyn Collector>; 15] = [
             Box::new(sign_ins.clone()),
@@ -259,6 +283,39 @@ impl Metrics {
         ];
         all.into_iter()
             .try_for_each(|collector| self.families.registry.register(collector))
+    }
+
+    /// Gateways share limits: the metrics of that are rendered from now on.
+    ///
+    /// # Errors
+    /// This was said before.
+    pub(crate) fn has_shared_limits(&self) -> Result<(), prometheus::Error> {
+        let SharedLimitMetrics {
+            up,
+            holders,
+            seconds,
+        } = &self.families.shared_limits;
+        up.set(1);
+        let all: [Box<dyn Collector>; 3] = [
+            Box::new(up.clone()),
+            Box::new(holders.clone()),
+            Box::new(seconds.clone()),
+        ];
+        all.into_iter()
+            .try_for_each(|collector| self.families.registry.register(collector))
+    }
+
+    /// The leases of so many keys and accounts were renewed.
+    pub(crate) fn leases_renewed(&self, holders: usize, seconds: f64) {
+        let shared_limits = &self.families.shared_limits;
+        let holders = i64::try_from(holders).unwrap_or(i64::MAX);
+        shared_limits.holders.set(holders);
+        shared_limits.seconds.observe(seconds);
+    }
+
+    /// Sets whether leases can be renewed.
+    pub(crate) fn leases_up(&self, up: bool) {
+        self.families.shared_limits.up.set(i64::from(up));
     }
 
     /// Sets whether the database can be written, and how many records were dropped since the start.

@@ -22,6 +22,7 @@ mod audit;
 mod budgets;
 mod driver;
 mod error;
+mod leases;
 mod people;
 mod postgres;
 mod query;
@@ -55,6 +56,7 @@ pub use crate::store::database::audit::{
 };
 pub use crate::store::database::budgets::BudgetOwner;
 pub use crate::store::database::error::DatabaseError;
+pub(crate) use crate::store::database::leases::{ChangedLimit, LeaseDriver, SharedLimitId};
 pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };

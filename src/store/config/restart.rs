@@ -98,13 +98,14 @@ fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 6] {
     ]
 }
 
-fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 4] {
+fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 5] {
     let KeysConfig {
         file,
         named: _,
         watch,
         max_drop_percent,
         default_limits,
+        limits_unavailable,
     } = old;
     [
         ("keys.file", *file != new.file),
@@ -114,6 +115,10 @@ fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 4] {
             *max_drop_percent != new.max_drop_percent,
         ),
         ("keys.default_limits", *default_limits != new.default_limits),
+        (
+            "keys.limits_unavailable",
+            *limits_unavailable != new.limits_unavailable,
+        ),
     ]
 }
 

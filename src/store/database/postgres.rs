@@ -7,6 +7,7 @@ mod advisory_lock;
 mod audit;
 mod connection;
 mod error;
+mod leases;
 mod migrations;
 mod side;
 mod tls;
