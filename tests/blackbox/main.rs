@@ -218,6 +218,7 @@ mod routes {
 /// Several gateways with one database of PostgreSQL, and what holds while its server is away.
 mod shared_database {
     mod gateways;
+    mod limits;
 }
 
 /// An answer reaches the client chunk by chunk, at the speed at which the client reads.
