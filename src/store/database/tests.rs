@@ -1,5 +1,6 @@
 mod audit;
 mod fixture;
+mod leases;
 mod people;
 mod postgres_server;
 #[path = "../../../tests/postgres/server.rs"]

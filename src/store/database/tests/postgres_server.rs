@@ -115,10 +115,10 @@ fn a_newer_schema_is_refused_by_its_number_and_a_missing_migration_is_applied() 
     fixture.driver().last_audit_row().unwrap();
     fixture.edit("DROP TABLE alerts; DELETE FROM schema_migrations WHERE version = 3");
     assert!(fixture.open("one").add_alert(&alert("a", START)).unwrap());
-    fixture.edit("INSERT INTO schema_migrations VALUES (7, 0)");
+    fixture.edit("INSERT INTO schema_migrations VALUES (9, 0)");
     let error = fixture.driver().last_audit_row().unwrap_err().to_string();
     assert!(
-        error.contains("has schema 7") && error.contains("knows 6"),
+        error.contains("has schema 9") && error.contains("knows 8"),
         "{error}"
     );
 }
