@@ -76,6 +76,7 @@ fn measure(count: usize, shape: keys::Shape) {
         watch: false,
         max_drop_percent: 50,
         default_limits: keygate::policy::key_limits::KeyLimits::default(),
+        limits_unavailable: keygate::policy::fleet_link::LimitsUnavailable::LocalShare,
     };
     let store = KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).unwrap();
     println!(

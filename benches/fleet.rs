@@ -104,6 +104,7 @@ fn follower(server: &TestServer, number: usize) -> Follower {
         watch: false,
         max_drop_percent: 50,
         default_limits: keygate::policy::key_limits::KeyLimits::default(),
+        limits_unavailable: keygate::policy::fleet_link::LimitsUnavailable::LocalShare,
     };
     let audit = AuditTrail::of(Some(Arc::clone(&database)));
     let store = KeyStore::start_following(&settings, Arc::clone(&table), &database, audit, |_| ());

@@ -488,6 +488,7 @@ fn open(file: &Path) -> (Arc<Table>, KeyStore) {
         watch: false,
         max_drop_percent: 50,
         default_limits: keygate::policy::key_limits::KeyLimits::default(),
+        limits_unavailable: keygate::policy::fleet_link::LimitsUnavailable::LocalShare,
     };
     let table = Arc::new(Table::default());
     let loaded = key_file::read(file, &table, NO_YIELD).unwrap();

@@ -35,3 +35,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO keygate_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON keys TO keygate_gateway;
 GRANT SELECT, INSERT, DELETE ON key_revisions TO keygate_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateways TO keygate_gateway;
+
+-- What the gateways share of limits and budgets.
+GRANT SELECT, INSERT, UPDATE, DELETE ON limit_leases TO keygate_gateway;

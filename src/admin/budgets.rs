@@ -15,10 +15,12 @@ use crate::admin::response::ApiResponse;
 use crate::admin::usage::ask;
 use crate::observe::log::Event;
 use crate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin};
+use crate::policy::shared_limit::SharedKind;
 use crate::policy::time::UnixTime;
 use crate::store::audit::{AuditTrail, entry};
 use crate::store::budgets::{self, BudgetLeftView};
 use crate::store::database::IfNotWritten;
+use crate::store::shared_limits::holder_id;
 use crate::table::LimitHolder;
 
 /// What is left of a key's budgets. What was spent before is read from the database; where it cannot be read, it is shown
@@ -30,7 +32,8 @@ pub(super) async fn left(services: &Services, id: &str) -> Vec<BudgetLeftView> {
     let holder = LimitHolder::Key(entry);
     // The reason is logged.
     let _ = load(services, &holder).await;
-    budgets::left(&holder, &services.config.usage.time_zone)
+    let link = services.shared_limits.as_ref().map(|shared| shared.link());
+    budgets::left(&holder, &services.config.usage.time_zone, link)
 }
 
 /// Reads what was spent of the budgets of a key or an account where it is not known yet.
@@ -84,6 +87,10 @@ pub(super) async fn reset(
         for budget in &budgets {
             database.reset_budget(key.key().id(), budget, now, &zone)?;
         }
+        let kinds = budgets.iter();
+        let kinds = kinds.map(|budget| SharedKind::Budget(budget.unit, budget.period).label());
+        let holder = LimitHolder::Key(Arc::clone(&key));
+        database.forget_shared(&holder_id(&holder), &kinds.collect::<Vec<_>>())?;
         // What is known is from before.
         key.limiter().unload();
         Ok(())

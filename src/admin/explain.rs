@@ -33,6 +33,10 @@ async fn limited(
     for ceiling in ceilings.iter().flatten() {
         // Where it cannot be read, a request is refused for that.
         let _ = budgets::load(services, &ceiling.holder).await;
+        if let Some(shared) = &services.shared_limits {
+            // What the other gateways have used.
+            shared.renewed(ceiling).await;
+        }
         if let Some((code, reason)) = limited_by(services, ceiling, now) {
             return Some(match &ceiling.holder {
                 LimitHolder::Key(_) => (code, reason),
@@ -54,6 +58,7 @@ fn limited_by(
         monotonic: monotonic_now(),
         now,
         zone: &services.config.usage.time_zone,
+        fleet: services.shared_limits.as_ref().map(|shared| shared.link()),
     };
     let least = UsedAmounts {
         tokens: 1,

@@ -126,6 +126,7 @@ use crate::store::config::Config;
 use crate::store::config::parse::ParsedConfig;
 use crate::store::database::{Database, GatewayIdentity};
 use crate::store::key_store::{KeyStore, LastReload};
+use crate::store::shared_limits::SharedLimits;
 use crate::table::Table;
 use crate::upstream::Fleet;
 
@@ -155,6 +156,8 @@ pub(crate) struct Services {
     pub(crate) gateway: GatewayIdentity,
     /// The database; None if the config has none.
     pub(crate) database: Option<Arc<Database>>,
+    /// The limits that gateways share; None where there is one gateway alone.
+    pub(crate) shared_limits: Option<Arc<SharedLimits>>,
     /// What the operator is told by a webhook. A reload changes where.
     pub(crate) alerts: Alerts,
     /// The prices in force. A reload replaces them.

@@ -75,6 +75,7 @@ impl TestApi {
             log: log.clone(),
             gateway: GatewayIdentity::new("here", now()).unwrap(),
             database: None,
+            shared_limits: None,
             alerts: Alerts::new(None, None, String::new(), metrics.clone(), log.clone()),
             prices: Arc::default(),
             lifecycle: Lifecycle::default(),

@@ -22,6 +22,7 @@ use crate::cli::command_error::CommandError;
 use crate::cli::current_folder;
 use crate::cli::output;
 use crate::cli::{ConfigArgs, GatewayArgs, KeysPlace, WaitArgs};
+use crate::policy::fleet_link::LimitsUnavailable;
 use crate::policy::key_limits::KeyLimits;
 use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
@@ -298,6 +299,7 @@ impl KeyFile {
             // Accept every change that another process wrote meanwhile: no gateway uses the keys read here.
             max_drop_percent: 100,
             default_limits: KeyLimits::default(),
+            limits_unavailable: LimitsUnavailable::LocalShare,
         };
         let key_store =
             KeyStore::start(&settings, Arc::clone(&table), loaded, |_| ()).map_err(system)?;

@@ -43,6 +43,7 @@ use crate::store::database::{Database, GatewayIdentity};
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
 use crate::store::key_store::{KeyStore, KeyStoreEvent, StartKeysError};
+use crate::store::shared_limits::SharedLimits;
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
 
@@ -134,6 +135,7 @@ pub(super) fn serve(
         .first()
         .map(|first| components.config.url(first) + "/v1")
         .unwrap_or_default();
+    components.share_limits()?;
     let token = components.admin_token()?;
     let alerts = components.alerts();
     let services = Arc::new(Services {
@@ -146,6 +148,7 @@ pub(super) fn serve(
         log: components.log.clone(),
         gateway: components.gateway.clone(),
         database: components.database.clone(),
+        shared_limits: components.shared_limits.clone(),
         alerts: alerts.clone(),
         prices: Arc::clone(&components.prices),
         lifecycle: components.lifecycle.clone(),
@@ -193,6 +196,9 @@ pub(super) fn serve(
     });
     // The workers have ended, and their requests with them. What could not be kept is found again at the next start.
     alerts.flush();
+    if let Some(shared) = &components.shared_limits {
+        shared.stop();
+    }
     if let Some(database) = &components.database {
         usage_database::stop(database, &components.gateway, &components.log);
     }
@@ -212,6 +218,7 @@ struct Components {
     log: Log,
     log_writer: LogWriterHandle,
     database: Option<Arc<Database>>,
+    shared_limits: Option<Arc<SharedLimits>>,
     prices: Arc<ArcSwap<PriceList>>,
     lifecycle: Lifecycle,
 }
@@ -266,6 +273,7 @@ impl Components {
             log,
             log_writer,
             database: None,
+            shared_limits: None,
             prices,
             lifecycle: Lifecycle::default(),
         };
@@ -283,6 +291,21 @@ impl Components {
             )?;
             usage_database::load_accounts(&database, &self.table, &self.log)?;
             self.database = Some(Arc::new(database));
+        }
+        Ok(())
+    }
+
+    fn share_limits(&mut self) -> Result<(), StartError> {
+        if let Some(database) = &self.database {
+            let config = &self.config;
+            self.shared_limits = usage_database::share_limits(
+                database,
+                &self.gateway.instance,
+                config.keys.limits_unavailable,
+                &config.usage.time_zone,
+                &self.log,
+                &self.metrics,
+            )?;
         }
         Ok(())
     }
@@ -358,6 +381,7 @@ impl Components {
             metrics: self.metrics.clone(),
             log: self.log.clone(),
             database: self.database.clone(),
+            shared_limits: self.shared_limits.clone(),
             prices: Arc::clone(&self.prices),
             alerts,
             lifecycle: self.lifecycle.clone(),

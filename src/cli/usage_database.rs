@@ -1,10 +1,14 @@
 //! Opens the database of usage at start, closes it at the end, and logs what happens to it.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::tz::TimeZone;
 
 use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
+use crate::policy::fleet_link::LimitsUnavailable;
 use crate::runtime::wall_clock;
 use crate::store::audit::{COMPARED_ROWS, differences_at_start};
 use crate::store::config::{AuditConfig, Config, UsageConfig};
@@ -12,6 +16,7 @@ use crate::store::database::{
     AuditQuery, Database, DatabaseEvent, DatabaseUrl, GatewayIdentity, IfNotWritten, KeepFor,
 };
 use crate::store::from_database;
+use crate::store::shared_limits::{LeaseEvent, SharedLimits};
 use crate::table::Table;
 
 /// The longest time to write what waits at the end.
@@ -46,6 +51,69 @@ pub(super) fn open(
         observer,
     )
     .map_err(StartError::Database)
+}
+
+/// Shares the limits of keys and accounts with the other gateways of the database, where there can be any.
+pub(super) fn share_limits(
+    database: &Arc<Database>,
+    instance: &str,
+    unavailable: LimitsUnavailable,
+    zone: &TimeZone,
+    log: &Log,
+    metrics: &Metrics,
+) -> Result<Option<Arc<SharedLimits>>, StartError> {
+    let failed = |error| StartError::System("shared limits".into(), error);
+    let observer = {
+        let (log, metrics) = (log.clone(), metrics.clone());
+        Box::new(move |event: LeaseEvent<'_>| record_leases(&log, &metrics, unavailable, &event))
+    };
+    let shared = SharedLimits::start(
+        database,
+        instance.to_owned(),
+        unavailable,
+        zone.clone(),
+        observer,
+    )
+    .map_err(failed)?;
+    if shared.is_some() {
+        let registered = metrics.has_shared_limits();
+        registered.map_err(|error| failed(std::io::Error::other(error)))?;
+    }
+    Ok(shared)
+}
+
+fn record_leases(
+    log: &Log,
+    metrics: &Metrics,
+    unavailable: LimitsUnavailable,
+    event: &LeaseEvent<'_>,
+) {
+    match event {
+        LeaseEvent::Renewed { holders, took } => {
+            metrics.leases_renewed(*holders, took.as_secs_f64());
+        }
+        LeaseEvent::Away(error) => {
+            metrics.leases_up(false);
+            let message = match unavailable {
+                LimitsUnavailable::LocalShare => {
+                    "leases cannot be renewed; once they are used up, limits are on the local share"
+                }
+                LimitsUnavailable::Refuse => {
+                    "leases cannot be renewed; once they are used up, requests of limited keys are refused"
+                }
+            };
+            log.event(
+                Event::warn("limits")
+                    .with("message", message)
+                    .with("reason", error.to_string()),
+            );
+        }
+        LeaseEvent::Back => {
+            metrics.leases_up(true);
+            let message = "leases are renewed again";
+            log.event(Event::info("limits").with("message", message));
+        }
+    }
 }
 
 /// Opens the database for a command that works on it directly, without a gateway.

@@ -9,8 +9,8 @@ use crate::gateway::budgets;
 use crate::gateway::limit_fields::time_text;
 use crate::gateway::limits::RequestLimits;
 use crate::gateway::worker::Worker;
+use crate::policy::key_limiter::KeyLimiter;
 use crate::policy::key_limits::LimitKind;
-use crate::policy::rate_limit::{RateLimiter, Remaining};
 use crate::store::budgets::{BudgetLeftView, left};
 use crate::table::{Ceiling, Entry};
 
@@ -32,19 +32,14 @@ pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitV
     let view = |kind: LimitKind| {
         let left = match kind {
             LimitKind::RequestsPerMinute => {
-                limits.least_left(|rates| rates.requests_per_minute, RateLimiter::requests)
+                limits.least_left(|rates| rates.requests_per_minute, KeyLimiter::requests_left)
             }
             LimitKind::TokensPerMinute => {
-                limits.least_left(|rates| rates.tokens_per_minute, RateLimiter::tokens)
+                limits.least_left(|rates| rates.tokens_per_minute, KeyLimiter::tokens_left)
             }
-            LimitKind::ConcurrentRequests => limits.least_left(
-                |rates| rates.concurrent_requests,
-                |rate, limit, _| Remaining {
-                    limit,
-                    remaining: limit.saturating_sub(rate.running()),
-                    reset_after: 0,
-                },
-            ),
+            LimitKind::ConcurrentRequests => {
+                limits.least_left(|rates| rates.concurrent_requests, KeyLimiter::places_left)
+            }
         }?;
         let has_reset = kind != LimitKind::ConcurrentRequests;
         Some(LimitView {
@@ -61,10 +56,16 @@ pub(super) fn limit_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<LimitV
 pub(super) async fn budget_views(worker: &Rc<Worker>, entry: &Arc<Entry>) -> Vec<BudgetLeftView> {
     let ceilings = Ceiling::of(entry, &worker.settings.default_limits);
     let mut views = Vec::new();
-    for Ceiling { holder, .. } in ceilings.into_iter().flatten().flatten() {
+    for ceiling in ceilings.into_iter().flatten().flatten() {
+        let holder = &ceiling.holder;
         // Where it cannot be read, it is shown as not known.
-        let _ = Box::pin(budgets::load(worker, &holder)).await;
-        views.extend(left(&holder, &worker.settings.time_zone));
+        let _ = Box::pin(budgets::load(worker, holder)).await;
+        if let Some(shared) = &worker.shared_limits {
+            // What the other gateways have used.
+            Box::pin(shared.renewed(&ceiling)).await;
+        }
+        let link = worker.shared_limits.as_ref().map(|shared| shared.link());
+        views.extend(left(holder, &worker.settings.time_zone, link));
     }
     views
 }

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -20,14 +20,17 @@ use crate::http::fields::Fields;
 use crate::observe::log::Event;
 use crate::policy::alert::{Alert, BudgetOf};
 use crate::policy::budget::BudgetUnit;
-use crate::policy::key_limiter::{BudgetMark, LimitClock, LimitReservation, UsedAmounts};
+use crate::policy::key_limiter::{
+    BudgetMark, KeyLimiter, LimitClock, LimitReservation, UsedAmounts,
+};
 use crate::policy::price::{Cost, Millionths};
-use crate::policy::rate_limit::{Monotonic, RateLimiter, RateLimits, Remaining};
+use crate::policy::rate_limit::{RateLimits, Remaining};
 use crate::policy::route::ApiStyle;
 use crate::policy::usage::{Certainty, RequestCounts};
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
 use crate::store::budgets::is_unknown;
+use crate::store::shared_limits::SharedLimits;
 use crate::table::{Ceiling, Entry, LimitHolder, OfKeyAndAccount};
 
 /// The limits and budgets in force for one request: at least one.
@@ -72,10 +75,13 @@ pub(super) struct ReservedUse {
 }
 
 fn clock(worker: &Worker) -> LimitClock<'_> {
+    let fleet = worker.shared_limits.as_ref().map(|shared| shared.link());
     LimitClock {
         monotonic: monotonic_now(),
-        now: now(),
+        // Gateways that share a budget begin it anew at the same time.
+        now: fleet.map_or_else(now, |link| now().plus(link.clock_ahead())),
         zone: &worker.settings.time_zone,
+        fleet,
     }
 }
 
@@ -107,22 +113,88 @@ impl<'w> RequestLimits<'w> {
                 // Boxed, so that it makes no other request larger.
                 Box::pin(budgets::load(self.worker, holder)).await?;
             }
-            let (checked, marks) = {
+            let check = || {
                 let (mut limiter, clock) = (holder.limiter(), clock(self.worker));
                 let marks = limiter.marks(holder.budgets(), &clock);
                 (limiter.check(&ceiling.terms(), &least, &clock), marks)
             };
+            let (mut checked, mut marks) = check();
+            if checked.is_err() && self.may_be_lent(ceiling) {
+                let until = Instant::now() + SharedLimits::longest_wait();
+                while checked.is_err() && Box::pin(self.is_lent(ceiling, until)).await {
+                    (checked, marks) = check();
+                }
+            }
             tell(self.worker, holder, &marks);
             checked.map_err(|error| LimitRefusal::of(error, holder))?;
         }
         Ok(())
     }
 
-    /// Takes a request from all limits, or from none.
+    /// Whether a check failed that may succeed when the database was asked.
+    fn may_be_lent(&self, ceiling: &Ceiling) -> bool {
+        let mut limiter = ceiling.holder.limiter();
+        let leases = limiter.leases();
+        leases.is_some_and(|leases| leases.is_worth_asking()) && self.worker.shared_limits.is_some()
+    }
+
+    /// Waits until the database was asked for more of this limit; false where that is of no use any more.
+    async fn is_lent(&self, ceiling: &Ceiling, until: Instant) -> bool {
+        match &self.worker.shared_limits {
+            Some(shared) if self.may_be_lent(ceiling) && Instant::now() < until => {
+                shared.renewed(ceiling).await
+            }
+            _ => false,
+        }
+    }
+
+    /// Has leases renewed that nobody renews, or that run low.
+    fn look_after_leases(&self) {
+        let Some(shared) = &self.worker.shared_limits else {
+            return;
+        };
+        for ceiling in self.ceilings() {
+            let budgets = ceiling.holder.budgets();
+            let needs_attention = {
+                let mut limiter = ceiling.holder.limiter();
+                let leases = limiter.leases();
+                leases.is_some_and(|leases| leases.needs_attention(&ceiling.rates, budgets))
+            };
+            if needs_attention {
+                shared.renew(ceiling);
+            }
+        }
+    }
+
+    /// Takes a request from all limits, or from none. Where gateways share them and this one has too little, it waits a
+    /// moment for more.
     ///
     /// # Errors
     /// The limit that refuses it.
-    pub(super) fn take(
+    pub(super) async fn take(
+        &self,
+        expected: ExpectedUse,
+    ) -> Result<(RunningRequest, ReservedUse), Refusal> {
+        let mut taken = self.take_at_once(expected);
+        if taken.is_err() && self.ceilings().any(|ceiling| self.may_be_lent(ceiling)) {
+            let until = Instant::now() + SharedLimits::longest_wait();
+            while taken.is_err() && Box::pin(self.are_lent(until)).await {
+                taken = self.take_at_once(expected);
+            }
+        }
+        self.look_after_leases();
+        taken
+    }
+
+    async fn are_lent(&self, until: Instant) -> bool {
+        let mut is_any = false;
+        for ceiling in self.ceilings() {
+            is_any |= self.is_lent(ceiling, until).await;
+        }
+        is_any
+    }
+
+    fn take_at_once(
         &self,
         expected: ExpectedUse,
     ) -> Result<(RunningRequest, ReservedUse), Refusal> {
@@ -168,8 +240,9 @@ impl<'w> RequestLimits<'w> {
 
     /// Adds the header fields that tell what is left: OpenAI's ("Rate limits", its API reference), or Anthropic's.
     pub(super) fn add_fields(&self, style: ApiStyle, fields: &mut Fields) {
-        let requests = self.least_left(|rates| rates.requests_per_minute, RateLimiter::requests);
-        let tokens = self.least_left(|rates| rates.tokens_per_minute, RateLimiter::tokens);
+        let requests =
+            self.least_left(|rates| rates.requests_per_minute, KeyLimiter::requests_left);
+        let tokens = self.least_left(|rates| rates.tokens_per_minute, KeyLimiter::tokens_left);
         for (remaining, names) in [(requests, &REQUESTS), (tokens, &TOKENS)] {
             if let Some(remaining) = remaining {
                 limit_fields::add(style, names, remaining, fields);
@@ -181,12 +254,12 @@ impl<'w> RequestLimits<'w> {
     pub(super) fn least_left(
         &self,
         limit: impl Fn(&RateLimits) -> Option<u64>,
-        left: impl Fn(&mut RateLimiter, u64, Monotonic) -> Remaining,
+        left: impl Fn(&mut KeyLimiter, u64, &LimitClock<'_>) -> Remaining,
     ) -> Option<Remaining> {
-        let now = monotonic_now();
+        let clock = clock(self.worker);
         let remaining = self.ceilings().filter_map(|ceiling| {
             let limit = limit(&ceiling.rates)?;
-            Some(left(ceiling.holder.limiter().rate(), limit, now))
+            Some(left(&mut ceiling.holder.limiter(), limit, &clock))
         });
         remaining.min_by_key(|remaining| remaining.remaining)
     }

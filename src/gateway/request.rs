@@ -207,7 +207,7 @@ async fn admit_and_forward<E: Exchange>(
             let running = match limits {
                 Some(limits) => {
                     let expected = asked.expected_use(worker, endpoint);
-                    let (running, reserved) = limits.take(expected)?; // 7b
+                    let (running, reserved) = limits.take(expected).await?; // 7b
                     record.reserve(reserved);
                     running
                 }

@@ -202,6 +202,7 @@ impl Stand {
             metrics: metrics.clone(),
             log,
             database: None,
+            shared_limits: None,
             prices: Arc::default(),
             lifecycle: Lifecycle::default(),
             settings: Arc::new(Settings::from(&config)),

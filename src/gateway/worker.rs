@@ -33,6 +33,7 @@ use crate::runtime::unauthenticated_queue::UnauthenticatedQueue;
 use crate::runtime::wall_clock;
 use crate::store::config::{ClientAddressSource, Config};
 use crate::store::database::{Database, UsageSender};
+use crate::store::shared_limits::SharedLimits;
 use crate::table::{KeysState, Table};
 use crate::upstream::Fleet;
 use crate::upstream::pool::{Pool, UpstreamTimeouts};
@@ -62,6 +63,8 @@ pub(crate) struct Gateway {
     pub(crate) log: Log,
     /// The database; None if the config has none.
     pub(crate) database: Option<Arc<Database>>,
+    /// The limits that gateways share; None where there is one gateway alone.
+    pub(crate) shared_limits: Option<Arc<SharedLimits>>,
     /// The prices in force.
     pub(crate) prices: Arc<ArcSwap<PriceList>>,
     /// Where the operator is told of budgets.

@@ -46,6 +46,7 @@ struct MetricFamilies {
     shared_database: SharedDatabaseMetrics,
     /// What [`Metrics::fleet_lag`] was told last.
     fleet_lag: Mutex<Option<f64>>,
+    shared_limits: SharedLimitMetrics,
 }
 
 /// The metrics of the database. They are rendered only where there is one.
@@ -65,6 +66,14 @@ struct SharedDatabaseMetrics {
     revision: IntGaugeVec,
     lag_seconds: GaugeVec,
     gateways: IntGaugeVec,
+}
+
+/// The metrics of limits that gateways share. They are rendered only where they do.
+#[derive(Debug)]
+struct SharedLimitMetrics {
+    up: IntGauge,
+    holders: IntGauge,
+    seconds: Histogram,
 }
 
 impl Metrics {
@@ -175,6 +184,20 @@ impl Metrics {
                 )?,
             },
             fleet_lag: Mutex::new(None),
+            shared_limits: SharedLimitMetrics {
+                up: gauge(
+                    "keygate_leases_up",
+                    "1 while this gateway has its leases of shared limits renewed, 0 while keys.limits_unavailable holds.",
+                )?,
+                holders: gauge(
+                    "keygate_leases",
+                    "Keys and accounts in use whose limits this gateway has leases of.",
+                )?,
+                seconds: Histogram::with_opts(HistogramOpts::new(
+                    "keygate_lease_renewal_seconds",
+                    "The time of one renewal of all leases that were due.",
+                ))?,
+            },
         };
         let build = IntGaugeVec::new(
             Opts::new("keygate_build_info", "The version that runs."),
@@ -206,6 +229,7 @@ impl Metrics {
                     gateways,
                 },
             fleet_lag: _,
+            shared_limits: _,
         } = &families;
         let all: [Box<dyn Collector>; 18] = [
             Box::new(revision.clone()),
@@ -311,6 +335,39 @@ impl Metrics {
         ];
         all.into_iter()
             .try_for_each(|collector| self.families.registry.register(collector))
+    }
+
+    /// Gateways share limits: the metrics of that are rendered from now on.
+    ///
+    /// # Errors
+    /// This was said before.
+    pub(crate) fn has_shared_limits(&self) -> Result<(), prometheus::Error> {
+        let SharedLimitMetrics {
+            up,
+            holders,
+            seconds,
+        } = &self.families.shared_limits;
+        up.set(1);
+        let all: [Box<dyn Collector>; 3] = [
+            Box::new(up.clone()),
+            Box::new(holders.clone()),
+            Box::new(seconds.clone()),
+        ];
+        all.into_iter()
+            .try_for_each(|collector| self.families.registry.register(collector))
+    }
+
+    /// The leases of so many keys and accounts were renewed.
+    pub(crate) fn leases_renewed(&self, holders: usize, seconds: f64) {
+        let shared_limits = &self.families.shared_limits;
+        let holders = i64::try_from(holders).unwrap_or(i64::MAX);
+        shared_limits.holders.set(holders);
+        shared_limits.seconds.observe(seconds);
+    }
+
+    /// Sets whether leases can be renewed.
+    pub(crate) fn leases_up(&self, up: bool) {
+        self.families.shared_limits.up.set(i64::from(up));
     }
 
     /// Sets whether the database can be written, how many bytes of usage wait for it, and how many records were dropped since

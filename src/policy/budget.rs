@@ -271,6 +271,11 @@ impl Spending {
         self.reach_marks(budget)
     }
 
+    /// All gateways have used so much in the present period, with what requests here have reserved.
+    pub(crate) fn learn(&mut self, used: u64) {
+        self.spent = used.saturating_sub(self.reserved);
+    }
+
     /// Begins anew within a period.
     pub fn reset(&mut self) {
         self.spent = 0;

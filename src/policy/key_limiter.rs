@@ -1,14 +1,19 @@
 //! All that limits how a key is used, as one: its rate limits and its budgets. A request takes from all of them or from
 //! none.
 //!
+//! Where gateways share their limits, a request also needs room in the leases of this gateway (`limit_leases`).
+//!
 //! Pure: the caller passes the time, and loads what was spent before.
 
 use jiff::tz::TimeZone;
 
-use crate::policy::budget::{Budget, BudgetPeriod, BudgetUnit, Spending};
+use crate::policy::budget::{Budget, BudgetMode, BudgetPeriod, BudgetUnit, Spending};
+use crate::policy::fleet_link::{FleetLink, LeaseRule};
+use crate::policy::limit_leases::{AmountLease, KeyLeases, LackOfLease};
 use crate::policy::rate_limit::{
-    MOST_TOKENS, Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation,
+    MOST_TOKENS, Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation, Remaining,
 };
+use crate::policy::shared_limit::{BUDGET_LEASE_MILLIS, LEASE_MILLIS};
 use crate::policy::time::UnixTime;
 
 /// The time by the clocks that limits use.
@@ -20,6 +25,8 @@ pub struct LimitClock<'z> {
     pub now: UnixTime,
     /// Whose days, weeks and months budgets have.
     pub zone: &'z TimeZone,
+    /// The way to the other gateways that share the limits; None: there are none.
+    pub fleet: Option<FleetLink>,
 }
 
 /// What limits a key.
@@ -86,6 +93,15 @@ pub struct LimitReservation {
     reservation: RateReservation,
     expected: UsedAmounts,
     budgets: Box<[(BudgetUnit, BudgetPeriod)]>,
+    /// What was taken from leases too.
+    leased: LeasedKinds,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LeasedKinds {
+    requests: bool,
+    tokens: bool,
+    budgets: bool,
 }
 
 /// A budget has reached a mark.
@@ -132,6 +148,8 @@ pub struct KeyLimiter {
     rate: RateLimiter,
     /// Of each budget that was loaded.
     spendings: Vec<LoadedSpending>,
+    /// Where gateways share limits; allocated at the first use.
+    leases: Option<Box<KeyLeases>>,
 }
 
 #[derive(Debug)]
@@ -163,6 +181,9 @@ impl KeyLimiter {
     /// Forgets what was spent of budgets, so that it is loaded anew.
     pub fn unload(&mut self) {
         self.spendings.clear();
+        if let Some(leases) = &mut self.leases {
+            leases.forget_budgets();
+        }
     }
 
     /// The key has these budgets in place of `before`. Of those that it did not have, what was spent is loaded anew: what
@@ -183,9 +204,17 @@ impl KeyLimiter {
         expected: &UsedAmounts,
         clock: &LimitClock<'_>,
     ) -> Result<(), LimitError> {
+        if clock.fleet.is_some() {
+            let leases = self.leases.get_or_insert_default();
+            leases.asked(clock.monotonic);
+        }
         for budget in terms.budgets {
             let expected = expected.of(budget.unit);
             let spending = self.spending(budget).ok_or(LimitError::Unavailable)?;
+            if clock.fleet.is_some() {
+                // What is known here may be old; the lease decides.
+                continue;
+            }
             spending
                 .check(budget, expected, clock.now, clock.zone)
                 .map_err(|error| LimitError::Budget {
@@ -193,9 +222,21 @@ impl KeyLimiter {
                     resets_at: error.resets_at,
                 })?;
         }
-        Ok(self
-            .rate
-            .check(&terms.rates, expected.tokens, clock.monotonic)?)
+        self.rate
+            .check(&terms.rates, expected.tokens, clock.monotonic)?;
+        match (&clock.fleet, &mut self.leases) {
+            (Some(link), Some(leases)) => {
+                let mut shared = SharedCheck {
+                    rate: &self.rate,
+                    spendings: &self.spendings,
+                    leases,
+                    link,
+                    now: clock.monotonic,
+                };
+                shared.check(terms, expected)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes what a request is expected to use from all limits and budgets, or from none.
@@ -222,12 +263,62 @@ impl KeyLimiter {
                 spending.reserve(expected.of(budget.unit));
             }
         }
+        let leased = match &clock.fleet {
+            Some(_) => self.take_from_leases(terms, expected, reservation.second()),
+            None => LeasedKinds::default(),
+        };
         let budgets = terms.budgets.iter();
         Ok(LimitReservation {
             reservation,
             expected: *expected,
             budgets: budgets.map(|budget| (budget.unit, budget.period)).collect(),
+            leased,
         })
+    }
+
+    fn take_from_leases(
+        &mut self,
+        terms: &KeyTerms<'_>,
+        expected: &UsedAmounts,
+        second: u64,
+    ) -> LeasedKinds {
+        let running = self.rate.running();
+        let leases = self.leases.get_or_insert_default();
+        let leased = LeasedKinds {
+            requests: terms.rates.requests_per_minute.is_some(),
+            tokens: terms.rates.tokens_per_minute.is_some(),
+            budgets: true,
+        };
+        if leased.requests {
+            leases.requests.take(1, second);
+        }
+        if leased.tokens {
+            leases.tokens.take(expected.tokens, second);
+        }
+        leases.running.take(running);
+        for budget in terms.budgets {
+            let expected = expected.of(budget.unit);
+            leases.budget(budget).take(expected, WHOLE_PERIOD);
+        }
+        leased
+    }
+
+    /// The leases; None where limits are not shared, or were not asked for.
+    pub fn leases(&mut self) -> Option<&mut KeyLeases> {
+        self.leases.as_deref_mut()
+    }
+
+    /// What the leases say of budgets is what was spent: other gateways spend of them too.
+    pub fn learn_spent(&mut self, budgets: &[Budget]) {
+        let Some(leases) = &self.leases else { return };
+        for loaded in &mut self.spendings {
+            if budgets.iter().any(|budget| loaded.is_of(budget))
+                && let Some(lease) = leases.known_budget(loaded.unit, loaded.period)
+                && lease.confirmed.is_some()
+            {
+                loaded.spending.learn(lease.used());
+            }
+        }
     }
 
     /// The upstream of a request was released: another may take its place.
@@ -241,7 +332,18 @@ impl KeyLimiter {
             reservation,
             expected,
             budgets,
+            leased,
         } = taken;
+        if let Some(leases) = &mut self.leases {
+            let second = reservation.second();
+            if leased.requests {
+                leases.requests.give_back(1, second);
+            }
+            leases.settle(&leased, &expected, Some(0), (second, second));
+            for (unit, period) in budgets.iter().filter(|_| leased.budgets) {
+                leases.settle_budget((*unit, *period), expected.of(*unit), 0);
+            }
+        }
         self.rate.cancel(reservation, clock.monotonic);
         for loaded in &mut self.spendings {
             if budgets.contains(&(loaded.unit, loaded.period)) {
@@ -264,7 +366,19 @@ impl KeyLimiter {
             reservation,
             expected,
             budgets: reserved,
+            leased,
         } = taken;
+        if let Some(leases) = &mut self.leases {
+            let seconds = (reservation.second(), clock.monotonic.second());
+            leases.settle(&leased, &expected, tokens, seconds);
+            for (unit, period) in reserved.iter().filter(|_| leased.budgets) {
+                let used = match (unit, tokens) {
+                    (BudgetUnit::Tokens, None) => expected.tokens,
+                    (unit, _) => used.of(*unit),
+                };
+                leases.settle_budget((*unit, *period), expected.of(*unit), used);
+            }
+        }
         self.rate.settle(reservation, tokens, clock.monotonic);
         let mut marks = Vec::new();
         for budget in budgets {
@@ -298,17 +412,70 @@ impl KeyLimiter {
         marks
     }
 
-    /// The rates, to show what is left of them.
-    pub fn rate(&mut self) -> &mut RateLimiter {
-        &mut self.rate
+    /// Requests that run.
+    #[must_use]
+    pub fn running(&self) -> u64 {
+        self.rate.running()
+    }
+
+    /// What is left of a limit on requests a minute.
+    pub fn requests_left(&mut self, limit: u64, clock: &LimitClock<'_>) -> Remaining {
+        let here = self.rate.requests(limit, clock.monotonic);
+        let leases = self.leases.as_deref();
+        remaining(here, leases.map(|leases| &leases.requests), clock)
+    }
+
+    /// What is left of a limit on tokens a minute.
+    pub fn tokens_left(&mut self, limit: u64, clock: &LimitClock<'_>) -> Remaining {
+        let here = self.rate.tokens(limit, clock.monotonic);
+        let leases = self.leases.as_deref();
+        remaining(here, leases.map(|leases| &leases.tokens), clock)
+    }
+
+    /// What is left of a limit on requests at the same time.
+    pub fn places_left(&mut self, limit: u64, clock: &LimitClock<'_>) -> Remaining {
+        let running = self.rate.running();
+        let here = limit.saturating_sub(running);
+        let lease = self.leases.as_deref().map(|leases| &leases.running);
+        let confirmed = lease.and_then(|lease| lease.confirmed);
+        let held = |all: bool| {
+            lease.map_or(0, |lease| match all {
+                true => lease.left(limit, running),
+                false => lease.effective(limit).saturating_sub(running),
+            })
+        };
+        let share = |gateways: u64| (limit / gateways).saturating_sub(running);
+        let rule = clock
+            .fleet
+            .map(|link| link.rule(confirmed, LEASE_MILLIS, clock.monotonic));
+        Remaining {
+            limit,
+            remaining: match rule {
+                None => here,
+                Some(LeaseRule::Lease | LeaseRule::LeaseOrRefuse) => here.min(held(true)),
+                Some(LeaseRule::LeaseAndShare { gateways, .. }) => held(false).min(share(gateways)),
+                Some(LeaseRule::Share { gateways }) => share(gateways),
+                Some(LeaseRule::NoLease) => share(clock.fleet.map_or(1, |link| link.gateways())),
+                Some(LeaseRule::Refuse) => 0,
+            },
+            reset_after: 0,
+        }
     }
 
     /// What is left of a budget; None where it is not known.
     pub fn left(&mut self, budget: &Budget, clock: &LimitClock<'_>) -> Option<BudgetLeft> {
+        let lease = self.leases.as_deref();
+        let lease = lease.and_then(|leases| leases.known_budget(budget.unit, budget.period));
+        let shared = lease.filter(|lease| clock.fleet.is_some() && lease.confirmed.is_some());
+        let most = shared.map_or(u64::MAX, |lease| lease.left(budget.amount));
+        let most = match budget.mode {
+            BudgetMode::Enforce => most,
+            BudgetMode::Observe => u64::MAX,
+        };
         let spending = self.spending(budget)?;
         Some(BudgetLeft {
             spent: spending.spent(budget, clock.now, clock.zone),
-            remaining: spending.remaining(budget, clock.now, clock.zone),
+            remaining: spending.remaining(budget, clock.now, clock.zone).min(most),
             resets_at: spending.resets_at(),
         })
     }
@@ -339,10 +506,206 @@ impl LoadedSpending {
     }
 }
 
+impl KeyLeases {
+    /// A request that was let in with the first of these seconds has used so many tokens; it ends in the other.
+    fn settle(
+        &mut self,
+        leased: &LeasedKinds,
+        expected: &UsedAmounts,
+        tokens: Option<u64>,
+        (began, ended): (u64, u64),
+    ) {
+        if !leased.tokens {
+            return;
+        }
+        let used = tokens.unwrap_or(expected.tokens);
+        match used.checked_sub(expected.tokens) {
+            Some(more) => self.tokens.take(more.min(MOST_TOKENS), ended),
+            None => self.tokens.give_back(expected.tokens - used, began),
+        }
+    }
+
+    fn settle_budget(&mut self, of: (BudgetUnit, BudgetPeriod), expected: u64, used: u64) {
+        if let Some(lease) = self.used_budget(of) {
+            match used.checked_sub(expected) {
+                Some(more) => lease.take(more, WHOLE_PERIOD),
+                None => lease.give_back(expected - used, WHOLE_PERIOD),
+            }
+        }
+    }
+}
+
+/// The check of leases and shares.
+struct SharedCheck<'c> {
+    rate: &'c RateLimiter,
+    spendings: &'c [LoadedSpending],
+    leases: &'c mut KeyLeases,
+    link: &'c FleetLink,
+    now: Monotonic,
+}
+
+impl SharedCheck<'_> {
+    fn check(&mut self, terms: &KeyTerms<'_>, expected: &UsedAmounts) -> Result<(), LimitError> {
+        for budget in terms.budgets {
+            if budget.mode == BudgetMode::Enforce {
+                self.budget(budget, expected.of(budget.unit))?;
+            }
+        }
+        let (rates, now, rate) = (&terms.rates, self.now, self.rate);
+        if let Some(limit) = rates.tokens_per_minute {
+            let confirmed = self.leases.tokens.confirmed;
+            let tokens = expected.tokens;
+            let covers = |leases: &mut KeyLeases| leases.tokens.covers(limit, tokens, now);
+            let share = |share| match tokens > share {
+                true => LONGEST_WAIT,
+                false => rate.wait_for_tokens(share, tokens, now),
+            };
+            self.rate(limit, confirmed, covers, share, |retry_after| {
+                RateLimitError::Tokens { retry_after }
+            })?;
+        }
+        if let Some(limit) = rates.requests_per_minute {
+            let confirmed = self.leases.requests.confirmed;
+            let covers = |leases: &mut KeyLeases| leases.requests.covers(limit, 1, now);
+            let share = |share| match share {
+                0 => LONGEST_WAIT,
+                share => rate.wait_for_request(share, now),
+            };
+            self.rate(limit, confirmed, covers, share, |retry_after| {
+                RateLimitError::Requests { retry_after }
+            })?;
+        }
+        if let Some(limit) = rates.concurrent_requests {
+            let confirmed = self.leases.running.confirmed;
+            let running = rate.running();
+            let covers = |leases: &mut KeyLeases| leases.running.covers(limit, running);
+            let share = |share| u64::from(running >= share);
+            self.rate(limit, confirmed, covers, share, |_| {
+                RateLimitError::Concurrent
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `wait` says how long a share has to be waited for.
+    fn rate(
+        &mut self,
+        limit: u64,
+        confirmed: Option<Monotonic>,
+        covers: impl FnOnce(&mut KeyLeases) -> Result<(), LackOfLease>,
+        wait: impl FnOnce(u64) -> u64,
+        error: impl FnOnce(u64) -> RateLimitError,
+    ) -> Result<(), LimitError> {
+        let refuse_after = |millis| match millis {
+            0 => Ok(()),
+            millis => Err(error(millis).into()),
+        };
+        match self.link.rule(confirmed, LEASE_MILLIS, self.now) {
+            LeaseRule::Lease => match covers(self.leases) {
+                Ok(()) => Ok(()),
+                Err(lack) => {
+                    self.leases.lacks(lack);
+                    refuse_after(lack.retry_after)
+                }
+            },
+            LeaseRule::NoLease => {
+                // It notes what is needed.
+                let _ = covers(self.leases);
+                self.leases.lacks(LackOfLease::UNKNOWN);
+                refuse_after(LackOfLease::UNKNOWN.retry_after)
+            }
+            LeaseRule::LeaseOrRefuse => covers(self.leases).map_err(|_| LimitError::Unavailable),
+            LeaseRule::LeaseAndShare { gateways, left } => {
+                match (wait(limit / gateways), covers(self.leases)) {
+                    (0, Ok(())) => Ok(()),
+                    (0, Err(lack)) => {
+                        self.leases.lacks(lack);
+                        let millis = match self.link.is_away() {
+                            true => left,
+                            false => lack.retry_after,
+                        };
+                        refuse_after(millis)
+                    }
+                    (millis, _) => refuse_after(millis),
+                }
+            }
+            LeaseRule::Share { gateways } => refuse_after(wait(limit / gateways)),
+            LeaseRule::Refuse => Err(LimitError::Unavailable),
+        }
+    }
+
+    fn budget(&mut self, budget: &Budget, expected: u64) -> Result<(), LimitError> {
+        let lease = self.leases.budget(budget);
+        let confirmed = lease.confirmed;
+        let mut spendings = self.spendings.iter();
+        let spending = spendings.find(|loaded| loaded.is_of(budget));
+        let spent = LimitError::Budget {
+            unit: budget.unit,
+            resets_at: spending.and_then(|loaded| loaded.spending.resets_at()),
+        };
+        let amount = expected.max(1);
+        let covers = lease.covers(budget.amount, amount, self.now);
+        let rule = self.link.rule(confirmed, BUDGET_LEASE_MILLIS, self.now);
+        let error = match rule {
+            LeaseRule::Refuse => return Err(LimitError::Unavailable),
+            _ if confirmed.is_none() => LimitError::Unavailable,
+            LeaseRule::NoLease => LimitError::Unavailable,
+            // What nobody had borrowed, in equal parts.
+            LeaseRule::Share { gateways }
+                if lease.effective(budget.amount) + lease.free() / gateways >= amount =>
+            {
+                return Ok(());
+            }
+            LeaseRule::LeaseOrRefuse => LimitError::Unavailable,
+            LeaseRule::Lease | LeaseRule::LeaseAndShare { .. } | LeaseRule::Share { .. } => spent,
+        };
+        match covers {
+            Ok(()) if rule != LeaseRule::NoLease => Ok(()),
+            Ok(()) => {
+                self.leases.lacks(LackOfLease::UNKNOWN);
+                Err(error)
+            }
+            Err(lack) => {
+                self.leases.lacks(lack);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What is left of a limit over all gateways, where it is known, and at least not more.
+fn remaining(here: Remaining, lease: Option<&AmountLease>, clock: &LimitClock<'_>) -> Remaining {
+    let Some(link) = &clock.fleet else {
+        return here;
+    };
+    let limit = here.limit;
+    let used_here = limit.saturating_sub(here.remaining);
+    let share = |gateways: u64| (limit / gateways).saturating_sub(used_here);
+    let confirmed = lease.and_then(|lease| lease.confirmed);
+    let held = lease.map_or(0, |lease| lease.effective(limit));
+    let left = match link.rule(confirmed, LEASE_MILLIS, clock.monotonic) {
+        LeaseRule::Lease | LeaseRule::LeaseOrRefuse => lease.map_or(0, |lease| lease.left(limit)),
+        LeaseRule::LeaseAndShare { gateways, .. } => held.min(share(gateways)),
+        LeaseRule::Share { gateways } => share(gateways),
+        LeaseRule::NoLease => share(link.gateways()),
+        LeaseRule::Refuse => 0,
+    };
+    let reset_after = lease.map_or(0, |lease| lease.reset_after(clock.monotonic));
+    Remaining {
+        limit,
+        remaining: here.remaining.min(left),
+        reset_after: here.reset_after.max(reset_after),
+    }
+}
+
+/// Where nobody knows how long to wait, in milliseconds.
+const LONGEST_WAIT: u64 = 60_000;
+/// Uses of a budget need no second: they count until its period ends.
+const WHOLE_PERIOD: u64 = 0;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::budget::BudgetMode;
 
     const DAILY: Budget = Budget {
         unit: BudgetUnit::Tokens,
@@ -362,6 +725,7 @@ mod tests {
             monotonic: Monotonic::from_millis(0),
             now: UnixTime::from_seconds(1_800_000_000),
             zone,
+            fleet: None,
         }
     }
 
@@ -426,7 +790,7 @@ mod tests {
                 resets_at: None
             }
         );
-        assert_eq!(limiter.rate().requests(3, clock.monotonic).remaining, 1);
+        assert_eq!(limiter.requests_left(3, &clock).remaining, 1);
     }
 
     #[test]
@@ -467,7 +831,7 @@ mod tests {
             limiter.release();
         }
         assert_eq!(limiter.left(&DAILY, &clock).unwrap().remaining, 100);
-        assert_eq!(limiter.rate().requests(3, clock.monotonic).remaining, 3);
+        assert_eq!(limiter.requests_left(3, &clock).remaining, 3);
     }
 
     #[test]

@@ -26,7 +26,23 @@ impl Monotonic {
         Self(millis)
     }
 
-    fn second(self) -> u64 {
+    /// Milliseconds since an earlier time; 0 where that is later.
+    pub(crate) const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// So many milliseconds later.
+    pub(crate) const fn plus(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// Milliseconds since the start.
+    #[must_use]
+    pub(crate) const fn millis(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn second(self) -> u64 {
         self.0 / MILLIS
     }
 
@@ -98,6 +114,13 @@ pub struct RateReservation {
     tokens: u64,
 }
 
+impl RateReservation {
+    /// The second in which the request was let in.
+    pub(crate) fn second(&self) -> u64 {
+        self.second
+    }
+}
+
 /// The counts of one key. An idle one is empty and holds no memory of its own.
 #[derive(Debug, Default)]
 pub struct RateLimiter {
@@ -158,12 +181,10 @@ impl RateLimiter {
         if tokens_per_minute.is_some_and(|limit| tokens > limit) {
             return Err(RateLimitError::TooLarge);
         }
-        let wait_for_requests = requests_per_minute.map_or(0, |limit| {
-            self.wait(limit, 1, self.requests, |second| second.requests, now)
-        });
-        let wait_for_tokens = tokens_per_minute.map_or(0, |limit| {
-            self.wait(limit, tokens, self.tokens, |second| second.tokens, now)
-        });
+        let wait_for_requests =
+            requests_per_minute.map_or(0, |limit| self.wait_for_request(limit, now));
+        let wait_for_tokens =
+            tokens_per_minute.map_or(0, |limit| self.wait_for_tokens(limit, tokens, now));
         if wait_for_tokens > wait_for_requests {
             return Err(RateLimitError::Tokens {
                 retry_after: wait_for_tokens,
@@ -251,6 +272,16 @@ impl RateLimiter {
             remaining: limit.saturating_sub(used),
             reset_after: latest.map_or(0, |latest| now.until_expired(latest.second)),
         }
+    }
+
+    /// Milliseconds until a request fits under this limit; 0 where it does now.
+    pub(crate) fn wait_for_request(&self, limit: u64, now: Monotonic) -> u64 {
+        self.wait(limit, 1, self.requests, |second| second.requests, now)
+    }
+
+    /// Milliseconds until so many tokens fit under this limit; 0 where they do now. At most the limit is asked for.
+    pub(crate) fn wait_for_tokens(&self, limit: u64, tokens: u64, now: Monotonic) -> u64 {
+        self.wait(limit, tokens, self.tokens, |second| second.tokens, now)
     }
 
     /// Milliseconds until `amount` more fits under the limit; 0 where it does now.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::policy::budget::Budget;
+use crate::policy::fleet_link::FleetLink;
 use crate::policy::key_limiter::LimitClock;
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
@@ -61,9 +62,17 @@ pub(crate) fn load(
 }
 
 /// The budgets, and what is left of them as far as it is known.
-pub(crate) fn left(holder: &LimitHolder, zone: &TimeZone) -> Vec<BudgetLeftView> {
+pub(crate) fn left(
+    holder: &LimitHolder,
+    zone: &TimeZone,
+    fleet: Option<FleetLink>,
+) -> Vec<BudgetLeftView> {
     let shared = matches!(holder, LimitHolder::Account(..));
-    let (mut limiter, clock) = (holder.limiter(), clock(zone));
+    let clock = LimitClock {
+        fleet,
+        ..clock(zone)
+    };
+    let mut limiter = holder.limiter();
     let views = holder.budgets().iter().map(|budget| {
         let left = limiter.left(budget, &clock);
         let amount = |amount| amount_view(budget.unit, amount);
@@ -96,5 +105,6 @@ fn clock(zone: &TimeZone) -> LimitClock<'_> {
         monotonic: monotonic_now(),
         now: now(),
         zone,
+        fleet: None,
     }
 }

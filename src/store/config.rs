@@ -29,6 +29,7 @@ use ipnet::IpNet;
 
 use crate::policy::body_fields::FieldRules;
 use crate::policy::field_kind::ForwardHeaders;
+use crate::policy::fleet_link::LimitsUnavailable;
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
 pub use crate::store::config::alerts::AlertsConfig;
@@ -211,6 +212,8 @@ pub struct KeysConfig {
     pub max_drop_percent: u8,
     /// The limits of keys that have none of that kind.
     pub default_limits: KeyLimits,
+    /// What limits do that gateways share, while their database is away.
+    pub limits_unavailable: LimitsUnavailable,
 }
 
 /// `keys.source`

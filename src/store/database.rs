@@ -24,6 +24,7 @@ mod budgets;
 mod driver;
 mod error;
 mod gateways;
+mod leases;
 mod pending;
 mod people;
 mod postgres;
@@ -66,6 +67,7 @@ pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::gateways::{
     GatewayIdentity, GatewayList, GatewayReport, SeenGateway,
 };
+pub(crate) use crate::store::database::leases::{ChangedLimit, LeaseDriver, SharedLimitId};
 pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };

@@ -19,4 +19,5 @@ pub mod key_store;
 pub(crate) mod lock_file;
 pub mod patch;
 pub(crate) mod secret_file;
+pub(crate) mod shared_limits;
 pub(crate) mod strict_json;

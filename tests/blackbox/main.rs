@@ -231,6 +231,7 @@ mod shared_database {
     mod fleet;
     pub mod gateways;
     mod keys;
+    mod limits;
     mod spool;
 }
 

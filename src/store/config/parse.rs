@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::policy::fleet_link::LimitsUnavailable;
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::price::ModelPrice;
 use crate::store::config::sections::{
@@ -134,6 +135,7 @@ fn read_with(
                     watch: false,
                     max_drop_percent: MAX_DROP_PERCENT,
                     default_limits: KeyLimits::default(),
+                    limits_unavailable: LimitsUnavailable::LocalShare,
                 }),
                 socket: overrides.socket.clone(),
             }

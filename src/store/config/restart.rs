@@ -111,7 +111,7 @@ fn compare_sign_in(old: &SignInConfig, new: &SignInConfig) -> [Setting; 6] {
     ]
 }
 
-fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 6] {
+fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 7] {
     let KeysConfig {
         source,
         file,
@@ -120,6 +120,7 @@ fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 6] {
         watch,
         max_drop_percent,
         default_limits,
+        limits_unavailable,
     } = old;
     [
         ("keys.source", *source != new.source),
@@ -131,6 +132,10 @@ fn compare_keys(old: &KeysConfig, new: &KeysConfig) -> [Setting; 6] {
             *max_drop_percent != new.max_drop_percent,
         ),
         ("keys.default_limits", *default_limits != new.default_limits),
+        (
+            "keys.limits_unavailable",
+            *limits_unavailable != new.limits_unavailable,
+        ),
     ]
 }
 

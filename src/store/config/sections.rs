@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::policy::fleet_link::LimitsUnavailable;
 use crate::policy::key_limits::{KeyLimits, LimitKind, LimitSetting, MAX_LIMIT};
 use crate::store::config::overrides::Overrides;
 use crate::store::config::tree::{Faults, Located, Location, Section};
@@ -166,6 +167,7 @@ impl ConfigReader<'_> {
             .number("max_drop_percent", 0, 100)
             .and_then(|percent| u8::try_from(percent).ok());
         let default_limits = default_limits(section.section("default_limits"));
+        let limits_unavailable = section.text("limits_unavailable", value::limits_unavailable);
         section.reject_unknown_fields();
         Some(KeysConfig {
             source,
@@ -175,6 +177,7 @@ impl ConfigReader<'_> {
             watch,
             max_drop_percent: percent.unwrap_or(MAX_DROP_PERCENT),
             default_limits,
+            limits_unavailable: limits_unavailable.unwrap_or(LimitsUnavailable::LocalShare),
         })
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::policy::fleet_link::LimitsUnavailable;
 use crate::policy::text::name_fault;
 use crate::store::config::{Listen, LogFormat, ReplicaUrl};
 
@@ -285,6 +286,18 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
         Some(fault) => Err(fault.to_owned()),
         None => Ok(text.to_owned()),
     }
+}
+
+/// `local_share` or `refuse`.
+pub(crate) fn limits_unavailable(text: &str) -> Result<LimitsUnavailable, String> {
+    let known = LimitsUnavailable::ALL.into_iter();
+    let mut known = known.filter(|known| known.label() == text);
+    known.next().ok_or_else(|| {
+        format!(
+            "{} is not known here; write \"local_share\" or \"refuse\"",
+            quoted(text)
+        )
+    })
 }
 
 /// `text` or `json`.

@@ -9,6 +9,7 @@ pub(crate) mod connection;
 mod error;
 mod gateways;
 pub(crate) mod keys;
+mod leases;
 mod listen;
 mod migrations;
 mod side;

@@ -1,6 +1,7 @@
 mod audit;
 pub(crate) mod fixture;
 mod gateways;
+mod leases;
 mod people;
 mod postgres_server;
 #[path = "../../../tests/postgres/server.rs"]

@@ -121,6 +121,7 @@ fn what_the_file_leaves_out_is_at_its_default() {
             watch: false,
             max_drop_percent: 50,
             default_limits: KeyLimits::default(),
+            limits_unavailable: LimitsUnavailable::LocalShare,
         },
         admin: AdminConfig {
             socket: path.join("keygate.sock"),
@@ -228,6 +229,7 @@ fn every_field_can_be_set() {
         file = "/srv/keys.jsonl"
         watch = true
         max_drop_percent = 0
+        limits_unavailable = "refuse"
         [keys.default_limits]
         requests_per_minute = 60
         [admin]
@@ -300,6 +302,7 @@ fn every_field_can_be_set() {
                 limits.set(LimitKind::RequestsPerMinute, LimitSetting::at_most(60));
                 limits
             },
+            limits_unavailable: LimitsUnavailable::Refuse,
         }
     );
     assert_eq!(

@@ -31,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement may take: one that writes, and a question.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// One about leases: who waits for it waits on behalf of requests.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The server ends a statement at its limit, and says so. One that says nothing is waited for so much longer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 /// Rows that one statement adds.
@@ -45,6 +47,8 @@ pub(crate) enum Use {
     Write,
     /// It may change nothing.
     Read,
+    /// It writes, and waits for a short time only.
+    Lease,
 }
 
 impl Use {
@@ -52,6 +56,7 @@ impl Use {
         match self {
             Self::Write => WRITE_TIMEOUT,
             Self::Read => READ_TIMEOUT,
+            Self::Lease => LEASE_TIMEOUT,
         }
     }
 }
@@ -359,6 +364,20 @@ impl Connection {
         self.run(async |client, limit| {
             let values = question.parameters();
             let rows = within(limit, client.query(&question.sql, &values)).await?;
+            rows.iter().map(&read).collect()
+        })
+    }
+
+    /// The rows that a question finds which takes a whole column in each of its values.
+    pub(crate) fn ask_columns<T>(
+        &mut self,
+        sql: &str,
+        columns: &Columns,
+        read: impl Fn(&Row) -> Result<T, CallError>,
+    ) -> Result<Vec<T>, DatabaseError> {
+        self.run(async |client, limit| {
+            let values = columns.parameters();
+            let rows = within(limit, client.query(sql, &values)).await?;
             rows.iter().map(&read).collect()
         })
     }

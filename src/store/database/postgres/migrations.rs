@@ -13,7 +13,7 @@ use crate::store::database::writer;
 
 /// Each with its number, in their order. The numbers and the tables are those of SQLite, apart from what only several
 /// gateways need.
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     (1, include_str!("0001_usage.sql")),
     (2, include_str!("0002_audit.sql")),
     (3, include_str!("0003_alerts.sql")),
@@ -21,6 +21,7 @@ const MIGRATIONS: [Migration; 7] = [
     (5, include_str!("0005_accounts.sql")),
     (6, include_str!("0006_people.sql")),
     (7, include_str!("0007_fleet.sql")),
+    (8, include_str!("0008_leases.sql")),
 ];
 /// The oldest version of the server that is taken, as it numbers itself.
 const OLDEST_SERVER: i32 = 140_000;

@@ -153,7 +153,7 @@ fn a_newer_schema_is_refused_where_it_says_so_and_a_missing_migration_is_applied
     fixture.edit("UPDATE schema_compatibility SET oldest = 1000");
     let error = fixture.driver().last_audit_row().unwrap_err().to_string();
     assert!(
-        error.contains("has schema 1000") && error.contains("knows 7"),
+        error.contains("has schema 1000") && error.contains("knows 8"),
         "{error}"
     );
 }
