@@ -20,6 +20,33 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How the keys follow the database.
+fn key_database(keys: &Value) -> String {
+    let text = |value: &Value| value.as_str().map(escaped).unwrap_or_default();
+    let revision = match keys["revision"].as_u64() {
+        Some(revision) => format!("revision {revision}"),
+        None => "not read yet".to_owned(),
+    };
+    let state = match keys["state"].as_str() {
+        Some("in_sync") => "in sync".to_owned(),
+        Some("database_behind") => format!(
+            "the database is behind since {}: {}",
+            text(&keys["since"]),
+            text(&keys["error"])
+        ),
+        _ => format!(
+            "the database is away since {}: {}",
+            text(&keys["since"]),
+            text(&keys["error"])
+        ),
+    };
+    let copy = match keys["copy_error"].as_str() {
+        Some(error) => format!("; the last good copy is not on disk: {}", escaped(error)),
+        None => String::new(),
+    };
+    format!("the database, {revision}, {state}{copy}")
+}
+
 fn describe(status: &Value) -> String {
     let text = |value: &Value| value.as_str().map(escaped).unwrap_or_default();
     let last = &status["last_reload"];
@@ -49,6 +76,10 @@ fn describe(status: &Value) -> String {
                 text(&status["unwritten_reason"])
             ),
         );
+    }
+    let keys = &status["key_database"];
+    if !keys.is_null() {
+        line("Keys from", key_database(keys));
     }
     let database = &status["database"];
     line(

@@ -300,11 +300,15 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
         becomes(gateway, &new, 200);
         becomes(gateway, &deleted, 401);
     }
+    let said = gateways[0].run(&["status"], "").out;
+    assert!(said.contains("revision 4, in sync"), "{said}");
     psql(&server, "DROP TABLE keys, key_revisions, revisions");
     restore(&server, &backup);
     let statuses = |gateway: &Gateway| [&old, &new, &deleted].map(|key| status(gateway, key));
     for gateway in &mut gateways {
         is_in(gateway, "database_behind");
+        let said = gateway.run(&["status"], "").out;
+        assert!(said.contains("the database is behind since"), "{said}");
         assert_eq!(statuses(gateway), [200, 200, 401]);
         let (code, said) = refused(gateway, "DELETE", &format!("/api/keys/{}", old.id), None);
         assert_eq!(code, 507, "{said}");
