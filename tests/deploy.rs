@@ -15,7 +15,7 @@ use keygate::store::config::{Config, KeysSource};
 use keygate::store::database::DatabaseUrl;
 
 /// Every metric, with the suffixes of histograms apart.
-const METRICS: [&str; 26] = [
+const METRICS: [&str; 29] = [
     "keygate_requests_total",
     "keygate_responses_total",
     "keygate_request_seconds",
@@ -42,6 +42,9 @@ const METRICS: [&str; 26] = [
     "keygate_audit_rows_waiting",
     "keygate_usage_waiting_bytes",
     "keygate_audit_rows_lost_total",
+    "keygate_leases_up",
+    "keygate_leases",
+    "keygate_lease_renewal_seconds",
 ];
 /// Metrics of gateways that share a database.
 const FLEET_METRICS: [&str; 3] = [
@@ -49,7 +52,8 @@ const FLEET_METRICS: [&str; 3] = [
     "keygate_fleet_lag_seconds",
     "keygate_gateways",
 ];
-const HISTOGRAMS: [&str; 4] = [
+const HISTOGRAMS: [&str; 5] = [
+    "keygate_lease_renewal_seconds",
     "keygate_database_write_seconds",
     "keygate_request_seconds",
     "keygate_first_byte_seconds",
@@ -126,7 +130,7 @@ fn the_example_config_explains_every_setting() {
     let text = text("keygate.toml");
     let settings = [
         "listen public_url workers public_health cors_origins certificate private_key client_ca file watch",
-        "max_drop_percent requests_per_minute tokens_per_minute concurrent_requests socket token_file hosts tls open_metrics trusted_proxies from request_body",
+        "max_drop_percent limits_unavailable requests_per_minute tokens_per_minute concurrent_requests socket token_file hosts tls open_metrics trusted_proxies from request_body",
         "buffered_bodies headers connections header_read body_idle tls_handshake keep_alive client_write",
         "upstream_connect upstream_first_byte stream_idle sse_ping upstream_keep_alive drain drain_delay format",
         "session_hours idle_minutes server username password_file operators issuer client_id client_secret_file scopes auto_invite",

@@ -96,7 +96,7 @@ fn limited_by(
         }
         LimitError::Unavailable => (
             "limits_unavailable",
-            "a budget is set, and no database says what is spent of it".to_owned(),
+            "a limit or a budget is set, and no database says what is used of it".to_owned(),
         ),
     })
 }

@@ -108,8 +108,8 @@ impl fmt::Display for LimitRefusal {
             }
             LimitError::Unavailable => write!(
                 f,
-                "The gateway cannot read how much has been used. {whose} has a budget. Try again later; if it stays so, \
-                 tell the operator."
+                "The gateway cannot read how much has been used. {whose} has limits or a budget. Try again later; if it \
+                 stays so, tell the operator."
             ),
             LimitError::Rate(RateLimitError::Requests { .. }) => write!(
                 f,

@@ -604,6 +604,9 @@ mod tests {
         metrics.database_write(0.1);
         metrics.audit(2, 1);
         metrics.audit(3, 4);
+        metrics.has_shared_limits().unwrap();
+        metrics.leases_renewed(7, 0.1);
+        metrics.leases_up(false);
         let counts = RequestCounts {
             output: Some(7),
             ..RequestCounts::UNKNOWN
@@ -620,6 +623,9 @@ mod tests {
             "keygate_database_write_seconds_count 1",
             "keygate_audit_rows_waiting 3",
             "keygate_audit_rows_lost_total 4",
+            "keygate_leases_up 0",
+            "keygate_leases 7",
+            "keygate_lease_renewal_seconds_count 1",
             "keygate_requests_total{outcome=\"allowed\"} 1",
             "keygate_responses_total{status=\"200\",upstream=\"llama\"} 1",
             "keygate_request_seconds_count 1",

@@ -389,7 +389,70 @@ impl Simulation {
     }
 }
 
+fn claim(available: u64, wanted: u64) -> LeaseClaim {
+    LeaseClaim {
+        kind: SharedKind::Requests,
+        limit: 100,
+        available,
+        least: 0,
+        wanted,
+        reports: Vec::new(),
+        waits: false,
+        ends: false,
+    }
+}
+
+fn after(seconds: i64) -> RenewalTime {
+    RenewalTime {
+        now: DATABASE_CLOCK + seconds * 1000,
+        own: 3_600_000,
+        period_start: 0,
+    }
+}
+
+#[test]
+fn what_was_lent_is_lent_to_nobody_else_until_it_is_given_back_or_a_minute_after_its_end() {
+    let mut limit = SharedLimit::default();
+    assert_eq!(limit.renew("one", &claim(0, 60), after(0)).added, 60);
+    let other = limit.renew("two", &claim(0, 60), after(9));
+    assert_eq!((other.added, other.free), (40, 0));
+    let given_back = limit.renew("one", &claim(10, 10), after(9));
+    assert_eq!(
+        (given_back.added, given_back.lost, given_back.free),
+        (0, 0, 50)
+    );
+    // Both have ended: nobody may use what he had, and all counts as used.
+    let late = limit.renew("two", &claim(40, 60), after(30));
+    assert_eq!((late.lost, late.added, late.used), (40, 50, 50));
+    assert_eq!(limit.renew("one", &claim(0, 60), after(31)).added, 0);
+    let freed = limit.renew("one", &claim(0, 60), after(81));
+    assert_eq!(freed.added, 50);
+}
+
+#[test]
+fn a_report_counts_once_and_in_the_second_in_which_something_was_used() {
+    let mut limit = SharedLimit::default();
+    let report = |number, age: u64, amount| UseReport {
+        number,
+        uses: vec![(3600 - age, amount)],
+    };
+    let mut told = claim(0, 0);
+    told.reports = vec![report(1, 30, 7), report(2, 5, 3)];
+    let first = limit.renew("one", &told, after(0));
+    // A second's uses may have been at its end.
+    assert_eq!(first.expiries, [(32_000, 7), (57_000, 3)]);
+    told.reports.push(report(3, 30, -2));
+    let again = limit.renew("one", &told, after(0));
+    assert_eq!((again.used, again.expiries[0]), (8, (32_000, 5)));
+    // Who has ended is not known any more: what was taken in counts again, and nothing is given back.
+    let unknown = limit.renew("other", &told, after(0));
+    assert_eq!(unknown.used, 18);
+}
+
+/// `KEYGATE_SEED` begins with another one, `KEYGATE_SEEDS` tries so many times as many.
 fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let times = std::env::var("KEYGATE_SEEDS").ok();
+    let count = count * times.map_or(1, |times| times.parse::<u64>().unwrap());
     let first = std::env::var("KEYGATE_SEED").ok();
     let first: u64 = first.map_or_else(
         || u64::from(std::process::id()).wrapping_mul(1_000_003),
@@ -410,7 +473,7 @@ fn random_rates(seed: u64) -> RateLimits {
 
 #[test]
 fn no_span_of_a_minute_has_more_than_the_limit_over_eight_gateways_whatever_fails() {
-    for seed in seeds(12) {
+    for seed in seeds(4) {
         let faults = Faults {
             gateways: 8,
             deaths: true,
@@ -426,7 +489,7 @@ fn no_span_of_a_minute_has_more_than_the_limit_over_eight_gateways_whatever_fail
 
 #[test]
 fn a_gateway_that_is_cut_off_alone_for_less_than_a_minute_starts_no_more_than_it_was_lent() {
-    for seed in seeds(6) {
+    for seed in seeds(2) {
         let faults = Faults {
             gateways: 8,
             deaths: false,
@@ -447,7 +510,7 @@ fn a_gateway_that_is_cut_off_alone_for_less_than_a_minute_starts_no_more_than_it
 
 #[test]
 fn a_budget_is_not_overspent_by_eight_gateways() {
-    for seed in seeds(6) {
+    for seed in seeds(2) {
         let faults = Faults {
             gateways: 8,
             deaths: false,
@@ -495,7 +558,7 @@ fn got(seed: u64, gateways: usize, busy: usize) -> f64 {
 
 #[test]
 fn a_key_gets_nearly_all_of_its_limit_on_one_gateway_and_on_many() {
-    for seed in seeds(3) {
+    for seed in seeds(1) {
         for (gateways, busy, least) in [(1, 1, 0.9), (8, 1, 0.9), (8, 2, 0.9), (8, 8, 0.85)] {
             let got = got(seed, gateways, busy);
             assert!(got >= least, "{busy} of {gateways}: {got}");
