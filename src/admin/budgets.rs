@@ -21,7 +21,7 @@ use crate::store::audit::{AuditTrail, entry};
 use crate::store::budgets::{self, BudgetLeftView};
 use crate::store::database::IfNotWritten;
 use crate::store::shared_limits::holder_id;
-use crate::table::LimitHolder;
+use crate::table::{Ceiling, LimitHolder};
 
 /// What is left of a key's budgets. What was spent before is read from the database; where it cannot be read, it is shown
 /// as not known. Of a key that does not exist, nothing.
@@ -32,7 +32,16 @@ pub(super) async fn left(services: &Services, id: &str) -> Vec<BudgetLeftView> {
     let holder = LimitHolder::Key(entry);
     // The reason is logged.
     let _ = load(services, &holder).await;
-    let link = services.shared_limits.as_ref().map(|shared| shared.link());
+    let shared = services.shared_limits.as_ref();
+    let link = shared.map(|shared| shared.link());
+    if let LimitHolder::Key(entry) = &holder
+        && !entry.key().budgets().is_empty()
+        && let Some(shared) = shared
+        && let Some([Some(ceiling), _]) = Ceiling::of(entry, &services.config.keys.default_limits)
+    {
+        // What the other gateways have used.
+        shared.renewed(&ceiling).await;
+    }
     budgets::left(&holder, &services.config.usage.time_zone, link)
 }
 

@@ -336,6 +336,8 @@ fn a_burst_on_two_gateways_does_not_overspend_a_budget_and_both_show_what_is_spe
             let own = gateway.ask(&Call::get("/v1/key", &key.token)).json();
             (own["budgets"][0]["used"] == 30 && own["budgets"][0]["remaining"] == 0).then_some(())
         });
+        let shown = gateway.admin_json("GET", "/api/keys/key_budget", None);
+        assert_eq!(shown["budgets_left"][0]["used"], 30, "{shown}");
     }
     // Begun anew on one, it is begun anew on the other.
     let ran = gateways[0].run(&["keys", "update", "key_budget", "--reset-budget"], "");
