@@ -35,7 +35,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Between the beginnings of two renewals, also where somebody asks for an earlier one.
 const RENEW_PAUSE: Duration = Duration::from_millis(50);
 /// How long a request waits for a renewal.
-const REQUEST_WAIT: Duration = Duration::from_millis(250);
+const REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// How often a limit is read again that others change all the time.
 const MOST_TRIES: usize = 8;
 /// Limits of one statement.
