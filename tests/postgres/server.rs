@@ -3,12 +3,14 @@
 //!
 //! Used by the unit tests of the database and by the black-box tests.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -18,6 +20,44 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The role that owns everything.
 pub const OWNER: &str = "keygate";
 
+/// Servers that run at the same time in one process of tests. Each has gateways, and there may be only two cores.
+const AT_ONCE: usize = 3;
+
+/// A test may have several servers; its first waits for others to end.
+struct Seat;
+
+static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+thread_local! {
+    static OF_THIS_TEST: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Seat {
+    fn take() -> Self {
+        if OF_THIS_TEST.replace(OF_THIS_TEST.get() + 1) == 0 {
+            let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let full = |taken: &mut usize| *taken >= AT_ONCE;
+            let mut taken = TAKEN
+                .1
+                .wait_while(taken, full)
+                .unwrap_or_else(PoisonError::into_inner);
+            *taken += 1;
+        }
+        Self
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let left = OF_THIS_TEST.get().saturating_sub(1);
+        OF_THIS_TEST.set(left);
+        if left == 0 {
+            *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            TAKEN.1.notify_one();
+        }
+    }
+}
+
 /// A server that runs.
 pub struct TestServer {
     folder: TempDir,
@@ -25,6 +65,8 @@ pub struct TestServer {
     options: Vec<String>,
     /// Holds the server's keeper, which ends the server when its input ends.
     keeper: Option<Child>,
+    /// Given back last.
+    _seat: Seat,
 }
 
 impl TestServer {
@@ -35,6 +77,7 @@ impl TestServer {
 
     /// A server with further options; they may name files that are put into its folder first.
     pub fn start_with(options: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let seat = Seat::take();
         let folder = tempfile::Builder::new()
             .prefix("pg-")
             .tempdir_in("/tmp")
@@ -49,6 +92,7 @@ impl TestServer {
             folder,
             options,
             keeper: None,
+            _seat: seat,
         };
         let made = as_server(&program("initdb"))
             .args([
@@ -184,6 +228,7 @@ impl TestServer {
             folder,
             options: self.options.clone(),
             keeper: None,
+            _seat: Seat::take(),
         };
         let copied = as_server(&program("pg_basebackup"))
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", OWNER])

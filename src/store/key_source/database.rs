@@ -89,6 +89,8 @@ pub(crate) struct StartKeys {
     pub(crate) entries: Vec<Arc<Entry>>,
     /// None: there are none, not even a copy.
     pub(crate) position: Option<KeyPosition>,
+    /// Without keys: what the database has to have until they are read.
+    pub(crate) awaited: Option<KeyPosition>,
     /// What was in force when the copy was written and not in the database, and was not changed there since.
     pub(crate) copied: CopyState,
     /// How long ago the copy was certainly the newest; None: that is not known.
@@ -139,42 +141,37 @@ impl DatabaseKeySource {
         table: &Arc<Table>,
     ) -> Result<StartKeys, StartKeysError> {
         let found = last_good_copy::read(file, table).map_err(StartKeysError::Copy)?;
-        let loaded = load(&mut keys, table);
         let seen = match &found {
             FoundCopy::Copy { state, .. } => Some(state.position()),
             FoundCopy::None | FoundCopy::KeyFile(_) => None,
         };
-        let compared = match (&loaded, seen) {
-            (Ok(_), Some(seen)) => keys.changes(seen).map(Some),
-            _ => Ok(None),
-        };
-        let failed = match (loaded, compared) {
-            (Err(error), _) | (_, Err(error)) if !error.passes() => {
-                return Err(StartKeysError::Database(error));
-            }
-            (Err(error), _) | (_, Err(error)) => SourceError::from(error),
-            (Ok(_), Ok(Some(KeyChanges::Behind { found }))) => SourceError::Behind {
-                seen: seen.unwrap_or_default().n,
-                found,
-            },
-            (Ok((entries, position)), Ok(changes)) => {
+        let read = read_followed(&mut keys, table, seen).map_err(StartKeysError::Database)?;
+        let failed = match read {
+            Err(failed) => failed,
+            Ok((entries, position, changes)) => {
                 let mut copied = CopyState::default();
                 match found {
                     FoundCopy::KeyFile(own) => refuse_other_keys(&own, &entries, file)?,
-                    FoundCopy::Copy { state, .. } => {
-                        copied = state.without_changed(changes.as_ref());
-                    }
+                    FoundCopy::Copy { state, .. } => copied = state.without_changed(&changes),
                     FoundCopy::None => {}
                 }
                 return Ok(StartKeys {
                     source: Self::new(keys, file, table),
                     entries,
                     position: Some(position),
+                    awaited: None,
                     copied,
                     copy_age: None,
                     not_followed: None,
                 });
             }
+        };
+        let awaited = match &failed {
+            SourceError::Behind { seen: n, .. } if seen.is_none() => Some(KeyPosition {
+                n: *n,
+                change_id: 0,
+            }),
+            _ => None,
         };
         let (entries, copied, position) = match found {
             FoundCopy::Copy { entries, state } => {
@@ -192,6 +189,7 @@ impl DatabaseKeySource {
             source: Self::new(keys, file, table),
             entries,
             position,
+            awaited,
             copied,
             copy_age: last_good_copy::age(file),
             not_followed: Some(failed),
@@ -266,10 +264,42 @@ pub(crate) fn commit(
     let Err(error) = keys.commit(writes, next, accepts_rollback_from) else {
         return Ok(next);
     };
+    // The server is not asked again at once after it was lost.
+    std::thread::sleep(ASK_AGAIN_AFTER);
     match keys.is_committed(next) {
         Ok(true) => Ok(next),
         Ok(false) => Err(error.into()),
         Err(_) => Err(SourceError::Unsure(Arc::new(error))),
+    }
+}
+
+/// The keys of the database, their position, and what was changed since one that was seen here. A gateway that has seen none
+/// goes by what others have: it would else be the one that takes the keys of a backup.
+type FollowedKeys = (Vec<Arc<Entry>>, KeyPosition, KeyChanges);
+
+/// Reads the keys, where the database can be followed. The inner error passes by itself, or when an operator acts.
+fn read_followed(
+    keys: &mut PostgresKeys,
+    table: &Table,
+    seen: Option<KeyPosition>,
+) -> Result<Result<FollowedKeys, SourceError>, DatabaseError> {
+    let mut read = || {
+        let (entries, position) = load(keys, table)?;
+        let seen = match (seen, keys.newest_seen()?) {
+            (Some(seen), _) => seen,
+            (None, Some(n)) if n > position.n => KeyPosition { n, change_id: 0 },
+            (None, _) => position,
+        };
+        Ok((entries, position, seen, keys.changes(seen)?))
+    };
+    match read() {
+        Ok((_, _, seen, KeyChanges::Behind { found })) => Ok(Err(SourceError::Behind {
+            seen: seen.n,
+            found,
+        })),
+        Ok((entries, position, _, changes)) => Ok(Ok((entries, position, changes))),
+        Err(error) if DatabaseError::passes(&error) => Ok(Err(error.into())),
+        Err(error) => Err(error),
     }
 }
 
@@ -345,6 +375,8 @@ fn fault(file: &Path, message: &str) -> ReadError {
         message: message.to_owned(),
     })
 }
+
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// How long the answer to a change waits until the last good copy has it.
 pub(crate) const COPY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -39,6 +39,9 @@ pub(crate) struct CopyState {
     /// The accounts that the keys name, as the admin API has them; None: they were not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounts: Option<Vec<Value>>,
+    /// Whether the time of the file says when the keys were certainly those of the database.
+    #[serde(skip)]
+    is_followed: bool,
 }
 
 /// A change that takes access away and is not in the database yet.
@@ -75,11 +78,12 @@ pub(crate) enum FoundCopy {
 }
 
 impl CopyState {
-    /// The state of a table at this position.
+    /// The state of a table at this position. `is_followed`: it is certainly that of the database now.
     pub(crate) fn of(
         table: &Table,
         position: KeyPosition,
         pending: BTreeMap<String, PendingNote>,
+        is_followed: bool,
     ) -> Self {
         let accounts = || {
             let accounts = table.accounts();
@@ -93,6 +97,7 @@ impl CopyState {
             change_id: format!("{:032x}", position.change_id),
             pending,
             accounts: table.knows_accounts().then(accounts),
+            is_followed,
         }
     }
 
@@ -113,14 +118,14 @@ impl CopyState {
     }
 
     /// Without what was changed in the database since: whoever changed the key then decides.
-    pub(crate) fn without_changed(mut self, changes: Option<&KeyChanges>) -> Self {
+    pub(crate) fn without_changed(mut self, changes: &KeyChanges) -> Self {
         match changes {
-            Some(KeyChanges::Some { rows, .. }) => {
+            KeyChanges::Some { rows, .. } => {
                 let changed: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
                 self.pending.retain(|id, _| !changed.contains(id.as_str()));
             }
-            Some(KeyChanges::Unknown) => self.pending.clear(),
-            Some(KeyChanges::None | KeyChanges::Behind { .. }) | None => {}
+            // Nobody knows what was changed: what was taken away stays so.
+            KeyChanges::Unknown | KeyChanges::None | KeyChanges::Behind { .. } => {}
         }
         self
     }
@@ -330,6 +335,10 @@ fn write_state(path: &Path, state: &CopyState) -> io::Result<()> {
         .tempfile_in(folder)?;
     serde_json::to_writer(&mut new, state)?;
     new.write_all(b"\n")?;
+    let before = std::fs::metadata(path).and_then(|before| before.modified());
+    if let (false, Ok(before)) = (state.is_followed, before) {
+        new.as_file().set_modified(before)?;
+    }
     new.as_file().sync_all()?;
     new.persist(path).map_err(|failed| failed.error)?;
     File::open(folder)?.sync_all()

@@ -50,15 +50,27 @@ impl KeyStoreState {
 
     /// The same, under the lock of the database.
     pub(crate) fn merge_database(&mut self) -> Result<(), StoreError> {
-        let (began, seen) = (Instant::now(), self.loaded_position());
-        let KeySource::Database(source) = &mut self.source else {
-            return Ok(());
-        };
-        let changes = source.changes(seen)?;
-        self.apply(&changes, began).map_err(|error| {
-            self.set_follow_state(FollowState::NotFollowed(error.clone()));
-            error.into()
-        })
+        let began = Instant::now();
+        loop {
+            let seen = self.loaded_position();
+            let KeySource::Database(source) = &mut self.source else {
+                return Ok(());
+            };
+            let changes = source.changes(seen)?;
+            if !needs_all_keys(&changes) {
+                return self.apply(&changes, began).map_err(|error| {
+                    self.set_follow_state(FollowState::NotFollowed(error.clone()));
+                    error.into()
+                });
+            }
+            // That takes long, and nobody else could change a key meanwhile.
+            source.unlock();
+            self.apply(&changes, began)?;
+            let KeySource::Database(source) = &mut self.source else {
+                return Ok(());
+            };
+            source.lock(true)?;
+        }
     }
 
     fn apply(&mut self, changes: &KeyChanges, began: Instant) -> Result<(), SourceError> {
@@ -71,7 +83,7 @@ impl KeyStoreState {
             }),
             KeyChanges::Some { rows, to, age } => {
                 if to.n > seen.n {
-                    let (changed, removed) = match rows.len() > MANY {
+                    let (changed, removed) = match needs_all_keys(changes) {
                         true => self.load_all()?,
                         false => self.apply_rows(rows, *to),
                     };
@@ -104,6 +116,21 @@ impl KeyStoreState {
         let Reloaded { difference, .. } = self.install(plan, None);
         let changed = difference.added.len() + difference.changed.len();
         Ok((changed, difference.removed.len()))
+    }
+
+    /// All keys of the database, unless it lacks what was seen here.
+    pub(crate) fn plan_followed(&mut self) -> Result<ReloadPlan, SourceError> {
+        let seen = self.loaded_position();
+        let KeySource::Database(source) = &mut self.source else {
+            return Err(SourceError::NotShared);
+        };
+        match source.look(seen)? {
+            KeyChanges::Behind { found } => Err(SourceError::Behind {
+                seen: seen.n,
+                found,
+            }),
+            KeyChanges::None | KeyChanges::Some { .. } | KeyChanges::Unknown => self.plan_all(),
+        }
     }
 
     fn plan_all(&mut self) -> Result<ReloadPlan, SourceError> {
@@ -257,5 +284,14 @@ impl KeyStoreState {
         let accepted = source.commit(&KeyWrites::default(), found, Some(newest))?;
         plan.revision = Revision::Database(accepted);
         Ok(self.install(plan, mark))
+    }
+}
+
+/// Whether all keys are to be read.
+fn needs_all_keys(changes: &KeyChanges) -> bool {
+    match changes {
+        KeyChanges::Some { rows, .. } => rows.len() > MANY,
+        KeyChanges::Unknown => true,
+        KeyChanges::None | KeyChanges::Behind { .. } => false,
     }
 }

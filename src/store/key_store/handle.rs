@@ -123,6 +123,7 @@ impl KeyStore {
             source,
             entries,
             position,
+            awaited,
             copied,
             copy_age,
             not_followed,
@@ -159,7 +160,7 @@ impl KeyStore {
             Some(_) => copy_age.and_then(|age| Instant::now().checked_sub(age)),
         };
         state.fresh.send_replace(fresh);
-        let revision = position.map(Revision::Database);
+        let revision = position.or(awaited).map(Revision::Database);
         if let Some(revision) = revision {
             state.set_loaded(revision);
         }

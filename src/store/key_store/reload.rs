@@ -9,7 +9,7 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::audit::{reload_entry, reload_widens};
 use crate::store::database::IfNotWritten;
-use crate::store::key_source::{LockedSource, Revision};
+use crate::store::key_source::{KeySource, LockedSource, Revision};
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
 use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
@@ -84,6 +84,9 @@ impl KeyStoreState {
     }
 
     pub(crate) fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
+        if matches!(self.source, KeySource::Database(_)) {
+            return Ok(self.plan_followed()?);
+        }
         let before = self.source.revision();
         let loaded = self.source.load(&self.table);
         let (entries, revision) = loaded.map_err(|error| {

@@ -16,9 +16,9 @@ use crate::store::key_json::{self, Interner};
 use crate::store::key_source::last_good_copy::{CopyState, PendingNote, key_row};
 use crate::store::key_source::{KeySource, Revision};
 use crate::store::key_store::error::StoreError;
-use crate::store::key_store::event::{KeyStoreEvent, KeyStoreStatus};
+use crate::store::key_store::event::{FollowState, KeyStoreEvent, KeyStoreStatus};
 use crate::store::patch::Revocation;
-use crate::table::{Entry, Table};
+use crate::table::{Entry, KeysState, Table};
 
 pub(crate) struct KeyStoreState {
     pub(crate) source: KeySource,
@@ -154,13 +154,18 @@ impl KeyStoreState {
         else {
             return None;
         };
+        if self.table.keys_state() == KeysState::Awaited {
+            // There are no keys yet.
+            return None;
+        }
         let pending = self.pending.iter();
         let pending = pending.map(|(id, change)| (id.as_str().to_owned(), change.note()));
-        Some(
-            source
-                .copy
-                .write(CopyState::of(&self.table, position, pending.collect())),
-        )
+        let status = self.status.load();
+        let database = status.database.as_ref();
+        let is_followed =
+            database.is_some_and(|database| matches!(database.state, FollowState::InSync));
+        let state = CopyState::of(&self.table, position, pending.collect(), is_followed);
+        Some(source.copy.write(state))
     }
 
     pub(crate) fn remember_rejected(&mut self, revision: Revision, error: &StoreError) {

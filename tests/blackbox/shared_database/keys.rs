@@ -313,11 +313,19 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
         let (code, said) = refused(gateway, "DELETE", &format!("/api/keys/{}", old.id), None);
         assert_eq!(code, 507, "{said}");
         assert!(said.contains("accept-rollback"), "{said}");
+        // A reload does not follow it either.
+        assert_eq!(gateway.reload().status, 503);
+        assert_eq!(statuses(gateway), [401, 200, 401]);
         // Also after a restart.
         gateway.launch_again();
         is_in(gateway, "database_behind");
         assert_eq!(statuses(gateway), [401, 200, 401]);
     }
+    // A gateway that comes now has seen nothing itself, and goes by the others.
+    let fresh = setup(&server, &up).launch();
+    is_in(&fresh, "database_behind");
+    let answer = fresh.ask(&Call::chat(&deleted.token, "good"));
+    assert_eq!(answer.json()["error"]["code"], "not_ready");
     let seen = gateways[0].admin_json(
         "POST",
         "/api/fleet/accept-rollback",
@@ -334,7 +342,7 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
     let ran = gateways[0].run(&["fleet", "accept-rollback", "--yes"], "");
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.out.contains("1 added, 1 removed"), "{}", ran.out);
-    for gateway in &gateways {
+    for gateway in gateways.iter().chain([&fresh]) {
         is_in(gateway, "in_sync");
         // What was taken away meanwhile stays taken away.
         eventually("the keys are those of the backup", DEADLINE, || {

@@ -15,6 +15,7 @@ CREATE TABLE keys (
     line TEXT COLLATE "C" NOT NULL
 );
 CREATE INDEX keys_by_revision ON keys (revision);
+CREATE INDEX deleted_keys_by_revision ON keys (revision) WHERE deleted_at IS NOT NULL;
 -- One row for each change of keys, whose `n` grows by one without gaps, in the order of the commits. `change_id` is random:
 -- a database that has another one at the same `n` went another way, such as one restored from a backup.
 CREATE TABLE key_revisions (
@@ -25,6 +26,8 @@ CREATE TABLE key_revisions (
     -- Not null: from here on gateways follow the database, although it lacks revisions that they have seen.
     accepts_rollback_from BIGINT
 );
+CREATE INDEX accepted_rollbacks ON key_revisions (accepts_rollback_from) WHERE accepts_rollback_from IS NOT NULL;
+CREATE INDEX key_revisions_by_time ON key_revisions (committed_at);
 INSERT INTO revisions (name, value) VALUES ('keys', 0);
 -- The gateways that share the database, each by a text that no other start of a gateway has.
 CREATE TABLE gateways (

@@ -1,2 +1,4 @@
 SELECT id, revision, CASE WHEN deleted_at IS NULL THEN line END
 FROM keys WHERE revision > $1 ORDER BY revision, position
+-- One more than is put into force key by key: then all of them are read.
+LIMIT 10001

@@ -1,2 +1,2 @@
-DELETE FROM key_revisions WHERE committed_at < now() - INTERVAL '30 days'
-    AND n < (SELECT value FROM revisions WHERE name = 'keys')
+DELETE FROM key_revisions
+WHERE n < (SELECT min(n) FROM key_revisions WHERE committed_at >= now() - INTERVAL '30 days')

@@ -1,2 +1,2 @@
 DELETE FROM keys WHERE deleted_at IS NOT NULL
-    AND revision <= (SELECT max(n) FROM key_revisions WHERE committed_at < now() - INTERVAL '30 days')
+    AND revision < (SELECT min(n) FROM key_revisions WHERE committed_at >= now() - INTERVAL '30 days')

@@ -48,7 +48,7 @@ const BROKEN_WITHIN: Duration = Duration::from_secs(1);
 pub struct KeyPosition {
     /// The revision; 0: no key was ever changed.
     pub n: u64,
-    /// Of the change.
+    /// Of the change; 0 where only another gateway has seen it.
     pub change_id: u128,
 }
 
@@ -318,7 +318,9 @@ fn compare(
     is_accepted: bool,
 ) -> KeyChanges {
     let is_known = seen.n == 0 || of_seen == Some(seen.change_id);
-    if is_accepted {
+    // What only others have seen cannot be the beginning of what is followed.
+    let is_of_others = seen.n > 0 && seen.change_id == 0 && of_seen.is_some();
+    if is_accepted || is_of_others {
         return KeyChanges::Unknown;
     }
     match is_known {
@@ -432,6 +434,10 @@ mod tests {
         // The revisions up to the one that was seen are not kept any more.
         assert_eq!(compared(at(900, 9), None, Some(800), false), "unknown");
         assert_eq!(compared(at(5, 50), None, Some(5), false), "behind");
+        // Another gateway has seen it.
+        let of_others = |of_seen| compare(at(7, 0), at(9, 90), of_seen, Some(1), false);
+        assert!(matches!(of_others(Some(70)), KeyChanges::Unknown));
+        assert!(matches!(of_others(None), KeyChanges::Behind { .. }));
         // An operator has accepted it.
         assert_eq!(compared(at(8, 80), Some(71), Some(1), true), "unknown");
     }
