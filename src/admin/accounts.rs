@@ -31,7 +31,7 @@ use crate::store::audit::{AuditTrail, entry};
 use crate::store::database::{Database, DatabaseError, IfNotWritten};
 use crate::store::from_database::{FollowedAccounts, follow_accounts, restore_key_uses};
 use crate::store::key_revision::ExpectedRevision;
-use crate::store::key_store::{KeyStore, WriteError};
+use crate::store::key_store::{FollowStatus, KeyStore, WriteError};
 use crate::table::Table;
 
 /// Accounts on a page, unless the call says otherwise.
@@ -401,6 +401,10 @@ pub(crate) async fn follow(services: Arc<Services>, mut is_loaded: bool) {
     loop {
         let followed = follow_once(&services, database, &mut seen, &mut is_loaded).await;
         let failed = followed.err().map(|error| error.to_string());
+        if failed.is_some() {
+            // It may be another database when it is back.
+            seen = None;
+        }
         if failed.is_some() && failed != told {
             let event = Event::warn("database").with("message", "the accounts cannot be read");
             let reason = failed.clone().unwrap_or_default();
@@ -418,6 +422,16 @@ async fn follow_once(
     seen: &mut Option<i64>,
     is_loaded: &mut bool,
 ) -> Result<(), DatabaseError> {
+    let status = services.key_store.status();
+    let is_behind = status
+        .database
+        .as_ref()
+        .is_some_and(FollowStatus::is_behind);
+    if is_behind {
+        // A backup: its accounts are of before, as its keys are. Once it is accepted, all of them are read.
+        *seen = None;
+        return Ok(());
+    }
     let Some(revision) = asked(database, Database::accounts_revision).await? else {
         return Ok(());
     };

@@ -28,6 +28,7 @@ use crate::store::config::parse::{self, Overrides};
 use crate::store::config::{self, Listen};
 use crate::store::key_file;
 use crate::store::key_revision::ExpectedRevision;
+use crate::store::key_source::last_good_copy;
 use crate::store::key_store::KeyStore;
 use crate::table::{NO_YIELD, Table};
 
@@ -284,6 +285,12 @@ impl WaitResult {
 impl KeyFile {
     fn open(path: &Path, missing: IfMissing, config: &ConfigArgs) -> Result<Self, CommandError> {
         let system = |error| CommandError::System(path.display().to_string(), error);
+        if last_good_copy::state_file(path).exists() {
+            return Err(CommandError::Usage(format!(
+                "{}: is the last good copy of a gateway whose keys are in a database, and is not changed by hand; ask a gateway",
+                path.display()
+            )));
+        }
         if missing == IfMissing::Create && !path.exists() {
             key_file::create(path).map_err(system)?;
         }

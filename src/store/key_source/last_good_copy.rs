@@ -261,6 +261,16 @@ impl LastGoodCopy {
             .and_then(|file| file.set_modified(SystemTime::now()));
     }
 
+    /// Keeps the keys in force in a file of their own, before they are those of a backup.
+    pub(crate) fn keep_before_rollback(&self) -> io::Result<()> {
+        let mut kept = self.0.file.as_os_str().to_owned();
+        kept.push(".before-rollback");
+        match std::fs::copy(&self.0.file, kept) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Why the newest state is not on disk.
     pub(crate) fn error(&self) -> Option<String> {
         self.0.work().error.clone()

@@ -55,6 +55,17 @@ pub enum FollowState {
     NotFollowed(SourceError),
 }
 
+impl FollowStatus {
+    /// Whether the database lacks what was seen here.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        matches!(
+            self.state,
+            FollowState::NotFollowed(SourceError::Behind { .. })
+        )
+    }
+}
+
 impl FollowState {
     /// As status shows it.
     #[must_use]

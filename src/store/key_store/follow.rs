@@ -277,6 +277,7 @@ impl KeyStoreState {
             // Another gateway was faster; this one follows it.
             return Err(SourceError::NotBehind.into());
         }
+        source.copy.keep_before_rollback()?;
         let mark = self.audit_plan(&plan, origin)?;
         let KeySource::Database(source) = &mut self.source else {
             return Err(SourceError::NotBehind.into());

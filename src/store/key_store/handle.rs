@@ -135,10 +135,12 @@ impl KeyStore {
             Some(_) => state.table.keys_are_known(),
             None => state.table.await_keys(),
         }
-        if !state.table.knows_accounts()
+        let is_behind = matches!(not_followed, Some(SourceError::Behind { .. }));
+        if (is_behind || !state.table.knows_accounts())
             && let Some(accounts) = copied.accounts()
         {
-            // Of the same instant as the keys; they are read anew once the database is back.
+            // Of the same instant as the keys; they are read anew once the database is back. Those of a backup hold no more
+            // than its keys do.
             for account in accounts {
                 state.table.put_account(account);
             }

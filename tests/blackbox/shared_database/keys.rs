@@ -290,19 +290,36 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
     let up = Recorder::answering();
     let mut gateways = [(); 2].map(|()| setup(&server, &up).start());
     let [old, deleted] = ["old", "deleted"].map(|name| make(&gateways[0], name));
-    let tables = ["keys", "key_revisions", "revisions"];
+    let closed = make(&gateways[0], "closed");
+    gateways[0].admin_json("POST", "/api/accounts", Some(&json!({"id": "acme"})));
+    gateways[0].admin_json(
+        "PATCH",
+        &format!("/api/keys/{}", closed.id),
+        Some(&json!({"account": "acme"})),
+    );
+    let tables = ["keys", "key_revisions", "revisions", "accounts"];
     let backup = server.folder().join("backup.sql");
     dump(&server, &backup, &tables);
     let new = make(&gateways[0], "new");
+    let disable = json!({"disabled": true});
+    gateways[0].admin_json("PATCH", "/api/accounts/acme", Some(&disable));
     let path = format!("/api/keys/{}", deleted.id);
     assert_eq!(gateways[0].admin("DELETE", &path, None).status, 204);
     for gateway in &gateways {
         becomes(gateway, &new, 200);
         becomes(gateway, &deleted, 401);
+        becomes(gateway, &closed, 401);
+        eventually("the account is in the copy", DEADLINE, || {
+            let state = std::fs::read_to_string(gateway.path("keys.jsonl.revision")).unwrap();
+            state.contains("\"disabled\":true").then_some(())
+        });
     }
     let said = gateways[0].run(&["status"], "").out;
-    assert!(said.contains("revision 4, in sync"), "{said}");
-    psql(&server, "DROP TABLE keys, key_revisions, revisions");
+    assert!(said.contains("revision 6, in sync"), "{said}");
+    psql(
+        &server,
+        "DROP TABLE keys, key_revisions, revisions, accounts",
+    );
     restore(&server, &backup);
     let statuses = |gateway: &Gateway| [&old, &new, &deleted].map(|key| status(gateway, key));
     for gateway in &mut gateways {
@@ -319,6 +336,7 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
         // Also after a restart.
         gateway.launch_again();
         is_in(gateway, "database_behind");
+        assert_eq!(status(gateway, &closed), 401, "its account is disabled");
         assert_eq!(statuses(gateway), [401, 200, 401]);
     }
     // A gateway that comes now has seen nothing itself, and goes by the others.
@@ -349,9 +367,11 @@ fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_i
             (statuses(gateway) == [401, 401, 200]).then_some(())
         });
     }
+    assert!(gateways[0].path("keys.jsonl.before-rollback").exists());
+    becomes(&gateways[0], &closed, 200);
     assert_eq!(gateways[1].admin("DELETE", &path, None).status, 204);
     becomes(&gateways[0], &deleted, 401);
-    let rows = gateways[0].admin_json("GET", "/api/audit?action=forced_drop", None);
+    let rows = gateways[0].admin_json("GET", "/api/audit?action=reload", None);
     assert_eq!(rows["rows"].as_array().map(Vec::len), Some(1), "{rows}");
 }
 

@@ -235,10 +235,6 @@ impl PostgresKeys {
                 client.execute(ADD_REVISION, &[&n, &change_id, gateway, &from]),
             )
             .await?;
-            if next.n.is_multiple_of(DELETE_EVERY) {
-                within(limit, client.execute(DELETE_TOMBSTONES, &[])).await?;
-                within(limit, client.execute(DELETE_REVISIONS, &[])).await?;
-            }
             let payload = next.n.to_string();
             within(
                 limit,
@@ -246,7 +242,15 @@ impl PostgresKeys {
             )
             .await?;
             within(limit, client.batch_execute("COMMIT")).await
-        })
+        })?;
+        if next.n.is_multiple_of(DELETE_EVERY) {
+            // Not part of the change. What cannot be deleted now is deleted with a later one.
+            let _ = self.connection.run(async |client, limit| {
+                within(limit, client.execute(DELETE_TOMBSTONES, &[])).await?;
+                within(limit, client.execute(DELETE_REVISIONS, &[])).await
+            });
+        }
+        Ok(())
     }
 
     /// Ends what [`begin`](Self::begin) has begun without a change.
