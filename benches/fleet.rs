@@ -7,7 +7,6 @@
     clippy::unwrap_used,
     reason = "a program for the person at the terminal"
 )]
-#![allow(dead_code, reason = "the server's module has more than is used here")]
 
 #[path = "support/keys.rs"]
 mod keys;

@@ -98,6 +98,8 @@ impl KeyWrites {
 /// A connection that reads and changes keys.
 pub(crate) struct PostgresKeys {
     connection: Connection,
+    /// A change was begun, and neither committed nor taken back.
+    in_change: bool,
     gateway: String,
 }
 
@@ -105,6 +107,7 @@ impl PostgresKeys {
     pub(crate) fn new(server: &Arc<PostgresServer>, gateway: &str) -> Self {
         Self {
             connection: Connection::new(server, Use::Write),
+            in_change: false,
             gateway: gateway.to_owned(),
         }
     }
@@ -166,14 +169,16 @@ impl PostgresKeys {
     /// another one is about to, and `wait` is false.
     pub(crate) fn begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
         let (is_old, began) = (self.connection.is_open(), Instant::now());
-        match self.try_begin(wait) {
+        let begun = match self.try_begin(wait) {
             // The server was restarted, or another one has taken over, since the connection was used last.
             Err(error) if is_old && error.passes() && began.elapsed() < BROKEN_WITHIN => {
                 std::thread::sleep(PAUSE[0]);
                 self.try_begin(wait)
             }
             begun => begun,
-        }
+        };
+        self.in_change = matches!(begun, Ok(true));
+        begun
     }
 
     fn try_begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
@@ -225,6 +230,7 @@ impl PostgresKeys {
         next: KeyPosition,
         accepts_rollback_from: Option<u64>,
     ) -> Result<(), DatabaseError> {
+        self.in_change = false;
         let gateway = &self.gateway;
         self.connection.run_on_same(async |client, limit| {
             write(client, limit, writes, next.n).await?;
@@ -255,6 +261,9 @@ impl PostgresKeys {
 
     /// Ends what [`begin`](Self::begin) has begun without a change.
     pub(crate) fn rollback(&mut self) {
+        if !std::mem::take(&mut self.in_change) {
+            return;
+        }
         // A connection that fails here is closed, which ends the transaction too.
         let _ = self.connection.run_on_same(async |client, limit| {
             within(limit, client.batch_execute("ROLLBACK")).await
