@@ -19,6 +19,7 @@ use crate::runtime::wall_clock::now;
 use crate::store::database::{
     Database, DatabaseError, GatewayIdentity, GatewayList, GatewayReport, SeenGateway,
 };
+use crate::store::key_store::FollowStatus;
 
 /// The time between two reports.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
@@ -131,6 +132,12 @@ fn this_gateway(services: &Services) -> GatewayReport {
         gateway: services.gateway.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: *services.key_store.revision().borrow(),
+        database_behind: services
+            .key_store
+            .status()
+            .database
+            .as_ref()
+            .is_some_and(FollowStatus::is_behind),
         lag_ms: services.metrics.last_fleet_lag().map(lag),
         in_flight: services.metrics.in_flight(),
     }
@@ -238,6 +245,7 @@ fn gateway_view(gateway: &SeenGateway, newest: Option<u64>, is_this: bool) -> Ga
                     },
                 version,
                 revision,
+                database_behind,
                 lag_ms,
                 in_flight,
             },
@@ -246,7 +254,7 @@ fn gateway_view(gateway: &SeenGateway, newest: Option<u64>, is_this: bool) -> Ga
     } = gateway;
     let state = match () {
         () if !gateway.is_seen() => "not_seen",
-        () if *revision == newest => "in_sync",
+        () if *revision == newest && !database_behind => "in_sync",
         () => "behind",
     };
     #[allow(

@@ -63,6 +63,7 @@ impl FleetStage {
             },
             version: "0.0.9".to_owned(),
             revision,
+            database_behind: false,
             lag_ms: Some(1500),
             in_flight: 2,
         };

@@ -48,6 +48,8 @@ pub struct GatewayReport {
     pub version: String,
     /// The database's revision of the keys that is in force there; None where they come from a file.
     pub revision: Option<u64>,
+    /// It has seen changes that the database lacks, so that the revision is one of another history.
+    pub database_behind: bool,
     /// How long the last change of another gateway took from its commit until it was in force there.
     pub lag_ms: Option<i64>,
     /// Requests that run there.
@@ -95,7 +97,8 @@ impl GatewayList {
     pub fn behind(&self, revision: u64, apart_from: &str) -> Vec<&str> {
         let is_behind = |gateway: &&SeenGateway| {
             let report = &gateway.report;
-            let has_it = report.revision.is_some_and(|seen| seen >= revision);
+            let has_it =
+                !report.database_behind && report.revision.is_some_and(|seen| seen >= revision);
             gateway.is_seen() && !has_it && report.gateway.instance != apart_from
         };
         let behind = self.gateways.iter().filter(is_behind);

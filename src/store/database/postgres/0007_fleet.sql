@@ -40,6 +40,8 @@ CREATE TABLE gateways (
     seen_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
     -- The revision of the keys that is in force there; null where keys come from a file.
     seen_revision BIGINT,
+    -- 1: it has seen changes that the database lacks, so that its revision is one of another history. Else 0.
+    database_behind BIGINT NOT NULL DEFAULT 0,
     -- How long the last change of another gateway took from its commit until it was in force, in milliseconds.
     lag_ms BIGINT,
     in_flight BIGINT NOT NULL

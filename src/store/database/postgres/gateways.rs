@@ -27,6 +27,7 @@ impl GatewayDriver for Postgres {
                 },
             version,
             revision,
+            database_behind,
             lag_ms,
             in_flight,
         } = report;
@@ -38,6 +39,7 @@ impl GatewayDriver for Postgres {
             text(version),
             SqlValue::Integer(started_at.seconds().saturating_mul(1000)),
             number(revision),
+            SqlValue::Integer((*database_behind).into()),
             number(*lag_ms),
             SqlValue::Integer(*in_flight),
         ];
@@ -75,6 +77,7 @@ fn seen_gateway(row: &SqlRow) -> SeenGateway {
             },
             version: text(2),
             revision: revision(row, 4),
+            database_behind: row.number(10) == Some(1),
             lag_ms: row.number(5),
             in_flight: number(6),
         },

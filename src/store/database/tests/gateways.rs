@@ -13,6 +13,7 @@ fn report(name: &str, revision: Option<u64>) -> GatewayReport {
         },
         version: "0.1.0".to_owned(),
         revision,
+        database_behind: false,
         lag_ms: Some(12),
         in_flight: 3,
     }
@@ -72,10 +73,21 @@ fn a_gateway_is_behind_where_it_is_seen_and_has_not_the_revision() {
     ] {
         database.report_gateway(&report(name, revision)).unwrap();
     }
+    let other_history = GatewayReport {
+        database_behind: true,
+        ..report("other history", Some(9))
+    };
+    database.report_gateway(&other_history).unwrap();
     set_back(&fixture, "gone", 11);
     let list = database.gateways().unwrap().unwrap();
-    assert_eq!(list.behind(8, "instance of this"), ["behind", "file"]);
-    assert_eq!(list.behind(7, "instance of this"), ["file"]);
+    assert_eq!(
+        list.behind(8, "instance of this"),
+        ["behind", "file", "other history"]
+    );
+    assert_eq!(
+        list.behind(7, "instance of this"),
+        ["file", "other history"]
+    );
 }
 
 #[test]
