@@ -12,6 +12,8 @@
 //! - A lease that ends without a word counts as used at its end. Only a gateway itself gives back what it has not used, and
 //!   it stops using that before it says so.
 //! - A use is noted in a second that is not before its own, and kept for 61 s from the beginning of that second.
+//! - What a gateway gives back of a use is never taken from a later second than the one in which the use was noted. Taken
+//!   from an earlier one, what remains counts for longer than it needs to.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +27,8 @@ pub const LEASE_MILLIS: u64 = 10_000;
 pub const BUDGET_LEASE_MILLIS: u64 = 60_000;
 /// For how long a use counts that was noted in a second, from the second's beginning.
 pub(crate) const SPAN_MILLIS: u64 = 61_000;
+/// A use of so many seconds ago counts no more, however it was noted.
+const OLD_AFTER_SECONDS: u64 = 62;
 
 /// Which of the limits of a key or an account is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +86,54 @@ struct HeldLease {
     reported: u64,
     /// The gateway has refused a request, or let it wait, for want of more.
     waits: bool,
+    distance: ClockDistance,
+}
+
+/// How far the database's clock was ahead of a gateway's at its claims, in whole seconds, rounded up. An answer that took long
+/// makes it larger, so it differs from claim to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClockDistance {
+    long: LeastDistance,
+    /// Takes the place of `long` when it is a minute long itself. So a clock that was set does not matter for ever.
+    short: LeastDistance,
+}
+
+/// All uses of the gateway's seconds after this one were noted with at least this distance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeastDistance {
+    after: u64,
+    seconds: i64,
+}
+
+impl ClockDistance {
+    fn new(time: RenewalTime) -> Self {
+        let first = LeastDistance {
+            after: time.own / 1000,
+            seconds: time.distance(),
+        };
+        Self {
+            long: first,
+            short: first,
+        }
+    }
+
+    /// The earliest second in which a use of this second may have been noted. None where nobody knows.
+    fn earliest(self, second: u64) -> Option<i64> {
+        let Self { long, .. } = self;
+        (second > long.after).then(|| moved(second, long.seconds))
+    }
+
+    fn learn(&mut self, time: RenewalTime) {
+        for least in [&mut self.long, &mut self.short] {
+            least.seconds = least.seconds.min(time.distance());
+        }
+        if time.own / 1000 > self.short.after + OLD_AFTER_SECONDS {
+            let Self { short, .. } = Self::new(time);
+            self.long = std::mem::replace(&mut self.short, short);
+        }
+    }
 }
 
 /// What a gateway has used since an earlier report. Its number grows by one with each.
@@ -123,6 +175,14 @@ pub struct RenewalTime {
     pub own: u64,
     /// The second in which the present period of the budget began, at least 0.
     pub period_start: i64,
+}
+
+impl RenewalTime {
+    /// The least number of seconds after which no use of a second of the gateway's clock happened. It cannot be too low: the
+    /// gateway has read its clock before the database did.
+    fn distance(self) -> i64 {
+        (self.now - signed(self.own)).div_euclid(1000) + 1
+    }
 }
 
 /// What a gateway holds from now on, and what it sees of the others.
@@ -185,9 +245,13 @@ impl SharedLimit {
         self.end_leases(claim.kind, time);
         let held = self.leases.remove(gateway);
         let reported = held.as_ref().map_or(0, |held| held.reported);
+        let mut distance = held.as_ref().map(|held| held.distance);
+        if let Some(distance) = &mut distance {
+            distance.learn(time);
+        }
         for report in &claim.reports {
             if report.number > reported {
-                self.take_in(claim.kind, report, time, held.is_some());
+                self.take_in(claim.kind, report, time, distance);
             }
         }
         self.forget_old(claim.kind, time);
@@ -222,6 +286,7 @@ impl SharedLimit {
                 until: time.now + signed(claim.kind.lease_millis()),
                 reported: numbers.max().unwrap_or(reported).max(reported),
                 waits: claim.waits && claim.wanted > amount,
+                distance: distance.unwrap_or_else(|| ClockDistance::new(time)),
             };
             self.leases.insert(gateway.to_owned(), lease);
         }
@@ -244,20 +309,28 @@ impl SharedLimit {
         last.saturating_add(signed(SPAN_MILLIS))
     }
 
-    fn take_in(&mut self, kind: SharedKind, report: &UseReport, time: RenewalTime, knows: bool) {
+    fn take_in(
+        &mut self,
+        kind: SharedKind,
+        report: &UseReport,
+        time: RenewalTime,
+        known: Option<ClockDistance>,
+    ) {
         for (second, amount) in &report.uses {
-            // Where it is not known what was taken in before, nothing is taken back.
-            if *amount < 0 && !knows {
-                continue;
-            }
-            let at = match kind {
+            let second = match kind {
                 SharedKind::Running => continue,
-                SharedKind::Budget(..) => time.period_start,
-                SharedKind::Requests | SharedKind::Tokens => second_here(*second, time),
+                SharedKind::Budget(..) if *amount < 0 => known.map(|_| time.period_start),
+                SharedKind::Budget(..) => Some(time.period_start),
+                SharedKind::Requests | SharedKind::Tokens if *amount < 0 => {
+                    known.and_then(|distance| distance.earliest(*second))
+                }
+                SharedKind::Requests | SharedKind::Tokens => Some(moved(*second, time.distance())),
             };
+            // Where it is not known how it was taken in before, nothing is taken back.
+            let Some(second) = second else { continue };
             match u64::try_from(*amount) {
-                Ok(more) => self.note(at, more),
-                Err(_) => self.take_back(at, amount.unsigned_abs()),
+                Ok(more) => self.note(second, more),
+                Err(_) => self.take_back(second, amount.unsigned_abs()),
             }
         }
     }
@@ -269,10 +342,14 @@ impl SharedLimit {
         }
     }
 
-    /// What was used in this second is less. More than was noted there is not taken back.
+    /// What was used in this second is less. What was not noted there is taken from the seconds before.
     fn take_back(&mut self, second: i64, amount: u64) {
-        if let Ok(at) = self.used.binary_search_by_key(&second, |(at, _)| *at) {
-            self.used[at].1 = self.used[at].1.saturating_sub(amount);
+        let mut left = amount;
+        let earlier = self.used.partition_point(|(at, _)| *at <= second);
+        for (_, used) in self.used[..earlier].iter_mut().rev() {
+            let part = left.min(*used);
+            *used -= part;
+            left -= part;
         }
     }
 
@@ -304,11 +381,9 @@ impl SharedLimit {
     }
 }
 
-/// The second of the database's clock for one of the gateway's clock: not before it.
-fn second_here(second: u64, time: RenewalTime) -> i64 {
-    let end = second.saturating_add(1).saturating_mul(1000);
-    let age = time.own.saturating_sub(end);
-    (time.now - signed(age)).div_euclid(1000)
+/// A second of a gateway's clock, by the database's.
+fn moved(second: u64, distance: i64) -> i64 {
+    signed(second).saturating_add(distance)
 }
 
 fn total(amounts: impl Iterator<Item = u64>) -> u64 {
