@@ -232,6 +232,7 @@ mod shared_database {
     pub mod gateways;
     mod keys;
     mod limits;
+    mod pooler;
     mod spool;
 }
 

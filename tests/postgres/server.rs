@@ -391,7 +391,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// The server refuses to run as root.
-fn as_server(program: &Path) -> Command {
+pub fn as_server(program: &Path) -> Command {
     let mut command = match is_root() {
         true => {
             let mut command = Command::new("setpriv");
@@ -413,7 +413,7 @@ fn is_root() -> bool {
 }
 
 /// Gives a file to the user that the server runs as.
-fn give_to_server(path: &Path) {
+pub fn give_to_server(path: &Path) {
     if is_root() {
         let id = |option: &str| -> u32 {
             let mut answer = String::new();
@@ -438,7 +438,7 @@ fn give_to_server(path: &Path) {
 }
 
 /// A port that was free a moment ago: the server takes no 0.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().port()
 }

@@ -153,34 +153,24 @@ impl PostgresServer {
             let migrated = timeout(migrations::TIMEOUT, migrated).await;
             migrated.unwrap_or(Err(CallError::NoAnswer))?;
         }
-        if use_for == Use::Read {
-            let read_only = client.batch_execute("SET default_transaction_read_only = on");
-            within(use_for.limit(), read_only).await?;
-        }
         Ok(client)
     }
 
     async fn open(&self, use_for: Use) -> Result<Client, CallError> {
-        let client = match &self.tls {
+        let mut config = self.config.clone();
+        config.options(settings(use_for));
+        match &self.tls {
             None => {
-                let (client, connection) = self.config.connect(NoTls).await?;
+                let (client, connection) = config.connect(NoTls).await?;
                 self.runtime.spawn(connection);
-                client
+                Ok(client)
             }
             Some(tls) => {
-                let (client, connection) = self.config.connect(tls.clone()).await?;
+                let (client, connection) = config.connect(tls.clone()).await?;
                 self.runtime.spawn(connection);
-                client
+                Ok(client)
             }
-        };
-        // The second ends a transaction whose gateway is gone, so that its locks hold nobody up.
-        let milliseconds = use_for.limit().as_millis();
-        let settings = format!(
-            "SET statement_timeout = {milliseconds}; \
-             SET idle_in_transaction_session_timeout = {milliseconds}"
-        );
-        client.batch_execute(&settings).await?;
-        Ok(client)
+        }
     }
 
     /// A connection for notifications, and its end. They are made known by `notified` for as long as it lives.
@@ -209,7 +199,7 @@ impl PostgresServer {
         let asked = async {
             let client = self.open(Use::Read).await?;
             let missing = migrations::missing(&client, &self.url).await?;
-            let server = client.query_one("SHOW server_version", &[]).await?;
+            let server = client.query_typed_one("SHOW server_version", &[]).await?;
             Ok(SchemaStatus {
                 server: server.try_get(0)?,
                 applied: migrations::applied(&client).await?.into_iter().max(),
@@ -298,6 +288,21 @@ fn start_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
     Ok((handle, running))
 }
 
+/// What the server is told when a connection is made, not by statements: behind a pooler those would be about the connection
+/// of somebody else.
+fn settings(use_for: Use) -> String {
+    let milliseconds = use_for.limit().as_millis();
+    let read_only = match use_for {
+        Use::Read => " -c default_transaction_read_only=on",
+        Use::Write | Use::Lease => "",
+    };
+    // The second ends a transaction whose gateway is gone, so that its locks hold nobody up.
+    format!(
+        "-c statement_timeout={milliseconds} \
+         -c idle_in_transaction_session_timeout={milliseconds}{read_only}"
+    )
+}
+
 fn config(url: &PostgresUrl, gateway: &str) -> Config {
     let PostgresUrl {
         user,
@@ -363,7 +368,7 @@ impl Connection {
     ) -> Result<Vec<T>, DatabaseError> {
         self.run(async |client, limit| {
             let values = question.parameters();
-            let rows = within(limit, client.query(&question.sql, &values)).await?;
+            let rows = within(limit, client.query_typed(&question.sql, &values)).await?;
             rows.iter().map(&read).collect()
         })
     }
@@ -377,7 +382,7 @@ impl Connection {
     ) -> Result<Vec<T>, DatabaseError> {
         self.run(async |client, limit| {
             let values = columns.parameters();
-            let rows = within(limit, client.query(sql, &values)).await?;
+            let rows = within(limit, client.query_typed(sql, &values)).await?;
             rows.iter().map(&read).collect()
         })
     }
@@ -477,7 +482,7 @@ impl<'c> Work<'c> {
         let values = statement.parameters();
         within(
             self.limit,
-            self.transaction.execute(&statement.sql, &values),
+            self.transaction.execute_typed(&statement.sql, &values),
         )
         .await
     }
@@ -489,7 +494,11 @@ impl<'c> Work<'c> {
 
     pub(crate) async fn query(&self, statement: &Statement) -> Result<Vec<Row>, CallError> {
         let values = statement.parameters();
-        within(self.limit, self.transaction.query(&statement.sql, &values)).await
+        within(
+            self.limit,
+            self.transaction.query_typed(&statement.sql, &values),
+        )
+        .await
     }
 
     /// Runs a statement that takes a whole column in each of its values, for as many rows at a time as it has time for.
@@ -502,7 +511,7 @@ impl<'c> Work<'c> {
         let mut columns = Columns::of(kinds);
         while columns.fill(&mut rows, ROWS_AT_ONCE) {
             let values = columns.parameters();
-            within(self.limit, self.transaction.execute(sql, &values)).await?;
+            within(self.limit, self.transaction.execute_typed(sql, &values)).await?;
         }
         Ok(())
     }

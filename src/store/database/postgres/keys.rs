@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use crate::store::database::error::DatabaseError;
@@ -16,6 +17,7 @@ use crate::store::database::postgres::connection::{
 };
 use crate::store::database::postgres::error::CallError;
 use crate::store::database::postgres::listen::Listening;
+use crate::store::database::postgres::value::Parameter;
 use crate::store::database::statements::SqlValue;
 
 /// What the server tells the others when a change is committed.
@@ -188,14 +190,18 @@ impl PostgresKeys {
             if wait {
                 within(
                     limit,
-                    client.execute("SELECT pg_advisory_xact_lock($1)", &[&lock]),
+                    client
+                        .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&lock, Type::INT8)]),
                 )
                 .await?;
                 return Ok(true);
             }
             let taken: bool = within(
                 LOCK_ANSWER,
-                client.query_one("SELECT pg_try_advisory_xact_lock($1)", &[&lock]),
+                client.query_typed_one(
+                    "SELECT pg_try_advisory_xact_lock($1)",
+                    &[(&lock, Type::INT8)],
+                ),
             )
             .await?
             .try_get(0)?;
@@ -236,24 +242,24 @@ impl PostgresKeys {
             write(client, limit, writes, next.n).await?;
             let (n, change_id) = (whole(next.n), format!("{:032x}", next.change_id));
             let from = accepts_rollback_from.map(whole);
-            within(
-                limit,
-                client.execute(ADD_REVISION, &[&n, &change_id, gateway, &from]),
-            )
-            .await?;
+            let revision: [Parameter<'_>; 4] = [
+                (&n, Type::INT8),
+                (&change_id, Type::TEXT),
+                (gateway, Type::TEXT),
+                (&from, Type::INT8),
+            ];
+            within(limit, client.execute_typed(ADD_REVISION, &revision)).await?;
             let payload = next.n.to_string();
-            within(
-                limit,
-                client.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &payload]),
-            )
-            .await?;
+            let message: [Parameter<'_>; 2] = [(&CHANNEL, Type::TEXT), (&payload, Type::TEXT)];
+            let notify = client.execute_typed("SELECT pg_notify($1, $2)", &message);
+            within(limit, notify).await?;
             within(limit, client.batch_execute("COMMIT")).await
         })?;
         if next.n.is_multiple_of(DELETE_EVERY) {
             // Not part of the change. What cannot be deleted now is deleted with a later one.
             let _ = self.connection.run(async |client, limit| {
-                within(limit, client.execute(DELETE_TOMBSTONES, &[])).await?;
-                within(limit, client.execute(DELETE_REVISIONS, &[])).await
+                within(limit, client.execute_typed(DELETE_TOMBSTONES, &[])).await?;
+                within(limit, client.execute_typed(DELETE_REVISIONS, &[])).await
             });
         }
         Ok(())
@@ -305,7 +311,9 @@ async fn look(
     limit: Duration,
     seen: KeyPosition,
 ) -> Result<(KeyChanges, KeyPosition), CallError> {
-    let row = within(limit, client.query_one(LOOK, &[&whole(seen.n)])).await?;
+    let revision = whole(seen.n);
+    let values: [Parameter<'_>; 1] = [(&revision, Type::INT8)];
+    let row = within(limit, client.query_typed_one(LOOK, &values)).await?;
     let number = |at: usize| -> Result<Option<u64>, CallError> {
         let number: Option<i64> = row.try_get(at)?;
         Ok(number.and_then(|number| u64::try_from(number).ok()))
@@ -359,9 +367,12 @@ async fn changes_since(
     let KeyChanges::Some { to, .. } = changes else {
         return Ok(changes);
     };
-    let found = within(limit, client.query(CHANGED_KEYS, &[&whole(seen.n)])).await?;
+    let (after, newest) = (whole(seen.n), whole(to.n));
+    let after: [Parameter<'_>; 1] = [(&after, Type::INT8)];
+    let found = within(limit, client.query_typed(CHANGED_KEYS, &after)).await?;
     let rows: Result<Vec<KeyRow>, CallError> = found.iter().map(key_row).collect();
-    let age = within(limit, client.query_opt(AGE, &[&whole(to.n)])).await?;
+    let newest: [Parameter<'_>; 1] = [(&newest, Type::INT8)];
+    let age = within(limit, client.query_typed_opt(AGE, &newest)).await?;
     let age: Option<i64> = age.map(|row| row.try_get(0)).transpose()?;
     Ok(KeyChanges::Some {
         rows: rows?,
@@ -376,18 +387,22 @@ async fn write(
     writes: &KeyWrites,
     n: u64,
 ) -> Result<(), CallError> {
+    let revision = whole(n);
     for (batch, keys) in writes.put.chunks(WRITTEN).enumerate() {
         let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
         let lines: Vec<&str> = keys.iter().map(|(_, line)| line.as_str()).collect();
         let first = position_of(n, batch * WRITTEN);
-        within(
-            limit,
-            client.execute(PUT_KEYS, &[&ids, &lines, &whole(n), &first]),
-        )
-        .await?;
+        let rows: [Parameter<'_>; 4] = [
+            (&ids, Type::TEXT_ARRAY),
+            (&lines, Type::TEXT_ARRAY),
+            (&revision, Type::INT8),
+            (&first, Type::INT8),
+        ];
+        within(limit, client.execute_typed(PUT_KEYS, &rows)).await?;
     }
     for ids in writes.deleted.chunks(WRITTEN) {
-        within(limit, client.execute(DELETE_KEYS, &[&ids, &whole(n)])).await?;
+        let rows: [Parameter<'_>; 2] = [(&ids, Type::TEXT_ARRAY), (&revision, Type::INT8)];
+        within(limit, client.execute_typed(DELETE_KEYS, &rows)).await?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::store::database::error::DatabaseError;
@@ -57,14 +58,14 @@ async fn oldest(client: &impl GenericClient, applied: &[i64]) -> Result<i64, Cal
         return Ok(0);
     }
     let row = client
-        .query_one("SELECT max(oldest) FROM schema_compatibility", &[])
+        .query_typed_one("SELECT max(oldest) FROM schema_compatibility", &[])
         .await?;
     Ok(row.try_get::<_, Option<i64>>(0)?.unwrap_or(0))
 }
 
 async fn check_server(client: &Client, url: &PostgresUrl) -> Result<(), CallError> {
     let row = client
-        .query_one(
+        .query_typed_one(
             "SELECT current_setting('server_version_num')::int4, current_setting('server_encoding')",
             &[],
         )
@@ -91,7 +92,7 @@ async fn check_server(client: &Client, url: &PostgresUrl) -> Result<(), CallErro
 /// The numbers of the migrations that the database has.
 pub(crate) async fn applied(client: &Client) -> Result<Vec<i64>, CallError> {
     match client
-        .query("SELECT version FROM schema_migrations", &[])
+        .query_typed("SELECT version FROM schema_migrations", &[])
         .await
     {
         Ok(rows) => {
@@ -122,13 +123,15 @@ fn behind(applied: &[i64], oldest: i64, url: &PostgresUrl) -> Result<Vec<Migrati
 
 /// Applies the migrations that are missing, all in one transaction.
 pub(crate) async fn migrate(client: &mut Client, url: &PostgresUrl) -> Result<(), CallError> {
-    let transaction = client.transaction().await?;
+    // Also on a connection that only asks.
+    let transaction = client.build_transaction().read_only(false);
+    let transaction = transaction.start().await?;
     transaction
         .batch_execute("SET LOCAL statement_timeout = 0")
         .await?;
     let lock = AdvisoryLock::Migrate.number();
     transaction
-        .execute("SELECT pg_advisory_xact_lock($1)", &[&lock])
+        .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&lock, Type::INT8)])
         .await?;
     transaction
         .batch_execute(
@@ -137,7 +140,7 @@ pub(crate) async fn migrate(client: &mut Client, url: &PostgresUrl) -> Result<()
         .await?;
     // Another gateway may have been faster.
     let rows = transaction
-        .query("SELECT version FROM schema_migrations", &[])
+        .query_typed("SELECT version FROM schema_migrations", &[])
         .await?;
     let applied: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
     let applied = applied?;
@@ -145,9 +148,9 @@ pub(crate) async fn migrate(client: &mut Client, url: &PostgresUrl) -> Result<()
     for (version, sql) in behind(&applied, oldest?, url)? {
         transaction.batch_execute(sql).await?;
         transaction
-            .execute(
+            .execute_typed(
                 "INSERT INTO schema_migrations (version, applied_at) VALUES ($1, $2)",
-                &[&version, &writer::now()],
+                &[(&version, Type::INT8), (&writer::now(), Type::INT8)],
             )
             .await?;
     }

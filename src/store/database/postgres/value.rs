@@ -1,4 +1,7 @@
 //! Values on their way to the server and back.
+//!
+//! A statement is sent with the types of its values, all at once and without a name: the server is asked once, and a pooler
+//! may send each statement over another connection.
 
 use bytes::BytesMut;
 use tokio_postgres::Row;
@@ -8,12 +11,28 @@ use crate::store::database::people::SqlRow;
 use crate::store::database::postgres::error::CallError;
 use crate::store::database::statements::{SqlValue, Statement};
 
+/// A value and its type.
+pub(crate) type Parameter<'v> = (&'v (dyn ToSql + Sync), Type);
+
 type EncodeError = Box<dyn std::error::Error + Sync + Send>;
 
 impl Statement {
-    pub(crate) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+    pub(crate) fn parameters(&self) -> Vec<Parameter<'_>> {
         let values = self.values.iter();
-        values.map(|value| value as &(dyn ToSql + Sync)).collect()
+        values
+            .map(|value| (value as &(dyn ToSql + Sync), value.kind()))
+            .collect()
+    }
+}
+
+impl SqlValue {
+    fn kind(&self) -> Type {
+        match self {
+            Self::Integer(_) => Type::INT8,
+            Self::Text(_) => Type::TEXT,
+            // The server knows what belongs there.
+            Self::Null => Type::UNKNOWN,
+        }
     }
 }
 
@@ -22,15 +41,12 @@ impl ToSql for SqlValue {
         match self {
             Self::Null => Ok(IsNull::Yes),
             Self::Text(text) => storable(text).to_sql(kind, out),
-            Self::Integer(number) if *kind == Type::INT4 => {
-                i32::try_from(*number)?.to_sql(kind, out)
-            }
             Self::Integer(number) => number.to_sql(kind, out),
         }
     }
 
     fn accepts(kind: &Type) -> bool {
-        [Type::INT8, Type::INT4, Type::TEXT].contains(kind)
+        [Type::INT8, Type::TEXT, Type::UNKNOWN].contains(kind)
     }
 
     to_sql_checked!();
@@ -111,16 +127,16 @@ impl Columns {
         is_any
     }
 
-    pub(crate) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+    pub(crate) fn parameters(&self) -> Vec<Parameter<'_>> {
         self.0.iter().map(ColumnValues::parameter).collect()
     }
 }
 
 impl ColumnValues {
-    fn parameter(&self) -> &(dyn ToSql + Sync) {
+    fn parameter(&self) -> Parameter<'_> {
         match self {
-            Self::Integers(values) => values,
-            Self::Texts(values) => values,
+            Self::Integers(values) => (values, Type::INT8_ARRAY),
+            Self::Texts(values) => (values, Type::TEXT_ARRAY),
         }
     }
 
