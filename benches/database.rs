@@ -17,11 +17,15 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use keygate::policy::audit::{AuditAction, AuditEntry, ChangeOrigin, ChangeVia};
-use keygate::policy::usage::{Certainty, RequestCounts};
 use keygate::store::database::{
     AuditQuery, Bucket, DAY, Database, DatabaseEvent, DatabaseUrl, GroupBy, HOUR, IfNotWritten,
-    KeepFor, RecordEnd, RecordsQuery, SumsQuery, UsageRecord,
+    KeepFor, RecordsQuery, SumsQuery,
 };
+
+#[path = "support/records.rs"]
+mod records;
+
+use records::{Parts, START};
 
 /// Nothing is deleted meanwhile.
 const KEEP: KeepFor = KeepFor {
@@ -30,43 +34,6 @@ const KEEP: KeepFor = KeepFor {
     audit: 400 * DAY,
 };
 const KEYS: usize = 10_000;
-const START: i64 = 1_764_288_000;
-
-fn record(
-    number: usize,
-    keys: &[Arc<str>],
-    models: &[Arc<str>],
-    upstream: &Arc<str>,
-) -> UsageRecord {
-    let ended_at = (START + number as i64 / 20_000) * 1000;
-    UsageRecord {
-        request_id: format!("{number:032x}").into(),
-        started_at: ended_at - 800,
-        ended_at,
-        key_id: Arc::clone(&keys[number.wrapping_mul(2_654_435_761) % keys.len()]),
-        account: None,
-        model: Arc::clone(&models[number % models.len()]),
-        upstream: Arc::clone(upstream),
-        route: "/v1/chat/completions".into(),
-        status: 200,
-        end: RecordEnd::Complete,
-        client_address: Some([192, 0, 2, 7].into()),
-        first_byte_ms: Some(40),
-        duration_ms: 800,
-        bytes_in: 2_000,
-        bytes_out: 20_000,
-        counts: RequestCounts {
-            input: Some(500),
-            input_cached: Some(100),
-            output: Some(200),
-            output_reasoning: None,
-            audio_microseconds: None,
-            images: None,
-            certainty: Certainty::Exact,
-        },
-        cost: None,
-    }
-}
 
 fn write() {
     const A_SECOND: usize = 20_000;
@@ -81,13 +48,7 @@ fn write() {
         }
     });
     let database = Database::open(&url, &key, "g1", "w1", KEEP, observer).unwrap();
-    let keys: Vec<Arc<str>> = (0..KEYS)
-        .map(|key| format!("key_{key:022}").into())
-        .collect();
-    let models: Vec<Arc<str>> = (0..5)
-        .map(|model| format!("llama-{model}-70b").into())
-        .collect();
-    let upstream: Arc<str> = "llama".into();
+    let parts = Parts::new(KEYS);
     let senders = [database.sender(), database.sender()];
     let began = Instant::now();
     let mut adding = Duration::ZERO;
@@ -95,7 +56,7 @@ fn write() {
         let first = tick * A_SECOND / 100;
         let from = Instant::now();
         for number in first..first + A_SECOND / 100 {
-            senders[number % 2].add(record(number, &keys, &models, &upstream));
+            senders[number % 2].add(parts.record(number));
         }
         adding += from.elapsed();
         let next = began + Duration::from_millis(10) * (tick as u32 + 1);
@@ -303,20 +264,14 @@ fn audit() {
     let (stop, stopped) = channel::<()>();
     let sender = database.sender();
     let records = std::thread::spawn(move || {
-        let keys: Vec<Arc<str>> = (0..KEYS)
-            .map(|key| format!("key_{key:022}").into())
-            .collect();
-        let models: Vec<Arc<str>> = (0..5)
-            .map(|model| format!("model-{model}").into())
-            .collect();
-        let upstream: Arc<str> = "upstream".into();
+        let parts = Parts::new(KEYS);
         let mut number = 0;
         while stopped
             .recv_timeout(Duration::from_millis(10))
             .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
         {
             for _ in 0..50 {
-                sender.add(record(number, &keys, &models, &upstream));
+                sender.add(parts.record(number));
                 number += 1;
             }
         }

@@ -1,6 +1,13 @@
 //! What a fleet costs: many gateways that follow the keys of one database of PostgreSQL, and many keys in it, through the same
 //! code that the gateway runs. The server is one of Debian's, on this machine. Prints tables; the figures in doc/measured.md come
-//! from here. `cargo bench --bench fleet [-- gateways 1 10 100 | keys 100000 1000000]`
+//! from here.
+//!
+//! - `gateways 1 10 100`: so many that follow the keys;
+//! - `keys 100000 1000000`: so many keys;
+//! - `limits 1 10 100 1000`: so many limits in use that one gateway renews each second;
+//! - `records 500 2000 10000`: so many usage records a second from one gateway.
+//!
+//! `cargo bench --bench fleet [-- WHAT NUMBER…]`
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -13,16 +20,21 @@ mod keys;
 #[path = "../tests/postgres/server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use more of it")]
 mod postgres;
+#[path = "support/records.rs"]
+mod records;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keygate::policy::audit::ChangeOrigin;
+use keygate::policy::shared_limit::{LeaseClaim, RenewalTime, SharedKind, SharedLimit, UseReport};
 use keygate::policy::time::UnixTime;
 use keygate::store::audit::AuditTrail;
 use keygate::store::config::{KeysConfig, KeysSource};
-use keygate::store::database::{Database, DatabaseUrl, KeepFor, PostgresUrl};
+use keygate::store::database::{
+    ChangedLimit, Database, DatabaseUrl, KeepFor, PostgresUrl, SharedLimitId,
+};
 use keygate::store::key_source::transfer::{self, ImportSettings};
 use keygate::store::key_store::KeyStore;
 use keygate::store::patch;
@@ -54,6 +66,12 @@ fn main() {
     }
     if what.as_deref().is_none_or(|what| what == "keys") {
         or(&[100_000, 1_000_000]).into_iter().for_each(many_keys);
+    }
+    if what.as_deref().is_none_or(|what| what == "limits") {
+        or(&[1, 10, 100, 1000]).into_iter().for_each(renewals);
+    }
+    if what.as_deref().is_none_or(|what| what == "records") {
+        or(&[500, 2_000, 10_000]).into_iter().for_each(usage);
     }
 }
 
@@ -147,6 +165,8 @@ fn gateways(count: usize) {
             "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'fleet'";
         server.query("postgres", sql).parse().unwrap()
     };
+    // The server counts what a connection did up to 10 s later.
+    std::thread::sleep(AT_REST + Duration::from_secs(2));
     let (before, cpu, own) = (transactions(), server.cpu(), own_cpu());
     std::thread::sleep(AT_REST);
     let seconds = AT_REST.as_secs_f64();
@@ -212,6 +232,108 @@ fn many_keys(count: usize) {
     println!("  in force on the other     {}", shares(&mut everywhere));
     println!("  answered, with the copy   {}", shares(&mut answered));
     stop(vec![two, three]);
+}
+
+/// A gateway that renews the leases of as many limits each second, each of which was used in each second of the last minute.
+fn renewals(count: usize) {
+    const ROUNDS: u64 = 70;
+    /// After a minute as many uses end as begin.
+    const FIRST_COUNTED: u64 = 62;
+    let server = server();
+    let gateway = follower(&server, 0);
+    let mut driver = gateway.database.lease_driver().unwrap();
+    let id = |number: usize| SharedLimitId {
+        holder: format!("key/key_{number:022}"),
+        kind: SharedKind::Tokens.label(),
+    };
+    let ids: Vec<SharedLimitId> = (0..count).map(id).collect();
+    let mut took = Vec::new();
+    let mut cpu = server.cpu();
+    for round in 1..=ROUNDS {
+        if round == FIRST_COUNTED {
+            cpu = server.cpu();
+        }
+        let begin = Instant::now();
+        let stored = driver.read_limits(&ids).unwrap();
+        let changes = stored.limits.into_iter().map(|known| {
+            let state = known.state.as_deref();
+            let mut limit: SharedLimit = state.map_or_else(SharedLimit::default, |state| {
+                serde_json::from_str(state).unwrap()
+            });
+            // The second is the round: the seconds of a minute need not pass.
+            let now = RenewalTime {
+                now: (1_800_000_000 + round as i64) * 1000,
+                own: round * 1000,
+                period_start: 0,
+            };
+            limit.renew("0123456789abcdef", &claim(round), now);
+            ChangedLimit {
+                id: known.id,
+                version: known.version,
+                state: serde_json::to_string(&limit).unwrap(),
+                ends_at: limit.ends_at(),
+            }
+        });
+        let changes: Vec<ChangedLimit> = changes.collect();
+        assert_eq!(driver.change_limits(&changes).unwrap().len(), count);
+        if round >= FIRST_COUNTED {
+            took.push(begin.elapsed());
+        }
+    }
+    let renewals = (ROUNDS - FIRST_COUNTED + 1) as usize * count;
+    println!(
+        "{count} limits renewed at once: {}; {:.0} µs of CPU of the server a limit",
+        shares(&mut took),
+        (server.cpu() - cpu).as_secs_f64() * 1e6 / renewals as f64,
+    );
+    drop(driver);
+    stop(vec![gateway]);
+}
+
+fn claim(round: u64) -> LeaseClaim {
+    LeaseClaim {
+        kind: SharedKind::Tokens,
+        limit: 1_000_000,
+        available: 1_000,
+        least: 0,
+        wanted: 2_000,
+        reports: vec![UseReport {
+            number: round,
+            uses: vec![(round - 1, 1_000)],
+        }],
+        waits: false,
+        ends: false,
+    }
+}
+
+/// A gateway that serves so many requests a second.
+fn usage(a_second: usize) {
+    const SECONDS: usize = 20;
+    let server = server();
+    let gateway = follower(&server, 0);
+    let parts = records::Parts::new(10_000);
+    let sender = gateway.database.sender();
+    let size = || -> u64 {
+        let sql = "SELECT pg_database_size('fleet')";
+        server.query("postgres", sql).parse().unwrap()
+    };
+    let (before, cpu, began) = (size(), server.cpu(), Instant::now());
+    for tick in 0..SECONDS * 100 {
+        for number in tick * a_second / 100..(tick + 1) * a_second / 100 {
+            sender.add(parts.record(number));
+        }
+        let next = began + Duration::from_millis(10) * (tick as u32 + 1);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    assert!(gateway.database.flush(Duration::from_secs(60)));
+    let records = (a_second * SECONDS) as u64;
+    let dropped = gateway.database.status().dropped_records;
+    println!(
+        "{a_second} records a second: {:.0} µs of CPU of the server a record, {} bytes on disk, {dropped} dropped",
+        (server.cpu() - cpu).as_secs_f64() * 1e6 / records as f64,
+        (size() - before) / records,
+    );
+    stop(vec![gateway]);
 }
 
 fn stop(all: Vec<Follower>) {

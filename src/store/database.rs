@@ -67,7 +67,9 @@ pub use crate::store::database::error::DatabaseError;
 pub use crate::store::database::gateways::{
     GatewayIdentity, GatewayList, GatewayReport, SeenGateway,
 };
-pub(crate) use crate::store::database::leases::{ChangedLimit, LeaseDriver, SharedLimitId};
+pub use crate::store::database::leases::{
+    ChangedLimit, LeaseDriver, SharedLimitId, StoredLimit, StoredLimits,
+};
 pub use crate::store::database::people::{
     Invitation, Member, Membership, NewInvitation, NewPerson, Person, PersonIdentity,
 };

@@ -6,55 +6,75 @@ use crate::store::database::{Connections, Database};
 
 /// Which limit: of a key or an account, and of which kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SharedLimitId {
-    pub(crate) holder: String,
-    pub(crate) kind: String,
+pub struct SharedLimitId {
+    /// `key/` or `account/` with the id.
+    pub holder: String,
+    /// The label of the kind.
+    pub kind: String,
 }
 
 /// What the database has of a limit.
 #[derive(Clone, Debug)]
-pub(crate) struct StoredLimit {
-    pub(crate) id: SharedLimitId,
+pub struct StoredLimit {
+    /// Which one.
+    pub id: SharedLimitId,
     /// 0: there is nothing yet.
-    pub(crate) version: i64,
-    pub(crate) state: Option<String>,
+    pub version: i64,
+    /// A [`SharedLimit`](crate::policy::shared_limit::SharedLimit) as JSON.
+    pub state: Option<String>,
 }
 
 /// The answer to a question for limits.
 #[derive(Debug)]
-pub(crate) struct StoredLimits {
+pub struct StoredLimits {
     /// The database's clock, in milliseconds since 1970.
-    pub(crate) now: i64,
+    pub now: i64,
     /// The gateways that were seen in the last 10 s.
-    pub(crate) gateways: u64,
-    pub(crate) limits: Vec<StoredLimit>,
+    pub gateways: u64,
+    /// Those that were asked for.
+    pub limits: Vec<StoredLimit>,
 }
 
 /// A limit that is changed.
 #[derive(Clone, Debug)]
-pub(crate) struct ChangedLimit {
-    pub(crate) id: SharedLimitId,
+pub struct ChangedLimit {
+    /// Which one.
+    pub id: SharedLimitId,
     /// The version that was read.
-    pub(crate) version: i64,
-    pub(crate) state: String,
+    pub version: i64,
+    /// What it is from now on.
+    pub state: String,
     /// When nothing of it matters any more, in milliseconds since 1970.
-    pub(crate) ends_at: i64,
+    pub ends_at: i64,
 }
 
 /// What a database that gateways share can do for limits.
-pub(crate) trait LeaseDriver: Send {
+pub trait LeaseDriver: Send {
+    /// What is known of these limits.
+    ///
+    /// # Errors
+    /// The database cannot be read.
     fn read_limits(&mut self, ids: &[SharedLimitId]) -> Result<StoredLimits, DatabaseError>;
 
     /// Returns those that nobody else has changed since they were read, and that are changed now.
+    ///
+    /// # Errors
+    /// The database cannot be written. It may have been, where the answer was lost.
     fn change_limits(
         &mut self,
         changes: &[ChangedLimit],
     ) -> Result<Vec<SharedLimitId>, DatabaseError>;
 
     /// Deletes limits of which nothing matters any more.
+    ///
+    /// # Errors
+    /// The database cannot be written.
     fn delete_old_limits(&mut self) -> Result<(), DatabaseError>;
 
     /// Forgets what is known of a key's or an account's limits of these kinds.
+    ///
+    /// # Errors
+    /// The database cannot be written.
     fn forget_limits(&mut self, holder: &str, kinds: &[String]) -> Result<(), DatabaseError>;
 }
 
@@ -75,7 +95,8 @@ impl Database {
     }
 
     /// A connection for limits of its own; None where other gateways do not share the database.
-    pub(crate) fn lease_driver(&self) -> Option<Box<dyn LeaseDriver>> {
+    #[must_use]
+    pub fn lease_driver(&self) -> Option<Box<dyn LeaseDriver>> {
         match &self.connections {
             Connections::Sqlite(_) => None,
             Connections::Postgres(server) => Some(server.lease_driver()),
