@@ -236,9 +236,9 @@ fn many_keys(count: usize) {
 
 /// A gateway that renews the leases of as many limits each second, each of which was used in each second of the last minute.
 fn renewals(count: usize) {
-    const ROUNDS: u64 = 70;
     /// After a minute as many uses end as begin.
     const FIRST_COUNTED: u64 = 62;
+    let rounds = FIRST_COUNTED + (5_000 / count).clamp(10, 1_000) as u64;
     let server = server();
     let gateway = follower(&server, 0);
     let mut driver = gateway.database.lease_driver().unwrap();
@@ -249,7 +249,7 @@ fn renewals(count: usize) {
     let ids: Vec<SharedLimitId> = (0..count).map(id).collect();
     let mut took = Vec::new();
     let mut cpu = server.cpu();
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         if round == FIRST_COUNTED {
             cpu = server.cpu();
         }
@@ -280,7 +280,7 @@ fn renewals(count: usize) {
             took.push(begin.elapsed());
         }
     }
-    let renewals = (ROUNDS - FIRST_COUNTED + 1) as usize * count;
+    let renewals = (rounds - FIRST_COUNTED + 1) as usize * count;
     println!(
         "{count} limits renewed at once: {}; {:.0} µs of CPU of the server a limit",
         shares(&mut took),

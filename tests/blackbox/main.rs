@@ -226,6 +226,7 @@ mod routes {
 /// Several gateways with one database of PostgreSQL, and what holds while its server is away.
 mod shared_database {
     mod commands;
+    mod disk;
     mod eight;
     mod faults;
     mod fleet;

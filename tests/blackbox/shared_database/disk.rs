@@ -1,0 +1,117 @@
+//! The database server's disk is full: requests go on, what is taken away is dead at once, and all is written when there is room.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::gateways::counted;
+use super::keys::{Made, becomes, is_in, make, setup, status};
+use crate::postgres::{self, TestServer};
+use crate::support::gateway::Gateway;
+use crate::support::recorder::Recorder;
+use crate::support::{DEADLINE, eventually};
+
+/// A small file system in memory, for as long as this lives.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// None where no file system may be mounted, which is said.
+    fn mounted() -> Option<Self> {
+        let disk = Self(tempfile::tempdir_in("/tmp").unwrap());
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=40m", "keygate-test"])
+            .arg(disk.0.path())
+            .stderr(Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(disk);
+        }
+        eprintln!("not tried: no file system may be mounted here");
+        None
+    }
+
+    /// Fills it to the last byte. The file that fills it.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.path().join("filled");
+        let mut file = File::create(&path).unwrap();
+        let full = std::iter::repeat_with(|| file.write(&[7; 4096])).find_map(Result::err);
+        assert_eq!(full.unwrap().kind(), ErrorKind::StorageFull);
+        path
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+#[test]
+fn on_a_full_disk_of_the_database_deleted_keys_are_dead_and_nothing_is_lost() {
+    let Some(disk) = Disk::mounted() else {
+        return;
+    };
+    let server = TestServer::start();
+    let tables = disk.path().join("tables");
+    std::fs::create_dir(&tables).unwrap();
+    postgres::give_to_server(&tables);
+    let tables = tables.display();
+    server.query(
+        "postgres",
+        &format!("CREATE TABLESPACE small LOCATION '{tables}'"),
+    );
+    server.query("postgres", "CREATE DATABASE usage TABLESPACE small");
+    let up = Recorder::answering();
+    let [one, two] = [(); 2].map(|()| setup(&server, &up).start());
+    let kept = make(&one, "kept");
+    let doomed: Vec<Made> = (0..12).map(|n| make(&one, &format!("n{n}"))).collect();
+    becomes(&two, doomed.last().unwrap(), 200);
+    for gateway in [&one, &two] {
+        assert_eq!(status(gateway, &kept), 200);
+    }
+    eventually("all is counted", DEADLINE, || {
+        (counted(&one) >= 3).then_some(())
+    });
+
+    let filled = disk.fill();
+    let before = counted(&one);
+    let delete = |key: &Made| {
+        let answer = one.admin("DELETE", &format!("/api/keys/{}", key.id), None);
+        assert_eq!(status(&one, key), 401, "{}", answer.text());
+        answer.status
+    };
+    let answers: Vec<u16> = doomed.iter().map(delete).collect();
+    // Where there is room left in a page of the tables it is written; otherwise it is kept until there is room.
+    assert!(
+        answers.iter().all(|status| [204, 507].contains(status)),
+        "{answers:?}"
+    );
+    assert!(answers.contains(&507), "{answers:?}");
+    let uses = |gateway: &Gateway| assert_eq!(status(gateway, &kept), 200);
+    (0..50).for_each(|_| [&one, &two].into_iter().for_each(uses));
+
+    std::fs::remove_file(filled).unwrap();
+    eventually("nothing is pending", DEADLINE, || {
+        let status = one.admin_json("GET", "/api/status", None);
+        (status["unwritten_changes"] == 0).then_some(())
+    });
+    for gateway in [&one, &two] {
+        is_in(gateway, "in_sync");
+    }
+    for key in &doomed {
+        becomes(&two, key, 401);
+        assert_eq!(status(&one, key), 401);
+    }
+    eventually("all is counted, once", DEADLINE, || {
+        (counted(&two) == before + 100).then_some(())
+    });
+}
