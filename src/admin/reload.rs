@@ -482,6 +482,13 @@ pub(crate) fn record_event(
                 .with("message", message)
                 .with("key_id", *id)
         }
+        key_store::KeyStoreEvent::PendingKept { id } => {
+            let message = "another gateway has changed this key too, before access was taken away here, or it cannot be told \
+                           which was first; what was taken away here is taken away";
+            Event::warn("keys")
+                .with("message", message)
+                .with("key_id", *id)
+        }
         key_store::KeyStoreEvent::CopyFailed { error } => {
             let message = "the last good copy of the keys is not on disk: a start without the database would be with older keys";
             Event::error("keys")

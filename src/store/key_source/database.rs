@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::policy::key::Key;
 use crate::store::database::{
@@ -91,8 +91,12 @@ pub(crate) struct StartKeys {
     pub(crate) position: Option<KeyPosition>,
     /// Without keys: what the database has to have until they are read.
     pub(crate) awaited: Option<KeyPosition>,
-    /// What was in force when the copy was written and not in the database, and was not changed there since.
+    /// What was in force when the copy was written and not in the database.
     pub(crate) copied: CopyState,
+    /// The keys that were changed in the database since.
+    pub(crate) changed: Vec<KeyRow>,
+    /// An instant before they were read.
+    pub(crate) looked: Instant,
     /// How long ago the copy was certainly the newest; None: that is not known.
     pub(crate) copy_age: Option<Duration>,
     /// Why the keys are those of the copy.
@@ -145,6 +149,7 @@ impl DatabaseKeySource {
             FoundCopy::Copy { state, .. } => Some(state.position()),
             FoundCopy::None | FoundCopy::KeyFile(_) => None,
         };
+        let looked = Instant::now();
         let read = read_followed(&mut keys, table, seen).map_err(StartKeysError::Database)?;
         let failed = match read {
             Err(failed) => failed,
@@ -152,15 +157,24 @@ impl DatabaseKeySource {
                 let mut copied = CopyState::default();
                 match found {
                     FoundCopy::KeyFile(own) => refuse_other_keys(&own, &entries, file)?,
-                    FoundCopy::Copy { state, .. } => copied = state.without_changed(&changes),
+                    FoundCopy::Copy { state, .. } => copied = state,
                     FoundCopy::None => {}
                 }
+                let changed = match changes {
+                    KeyChanges::Some { rows, .. } => rows,
+                    // Nobody knows what was changed: what was taken away stays so.
+                    KeyChanges::Unknown | KeyChanges::None | KeyChanges::Behind { .. } => {
+                        Vec::new()
+                    }
+                };
                 return Ok(StartKeys {
                     source: Self::new(keys, file, table),
                     entries,
                     position: Some(position),
                     awaited: None,
                     copied,
+                    changed,
+                    looked,
                     copy_age: None,
                     not_followed: None,
                 });
@@ -191,6 +205,8 @@ impl DatabaseKeySource {
             position,
             awaited,
             copied,
+            changed: Vec::new(),
+            looked,
             copy_age: last_good_copy::age(file),
             not_followed: Some(failed),
         })

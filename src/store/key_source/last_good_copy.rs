@@ -4,7 +4,7 @@
 //! A thread writes it, each time whole. The keys are written first: a process that ends in between leaves keys that are newer
 //! than the file beside them says, and what was changed since is applied again, which changes nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::policy::account::AccountRules;
 use crate::policy::key::Key;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::account_json::{account_fields, parse_account};
-use crate::store::database::{KeyChanges, KeyPosition};
+use crate::store::database::KeyPosition;
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
 use crate::store::key_json;
@@ -36,6 +36,9 @@ pub(crate) struct CopyState {
     /// What is in force in the copy and not in the database yet, by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) pending: BTreeMap<String, PendingNote>,
+    /// When each of these was made, in seconds since 1970 by this gateway's clock.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) pending_at: BTreeMap<String, i64>,
     /// The accounts that the keys name, as the admin API has them; None: they were not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounts: Option<Vec<Value>>,
@@ -82,7 +85,7 @@ impl CopyState {
     pub(crate) fn of(
         table: &Table,
         position: KeyPosition,
-        pending: BTreeMap<String, PendingNote>,
+        pending: impl Iterator<Item = (String, (PendingNote, Option<i64>))>,
         is_followed: bool,
     ) -> Self {
         let accounts = || {
@@ -92,10 +95,16 @@ impl CopyState {
                 .map(|account| account_fields(account).into())
                 .collect()
         };
+        let (mut notes, mut pending_at) = (BTreeMap::new(), BTreeMap::new());
+        for (id, (note, at)) in pending {
+            pending_at.extend(at.map(|at| (id.clone(), at)));
+            notes.insert(id, note);
+        }
         Self {
             revision: position.n,
             change_id: format!("{:032x}", position.change_id),
-            pending,
+            pending: notes,
+            pending_at,
             accounts: table.knows_accounts().then(accounts),
             is_followed,
         }
@@ -115,19 +124,6 @@ impl CopyState {
             // A number that is none is of no change, and the database is not followed.
             change_id: u128::from_str_radix(&self.change_id, 16).unwrap_or(0),
         }
-    }
-
-    /// Without what was changed in the database since: whoever changed the key then decides.
-    pub(crate) fn without_changed(mut self, changes: &KeyChanges) -> Self {
-        match changes {
-            KeyChanges::Some { rows, .. } => {
-                let changed: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-                self.pending.retain(|id, _| !changed.contains(id.as_str()));
-            }
-            // Nobody knows what was changed: what was taken away stays so.
-            KeyChanges::Unknown | KeyChanges::None | KeyChanges::Behind { .. } => {}
-        }
-        self
     }
 }
 

@@ -25,7 +25,7 @@ use crate::store::key_store::command::{
 };
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::{FollowState, KeyStoreEvent};
-use crate::store::key_store::state::{KeyStoreState, PendingChange, Restriction};
+use crate::store::key_store::state::{KeyStoreState, Pending, PendingChange, Restriction};
 use crate::store::patch::{KeyPatch, NewKey, Revocation};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
@@ -493,12 +493,12 @@ impl KeyStoreState {
             if let Ok(changed) = self.table.replace(restricted) {
                 in_table = changed;
             }
-            let both = match self.pending.get(&id) {
+            let both = match self.pending.get(&id).map(|pending| &pending.change) {
                 Some(PendingChange::Restricted(before)) => restriction.and(*before),
                 Some(PendingChange::Deleted(_)) | None => restriction,
             };
             let restricted = PendingChange::Restricted(both);
-            self.pending.insert(id.clone(), restricted);
+            self.pending.insert(id.clone(), Pending::now(restricted));
         }
         if wanted == *in_table.key() {
             changes.replaced.remove(&id);
@@ -580,10 +580,10 @@ impl KeyStoreState {
             self.table.remove(id.as_str());
             changes.replaced.remove(&id);
             let deleted = PendingChange::Deleted(Arc::clone(&entry));
-            self.pending.insert(id, deleted);
+            self.pending.insert(id, Pending::now(deleted));
             return Ok((Some(before), entry));
         }
-        match self.pending.get(&id) {
+        match self.pending.get(&id).map(|pending| &pending.change) {
             Some(PendingChange::Deleted(entry)) => Ok((None, Arc::clone(entry))),
             Some(PendingChange::Restricted(_)) | None => Err(WriteError::NotFound),
         }
@@ -641,12 +641,12 @@ impl KeyStoreState {
 /// What a commit changes in the database.
 fn key_writes(
     table: &Table,
-    pending: &HashMap<KeyId, PendingChange>,
+    pending: &HashMap<KeyId, Pending>,
     changes: &BatchChanges,
 ) -> KeyWrites {
     let mut writes = KeyWrites::default();
-    for (id, change) in pending {
-        match change {
+    for (id, pending) in pending {
+        match &pending.change {
             PendingChange::Deleted(_) => writes.deleted.push(id.as_str().to_owned()),
             PendingChange::Restricted(_) if changes.replaced.contains_key(id) => {}
             PendingChange::Restricted(_) => {

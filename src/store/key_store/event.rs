@@ -144,6 +144,12 @@ pub enum KeyStoreEvent<'a> {
         /// The key.
         id: &'a str,
     },
+    /// A change that takes access away is carried out although another gateway has changed the key too: before it, or it
+    /// cannot be told which was first.
+    PendingKept {
+        /// The key.
+        id: &'a str,
+    },
     /// The last good copy could not be written.
     CopyFailed {
         /// Why.

@@ -1,7 +1,9 @@
 //! Following the keys of a database that other gateways change too.
 //!
-//! What others have changed is in force here as soon as it was read. Pending changes of this gateway stay, unless the key was
-//! changed there since: whoever changed it then decides.
+//! What others have changed is in force here as soon as it was read.
+//!
+//! Invariant: what was taken away here stays so, unless the key was certainly changed after that: whoever changed it then
+//! decides.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use crate::store::key_store::command::AcceptRollback;
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{FollowState, FollowStatus, KeyStoreEvent, Reloaded};
 use crate::store::key_store::reload::ReloadPlan;
-use crate::store::key_store::state::KeyStoreState;
+use crate::store::key_store::state::{KeyStoreState, PendingChange};
 
 /// More changed keys than this are put into force by reading all keys, in one swap.
 const MANY: usize = 10_000;
@@ -84,8 +86,11 @@ impl KeyStoreState {
             KeyChanges::Some { rows, to, age } => {
                 if to.n > seen.n {
                     let (changed, removed) = match needs_all_keys(changes) {
-                        true => self.load_all()?,
-                        false => self.apply_rows(rows, *to),
+                        true => {
+                            self.settle_all(rows, began);
+                            self.load_all()?
+                        }
+                        false => self.apply_rows(rows, *to, began),
                     };
                     self.tell_followed(changed, removed, *age + began.elapsed());
                     self.write_copy();
@@ -142,23 +147,27 @@ impl KeyStoreState {
     }
 
     /// Puts single keys into force.
-    fn apply_rows(&mut self, rows: &[KeyRow], to: KeyPosition) -> (usize, usize) {
+    fn apply_rows(&mut self, rows: &[KeyRow], to: KeyPosition, looked: Instant) -> (usize, usize) {
         let seen = self.loaded_position();
         let mut interner = Interner::default();
         let (mut changed, mut removed) = (0, 0);
         let mut again = Vec::new();
         for row in rows.iter().filter(|row| row.revision > seen.n) {
             yield_if_due();
-            self.drop_pending(row);
-            match parse(row, &mut interner) {
-                Ok(None) => removed += usize::from(self.table.remove(&row.id).is_some()),
-                Ok(Some(key)) => {
-                    changed += 1;
-                    if !self.put(key.clone()) {
-                        again.push(key);
-                    }
+            let key = match parse(row, &mut interner) {
+                Ok(key) => self.settle(row, key, looked),
+                Err(reason) => {
+                    self.refuse_unreadable(&row.id, &reason);
+                    continue;
                 }
-                Err(reason) => self.refuse_unreadable(&row.id, &reason),
+            };
+            let Some(key) = key else {
+                removed += usize::from(self.table.remove(&row.id).is_some());
+                continue;
+            };
+            changed += 1;
+            if !self.put(key.clone()) {
+                again.push(key);
             }
         }
         // A token may have moved from one key to another.
@@ -169,6 +178,56 @@ impl KeyStoreState {
         }
         self.set_loaded(Revision::Database(to));
         (changed, removed)
+    }
+
+    /// Decides about the pending changes of these keys, before all keys are read.
+    pub(crate) fn settle_all(&mut self, rows: &[KeyRow], looked: Instant) {
+        let mut interner = Interner::default();
+        for row in rows {
+            yield_if_due();
+            // Of one that cannot be read, what was taken away stays so.
+            if let Ok(key) = parse(row, &mut interner) {
+                self.settle(row, key, looked);
+            }
+        }
+    }
+
+    /// The key of a row as it is in force here; None: it is not. `looked` is an instant before the row was read.
+    fn settle(&mut self, row: &KeyRow, key: Option<Key>, looked: Instant) -> Option<Key> {
+        let Ok(id) = KeyId::parse(&row.id) else {
+            return key;
+        };
+        let Some(pending) = self.pending.get(&id) else {
+            return key;
+        };
+        let Some(key) = key else {
+            // Of a deleted key nothing can be taken away any more.
+            self.drop_pending(&id);
+            return None;
+        };
+        if pending.is_before(row.age, looked) {
+            self.drop_pending(&id);
+            (self.events)(KeyStoreEvent::PendingDropped { id: &row.id });
+            return Some(key);
+        }
+        let restricted = match &pending.change {
+            PendingChange::Deleted(_) => None,
+            PendingChange::Restricted(restriction) => {
+                let Some(restricted) = restriction.applied_to(&key) else {
+                    self.drop_pending(&id);
+                    return Some(key);
+                };
+                Some(restricted)
+            }
+        };
+        (self.events)(KeyStoreEvent::PendingKept { id: &row.id });
+        restricted
+    }
+
+    fn drop_pending(&mut self, id: &KeyId) {
+        self.pending.remove(id);
+        let pending = self.pending.len();
+        self.update_status(|status| status.pending = pending);
     }
 
     fn put(&self, key: Key) -> bool {
@@ -182,21 +241,6 @@ impl KeyStoreState {
     fn refuse_unreadable(&self, id: &str, reason: &str) {
         self.table.remove(id);
         (self.events)(KeyStoreEvent::KeyUnreadable { id, reason });
-    }
-
-    /// Whoever has changed the key in the database decides.
-    fn drop_pending(&mut self, row: &KeyRow) {
-        let Ok(key_id) = KeyId::parse(&row.id) else {
-            return;
-        };
-        if self.pending.remove(&key_id).is_some() {
-            // Of a deleted key nothing can be taken away any more.
-            if row.line.is_some() {
-                (self.events)(KeyStoreEvent::PendingDropped { id: &row.id });
-            }
-            let pending = self.pending.len();
-            self.update_status(|status| status.pending = pending);
-        }
     }
 
     /// Why the database cannot be written, as the last look at it has found. Then it is not tried: a server that stands still

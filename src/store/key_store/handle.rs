@@ -33,7 +33,7 @@ use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedErro
 use crate::store::key_store::event::{
     FollowState, KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
 };
-use crate::store::key_store::state::{KeyStoreState, PendingChange};
+use crate::store::key_store::state::{KeyStoreState, Pending};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
@@ -125,6 +125,8 @@ impl KeyStore {
             position,
             awaited,
             copied,
+            changed,
+            looked,
             copy_age,
             not_followed,
         } = keys;
@@ -147,10 +149,12 @@ impl KeyStore {
             state.table.accounts_are_known();
         }
         let restored = copied.pending.iter().filter_map(|(id, note)| {
-            let change = PendingChange::of_note(note, &state.table)?;
-            Some((KeyId::parse(id).ok()?, change))
+            let at = copied.pending_at.get(id).copied();
+            let pending = Pending::restored(note, at, &state.table)?;
+            Some((KeyId::parse(id).ok()?, pending))
         });
         state.pending = restored.collect();
+        state.settle_all(&changed, looked);
         let mut entries = entries;
         if not_followed.is_none() {
             // The copy is without what they took away; the database may not be.

@@ -13,7 +13,7 @@ use crate::store::key_source::{KeySource, LockedSource, Revision};
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
 use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
-use crate::store::key_store::state::{KeyStoreState, PendingChange};
+use crate::store::key_store::state::{KeyStoreState, Pending, PendingChange};
 use crate::table::{Difference, Entry, drop_incrementally};
 
 /// The source's keys with the pending changes applied, and what they would change in the table.
@@ -21,7 +21,7 @@ pub(crate) struct ReloadPlan {
     pub(crate) entries: Vec<Arc<Entry>>,
     pub(crate) revision: Revision,
     /// The pending changes that the source does not contain yet.
-    pending: HashMap<KeyId, PendingChange>,
+    pending: HashMap<KeyId, Pending>,
     pub(crate) difference: Arc<Difference>,
     drop_limit_error: Option<DropLimitError>,
 }
@@ -117,10 +117,7 @@ impl KeyStoreState {
     }
 
     /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet.
-    pub(crate) fn apply_pending(
-        &self,
-        entries: &mut Vec<Arc<Entry>>,
-    ) -> HashMap<KeyId, PendingChange> {
+    pub(crate) fn apply_pending(&self, entries: &mut Vec<Arc<Entry>>) -> HashMap<KeyId, Pending> {
         let mut still_pending = HashMap::new();
         if self.pending.is_empty() {
             return still_pending;
@@ -128,16 +125,18 @@ impl KeyStoreState {
         entries.retain_mut(|entry| {
             yield_if_due();
             let id = entry.key().key_id();
-            match self.pending.get(&id) {
-                None => true,
-                Some(deleted @ PendingChange::Deleted(_)) => {
-                    still_pending.insert(id, deleted.clone());
+            let Some(pending) = self.pending.get(&id) else {
+                return true;
+            };
+            match &pending.change {
+                PendingChange::Deleted(_) => {
+                    still_pending.insert(id, pending.clone());
                     false
                 }
-                Some(PendingChange::Restricted(restriction)) => {
+                PendingChange::Restricted(restriction) => {
                     if let Some(restricted) = restriction.applied_to(entry.key()) {
                         *entry = self.table.adopt(restricted);
-                        still_pending.insert(id, PendingChange::Restricted(*restriction));
+                        still_pending.insert(id, pending.clone());
                     }
                     true
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::policy::key::{Key, KeyId, PreviousToken};
 use crate::policy::key_limits::KeyLimits;
 use crate::policy::token::TokenHash;
+use crate::runtime::wall_clock;
 use crate::store::audit::AuditTrail;
 use crate::store::database::KeyPosition;
 use crate::store::key_json::{self, Interner};
@@ -19,6 +20,9 @@ use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{FollowState, KeyStoreEvent, KeyStoreStatus};
 use crate::store::patch::Revocation;
 use crate::table::{Entry, KeysState, Table};
+
+/// Two clocks that count the same time may differ by so much.
+const CLOCK_MARGIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct KeyStoreState {
     pub(crate) source: KeySource,
@@ -32,7 +36,7 @@ pub(crate) struct KeyStoreState {
     pub(crate) loaded: Revision,
     pub(crate) rejected: Option<RejectedRevision>,
     /// Deletes, disables and ends of previous tokens that are in force in the table but not yet written.
-    pub(crate) pending: HashMap<KeyId, PendingChange>,
+    pub(crate) pending: HashMap<KeyId, Pending>,
     pub(crate) status: Arc<ArcSwap<KeyStoreStatus>>,
     /// Where the database was when the keys in force were read; None where they come from a file, or from nowhere yet.
     pub(crate) position: watch::Sender<Option<KeyPosition>>,
@@ -50,6 +54,14 @@ pub(crate) struct RejectedRevision {
     pub(crate) at: Instant,
     /// The table's generation at that time: whether a file drops too many keys also depends on the table.
     pub(crate) generation: u64,
+}
+
+/// A change that takes access away, and when it was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) change: PendingChange,
+    /// None: that cannot be told.
+    pub(crate) made: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,6 +118,42 @@ impl Restriction {
     }
 }
 
+impl Pending {
+    pub(crate) fn now(change: PendingChange) -> Self {
+        Self {
+            change,
+            made: Some(Instant::now()),
+        }
+    }
+
+    /// What the copy says of one that was made at this time by this gateway's clock; None: it says nothing that can be read.
+    pub(crate) fn restored(note: &PendingNote, at: Option<i64>, table: &Table) -> Option<Self> {
+        let ago =
+            at.and_then(|at| u64::try_from(wall_clock::now().seconds().checked_sub(at)?).ok());
+        Some(Self {
+            change: PendingChange::of_note(note, table)?,
+            made: ago.and_then(|ago| Instant::now().checked_sub(Duration::from_secs(ago))),
+        })
+    }
+
+    /// When it was made, by this gateway's clock.
+    fn at(&self) -> Option<i64> {
+        let ago = i64::try_from(self.made?.elapsed().as_secs()).ok()?;
+        wall_clock::now().seconds().checked_sub(ago)
+    }
+
+    /// Whether a change of this age, by the database's clock, was certainly made after this one. `looked` is an instant before
+    /// the database told the age. Ages are compared, so that it does not matter how far the two clocks are apart.
+    pub(crate) fn is_before(&self, age: Option<Duration>, looked: Instant) -> bool {
+        let (Some(made), Some(age)) = (self.made, age) else {
+            return false;
+        };
+        looked
+            .checked_sub(age)
+            .is_some_and(|changed| changed > made + CLOCK_MARGIN)
+    }
+}
+
 impl PendingChange {
     fn note(&self) -> PendingNote {
         match self {
@@ -115,7 +163,7 @@ impl PendingChange {
     }
 
     /// What a note says; None: it says nothing that can be read.
-    pub(crate) fn of_note(note: &PendingNote, table: &Table) -> Option<Self> {
+    fn of_note(note: &PendingNote, table: &Table) -> Option<Self> {
         match note {
             PendingNote::Deleted(line) => {
                 let key = key_json::parse_line(line.as_bytes(), &mut Interner::default()).ok()?;
@@ -159,12 +207,15 @@ impl KeyStoreState {
             return None;
         }
         let pending = self.pending.iter();
-        let pending = pending.map(|(id, change)| (id.as_str().to_owned(), change.note()));
+        let pending = pending.map(|(id, pending)| {
+            let note = (pending.change.note(), pending.at());
+            (id.as_str().to_owned(), note)
+        });
         let status = self.status.load();
         let database = status.database.as_ref();
         let is_followed =
             database.is_some_and(|database| matches!(database.state, FollowState::InSync));
-        let state = CopyState::of(&self.table, position, pending.collect(), is_followed);
+        let state = CopyState::of(&self.table, position, pending, is_followed);
         Some(source.copy.write(state))
     }
 
@@ -181,5 +232,45 @@ impl KeyStoreState {
         let mut status = KeyStoreStatus::clone(&self.status.load());
         change(&mut status);
         self.status.store(Arc::new(status));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_that_was_certainly_made_after_it_undoes_what_was_taken_away() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let made = |ago| Pending {
+            change: PendingChange::Restricted(Restriction::default()),
+            made: now.checked_sub(seconds(ago)),
+        };
+        let is_undone = |made_ago, age| made(made_ago).is_before(age, now);
+        assert!(is_undone(60, Some(seconds(49))));
+        // The clocks may count differently by so much.
+        assert!(!is_undone(60, Some(seconds(50))));
+        assert!(!is_undone(60, Some(seconds(61))));
+        assert!(!is_undone(60, None));
+        let unknown = Pending {
+            made: None,
+            ..made(60)
+        };
+        assert!(!unknown.is_before(Some(seconds(0)), now));
+    }
+
+    #[test]
+    fn what_the_copy_says_was_made_in_a_time_to_come_was_made_at_no_known_time() {
+        let note = PendingNote::Restricted {
+            disables: true,
+            ended: None,
+        };
+        let now = wall_clock::now().seconds();
+        let restored = |at| Pending::restored(&note, at, &Table::default()).unwrap();
+        let made = restored(Some(now - 60)).made.unwrap().elapsed();
+        assert!((60..120).contains(&made.as_secs()), "{made:?}");
+        assert!(restored(Some(now + 60)).made.is_none());
+        assert!(restored(None).made.is_none());
     }
 }

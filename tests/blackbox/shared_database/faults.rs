@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::gateways::{server, shared_at};
 use super::keys::{Made, becomes, is_in, make, setup, status};
@@ -62,6 +62,12 @@ impl Proxy {
     fn cut(&self, commits: usize, cut: Cut) {
         *lock(&self.state.cut) = cut;
         self.state.cuts.store(commits, Ordering::Release);
+    }
+
+    /// Lets no connection through from now on.
+    fn shut(&self) {
+        // Nobody listens at the port 1.
+        self.switch(1);
     }
 
     /// Sends all connections to another server from now on.
@@ -236,4 +242,64 @@ fn when_a_replica_takes_over_no_request_is_refused_and_no_answered_change_is_los
         204
     );
     becomes(&one, &kept, 401);
+}
+
+#[test]
+fn what_a_gateway_that_was_cut_off_revoked_is_revoked_unless_the_key_was_changed_after_that() {
+    let server = server();
+    let up = Recorder::answering();
+    let proxy = Proxy::before(server.port());
+    let mut cut_off = behind(&proxy, &up).start();
+    let other = setup(&server, &up).start();
+    let [deleted, disabled, changed] =
+        ["deleted", "disabled", "changed"].map(|name| make(&other, name));
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    for key in [&deleted, &disabled, &changed] {
+        becomes(&cut_off, key, 200);
+    }
+    proxy.shut();
+    is_in(&cut_off, "database_away");
+    // Changes that the gateway cannot know when it is asked to revoke.
+    for key in [&deleted, &disabled] {
+        other.admin_json("PATCH", &path(key), Some(&json!({"name": "renamed"})));
+    }
+    let answer = cut_off.admin("DELETE", &path(&deleted), None);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    let disable = json!({"disabled": true});
+    let answer = cut_off.admin("PATCH", &path(&disabled), Some(&disable));
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    proxy.switch(server.port());
+    for key in [&deleted, &disabled] {
+        becomes(&other, key, 401);
+        assert_eq!(status(&cut_off, key), 401);
+    }
+    let kept = other.admin_json("GET", &path(&disabled), None);
+    assert_eq!(kept["name"], "renamed", "{kept}");
+    cut_off.process.line("both changes", |line| {
+        line.contains(&disabled.id) && line.contains("is taken away")
+    });
+    // One that was revoked an hour ago, and changed since.
+    proxy.shut();
+    is_in(&cut_off, "database_away");
+    let answer = cut_off.admin("DELETE", &path(&changed), None);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    cut_off.process.signal(rustix::process::Signal::KILL);
+    cut_off.process.exits_within(DEADLINE);
+    let file = cut_off.path("keys.jsonl.revision");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let at = state["pending_at"][&changed.id].as_i64().unwrap();
+    state["pending_at"][&changed.id] = json!(at - 3600);
+    std::fs::write(&file, state.to_string()).unwrap();
+    other.admin_json(
+        "PATCH",
+        &path(&changed),
+        Some(&json!({"name": "still needed"})),
+    );
+    proxy.switch(server.port());
+    cut_off.start_again();
+    assert_eq!(status(&cut_off, &changed), 200);
+    cut_off
+        .process
+        .line("it is said", |line| line.contains("is not carried out"));
+    assert_eq!(status(&other, &changed), 200);
 }

@@ -59,6 +59,8 @@ pub(crate) struct KeyRow {
     pub(crate) revision: u64,
     /// The key as a line of the key file; None: it is deleted.
     pub(crate) line: Option<String>,
+    /// How long ago the key was changed last, by the server's clock; None: that is not known.
+    pub(crate) age: Option<Duration>,
 }
 
 /// What the database has compared with a position that was seen.
@@ -360,7 +362,7 @@ async fn changes_since(
         return Ok(changes);
     };
     let found = within(limit, client.query(CHANGED_KEYS, &[&whole(seen.n)])).await?;
-    let rows: Result<Vec<KeyRow>, CallError> = found.iter().map(key_row).collect();
+    let rows: Result<Vec<KeyRow>, CallError> = found.iter().map(changed_row).collect();
     let age = within(limit, client.query_opt(AGE, &[&whole(to.n)])).await?;
     let age: Option<i64> = age.map(|row| row.try_get(0)).transpose()?;
     Ok(KeyChanges::Some {
@@ -403,6 +405,17 @@ fn key_row(row: &Row) -> Result<KeyRow, CallError> {
         id: row.try_get(0)?,
         revision: u64::try_from(revision).unwrap_or(0),
         line: row.try_get(2)?,
+        age: None,
+    })
+}
+
+fn changed_row(row: &Row) -> Result<KeyRow, CallError> {
+    let age: Option<i64> = row.try_get(3)?;
+    // An age below 0 is of a clock that was set back.
+    let age = age.and_then(|age| u64::try_from(age).ok());
+    Ok(KeyRow {
+        age: age.map(Duration::from_micros),
+        ..key_row(row)?
     })
 }
 
