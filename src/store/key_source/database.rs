@@ -16,7 +16,9 @@ use crate::store::database::{
 use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
 use crate::store::key_json::{self, Interner};
-use crate::store::key_source::last_good_copy::{self, CopyState, FoundCopy, LastGoodCopy};
+use crate::store::key_source::last_good_copy::{
+    self, CopyLock, CopyState, FoundCopy, LastGoodCopy,
+};
 use crate::table::{Entry, Table};
 
 /// Why a database cannot be followed or written.
@@ -108,7 +110,7 @@ pub(crate) struct StartKeys {
 pub enum StartKeysError {
     /// The database fails in a way that does not pass by itself.
     Database(DatabaseError),
-    /// The last good copy is faulty, or a key file of its own.
+    /// The last good copy is faulty, a key file of its own, or another gateway's.
     Copy(ReadError),
     /// No thread can be started.
     System(io::Error),
@@ -138,12 +140,13 @@ impl DatabaseKeySource {
     /// Reads the keys of the database, or the last good copy where the database is away or lacks what the copy has.
     ///
     /// # Errors
-    /// The database fails in a way that does not pass by itself; the copy is faulty, or a key file of its own.
+    /// The database fails in a way that does not pass by itself; the copy is faulty, a key file of its own, or another gateway's.
     pub(crate) fn start(
         mut keys: PostgresKeys,
         file: &Path,
         table: &Arc<Table>,
     ) -> Result<StartKeys, StartKeysError> {
+        let lock = last_good_copy::lock(file).map_err(StartKeysError::Copy)?;
         let found = last_good_copy::read(file, table).map_err(StartKeysError::Copy)?;
         let seen = match &found {
             FoundCopy::Copy { state, .. } => Some(state.position()),
@@ -168,7 +171,7 @@ impl DatabaseKeySource {
                     }
                 };
                 return Ok(StartKeys {
-                    source: Self::new(keys, file, table),
+                    source: Self::new(keys, file, table, lock),
                     entries,
                     position: Some(position),
                     awaited: None,
@@ -200,7 +203,7 @@ impl DatabaseKeySource {
             FoundCopy::None => (Vec::new(), CopyState::default(), None),
         };
         Ok(StartKeys {
-            source: Self::new(keys, file, table),
+            source: Self::new(keys, file, table, lock),
             entries,
             position,
             awaited,
@@ -212,10 +215,10 @@ impl DatabaseKeySource {
         })
     }
 
-    fn new(keys: PostgresKeys, file: &Path, table: &Arc<Table>) -> Self {
+    fn new(keys: PostgresKeys, file: &Path, table: &Arc<Table>, lock: CopyLock) -> Self {
         Self {
             keys,
-            copy: LastGoodCopy::new(file, table),
+            copy: LastGoodCopy::new(file, table, lock),
         }
     }
 

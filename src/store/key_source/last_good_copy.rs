@@ -3,6 +3,9 @@
 //!
 //! A thread writes it, each time whole. The keys are written first: a process that ends in between leaves keys that are newer
 //! than the file beside them says, and what was changed since is applied again, which changes nothing.
+//!
+//! Invariant: one process alone writes a copy, from before it reads it until it ends. Two would lose each other's pending
+//! changes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,6 +25,7 @@ use crate::store::database::KeyPosition;
 use crate::store::fault::Fault;
 use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
 use crate::store::key_json;
+use crate::store::lock_file::LockFile;
 use crate::table::{Entry, NO_YIELD, Table, yield_every};
 
 /// How often it is noted that the copy is still the newest.
@@ -176,6 +180,42 @@ pub(crate) fn state_file(file: &Path) -> PathBuf {
     name.into()
 }
 
+/// The right to read and write a copy, which no other process has meanwhile.
+#[derive(Debug)]
+pub(crate) struct CopyLock {
+    _lock: LockFile,
+}
+
+/// Takes a copy for this process.
+///
+/// # Errors
+/// Another process has it, or the folder may not be written.
+pub(crate) fn lock(file: &Path) -> Result<CopyLock, ReadError> {
+    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let found = std::fs::metadata(&target).ok();
+    match LockFile::take(&state_file(&target), found.as_ref(), LOCK_WAIT) {
+        Ok(lock) => Ok(CopyLock { _lock: lock }),
+        Err(error) => {
+            let message = match error.kind() {
+                ErrorKind::ResourceBusy => format!(
+                    "is the last good copy of another gateway that runs ({error}); name a file in keys.file that no other \
+                     gateway has"
+                ),
+                _ => format!(
+                    "cannot be kept as the last good copy ({error}); name a file in keys.file whose folder the gateway's user \
+                     may write"
+                ),
+            };
+            Err(ReadError::Unreadable(Fault {
+                file: file.to_owned(),
+                line: 0,
+                field: String::new(),
+                message,
+            }))
+        }
+    }
+}
+
 /// The copy, and the thread that writes it. Dropped, it writes what is asked for and ends.
 pub(crate) struct LastGoodCopy(Arc<CopyWriter>);
 
@@ -184,6 +224,7 @@ struct CopyWriter {
     table: Arc<Table>,
     work: Mutex<CopyWork>,
     changed: Condvar,
+    _lock: CopyLock,
 }
 
 #[derive(Default)]
@@ -199,12 +240,13 @@ struct CopyWork {
 }
 
 impl LastGoodCopy {
-    pub(crate) fn new(file: &Path, table: &Arc<Table>) -> Self {
+    pub(crate) fn new(file: &Path, table: &Arc<Table>, lock: CopyLock) -> Self {
         Self(Arc::new(CopyWriter {
             file: file.to_owned(),
             table: Arc::clone(table),
             work: Mutex::default(),
             changed: Condvar::new(),
+            _lock: lock,
         }))
     }
 

@@ -435,6 +435,30 @@ fn a_key_file_of_its_own_is_not_replaced_by_the_copy() {
     assert!(text.contains("key_own"));
 }
 
+#[test]
+fn a_copy_is_of_one_gateway_alone_until_that_one_ends() {
+    let server = server();
+    let up = Recorder::answering();
+    let mut first = setup(&server, &up).start();
+    let key = make(&first, "first");
+    let file = first.path("keys.jsonl");
+    let second = setup(&server, &up)
+        .set("keys", &format!("file = \"{}\"", file.display()))
+        .set("usage", "spool = \"spool\"");
+    let (ended, said) = second.refused();
+    assert!(!ended.success());
+    assert!(
+        said.contains(&file.display().to_string()) && said.contains("keys.file"),
+        "{said}"
+    );
+    first.start_again();
+    assert_eq!(status(&first, &key), 200, "it was killed before");
+    first.process.terminate();
+    assert!(first.process.exits_within(DEADLINE).success());
+    let next = second.start();
+    assert_eq!(status(&next, &key), 200);
+}
+
 /// Writes the tables' content to a file, as `pg_dump` does it.
 fn dump(server: &TestServer, file: &std::path::Path, tables: &[&str]) {
     let mut command = server.program("pg_dump");
