@@ -489,6 +489,13 @@ pub(crate) fn record_event(
                 .with("message", message)
                 .with("key_id", *id)
         }
+        key_store::KeyStoreEvent::CopyIncomplete { missing } => {
+            let message = "a file of the last good copy of the keys is missing: somebody has removed it, or restored the other \
+                           one alone; it is written anew once the keys of the database are in force";
+            Event::error("keys")
+                .with("message", message)
+                .with("file", missing.display().to_string())
+        }
         key_store::KeyStoreEvent::CopyFailed { error } => {
             let message = "the last good copy of the keys is not on disk: a start without the database would be with older keys";
             Event::error("keys")

@@ -3,9 +3,10 @@
 //! Invariant: a database that lacks a change which this gateway has seen is not followed, and not written, until an operator
 //! says so: it may be a backup in which deleted keys live.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,7 @@ use crate::store::database::{
 use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
 use crate::store::key_json::{self, Interner};
-use crate::store::key_source::last_good_copy::{
-    self, CopyLock, CopyState, FoundCopy, LastGoodCopy,
-};
+use crate::store::key_source::last_good_copy::{self, CopyState, FoundCopy, LastGoodCopy};
 use crate::table::{Entry, Table};
 
 /// Why a database cannot be followed or written.
@@ -103,6 +102,25 @@ pub(crate) struct StartKeys {
     pub(crate) copy_age: Option<Duration>,
     /// Why the keys are those of the copy.
     pub(crate) not_followed: Option<SourceError>,
+    /// A file of the copy that is not there, although the other one is.
+    pub(crate) missing_file: Option<PathBuf>,
+}
+
+impl StartKeys {
+    fn without_keys(source: DatabaseKeySource) -> Self {
+        Self {
+            source,
+            entries: Vec::new(),
+            position: None,
+            awaited: None,
+            copied: CopyState::default(),
+            changed: Vec::new(),
+            looked: Instant::now(),
+            copy_age: None,
+            not_followed: None,
+            missing_file: None,
+        }
+    }
 }
 
 /// Why a gateway cannot start with the keys of a database.
@@ -149,77 +167,85 @@ impl DatabaseKeySource {
         let lock = last_good_copy::lock(file).map_err(StartKeysError::Copy)?;
         let found = last_good_copy::read(file, table).map_err(StartKeysError::Copy)?;
         let seen = match &found {
-            FoundCopy::Copy { state, .. } => Some(state.position()),
+            FoundCopy::Copy { state, .. } | FoundCopy::Lost(state) => Some(state.position()),
             FoundCopy::None | FoundCopy::KeyFile(_) => None,
+        };
+        let missing_file = match &found {
+            FoundCopy::Lost(_) => Some(file.to_owned()),
+            FoundCopy::KeyFile(_) => Some(last_good_copy::state_file(file)),
+            FoundCopy::Copy { .. } | FoundCopy::None => None,
         };
         let looked = Instant::now();
         let read = read_followed(&mut keys, table, seen).map_err(StartKeysError::Database)?;
-        let failed = match read {
-            Err(failed) => failed,
-            Ok((entries, position, changes)) => {
-                let mut copied = CopyState::default();
-                match found {
-                    FoundCopy::KeyFile(own) => refuse_other_keys(&own, &entries, file)?,
-                    FoundCopy::Copy { state, .. } => copied = state,
-                    FoundCopy::None => {}
-                }
-                let changed = match changes {
-                    KeyChanges::Some { rows, .. } => rows,
-                    // Nobody knows what was changed: what was taken away stays so.
-                    KeyChanges::Unknown | KeyChanges::None | KeyChanges::Behind { .. } => {
-                        Vec::new()
-                    }
-                };
-                return Ok(StartKeys {
-                    source: Self::new(keys, file, table, lock),
-                    entries,
-                    position: Some(position),
-                    awaited: None,
-                    copied,
-                    changed,
-                    looked,
-                    copy_age: None,
-                    not_followed: None,
-                });
-            }
-        };
-        let awaited = match &failed {
-            SourceError::Behind { seen: n, .. } if seen.is_none() => Some(KeyPosition {
-                n: *n,
-                change_id: 0,
-            }),
-            _ => None,
-        };
-        let (entries, copied, position) = match found {
-            FoundCopy::Copy { entries, state } => {
-                let position = state.position();
-                (entries, state, Some(position))
-            }
-            FoundCopy::KeyFile(_) => {
-                let message = "is no copy of the database's keys, and the database cannot be asked whether it has them; start \
-                               again once the database is back, or name another file in keys.file";
-                return Err(StartKeysError::Copy(fault(file, message)));
-            }
-            FoundCopy::None => (Vec::new(), CopyState::default(), None),
-        };
-        Ok(StartKeys {
-            source: Self::new(keys, file, table, lock),
-            entries,
-            position,
-            awaited,
-            copied,
-            changed: Vec::new(),
-            looked,
-            copy_age: last_good_copy::age(file),
-            not_followed: Some(failed),
-        })
-    }
-
-    fn new(keys: PostgresKeys, file: &Path, table: &Arc<Table>, lock: CopyLock) -> Self {
-        Self {
+        let source = Self {
             keys,
             copy: LastGoodCopy::new(file, table, lock),
+        };
+        let mut start = match read {
+            Ok(followed) => Self::followed(source, found, followed, file)?,
+            Err(failed) => Self::not_followed(source, found, failed, file)?,
+        };
+        (start.looked, start.missing_file) = (looked, missing_file);
+        Ok(start)
+    }
+
+    /// A start with the keys of the database.
+    fn followed(
+        source: Self,
+        found: FoundCopy,
+        followed: FollowedKeys,
+        file: &Path,
+    ) -> Result<StartKeys, StartKeysError> {
+        let mut start = StartKeys::without_keys(source);
+        match found {
+            FoundCopy::KeyFile(own) => refuse_other_keys(&own, &followed, file)?,
+            FoundCopy::Copy { state, .. } | FoundCopy::Lost(state) => start.copied = state,
+            FoundCopy::None => {}
         }
+        (start.entries, start.position) = (followed.entries, Some(followed.position));
+        if let KeyChanges::Some { rows, .. } = followed.changes {
+            start.changed = rows;
+        }
+        Ok(start)
+    }
+
+    /// A start with the keys of the copy.
+    fn not_followed(
+        source: Self,
+        found: FoundCopy,
+        failed: SourceError,
+        file: &Path,
+    ) -> Result<StartKeys, StartKeysError> {
+        let mut start = StartKeys::without_keys(source);
+        start.copy_age = last_good_copy::age(file);
+        if let SourceError::Behind { seen, .. } = failed {
+            start.awaited = Some(KeyPosition {
+                n: seen,
+                change_id: 0,
+            });
+        }
+        start.not_followed = Some(failed);
+        match found {
+            FoundCopy::Copy { entries, state } => {
+                start.position = Some(state.position());
+                (start.entries, start.copied) = (entries, state);
+            }
+            FoundCopy::Lost(state) => {
+                start.awaited = Some(state.position());
+                start.copied = state;
+            }
+            FoundCopy::KeyFile(_) => {
+                let beside = last_good_copy::state_file(file);
+                let message = format!(
+                    "is no copy of the database's keys, since {} is missing, and the database cannot be asked whether it has \
+                     them; put that file back, start again once the database is back, or name another file in keys.file",
+                    beside.display()
+                );
+                return Err(StartKeysError::Copy(fault(file, &message)));
+            }
+            FoundCopy::None => {}
+        }
+        Ok(start)
     }
 
     pub(crate) fn load(
@@ -292,11 +318,18 @@ pub(crate) fn commit(
     }
 }
 
-/// The keys of the database, their position, and what was changed since one that was seen here. A gateway that has seen none
-/// goes by what others have: it would else be the one that takes the keys of a backup.
-type FollowedKeys = (Vec<Arc<Entry>>, KeyPosition, KeyChanges);
+/// The keys of the database, where it lacks nothing that was seen.
+struct FollowedKeys {
+    entries: Vec<Arc<Entry>>,
+    position: KeyPosition,
+    /// What was changed since the position that was seen here.
+    changes: KeyChanges,
+    /// The newest revision that a gateway of the last seconds has in force.
+    newest_seen: Option<u64>,
+}
 
-/// Reads the keys, where the database can be followed. The inner error passes by itself, or when an operator acts.
+/// Reads the keys, where the database can be followed. A gateway that has seen none goes by what others have: it would else be
+/// the one that takes the keys of a backup. The inner error passes by itself, or when an operator acts.
 fn read_followed(
     keys: &mut PostgresKeys,
     table: &Table,
@@ -304,19 +337,28 @@ fn read_followed(
 ) -> Result<Result<FollowedKeys, SourceError>, DatabaseError> {
     let mut read = || {
         let (entries, position) = load(keys, table)?;
-        let seen = match (seen, keys.newest_seen()?) {
+        let newest_seen = keys.newest_seen()?;
+        let seen = match (seen, newest_seen) {
             (Some(seen), _) => seen,
             (None, Some(n)) if n > position.n => KeyPosition { n, change_id: 0 },
             (None, _) => position,
         };
-        Ok((entries, position, seen, keys.changes(seen)?))
+        let followed = FollowedKeys {
+            entries,
+            position,
+            changes: keys.changes(seen)?,
+            newest_seen,
+        };
+        Ok((seen, followed))
     };
     match read() {
-        Ok((_, _, seen, KeyChanges::Behind { found })) => Ok(Err(SourceError::Behind {
-            seen: seen.n,
-            found,
-        })),
-        Ok((entries, position, _, changes)) => Ok(Ok((entries, position, changes))),
+        Ok((seen, followed)) => Ok(match followed.changes {
+            KeyChanges::Behind { found } => Err(SourceError::Behind {
+                seen: seen.n,
+                found,
+            }),
+            KeyChanges::None | KeyChanges::Some { .. } | KeyChanges::Unknown => Ok(followed),
+        }),
         Err(error) if DatabaseError::passes(&error) => Ok(Err(error.into())),
         Err(error) => Err(error),
     }
@@ -359,30 +401,44 @@ pub(crate) fn parse(row: &KeyRow, interner: &mut Interner) -> Result<Option<Key>
     }
 }
 
-/// The file of the copy is a key file of its own: it would be replaced, and its keys lost.
+/// Keys of which nobody knows the revision are replaced only by the same ones, or where another gateway has seen what the
+/// database has. They may be of a key file of its own, whose keys would be lost, or of a copy that has seen more than a database
+/// that was restored from a backup.
 fn refuse_other_keys(
     own: &[Arc<Entry>],
-    entries: &[Arc<Entry>],
+    followed: &FollowedKeys,
     file: &Path,
 ) -> Result<(), StartKeysError> {
-    let known: std::collections::HashSet<&str> =
-        entries.iter().map(|entry| entry.key().id()).collect();
+    let entries = followed.entries.iter();
+    let known: HashMap<&str, &Key> = entries
+        .map(|entry| (entry.key().id(), entry.key()))
+        .collect();
     let missing = own
         .iter()
-        .filter(|entry| !known.contains(entry.key().id()))
+        .filter(|entry| !known.contains_key(entry.key().id()))
         .count();
-    if missing == 0 {
-        return Ok(());
-    }
-    let keys = match missing {
-        1 => "a key that is".to_owned(),
-        count => format!("{count} keys that are"),
+    let is_same = |entry: &Arc<Entry>| known.get(entry.key().id()) == Some(&entry.key());
+    let are_same = own.len() == known.len() && own.iter().all(is_same);
+    let place = file.display();
+    let message = match missing {
+        0 if are_same || followed.newest_seen.is_some() => return Ok(()),
+        0 => format!(
+            "has other keys than the database, and {} is missing, so that nobody knows which are newer: the database may be a \
+             backup in which deleted keys live; put that file back, or move {place} away where the keys of the database are \
+             the right ones",
+            last_good_copy::state_file(file).display()
+        ),
+        count => {
+            let keys = match count {
+                1 => "a key that is".to_owned(),
+                count => format!("{count} keys that are"),
+            };
+            format!(
+                "has {keys} not in the database, and would be replaced by the copy of the database's keys; bring them there \
+                 (keygate keys import {place}), or name another file in keys.file"
+            )
+        }
     };
-    let message = format!(
-        "has {keys} not in the database, and would be replaced by the copy of the database's keys; bring them there (keygate keys \
-         import {}), or name another file in keys.file",
-        file.display()
-    );
     Err(StartKeysError::Copy(fault(file, &message)))
 }
 

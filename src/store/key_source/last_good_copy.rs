@@ -23,7 +23,7 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::account_json::{account_fields, parse_account};
 use crate::store::database::KeyPosition;
 use crate::store::fault::Fault;
-use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
+use crate::store::key_file::{self, LOCK_WAIT, ReadError};
 use crate::store::key_json;
 use crate::store::lock_file::LockFile;
 use crate::table::{Entry, NO_YIELD, Table, yield_every};
@@ -80,7 +80,9 @@ pub(crate) enum FoundCopy {
         entries: Vec<Arc<Entry>>,
         state: CopyState,
     },
-    /// A key file with keys, which no gateway has written as a copy.
+    /// The file that says of which revision the copy is, without the copy.
+    Lost(CopyState),
+    /// Keys of which nobody knows the revision: a key file of its own, or a copy that has lost the file beside it.
     KeyFile(Vec<Arc<Entry>>),
 }
 
@@ -136,22 +138,25 @@ impl CopyState {
 /// # Errors
 /// One of its files is faulty.
 pub(crate) fn read(file: &Path, table: &Table) -> Result<FoundCopy, ReadError> {
-    if !file.exists() {
-        return Ok(FoundCopy::None);
-    }
-    let LoadedKeys { entries, .. } = key_file::read(file, table, NO_YIELD)?;
+    let entries = match file.exists() {
+        true => Some(key_file::read(file, table, NO_YIELD)?.entries),
+        false => None,
+    };
     let beside = state_file(file);
-    match std::fs::read_to_string(&beside) {
+    let state = match std::fs::read_to_string(&beside) {
         Ok(text) => match serde_json::from_str(&text) {
-            Ok(state) => Ok(FoundCopy::Copy { entries, state }),
-            Err(error) => Err(unreadable(&beside, &error)),
+            Ok(state) => Some(state),
+            Err(error) => return Err(unreadable(&beside, &error)),
         },
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(match entries.is_empty() {
-            true => FoundCopy::None,
-            false => FoundCopy::KeyFile(entries),
-        }),
-        Err(error) => Err(unreadable(&beside, &error)),
-    }
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(unreadable(&beside, &error)),
+    };
+    Ok(match (entries, state) {
+        (Some(entries), Some(state)) => FoundCopy::Copy { entries, state },
+        (None, Some(state)) => FoundCopy::Lost(state),
+        (Some(entries), None) if !entries.is_empty() => FoundCopy::KeyFile(entries),
+        (Some(_) | None, None) => FoundCopy::None,
+    })
 }
 
 fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> ReadError {

@@ -1,5 +1,6 @@
 //! What the key store reports: the result of a reload, its status, and events for the log and the metrics.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,6 +150,11 @@ pub enum KeyStoreEvent<'a> {
     PendingKept {
         /// The key.
         id: &'a str,
+    },
+    /// One of the two files of the last good copy is not there, although the other one is.
+    CopyIncomplete {
+        /// The file.
+        missing: &'a Path,
     },
     /// The last good copy could not be written.
     CopyFailed {

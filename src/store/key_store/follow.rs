@@ -59,14 +59,16 @@ impl KeyStoreState {
                 return Ok(());
             };
             let changes = source.changes(seen)?;
-            if !needs_all_keys(&changes) {
+            if !self.needs_all_keys(&changes) {
                 return self.apply(&changes, began).map_err(|error| {
                     self.set_follow_state(FollowState::NotFollowed(error.clone()));
                     error.into()
                 });
             }
             // That takes long, and nobody else could change a key meanwhile.
-            source.unlock();
+            if let KeySource::Database(source) = &mut self.source {
+                source.unlock();
+            }
             self.apply(&changes, began)?;
             let KeySource::Database(source) = &mut self.source else {
                 return Ok(());
@@ -77,32 +79,46 @@ impl KeyStoreState {
 
     fn apply(&mut self, changes: &KeyChanges, began: Instant) -> Result<(), SourceError> {
         let seen = self.loaded_position();
+        let is_newer = match changes {
+            KeyChanges::Behind { found } => {
+                return Err(SourceError::Behind {
+                    seen: seen.n,
+                    found: *found,
+                });
+            }
+            KeyChanges::None => false,
+            KeyChanges::Some { to, .. } => to.n > seen.n,
+            KeyChanges::Unknown => true,
+        };
+        let needs_all = self.needs_all_keys(changes);
+        if !is_newer && !needs_all {
+            return Ok(());
+        }
+        let (mut lag, mut followed) = (Duration::ZERO, (0, 0));
+        if let KeyChanges::Some { rows, to, age } = changes {
+            lag = *age + began.elapsed();
+            match needs_all {
+                true => self.settle_all(rows, began),
+                false => followed = self.apply_rows(rows, *to, began),
+            }
+        }
+        if needs_all {
+            followed = self.load_all()?;
+        }
+        if is_newer || followed != (0, 0) {
+            self.tell_followed(followed.0, followed.1, lag);
+        }
+        self.write_copy();
+        Ok(())
+    }
+
+    /// Whether all keys are to be read.
+    fn needs_all_keys(&self, changes: &KeyChanges) -> bool {
         match changes {
-            KeyChanges::None => Ok(()),
-            KeyChanges::Behind { found } => Err(SourceError::Behind {
-                seen: seen.n,
-                found: *found,
-            }),
-            KeyChanges::Some { rows, to, age } => {
-                if to.n > seen.n {
-                    let (changed, removed) = match needs_all_keys(changes) {
-                        true => {
-                            self.settle_all(rows, began);
-                            self.load_all()?
-                        }
-                        false => self.apply_rows(rows, *to, began),
-                    };
-                    self.tell_followed(changed, removed, *age + began.elapsed());
-                    self.write_copy();
-                }
-                Ok(())
-            }
-            KeyChanges::Unknown => {
-                let (changed, removed) = self.load_all()?;
-                self.tell_followed(changed, removed, Duration::ZERO);
-                self.write_copy();
-                Ok(())
-            }
+            KeyChanges::Some { rows, .. } => self.is_unchecked || rows.len() > MANY,
+            KeyChanges::None => self.is_unchecked,
+            KeyChanges::Unknown => true,
+            KeyChanges::Behind { .. } => false,
         }
     }
 
@@ -329,14 +345,5 @@ impl KeyStoreState {
         let accepted = source.commit(&KeyWrites::default(), found, Some(newest))?;
         plan.revision = Revision::Database(accepted);
         Ok(self.install(plan, mark))
-    }
-}
-
-/// Whether all keys are to be read.
-fn needs_all_keys(changes: &KeyChanges) -> bool {
-    match changes {
-        KeyChanges::Some { rows, .. } => rows.len() > MANY,
-        KeyChanges::Unknown => true,
-        KeyChanges::None | KeyChanges::Behind { .. } => false,
     }
 }

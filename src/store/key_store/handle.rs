@@ -129,10 +129,15 @@ impl KeyStore {
             looked,
             copy_age,
             not_followed,
+            missing_file,
         } = keys;
         let source = KeySource::Database(Box::new(source));
         let mut state = state(settings, table, source, audit, Box::new(events));
         state.watch = false;
+        state.is_unchecked = not_followed.is_some();
+        if let Some(file) = &missing_file {
+            (state.events)(KeyStoreEvent::CopyIncomplete { missing: file });
+        }
         match position {
             Some(_) => state.table.keys_are_known(),
             None => state.table.await_keys(),
@@ -408,6 +413,7 @@ fn state(
         loaded: Revision::Unknown,
         rejected: None,
         pending: HashMap::new(),
+        is_unchecked: false,
         status: Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
             last_reload: LastReload {
                 at: wall_clock::now(),

@@ -175,6 +175,7 @@ impl KeyStoreState {
         }
         self.set_loaded(plan.revision);
         self.rejected = None;
+        self.is_unchecked = false;
         self.pending = plan.pending;
         let pending = self.pending.len();
         self.update_status(|status| {

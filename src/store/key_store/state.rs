@@ -37,6 +37,9 @@ pub(crate) struct KeyStoreState {
     pub(crate) rejected: Option<RejectedRevision>,
     /// Deletes, disables and ends of previous tokens that are in force in the table but not yet written.
     pub(crate) pending: HashMap<KeyId, Pending>,
+    /// The keys in force are those of a copy, and were never compared with the database: somebody may have put an older file in
+    /// its place.
+    pub(crate) is_unchecked: bool,
     pub(crate) status: Arc<ArcSwap<KeyStoreStatus>>,
     /// Where the database was when the keys in force were read; None where they come from a file, or from nowhere yet.
     pub(crate) position: watch::Sender<Option<KeyPosition>>,

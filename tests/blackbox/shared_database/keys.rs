@@ -459,6 +459,84 @@ fn a_copy_is_of_one_gateway_alone_until_that_one_ends() {
     assert_eq!(status(&next, &key), 200);
 }
 
+#[test]
+fn a_copy_that_is_older_than_it_says_is_in_force_only_until_the_database_is_back() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let mut gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let copy = gateway.path("keys.jsonl");
+    let older = std::fs::read(&copy).unwrap();
+    let path = format!("/api/keys/{}", deleted.id);
+    assert_eq!(gateway.admin("DELETE", &path, None).status, 204);
+    gateway.process.signal(rustix::process::Signal::KILL);
+    gateway.process.exits_within(DEADLINE);
+    server.kill();
+    std::fs::write(&copy, older).unwrap();
+    gateway.start_again();
+    assert_eq!(
+        [&kept, &deleted].map(|key| status(&gateway, key)),
+        [200; 2],
+        "nobody can know better"
+    );
+    server.run();
+    becomes(&gateway, &deleted, 401);
+    assert_eq!(status(&gateway, &kept), 200);
+}
+
+#[test]
+fn a_copy_that_has_lost_one_of_its_files_does_not_follow_a_backup() {
+    let server = server();
+    let up = Recorder::answering();
+    let mut gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let tables = ["keys", "key_revisions", "revisions"];
+    let backup = server.folder().join("backup.sql");
+    dump(&server, &backup, &tables);
+    let path = format!("/api/keys/{}", deleted.id);
+    assert_eq!(gateway.admin("DELETE", &path, None).status, 204);
+    gateway.process.terminate();
+    assert!(gateway.process.exits_within(DEADLINE).success());
+    let newest = server.folder().join("newest.sql");
+    dump(&server, &newest, &tables);
+    let [copy, beside] = ["keys.jsonl", "keys.jsonl.revision"].map(|name| gateway.path(name));
+    let aside = gateway.path("aside");
+    psql(&server, "DROP TABLE keys, key_revisions, revisions");
+    restore(&server, &backup);
+    // Without the keys the gateway knows which revision it has seen.
+    std::fs::rename(&copy, &aside).unwrap();
+    gateway.launch_again();
+    is_in(&gateway, "database_behind");
+    let answer = gateway.ask(&Call::chat(&deleted.token, "good"));
+    assert_eq!(answer.json()["error"]["code"], "not_ready");
+    gateway.process.line("what is missing", |line| {
+        line.contains("is missing") && line.contains("keys.jsonl\"")
+    });
+    gateway.process.terminate();
+    assert!(gateway.process.exits_within(DEADLINE).success());
+    // Without the revision it cannot tell which keys are newer.
+    std::fs::rename(&aside, &copy).unwrap();
+    std::fs::rename(&beside, &aside).unwrap();
+    psql(&server, "DELETE FROM gateways");
+    let (ended, said) = gateway.refused_again();
+    assert!(!ended.success());
+    assert!(said.contains("keys.jsonl.revision is missing"), "{said}");
+    // Where the database has the same keys, there is nothing to tell.
+    psql(&server, "DROP TABLE keys, key_revisions, revisions");
+    restore(&server, &newest);
+    gateway.start_again();
+    gateway.process.line("what is missing", |line| {
+        line.contains("is missing") && line.contains("keys.jsonl.revision\"")
+    });
+    assert_eq!(
+        [&kept, &deleted].map(|key| status(&gateway, key)),
+        [200, 401]
+    );
+    eventually("it is written again", DEADLINE, || {
+        beside.exists().then_some(())
+    });
+}
+
 /// Writes the tables' content to a file, as `pg_dump` does it.
 fn dump(server: &TestServer, file: &std::path::Path, tables: &[&str]) {
     let mut command = server.program("pg_dump");
