@@ -475,6 +475,12 @@ pub(crate) fn record_event(
                 .with("key_id", *id)
                 .with("reason", *reason)
         }
+        key_store::KeyStoreEvent::KeysUnreadable { more } => {
+            let message = "further keys in the database cannot be read, and are refused; use a version of keygate that knows them";
+            Event::error("key_unreadable")
+                .with("message", message)
+                .with("more", *more)
+        }
         key_store::KeyStoreEvent::PendingDropped { id } => {
             let message = "a change that took access away while the database was away is not carried out: the key was changed \
                            there since";

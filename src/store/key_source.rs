@@ -11,15 +11,13 @@ pub(crate) mod last_good_copy;
 pub mod transfer;
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::database::KeyPosition;
-use crate::store::key_file::{LockedKeyFile, ReadError, Stamp};
+use crate::store::key_file::{LockedKeyFile, Stamp};
 use crate::store::key_source::database::DatabaseKeySource;
 pub use crate::store::key_source::database::SourceError;
 pub(crate) use crate::store::key_source::file::KeyFileSource;
-use crate::table::{Entry, Table};
 
 /// The source of the keys.
 pub(crate) enum KeySource {
@@ -42,13 +40,6 @@ pub(crate) enum Revision {
     Absent,
     File(Stamp),
     Database(KeyPosition),
-}
-
-/// Why the source is not loaded.
-#[derive(Debug)]
-pub(crate) enum LoadError {
-    File(ReadError),
-    Database(SourceError),
 }
 
 /// Why the source may not be changed now.
@@ -78,17 +69,6 @@ impl KeySource {
         match self {
             Self::File(file) => file.revision(),
             Self::Database(_) => Revision::Unknown,
-        }
-    }
-
-    /// All keys. Keys that `table` holds already are the table's own entries.
-    pub(crate) fn load(&mut self, table: &Table) -> Result<(Vec<Arc<Entry>>, Revision), LoadError> {
-        match self {
-            Self::File(file) => file.load(table).map_err(LoadError::File),
-            Self::Database(database) => {
-                let (entries, position) = database.load(table).map_err(LoadError::Database)?;
-                Ok((entries, Revision::Database(position)))
-            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: a database that lacks a change which this gateway has seen is not followed, and not written, until an operator
 //! says so: it may be a backup in which deleted keys live.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,8 @@ pub(crate) struct DatabaseKeySource {
 pub(crate) struct StartKeys {
     pub(crate) source: DatabaseKeySource,
     pub(crate) entries: Vec<Arc<Entry>>,
+    /// Keys of the database that are refused.
+    pub(crate) unreadable: Vec<UnreadableKey>,
     /// None: there are none, not even a copy.
     pub(crate) position: Option<KeyPosition>,
     /// Without keys: what the database has to have until they are read.
@@ -111,6 +113,7 @@ impl StartKeys {
         Self {
             source,
             entries: Vec::new(),
+            unreadable: Vec::new(),
             position: None,
             awaited: None,
             copied: CopyState::default(),
@@ -202,7 +205,8 @@ impl DatabaseKeySource {
             FoundCopy::Copy { state, .. } | FoundCopy::Lost(state) => start.copied = state,
             FoundCopy::None => {}
         }
-        (start.entries, start.position) = (followed.entries, Some(followed.position));
+        (start.entries, start.position) = (followed.keys.entries, Some(followed.keys.position));
+        start.unreadable = followed.keys.unreadable;
         if let KeyChanges::Some { rows, .. } = followed.changes {
             start.changed = rows;
         }
@@ -248,10 +252,7 @@ impl DatabaseKeySource {
         Ok(start)
     }
 
-    pub(crate) fn load(
-        &mut self,
-        table: &Table,
-    ) -> Result<(Vec<Arc<Entry>>, KeyPosition), SourceError> {
+    pub(crate) fn load(&mut self, table: &Table) -> Result<DatabaseKeys, SourceError> {
         Ok(load(&mut self.keys, table)?)
     }
 
@@ -320,8 +321,7 @@ pub(crate) fn commit(
 
 /// The keys of the database, where it lacks nothing that was seen.
 struct FollowedKeys {
-    entries: Vec<Arc<Entry>>,
-    position: KeyPosition,
+    keys: DatabaseKeys,
     /// What was changed since the position that was seen here.
     changes: KeyChanges,
     /// The newest revision that a gateway of the last seconds has in force.
@@ -336,16 +336,15 @@ fn read_followed(
     seen: Option<KeyPosition>,
 ) -> Result<Result<FollowedKeys, SourceError>, DatabaseError> {
     let mut read = || {
-        let (entries, position) = load(keys, table)?;
+        let loaded = load(keys, table)?;
         let newest_seen = keys.newest_seen()?;
         let seen = match (seen, newest_seen) {
             (Some(seen), _) => seen,
-            (None, Some(n)) if n > position.n => KeyPosition { n, change_id: 0 },
-            (None, _) => position,
+            (None, Some(n)) if n > loaded.position.n => KeyPosition { n, change_id: 0 },
+            (None, _) => loaded.position,
         };
         let followed = FollowedKeys {
-            entries,
-            position,
+            keys: loaded,
             changes: keys.changes(seen)?,
             newest_seen,
         };
@@ -364,25 +363,69 @@ fn read_followed(
     }
 }
 
-/// All keys in the order of the list.
-pub(crate) fn load(
-    keys: &mut PostgresKeys,
-    table: &Table,
-) -> Result<(Vec<Arc<Entry>>, KeyPosition), DatabaseError> {
+/// The keys of a database.
+pub(crate) struct DatabaseKeys {
+    /// In the order of the list.
+    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) position: KeyPosition,
+    /// Nobody knows what these may do, so they are refused.
+    pub(crate) unreadable: Vec<UnreadableKey>,
+}
+
+/// A key in the database that cannot be read.
+#[derive(Debug)]
+pub(crate) struct UnreadableKey {
+    pub(crate) id: String,
+    pub(crate) reason: String,
+}
+
+impl DatabaseKeys {
+    /// # Errors
+    /// One of them cannot be read.
+    pub(crate) fn all_readable(self) -> Result<Self, DatabaseError> {
+        match self.unreadable.into_iter().next() {
+            Some(UnreadableKey { id, reason }) => Err(DatabaseError::Key { id, reason }),
+            None => Ok(Self {
+                unreadable: Vec::new(),
+                ..self
+            }),
+        }
+    }
+}
+
+/// Why a key is refused that cannot be told from another one.
+pub(crate) const TAKEN: &str = "another key has its id or one of its tokens";
+
+/// All keys.
+pub(crate) fn load(keys: &mut PostgresKeys, table: &Table) -> Result<DatabaseKeys, DatabaseError> {
     let mut interner = Interner::default();
-    let mut placed = Vec::new();
-    let mut fault = None;
+    let (mut placed, mut unreadable) = (Vec::new(), Vec::new());
     let position = keys.all(&mut |place, row: KeyRow| match parse(&row, &mut interner) {
         Ok(Some(key)) => placed.push((place, table.adopt(key))),
         Ok(None) => {}
-        Err(reason) => fault = Some(DatabaseError::Key { id: row.id, reason }),
+        Err(reason) => unreadable.push(UnreadableKey { id: row.id, reason }),
     })?;
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
     placed.sort_unstable_by_key(|(place, _)| *place);
-    let entries = placed.into_iter().map(|(_, entry)| entry).collect();
-    Ok((entries, position))
+    let mut entries: Vec<Arc<Entry>> = placed.into_iter().map(|(_, entry)| entry).collect();
+    let mut hashes = HashSet::with_capacity(entries.len());
+    entries.retain(|entry| {
+        let key = entry.key();
+        let is_taken = key.hashes().any(|hash| hashes.contains(hash));
+        if is_taken {
+            unreadable.push(UnreadableKey {
+                id: key.id().to_owned(),
+                reason: TAKEN.to_owned(),
+            });
+        } else {
+            hashes.extend(key.hashes().copied());
+        }
+        !is_taken
+    });
+    Ok(DatabaseKeys {
+        entries,
+        position,
+        unreadable,
+    })
 }
 
 /// The key of a row; None: it is deleted.
@@ -409,7 +452,7 @@ fn refuse_other_keys(
     followed: &FollowedKeys,
     file: &Path,
 ) -> Result<(), StartKeysError> {
-    let entries = followed.entries.iter();
+    let entries = followed.keys.entries.iter();
     let known: HashMap<&str, &Key> = entries
         .map(|entry| (entry.key().id(), entry.key()))
         .collect();

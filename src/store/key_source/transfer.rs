@@ -111,7 +111,8 @@ pub fn import(
     loop {
         attempt += 1;
         let table = Table::default();
-        let (entries, position) = database::load(&mut keys, &table)?;
+        let loaded = database::load(&mut keys, &table)?.all_readable()?;
+        let (entries, position) = (loaded.entries, loaded.position);
         table.swap(entries, NO_YIELD);
         let loaded = key_file::read(file, &table, NO_YIELD).map_err(ImportError::File)?;
         let difference = table.compare(&loaded.entries, NO_YIELD);
@@ -172,9 +173,9 @@ fn keys_of(database: &Database) -> Result<PostgresKeys, SourceError> {
 /// The database cannot be read.
 pub fn export(database: &Database) -> Result<Vec<u8>, SourceError> {
     let mut keys = keys_of(database)?;
-    let (entries, _) = database::load(&mut keys, &Table::default())?;
+    let loaded = database::load(&mut keys, &Table::default())?.all_readable()?;
     let mut text = Vec::new();
-    for entry in &entries {
+    for entry in &loaded.entries {
         key_json::write_line(entry.key(), &mut text);
     }
     Ok(text)

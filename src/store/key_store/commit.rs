@@ -616,10 +616,16 @@ impl KeyStoreState {
             (LockedSource::Database, KeySource::File(_)) => return Ok(()),
         };
         self.set_loaded(committed);
-        self.pending.clear();
-        let written = self.status.load().pending;
+        // What was taken of a key that cannot be read here cannot be written either.
+        let table = &self.table;
+        self.pending.retain(|id, pending| {
+            matches!(pending.change, PendingChange::Restricted(_))
+                && table.by_id(id.as_str()).is_none()
+        });
+        let left = self.pending.len();
+        let written = self.status.load().pending.saturating_sub(left);
         if written > 0 {
-            self.update_status(|status| (status.pending, status.pending_error) = (0, None));
+            self.update_status(|status| (status.pending, status.pending_error) = (left, None));
             (self.events)(KeyStoreEvent::PendingWritten { written });
         }
         Ok(())

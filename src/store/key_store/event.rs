@@ -140,6 +140,11 @@ pub enum KeyStoreEvent<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// Further keys in the database cannot be read, and are refused.
+    KeysUnreadable {
+        /// How many.
+        more: usize,
+    },
     /// A change that took access away while the database was away is not carried out: the key was changed there since.
     PendingDropped {
         /// The key.

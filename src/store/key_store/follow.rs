@@ -14,7 +14,7 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::database::{KeyChanges, KeyPosition, KeyRow, KeyWrites};
 use crate::store::key_json::Interner;
-use crate::store::key_source::database::parse;
+use crate::store::key_source::database::{DatabaseKeys, TAKEN, UnreadableKey, parse};
 use crate::store::key_source::follower::Look;
 use crate::store::key_source::{KeySource, Revision, SourceError};
 use crate::store::key_store::command::AcceptRollback;
@@ -25,6 +25,8 @@ use crate::store::key_store::state::{KeyStoreState, PendingChange};
 
 /// More changed keys than this are put into force by reading all keys, in one swap.
 const MANY: usize = 10_000;
+/// So many keys that cannot be read are named, each with its reason.
+const MOST_TOLD: usize = 100;
 
 impl KeyStoreState {
     /// Puts into force what a look at the database has found.
@@ -158,8 +160,13 @@ impl KeyStoreState {
         let KeySource::Database(source) = &mut self.source else {
             return Err(SourceError::NotShared);
         };
-        let (entries, position) = source.load(&self.table)?;
-        Ok(self.plan(entries, Revision::Database(position)))
+        let DatabaseKeys {
+            entries,
+            position,
+            unreadable,
+        } = source.load(&self.table)?;
+        self.tell_unreadable(&unreadable);
+        Ok(self.plan(entries, Revision::Database(position), &unreadable))
     }
 
     /// Puts single keys into force.
@@ -189,7 +196,7 @@ impl KeyStoreState {
         // A token may have moved from one key to another.
         for key in again {
             if !self.put(key.clone()) {
-                self.refuse_unreadable(key.id(), "another key has its id or one of its tokens");
+                self.refuse_unreadable(key.id(), TAKEN);
             }
         }
         self.set_loaded(Revision::Database(to));
@@ -251,6 +258,16 @@ impl KeyStoreState {
             Some(entry) if *entry.key() == key => true,
             Some(_) => self.table.replace(key).is_ok(),
             None => self.table.insert(key).is_ok(),
+        }
+    }
+
+    /// Says which keys are refused, although they are in the database.
+    pub(crate) fn tell_unreadable(&self, keys: &[UnreadableKey]) {
+        for UnreadableKey { id, reason } in keys.iter().take(MOST_TOLD) {
+            (self.events)(KeyStoreEvent::KeyUnreadable { id, reason });
+        }
+        if let Some(more @ 1..) = keys.len().checked_sub(MOST_TOLD) {
+            (self.events)(KeyStoreEvent::KeysUnreadable { more });
         }
     }
 

@@ -122,6 +122,7 @@ impl KeyStore {
         let StartKeys {
             source,
             entries,
+            unreadable,
             position,
             awaited,
             copied,
@@ -135,6 +136,7 @@ impl KeyStore {
         let mut state = state(settings, table, source, audit, Box::new(events));
         state.watch = false;
         state.is_unchecked = not_followed.is_some();
+        state.tell_unreadable(&unreadable);
         if let Some(file) = &missing_file {
             (state.events)(KeyStoreEvent::CopyIncomplete { missing: file });
         }
@@ -163,7 +165,7 @@ impl KeyStore {
         let mut entries = entries;
         if not_followed.is_none() {
             // The copy is without what they took away; the database may not be.
-            state.pending = state.apply_pending(&mut entries);
+            state.pending = state.apply_pending(&mut entries, &unreadable);
         }
         state.table.swap(entries, NO_YIELD);
         let fresh = match &not_followed {

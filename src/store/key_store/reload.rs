@@ -9,6 +9,7 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::audit::{reload_entry, reload_widens};
 use crate::store::database::IfNotWritten;
+use crate::store::key_source::database::UnreadableKey;
 use crate::store::key_source::{KeySource, LockedSource, Revision};
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
@@ -84,22 +85,27 @@ impl KeyStoreState {
     }
 
     pub(crate) fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
-        if matches!(self.source, KeySource::Database(_)) {
-            return Ok(self.plan_followed()?);
-        }
         let before = self.source.revision();
-        let loaded = self.source.load(&self.table);
+        let loaded = match &self.source {
+            KeySource::Database(_) => return Ok(self.plan_followed()?),
+            KeySource::File(file) => file.load(&self.table),
+        };
         let (entries, revision) = loaded.map_err(|error| {
             let error = StoreError::from(error);
             self.remember_rejected(before, &error);
             error
         })?;
-        Ok(self.plan(entries, revision))
+        Ok(self.plan(entries, revision, &[]))
     }
 
     /// What these keys of the source would change.
-    pub(crate) fn plan(&self, mut entries: Vec<Arc<Entry>>, revision: Revision) -> ReloadPlan {
-        let pending = self.apply_pending(&mut entries);
+    pub(crate) fn plan(
+        &self,
+        mut entries: Vec<Arc<Entry>>,
+        revision: Revision,
+        unreadable: &[UnreadableKey],
+    ) -> ReloadPlan {
+        let pending = self.apply_pending(&mut entries, unreadable);
         let difference = Arc::new(self.table.compare(&entries, yield_if_due));
         let (dropped, total) = (difference.removed.len(), self.table.len());
         let too_many = dropped * 100 > total * usize::from(self.max_drop_percent);
@@ -116,12 +122,22 @@ impl KeyStoreState {
         }
     }
 
-    /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet.
-    pub(crate) fn apply_pending(&self, entries: &mut Vec<Arc<Entry>>) -> HashMap<KeyId, Pending> {
-        let mut still_pending = HashMap::new();
+    /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet, and those of
+    /// its keys that cannot be read.
+    pub(crate) fn apply_pending(
+        &self,
+        entries: &mut Vec<Arc<Entry>>,
+        unreadable: &[UnreadableKey],
+    ) -> HashMap<KeyId, Pending> {
         if self.pending.is_empty() {
-            return still_pending;
+            return HashMap::new();
         }
+        let of_unreadable = unreadable.iter().filter_map(|key| {
+            let id = KeyId::parse(&key.id).ok()?;
+            let pending = self.pending.get(&id)?.clone();
+            Some((id, pending))
+        });
+        let mut still_pending: HashMap<KeyId, Pending> = of_unreadable.collect();
         entries.retain_mut(|entry| {
             yield_if_due();
             let id = entry.key().key_id();

@@ -537,6 +537,46 @@ fn a_copy_that_has_lost_one_of_its_files_does_not_follow_a_backup() {
     });
 }
 
+#[test]
+fn a_key_that_cannot_be_read_is_refused_alone_however_the_keys_are_read() {
+    let server = server();
+    let up = Recorder::answering();
+    let running = setup(&server, &up).start();
+    let [kept, newer, copied] = ["kept", "newer", "copied"].map(|name| make(&running, name));
+    let statuses = |gateway: &Gateway| [&kept, &newer, &copied].map(|key| status(gateway, key));
+    assert_eq!(statuses(&running), [200; 3]);
+    // A field of a version to come, and a token that another key has.
+    psql(
+        &server,
+        &format!(
+            "UPDATE keys SET line = replace(line, '{{\"id\"', '{{\"to_come\":1,\"id\"') WHERE id = '{}'; \
+             UPDATE keys SET line = replace((SELECT line FROM keys WHERE id = '{kept}'), '{kept}', id) WHERE id = '{}'",
+            newer.id,
+            copied.id,
+            kept = kept.id,
+        ),
+    );
+    let started = setup(&server, &up).start();
+    assert_eq!(statuses(&started), [200, 401, 401]);
+    assert_eq!(
+        running
+            .admin("POST", "/api/reload", Some(&json!({"force": true})))
+            .status,
+        200
+    );
+    assert_eq!(statuses(&running), [200, 401, 401]);
+    for gateway in [&started, &running] {
+        for (key, reason) in [(&newer, "to_come"), (&copied, "tokens")] {
+            gateway.process.line("it is said", |line| {
+                line.contains("key_unreadable") && line.contains(&key.id) && line.contains(reason)
+            });
+        }
+    }
+    let ran = running.run(&["keys", "export"], "");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.err.contains(&newer.id), "{}", ran.err);
+}
+
 /// Writes the tables' content to a file, as `pg_dump` does it.
 fn dump(server: &TestServer, file: &std::path::Path, tables: &[&str]) {
     let mut command = server.program("pg_dump");
