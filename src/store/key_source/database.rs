@@ -179,7 +179,9 @@ impl DatabaseKeySource {
             FoundCopy::Copy { .. } | FoundCopy::None => None,
         };
         let looked = Instant::now();
-        let read = read_followed(&mut keys, table, seen).map_err(StartKeysError::Database)?;
+        let has_copy = matches!(found, FoundCopy::Copy { .. });
+        let read = read_followed(&mut keys, table, seen, has_copy);
+        let read = read.map_err(StartKeysError::Database)?;
         let source = Self {
             keys,
             copy: LastGoodCopy::new(file, table, lock),
@@ -334,6 +336,7 @@ fn read_followed(
     keys: &mut PostgresKeys,
     table: &Table,
     seen: Option<KeyPosition>,
+    has_copy: bool,
 ) -> Result<Result<FollowedKeys, SourceError>, DatabaseError> {
     let mut read = || {
         let loaded = load(keys, table)?;
@@ -358,7 +361,7 @@ fn read_followed(
             }),
             KeyChanges::None | KeyChanges::Some { .. } | KeyChanges::Unknown => Ok(followed),
         }),
-        Err(error) if DatabaseError::passes(&error) => Ok(Err(error.into())),
+        Err(error) if DatabaseError::is_outlasted(&error, has_copy) => Ok(Err(error.into())),
         Err(error) => Err(error),
     }
 }

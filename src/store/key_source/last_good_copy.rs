@@ -133,6 +133,11 @@ impl CopyState {
     }
 }
 
+/// Whether both files of a copy are there.
+pub(crate) fn exists(file: &Path) -> bool {
+    file.exists() && state_file(file).exists()
+}
+
 /// Reads the copy.
 ///
 /// # Errors

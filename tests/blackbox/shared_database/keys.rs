@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::gateways::{server, shared};
+use super::gateways::{server, shared, shared_at};
 use crate::postgres::TestServer;
 use crate::support::client::Call;
 use crate::support::gateway::{Gateway, Setup};
@@ -575,6 +575,57 @@ fn a_key_that_cannot_be_read_is_refused_alone_however_the_keys_are_read() {
     let ran = running.run(&["keys", "export"], "");
     assert_eq!(ran.code, Some(1), "{}", ran.out);
     assert!(ran.err.contains(&newer.id), "{}", ran.err);
+}
+
+#[test]
+fn a_gateway_with_a_copy_starts_where_the_server_refuses_it_and_one_without_does_not() {
+    let server = server();
+    psql(
+        &server,
+        "CREATE ROLE gateway LOGIN; ALTER DATABASE usage OWNER TO gateway",
+    );
+    let up = Recorder::answering();
+    let url = format!("postgres://gateway@127.0.0.1:{}/usage", server.port());
+    let of_role = || {
+        shared_at(&url, &up)
+            .without_key_file()
+            .set("keys", "source = \"database\"")
+    };
+    let mut gateway = of_role().start();
+    let key = make(&gateway, "first");
+    let as_superuser = |sql: &str| server.query("postgres", sql);
+    let cases = [
+        (
+            "ALTER DATABASE usage RENAME TO aside",
+            "ALTER DATABASE aside RENAME TO usage",
+            "has no database usage",
+        ),
+        (
+            "ALTER ROLE gateway NOLOGIN",
+            "ALTER ROLE gateway LOGIN",
+            "does not let gateway in",
+        ),
+    ];
+    for (refuse, admit, reason) in cases {
+        gateway.process.terminate();
+        assert!(gateway.process.exits_within(DEADLINE).success());
+        eventually("the server has let go of the gateway", DEADLINE, || {
+            let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'usage'";
+            (as_superuser(open) == "0").then_some(())
+        });
+        as_superuser(refuse);
+        gateway.start_again();
+        assert_eq!(status(&gateway, &key), 200);
+        is_in(&gateway, "database_away");
+        gateway.process.line("why", |line| {
+            line.contains("last good copy") && line.contains(reason)
+        });
+        let (ended, said) = of_role().refused();
+        assert!(!ended.success() && said.contains(reason), "{said}");
+        as_superuser(admit);
+        is_in(&gateway, "in_sync");
+        assert_eq!(status(&gateway, &key), 200);
+    }
 }
 
 /// Writes the tables' content to a file, as `pg_dump` does it.
