@@ -83,8 +83,7 @@ impl KeySource {
                 Err(error) => Err(LockError::File(error)),
             },
             Self::Database(database) => match database.lock(!timeout.is_zero()) {
-                Ok(true) => Ok(LockedSource::Database),
-                Ok(false) => Err(LockError::Busy(io::ErrorKind::ResourceBusy.into())),
+                Ok(()) => Ok(LockedSource::Database),
                 Err(error) => Err(LockError::Database(error)),
             },
         }

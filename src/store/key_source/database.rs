@@ -36,6 +36,8 @@ pub enum SourceError {
     NotBehind,
     /// The database is one that only this gateway has.
     NotShared,
+    /// Others have been changing keys for too long.
+    Busy,
     /// The answer to a commit was lost, and whether it was done cannot be asked.
     Unsure(Arc<DatabaseError>),
 }
@@ -55,6 +57,9 @@ impl fmt::Display for SourceError {
             Self::NotShared => f.write_str(
                 "the database is not one that gateways share; set [database] url to \"postgres://…\"",
             ),
+            Self::Busy => f.write_str(
+                "other gateways are changing keys, and this one did not get its turn in time; try again",
+            ),
             Self::Unsure(error) => write!(
                 f,
                 "the database was lost while it wrote the change, which may be made nevertheless; look at the key once the \
@@ -68,7 +73,7 @@ impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) | Self::Unsure(error) => Some(&**error),
-            Self::Behind { .. } | Self::NotBehind | Self::NotShared => None,
+            Self::Behind { .. } | Self::NotBehind | Self::NotShared | Self::Busy => None,
         }
     }
 }
@@ -258,9 +263,12 @@ impl DatabaseKeySource {
         Ok(load(&mut self.keys, table)?)
     }
 
-    /// Waits for the right to change keys. False: another gateway changes keys, and `wait` is false.
-    pub(crate) fn lock(&mut self, wait: bool) -> Result<bool, SourceError> {
-        Ok(self.keys.begin(wait)?)
+    /// Waits for the right to change keys.
+    ///
+    /// # Errors
+    /// [`SourceError::Busy`] where other gateways change keys, for too long or without `wait` at all.
+    pub(crate) fn lock(&mut self, wait: bool) -> Result<(), SourceError> {
+        lock(&mut self.keys, wait)
     }
 
     /// What others have changed since a position, as far as it can be seen without the lock.
@@ -291,6 +299,14 @@ impl DatabaseKeySource {
     /// The newest revision that a gateway of the last seconds has in force.
     pub(crate) fn newest_seen(&mut self) -> Result<Option<u64>, SourceError> {
         Ok(self.keys.newest_seen()?)
+    }
+}
+
+/// Waits for the right to change keys, as [`DatabaseKeySource::lock`].
+pub(crate) fn lock(keys: &mut PostgresKeys, wait: bool) -> Result<(), SourceError> {
+    match keys.begin(wait)? {
+        true => Ok(()),
+        false => Err(SourceError::Busy),
     }
 }
 

@@ -129,7 +129,7 @@ pub fn import(
         if dry_run || difference.is_empty() {
             return Ok(difference);
         }
-        keys.begin(true)?;
+        database::lock(&mut keys, true)?;
         if !matches!(keys.changes_in_change(position)?, KeyChanges::None) && attempt < ATTEMPTS {
             keys.rollback();
             continue;

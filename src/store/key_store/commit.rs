@@ -19,7 +19,9 @@ use crate::store::key_file::{self, LockedKeyFile};
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_source::database::COPY_TIMEOUT;
 use crate::store::key_source::last_good_copy::key_row;
-use crate::store::key_source::{KeyFileSource, KeySource, LockError, LockedSource, Revision};
+use crate::store::key_source::{
+    KeyFileSource, KeySource, LockError, LockedSource, Revision, SourceError,
+};
 use crate::store::key_store::command::{
     CreatedKey, ReplySender, RotatedKey, SubmittedWrite, WriteCommand,
 };
@@ -109,7 +111,7 @@ impl KeyStoreState {
         let locked = match self.known_away() {
             Some(error) => Err(LockError::Database(error)),
             None => match self.source.lock(Duration::ZERO) {
-                Err(LockError::Busy(_)) => {
+                Err(LockError::Busy(_) | LockError::Database(SourceError::Busy)) => {
                     self.revoke_without_lock(&mut writes, RevokedFirst::All);
                     self.source.lock(key_file::LOCK_WAIT)
                 }
@@ -118,6 +120,7 @@ impl KeyStoreState {
         };
         let locked = match locked {
             Ok(lock) => self.merge(&lock).map(|()| lock),
+            Err(LockError::Database(error @ SourceError::Busy)) => Err(error.into()),
             Err(LockError::Database(error)) => {
                 self.set_follow_state(FollowState::NotFollowed(error.clone()));
                 Err(error.into())

@@ -78,7 +78,8 @@ impl FollowState {
                 SourceError::Failed(_)
                 | SourceError::Unsure(_)
                 | SourceError::NotBehind
-                | SourceError::NotShared,
+                | SourceError::NotShared
+                | SourceError::Busy,
             ) => "database_away",
         }
     }

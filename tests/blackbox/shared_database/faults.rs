@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::gateways::{server, shared_at};
 use super::keys::{Made, becomes, is_in, make, setup, status};
+use crate::postgres::TestServer;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::Recorder;
 use crate::support::{DEADLINE, eventually, lock};
@@ -119,6 +121,41 @@ impl ProxyState {
         }
         let _ = from_client.shutdown(Shutdown::Both);
         let _ = to_server.shutdown(Shutdown::Write);
+    }
+}
+
+/// Holds the right to change keys.
+struct HeldLock<'s> {
+    server: &'s TestServer,
+    holder: Child,
+}
+
+impl<'s> HeldLock<'s> {
+    const SQL: &'static str =
+        "SELECT pg_advisory_lock((1801937268::bigint << 32) | 5), pg_sleep(600)";
+
+    fn take(server: &'s TestServer) -> Self {
+        let holder = server
+            .program("psql")
+            .args(["-X", "-d", "usage", "-c", Self::SQL])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the lock is held", DEADLINE, || {
+            let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5 AND granted";
+            (server.query("usage", held) != "0").then_some(())
+        });
+        Self { server, holder }
+    }
+}
+
+impl Drop for HeldLock<'_> {
+    fn drop(&mut self) {
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE query LIKE 'SELECT pg_advisory_lock((%'";
+        self.server.query("usage", end);
+        let _ = self.holder.wait();
     }
 }
 
@@ -302,4 +339,33 @@ fn what_a_gateway_that_was_cut_off_revoked_is_revoked_unless_the_key_was_changed
         .process
         .line("it is said", |line| line.contains("is not carried out"));
     assert_eq!(status(&other, &changed), 200);
+}
+
+#[test]
+fn a_change_that_waits_too_long_for_others_is_refused_and_no_outage() {
+    let server = server();
+    let up = Recorder::answering();
+    let gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let held = HeldLock::take(&server);
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    let answer = gateway.admin("PATCH", &path(&kept), Some(&json!({"name": "x"})));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "database_failed");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(answer.text().contains("try again"), "{}", answer.text());
+    // What is in force already is never taken back.
+    let answer = gateway.admin("DELETE", &path(&deleted), None);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    assert_eq!(status(&gateway, &deleted), 401);
+    drop(held);
+    eventually("it is carried out", DEADLINE, || {
+        let left = "SELECT count(*) FROM keys WHERE deleted_at IS NULL";
+        (server.query("usage", left) == "1").then_some(())
+    });
+    let renamed = gateway.admin_json("PATCH", &path(&kept), Some(&json!({"name": "x"})));
+    assert_eq!(renamed["name"], "x", "{renamed}");
+    let log = gateway.log().join("\n");
+    assert!(!log.contains("cannot be followed"), "{log}");
+    assert!(!log.contains("leases cannot be renewed"), "{log}");
 }

@@ -168,7 +168,7 @@ impl PostgresKeys {
     }
 
     /// Begins a change: until [`commit`](Self::commit) or [`rollback`](Self::rollback) no other gateway changes keys. False:
-    /// another one is about to, and `wait` is false.
+    /// another one is about to, and `wait` is false, or it takes too long.
     pub(crate) fn begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
         let (is_old, began) = (self.connection.is_open(), Instant::now());
         let begun = match self.try_begin(wait) {
@@ -188,12 +188,18 @@ impl PostgresKeys {
             within(LOCK_ANSWER, client.batch_execute("BEGIN")).await?;
             let lock = AdvisoryLock::Keys.number();
             if wait {
-                within(
+                let taken = within(
                     limit,
                     client.execute("SELECT pg_advisory_xact_lock($1)", &[&lock]),
                 )
-                .await?;
-                return Ok(true);
+                .await;
+                return match taken {
+                    Err(error) if error.is_of_waiting() => {
+                        within(limit, client.batch_execute("ROLLBACK")).await?;
+                        Ok(false)
+                    }
+                    taken => taken.map(|_| true),
+                };
             }
             let taken: bool = within(
                 LOCK_ANSWER,
