@@ -135,7 +135,7 @@ pub(super) fn serve(
         .first()
         .map(|first| components.config.url(first) + "/v1")
         .unwrap_or_default();
-    components.share_limits()?;
+    components.share_limits(key_store.known_gateways())?;
     let token = components.admin_token()?;
     let alerts = components.alerts();
     let services = Arc::new(Services {
@@ -302,13 +302,14 @@ impl Components {
         keys.source == KeysSource::Database && key_store::has_copy(&keys.file)
     }
 
-    fn share_limits(&mut self) -> Result<(), StartError> {
+    /// `gateways`: as many are known from before the start.
+    fn share_limits(&mut self, gateways: u64) -> Result<(), StartError> {
         if let Some(database) = &self.database {
             let config = &self.config;
             self.shared_limits = usage_database::share_limits(
                 database,
                 &self.gateway.instance,
-                config.keys.limits_unavailable,
+                (config.keys.limits_unavailable, gateways),
                 &config.usage.time_zone,
                 &self.log,
                 &self.metrics,

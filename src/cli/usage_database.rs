@@ -63,7 +63,7 @@ pub(super) fn open(
 pub(super) fn share_limits(
     database: &Arc<Database>,
     instance: &str,
-    unavailable: LimitsUnavailable,
+    (unavailable, gateways): (LimitsUnavailable, u64),
     zone: &TimeZone,
     log: &Log,
     metrics: &Metrics,
@@ -76,7 +76,7 @@ pub(super) fn share_limits(
     let shared = SharedLimits::start(
         database,
         instance.to_owned(),
-        unavailable,
+        (unavailable, gateways),
         zone.clone(),
         observer,
     )

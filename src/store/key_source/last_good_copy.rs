@@ -46,6 +46,9 @@ pub(crate) struct CopyState {
     /// The accounts that the keys name, as the admin API has them; None: they were not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounts: Option<Vec<Value>>,
+    /// How many gateways shared the database; 0: that was not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) gateways: u64,
     /// Whether the time of the file says when the keys were certainly those of the database.
     #[serde(skip)]
     is_followed: bool,
@@ -73,6 +76,14 @@ pub(crate) fn key_row(key: &Key) -> (String, String) {
     (key.id().to_owned(), line)
 }
 
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What is at the path of the copy.
 pub(crate) enum FoundCopy {
     None,
@@ -92,6 +103,7 @@ impl CopyState {
         table: &Table,
         position: KeyPosition,
         pending: impl Iterator<Item = (String, (PendingNote, Option<i64>))>,
+        gateways: u64,
         is_followed: bool,
     ) -> Self {
         let accounts = || {
@@ -112,6 +124,7 @@ impl CopyState {
             pending: notes,
             pending_at,
             accounts: table.knows_accounts().then(accounts),
+            gateways,
             is_followed,
         }
     }

@@ -33,7 +33,7 @@ use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedErro
 use crate::store::key_store::event::{
     FollowState, KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
 };
-use crate::store::key_store::state::{KeyStoreState, Pending};
+use crate::store::key_store::state::{KeyStoreState, KnownGateways, Pending};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
@@ -47,6 +47,7 @@ pub struct KeyStore {
     status: Arc<ArcSwap<KeyStoreStatus>>,
     revision: watch::Receiver<Option<u64>>,
     fresh: watch::Receiver<Option<Instant>>,
+    known_gateways: u64,
     /// Ends with the last handle.
     _follower: Option<Arc<FollowerHandle>>,
 }
@@ -136,6 +137,7 @@ impl KeyStore {
         let mut state = state(settings, table, source, audit, Box::new(events));
         state.watch = false;
         state.is_unchecked = not_followed.is_some();
+        state.gateways = KnownGateways::of(copied.gateways);
         state.tell_unreadable(&unreadable);
         if let Some(file) = &missing_file {
             (state.events)(KeyStoreEvent::CopyIncomplete { missing: file });
@@ -193,6 +195,7 @@ impl KeyStore {
         if let Some(revision) = revision {
             state.set_loaded(revision);
         }
+        let known_gateways = state.gateways.known;
         let (pending, keys) = (state.pending.len(), state.table.len());
         state.update_status(|status| {
             status.pending = pending;
@@ -221,6 +224,7 @@ impl KeyStore {
             status,
             revision,
             fresh,
+            known_gateways,
             _follower: follower,
         })
     }
@@ -235,6 +239,18 @@ impl KeyStore {
     pub fn accounts_changed(&self) {
         // If the worker has stopped, there is nothing to write any more.
         let _ = self.commands.send(StoreCommand::AccountsChanged);
+    }
+
+    /// Has the number of gateways that share the database written into the last good copy.
+    pub fn gateways_seen(&self, gateways: u64) {
+        // If the worker has stopped, there is nothing to write any more.
+        let _ = self.commands.send(StoreCommand::GatewaysSeen(gateways));
+    }
+
+    /// How many gateways shared the database when the last good copy was written before the start; 0: that is not known.
+    #[must_use]
+    pub fn known_gateways(&self) -> u64 {
+        self.known_gateways
     }
 
     /// Follows the database although it lacks changes that were seen here, and lets the other gateways do so.
@@ -416,6 +432,7 @@ fn state(
         rejected: None,
         pending: HashMap::new(),
         is_unchecked: false,
+        gateways: KnownGateways::default(),
         status: Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
             last_reload: LastReload {
                 at: wall_clock::now(),

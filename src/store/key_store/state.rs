@@ -23,6 +23,8 @@ use crate::table::{Entry, KeysState, Table};
 
 /// Two clocks that count the same time may differ by so much.
 const CLOCK_MARGIN: Duration = Duration::from_secs(10);
+/// Fewer gateways are believed after this.
+const FEWER_AFTER: Duration = Duration::from_secs(600);
 
 pub(crate) struct KeyStoreState {
     pub(crate) source: KeySource,
@@ -40,6 +42,8 @@ pub(crate) struct KeyStoreState {
     /// The keys in force are those of a copy, and were never compared with the database: somebody may have put an older file in
     /// its place.
     pub(crate) is_unchecked: bool,
+    /// How many gateways share the database, for the last good copy.
+    pub(crate) gateways: KnownGateways,
     pub(crate) status: Arc<ArcSwap<KeyStoreStatus>>,
     /// Where the database was when the keys in force were read; None where they come from a file, or from nowhere yet.
     pub(crate) position: watch::Sender<Option<KeyPosition>>,
@@ -180,6 +184,38 @@ impl PendingChange {
     }
 }
 
+/// How many gateways share a database. Where all of them are stopped one after the other, the last ones see fewer and fewer,
+/// and would take too large a share of the limits after a start without the database: so fewer are believed after a while only.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KnownGateways {
+    /// 0: that is not known.
+    pub(crate) known: u64,
+    /// Since when fewer are seen.
+    fewer_since: Option<Instant>,
+}
+
+impl KnownGateways {
+    pub(crate) fn of(known: u64) -> Self {
+        Self {
+            known,
+            fewer_since: None,
+        }
+    }
+
+    /// So many are seen now. Returns whether another number is known.
+    pub(crate) fn see(&mut self, seen: u64, now: Instant) -> bool {
+        if seen < self.known {
+            let since = *self.fewer_since.get_or_insert(now);
+            if now.saturating_duration_since(since) < FEWER_AFTER {
+                return false;
+            }
+        }
+        let is_other = seen != self.known;
+        *self = Self::of(seen);
+        is_other
+    }
+}
+
 impl KeyStoreState {
     /// The content of the source that is in force from now on.
     pub(crate) fn set_loaded(&mut self, revision: Revision) {
@@ -218,7 +254,13 @@ impl KeyStoreState {
         let database = status.database.as_ref();
         let is_followed =
             database.is_some_and(|database| matches!(database.state, FollowState::InSync));
-        let state = CopyState::of(&self.table, position, pending, is_followed);
+        let state = CopyState::of(
+            &self.table,
+            position,
+            pending,
+            self.gateways.known,
+            is_followed,
+        );
         Some(source.copy.write(state))
     }
 
@@ -261,6 +303,21 @@ mod tests {
             ..made(60)
         };
         assert!(!unknown.is_before(Some(seconds(0)), now));
+    }
+
+    #[test]
+    fn fewer_gateways_are_known_once_they_were_fewer_for_ten_minutes() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut gateways = KnownGateways::of(3);
+        assert!(!gateways.see(2, after(0)));
+        assert!(!gateways.see(1, after(599)));
+        assert!(!gateways.see(3, after(599)), "they are back");
+        assert!(!gateways.see(1, after(600)));
+        assert_eq!(gateways.known, 3);
+        assert!(gateways.see(1, after(1200)));
+        assert!(gateways.see(4, after(1201)));
+        assert_eq!(gateways.known, 4);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! database revives a deleted key or refuses a request.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,6 +12,9 @@ use crate::support::client::Call;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::Recorder;
 use crate::support::{DEADLINE, eventually, sweep};
+
+/// Until then a gateway that has lost the database waits for what others may have been lent.
+const LENT_ENDS: Duration = Duration::from_secs(100);
 
 /// A gateway whose keys are in the database.
 pub fn setup(server: &TestServer, up: &Recorder) -> Setup {
@@ -575,6 +579,37 @@ fn a_key_that_cannot_be_read_is_refused_alone_however_the_keys_are_read() {
     let ran = running.run(&["keys", "export"], "");
     assert_eq!(ran.code, Some(1), "{}", ran.out);
     assert!(ran.err.contains(&newer.id), "{}", ran.err);
+}
+
+#[test]
+fn a_start_without_the_database_knows_how_many_gateways_have_a_share() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let limits = "limits_unavailable = \"local_share\"";
+    let [mut one, _two] = [(); 2].map(|()| setup(&server, &up).set("keys", limits).start());
+    let known = |gateway: &Gateway| {
+        let state = std::fs::read(gateway.path("keys.jsonl.revision")).unwrap();
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        state["gateways"].clone()
+    };
+    let limited = json!({"name": "limited", "model_access": {"mode": "all"}, "limits": {"requests_per_minute": 4}});
+    let made = one.admin_json("POST", "/api/keys", Some(&limited));
+    let token = made["token"].as_str().unwrap();
+    sweep::secret(token);
+    eventually("both are known", DEADLINE, || {
+        (known(&one) == 2).then_some(())
+    });
+    server.kill();
+    one.start_again();
+    assert_eq!(known(&one), 2);
+    // Nobody knows what others were lent, until all that was lent has ended.
+    let first = one.ask(&Call::chat(token, "good"));
+    assert_eq!(first.status, 429, "{}", first.text());
+    let statuses = eventually("it has its share", LENT_ENDS, || {
+        let first = one.ask(&Call::chat(token, "good")).status;
+        (first == 200).then(|| [(); 3].map(|()| one.ask(&Call::chat(token, "good")).status))
+    });
+    assert_eq!(statuses, [200, 429, 429], "two of four");
 }
 
 #[test]

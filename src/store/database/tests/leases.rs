@@ -108,7 +108,7 @@ impl Leasing {
         let shared = SharedLimits::start(
             &database,
             name.to_owned(),
-            LimitsUnavailable::LocalShare,
+            (LimitsUnavailable::LocalShare, 1),
             TimeZone::UTC,
             Box::new(|_| ()),
         );
