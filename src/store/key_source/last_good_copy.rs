@@ -395,22 +395,57 @@ impl CopyWriter {
     }
 }
 
+/// Replaces the file, as a whole or not at all. The new text has a fixed name until then, so that what a killed process left of
+/// it is found and replaced.
 fn write_state(path: &Path, state: &CopyState) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    // Of mode 0600, by the crate.
-    let mut new = tempfile::Builder::new()
-        .prefix(".keys-revision-")
-        .tempfile_in(folder)?;
-    serde_json::to_writer(&mut new, state)?;
-    new.write_all(b"\n")?;
-    let before = std::fs::metadata(path).and_then(|before| before.modified());
-    if let (false, Ok(before)) = (state.is_followed, before) {
-        new.as_file().set_modified(before)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = folder.join(format!(".{name}.new"));
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    new.as_file().sync_all()?;
-    new.persist(path).map_err(|failed| failed.error)?;
+    let mut text = serde_json::to_vec(state)?;
+    text.push(b'\n');
+    let before = std::fs::metadata(path).and_then(|before| before.modified());
+    let mut file = key_file::create_private(&new)?;
+    let moved = file
+        .write_all(&text)
+        .and_then(|()| match before {
+            Ok(before) if !state.is_followed => file.set_modified(before),
+            _ => Ok(()),
+        })
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&new, path));
+    if let Err(error) = moved {
+        let _ = std::fs::remove_file(&new);
+        return Err(error);
+    }
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_of_the_file_beside_a_copy_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = state_file(&folder.path().join("keys.jsonl"));
+        std::fs::write(folder.path().join(".keys.jsonl.revision.new"), "{").unwrap();
+        for gateways in [2, 3] {
+            let state = CopyState {
+                gateways,
+                ..CopyState::default()
+            };
+            write_state(&file, &state).unwrap();
+            let found: CopyState = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            assert_eq!(found, state);
+        }
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1);
+    }
 }

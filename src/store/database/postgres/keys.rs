@@ -167,6 +167,12 @@ impl PostgresKeys {
         })
     }
 
+    /// The ids of keys that were deleted in the last 30 days.
+    pub(crate) fn deleted(&mut self) -> Result<Vec<String>, DatabaseError> {
+        let deleted = statement("SELECT id FROM keys WHERE deleted_at IS NOT NULL", []);
+        self.connection.ask(&deleted, |row| Ok(row.try_get(0)?))
+    }
+
     /// Begins a change: until [`commit`](Self::commit) or [`rollback`](Self::rollback) no other gateway changes keys. False:
     /// another one is about to, and `wait` is false, or it takes too long.
     pub(crate) fn begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
