@@ -27,7 +27,9 @@ use crate::store::key_store::command::{
 };
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::{FollowState, KeyStoreEvent};
-use crate::store::key_store::state::{KeyStoreState, Pending, PendingChange, Restriction};
+use crate::store::key_store::state::{
+    KeyStoreState, PendingChange, PendingRevocation, Restriction,
+};
 use crate::store::patch::{KeyPatch, NewKey, Revocation};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
@@ -501,7 +503,8 @@ impl KeyStoreState {
                 Some(PendingChange::Deleted(_)) | None => restriction,
             };
             let restricted = PendingChange::Restricted(both);
-            self.pending.insert(id.clone(), Pending::now(restricted));
+            self.pending
+                .insert(id.clone(), PendingRevocation::now(restricted));
         }
         if wanted == *in_table.key() {
             changes.replaced.remove(&id);
@@ -583,7 +586,7 @@ impl KeyStoreState {
             self.table.remove(id.as_str());
             changes.replaced.remove(&id);
             let deleted = PendingChange::Deleted(Arc::clone(&entry));
-            self.pending.insert(id, Pending::now(deleted));
+            self.pending.insert(id, PendingRevocation::now(deleted));
             return Ok((Some(before), entry));
         }
         match self.pending.get(&id).map(|pending| &pending.change) {
@@ -650,7 +653,7 @@ impl KeyStoreState {
 /// What a commit changes in the database.
 fn key_writes(
     table: &Table,
-    pending: &HashMap<KeyId, Pending>,
+    pending: &HashMap<KeyId, PendingRevocation>,
     changes: &BatchChanges,
 ) -> KeyWrites {
     let mut writes = KeyWrites::default();

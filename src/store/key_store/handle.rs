@@ -33,7 +33,7 @@ use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedErro
 use crate::store::key_store::event::{
     FollowState, KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
 };
-use crate::store::key_store::state::{KeyStoreState, KnownGateways, Pending};
+use crate::store::key_store::state::{KeyStoreState, KnownGateways, PendingRevocation};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
@@ -159,7 +159,7 @@ impl KeyStore {
         }
         let restored = copied.pending.iter().filter_map(|(id, note)| {
             let at = copied.pending_at.get(id).copied();
-            let pending = Pending::restored(note, at, &state.table)?;
+            let pending = PendingRevocation::restored(note, at, &state.table)?;
             Some((KeyId::parse(id).ok()?, pending))
         });
         state.pending = restored.collect();

@@ -14,7 +14,7 @@ use crate::store::key_source::{KeySource, LockedSource, Revision};
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
 use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
-use crate::store::key_store::state::{KeyStoreState, Pending, PendingChange};
+use crate::store::key_store::state::{KeyStoreState, PendingChange, PendingRevocation};
 use crate::table::{Difference, Entry, drop_incrementally};
 
 /// The source's keys with the pending changes applied, and what they would change in the table.
@@ -22,7 +22,7 @@ pub(crate) struct ReloadPlan {
     pub(crate) entries: Vec<Arc<Entry>>,
     pub(crate) revision: Revision,
     /// The pending changes that the source does not contain yet.
-    pending: HashMap<KeyId, Pending>,
+    pending: HashMap<KeyId, PendingRevocation>,
     pub(crate) difference: Arc<Difference>,
     drop_limit_error: Option<DropLimitError>,
 }
@@ -128,7 +128,7 @@ impl KeyStoreState {
         &self,
         entries: &mut Vec<Arc<Entry>>,
         unreadable: &[UnreadableKey],
-    ) -> HashMap<KeyId, Pending> {
+    ) -> HashMap<KeyId, PendingRevocation> {
         if self.pending.is_empty() {
             return HashMap::new();
         }
@@ -137,7 +137,7 @@ impl KeyStoreState {
             let pending = self.pending.get(&id)?.clone();
             Some((id, pending))
         });
-        let mut still_pending: HashMap<KeyId, Pending> = of_unreadable.collect();
+        let mut still_pending: HashMap<KeyId, PendingRevocation> = of_unreadable.collect();
         entries.retain_mut(|entry| {
             yield_if_due();
             let id = entry.key().key_id();

@@ -38,7 +38,7 @@ pub(crate) struct KeyStoreState {
     pub(crate) loaded: Revision,
     pub(crate) rejected: Option<RejectedRevision>,
     /// Deletes, disables and ends of previous tokens that are in force in the table but not yet written.
-    pub(crate) pending: HashMap<KeyId, Pending>,
+    pub(crate) pending: HashMap<KeyId, PendingRevocation>,
     /// The keys in force are those of a copy, and were never compared with the database: somebody may have put an older file in
     /// its place.
     pub(crate) is_unchecked: bool,
@@ -65,7 +65,7 @@ pub(crate) struct RejectedRevision {
 
 /// A change that takes access away, and when it was made.
 #[derive(Clone, Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingRevocation {
     pub(crate) change: PendingChange,
     /// None: that cannot be told.
     pub(crate) made: Option<Instant>,
@@ -125,7 +125,7 @@ impl Restriction {
     }
 }
 
-impl Pending {
+impl PendingRevocation {
     pub(crate) fn now(change: PendingChange) -> Self {
         Self {
             change,
@@ -288,7 +288,7 @@ mod tests {
     fn only_a_change_that_was_certainly_made_after_it_undoes_what_was_taken_away() {
         let now = Instant::now();
         let seconds = Duration::from_secs;
-        let made = |ago| Pending {
+        let made = |ago| PendingRevocation {
             change: PendingChange::Restricted(Restriction::default()),
             made: now.checked_sub(seconds(ago)),
         };
@@ -298,7 +298,7 @@ mod tests {
         assert!(!is_undone(60, Some(seconds(50))));
         assert!(!is_undone(60, Some(seconds(61))));
         assert!(!is_undone(60, None));
-        let unknown = Pending {
+        let unknown = PendingRevocation {
             made: None,
             ..made(60)
         };
@@ -327,7 +327,7 @@ mod tests {
             ended: None,
         };
         let now = wall_clock::now().seconds();
-        let restored = |at| Pending::restored(&note, at, &Table::default()).unwrap();
+        let restored = |at| PendingRevocation::restored(&note, at, &Table::default()).unwrap();
         let made = restored(Some(now - 60)).made.unwrap().elapsed();
         assert!((60..120).contains(&made.as_secs()), "{made:?}");
         assert!(restored(Some(now + 60)).made.is_none());
