@@ -24,6 +24,7 @@ use crate::store::key_file::LoadedKeys;
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_source::database::{DatabaseKeySource, StartKeys, StartKeysError};
 use crate::store::key_source::follower::{self, FollowerHandle};
+use crate::store::key_source::last_good_copy::CopyState;
 use crate::store::key_source::{KeyFileSource, KeySource, Revision, SourceError};
 use crate::store::key_store::command::{
     AcceptRollback, CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand,
@@ -137,7 +138,6 @@ impl KeyStore {
         let mut state = state(settings, table, source, audit, Box::new(events));
         state.watch = false;
         state.is_unchecked = not_followed.is_some();
-        state.gateways = KnownGateways::of(copied.gateways);
         state.tell_unreadable(&unreadable);
         if let Some(file) = &missing_file {
             (state.events)(KeyStoreEvent::CopyIncomplete { missing: file });
@@ -147,22 +147,7 @@ impl KeyStore {
             None => state.table.await_keys(),
         }
         let is_behind = matches!(not_followed, Some(SourceError::Behind { .. }));
-        if (is_behind || !state.table.knows_accounts())
-            && let Some(accounts) = copied.accounts()
-        {
-            // Of the same instant as the keys; they are read anew once the database is back. Those of a backup hold no more
-            // than its keys do.
-            for account in accounts {
-                state.table.put_account(account);
-            }
-            state.table.accounts_are_known();
-        }
-        let restored = copied.pending.iter().filter_map(|(id, note)| {
-            let at = copied.pending_at.get(id).copied();
-            let pending = PendingRevocation::restored(note, at, &state.table)?;
-            Some((KeyId::parse(id).ok()?, pending))
-        });
-        state.pending = restored.collect();
+        state.take_over(&copied, is_behind);
         state.settle_all(&changed, looked);
         let mut entries = entries;
         if not_followed.is_none() {
@@ -410,6 +395,29 @@ impl KeyStore {
             revoked_from: None,
         };
         StoreCommand::Write(Box::new(write), priority())
+    }
+}
+
+impl KeyStoreState {
+    /// Takes over what the last good copy has beside the keys. `is_behind`: the accounts of the database are those of a backup.
+    fn take_over(&mut self, copied: &CopyState, is_behind: bool) {
+        self.gateways = KnownGateways::of(copied.gateways);
+        if (is_behind || !self.table.knows_accounts())
+            && let Some(accounts) = copied.accounts()
+        {
+            // Of the same instant as the keys; they are read anew once the database is back. Those of a backup hold no more
+            // than its keys do.
+            for account in accounts {
+                self.table.put_account(account);
+            }
+            self.table.accounts_are_known();
+        }
+        let restored = copied.pending.iter().filter_map(|(id, note)| {
+            let at = copied.pending_at.get(id).copied();
+            let pending = PendingRevocation::restored(note, at, &self.table)?;
+            Some((KeyId::parse(id).ok()?, pending))
+        });
+        self.pending = restored.collect();
     }
 }
 
