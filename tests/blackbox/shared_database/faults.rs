@@ -252,6 +252,8 @@ fn when_a_replica_takes_over_no_request_is_refused_and_no_answered_change_is_los
         204
     );
     let after = make(&one, "after");
+    // The other one cannot hear of it later.
+    becomes(&two, &after, 200);
     eventually("the replica has all", DEADLINE, || {
         let seen = replica.query("usage", "SELECT max(n) FROM key_revisions");
         (seen == server.query("usage", "SELECT max(n) FROM key_revisions")).then_some(())
