@@ -129,6 +129,8 @@ pub(super) enum ApiError {
     DatabaseFailed,
     /// The database of the keys cannot be followed or written: why, and what became of the change.
     KeysUnavailable(String),
+    /// Other gateways are changing keys. What was asked for may be done in a moment.
+    KeysBusy(String),
     /// A bug: something failed that never should.
     Internal,
     /// Not ready for requests, and why.
@@ -201,6 +203,7 @@ impl ApiError {
             Self::NotReady(_)
             | Self::DatabaseFailed
             | Self::KeysUnavailable(_)
+            | Self::KeysBusy(_)
             | Self::TooManySignIns => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotWritten { .. } => StatusCode::INSUFFICIENT_STORAGE,
         }
@@ -252,7 +255,9 @@ impl ApiError {
             Self::NoDatabase => "usage_unavailable",
             Self::NoAlerts => "alerts_unavailable",
             Self::NoAudit => "audit_unavailable",
-            Self::DatabaseFailed | Self::KeysUnavailable(_) => "database_failed",
+            Self::DatabaseFailed | Self::KeysUnavailable(_) | Self::KeysBusy(_) => {
+                "database_failed"
+            }
             Self::Internal => "internal",
             Self::NotReady(_) => "not_ready",
         }
@@ -351,7 +356,7 @@ impl ApiError {
                  \"sqlite:keygate.db\", and start the gateway again."
                     .to_owned()
             }
-            Self::KeysUnavailable(why) => format!("{why}."),
+            Self::KeysUnavailable(why) | Self::KeysBusy(why) => format!("{why}."),
             Self::DatabaseFailed => "The database cannot be read at the moment; the log says why.".to_owned(),
             Self::Internal => "Something failed that should not; the log says what.".to_owned(),
             Self::NotReady(why) => format!("Not ready: {why}."),
@@ -389,7 +394,12 @@ impl ApiError {
                 body["error"]["code"] = self.label().into();
                 body["keys"] = (*keys).into();
             }
-            Self::NoDatabase | Self::NoAlerts | Self::NoAudit | Self::NoAccounts => {
+            Self::NoDatabase
+            | Self::NoAlerts
+            | Self::NoAudit
+            | Self::NoAccounts
+            | Self::KeysUnavailable(_)
+            | Self::KeysBusy(_) => {
                 body["error"]["code"] = self.label().into();
             }
             Self::Repeated { key } => body["key"] = key.clone(),
@@ -416,7 +426,7 @@ impl ApiError {
             Self::TooManyTries { seconds } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(*seconds));
             }
-            Self::TooManySignIns => {
+            Self::TooManySignIns | Self::KeysBusy(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(1));
             }
             _ => {}
@@ -480,6 +490,9 @@ impl From<StoreError> for ApiError {
             StoreError::Database(SourceError::NotBehind) => Self::Conflict(error.to_string()),
             StoreError::Database(SourceError::Unsure(_)) => {
                 Self::KeysUnavailable(error.to_string())
+            }
+            StoreError::Database(SourceError::Busy) => {
+                Self::KeysBusy(format!("Nothing was changed: {error}"))
             }
             StoreError::Database(_) => {
                 Self::KeysUnavailable(format!("Nothing was changed: {error}"))

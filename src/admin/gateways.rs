@@ -104,7 +104,13 @@ async fn report_once(services: &Services, database: &Arc<Database>) -> Result<()
     let since = Instant::now();
     let since = since.checked_sub(LIST_EVERY).unwrap_or(since);
     let read = services.state.gateways.read(database, since).await?;
-    services.metrics.gateways(read.list.seen());
+    let seen = read.list.seen();
+    services.metrics.gateways(seen);
+    let seen = u64::try_from(seen).unwrap_or(u64::MAX);
+    services.key_store.gateways_seen(seen);
+    if let Some(shared) = &services.shared_limits {
+        shared.see_gateways(seen);
+    }
     Ok(())
 }
 

@@ -475,12 +475,32 @@ pub(crate) fn record_event(
                 .with("key_id", *id)
                 .with("reason", *reason)
         }
+        key_store::KeyStoreEvent::KeysUnreadable { more } => {
+            let message = "further keys in the database cannot be read, and are refused; use a version of keygate that knows them";
+            Event::error("key_unreadable")
+                .with("message", message)
+                .with("more", *more)
+        }
         key_store::KeyStoreEvent::PendingDropped { id } => {
             let message = "a change that took access away while the database was away is not carried out: the key was changed \
                            there since";
             Event::warn("keys")
                 .with("message", message)
                 .with("key_id", *id)
+        }
+        key_store::KeyStoreEvent::PendingKept { id } => {
+            let message = "another gateway has changed this key too, before access was taken away here, or it cannot be told \
+                           which was first; what was taken away here is taken away";
+            Event::warn("keys")
+                .with("message", message)
+                .with("key_id", *id)
+        }
+        key_store::KeyStoreEvent::CopyIncomplete { missing } => {
+            let message = "a file of the last good copy of the keys is missing: somebody has removed it, or restored the other \
+                           one alone; it is written anew once the keys of the database are in force";
+            Event::error("keys")
+                .with("message", message)
+                .with("file", missing.display().to_string())
         }
         key_store::KeyStoreEvent::CopyFailed { error } => {
             let message = "the last good copy of the keys is not on disk: a start without the database would be with older keys";

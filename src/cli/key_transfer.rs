@@ -10,8 +10,8 @@ use crate::cli::{ConfigArgs, ExportArgs, ImportArgs};
 use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::store::config::Config;
 use crate::store::database::Database;
-use crate::store::key_source::transfer::{self, ImportSettings};
-use crate::table::{Difference, Entry};
+use crate::store::key_source::transfer::{self, ImportSettings, Imported};
+use crate::table::Entry;
 
 pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
     let (config, database) = open(&args.config)?;
@@ -31,8 +31,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
         },
     );
     usage_database::stop_quietly(&database);
-    let difference = imported.map_err(refused)?;
-    print(summary(&difference, args.dry_run))
+    print(summary(&imported.map_err(refused)?, args.dry_run))
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<(), CommandError> {
@@ -56,7 +55,11 @@ fn open(config: &ConfigArgs) -> Result<(Config, Arc<Database>), CommandError> {
     Ok((config, Arc::new(database)))
 }
 
-fn summary(difference: &Difference, dry_run: bool) -> String {
+fn summary(imported: &Imported, dry_run: bool) -> String {
+    let Imported {
+        difference,
+        revived,
+    } = imported;
     let done = if dry_run { "would be" } else { "were" };
     let mut text = format!(
         "{} keys {done} added, {} removed, {} changed\n",
@@ -73,6 +76,12 @@ fn summary(difference: &Difference, dry_run: bool) -> String {
             for entry in entries {
                 text.push_str(&line(sign, entry));
             }
+        }
+        for id in revived {
+            let id = escaped(id);
+            text.push_str(&format!(
+                "! {id} was deleted in the database; --force makes it work again\n"
+            ));
         }
     }
     text

@@ -42,7 +42,7 @@ use crate::store::config::{
 use crate::store::database::{Database, GatewayIdentity};
 use crate::store::key_file;
 use crate::store::key_file::LoadedKeys;
-use crate::store::key_store::{KeyStore, KeyStoreEvent, StartKeysError};
+use crate::store::key_store::{self, KeyStore, KeyStoreEvent, StartKeysError};
 use crate::store::shared_limits::SharedLimits;
 use crate::table::{NO_YIELD, Table};
 use crate::upstream::{Fleet, discovery};
@@ -135,7 +135,7 @@ pub(super) fn serve(
         .first()
         .map(|first| components.config.url(first) + "/v1")
         .unwrap_or_default();
-    components.share_limits()?;
+    components.share_limits(key_store.known_gateways())?;
     let token = components.admin_token()?;
     let alerts = components.alerts();
     let services = Arc::new(Services {
@@ -286,22 +286,30 @@ impl Components {
                 url,
                 &self.gateway,
                 (&self.config.usage, &self.config.audit),
+                self.has_key_copy(),
                 &self.log,
                 &self.metrics,
             )?;
-            usage_database::load_accounts(&database, &self.table, &self.log)?;
+            usage_database::load_accounts(&database, &self.table, self.has_key_copy(), &self.log)?;
             self.database = Some(Arc::new(database));
         }
         Ok(())
     }
 
-    fn share_limits(&mut self) -> Result<(), StartError> {
+    /// Whether there are keys to serve without the database.
+    fn has_key_copy(&self) -> bool {
+        let keys = &self.config.keys;
+        keys.source == KeysSource::Database && key_store::has_copy(&keys.file)
+    }
+
+    /// `gateways`: as many are known from before the start.
+    fn share_limits(&mut self, gateways: u64) -> Result<(), StartError> {
         if let Some(database) = &self.database {
             let config = &self.config;
             self.shared_limits = usage_database::share_limits(
                 database,
                 &self.gateway.instance,
-                config.keys.limits_unavailable,
+                (config.keys.limits_unavailable, gateways),
                 &config.usage.time_zone,
                 &self.log,
                 &self.metrics,
@@ -325,7 +333,8 @@ impl Components {
         let Some(database) = &self.database else {
             return Ok(true);
         };
-        let is_loaded = usage_database::restore_key_uses(database, &self.table)?;
+        let is_loaded =
+            usage_database::restore_key_uses(database, &self.table, self.has_key_copy())?;
         usage_database::compare_keys(database, &self.table, &self.log)?;
         Ok(is_loaded)
     }

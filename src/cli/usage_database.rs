@@ -13,7 +13,8 @@ use crate::runtime::wall_clock;
 use crate::store::audit::{COMPARED_ROWS, differences_at_start};
 use crate::store::config::{AuditConfig, Config, UsageConfig};
 use crate::store::database::{
-    AuditQuery, Database, DatabaseEvent, DatabaseUrl, GatewayIdentity, IfNotWritten, KeepFor,
+    AuditQuery, Database, DatabaseEvent, DatabaseUrl, GatewayIdentity, GatewayStart, IfNotWritten,
+    KeepFor,
 };
 use crate::store::from_database;
 use crate::store::shared_limits::{LeaseEvent, SharedLimits};
@@ -27,6 +28,7 @@ pub(super) fn open(
     url: &DatabaseUrl,
     gateway: &GatewayIdentity,
     (usage, audit): (&UsageConfig, &AuditConfig),
+    has_key_copy: bool,
     log: &Log,
     metrics: &Metrics,
 ) -> Result<Database, StartError> {
@@ -41,10 +43,14 @@ pub(super) fn open(
     let (log, metrics) = (log.clone(), metrics.clone());
     let observer = Box::new(move |event: DatabaseEvent<'_>| record_event(&log, &metrics, &event));
     let GatewayIdentity { name, instance, .. } = gateway;
-    Database::open_with_spool(
+    let start = GatewayStart {
+        spool: usage.spool.as_ref(),
+        has_key_copy,
+    };
+    Database::open_for_gateway(
         url,
         &audit.key_file,
-        usage.spool.as_ref(),
+        start,
         name,
         instance,
         keep_for,
@@ -57,7 +63,7 @@ pub(super) fn open(
 pub(super) fn share_limits(
     database: &Arc<Database>,
     instance: &str,
-    unavailable: LimitsUnavailable,
+    (unavailable, gateways): (LimitsUnavailable, u64),
     zone: &TimeZone,
     log: &Log,
     metrics: &Metrics,
@@ -70,7 +76,7 @@ pub(super) fn share_limits(
     let shared = SharedLimits::start(
         database,
         instance.to_owned(),
-        unavailable,
+        (unavailable, gateways),
         zone.clone(),
         observer,
     )
@@ -150,15 +156,16 @@ pub(super) fn stop_quietly(database: &Database) {
 }
 
 /// Puts the accounts into force, before the first key can be used. Where the server of the database cannot be reached,
-/// keys with an account wait until it can.
+/// keys with an account wait until it can; with a copy of the keys also where it refuses the gateway.
 pub(super) fn load_accounts(
     database: &Database,
     table: &Table,
+    has_key_copy: bool,
     log: &Log,
 ) -> Result<(), StartError> {
     match from_database::load_accounts(database, table) {
         Ok(()) => Ok(()),
-        Err(error) if error.passes() => {
+        Err(error) if error.is_outlasted(has_key_copy) => {
             table.await_accounts();
             let message = "the accounts cannot be read; until they are, the gateway is not ready, and keys with an account \
                            are refused";
@@ -174,13 +181,17 @@ pub(super) fn load_accounts(
 }
 
 /// Counts on where the last start ended. Returns whether all was read of what a start takes over; the rest is read later.
-pub(super) fn restore_key_uses(database: &Database, table: &Table) -> Result<bool, StartError> {
+pub(super) fn restore_key_uses(
+    database: &Database,
+    table: &Table,
+    has_key_copy: bool,
+) -> Result<bool, StartError> {
     if !table.knows_accounts() {
         return Ok(false);
     }
     match from_database::restore_key_uses(database, table) {
         Ok(()) => Ok(true),
-        Err(error) if error.passes() => Ok(false),
+        Err(error) if error.is_outlasted(has_key_copy) => Ok(false),
         Err(error) => Err(StartError::Database(error)),
     }
 }

@@ -81,12 +81,12 @@ pub enum LeaseRule {
 }
 
 impl FleetLink {
-    /// Nothing was asked yet.
+    /// Nothing was asked yet. `gateways`: as many are known from before the start.
     #[must_use]
-    pub fn new(unavailable: LimitsUnavailable) -> Self {
+    pub fn new(unavailable: LimitsUnavailable, gateways: u64) -> Self {
         Self {
             unavailable,
-            gateways: 1,
+            gateways: gateways.max(1),
             answered: None,
             away_since: None,
             share_until: None,
@@ -107,6 +107,13 @@ impl FleetLink {
         self.answered = Some(sent);
         self.gateways = gateways.max(1);
         self.clock_ahead = clock_ahead;
+    }
+
+    /// So many gateways are seen. While the database is away, nobody knows it better than before.
+    pub fn see_gateways(&mut self, gateways: u64) {
+        if !self.is_away() {
+            self.gateways = gateways.max(1);
+        }
     }
 
     /// A question was not answered.
@@ -180,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_lease_then_lease_and_share_then_the_share_alone_and_back_again() {
-        let mut link = FleetLink::new(LimitsUnavailable::LocalShare);
+        let mut link = FleetLink::new(LimitsUnavailable::LocalShare, 1);
         link.answer(AT(100), 4, 0);
         let rule = |link: &FleetLink, now| link.rule(Some(AT(100)), LEASE_MILLIS, AT(now));
         assert_eq!(rule(&link, 109), LeaseRule::Lease);
@@ -215,8 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_that_starts_while_the_database_is_away_has_the_share_of_before() {
+        let mut link = FleetLink::new(LimitsUnavailable::LocalShare, 4);
+        link.fail(AT(100));
+        link.see_gateways(1);
+        let rule = |now| link.rule(None, LEASE_MILLIS, AT(now));
+        assert_eq!(rule(171), LeaseRule::Share { gateways: 4 });
+        let mut alone = FleetLink::new(LimitsUnavailable::LocalShare, 4);
+        alone.see_gateways(2);
+        alone.fail(AT(100));
+        assert_eq!(
+            alone.rule(None, LEASE_MILLIS, AT(171)),
+            LeaseRule::Share { gateways: 2 }
+        );
+    }
+
+    #[test]
     fn a_failure_that_ends_before_the_lease_changes_nothing() {
-        let mut link = FleetLink::new(LimitsUnavailable::LocalShare);
+        let mut link = FleetLink::new(LimitsUnavailable::LocalShare, 1);
         link.answer(AT(100), 4, 0);
         link.fail(AT(102));
         link.answer(AT(109), 4, 0);
@@ -228,7 +251,7 @@ mod tests {
 
     #[test]
     fn who_refuses_does_so_when_the_lease_has_ended() {
-        let mut link = FleetLink::new(LimitsUnavailable::Refuse);
+        let mut link = FleetLink::new(LimitsUnavailable::Refuse, 1);
         link.answer(AT(100), 4, 0);
         link.fail(AT(101));
         let rule = |now| link.rule(Some(AT(100)), LEASE_MILLIS, AT(now));

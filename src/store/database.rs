@@ -225,6 +225,15 @@ pub struct Database {
     has_left: AtomicBool,
 }
 
+/// What a gateway has when its database fails at the start.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayStart<'s> {
+    /// Where on disk waits what cannot be written.
+    pub spool: Option<&'s SpoolConfig>,
+    /// It has a last good copy of the keys.
+    pub has_key_copy: bool,
+}
+
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Database")
@@ -249,17 +258,21 @@ impl Database {
         keep_for: KeepFor,
         observer: DatabaseObserver,
     ) -> Result<Self, DatabaseError> {
-        Self::open_with_spool(url, audit_key, None, gateway, instance, keep_for, observer)
+        let start = GatewayStart {
+            spool: None,
+            has_key_copy: false,
+        };
+        Self::open_for_gateway(url, audit_key, start, gateway, instance, keep_for, observer)
     }
 
-    /// The same, where what cannot be written waits in a spool on disk.
+    /// The same for a gateway that serves.
     ///
     /// # Errors
     /// Those of [`Self::open`], and the spool cannot be used.
-    pub fn open_with_spool(
+    pub fn open_for_gateway(
         url: &DatabaseUrl,
         audit_key: &Path,
-        spool: Option<&SpoolConfig>,
+        start: GatewayStart<'_>,
         gateway: &str,
         instance: &str,
         keep_for: KeepFor,
@@ -268,12 +281,13 @@ impl Database {
         let connections = Connections::of(url, gateway)?;
         let mut driver = connections.open_to_write()?;
         let key = audit::chain_key(audit_key)?;
-        let spool = spool
+        let spool = start
+            .spool
             .map(|spool| open_spool(spool, &observer))
             .transpose()?;
         let (newest, failed) = match driver.last_audit_row() {
             Ok(newest) => (newest, None),
-            Err(error) if error.passes() => (None, Some(error)),
+            Err(error) if error.is_outlasted(start.has_key_copy) => (None, Some(error)),
             Err(error) => return Err(error),
         };
         let is_broken = newest.as_ref().is_some_and(|row| !key.admits(row));

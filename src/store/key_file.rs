@@ -11,6 +11,7 @@ mod read;
 mod stamp;
 mod write;
 
+pub(crate) use crate::store::key_file::open::create_private;
 pub(crate) use crate::store::key_file::read::readable_by_others;
 pub use crate::store::key_file::read::{LoadedKeys, ReadError, read};
 pub(crate) use crate::store::key_file::stamp::{Stamp, stamp_of};

@@ -11,15 +11,13 @@ pub(crate) mod last_good_copy;
 pub mod transfer;
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::database::KeyPosition;
-use crate::store::key_file::{LockedKeyFile, ReadError, Stamp};
+use crate::store::key_file::{LockedKeyFile, Stamp};
 use crate::store::key_source::database::DatabaseKeySource;
 pub use crate::store::key_source::database::SourceError;
 pub(crate) use crate::store::key_source::file::KeyFileSource;
-use crate::table::{Entry, Table};
 
 /// The source of the keys.
 pub(crate) enum KeySource {
@@ -42,13 +40,6 @@ pub(crate) enum Revision {
     Absent,
     File(Stamp),
     Database(KeyPosition),
-}
-
-/// Why the source is not loaded.
-#[derive(Debug)]
-pub(crate) enum LoadError {
-    File(ReadError),
-    Database(SourceError),
 }
 
 /// Why the source may not be changed now.
@@ -81,17 +72,6 @@ impl KeySource {
         }
     }
 
-    /// All keys. Keys that `table` holds already are the table's own entries.
-    pub(crate) fn load(&mut self, table: &Table) -> Result<(Vec<Arc<Entry>>, Revision), LoadError> {
-        match self {
-            Self::File(file) => file.load(table).map_err(LoadError::File),
-            Self::Database(database) => {
-                let (entries, position) = database.load(table).map_err(LoadError::Database)?;
-                Ok((entries, Revision::Database(position)))
-            }
-        }
-    }
-
     /// Waits for the right to change the source, up to `timeout`.
     pub(crate) fn lock(&mut self, timeout: Duration) -> Result<LockedSource, LockError> {
         match self {
@@ -103,8 +83,7 @@ impl KeySource {
                 Err(error) => Err(LockError::File(error)),
             },
             Self::Database(database) => match database.lock(!timeout.is_zero()) {
-                Ok(true) => Ok(LockedSource::Database),
-                Ok(false) => Err(LockError::Busy(io::ErrorKind::ResourceBusy.into())),
+                Ok(()) => Ok(LockedSource::Database),
                 Err(error) => Err(LockError::Database(error)),
             },
         }

@@ -47,6 +47,7 @@ mod worker;
 
 pub use crate::store::key_source::SourceError;
 pub use crate::store::key_source::database::StartKeysError;
+pub(crate) use crate::store::key_source::last_good_copy::exists as has_copy;
 pub use crate::store::key_store::command::{CreatedKey, DropLimit, RotatedKey};
 pub use crate::store::key_store::error::{
     DropLimitError, ReloadResult, StoreError, WorkerStoppedError, WriteError,

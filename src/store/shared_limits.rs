@@ -85,14 +85,14 @@ enum Wake {
 }
 
 impl SharedLimits {
-    /// Starts the thread. None where no other gateway shares the database.
+    /// Starts the thread. None where no other gateway shares the database. `gateways`: as many are known from before the start.
     ///
     /// # Errors
     /// The system has no thread.
     pub(crate) fn start(
         database: &Arc<Database>,
         instance: String,
-        unavailable: LimitsUnavailable,
+        (unavailable, gateways): (LimitsUnavailable, u64),
         zone: TimeZone,
         observer: LeaseObserver,
     ) -> std::io::Result<Option<Arc<Self>>> {
@@ -102,7 +102,7 @@ impl SharedLimits {
         // One waiting word is enough; a second one would ask for the same.
         let (wake, woken) = sync_channel(1);
         let shared = Arc::new(Self {
-            link: Mutex::new(FleetLink::new(unavailable)),
+            link: Mutex::new(FleetLink::new(unavailable, gateways)),
             holders: Mutex::default(),
             wake,
             begun: AtomicU64::new(0),
@@ -128,6 +128,11 @@ impl SharedLimits {
     /// The way to the other gateways.
     pub(crate) fn link(&self) -> FleetLink {
         *lock(&self.link)
+    }
+
+    /// So many gateways share the database, also where no limit is in use here.
+    pub(crate) fn see_gateways(&self, gateways: u64) {
+        lock(&self.link).see_gateways(gateways);
     }
 
     /// Has the leases of a key or an account renewed soon and from now on, until it is not used for a while.

@@ -132,7 +132,7 @@ impl Simulation {
     }
 
     fn new_gateway(&mut self) -> Gateway {
-        let mut link = FleetLink::new(LimitsUnavailable::LocalShare);
+        let mut link = FleetLink::new(LimitsUnavailable::LocalShare, 1);
         let ahead = self.random.below(3_600_000);
         // The others are known from the first answer on.
         let all = u64::try_from(self.faults.gateways).unwrap();

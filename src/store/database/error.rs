@@ -285,6 +285,21 @@ impl DatabaseError {
     pub(crate) fn passes(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
+
+    /// The same for a gateway whose keys are in the database. With a copy of them it also starts where the server refuses it:
+    /// an operator may have renamed the database or denied the role for a while.
+    #[must_use]
+    pub(crate) fn is_outlasted(&self, has_copy: bool) -> bool {
+        self.passes()
+            || has_copy
+                && matches!(
+                    self,
+                    Self::Credentials { .. }
+                        | Self::NoDatabase { .. }
+                        | Self::Denied { .. }
+                        | Self::Server { .. }
+                )
+    }
 }
 
 impl std::error::Error for DatabaseError {

@@ -3,11 +3,12 @@
 //! Invariant: a database that lacks a change which this gateway has seen is not followed, and not written, until an operator
 //! says so: it may be a backup in which deleted keys live.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::policy::key::Key;
 use crate::store::database::{
@@ -35,6 +36,8 @@ pub enum SourceError {
     NotBehind,
     /// The database is one that only this gateway has.
     NotShared,
+    /// Others have been changing keys for too long.
+    Busy,
     /// The answer to a commit was lost, and whether it was done cannot be asked.
     Unsure(Arc<DatabaseError>),
 }
@@ -54,6 +57,9 @@ impl fmt::Display for SourceError {
             Self::NotShared => f.write_str(
                 "the database is not one that gateways share; set [database] url to \"postgres://…\"",
             ),
+            Self::Busy => f.write_str(
+                "other gateways are changing keys, and this one did not get its turn in time; try again",
+            ),
             Self::Unsure(error) => write!(
                 f,
                 "the database was lost while it wrote the change, which may be made nevertheless; look at the key once the \
@@ -67,7 +73,7 @@ impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) | Self::Unsure(error) => Some(&**error),
-            Self::Behind { .. } | Self::NotBehind | Self::NotShared => None,
+            Self::Behind { .. } | Self::NotBehind | Self::NotShared | Self::Busy => None,
         }
     }
 }
@@ -87,16 +93,42 @@ pub(crate) struct DatabaseKeySource {
 pub(crate) struct StartKeys {
     pub(crate) source: DatabaseKeySource,
     pub(crate) entries: Vec<Arc<Entry>>,
+    /// Keys of the database that are refused.
+    pub(crate) unreadable: Vec<UnreadableKey>,
     /// None: there are none, not even a copy.
     pub(crate) position: Option<KeyPosition>,
     /// Without keys: what the database has to have until they are read.
     pub(crate) awaited: Option<KeyPosition>,
-    /// What was in force when the copy was written and not in the database, and was not changed there since.
+    /// What was in force when the copy was written and not in the database.
     pub(crate) copied: CopyState,
+    /// The keys that were changed in the database since.
+    pub(crate) changed: Vec<KeyRow>,
+    /// An instant before they were read.
+    pub(crate) looked: Instant,
     /// How long ago the copy was certainly the newest; None: that is not known.
     pub(crate) copy_age: Option<Duration>,
     /// Why the keys are those of the copy.
     pub(crate) not_followed: Option<SourceError>,
+    /// A file of the copy that is not there, although the other one is.
+    pub(crate) missing_file: Option<PathBuf>,
+}
+
+impl StartKeys {
+    fn without_keys(source: DatabaseKeySource) -> Self {
+        Self {
+            source,
+            entries: Vec::new(),
+            unreadable: Vec::new(),
+            position: None,
+            awaited: None,
+            copied: CopyState::default(),
+            changed: Vec::new(),
+            looked: Instant::now(),
+            copy_age: None,
+            not_followed: None,
+            missing_file: None,
+        }
+    }
 }
 
 /// Why a gateway cannot start with the keys of a database.
@@ -104,7 +136,7 @@ pub(crate) struct StartKeys {
 pub enum StartKeysError {
     /// The database fails in a way that does not pass by itself.
     Database(DatabaseError),
-    /// The last good copy is faulty, or a key file of its own.
+    /// The last good copy is faulty, a key file of its own, or another gateway's.
     Copy(ReadError),
     /// No thread can be started.
     System(io::Error),
@@ -134,85 +166,109 @@ impl DatabaseKeySource {
     /// Reads the keys of the database, or the last good copy where the database is away or lacks what the copy has.
     ///
     /// # Errors
-    /// The database fails in a way that does not pass by itself; the copy is faulty, or a key file of its own.
+    /// The database fails in a way that does not pass by itself; the copy is faulty, a key file of its own, or another gateway's.
     pub(crate) fn start(
         mut keys: PostgresKeys,
         file: &Path,
         table: &Arc<Table>,
     ) -> Result<StartKeys, StartKeysError> {
+        let lock = last_good_copy::lock(file).map_err(StartKeysError::Copy)?;
         let found = last_good_copy::read(file, table).map_err(StartKeysError::Copy)?;
         let seen = match &found {
-            FoundCopy::Copy { state, .. } => Some(state.position()),
+            FoundCopy::Copy { state, .. } | FoundCopy::Lost(state) => Some(state.position()),
             FoundCopy::None | FoundCopy::KeyFile(_) => None,
         };
-        let read = read_followed(&mut keys, table, seen).map_err(StartKeysError::Database)?;
-        let failed = match read {
-            Err(failed) => failed,
-            Ok((entries, position, changes)) => {
-                let mut copied = CopyState::default();
-                match found {
-                    FoundCopy::KeyFile(own) => refuse_other_keys(&own, &entries, file)?,
-                    FoundCopy::Copy { state, .. } => copied = state.without_changed(&changes),
-                    FoundCopy::None => {}
-                }
-                return Ok(StartKeys {
-                    source: Self::new(keys, file, table),
-                    entries,
-                    position: Some(position),
-                    awaited: None,
-                    copied,
-                    copy_age: None,
-                    not_followed: None,
-                });
-            }
+        let missing_file = match &found {
+            FoundCopy::Lost(_) => Some(file.to_owned()),
+            FoundCopy::KeyFile(_) => Some(last_good_copy::state_file(file)),
+            FoundCopy::Copy { .. } | FoundCopy::None => None,
         };
-        let awaited = match &failed {
-            SourceError::Behind { seen: n, .. } if seen.is_none() => Some(KeyPosition {
-                n: *n,
+        let looked = Instant::now();
+        let has_copy = matches!(found, FoundCopy::Copy { .. });
+        let read = read_followed(&mut keys, table, seen, has_copy);
+        let read = read.map_err(StartKeysError::Database)?;
+        let source = Self {
+            keys,
+            copy: LastGoodCopy::new(file, table, lock),
+        };
+        let mut start = match read {
+            Ok(followed) => Self::followed(source, found, followed, file)?,
+            Err(failed) => Self::not_followed(source, found, failed, file)?,
+        };
+        (start.looked, start.missing_file) = (looked, missing_file);
+        Ok(start)
+    }
+
+    /// A start with the keys of the database.
+    fn followed(
+        source: Self,
+        found: FoundCopy,
+        followed: FollowedKeys,
+        file: &Path,
+    ) -> Result<StartKeys, StartKeysError> {
+        let mut start = StartKeys::without_keys(source);
+        match found {
+            FoundCopy::KeyFile(own) => refuse_other_keys(&own, &followed, file)?,
+            FoundCopy::Copy { state, .. } | FoundCopy::Lost(state) => start.copied = state,
+            FoundCopy::None => {}
+        }
+        (start.entries, start.position) = (followed.keys.entries, Some(followed.keys.position));
+        start.unreadable = followed.keys.unreadable;
+        if let KeyChanges::Some { rows, .. } = followed.changes {
+            start.changed = rows;
+        }
+        Ok(start)
+    }
+
+    /// A start with the keys of the copy.
+    fn not_followed(
+        source: Self,
+        found: FoundCopy,
+        failed: SourceError,
+        file: &Path,
+    ) -> Result<StartKeys, StartKeysError> {
+        let mut start = StartKeys::without_keys(source);
+        start.copy_age = last_good_copy::age(file);
+        if let SourceError::Behind { seen, .. } = failed {
+            start.awaited = Some(KeyPosition {
+                n: seen,
                 change_id: 0,
-            }),
-            _ => None,
-        };
-        let (entries, copied, position) = match found {
+            });
+        }
+        start.not_followed = Some(failed);
+        match found {
             FoundCopy::Copy { entries, state } => {
-                let position = state.position();
-                (entries, state, Some(position))
+                start.position = Some(state.position());
+                (start.entries, start.copied) = (entries, state);
+            }
+            FoundCopy::Lost(state) => {
+                start.awaited = Some(state.position());
+                start.copied = state;
             }
             FoundCopy::KeyFile(_) => {
-                let message = "is no copy of the database's keys, and the database cannot be asked whether it has them; start \
-                               again once the database is back, or name another file in keys.file";
-                return Err(StartKeysError::Copy(fault(file, message)));
+                let beside = last_good_copy::state_file(file);
+                let message = format!(
+                    "is no copy of the database's keys, since {} is missing, and the database cannot be asked whether it has \
+                     them; put that file back, start again once the database is back, or name another file in keys.file",
+                    beside.display()
+                );
+                return Err(StartKeysError::Copy(fault(file, &message)));
             }
-            FoundCopy::None => (Vec::new(), CopyState::default(), None),
-        };
-        Ok(StartKeys {
-            source: Self::new(keys, file, table),
-            entries,
-            position,
-            awaited,
-            copied,
-            copy_age: last_good_copy::age(file),
-            not_followed: Some(failed),
-        })
-    }
-
-    fn new(keys: PostgresKeys, file: &Path, table: &Arc<Table>) -> Self {
-        Self {
-            keys,
-            copy: LastGoodCopy::new(file, table),
+            FoundCopy::None => {}
         }
+        Ok(start)
     }
 
-    pub(crate) fn load(
-        &mut self,
-        table: &Table,
-    ) -> Result<(Vec<Arc<Entry>>, KeyPosition), SourceError> {
+    pub(crate) fn load(&mut self, table: &Table) -> Result<DatabaseKeys, SourceError> {
         Ok(load(&mut self.keys, table)?)
     }
 
-    /// Waits for the right to change keys. False: another gateway changes keys, and `wait` is false.
-    pub(crate) fn lock(&mut self, wait: bool) -> Result<bool, SourceError> {
-        Ok(self.keys.begin(wait)?)
+    /// Waits for the right to change keys.
+    ///
+    /// # Errors
+    /// [`SourceError::Busy`] where other gateways change keys, for too long or without `wait` at all.
+    pub(crate) fn lock(&mut self, wait: bool) -> Result<(), SourceError> {
+        lock(&mut self.keys, wait)
     }
 
     /// What others have changed since a position, as far as it can be seen without the lock.
@@ -246,6 +302,14 @@ impl DatabaseKeySource {
     }
 }
 
+/// Waits for the right to change keys, as [`DatabaseKeySource::lock`].
+pub(crate) fn lock(keys: &mut PostgresKeys, wait: bool) -> Result<(), SourceError> {
+    match keys.begin(wait)? {
+        true => Ok(()),
+        false => Err(SourceError::Busy),
+    }
+}
+
 /// Writes a change as the next revision behind `seen`, and ends the lock.
 pub(crate) fn commit(
     keys: &mut PostgresKeys,
@@ -273,55 +337,114 @@ pub(crate) fn commit(
     }
 }
 
-/// The keys of the database, their position, and what was changed since one that was seen here. A gateway that has seen none
-/// goes by what others have: it would else be the one that takes the keys of a backup.
-type FollowedKeys = (Vec<Arc<Entry>>, KeyPosition, KeyChanges);
+/// The keys of the database, where it lacks nothing that was seen.
+struct FollowedKeys {
+    keys: DatabaseKeys,
+    /// What was changed since the position that was seen here.
+    changes: KeyChanges,
+    /// The newest revision that a gateway of the last seconds has in force.
+    newest_seen: Option<u64>,
+}
 
-/// Reads the keys, where the database can be followed. The inner error passes by itself, or when an operator acts.
+/// Reads the keys, where the database can be followed. A gateway that has seen none goes by what others have: it would else be
+/// the one that takes the keys of a backup. The inner error passes by itself, or when an operator acts.
 fn read_followed(
     keys: &mut PostgresKeys,
     table: &Table,
     seen: Option<KeyPosition>,
+    has_copy: bool,
 ) -> Result<Result<FollowedKeys, SourceError>, DatabaseError> {
     let mut read = || {
-        let (entries, position) = load(keys, table)?;
-        let seen = match (seen, keys.newest_seen()?) {
+        let loaded = load(keys, table)?;
+        let newest_seen = keys.newest_seen()?;
+        let seen = match (seen, newest_seen) {
             (Some(seen), _) => seen,
-            (None, Some(n)) if n > position.n => KeyPosition { n, change_id: 0 },
-            (None, _) => position,
+            (None, Some(n)) if n > loaded.position.n => KeyPosition { n, change_id: 0 },
+            (None, _) => loaded.position,
         };
-        Ok((entries, position, seen, keys.changes(seen)?))
+        let followed = FollowedKeys {
+            keys: loaded,
+            changes: keys.changes(seen)?,
+            newest_seen,
+        };
+        Ok((seen, followed))
     };
     match read() {
-        Ok((_, _, seen, KeyChanges::Behind { found })) => Ok(Err(SourceError::Behind {
-            seen: seen.n,
-            found,
-        })),
-        Ok((entries, position, _, changes)) => Ok(Ok((entries, position, changes))),
-        Err(error) if DatabaseError::passes(&error) => Ok(Err(error.into())),
+        Ok((seen, followed)) => Ok(match followed.changes {
+            KeyChanges::Behind { found } => Err(SourceError::Behind {
+                seen: seen.n,
+                found,
+            }),
+            KeyChanges::None | KeyChanges::Some { .. } | KeyChanges::Unknown => Ok(followed),
+        }),
+        Err(error) if DatabaseError::is_outlasted(&error, has_copy) => Ok(Err(error.into())),
         Err(error) => Err(error),
     }
 }
 
-/// All keys in the order of the list.
-pub(crate) fn load(
-    keys: &mut PostgresKeys,
-    table: &Table,
-) -> Result<(Vec<Arc<Entry>>, KeyPosition), DatabaseError> {
+/// The keys of a database.
+pub(crate) struct DatabaseKeys {
+    /// In the order of the list.
+    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) position: KeyPosition,
+    /// Nobody knows what these may do, so they are refused.
+    pub(crate) unreadable: Vec<UnreadableKey>,
+}
+
+/// A key in the database that cannot be read.
+#[derive(Debug)]
+pub(crate) struct UnreadableKey {
+    pub(crate) id: String,
+    pub(crate) reason: String,
+}
+
+impl DatabaseKeys {
+    /// # Errors
+    /// One of them cannot be read.
+    pub(crate) fn all_readable(self) -> Result<Self, DatabaseError> {
+        match self.unreadable.into_iter().next() {
+            Some(UnreadableKey { id, reason }) => Err(DatabaseError::Key { id, reason }),
+            None => Ok(Self {
+                unreadable: Vec::new(),
+                ..self
+            }),
+        }
+    }
+}
+
+/// Why a key is refused that cannot be told from another one.
+pub(crate) const TAKEN: &str = "another key has its id or one of its tokens";
+
+/// All keys.
+pub(crate) fn load(keys: &mut PostgresKeys, table: &Table) -> Result<DatabaseKeys, DatabaseError> {
     let mut interner = Interner::default();
-    let mut placed = Vec::new();
-    let mut fault = None;
+    let (mut placed, mut unreadable) = (Vec::new(), Vec::new());
     let position = keys.all(&mut |place, row: KeyRow| match parse(&row, &mut interner) {
         Ok(Some(key)) => placed.push((place, table.adopt(key))),
         Ok(None) => {}
-        Err(reason) => fault = Some(DatabaseError::Key { id: row.id, reason }),
+        Err(reason) => unreadable.push(UnreadableKey { id: row.id, reason }),
     })?;
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
     placed.sort_unstable_by_key(|(place, _)| *place);
-    let entries = placed.into_iter().map(|(_, entry)| entry).collect();
-    Ok((entries, position))
+    let mut entries: Vec<Arc<Entry>> = placed.into_iter().map(|(_, entry)| entry).collect();
+    let mut hashes = HashSet::with_capacity(entries.len());
+    entries.retain(|entry| {
+        let key = entry.key();
+        let is_taken = key.hashes().any(|hash| hashes.contains(hash));
+        if is_taken {
+            unreadable.push(UnreadableKey {
+                id: key.id().to_owned(),
+                reason: TAKEN.to_owned(),
+            });
+        } else {
+            hashes.extend(key.hashes().copied());
+        }
+        !is_taken
+    });
+    Ok(DatabaseKeys {
+        entries,
+        position,
+        unreadable,
+    })
 }
 
 /// The key of a row; None: it is deleted.
@@ -340,30 +463,44 @@ pub(crate) fn parse(row: &KeyRow, interner: &mut Interner) -> Result<Option<Key>
     }
 }
 
-/// The file of the copy is a key file of its own: it would be replaced, and its keys lost.
+/// Keys of which nobody knows the revision are replaced only by the same ones, or where another gateway has seen what the
+/// database has. They may be of a key file of its own, whose keys would be lost, or of a copy that has seen more than a database
+/// that was restored from a backup.
 fn refuse_other_keys(
     own: &[Arc<Entry>],
-    entries: &[Arc<Entry>],
+    followed: &FollowedKeys,
     file: &Path,
 ) -> Result<(), StartKeysError> {
-    let known: std::collections::HashSet<&str> =
-        entries.iter().map(|entry| entry.key().id()).collect();
+    let entries = followed.keys.entries.iter();
+    let known: HashMap<&str, &Key> = entries
+        .map(|entry| (entry.key().id(), entry.key()))
+        .collect();
     let missing = own
         .iter()
-        .filter(|entry| !known.contains(entry.key().id()))
+        .filter(|entry| !known.contains_key(entry.key().id()))
         .count();
-    if missing == 0 {
-        return Ok(());
-    }
-    let keys = match missing {
-        1 => "a key that is".to_owned(),
-        count => format!("{count} keys that are"),
+    let is_same = |entry: &Arc<Entry>| known.get(entry.key().id()) == Some(&entry.key());
+    let are_same = own.len() == known.len() && own.iter().all(is_same);
+    let place = file.display();
+    let message = match missing {
+        0 if are_same || followed.newest_seen.is_some() => return Ok(()),
+        0 => format!(
+            "has other keys than the database, and {} is missing, so that nobody knows which are newer: the database may be a \
+             backup in which deleted keys live; put that file back, or move {place} away where the keys of the database are \
+             the right ones",
+            last_good_copy::state_file(file).display()
+        ),
+        count => {
+            let keys = match count {
+                1 => "a key that is".to_owned(),
+                count => format!("{count} keys that are"),
+            };
+            format!(
+                "has {keys} not in the database, and would be replaced by the copy of the database's keys; bring them there \
+                 (keygate keys import {place}), or name another file in keys.file"
+            )
+        }
     };
-    let message = format!(
-        "has {keys} not in the database, and would be replaced by the copy of the database's keys; bring them there (keygate keys \
-         import {}), or name another file in keys.file",
-        file.display()
-    );
     Err(StartKeysError::Copy(fault(file, &message)))
 }
 

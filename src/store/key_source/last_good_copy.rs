@@ -3,8 +3,11 @@
 //!
 //! A thread writes it, each time whole. The keys are written first: a process that ends in between leaves keys that are newer
 //! than the file beside them says, and what was changed since is applied again, which changes nothing.
+//!
+//! Invariant: one process alone writes a copy, from before it reads it until it ends. Two would lose each other's pending
+//! changes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -18,10 +21,11 @@ use crate::policy::account::AccountRules;
 use crate::policy::key::Key;
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::store::account_json::{account_fields, parse_account};
-use crate::store::database::{KeyChanges, KeyPosition};
+use crate::store::database::KeyPosition;
 use crate::store::fault::Fault;
-use crate::store::key_file::{self, LOCK_WAIT, LoadedKeys, ReadError};
+use crate::store::key_file::{self, LOCK_WAIT, ReadError};
 use crate::store::key_json;
+use crate::store::lock_file::LockFile;
 use crate::table::{Entry, NO_YIELD, Table, yield_every};
 
 /// How often it is noted that the copy is still the newest.
@@ -36,9 +40,15 @@ pub(crate) struct CopyState {
     /// What is in force in the copy and not in the database yet, by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) pending: BTreeMap<String, PendingNote>,
+    /// When each of these was made, in seconds since 1970 by this gateway's clock.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) pending_at: BTreeMap<String, i64>,
     /// The accounts that the keys name, as the admin API has them; None: they were not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounts: Option<Vec<Value>>,
+    /// How many gateways shared the database; 0: that was not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) gateways: u64,
     /// Whether the time of the file says when the keys were certainly those of the database.
     #[serde(skip)]
     is_followed: bool,
@@ -66,6 +76,14 @@ pub(crate) fn key_row(key: &Key) -> (String, String) {
     (key.id().to_owned(), line)
 }
 
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What is at the path of the copy.
 pub(crate) enum FoundCopy {
     None,
@@ -73,7 +91,9 @@ pub(crate) enum FoundCopy {
         entries: Vec<Arc<Entry>>,
         state: CopyState,
     },
-    /// A key file with keys, which no gateway has written as a copy.
+    /// The file that says of which revision the copy is, without the copy.
+    Lost(CopyState),
+    /// Keys of which nobody knows the revision: a key file of its own, or a copy that has lost the file beside it.
     KeyFile(Vec<Arc<Entry>>),
 }
 
@@ -82,7 +102,8 @@ impl CopyState {
     pub(crate) fn of(
         table: &Table,
         position: KeyPosition,
-        pending: BTreeMap<String, PendingNote>,
+        pending: impl Iterator<Item = (String, (PendingNote, Option<i64>))>,
+        gateways: u64,
         is_followed: bool,
     ) -> Self {
         let accounts = || {
@@ -92,11 +113,18 @@ impl CopyState {
                 .map(|account| account_fields(account).into())
                 .collect()
         };
+        let (mut notes, mut pending_at) = (BTreeMap::new(), BTreeMap::new());
+        for (id, (note, at)) in pending {
+            pending_at.extend(at.map(|at| (id.clone(), at)));
+            notes.insert(id, note);
+        }
         Self {
             revision: position.n,
             change_id: format!("{:032x}", position.change_id),
-            pending,
+            pending: notes,
+            pending_at,
             accounts: table.knows_accounts().then(accounts),
+            gateways,
             is_followed,
         }
     }
@@ -116,19 +144,11 @@ impl CopyState {
             change_id: u128::from_str_radix(&self.change_id, 16).unwrap_or(0),
         }
     }
+}
 
-    /// Without what was changed in the database since: whoever changed the key then decides.
-    pub(crate) fn without_changed(mut self, changes: &KeyChanges) -> Self {
-        match changes {
-            KeyChanges::Some { rows, .. } => {
-                let changed: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-                self.pending.retain(|id, _| !changed.contains(id.as_str()));
-            }
-            // Nobody knows what was changed: what was taken away stays so.
-            KeyChanges::Unknown | KeyChanges::None | KeyChanges::Behind { .. } => {}
-        }
-        self
-    }
+/// Whether both files of a copy are there.
+pub(crate) fn exists(file: &Path) -> bool {
+    file.exists() && state_file(file).exists()
 }
 
 /// Reads the copy.
@@ -136,22 +156,25 @@ impl CopyState {
 /// # Errors
 /// One of its files is faulty.
 pub(crate) fn read(file: &Path, table: &Table) -> Result<FoundCopy, ReadError> {
-    if !file.exists() {
-        return Ok(FoundCopy::None);
-    }
-    let LoadedKeys { entries, .. } = key_file::read(file, table, NO_YIELD)?;
+    let entries = match file.exists() {
+        true => Some(key_file::read(file, table, NO_YIELD)?.entries),
+        false => None,
+    };
     let beside = state_file(file);
-    match std::fs::read_to_string(&beside) {
+    let state = match std::fs::read_to_string(&beside) {
         Ok(text) => match serde_json::from_str(&text) {
-            Ok(state) => Ok(FoundCopy::Copy { entries, state }),
-            Err(error) => Err(unreadable(&beside, &error)),
+            Ok(state) => Some(state),
+            Err(error) => return Err(unreadable(&beside, &error)),
         },
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(match entries.is_empty() {
-            true => FoundCopy::None,
-            false => FoundCopy::KeyFile(entries),
-        }),
-        Err(error) => Err(unreadable(&beside, &error)),
-    }
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(unreadable(&beside, &error)),
+    };
+    Ok(match (entries, state) {
+        (Some(entries), Some(state)) => FoundCopy::Copy { entries, state },
+        (None, Some(state)) => FoundCopy::Lost(state),
+        (Some(entries), None) if !entries.is_empty() => FoundCopy::KeyFile(entries),
+        (Some(_) | None, None) => FoundCopy::None,
+    })
 }
 
 fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> ReadError {
@@ -180,6 +203,42 @@ pub(crate) fn state_file(file: &Path) -> PathBuf {
     name.into()
 }
 
+/// The right to read and write a copy, which no other process has meanwhile.
+#[derive(Debug)]
+pub(crate) struct CopyLock {
+    _lock: LockFile,
+}
+
+/// Takes a copy for this process.
+///
+/// # Errors
+/// Another process has it, or the folder may not be written.
+pub(crate) fn lock(file: &Path) -> Result<CopyLock, ReadError> {
+    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let found = std::fs::metadata(&target).ok();
+    match LockFile::take(&state_file(&target), found.as_ref(), LOCK_WAIT) {
+        Ok(lock) => Ok(CopyLock { _lock: lock }),
+        Err(error) => {
+            let message = match error.kind() {
+                ErrorKind::ResourceBusy => format!(
+                    "is the last good copy of another gateway that runs ({error}); name a file in keys.file that no other \
+                     gateway has"
+                ),
+                _ => format!(
+                    "cannot be kept as the last good copy ({error}); name a file in keys.file whose folder the gateway's user \
+                     may write"
+                ),
+            };
+            Err(ReadError::Unreadable(Fault {
+                file: file.to_owned(),
+                line: 0,
+                field: String::new(),
+                message,
+            }))
+        }
+    }
+}
+
 /// The copy, and the thread that writes it. Dropped, it writes what is asked for and ends.
 pub(crate) struct LastGoodCopy(Arc<CopyWriter>);
 
@@ -188,6 +247,7 @@ struct CopyWriter {
     table: Arc<Table>,
     work: Mutex<CopyWork>,
     changed: Condvar,
+    _lock: CopyLock,
 }
 
 #[derive(Default)]
@@ -203,12 +263,13 @@ struct CopyWork {
 }
 
 impl LastGoodCopy {
-    pub(crate) fn new(file: &Path, table: &Arc<Table>) -> Self {
+    pub(crate) fn new(file: &Path, table: &Arc<Table>, lock: CopyLock) -> Self {
         Self(Arc::new(CopyWriter {
             file: file.to_owned(),
             table: Arc::clone(table),
             work: Mutex::default(),
             changed: Condvar::new(),
+            _lock: lock,
         }))
     }
 
@@ -334,22 +395,57 @@ impl CopyWriter {
     }
 }
 
+/// Replaces the file, as a whole or not at all. The new text has a fixed name until then, so that what a killed process left of
+/// it is found and replaced.
 fn write_state(path: &Path, state: &CopyState) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    // Of mode 0600, by the crate.
-    let mut new = tempfile::Builder::new()
-        .prefix(".keys-revision-")
-        .tempfile_in(folder)?;
-    serde_json::to_writer(&mut new, state)?;
-    new.write_all(b"\n")?;
-    let before = std::fs::metadata(path).and_then(|before| before.modified());
-    if let (false, Ok(before)) = (state.is_followed, before) {
-        new.as_file().set_modified(before)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = folder.join(format!(".{name}.new"));
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    new.as_file().sync_all()?;
-    new.persist(path).map_err(|failed| failed.error)?;
+    let mut text = serde_json::to_vec(state)?;
+    text.push(b'\n');
+    let before = std::fs::metadata(path).and_then(|before| before.modified());
+    let mut file = key_file::create_private(&new)?;
+    let moved = file
+        .write_all(&text)
+        .and_then(|()| match before {
+            Ok(before) if !state.is_followed => file.set_modified(before),
+            _ => Ok(()),
+        })
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&new, path));
+    if let Err(error) = moved {
+        let _ = std::fs::remove_file(&new);
+        return Err(error);
+    }
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_of_the_file_beside_a_copy_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = state_file(&folder.path().join("keys.jsonl"));
+        std::fs::write(folder.path().join(".keys.jsonl.revision.new"), "{").unwrap();
+        for gateways in [2, 3] {
+            let state = CopyState {
+                gateways,
+                ..CopyState::default()
+            };
+            write_state(&file, &state).unwrap();
+            let found: CopyState = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            assert_eq!(found, state);
+        }
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1);
+    }
 }

@@ -1,5 +1,6 @@
 //! Brings keys from a key file into the database, and from there into a key file.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::table::{Difference, Entry, NO_YIELD, Table};
 
 /// How often an import is begun again because a gateway changed a key meanwhile.
 const ATTEMPTS: u32 = 10;
+/// So many keys are named in an error.
+const NAMED: usize = 10;
 
 /// Why keys are not imported.
 #[derive(Debug)]
@@ -33,6 +36,11 @@ pub enum ImportError {
         total: usize,
         /// The limit.
         max_drop_percent: u8,
+    },
+    /// It would make keys work again that were deleted in the database.
+    Revives {
+        /// Their ids.
+        ids: Vec<String>,
     },
     /// It may give access, and its audit row cannot be written.
     Audit(AuditError),
@@ -52,6 +60,19 @@ impl fmt::Display for ImportError {
                 "the file lacks {dropped} of the {total} keys in the database, more than {max_drop_percent} percent; if these \
                  are to be deleted, import with --force"
             ),
+            Self::Revives { ids } => {
+                let named = ids.iter().take(NAMED).map(String::as_str);
+                let named = named.collect::<Vec<_>>().join(", ");
+                let more = match ids.len().saturating_sub(NAMED) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                write!(
+                    f,
+                    "keys of the file were deleted in the database: {named}{more}; take their lines out of the file, or import with \
+                     --force if they are to work again"
+                )
+            }
             Self::Audit(error) => error.fmt(f),
         }
     }
@@ -62,7 +83,7 @@ impl std::error::Error for ImportError {
         match self {
             Self::File(error) => Some(error),
             Self::Source(error) => Some(error),
-            Self::TooMany { .. } => None,
+            Self::TooMany { .. } | Self::Revives { .. } => None,
             Self::Audit(error) => Some(error),
         }
     }
@@ -84,12 +105,22 @@ impl From<DatabaseError> for ImportError {
 pub struct ImportSettings<'s> {
     /// The key file.
     pub file: &'s Path,
-    /// The percentage of the keys in the database that the file may lack; None: any number.
+    /// The percentage of the keys in the database that the file may lack; None: any number, and keys that were deleted there
+    /// may come again.
     pub max_drop_percent: Option<u8>,
     /// Only tell what it would change.
     pub dry_run: bool,
     /// Who asks for it.
     pub origin: ChangeOrigin,
+}
+
+/// What an import changes.
+#[derive(Debug)]
+pub struct Imported {
+    /// In the keys of the database.
+    pub difference: Difference,
+    /// The ids of those that are added and were deleted in the database.
+    pub revived: Vec<String>,
 }
 
 /// Makes the keys of the database those of a key file. Returns what changes.
@@ -99,7 +130,7 @@ pub struct ImportSettings<'s> {
 pub fn import(
     database: &Arc<Database>,
     settings: ImportSettings<'_>,
-) -> Result<Difference, ImportError> {
+) -> Result<Imported, ImportError> {
     let ImportSettings {
         file,
         max_drop_percent,
@@ -111,7 +142,8 @@ pub fn import(
     loop {
         attempt += 1;
         let table = Table::default();
-        let (entries, position) = database::load(&mut keys, &table)?;
+        let loaded = database::load(&mut keys, &table)?.all_readable()?;
+        let (entries, position) = (loaded.entries, loaded.position);
         table.swap(entries, NO_YIELD);
         let loaded = key_file::read(file, &table, NO_YIELD).map_err(ImportError::File)?;
         let difference = table.compare(&loaded.entries, NO_YIELD);
@@ -125,10 +157,17 @@ pub fn import(
                 max_drop_percent,
             });
         }
+        let revived = revived(&mut keys, &difference)?;
         if dry_run || difference.is_empty() {
-            return Ok(difference);
+            return Ok(Imported {
+                difference,
+                revived,
+            });
         }
-        keys.begin(true)?;
+        if max_drop_percent.is_some() && !revived.is_empty() {
+            return Err(ImportError::Revives { ids: revived });
+        }
+        database::lock(&mut keys, true)?;
         if !matches!(keys.changes_in_change(position)?, KeyChanges::None) && attempt < ATTEMPTS {
             keys.rollback();
             continue;
@@ -139,8 +178,24 @@ pub fn import(
             .write(vec![entry], IfNotWritten::Refuse)
             .map_err(ImportError::Audit)?;
         commit(&mut keys, &difference, position)?;
-        return Ok(difference);
+        return Ok(Imported {
+            difference,
+            revived,
+        });
     }
+}
+
+/// The ids of keys that are added and were deleted before.
+fn revived(keys: &mut PostgresKeys, difference: &Difference) -> Result<Vec<String>, ImportError> {
+    if difference.added.is_empty() {
+        return Ok(Vec::new());
+    }
+    let deleted: HashSet<String> = keys.deleted()?.into_iter().collect();
+    let added = difference.added.iter().map(|entry| entry.key().id());
+    Ok(added
+        .filter(|id| deleted.contains(*id))
+        .map(str::to_owned)
+        .collect())
 }
 
 fn commit(
@@ -172,9 +227,9 @@ fn keys_of(database: &Database) -> Result<PostgresKeys, SourceError> {
 /// The database cannot be read.
 pub fn export(database: &Database) -> Result<Vec<u8>, SourceError> {
     let mut keys = keys_of(database)?;
-    let (entries, _) = database::load(&mut keys, &Table::default())?;
+    let loaded = database::load(&mut keys, &Table::default())?.all_readable()?;
     let mut text = Vec::new();
-    for entry in &entries {
+    for entry in &loaded.entries {
         key_json::write_line(entry.key(), &mut text);
     }
     Ok(text)

@@ -27,6 +27,8 @@ pub(crate) enum StoreCommand {
     AcceptRollback(AcceptRollback),
     /// The accounts in the last good copy are of before.
     AccountsChanged,
+    /// So many gateways share the database.
+    GatewaysSeen(u64),
 }
 
 pub(crate) struct AcceptRollback {

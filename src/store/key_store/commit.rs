@@ -19,13 +19,17 @@ use crate::store::key_file::{self, LockedKeyFile};
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_source::database::COPY_TIMEOUT;
 use crate::store::key_source::last_good_copy::key_row;
-use crate::store::key_source::{KeyFileSource, KeySource, LockError, LockedSource, Revision};
+use crate::store::key_source::{
+    KeyFileSource, KeySource, LockError, LockedSource, Revision, SourceError,
+};
 use crate::store::key_store::command::{
     CreatedKey, ReplySender, RotatedKey, SubmittedWrite, WriteCommand,
 };
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::{FollowState, KeyStoreEvent};
-use crate::store::key_store::state::{KeyStoreState, PendingChange, Restriction};
+use crate::store::key_store::state::{
+    KeyStoreState, PendingChange, PendingRevocation, Restriction,
+};
 use crate::store::patch::{KeyPatch, NewKey, Revocation};
 use crate::store::strict_json::FieldError;
 use crate::table::{Entry, Table, drop_incrementally, yield_every};
@@ -109,7 +113,7 @@ impl KeyStoreState {
         let locked = match self.known_away() {
             Some(error) => Err(LockError::Database(error)),
             None => match self.source.lock(Duration::ZERO) {
-                Err(LockError::Busy(_)) => {
+                Err(LockError::Busy(_) | LockError::Database(SourceError::Busy)) => {
                     self.revoke_without_lock(&mut writes, RevokedFirst::All);
                     self.source.lock(key_file::LOCK_WAIT)
                 }
@@ -118,6 +122,7 @@ impl KeyStoreState {
         };
         let locked = match locked {
             Ok(lock) => self.merge(&lock).map(|()| lock),
+            Err(LockError::Database(error @ SourceError::Busy)) => Err(error.into()),
             Err(LockError::Database(error)) => {
                 self.set_follow_state(FollowState::NotFollowed(error.clone()));
                 Err(error.into())
@@ -493,12 +498,13 @@ impl KeyStoreState {
             if let Ok(changed) = self.table.replace(restricted) {
                 in_table = changed;
             }
-            let both = match self.pending.get(&id) {
+            let both = match self.pending.get(&id).map(|pending| &pending.change) {
                 Some(PendingChange::Restricted(before)) => restriction.and(*before),
                 Some(PendingChange::Deleted(_)) | None => restriction,
             };
             let restricted = PendingChange::Restricted(both);
-            self.pending.insert(id.clone(), restricted);
+            self.pending
+                .insert(id.clone(), PendingRevocation::now(restricted));
         }
         if wanted == *in_table.key() {
             changes.replaced.remove(&id);
@@ -580,10 +586,10 @@ impl KeyStoreState {
             self.table.remove(id.as_str());
             changes.replaced.remove(&id);
             let deleted = PendingChange::Deleted(Arc::clone(&entry));
-            self.pending.insert(id, deleted);
+            self.pending.insert(id, PendingRevocation::now(deleted));
             return Ok((Some(before), entry));
         }
-        match self.pending.get(&id) {
+        match self.pending.get(&id).map(|pending| &pending.change) {
             Some(PendingChange::Deleted(entry)) => Ok((None, Arc::clone(entry))),
             Some(PendingChange::Restricted(_)) | None => Err(WriteError::NotFound),
         }
@@ -616,10 +622,16 @@ impl KeyStoreState {
             (LockedSource::Database, KeySource::File(_)) => return Ok(()),
         };
         self.set_loaded(committed);
-        self.pending.clear();
-        let written = self.status.load().pending;
+        // What was taken of a key that cannot be read here cannot be written either.
+        let table = &self.table;
+        self.pending.retain(|id, pending| {
+            matches!(pending.change, PendingChange::Restricted(_))
+                && table.by_id(id.as_str()).is_none()
+        });
+        let left = self.pending.len();
+        let written = self.status.load().pending.saturating_sub(left);
         if written > 0 {
-            self.update_status(|status| (status.pending, status.pending_error) = (0, None));
+            self.update_status(|status| (status.pending, status.pending_error) = (left, None));
             (self.events)(KeyStoreEvent::PendingWritten { written });
         }
         Ok(())
@@ -641,12 +653,12 @@ impl KeyStoreState {
 /// What a commit changes in the database.
 fn key_writes(
     table: &Table,
-    pending: &HashMap<KeyId, PendingChange>,
+    pending: &HashMap<KeyId, PendingRevocation>,
     changes: &BatchChanges,
 ) -> KeyWrites {
     let mut writes = KeyWrites::default();
-    for (id, change) in pending {
-        match change {
+    for (id, pending) in pending {
+        match &pending.change {
             PendingChange::Deleted(_) => writes.deleted.push(id.as_str().to_owned()),
             PendingChange::Restricted(_) if changes.replaced.contains_key(id) => {}
             PendingChange::Restricted(_) => {

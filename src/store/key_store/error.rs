@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::store::audit::AuditError;
 use crate::store::fault::Fault;
 use crate::store::key_file::ReadError;
-use crate::store::key_source::{LoadError, LockError, SourceError};
+use crate::store::key_source::{LockError, SourceError};
 use crate::store::strict_json::FieldError;
 
 /// Why the key file is not loaded or not written.
@@ -102,15 +102,6 @@ impl From<ReadError> for StoreError {
 impl From<SourceError> for StoreError {
     fn from(error: SourceError) -> Self {
         Self::Database(error)
-    }
-}
-
-impl From<LoadError> for StoreError {
-    fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::File(error) => error.into(),
-            LoadError::Database(error) => error.into(),
-        }
     }
 }
 

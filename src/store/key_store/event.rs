@@ -1,5 +1,6 @@
 //! What the key store reports: the result of a reload, its status, and events for the log and the metrics.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +78,8 @@ impl FollowState {
                 SourceError::Failed(_)
                 | SourceError::Unsure(_)
                 | SourceError::NotBehind
-                | SourceError::NotShared,
+                | SourceError::NotShared
+                | SourceError::Busy,
             ) => "database_away",
         }
     }
@@ -139,10 +141,26 @@ pub enum KeyStoreEvent<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// Further keys in the database cannot be read, and are refused.
+    KeysUnreadable {
+        /// How many.
+        more: usize,
+    },
     /// A change that took access away while the database was away is not carried out: the key was changed there since.
     PendingDropped {
         /// The key.
         id: &'a str,
+    },
+    /// A change that takes access away is carried out although another gateway has changed the key too: before it, or it
+    /// cannot be told which was first.
+    PendingKept {
+        /// The key.
+        id: &'a str,
+    },
+    /// One of the two files of the last good copy is not there, although the other one is.
+    CopyIncomplete {
+        /// The file.
+        missing: &'a Path,
     },
     /// The last good copy could not be written.
     CopyFailed {

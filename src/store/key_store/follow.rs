@@ -1,7 +1,9 @@
 //! Following the keys of a database that other gateways change too.
 //!
-//! What others have changed is in force here as soon as it was read. Pending changes of this gateway stay, unless the key was
-//! changed there since: whoever changed it then decides.
+//! What others have changed is in force here as soon as it was read.
+//!
+//! Invariant: what was taken away here stays so, unless the key was certainly changed after that: whoever changed it then
+//! decides.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,17 +14,19 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::database::{KeyChanges, KeyPosition, KeyRow, KeyWrites};
 use crate::store::key_json::Interner;
-use crate::store::key_source::database::parse;
+use crate::store::key_source::database::{DatabaseKeys, TAKEN, UnreadableKey, parse};
 use crate::store::key_source::follower::Look;
 use crate::store::key_source::{KeySource, Revision, SourceError};
 use crate::store::key_store::command::AcceptRollback;
 use crate::store::key_store::error::StoreError;
 use crate::store::key_store::event::{FollowState, FollowStatus, KeyStoreEvent, Reloaded};
 use crate::store::key_store::reload::ReloadPlan;
-use crate::store::key_store::state::KeyStoreState;
+use crate::store::key_store::state::{KeyStoreState, PendingChange};
 
 /// More changed keys than this are put into force by reading all keys, in one swap.
 const MANY: usize = 10_000;
+/// So many keys that cannot be read are named, each with its reason.
+const MOST_TOLD: usize = 100;
 
 impl KeyStoreState {
     /// Puts into force what a look at the database has found.
@@ -57,14 +61,16 @@ impl KeyStoreState {
                 return Ok(());
             };
             let changes = source.changes(seen)?;
-            if !needs_all_keys(&changes) {
+            if !self.needs_all_keys(&changes) {
                 return self.apply(&changes, began).map_err(|error| {
                     self.set_follow_state(FollowState::NotFollowed(error.clone()));
                     error.into()
                 });
             }
             // That takes long, and nobody else could change a key meanwhile.
-            source.unlock();
+            if let KeySource::Database(source) = &mut self.source {
+                source.unlock();
+            }
             self.apply(&changes, began)?;
             let KeySource::Database(source) = &mut self.source else {
                 return Ok(());
@@ -75,29 +81,46 @@ impl KeyStoreState {
 
     fn apply(&mut self, changes: &KeyChanges, began: Instant) -> Result<(), SourceError> {
         let seen = self.loaded_position();
+        let is_newer = match changes {
+            KeyChanges::Behind { found } => {
+                return Err(SourceError::Behind {
+                    seen: seen.n,
+                    found: *found,
+                });
+            }
+            KeyChanges::None => false,
+            KeyChanges::Some { to, .. } => to.n > seen.n,
+            KeyChanges::Unknown => true,
+        };
+        let needs_all = self.needs_all_keys(changes);
+        if !is_newer && !needs_all {
+            return Ok(());
+        }
+        let (mut lag, mut followed) = (Duration::ZERO, (0, 0));
+        if let KeyChanges::Some { rows, to, age } = changes {
+            lag = *age + began.elapsed();
+            match needs_all {
+                true => self.settle_all(rows, began),
+                false => followed = self.apply_rows(rows, *to, began),
+            }
+        }
+        if needs_all {
+            followed = self.load_all()?;
+        }
+        if is_newer || followed != (0, 0) {
+            self.tell_followed(followed.0, followed.1, lag);
+        }
+        self.write_copy();
+        Ok(())
+    }
+
+    /// Whether all keys are to be read.
+    fn needs_all_keys(&self, changes: &KeyChanges) -> bool {
         match changes {
-            KeyChanges::None => Ok(()),
-            KeyChanges::Behind { found } => Err(SourceError::Behind {
-                seen: seen.n,
-                found: *found,
-            }),
-            KeyChanges::Some { rows, to, age } => {
-                if to.n > seen.n {
-                    let (changed, removed) = match needs_all_keys(changes) {
-                        true => self.load_all()?,
-                        false => self.apply_rows(rows, *to),
-                    };
-                    self.tell_followed(changed, removed, *age + began.elapsed());
-                    self.write_copy();
-                }
-                Ok(())
-            }
-            KeyChanges::Unknown => {
-                let (changed, removed) = self.load_all()?;
-                self.tell_followed(changed, removed, Duration::ZERO);
-                self.write_copy();
-                Ok(())
-            }
+            KeyChanges::Some { rows, .. } => self.is_unchecked || rows.len() > MANY,
+            KeyChanges::None => self.is_unchecked,
+            KeyChanges::Unknown => true,
+            KeyChanges::Behind { .. } => false,
         }
     }
 
@@ -137,38 +160,97 @@ impl KeyStoreState {
         let KeySource::Database(source) = &mut self.source else {
             return Err(SourceError::NotShared);
         };
-        let (entries, position) = source.load(&self.table)?;
-        Ok(self.plan(entries, Revision::Database(position)))
+        let DatabaseKeys {
+            entries,
+            position,
+            unreadable,
+        } = source.load(&self.table)?;
+        self.tell_unreadable(&unreadable);
+        Ok(self.plan(entries, Revision::Database(position), &unreadable))
     }
 
     /// Puts single keys into force.
-    fn apply_rows(&mut self, rows: &[KeyRow], to: KeyPosition) -> (usize, usize) {
+    fn apply_rows(&mut self, rows: &[KeyRow], to: KeyPosition, looked: Instant) -> (usize, usize) {
         let seen = self.loaded_position();
         let mut interner = Interner::default();
         let (mut changed, mut removed) = (0, 0);
         let mut again = Vec::new();
         for row in rows.iter().filter(|row| row.revision > seen.n) {
             yield_if_due();
-            self.drop_pending(row);
-            match parse(row, &mut interner) {
-                Ok(None) => removed += usize::from(self.table.remove(&row.id).is_some()),
-                Ok(Some(key)) => {
-                    changed += 1;
-                    if !self.put(key.clone()) {
-                        again.push(key);
-                    }
+            let key = match parse(row, &mut interner) {
+                Ok(key) => self.settle(row, key, looked),
+                Err(reason) => {
+                    self.refuse_unreadable(&row.id, &reason);
+                    continue;
                 }
-                Err(reason) => self.refuse_unreadable(&row.id, &reason),
+            };
+            let Some(key) = key else {
+                removed += usize::from(self.table.remove(&row.id).is_some());
+                continue;
+            };
+            changed += 1;
+            if !self.put(key.clone()) {
+                again.push(key);
             }
         }
         // A token may have moved from one key to another.
         for key in again {
             if !self.put(key.clone()) {
-                self.refuse_unreadable(key.id(), "another key has its id or one of its tokens");
+                self.refuse_unreadable(key.id(), TAKEN);
             }
         }
         self.set_loaded(Revision::Database(to));
         (changed, removed)
+    }
+
+    /// Decides about the pending changes of these keys, before all keys are read.
+    pub(crate) fn settle_all(&mut self, rows: &[KeyRow], looked: Instant) {
+        let mut interner = Interner::default();
+        for row in rows {
+            yield_if_due();
+            // Of one that cannot be read, what was taken away stays so.
+            if let Ok(key) = parse(row, &mut interner) {
+                self.settle(row, key, looked);
+            }
+        }
+    }
+
+    /// The key of a row as it is in force here; None: it is not. `looked` is an instant before the row was read.
+    fn settle(&mut self, row: &KeyRow, key: Option<Key>, looked: Instant) -> Option<Key> {
+        let Ok(id) = KeyId::parse(&row.id) else {
+            return key;
+        };
+        let Some(pending) = self.pending.get(&id) else {
+            return key;
+        };
+        let Some(key) = key else {
+            // Of a deleted key nothing can be taken away any more.
+            self.drop_pending(&id);
+            return None;
+        };
+        if pending.is_before(row.age, looked) {
+            self.drop_pending(&id);
+            (self.events)(KeyStoreEvent::PendingDropped { id: &row.id });
+            return Some(key);
+        }
+        let restricted = match &pending.change {
+            PendingChange::Deleted(_) => None,
+            PendingChange::Restricted(restriction) => {
+                let Some(restricted) = restriction.applied_to(&key) else {
+                    self.drop_pending(&id);
+                    return Some(key);
+                };
+                Some(restricted)
+            }
+        };
+        (self.events)(KeyStoreEvent::PendingKept { id: &row.id });
+        restricted
+    }
+
+    fn drop_pending(&mut self, id: &KeyId) {
+        self.pending.remove(id);
+        let pending = self.pending.len();
+        self.update_status(|status| status.pending = pending);
     }
 
     fn put(&self, key: Key) -> bool {
@@ -179,24 +261,19 @@ impl KeyStoreState {
         }
     }
 
+    /// Says which keys are refused, although they are in the database.
+    pub(crate) fn tell_unreadable(&self, keys: &[UnreadableKey]) {
+        for UnreadableKey { id, reason } in keys.iter().take(MOST_TOLD) {
+            (self.events)(KeyStoreEvent::KeyUnreadable { id, reason });
+        }
+        if let Some(more @ 1..) = keys.len().checked_sub(MOST_TOLD) {
+            (self.events)(KeyStoreEvent::KeysUnreadable { more });
+        }
+    }
+
     fn refuse_unreadable(&self, id: &str, reason: &str) {
         self.table.remove(id);
         (self.events)(KeyStoreEvent::KeyUnreadable { id, reason });
-    }
-
-    /// Whoever has changed the key in the database decides.
-    fn drop_pending(&mut self, row: &KeyRow) {
-        let Ok(key_id) = KeyId::parse(&row.id) else {
-            return;
-        };
-        if self.pending.remove(&key_id).is_some() {
-            // Of a deleted key nothing can be taken away any more.
-            if row.line.is_some() {
-                (self.events)(KeyStoreEvent::PendingDropped { id: &row.id });
-            }
-            let pending = self.pending.len();
-            self.update_status(|status| status.pending = pending);
-        }
     }
 
     /// Why the database cannot be written, as the last look at it has found. Then it is not tried: a server that stands still
@@ -285,14 +362,5 @@ impl KeyStoreState {
         let accepted = source.commit(&KeyWrites::default(), found, Some(newest))?;
         plan.revision = Revision::Database(accepted);
         Ok(self.install(plan, mark))
-    }
-}
-
-/// Whether all keys are to be read.
-fn needs_all_keys(changes: &KeyChanges) -> bool {
-    match changes {
-        KeyChanges::Some { rows, .. } => rows.len() > MANY,
-        KeyChanges::Unknown => true,
-        KeyChanges::None | KeyChanges::Behind { .. } => false,
     }
 }

@@ -24,6 +24,7 @@ use crate::store::key_file::LoadedKeys;
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_source::database::{DatabaseKeySource, StartKeys, StartKeysError};
 use crate::store::key_source::follower::{self, FollowerHandle};
+use crate::store::key_source::last_good_copy::CopyState;
 use crate::store::key_source::{KeyFileSource, KeySource, Revision, SourceError};
 use crate::store::key_store::command::{
     AcceptRollback, CreatedKey, DropLimit, ReloadCommand, ReplySender, RotatedKey, StoreCommand,
@@ -33,7 +34,7 @@ use crate::store::key_store::error::{ReloadResult, StoreError, WorkerStoppedErro
 use crate::store::key_store::event::{
     FollowState, KeyStoreEvent, KeyStoreStatus, LastReload, Reloaded, format_key_count,
 };
-use crate::store::key_store::state::{KeyStoreState, PendingChange};
+use crate::store::key_store::state::{KeyStoreState, KnownGateways, PendingRevocation};
 use crate::store::patch::{KeyPatch, NewKey};
 use crate::table::{Entry, NO_YIELD, Table};
 
@@ -47,6 +48,7 @@ pub struct KeyStore {
     status: Arc<ArcSwap<KeyStoreStatus>>,
     revision: watch::Receiver<Option<u64>>,
     fresh: watch::Receiver<Option<Instant>>,
+    known_gateways: u64,
     /// Ends with the last handle.
     _follower: Option<Arc<FollowerHandle>>,
 }
@@ -122,39 +124,35 @@ impl KeyStore {
         let StartKeys {
             source,
             entries,
+            unreadable,
             position,
             awaited,
             copied,
+            changed,
+            looked,
             copy_age,
             not_followed,
+            missing_file,
         } = keys;
         let source = KeySource::Database(Box::new(source));
         let mut state = state(settings, table, source, audit, Box::new(events));
         state.watch = false;
+        state.is_unchecked = not_followed.is_some();
+        state.tell_unreadable(&unreadable);
+        if let Some(file) = &missing_file {
+            (state.events)(KeyStoreEvent::CopyIncomplete { missing: file });
+        }
         match position {
             Some(_) => state.table.keys_are_known(),
             None => state.table.await_keys(),
         }
         let is_behind = matches!(not_followed, Some(SourceError::Behind { .. }));
-        if (is_behind || !state.table.knows_accounts())
-            && let Some(accounts) = copied.accounts()
-        {
-            // Of the same instant as the keys; they are read anew once the database is back. Those of a backup hold no more
-            // than its keys do.
-            for account in accounts {
-                state.table.put_account(account);
-            }
-            state.table.accounts_are_known();
-        }
-        let restored = copied.pending.iter().filter_map(|(id, note)| {
-            let change = PendingChange::of_note(note, &state.table)?;
-            Some((KeyId::parse(id).ok()?, change))
-        });
-        state.pending = restored.collect();
+        state.take_over(&copied, is_behind);
+        state.settle_all(&changed, looked);
         let mut entries = entries;
         if not_followed.is_none() {
             // The copy is without what they took away; the database may not be.
-            state.pending = state.apply_pending(&mut entries);
+            state.pending = state.apply_pending(&mut entries, &unreadable);
         }
         state.table.swap(entries, NO_YIELD);
         let fresh = match &not_followed {
@@ -182,6 +180,7 @@ impl KeyStore {
         if let Some(revision) = revision {
             state.set_loaded(revision);
         }
+        let known_gateways = state.gateways.known;
         let (pending, keys) = (state.pending.len(), state.table.len());
         state.update_status(|status| {
             status.pending = pending;
@@ -210,6 +209,7 @@ impl KeyStore {
             status,
             revision,
             fresh,
+            known_gateways,
             _follower: follower,
         })
     }
@@ -224,6 +224,18 @@ impl KeyStore {
     pub fn accounts_changed(&self) {
         // If the worker has stopped, there is nothing to write any more.
         let _ = self.commands.send(StoreCommand::AccountsChanged);
+    }
+
+    /// Has the number of gateways that share the database written into the last good copy.
+    pub fn gateways_seen(&self, gateways: u64) {
+        // If the worker has stopped, there is nothing to write any more.
+        let _ = self.commands.send(StoreCommand::GatewaysSeen(gateways));
+    }
+
+    /// How many gateways shared the database when the last good copy was written before the start; 0: that is not known.
+    #[must_use]
+    pub fn known_gateways(&self) -> u64 {
+        self.known_gateways
     }
 
     /// Follows the database although it lacks changes that were seen here, and lets the other gateways do so.
@@ -386,6 +398,29 @@ impl KeyStore {
     }
 }
 
+impl KeyStoreState {
+    /// Takes over what the last good copy has beside the keys. `is_behind`: the accounts of the database are those of a backup.
+    fn take_over(&mut self, copied: &CopyState, is_behind: bool) {
+        self.gateways = KnownGateways::of(copied.gateways);
+        if (is_behind || !self.table.knows_accounts())
+            && let Some(accounts) = copied.accounts()
+        {
+            // Of the same instant as the keys; they are read anew once the database is back. Those of a backup hold no more
+            // than its keys do.
+            for account in accounts {
+                self.table.put_account(account);
+            }
+            self.table.accounts_are_known();
+        }
+        let restored = copied.pending.iter().filter_map(|(id, note)| {
+            let at = copied.pending_at.get(id).copied();
+            let pending = PendingRevocation::restored(note, at, &self.table)?;
+            Some((KeyId::parse(id).ok()?, pending))
+        });
+        self.pending = restored.collect();
+    }
+}
+
 /// A state without keys.
 fn state(
     settings: &config::KeysConfig,
@@ -404,6 +439,8 @@ fn state(
         loaded: Revision::Unknown,
         rejected: None,
         pending: HashMap::new(),
+        is_unchecked: false,
+        gateways: KnownGateways::default(),
         status: Arc::new(ArcSwap::from_pointee(KeyStoreStatus {
             last_reload: LastReload {
                 at: wall_clock::now(),

@@ -9,11 +9,12 @@ use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::audit::{reload_entry, reload_widens};
 use crate::store::database::IfNotWritten;
+use crate::store::key_source::database::UnreadableKey;
 use crate::store::key_source::{KeySource, LockedSource, Revision};
 use crate::store::key_store::command::{DropLimit, ReloadCommand};
 use crate::store::key_store::error::{DropLimitError, ReloadResult, StoreError};
 use crate::store::key_store::event::{KeyStoreEvent, LastReload, Reloaded, format_key_count};
-use crate::store::key_store::state::{KeyStoreState, PendingChange};
+use crate::store::key_store::state::{KeyStoreState, PendingChange, PendingRevocation};
 use crate::table::{Difference, Entry, drop_incrementally};
 
 /// The source's keys with the pending changes applied, and what they would change in the table.
@@ -21,7 +22,7 @@ pub(crate) struct ReloadPlan {
     pub(crate) entries: Vec<Arc<Entry>>,
     pub(crate) revision: Revision,
     /// The pending changes that the source does not contain yet.
-    pending: HashMap<KeyId, PendingChange>,
+    pending: HashMap<KeyId, PendingRevocation>,
     pub(crate) difference: Arc<Difference>,
     drop_limit_error: Option<DropLimitError>,
 }
@@ -84,22 +85,27 @@ impl KeyStoreState {
     }
 
     pub(crate) fn plan_reload(&mut self) -> Result<ReloadPlan, StoreError> {
-        if matches!(self.source, KeySource::Database(_)) {
-            return Ok(self.plan_followed()?);
-        }
         let before = self.source.revision();
-        let loaded = self.source.load(&self.table);
+        let loaded = match &self.source {
+            KeySource::Database(_) => return Ok(self.plan_followed()?),
+            KeySource::File(file) => file.load(&self.table),
+        };
         let (entries, revision) = loaded.map_err(|error| {
             let error = StoreError::from(error);
             self.remember_rejected(before, &error);
             error
         })?;
-        Ok(self.plan(entries, revision))
+        Ok(self.plan(entries, revision, &[]))
     }
 
     /// What these keys of the source would change.
-    pub(crate) fn plan(&self, mut entries: Vec<Arc<Entry>>, revision: Revision) -> ReloadPlan {
-        let pending = self.apply_pending(&mut entries);
+    pub(crate) fn plan(
+        &self,
+        mut entries: Vec<Arc<Entry>>,
+        revision: Revision,
+        unreadable: &[UnreadableKey],
+    ) -> ReloadPlan {
+        let pending = self.apply_pending(&mut entries, unreadable);
         let difference = Arc::new(self.table.compare(&entries, yield_if_due));
         let (dropped, total) = (difference.removed.len(), self.table.len());
         let too_many = dropped * 100 > total * usize::from(self.max_drop_percent);
@@ -116,28 +122,37 @@ impl KeyStoreState {
         }
     }
 
-    /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet.
+    /// Applies the pending changes to these keys of the source. Returns those that the source did not contain yet, and those of
+    /// its keys that cannot be read.
     pub(crate) fn apply_pending(
         &self,
         entries: &mut Vec<Arc<Entry>>,
-    ) -> HashMap<KeyId, PendingChange> {
-        let mut still_pending = HashMap::new();
+        unreadable: &[UnreadableKey],
+    ) -> HashMap<KeyId, PendingRevocation> {
         if self.pending.is_empty() {
-            return still_pending;
+            return HashMap::new();
         }
+        let of_unreadable = unreadable.iter().filter_map(|key| {
+            let id = KeyId::parse(&key.id).ok()?;
+            let pending = self.pending.get(&id)?.clone();
+            Some((id, pending))
+        });
+        let mut still_pending: HashMap<KeyId, PendingRevocation> = of_unreadable.collect();
         entries.retain_mut(|entry| {
             yield_if_due();
             let id = entry.key().key_id();
-            match self.pending.get(&id) {
-                None => true,
-                Some(deleted @ PendingChange::Deleted(_)) => {
-                    still_pending.insert(id, deleted.clone());
+            let Some(pending) = self.pending.get(&id) else {
+                return true;
+            };
+            match &pending.change {
+                PendingChange::Deleted(_) => {
+                    still_pending.insert(id, pending.clone());
                     false
                 }
-                Some(PendingChange::Restricted(restriction)) => {
+                PendingChange::Restricted(restriction) => {
                     if let Some(restricted) = restriction.applied_to(entry.key()) {
                         *entry = self.table.adopt(restricted);
-                        still_pending.insert(id, PendingChange::Restricted(*restriction));
+                        still_pending.insert(id, pending.clone());
                     }
                     true
                 }
@@ -176,6 +191,7 @@ impl KeyStoreState {
         }
         self.set_loaded(plan.revision);
         self.rejected = None;
+        self.is_unchecked = false;
         self.pending = plan.pending;
         let pending = self.pending.len();
         self.update_status(|status| {

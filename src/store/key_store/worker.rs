@@ -68,7 +68,7 @@ impl KeyStoreState {
     fn run_batch(&mut self, commands: impl Iterator<Item = StoreCommand>) {
         let (mut writes, mut reloads, mut guards) = (Vec::new(), Vec::new(), Vec::new());
         let (mut looks, mut accepts) = (Vec::new(), Vec::new());
-        let mut accounts_changed = false;
+        let mut copy_is_old = false;
         for command in commands {
             match command {
                 StoreCommand::Write(write, guard) => {
@@ -78,14 +78,17 @@ impl KeyStoreState {
                 StoreCommand::Reload(reload) => reloads.push(reload),
                 StoreCommand::Follow(look) => looks.push(look),
                 StoreCommand::AcceptRollback(accept) => accepts.push(accept),
-                StoreCommand::AccountsChanged => accounts_changed = true,
+                StoreCommand::AccountsChanged => copy_is_old = true,
+                StoreCommand::GatewaysSeen(seen) => {
+                    copy_is_old |= self.gateways.see(seen, Instant::now());
+                }
             }
         }
         // First: it may take access away.
         for look in looks {
             self.follow(look);
         }
-        if accounts_changed {
+        if copy_is_old {
             self.write_copy();
         }
         for accept in accepts {

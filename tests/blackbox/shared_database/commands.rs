@@ -53,6 +53,22 @@ fn keys_of_a_file_are_imported_as_a_reload_would_load_them_and_exported_as_they_
     eventually("they are gone at the gateway", DEADLINE, || {
         (gateway.ask(&Call::chat(&keys[3].token, "good")).status == 401).then_some(())
     });
+    // Keys that were deleted since do not come again unsaid.
+    write(&keys[..2]);
+    let ran = run(&own, &["keys", "import", "all.jsonl", "--dry-run"]);
+    assert!(
+        ran.out.contains("! key_1 was deleted in the database"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    let ran = run(&own, &["keys", "import", "all.jsonl"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(
+        ran.err.contains("key_1") && ran.err.contains("--force"),
+        "{}",
+        ran.err
+    );
     let ran = run(&own, &["keys", "export"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(ran.out.trim_end(), gateway.key_file().trim_end());

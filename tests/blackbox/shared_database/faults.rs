@@ -3,14 +3,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::gateways::{server, shared_at};
 use super::keys::{Made, becomes, is_in, make, setup, status};
+use crate::postgres::TestServer;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::Recorder;
 use crate::support::{DEADLINE, eventually, lock};
@@ -64,6 +66,12 @@ impl Proxy {
         self.state.cuts.store(commits, Ordering::Release);
     }
 
+    /// Lets no connection through from now on.
+    fn shut(&self) {
+        // Nobody listens at the port 1.
+        self.switch(1);
+    }
+
     /// Sends all connections to another server from now on.
     fn switch(&self, port: u16) {
         self.state.port.store(port, Ordering::Release);
@@ -113,6 +121,41 @@ impl ProxyState {
         }
         let _ = from_client.shutdown(Shutdown::Both);
         let _ = to_server.shutdown(Shutdown::Write);
+    }
+}
+
+/// Holds the right to change keys.
+struct HeldLock<'s> {
+    server: &'s TestServer,
+    holder: Child,
+}
+
+impl<'s> HeldLock<'s> {
+    const SQL: &'static str =
+        "SELECT pg_advisory_lock((1801937268::bigint << 32) | 5), pg_sleep(600)";
+
+    fn take(server: &'s TestServer) -> Self {
+        let holder = server
+            .program("psql")
+            .args(["-X", "-d", "usage", "-c", Self::SQL])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the lock is held", DEADLINE, || {
+            let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5 AND granted";
+            (server.query("usage", held) != "0").then_some(())
+        });
+        Self { server, holder }
+    }
+}
+
+impl Drop for HeldLock<'_> {
+    fn drop(&mut self) {
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE query LIKE 'SELECT pg_advisory_lock((%'";
+        self.server.query("usage", end);
+        let _ = self.holder.wait();
     }
 }
 
@@ -209,6 +252,8 @@ fn when_a_replica_takes_over_no_request_is_refused_and_no_answered_change_is_los
         204
     );
     let after = make(&one, "after");
+    // The other one cannot hear of it later.
+    becomes(&two, &after, 200);
     eventually("the replica has all", DEADLINE, || {
         let seen = replica.query("usage", "SELECT max(n) FROM key_revisions");
         (seen == server.query("usage", "SELECT max(n) FROM key_revisions")).then_some(())
@@ -236,4 +281,93 @@ fn when_a_replica_takes_over_no_request_is_refused_and_no_answered_change_is_los
         204
     );
     becomes(&one, &kept, 401);
+}
+
+#[test]
+fn what_a_gateway_that_was_cut_off_revoked_is_revoked_unless_the_key_was_changed_after_that() {
+    let server = server();
+    let up = Recorder::answering();
+    let proxy = Proxy::before(server.port());
+    let mut cut_off = behind(&proxy, &up).start();
+    let other = setup(&server, &up).start();
+    let [deleted, disabled, changed] =
+        ["deleted", "disabled", "changed"].map(|name| make(&other, name));
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    for key in [&deleted, &disabled, &changed] {
+        becomes(&cut_off, key, 200);
+    }
+    proxy.shut();
+    is_in(&cut_off, "database_away");
+    // Changes that the gateway cannot know when it is asked to revoke.
+    for key in [&deleted, &disabled] {
+        other.admin_json("PATCH", &path(key), Some(&json!({"name": "renamed"})));
+    }
+    let answer = cut_off.admin("DELETE", &path(&deleted), None);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    let disable = json!({"disabled": true});
+    let answer = cut_off.admin("PATCH", &path(&disabled), Some(&disable));
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    proxy.switch(server.port());
+    for key in [&deleted, &disabled] {
+        becomes(&other, key, 401);
+        assert_eq!(status(&cut_off, key), 401);
+    }
+    let kept = other.admin_json("GET", &path(&disabled), None);
+    assert_eq!(kept["name"], "renamed", "{kept}");
+    cut_off.process.line("both changes", |line| {
+        line.contains(&disabled.id) && line.contains("is taken away")
+    });
+    // One that was revoked an hour ago, and changed since.
+    proxy.shut();
+    is_in(&cut_off, "database_away");
+    let answer = cut_off.admin("DELETE", &path(&changed), None);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    cut_off.process.signal(rustix::process::Signal::KILL);
+    cut_off.process.exits_within(DEADLINE);
+    let file = cut_off.path("keys.jsonl.revision");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let at = state["pending_at"][&changed.id].as_i64().unwrap();
+    state["pending_at"][&changed.id] = json!(at - 3600);
+    std::fs::write(&file, state.to_string()).unwrap();
+    other.admin_json(
+        "PATCH",
+        &path(&changed),
+        Some(&json!({"name": "still needed"})),
+    );
+    proxy.switch(server.port());
+    cut_off.start_again();
+    assert_eq!(status(&cut_off, &changed), 200);
+    cut_off
+        .process
+        .line("it is said", |line| line.contains("is not carried out"));
+    assert_eq!(status(&other, &changed), 200);
+}
+
+#[test]
+fn a_change_that_waits_too_long_for_others_is_refused_and_no_outage() {
+    let server = server();
+    let up = Recorder::answering();
+    let gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let held = HeldLock::take(&server);
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    let answer = gateway.admin("PATCH", &path(&kept), Some(&json!({"name": "x"})));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "database_failed");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(answer.text().contains("try again"), "{}", answer.text());
+    // What is in force already is never taken back.
+    let answer = gateway.admin("DELETE", &path(&deleted), None);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    assert_eq!(status(&gateway, &deleted), 401);
+    drop(held);
+    eventually("it is carried out", DEADLINE, || {
+        let left = "SELECT count(*) FROM keys WHERE deleted_at IS NULL";
+        (server.query("usage", left) == "1").then_some(())
+    });
+    let renamed = gateway.admin_json("PATCH", &path(&kept), Some(&json!({"name": "x"})));
+    assert_eq!(renamed["name"], "x", "{renamed}");
+    let log = gateway.log().join("\n");
+    assert!(!log.contains("cannot be followed"), "{log}");
+    assert!(!log.contains("leases cannot be renewed"), "{log}");
 }

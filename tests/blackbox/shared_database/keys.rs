@@ -2,15 +2,19 @@
 //! database revives a deleted key or refuses a request.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::gateways::{server, shared};
+use super::gateways::{server, shared, shared_at};
 use crate::postgres::TestServer;
 use crate::support::client::Call;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::Recorder;
 use crate::support::{DEADLINE, eventually, sweep};
+
+/// Until then a gateway that has lost the database waits for what others may have been lent.
+const LENT_ENDS: Duration = Duration::from_secs(100);
 
 /// A gateway whose keys are in the database.
 pub fn setup(server: &TestServer, up: &Recorder) -> Setup {
@@ -433,6 +437,230 @@ fn a_key_file_of_its_own_is_not_replaced_by_the_copy() {
     assert!(said.contains("keygate keys import"), "{said}");
     let text = std::fs::read_to_string(own.path("keys.jsonl")).unwrap();
     assert!(text.contains("key_own"));
+}
+
+#[test]
+fn a_copy_is_of_one_gateway_alone_until_that_one_ends() {
+    let server = server();
+    let up = Recorder::answering();
+    let mut first = setup(&server, &up).start();
+    let key = make(&first, "first");
+    let file = first.path("keys.jsonl");
+    let second = setup(&server, &up)
+        .set("keys", &format!("file = \"{}\"", file.display()))
+        .set("usage", "spool = \"spool\"");
+    let (ended, said) = second.refused();
+    assert!(!ended.success());
+    assert!(
+        said.contains(&file.display().to_string()) && said.contains("keys.file"),
+        "{said}"
+    );
+    first.start_again();
+    assert_eq!(status(&first, &key), 200, "it was killed before");
+    first.process.terminate();
+    assert!(first.process.exits_within(DEADLINE).success());
+    let next = second.start();
+    assert_eq!(status(&next, &key), 200);
+}
+
+#[test]
+fn a_copy_that_is_older_than_it_says_is_in_force_only_until_the_database_is_back() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let mut gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let copy = gateway.path("keys.jsonl");
+    let older = std::fs::read(&copy).unwrap();
+    let path = format!("/api/keys/{}", deleted.id);
+    assert_eq!(gateway.admin("DELETE", &path, None).status, 204);
+    gateway.process.signal(rustix::process::Signal::KILL);
+    gateway.process.exits_within(DEADLINE);
+    server.kill();
+    std::fs::write(&copy, older).unwrap();
+    gateway.start_again();
+    assert_eq!(
+        [&kept, &deleted].map(|key| status(&gateway, key)),
+        [200; 2],
+        "nobody can know better"
+    );
+    server.run();
+    becomes(&gateway, &deleted, 401);
+    assert_eq!(status(&gateway, &kept), 200);
+}
+
+#[test]
+fn a_copy_that_has_lost_one_of_its_files_does_not_follow_a_backup() {
+    let server = server();
+    let up = Recorder::answering();
+    let mut gateway = setup(&server, &up).start();
+    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let tables = ["keys", "key_revisions", "revisions"];
+    let backup = server.folder().join("backup.sql");
+    dump(&server, &backup, &tables);
+    let path = format!("/api/keys/{}", deleted.id);
+    assert_eq!(gateway.admin("DELETE", &path, None).status, 204);
+    gateway.process.terminate();
+    assert!(gateway.process.exits_within(DEADLINE).success());
+    let newest = server.folder().join("newest.sql");
+    dump(&server, &newest, &tables);
+    let [copy, beside] = ["keys.jsonl", "keys.jsonl.revision"].map(|name| gateway.path(name));
+    let aside = gateway.path("aside");
+    psql(&server, "DROP TABLE keys, key_revisions, revisions");
+    restore(&server, &backup);
+    // Without the keys the gateway knows which revision it has seen.
+    std::fs::rename(&copy, &aside).unwrap();
+    gateway.launch_again();
+    is_in(&gateway, "database_behind");
+    let answer = gateway.ask(&Call::chat(&deleted.token, "good"));
+    assert_eq!(answer.json()["error"]["code"], "not_ready");
+    gateway.process.line("what is missing", |line| {
+        line.contains("is missing") && line.contains("keys.jsonl\"")
+    });
+    gateway.process.terminate();
+    assert!(gateway.process.exits_within(DEADLINE).success());
+    // Without the revision it cannot tell which keys are newer.
+    std::fs::rename(&aside, &copy).unwrap();
+    std::fs::rename(&beside, &aside).unwrap();
+    psql(&server, "DELETE FROM gateways");
+    let (ended, said) = gateway.refused_again();
+    assert!(!ended.success());
+    assert!(said.contains("keys.jsonl.revision is missing"), "{said}");
+    // Where the database has the same keys, there is nothing to tell.
+    psql(&server, "DROP TABLE keys, key_revisions, revisions");
+    restore(&server, &newest);
+    gateway.start_again();
+    gateway.process.line("what is missing", |line| {
+        line.contains("is missing") && line.contains("keys.jsonl.revision\"")
+    });
+    assert_eq!(
+        [&kept, &deleted].map(|key| status(&gateway, key)),
+        [200, 401]
+    );
+    eventually("it is written again", DEADLINE, || {
+        beside.exists().then_some(())
+    });
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_refused_alone_however_the_keys_are_read() {
+    let server = server();
+    let up = Recorder::answering();
+    let running = setup(&server, &up).start();
+    let [kept, newer, copied] = ["kept", "newer", "copied"].map(|name| make(&running, name));
+    let statuses = |gateway: &Gateway| [&kept, &newer, &copied].map(|key| status(gateway, key));
+    assert_eq!(statuses(&running), [200; 3]);
+    // A field of a version to come, and a token that another key has.
+    psql(
+        &server,
+        &format!(
+            "UPDATE keys SET line = replace(line, '{{\"id\"', '{{\"to_come\":1,\"id\"') WHERE id = '{}'; \
+             UPDATE keys SET line = replace((SELECT line FROM keys WHERE id = '{kept}'), '{kept}', id) WHERE id = '{}'",
+            newer.id,
+            copied.id,
+            kept = kept.id,
+        ),
+    );
+    let started = setup(&server, &up).start();
+    assert_eq!(statuses(&started), [200, 401, 401]);
+    assert_eq!(
+        running
+            .admin("POST", "/api/reload", Some(&json!({"force": true})))
+            .status,
+        200
+    );
+    assert_eq!(statuses(&running), [200, 401, 401]);
+    for gateway in [&started, &running] {
+        for (key, reason) in [(&newer, "to_come"), (&copied, "tokens")] {
+            gateway.process.line("it is said", |line| {
+                line.contains("key_unreadable") && line.contains(&key.id) && line.contains(reason)
+            });
+        }
+    }
+    let ran = running.run(&["keys", "export"], "");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.err.contains(&newer.id), "{}", ran.err);
+}
+
+#[test]
+fn a_start_without_the_database_knows_how_many_gateways_have_a_share() {
+    let mut server = server();
+    let up = Recorder::answering();
+    let limits = "limits_unavailable = \"local_share\"";
+    let [mut one, _two] = [(); 2].map(|()| setup(&server, &up).set("keys", limits).start());
+    let known = |gateway: &Gateway| {
+        let state = std::fs::read(gateway.path("keys.jsonl.revision")).unwrap();
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        state["gateways"].clone()
+    };
+    let limited = json!({"name": "limited", "model_access": {"mode": "all"}, "limits": {"requests_per_minute": 4}});
+    let made = one.admin_json("POST", "/api/keys", Some(&limited));
+    let token = made["token"].as_str().unwrap();
+    sweep::secret(token);
+    eventually("both are known", DEADLINE, || {
+        (known(&one) == 2).then_some(())
+    });
+    server.kill();
+    one.start_again();
+    assert_eq!(known(&one), 2);
+    // Nobody knows what others were lent, until all that was lent has ended.
+    let first = one.ask(&Call::chat(token, "good"));
+    assert_eq!(first.status, 429, "{}", first.text());
+    let statuses = eventually("it has its share", LENT_ENDS, || {
+        let first = one.ask(&Call::chat(token, "good")).status;
+        (first == 200).then(|| [(); 3].map(|()| one.ask(&Call::chat(token, "good")).status))
+    });
+    assert_eq!(statuses, [200, 429, 429], "two of four");
+}
+
+#[test]
+fn a_gateway_with_a_copy_starts_where_the_server_refuses_it_and_one_without_does_not() {
+    let server = server();
+    psql(
+        &server,
+        "CREATE ROLE gateway LOGIN; ALTER DATABASE usage OWNER TO gateway",
+    );
+    let up = Recorder::answering();
+    let url = format!("postgres://gateway@127.0.0.1:{}/usage", server.port());
+    let of_role = || {
+        shared_at(&url, &up)
+            .without_key_file()
+            .set("keys", "source = \"database\"")
+    };
+    let mut gateway = of_role().start();
+    let key = make(&gateway, "first");
+    let as_superuser = |sql: &str| server.query("postgres", sql);
+    let cases = [
+        (
+            "ALTER DATABASE usage RENAME TO aside",
+            "ALTER DATABASE aside RENAME TO usage",
+            "has no database usage",
+        ),
+        (
+            "ALTER ROLE gateway NOLOGIN",
+            "ALTER ROLE gateway LOGIN",
+            "does not let gateway in",
+        ),
+    ];
+    for (refuse, admit, reason) in cases {
+        gateway.process.terminate();
+        assert!(gateway.process.exits_within(DEADLINE).success());
+        eventually("the server has let go of the gateway", DEADLINE, || {
+            let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'usage'";
+            (as_superuser(open) == "0").then_some(())
+        });
+        as_superuser(refuse);
+        gateway.start_again();
+        assert_eq!(status(&gateway, &key), 200);
+        is_in(&gateway, "database_away");
+        gateway.process.line("why", |line| {
+            line.contains("last good copy") && line.contains(reason)
+        });
+        let (ended, said) = of_role().refused();
+        assert!(!ended.success() && said.contains(reason), "{said}");
+        as_superuser(admit);
+        is_in(&gateway, "in_sync");
+        assert_eq!(status(&gateway, &key), 200);
+    }
 }
 
 /// Writes the tables' content to a file, as `pg_dump` does it.

@@ -35,6 +35,15 @@ impl From<DatabaseError> for CallError {
 }
 
 impl CallError {
+    /// Whether a statement that only waits for others has waited too long: the server itself is well.
+    pub(crate) fn is_of_waiting(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        let code = error.code();
+        code == Some(&SqlState::QUERY_CANCELED) || code == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// The error with its remedy.
     pub(crate) fn explained(self, url: &PostgresUrl) -> DatabaseError {
         let place = url.place();

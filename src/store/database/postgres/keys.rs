@@ -61,6 +61,8 @@ pub(crate) struct KeyRow {
     pub(crate) revision: u64,
     /// The key as a line of the key file; None: it is deleted.
     pub(crate) line: Option<String>,
+    /// How long ago the key was changed last, by the server's clock; None: that is not known.
+    pub(crate) age: Option<Duration>,
 }
 
 /// What the database has compared with a position that was seen.
@@ -167,8 +169,14 @@ impl PostgresKeys {
         })
     }
 
+    /// The ids of keys that were deleted in the last 30 days.
+    pub(crate) fn deleted(&mut self) -> Result<Vec<String>, DatabaseError> {
+        let deleted = statement("SELECT id FROM keys WHERE deleted_at IS NOT NULL", []);
+        self.connection.ask(&deleted, |row| Ok(row.try_get(0)?))
+    }
+
     /// Begins a change: until [`commit`](Self::commit) or [`rollback`](Self::rollback) no other gateway changes keys. False:
-    /// another one is about to, and `wait` is false.
+    /// another one is about to, and `wait` is false, or it takes too long.
     pub(crate) fn begin(&mut self, wait: bool) -> Result<bool, DatabaseError> {
         let (is_old, began) = (self.connection.is_open(), Instant::now());
         let begun = match self.try_begin(wait) {
@@ -188,13 +196,19 @@ impl PostgresKeys {
             within(LOCK_ANSWER, client.batch_execute("BEGIN")).await?;
             let lock = AdvisoryLock::Keys.number();
             if wait {
-                within(
+                let taken = within(
                     limit,
                     client
                         .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&lock, Type::INT8)]),
                 )
-                .await?;
-                return Ok(true);
+                .await;
+                return match taken {
+                    Err(error) if error.is_of_waiting() => {
+                        within(limit, client.batch_execute("ROLLBACK")).await?;
+                        Ok(false)
+                    }
+                    taken => taken.map(|_| true),
+                };
             }
             let taken: bool = within(
                 LOCK_ANSWER,
@@ -370,7 +384,7 @@ async fn changes_since(
     let (after, newest) = (whole(seen.n), whole(to.n));
     let after: [Parameter<'_>; 1] = [(&after, Type::INT8)];
     let found = within(limit, client.query_typed(CHANGED_KEYS, &after)).await?;
-    let rows: Result<Vec<KeyRow>, CallError> = found.iter().map(key_row).collect();
+    let rows: Result<Vec<KeyRow>, CallError> = found.iter().map(changed_row).collect();
     let newest: [Parameter<'_>; 1] = [(&newest, Type::INT8)];
     let age = within(limit, client.query_typed_opt(AGE, &newest)).await?;
     let age: Option<i64> = age.map(|row| row.try_get(0)).transpose()?;
@@ -418,6 +432,17 @@ fn key_row(row: &Row) -> Result<KeyRow, CallError> {
         id: row.try_get(0)?,
         revision: u64::try_from(revision).unwrap_or(0),
         line: row.try_get(2)?,
+        age: None,
+    })
+}
+
+fn changed_row(row: &Row) -> Result<KeyRow, CallError> {
+    let age: Option<i64> = row.try_get(3)?;
+    // An age below 0 is of a clock that was set back.
+    let age = age.and_then(|age| u64::try_from(age).ok());
+    Ok(KeyRow {
+        age: age.map(Duration::from_micros),
+        ..key_row(row)?
     })
 }
 

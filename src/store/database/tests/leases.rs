@@ -108,7 +108,7 @@ impl Leasing {
         let shared = SharedLimits::start(
             &database,
             name.to_owned(),
-            LimitsUnavailable::LocalShare,
+            (LimitsUnavailable::LocalShare, 1),
             TimeZone::UTC,
             Box::new(|_| ()),
         );
@@ -195,7 +195,8 @@ fn a_lease_whose_gateway_says_nothing_more_counts_as_used() {
     let now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     fixture.edit(&format!(
         "UPDATE limit_leases SET version = version + 1, state = format( \
-         '{{\"used\":[[%s,1]],\"leases\":{{\"one\":{{\"amount\":5,\"until\":%s,\"reported\":1,\"waits\":false}}}}}}', \
+         '{{\"used\":[[%s,1]],\"leases\":{{\"one\":{{\"amount\":5,\"until\":%s,\"reported\":1,\"waits\":false, \
+         \"distance\":{{\"long\":{{\"after\":0,\"seconds\":0}},\"short\":{{\"after\":0,\"seconds\":0}}}}}}}}}}', \
          {now} / 1000, {now} - 1)"
     ));
     let mut taken = 0;

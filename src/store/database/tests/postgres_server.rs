@@ -15,7 +15,7 @@ use crate::store::database::driver::Driver;
 use crate::store::database::postgres::Postgres;
 use crate::store::database::{
     AlertSummary, AttemptEnd, AuditWrite, Database, DatabaseError, DatabaseEvent, DatabaseObserver,
-    DatabaseUrl, IfNotWritten, SpoolConfig,
+    DatabaseUrl, GatewayStart, IfNotWritten, SpoolConfig,
 };
 
 const START: i64 = super::START;
@@ -72,8 +72,11 @@ impl Own {
             max_bytes: 256 << 20,
         };
         let url = self.url();
-        let opened =
-            Database::open_with_spool(&url, &key, Some(&spool), "g1", &instance, KEEP, observer);
+        let start = GatewayStart {
+            spool: Some(&spool),
+            has_key_copy: false,
+        };
+        let opened = Database::open_for_gateway(&url, &key, start, "g1", &instance, KEEP, observer);
         opened.unwrap()
     }
 
