@@ -17,7 +17,7 @@ use crate::store::database::postgres::connection::{
 };
 use crate::store::database::postgres::error::CallError;
 use crate::store::database::postgres::listen::Listening;
-use crate::store::database::postgres::value::Parameter;
+use crate::store::database::postgres::value::SqlParameter;
 use crate::store::database::statements::SqlValue;
 
 /// What the server tells the others when a change is committed.
@@ -256,7 +256,7 @@ impl PostgresKeys {
             write(client, limit, writes, next.n).await?;
             let (n, change_id) = (whole(next.n), format!("{:032x}", next.change_id));
             let from = accepts_rollback_from.map(whole);
-            let revision: [Parameter<'_>; 4] = [
+            let revision: [SqlParameter<'_>; 4] = [
                 (&n, Type::INT8),
                 (&change_id, Type::TEXT),
                 (gateway, Type::TEXT),
@@ -264,7 +264,7 @@ impl PostgresKeys {
             ];
             within(limit, client.execute_typed(ADD_REVISION, &revision)).await?;
             let payload = next.n.to_string();
-            let message: [Parameter<'_>; 2] = [(&CHANNEL, Type::TEXT), (&payload, Type::TEXT)];
+            let message: [SqlParameter<'_>; 2] = [(&CHANNEL, Type::TEXT), (&payload, Type::TEXT)];
             let notify = client.execute_typed("SELECT pg_notify($1, $2)", &message);
             within(limit, notify).await?;
             within(limit, client.batch_execute("COMMIT")).await
@@ -326,7 +326,7 @@ async fn look(
     seen: KeyPosition,
 ) -> Result<(KeyChanges, KeyPosition), CallError> {
     let revision = whole(seen.n);
-    let values: [Parameter<'_>; 1] = [(&revision, Type::INT8)];
+    let values: [SqlParameter<'_>; 1] = [(&revision, Type::INT8)];
     let row = within(limit, client.query_typed_one(LOOK, &values)).await?;
     let number = |at: usize| -> Result<Option<u64>, CallError> {
         let number: Option<i64> = row.try_get(at)?;
@@ -382,10 +382,10 @@ async fn changes_since(
         return Ok(changes);
     };
     let (after, newest) = (whole(seen.n), whole(to.n));
-    let after: [Parameter<'_>; 1] = [(&after, Type::INT8)];
+    let after: [SqlParameter<'_>; 1] = [(&after, Type::INT8)];
     let found = within(limit, client.query_typed(CHANGED_KEYS, &after)).await?;
     let rows: Result<Vec<KeyRow>, CallError> = found.iter().map(changed_row).collect();
-    let newest: [Parameter<'_>; 1] = [(&newest, Type::INT8)];
+    let newest: [SqlParameter<'_>; 1] = [(&newest, Type::INT8)];
     let age = within(limit, client.query_typed_opt(AGE, &newest)).await?;
     let age: Option<i64> = age.map(|row| row.try_get(0)).transpose()?;
     Ok(KeyChanges::Some {
@@ -406,7 +406,7 @@ async fn write(
         let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
         let lines: Vec<&str> = keys.iter().map(|(_, line)| line.as_str()).collect();
         let first = position_of(n, batch * WRITTEN);
-        let rows: [Parameter<'_>; 4] = [
+        let rows: [SqlParameter<'_>; 4] = [
             (&ids, Type::TEXT_ARRAY),
             (&lines, Type::TEXT_ARRAY),
             (&revision, Type::INT8),
@@ -415,7 +415,7 @@ async fn write(
         within(limit, client.execute_typed(PUT_KEYS, &rows)).await?;
     }
     for ids in writes.deleted.chunks(WRITTEN) {
-        let rows: [Parameter<'_>; 2] = [(&ids, Type::TEXT_ARRAY), (&revision, Type::INT8)];
+        let rows: [SqlParameter<'_>; 2] = [(&ids, Type::TEXT_ARRAY), (&revision, Type::INT8)];
         within(limit, client.execute_typed(DELETE_KEYS, &rows)).await?;
     }
     Ok(())

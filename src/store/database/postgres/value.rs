@@ -12,12 +12,12 @@ use crate::store::database::postgres::error::CallError;
 use crate::store::database::statements::{SqlValue, Statement};
 
 /// A value and its type.
-pub(crate) type Parameter<'v> = (&'v (dyn ToSql + Sync), Type);
+pub(crate) type SqlParameter<'v> = (&'v (dyn ToSql + Sync), Type);
 
 type EncodeError = Box<dyn std::error::Error + Sync + Send>;
 
 impl Statement {
-    pub(crate) fn parameters(&self) -> Vec<Parameter<'_>> {
+    pub(crate) fn parameters(&self) -> Vec<SqlParameter<'_>> {
         let values = self.values.iter();
         values
             .map(|value| (value as &(dyn ToSql + Sync), value.kind()))
@@ -127,13 +127,13 @@ impl Columns {
         is_any
     }
 
-    pub(crate) fn parameters(&self) -> Vec<Parameter<'_>> {
+    pub(crate) fn parameters(&self) -> Vec<SqlParameter<'_>> {
         self.0.iter().map(ColumnValues::parameter).collect()
     }
 }
 
 impl ColumnValues {
-    fn parameter(&self) -> Parameter<'_> {
+    fn parameter(&self) -> SqlParameter<'_> {
         match self {
             Self::Integers(values) => (values, Type::INT8_ARRAY),
             Self::Texts(values) => (values, Type::TEXT_ARRAY),
