@@ -26,6 +26,16 @@ use keygate::store::key_store::{KeyStore, StoreError, WriteError};
 use keygate::store::patch::{NewKey, parse_new, parse_patch};
 use keygate::table::{NO_YIELD, Table};
 
+#[path = "blackbox/support/small_disk.rs"]
+#[allow(
+    clippy::expect_used,
+    unreachable_pub,
+    reason = "the black-box tests use it too"
+)]
+mod small_disk;
+
+use small_disk::SmallDisk;
+
 const ROLE: &str = "KEYGATE_CRASH_ROLE";
 const FOLDER: &str = "KEYGATE_CRASH_FOLDER";
 /// Set if the disk fails only once.
@@ -318,32 +328,27 @@ fn create_with_a_fault(
 
 #[test]
 fn a_full_and_a_read_only_disk_change_nothing_and_are_caught_up_with() {
-    let Some(disk) = Disk::mounted("size=256k") else {
-        eprintln!("skipped: no file system may be mounted here");
+    let Some(disk) = SmallDisk::mounted("256k") else {
         return;
     };
-    let file = disk.path().join("keys.jsonl");
+    let file = disk.path("keys.jsonl");
     fs::write(&file, lines(KEYS)).unwrap();
-    let filler = disk.path().join("filler");
-    let mut size = 256 << 10;
-    while size > 0 && fs::write(&filler, vec![b'x'; size]).is_err() {
-        size -= 4096;
-    }
+    let filler = disk.fill();
     let (table, store) = open(&file);
     let before = fs::read(&file).unwrap();
     let full = not_written(store.create(new(), NOW).wait(), false);
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     not_written(store.delete("key_1").wait(), true);
     assert_eq!(fs::read(&file).unwrap(), before);
-    assert_eq!(names_in(disk.path()), ["filler", "keys.jsonl"]);
+    assert_eq!(names_in(disk.folder()), ["filler", "keys.jsonl"]);
     fs::remove_file(&filler).unwrap();
 
-    assert!(disk.remount("ro"));
+    assert!(is_remounted(&disk, "ro"));
     let read_only = not_written(store.create(new(), NOW).wait(), false);
     assert_eq!(read_only.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     not_written(store.delete("key_2").wait(), true);
     assert!(store.status().pending == 2 && table.len() == KEYS - 2);
-    assert!(disk.remount("rw"));
+    assert!(is_remounted(&disk, "rw"));
 
     store.create(new(), NOW).wait().unwrap();
     let on_disk = ids_in(&file);
@@ -548,42 +553,12 @@ fn not_written<T: std::fmt::Debug>(
     }
 }
 
-/// A small file system in memory, unmounted when this is dropped.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn mounted(options: &str) -> Option<Self> {
-        let disk = Self(tempfile::tempdir().unwrap());
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", options, "keygate-test"])
-            .arg(disk.path());
-        let mounted = mount.stderr(Stdio::null()).status();
-        mounted.is_ok_and(|status| status.success()).then_some(disk)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, how: &str) -> bool {
-        let options = format!("remount,{how}");
-        let status = Command::new("mount")
-            .args(["-o", &options])
-            .arg(self.path())
-            .status();
-        status.is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(self.path())
-            .stderr(Stdio::null())
-            .status();
-    }
+fn is_remounted(disk: &SmallDisk, mode: &str) -> bool {
+    let remounted = Command::new("mount")
+        .args(["-o", &format!("remount,{mode}")])
+        .arg(disk.folder())
+        .status();
+    remounted.is_ok_and(|status| status.success())
 }
 
 /// A linear congruential generator: good enough to choose moments.

@@ -6,9 +6,6 @@
     reason = "helpers of tests; they may stop where a test would"
 )]
 
-use std::fs::File;
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,42 +15,22 @@ use keygate::store::database::{
     UsageRecord,
 };
 
+#[path = "blackbox/support/small_disk.rs"]
+#[allow(
+    clippy::expect_used,
+    unreachable_pub,
+    reason = "the black-box tests use it too"
+)]
+mod small_disk;
+
+use small_disk::SmallDisk;
+
 const KEEP: KeepFor = KeepFor {
     records: 30 * DAY,
     sums: 400 * DAY,
     audit: 400 * DAY,
 };
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A small file system in memory, for as long as this lives.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    /// None where no file system may be mounted, which is said.
-    fn mounted() -> Option<Self> {
-        let disk = Self(tempfile::tempdir().unwrap());
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=4m", "keygate-test"])
-            .arg(disk.0.path())
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(disk);
-        }
-        eprintln!("not tried: no file system may be mounted here");
-        None
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(self.0.path())
-            .stderr(Stdio::null())
-            .status();
-    }
-}
 
 fn record(number: usize) -> UsageRecord {
     // Old rows would be deleted.
@@ -101,7 +78,9 @@ fn summed(database: &Database) -> i64 {
 
 #[test]
 fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
-    let Some(disk) = Disk::mounted() else { return };
+    let Some(disk) = SmallDisk::mounted("4m") else {
+        return;
+    };
     let (told, events) = channel();
     let observer = Box::new(move |event: DatabaseEvent<'_>| {
         let _ = match event {
@@ -116,17 +95,13 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
             | DatabaseEvent::SpoolDamaged { .. } => Ok(()),
         };
     });
-    let url = DatabaseUrl::Sqlite(disk.0.path().join("keygate.db"));
-    let key = disk.0.path().join("audit.key");
+    let url = DatabaseUrl::Sqlite(disk.path("keygate.db"));
+    let key = disk.path("audit.key");
     let database = Database::open(&url, &key, "g1", "w1", KEEP, observer).unwrap();
     let sender = database.sender();
     sender.add(record(0));
     assert!(database.flush(TIMEOUT));
-    let filler = disk.0.path().join("filler");
-    let mut file = File::create(&filler).unwrap();
-    for size in [4096, 1] {
-        while file.write_all(&vec![b'x'; size]).is_ok() {}
-    }
+    let filler = disk.fill();
     for number in 1..2000 {
         sender.add(record(number));
     }
@@ -134,7 +109,6 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
     assert!(down.contains("the disk is full; make room"), "{down}");
     assert!(!database.status().up);
     assert_eq!(summed(&database), 2000, "what waits is added from memory");
-    drop(file);
     std::fs::remove_file(filler).unwrap();
     assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), "up");
     assert_eq!(summed(&database), 2000);

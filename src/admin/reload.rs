@@ -470,10 +470,7 @@ pub(crate) fn record_event(
         key_store::KeyStoreEvent::FollowChanged(state) => follow_line(state),
         key_store::KeyStoreEvent::KeyUnreadable { id, reason } => {
             let message = "this key in the database cannot be read, and is refused; use a version of keygate that knows it";
-            Event::error("key_unreadable")
-                .with("message", message)
-                .with("key_id", *id)
-                .with("reason", *reason)
+            of_key(Event::error("key_unreadable"), message, id).with("reason", *reason)
         }
         key_store::KeyStoreEvent::KeysUnreadable { more } => {
             let message = "further keys in the database cannot be read, and are refused; use a version of keygate that knows them";
@@ -484,16 +481,12 @@ pub(crate) fn record_event(
         key_store::KeyStoreEvent::PendingDropped { id } => {
             let message = "a change that took access away while the database was away is not carried out: the key was changed \
                            there since";
-            Event::warn("keys")
-                .with("message", message)
-                .with("key_id", *id)
+            of_key(Event::warn("keys"), message, id)
         }
         key_store::KeyStoreEvent::PendingKept { id } => {
             let message = "another gateway has changed this key too, before access was taken away here, or it cannot be told \
                            which was first; what was taken away here is taken away";
-            Event::warn("keys")
-                .with("message", message)
-                .with("key_id", *id)
+            of_key(Event::warn("keys"), message, id)
         }
         key_store::KeyStoreEvent::CopyIncomplete { missing } => {
             let message = "a file of the last good copy of the keys is missing: somebody has removed it, or restored the other \
@@ -513,6 +506,10 @@ pub(crate) fn record_event(
             Event::info("key_file_caught_up").with("written", *written)
         }
     });
+}
+
+fn of_key(event: Event, message: &str, id: &str) -> Event {
+    event.with("message", message).with("key_id", id)
 }
 
 fn follow_line(state: &FollowState) -> Event {

@@ -32,6 +32,7 @@ use crate::net::unix_socket;
 use crate::observe::log::{Event, Log, LogWriterHandle};
 use crate::observe::metrics::Metrics;
 use crate::oidc::Provider;
+use crate::policy::fleet_link::FleetLink;
 use crate::policy::price::PriceList;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::wall_clock;
@@ -309,7 +310,7 @@ impl Components {
             self.shared_limits = usage_database::share_limits(
                 database,
                 &self.gateway.instance,
-                (config.keys.limits_unavailable, gateways),
+                FleetLink::new(config.keys.limits_unavailable, gateways),
                 &config.usage.time_zone,
                 &self.log,
                 &self.metrics,

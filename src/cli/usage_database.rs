@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use crate::cli::start_error::StartError;
 use crate::observe::log::{Event, Log};
 use crate::observe::metrics::Metrics;
-use crate::policy::fleet_link::LimitsUnavailable;
+use crate::policy::fleet_link::{FleetLink, LimitsUnavailable};
 use crate::runtime::wall_clock;
 use crate::store::audit::{COMPARED_ROWS, differences_at_start};
 use crate::store::config::{AuditConfig, Config, UsageConfig};
@@ -63,24 +63,18 @@ pub(super) fn open(
 pub(super) fn share_limits(
     database: &Arc<Database>,
     instance: &str,
-    (unavailable, gateways): (LimitsUnavailable, u64),
+    link: FleetLink,
     zone: &TimeZone,
     log: &Log,
     metrics: &Metrics,
 ) -> Result<Option<Arc<SharedLimits>>, StartError> {
     let failed = |error| StartError::System("shared limits".into(), error);
     let observer = {
-        let (log, metrics) = (log.clone(), metrics.clone());
+        let (log, metrics, unavailable) = (log.clone(), metrics.clone(), link.unavailable());
         Box::new(move |event: LeaseEvent<'_>| record_leases(&log, &metrics, unavailable, &event))
     };
-    let shared = SharedLimits::start(
-        database,
-        instance.to_owned(),
-        (unavailable, gateways),
-        zone.clone(),
-        observer,
-    )
-    .map_err(failed)?;
+    let shared = SharedLimits::start(database, instance.to_owned(), link, zone.clone(), observer)
+        .map_err(failed)?;
     if shared.is_some() {
         let registered = metrics.has_shared_limits();
         registered.map_err(|error| failed(std::io::Error::other(error)))?;

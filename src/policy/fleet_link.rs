@@ -94,6 +94,12 @@ impl FleetLink {
         }
     }
 
+    /// What limits do while the database is away.
+    #[must_use]
+    pub fn unavailable(&self) -> LimitsUnavailable {
+        self.unavailable
+    }
+
     /// A question that was sent at this time was answered.
     pub fn answer(&mut self, sent: Monotonic, gateways: u64, clock_ahead: i64) {
         let silent = self

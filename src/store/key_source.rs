@@ -88,4 +88,12 @@ impl KeySource {
             },
         }
     }
+
+    /// Ends the right to change a database, without a change. That to a file ends with its lock.
+    pub(crate) fn unlock(&mut self) {
+        match self {
+            Self::File(_) => {}
+            Self::Database(database) => database.unlock(),
+        }
+    }
 }

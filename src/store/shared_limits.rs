@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::policy::budget::Budget;
-use crate::policy::fleet_link::{FleetLink, LimitsUnavailable};
+use crate::policy::fleet_link::FleetLink;
 use crate::policy::limit_leases::ClaimFacts;
 use crate::policy::rate_limit::Monotonic;
 use crate::policy::shared_limit::{LeaseClaim, LeaseGrant, RenewalTime, SharedKind, SharedLimit};
@@ -85,14 +85,14 @@ enum Wake {
 }
 
 impl SharedLimits {
-    /// Starts the thread. None where no other gateway shares the database. `gateways`: as many are known from before the start.
+    /// Starts the thread. None where no other gateway shares the database.
     ///
     /// # Errors
     /// The system has no thread.
     pub(crate) fn start(
         database: &Arc<Database>,
         instance: String,
-        (unavailable, gateways): (LimitsUnavailable, u64),
+        link: FleetLink,
         zone: TimeZone,
         observer: LeaseObserver,
     ) -> std::io::Result<Option<Arc<Self>>> {
@@ -102,7 +102,7 @@ impl SharedLimits {
         // One waiting word is enough; a second one would ask for the same.
         let (wake, woken) = sync_channel(1);
         let shared = Arc::new(Self {
-            link: Mutex::new(FleetLink::new(unavailable, gateways)),
+            link: Mutex::new(link),
             holders: Mutex::default(),
             wake,
             begun: AtomicU64::new(0),

@@ -140,9 +140,7 @@ impl KeyStoreState {
             Err(_) => self.audit_revocations(prepared),
         };
         let committed = locked.and_then(|lock| self.commit_changes(&lock, &changes));
-        if let KeySource::Database(source) = &mut self.source {
-            source.unlock();
-        }
+        self.source.unlock();
         match &committed {
             Ok(()) => changes.apply_to(&self.table),
             Err(error) => {

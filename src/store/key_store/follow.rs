@@ -13,6 +13,7 @@ use crate::policy::key::{Key, KeyId};
 use crate::runtime::cooperative_yield::yield_if_due;
 use crate::runtime::wall_clock;
 use crate::store::database::{KeyChanges, KeyPosition, KeyRow, KeyWrites};
+use crate::store::key_file::LOCK_WAIT;
 use crate::store::key_json::Interner;
 use crate::store::key_source::database::{DatabaseKeys, TAKEN, UnreadableKey, parse};
 use crate::store::key_source::follower::Look;
@@ -68,14 +69,9 @@ impl KeyStoreState {
                 });
             }
             // That takes long, and nobody else could change a key meanwhile.
-            if let KeySource::Database(source) = &mut self.source {
-                source.unlock();
-            }
+            self.source.unlock();
             self.apply(&changes, began)?;
-            let KeySource::Database(source) = &mut self.source else {
-                return Ok(());
-            };
-            source.lock(true)?;
+            self.source.lock(LOCK_WAIT)?;
         }
     }
 
@@ -312,9 +308,7 @@ impl KeyStoreState {
             reply,
         } = accept;
         let accepted = self.try_accept_rollback(dry_run, origin);
-        if let KeySource::Database(source) = &mut self.source {
-            source.unlock();
-        }
+        self.source.unlock();
         if accepted.is_ok() && !dry_run {
             self.set_follow_state(FollowState::InSync);
             self.write_copy();

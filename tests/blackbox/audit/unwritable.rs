@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use crate::audit::trail::{
     assert_intact, change, column, create, locked, over_tcp, rows, sign_in, verified,
 };
-use crate::lifecycle::full_disk::Disk;
 use crate::support::client::Call;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::Recorder;
+use crate::support::small_disk::SmallDisk;
 use crate::support::stand::Stand;
 use crate::support::token::{Key, key_file};
 use crate::support::{DEADLINE, eventually};
@@ -156,7 +156,9 @@ fn rows_that_wait_when_the_gateway_stops_are_written_before_its_end() {
 
 #[test]
 fn on_a_full_disk_what_takes_access_away_is_recorded_once_there_is_room() {
-    let Some(disk) = Disk::mounted() else { return };
+    let Some(disk) = SmallDisk::mounted("256k") else {
+        return;
+    };
     let url = format!("url = \"sqlite:{}\"", disk.path("keygate.db").display());
     let stand = Stand::with(|setup| setup.set("database", &url));
     let gateway = &stand.gateway;
@@ -186,7 +188,9 @@ fn on_a_full_disk_what_takes_access_away_is_recorded_once_there_is_room() {
 
 #[test]
 fn a_change_that_has_a_row_but_not_its_place_in_the_key_file_has_a_second_row() {
-    let Some(disk) = Disk::mounted() else { return };
+    let Some(disk) = SmallDisk::mounted("256k") else {
+        return;
+    };
     let file = disk.path("keys.jsonl");
     let (only, kept) = (Key::all("key_only"), Key::all("key_kept"));
     std::fs::write(&file, key_file(&[only, kept])).expect("written");

@@ -1,9 +1,8 @@
 //! On a full disk, a key that is taken back is still refused at once, and a log that cannot be written stops no request.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,56 +10,15 @@ use serde_json::json;
 use crate::support::client::{Call, Client};
 use crate::support::gateway::{Setup, serve_in};
 use crate::support::recorder::Recorder;
+use crate::support::small_disk::SmallDisk;
 use crate::support::token::{Key, key_file};
 use crate::support::{DEADLINE, assert_error, eventually};
 
-/// A small file system in memory, for as long as this lives.
-pub struct Disk(tempfile::TempDir);
-
-impl Disk {
-    /// None where no file system may be mounted, which is said.
-    pub fn mounted() -> Option<Self> {
-        let disk = Self(tempfile::tempdir().expect("a folder"));
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k", "keygate-test"])
-            .arg(disk.0.path())
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(disk);
-        }
-        eprintln!("not tried: no file system may be mounted here");
-        None
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Fills it to its last byte; whoever deletes this file makes room.
-    pub fn fill(&self) -> PathBuf {
-        let filler = self.path("filler");
-        let mut file = File::create(&filler).expect("created");
-        for size in [4096, 1] {
-            while file.write_all(&vec![b'x'; size]).is_ok() {}
-        }
-        filler
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(self.0.path())
-            .stderr(Stdio::null())
-            .status();
-    }
-}
-
 #[test]
 fn on_a_full_disk_taking_a_key_back_is_in_force_at_once_and_written_once_there_is_room() {
-    let Some(disk) = Disk::mounted() else { return };
+    let Some(disk) = SmallDisk::mounted("256k") else {
+        return;
+    };
     let (gone, kept) = (Key::all("key_gone"), Key::all("key_kept"));
     let file = disk.path("keys.jsonl");
     fs::write(&file, key_file(&[gone.clone(), kept.clone()])).expect("written");
@@ -108,7 +66,9 @@ fn names_beside(file: &Path) -> Vec<String> {
 
 #[test]
 fn a_log_on_a_full_disk_stops_no_request_and_goes_on_once_there_is_room() {
-    let Some(disk) = Disk::mounted() else { return };
+    let Some(disk) = SmallDisk::mounted("256k") else {
+        return;
+    };
     let up = Recorder::answering();
     let key = Key::all("key_all");
     let setup = Setup::before(&up).keys(&[&key]);

@@ -1,66 +1,19 @@
 //! The database server's disk is full: requests go on, what is taken away is dead at once, and all is written when there is room.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
 use super::keys::{Made, becomes, is_in, make, setup, status};
 use crate::postgres::{self, TestServer};
 use crate::support::gateway::Gateway;
 use crate::support::recorder::Recorder;
+use crate::support::small_disk::SmallDisk;
 use crate::support::{DEADLINE, eventually};
-
-/// A small file system in memory, for as long as this lives.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    /// None where no file system may be mounted, which is said.
-    fn mounted() -> Option<Self> {
-        let disk = Self(tempfile::tempdir_in("/tmp").unwrap());
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=40m", "keygate-test"])
-            .arg(disk.0.path())
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(disk);
-        }
-        eprintln!("not tried: no file system may be mounted here");
-        None
-    }
-
-    /// Fills it to the last byte. The file that fills it.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.path().join("filled");
-        let mut file = File::create(&path).unwrap();
-        let full = std::iter::repeat_with(|| file.write(&[7; 4096])).find_map(Result::err);
-        assert_eq!(full.unwrap().kind(), ErrorKind::StorageFull);
-        path
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(self.0.path())
-            .stderr(Stdio::null())
-            .status();
-    }
-}
 
 #[test]
 fn on_a_full_disk_of_the_database_deleted_keys_are_dead_and_nothing_is_lost() {
-    let Some(disk) = Disk::mounted() else {
+    let Some(disk) = SmallDisk::mounted("40m") else {
         return;
     };
     let server = TestServer::start();
-    let tables = disk.path().join("tables");
+    let tables = disk.path("tables");
     std::fs::create_dir(&tables).unwrap();
     postgres::give_to_server(&tables);
     let tables = tables.display();
@@ -77,7 +30,7 @@ fn on_a_full_disk_of_the_database_deleted_keys_are_dead_and_nothing_is_lost() {
     for gateway in [&one, &two] {
         assert_eq!(status(gateway, &kept), 200);
     }
-    let filled = disk.fill();
+    let filler = disk.fill();
     let delete = |key: &Made| {
         let answer = one.admin("DELETE", &format!("/api/keys/{}", key.id), None);
         assert_eq!(status(&one, key), 401, "{}", answer.text());
@@ -93,7 +46,7 @@ fn on_a_full_disk_of_the_database_deleted_keys_are_dead_and_nothing_is_lost() {
     let uses = |gateway: &Gateway| assert_eq!(status(gateway, &kept), 200);
     (0..50).for_each(|_| [&one, &two].into_iter().for_each(uses));
 
-    std::fs::remove_file(filled).unwrap();
+    std::fs::remove_file(filler).unwrap();
     eventually("nothing is pending", DEADLINE, || {
         let status = one.admin_json("GET", "/api/status", None);
         (status["unwritten_changes"] == 0).then_some(())

@@ -11,6 +11,7 @@ pub mod pem;
 pub mod process;
 pub mod raw_h2;
 pub mod recorder;
+pub mod small_disk;
 pub mod stand;
 pub mod streams;
 pub mod sweep;

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::fixture::Fixture;
 use super::{START, TIMEOUT};
-use crate::policy::fleet_link::LimitsUnavailable;
+use crate::policy::fleet_link::{FleetLink, LimitsUnavailable};
 use crate::policy::key::Key;
 use crate::policy::key::fixture::key_fields;
 use crate::policy::key_limiter::{LimitClock, UsedAmounts};
@@ -108,7 +108,7 @@ impl Leasing {
         let shared = SharedLimits::start(
             &database,
             name.to_owned(),
-            (LimitsUnavailable::LocalShare, 1),
+            FleetLink::new(LimitsUnavailable::LocalShare, 1),
             TimeZone::UTC,
             Box::new(|_| ()),
         );
