@@ -689,8 +689,12 @@ pub fn run(folder: &Path, arguments: &[&str], input: &str) -> Ran {
     };
     sweep::said("cmdline", &arguments.join(" "));
     sweep::said("commands", &ran.err);
-    // It prints a hash, which is what it is for.
-    if !arguments.starts_with(&["keys", "hash"]) {
+    // They print hashes, which is what they are for.
+    let prints_hashes = [["keys", "hash"], ["keys", "export"]];
+    if !prints_hashes
+        .iter()
+        .any(|command| arguments.starts_with(command))
+    {
         sweep::said("commands", &sweep::without_its_token(&ran.out));
     }
     ran
