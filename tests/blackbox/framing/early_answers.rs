@@ -353,7 +353,8 @@ fn a_client_that_leaves_past_the_limit_is_let_go_at_once() {
         let client = past_the_limit(&stand);
         leave(client);
         let connections = || (stand.gateway.metric("keygate_connections") == 0.0).then_some(());
-        eventually("it is let go", Duration::from_secs(4), connections);
+        // Far below the time for which a client that stays is read from.
+        eventually("it is let go", LINGER - Duration::from_secs(2), connections);
     }
 }
 
