@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::postgres::TestServer;
 use crate::support::client::{Call, Response};
+use crate::support::clock::Clock;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::recorder::{Exchange, Recorder};
 use crate::support::token::Key;
@@ -95,22 +96,30 @@ impl Starts {
 /// A request may take a moment from the decision to the upstream.
 const SPAN: Duration = Duration::from_millis(59_300);
 
+/// How far the clock of each of eight gateways is from the real one. The last one's is stepped while it runs.
+const CLOCKS: [&str; 8] = ["+0", "+1h", "-1h", "+0", "-1h", "+30m", "+1h", "+1h"];
+
 /// Requests a minute; `KEYGATE_FLEET_LIMIT` for more.
 fn fleet_limit() -> usize {
     std::env::var("KEYGATE_FLEET_LIMIT").map_or(200, |limit| limit.parse().unwrap())
 }
 
 #[test]
-fn no_span_of_a_minute_has_more_than_the_limit_over_eight_gateways_of_which_two_die_while_the_database_stands_still()
+fn no_span_of_a_minute_has_more_than_the_limit_over_eight_gateways_with_clocks_apart_of_which_two_die()
  {
     let limit = fleet_limit();
     let server = server();
     let starts = Starts::default();
     let up = starts.upstream();
     let key = limited(json!({"requests_per_minute": limit}));
-    let mut gateways: Vec<Gateway> = (0..8)
-        .map(|_| setup(&server, &up, &[&key]).start())
-        .collect();
+    let (clocks, mut gateways): (Vec<Clock>, Vec<Gateway>) = CLOCKS
+        .map(|apart| {
+            let (clock, setup) = Clock::of(setup(&server, &up, &[&key]));
+            clock.step(apart);
+            (clock, setup.start())
+        })
+        .into_iter()
+        .unzip();
     seen(&server, 8);
     let ends: Vec<AtomicBool> = (0..8).map(|_| AtomicBool::new(false)).collect();
     let refused = AtomicUsize::new(0);
@@ -155,8 +164,12 @@ fn no_span_of_a_minute_has_more_than_the_limit_over_eight_gateways_of_which_two_
         for gateway in &gateways[..2] {
             gateway.process.signal(Signal::KILL);
         }
+        until(14);
+        clocks[7].step("-1h");
         until(20);
         server.freeze();
+        until(30);
+        clocks[7].step("+1h");
         until(45);
         server.thaw();
         until(62);

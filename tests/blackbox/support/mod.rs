@@ -3,6 +3,7 @@
 pub mod balancer;
 pub mod chat;
 pub mod client;
+pub mod clock;
 pub mod echo;
 pub mod gateway;
 pub mod h2;

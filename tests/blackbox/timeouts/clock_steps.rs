@@ -1,13 +1,12 @@
 //! The wall clock is stepped by an hour and by ten years, back and forth, under a running gateway (libfaketime): expiry
 //! dates follow the clock, and timeouts do not notice.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::support::client::{Call, Client, End, Response};
+use crate::support::clock::Clock;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::h2::{BOTH, Protocol, Stream};
 use crate::support::recorder::{Exchange, Recorder};
@@ -15,42 +14,6 @@ use crate::support::token::{Key, seconds_from_now};
 use crate::support::{DEADLINE, WITHIN_A_SECOND, assert_error, eventually};
 
 const STEPS: [&str; 7] = ["+1h", "-1h", "+10y", "-10y", "+1h", "+10y", "+0"];
-
-/// The clock of one gateway.
-struct Clock(PathBuf);
-
-impl Clock {
-    /// Has a gateway live by a clock of its own.
-    fn of(setup: Setup) -> (Self, Setup) {
-        let file = setup.path("clock");
-        let clock = Self(file);
-        clock.step("+0");
-        let setup = setup
-            .environment("LD_PRELOAD", &library())
-            .environment("FAKETIME_TIMESTAMP_FILE", &clock.0.to_string_lossy())
-            .environment("FAKETIME_NO_CACHE", "1")
-            .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        (clock, setup)
-    }
-
-    /// From now on the clock is so far from the real one.
-    fn step(&self, by: &str) {
-        let beside = self.0.with_extension("new");
-        fs::write(&beside, format!("{by}\n")).expect("written");
-        fs::rename(beside, &self.0).expect("renamed");
-    }
-}
-
-/// libfaketime, where Debian puts it.
-fn library() -> String {
-    let found = fs::read_dir("/usr/lib")
-        .expect("/usr/lib")
-        .flatten()
-        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
-        .find(|library| Path::exists(library));
-    let found = found.expect("libfaketime is installed (tests/tools)");
-    found.to_string_lossy().into_owned()
-}
 
 /// A stream that has begun: its answer so far, and its other end.
 struct Begun {
