@@ -307,7 +307,7 @@ impl ApiError {
                 "The account was changed meanwhile; read it again, then send its revision in If-Match.".to_owned()
             }
             Self::AccountHasKeys { keys } => format!(
-                "The account has {keys} keys, which go with it where the call names their number: send it with ?keys={keys}."
+                "The account has keys ({keys}), which go with it where the call names their number: send it with ?keys={keys}."
             ),
             Self::NoAccounts => {
                 "There is no database, so there are no accounts; set url in [database] of the config, like \

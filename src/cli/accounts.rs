@@ -132,7 +132,7 @@ fn delete(args: &AccountDeleteArgs) -> Result<(), CommandError> {
     if !args.yes {
         let account = client.call(&Method::GET, &path, None)?.value()?;
         let question = format!(
-            "Delete the account {id}, and with it its {} keys?",
+            "Delete the account {id}, and its keys ({}) with it?",
             account["keys"]
         );
         if !is_meant(&question)? {

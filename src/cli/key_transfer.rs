@@ -11,6 +11,7 @@ use crate::policy::audit::{ChangeOrigin, ChangeVia};
 use crate::store::config::Config;
 use crate::store::database::Database;
 use crate::store::key_source::transfer::{self, ImportSettings, Imported};
+use crate::store::key_store;
 use crate::table::Entry;
 
 pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
@@ -60,10 +61,15 @@ fn summary(imported: &Imported, dry_run: bool) -> String {
         difference,
         revived,
     } = imported;
-    let done = if dry_run { "would be" } else { "were" };
+    let added = difference.added.len();
+    let done = match (dry_run, added) {
+        (true, _) => "would be",
+        (false, 1) => "was",
+        (false, _) => "were",
+    };
     let mut text = format!(
-        "{} keys {done} added, {} removed, {} changed\n",
-        difference.added.len(),
+        "{} {done} added, {} removed, {} changed\n",
+        key_store::format_key_count(added),
         difference.removed.len(),
         difference.changed.len()
     );
