@@ -73,6 +73,21 @@ impl Revocation {
 }
 
 impl KeyPatch {
+    /// Whether it takes something away and does nothing else.
+    #[must_use]
+    pub fn only_revokes(&self) -> bool {
+        let Revocation {
+            disables,
+            ends_previous,
+        } = self.revocation();
+        let revokes = Self {
+            disabled: disables.then_some(true),
+            ends_previous,
+            ..Self::default()
+        };
+        (disables || ends_previous) && *self == revokes
+    }
+
     /// The names of the fields that it sets, for the log.
     #[must_use]
     pub fn fields(&self) -> Vec<&'static str> {

@@ -2,8 +2,8 @@
 //!
 //! Readers never wait. One `ArcSwap` holds the whole table; in it the keys are spread over small shards, each in an
 //! `ArcSwap` of its own. Creating, changing or deleting one key copies one shard (about 8 pointers), never the table. A
-//! reload builds a new table beside the current one and swaps it in whole. Writers take turns by a lock. The writer, not
-//! a reader, frees a table that was swapped out.
+//! reload builds a new table beside the current one and swaps it in whole. Writers take turns by a lock; one thread alone
+//! adds, changes and removes keys. The writer, not a reader, frees a table that was swapped out.
 //!
 //! No I/O and no clock here: callers pass the time, and a [`YieldPoint`] for work on many keys.
 
@@ -59,6 +59,15 @@ pub struct Table {
 /// Another key has the same id, or a token with the same hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DuplicateKeyError;
+
+/// Which tokens of a key [`Table::refuse`] refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedTokens {
+    /// All.
+    All,
+    /// The one before the last rotation, where it has not ended.
+    Previous,
+}
 
 /// Whether the keys of the table can be judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +204,29 @@ impl Table {
         Some(entry)
     }
 
+    /// Refuses tokens of a key from now on, and leaves the key itself to whoever removes or changes it next. Until then it is
+    /// found by its id, but not by these tokens. A change of the key, or a swap, has them found again.
+    pub fn refuse(&self, id: &str, tokens: RefusedTokens) {
+        let _writer = lock(&self.writer);
+        let keys = self.current.load_full();
+        let Some((entry, _)) = keys.entry(id) else {
+            return;
+        };
+        let key = entry.key();
+        if key.disabled() {
+            // It is refused already, and nobody may come to change it.
+            return;
+        }
+        let is_refused = |hash: &&TokenHash| match tokens {
+            RefusedTokens::All => true,
+            RefusedTokens::Previous => key.token_of(hash) == Some(KeyToken::Previous),
+        };
+        for hash in key.hashes().filter(is_refused) {
+            keys.by_hash.remove(hash);
+        }
+        self.bump_generation();
+    }
+
     /// An entry for this key: the table's own if the key is unchanged, so that a reload of an unchanged key allocates
     /// nothing that stays.
     #[must_use]
@@ -260,13 +292,14 @@ impl Table {
     /// new one. The caller makes sure that ids and hashes are unique and that something changes, since the generation
     /// grows.
     pub fn swap(&self, entries: Vec<Arc<Entry>>, yield_point: YieldPoint) {
-        let _writer = lock(&self.writer);
-        let old = self
-            .current
-            .swap(Arc::new(Indexes::of(&entries, yield_point)));
+        let new = Arc::new(Indexes::of(&entries, yield_point));
+        let writer = lock(&self.writer);
+        let old = self.current.swap(new);
         self.bump_generation();
+        drop(writer);
         drop_indexes(old, yield_point);
         drop_incrementally(entries, yield_point);
+        let _writer = lock(&self.writer);
         self.accounts.prune();
     }
 

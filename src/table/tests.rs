@@ -52,6 +52,45 @@ fn a_removed_key_is_not_found_by_hash_or_id() {
 }
 
 #[test]
+fn a_refused_key_is_found_by_its_id_alone_until_it_is_changed_or_loaded_again() {
+    let table = Table::default();
+    table.insert(rotated(1, 1, 2)).unwrap();
+    table.insert(key(2, 3, None)).unwrap();
+    let found = || [1, 2, 3].map(|token| table.find(&hash(token)).is_some());
+    let generation = table.generation();
+    table.refuse("key_1", RefusedTokens::Previous);
+    assert_eq!(found(), [true, false, true]);
+    for _ in 0..2 {
+        table.refuse("key_1", RefusedTokens::All);
+        assert_eq!(found(), [false, false, true]);
+        assert!(table.by_id("key_1").is_some() && table.len() == 2);
+    }
+    assert!(table.generation() > generation);
+    table.replace(rotated(1, 1, 2)).unwrap();
+    assert_eq!(found(), [true; 3]);
+    table.refuse("key_1", RefusedTokens::All);
+    table.swap(table.in_file_order(NO_YIELD), NO_YIELD);
+    assert_eq!(found(), [true; 3]);
+    table.refuse("key_1", RefusedTokens::All);
+    assert!(table.remove("key_1").is_some());
+    assert_eq!(found(), [false, false, true]);
+    table.refuse("key_1", RefusedTokens::All);
+}
+
+#[test]
+fn a_disabled_key_is_not_refused_once_more() {
+    let table = Table::default();
+    let disabled = Key::from(KeyFields {
+        disabled: true,
+        ..key(1, 1, None).fields()
+    });
+    table.insert(disabled).unwrap();
+    table.refuse("key_1", RefusedTokens::All);
+    // Whoever asks why it is refused finds it.
+    assert!(table.find(&hash(1)).is_some());
+}
+
+#[test]
 fn an_id_or_hash_is_taken_once() {
     let table = Table::default();
     table.insert(key(1, 1, None)).unwrap();

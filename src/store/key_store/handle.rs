@@ -36,13 +36,15 @@ use crate::store::key_store::event::{
 };
 use crate::store::key_store::state::{KeyStoreState, KnownGateways, PendingRevocation};
 use crate::store::patch::{KeyPatch, NewKey};
-use crate::table::{Entry, NO_YIELD, Table};
+use crate::table::{Entry, NO_YIELD, RefusedTokens, Table};
 
 /// A handle to the key store. Clones share one worker. When the last handle is dropped, the worker tries once more to
 /// write the pending changes, then stops.
 #[derive(Clone, Debug)]
 pub struct KeyStore {
     commands: Sender<StoreCommand>,
+    /// Only for what cannot wait for the worker.
+    table: Arc<Table>,
     /// Who asks for the changes that are sent by this handle.
     origin: ChangeOrigin,
     status: Arc<ArcSwap<KeyStoreStatus>>,
@@ -195,7 +197,8 @@ impl KeyStore {
             }
             None => None,
         };
-        let (status, revision, fresh) = (
+        let (table, status, revision, fresh) = (
+            Arc::clone(&state.table),
             Arc::clone(&state.status),
             state.revision.subscribe(),
             state.fresh.subscribe(),
@@ -205,6 +208,7 @@ impl KeyStore {
             .spawn(move || state.run(&receiver))?;
         Ok(Self {
             commands,
+            table,
             origin: ChangeOrigin::key_file(),
             status,
             revision,
@@ -293,6 +297,13 @@ impl KeyStore {
         patch: KeyPatch,
         now: UnixTime,
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
+        if patch.only_revokes() {
+            let tokens = match patch.revocation().disables {
+                true => RefusedTokens::All,
+                false => RefusedTokens::Previous,
+            };
+            self.refuse_at_once(id, tokens, &expected);
+        }
         let id = id.to_owned();
         self.send(|reply| {
             self.write_command(WriteCommand::Update {
@@ -337,6 +348,7 @@ impl KeyStore {
         id: &str,
         expected: ExpectedRevision,
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
+        self.refuse_at_once(id, RefusedTokens::All, &expected);
         let id = id.to_owned();
         self.send(|reply| {
             self.write_command(WriteCommand::Delete {
@@ -386,6 +398,14 @@ impl KeyStore {
         // If the worker has stopped, the reply's sender is dropped here, and the future returns WorkerStoppedError.
         let _ = self.commands.send(command(reply));
         ReplyFuture(receiver)
+    }
+
+    /// Refuses tokens that the worker is about to revoke, whatever it waits for before that: a lock, a disk, a database.
+    /// A change that is meant for a certain revision is left to the worker, which may refuse it.
+    fn refuse_at_once(&self, id: &str, tokens: RefusedTokens, expected: &ExpectedRevision) {
+        if matches!(expected, ExpectedRevision::Any) {
+            self.table.refuse(id, tokens);
+        }
     }
 
     fn write_command(&self, command: WriteCommand) -> StoreCommand {

@@ -31,6 +31,38 @@ fn a_delete_does_not_wait_for_whoever_holds_the_key_files_lock() {
 }
 
 #[test]
+fn a_delete_does_not_wait_for_another_change_that_waits_for_the_lock() {
+    let stand = Stand::new();
+    let lock = File::create(stand.gateway.path(".keys.jsonl.lock")).unwrap();
+    lock.lock().unwrap();
+    let becomes_unknown = |token: &str| {
+        let call = Call::chat(token, "good");
+        eventually("the key is refused", Duration::from_secs(2), || {
+            let response = stand.gateway.ask(&call);
+            (response.status == 401).then_some(())
+        });
+    };
+    let disable = json!({"disabled": true});
+    thread::scope(|scope| {
+        let revoke = |method, id: &str, body| {
+            let path = format!("/api/keys/{id}");
+            let stand = &stand;
+            scope.spawn(move || stand.gateway.admin(method, &path, body).status)
+        };
+        let first = revoke("DELETE", &stand.all.id, None);
+        becomes_unknown(&stand.all.token);
+        let second = revoke("DELETE", &stand.only.id, None);
+        let third = revoke("PATCH", &stand.all_but.id, Some(&disable));
+        becomes_unknown(&stand.only.token);
+        becomes_unknown(&stand.all_but.token);
+        assert!(!first.is_finished(), "nothing waited for the lock");
+        drop(lock);
+        let answers = [first, second, third].map(|answer| answer.join().unwrap());
+        assert_eq!(answers, [204, 204, 200]);
+    });
+}
+
+#[test]
 fn a_deleted_key_is_gone_at_the_answer() {
     let stand = Stand::new();
     assert_eq!(

@@ -262,30 +262,46 @@ fn without_the_database_requests_go_on_deletes_are_in_force_and_carried_out_once
 }
 
 #[test]
-fn a_database_that_stands_still_holds_up_no_request_and_no_delete_for_long() {
+fn a_database_that_stands_still_holds_up_no_request_and_no_revocation() {
     let server = server();
     let up = Recorder::answering();
     let gateway = setup(&server, &up).start();
-    let [kept, deleted] = ["kept", "deleted"].map(|name| make(&gateway, name));
+    let [kept, first, second, third] =
+        ["kept", "first", "second", "third"].map(|name| make(&gateway, name));
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
     server.freeze();
-    let path = format!("/api/keys/{}", deleted.id);
+    let disable = json!({"disabled": true});
     std::thread::scope(|scope| {
-        let deleting = scope.spawn(|| refused(&gateway, "DELETE", &path, None));
+        let deleting = scope.spawn(|| refused(&gateway, "DELETE", &path(&first), None));
         // In force long before it is answered.
-        becomes(&gateway, &deleted, 401);
+        becomes(&gateway, &first, 401);
+        // And so is what comes behind it, while it waits for the database.
+        let behind = scope.spawn(|| refused(&gateway, "DELETE", &path(&second), None));
+        let disabling = || refused(&gateway, "PATCH", &path(&third), Some(&disable));
+        let disabling = scope.spawn(disabling);
+        becomes(&gateway, &second, 401);
+        becomes(&gateway, &third, 401);
+        assert!(!deleting.is_finished(), "nothing waited");
         assert_eq!(status(&gateway, &kept), 200);
-        let (code, said) = deleting.join().unwrap();
-        assert_eq!(code, 507, "{said}");
+        for revoking in [deleting, behind, disabling] {
+            let (code, said) = revoking.join().unwrap();
+            assert_eq!(code, 507, "{said}");
+        }
     });
     server.thaw();
     is_in(&gateway, "in_sync");
-    eventually("it is deleted in the database", DEADLINE, || {
+    eventually("they are revoked in the database", DEADLINE, || {
         let left = psql(
             &server,
             "SELECT count(*) FROM keys WHERE deleted_at IS NULL",
         );
-        (left == "1").then_some(())
+        let status = gateway.admin_json("GET", "/api/status", None);
+        (left == "2" && status["unwritten_changes"] == 0).then_some(())
     });
+    assert_eq!(
+        [&kept, &first, &second, &third].map(|key| status(&gateway, key)),
+        [200, 401, 401, 401]
+    );
 }
 
 #[test]
