@@ -14,7 +14,7 @@ use crate::admin::response::ApiResponse;
 use crate::policy::account::JudgedKey;
 use crate::policy::denial::Denial;
 use crate::policy::explain::{Question, Subject, explain};
-use crate::policy::key_limiter::{LimitClock, LimitError, UsedAmounts};
+use crate::policy::limit_terms::{LimitClock, LimitError, UsedAmounts};
 use crate::policy::network::ClientAddress;
 use crate::policy::rate_limit::RateLimitError;
 use crate::policy::time::UnixTime;

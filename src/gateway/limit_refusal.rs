@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::http::fields::Fields;
 use crate::policy::budget::BudgetUnit;
-use crate::policy::key_limiter::LimitError;
+use crate::policy::limit_terms::LimitError;
 use crate::policy::rate_limit::RateLimitError;
 use crate::table::LimitHolder;
 

@@ -20,9 +20,8 @@ use crate::http::fields::Fields;
 use crate::observe::log::Event;
 use crate::policy::alert::{Alert, BudgetOf};
 use crate::policy::budget::BudgetUnit;
-use crate::policy::key_limiter::{
-    BudgetMark, KeyLimiter, LimitClock, LimitReservation, UsedAmounts,
-};
+use crate::policy::key_limiter::{BudgetMark, KeyLimiter, LimitReservation};
+use crate::policy::limit_terms::{LimitClock, UsedAmounts};
 use crate::policy::price::{Cost, Millionths};
 use crate::policy::rate_limit::{RateLimits, Remaining};
 use crate::policy::route::ApiStyle;

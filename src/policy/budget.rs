@@ -336,5 +336,19 @@ impl Spending {
     }
 }
 
+/// What was spent of one budget of a key, once that is known.
+#[derive(Debug)]
+pub(crate) struct LoadedSpending {
+    pub(crate) unit: BudgetUnit,
+    pub(crate) period: BudgetPeriod,
+    pub(crate) spending: Spending,
+}
+
+impl LoadedSpending {
+    pub(crate) fn is_of(&self, budget: &Budget) -> bool {
+        self.unit == budget.unit && self.period == budget.period
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -5,86 +5,16 @@
 //!
 //! Pure: the caller passes the time, and loads what was spent before.
 
-use jiff::tz::TimeZone;
-
-use crate::policy::budget::{Budget, BudgetMode, BudgetPeriod, BudgetUnit, Spending};
-use crate::policy::fleet_link::{FleetLink, LeaseRule};
-use crate::policy::limit_leases::{AmountLease, KeyLeases, LackOfLease};
-use crate::policy::rate_limit::{
-    MOST_TOKENS, Monotonic, RateLimitError, RateLimiter, RateLimits, RateReservation, Remaining,
+use crate::policy::budget::{
+    Budget, BudgetMode, BudgetPeriod, BudgetUnit, LoadedSpending, Spending,
 };
-use crate::policy::shared_limit::{BUDGET_LEASE_MILLIS, LEASE_MILLIS};
+use crate::policy::fleet_link::LeaseRule;
+use crate::policy::limit_leases::KeyLeases;
+use crate::policy::limit_terms::{KeyTerms, LimitClock, LimitError, UsedAmounts};
+use crate::policy::rate_limit::{MOST_TOKENS, RateLimiter, RateReservation, Remaining};
+use crate::policy::shared_check::{SharedCheck, remaining};
+use crate::policy::shared_limit::LEASE_MILLIS;
 use crate::policy::time::UnixTime;
-
-/// The time by the clocks that limits use.
-#[derive(Clone, Copy, Debug)]
-pub struct LimitClock<'z> {
-    /// For rates.
-    pub monotonic: Monotonic,
-    /// For budgets.
-    pub now: UnixTime,
-    /// Whose days, weeks and months budgets have.
-    pub zone: &'z TimeZone,
-    /// The way to the other gateways that share the limits; None: there are none.
-    pub fleet: Option<FleetLink>,
-}
-
-/// What limits a key.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyTerms<'k> {
-    /// How fast it may be used.
-    pub rates: RateLimits,
-    /// How much of it may be used.
-    pub budgets: &'k [Budget],
-}
-
-/// Amounts that a request is expected to use, or has used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UsedAmounts {
-    /// Tokens of input and output.
-    pub tokens: u64,
-    /// 1, or 0 for a request that failed.
-    pub requests: u64,
-    /// In millionths of the currency.
-    pub cost: u64,
-    /// In millionths of a second.
-    pub audio: u64,
-}
-
-impl UsedAmounts {
-    /// The amount of a unit.
-    #[must_use]
-    pub fn of(&self, unit: BudgetUnit) -> u64 {
-        match unit {
-            BudgetUnit::Tokens => self.tokens,
-            BudgetUnit::Requests => self.requests,
-            BudgetUnit::Cost => self.cost,
-            BudgetUnit::AudioSeconds => self.audio,
-        }
-    }
-}
-
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitError {
-    /// It is too fast.
-    Rate(RateLimitError),
-    /// A budget is used up, or the request would use it up.
-    Budget {
-        /// What of.
-        unit: BudgetUnit,
-        /// When it begins anew; None: never.
-        resets_at: Option<UnixTime>,
-    },
-    /// Nobody knows what was spent of a budget.
-    Unavailable,
-}
-
-impl From<RateLimitError> for LimitError {
-    fn from(error: RateLimitError) -> Self {
-        Self::Rate(error)
-    }
-}
 
 /// What a request has taken. Give it to [`KeyLimiter::settle`] or [`KeyLimiter::cancel`] once.
 #[must_use]
@@ -150,13 +80,6 @@ pub struct KeyLimiter {
     spendings: Vec<LoadedSpending>,
     /// Where gateways share limits; allocated at the first use.
     leases: Option<Box<KeyLeases>>,
-}
-
-#[derive(Debug)]
-struct LoadedSpending {
-    unit: BudgetUnit,
-    period: BudgetPeriod,
-    spending: Spending,
 }
 
 impl KeyLimiter {
@@ -500,12 +423,6 @@ impl KeyLimiter {
     }
 }
 
-impl LoadedSpending {
-    fn is_of(&self, budget: &Budget) -> bool {
-        self.unit == budget.unit && self.period == budget.period
-    }
-}
-
 impl KeyLeases {
     /// A request that was let in with the first of these seconds has used so many tokens; it ends in the other.
     fn settle(
@@ -535,177 +452,15 @@ impl KeyLeases {
     }
 }
 
-/// The check of leases and shares.
-struct SharedCheck<'c> {
-    rate: &'c RateLimiter,
-    spendings: &'c [LoadedSpending],
-    leases: &'c mut KeyLeases,
-    link: &'c FleetLink,
-    now: Monotonic,
-}
-
-impl SharedCheck<'_> {
-    fn check(&mut self, terms: &KeyTerms<'_>, expected: &UsedAmounts) -> Result<(), LimitError> {
-        for budget in terms.budgets {
-            if budget.mode == BudgetMode::Enforce {
-                self.budget(budget, expected.of(budget.unit))?;
-            }
-        }
-        let (rates, now, rate) = (&terms.rates, self.now, self.rate);
-        if let Some(limit) = rates.tokens_per_minute {
-            let confirmed = self.leases.tokens.confirmed;
-            let tokens = expected.tokens;
-            let covers = |leases: &mut KeyLeases| leases.tokens.covers(limit, tokens, now);
-            let share = |share| match tokens > share {
-                true => LONGEST_WAIT,
-                false => rate.wait_for_tokens(share, tokens, now),
-            };
-            self.rate(limit, confirmed, covers, share, |retry_after| {
-                RateLimitError::Tokens { retry_after }
-            })?;
-        }
-        if let Some(limit) = rates.requests_per_minute {
-            let confirmed = self.leases.requests.confirmed;
-            let covers = |leases: &mut KeyLeases| leases.requests.covers(limit, 1, now);
-            let share = |share| match share {
-                0 => LONGEST_WAIT,
-                share => rate.wait_for_request(share, now),
-            };
-            self.rate(limit, confirmed, covers, share, |retry_after| {
-                RateLimitError::Requests { retry_after }
-            })?;
-        }
-        if let Some(limit) = rates.concurrent_requests {
-            let confirmed = self.leases.running.confirmed;
-            let running = rate.running();
-            let covers = |leases: &mut KeyLeases| leases.running.covers(limit, running);
-            let share = |share| u64::from(running >= share);
-            self.rate(limit, confirmed, covers, share, |_| {
-                RateLimitError::Concurrent
-            })?;
-        }
-        Ok(())
-    }
-
-    /// `wait` says how long a share has to be waited for.
-    fn rate(
-        &mut self,
-        limit: u64,
-        confirmed: Option<Monotonic>,
-        covers: impl FnOnce(&mut KeyLeases) -> Result<(), LackOfLease>,
-        wait: impl FnOnce(u64) -> u64,
-        error: impl FnOnce(u64) -> RateLimitError,
-    ) -> Result<(), LimitError> {
-        let refuse_after = |millis| match millis {
-            0 => Ok(()),
-            millis => Err(error(millis).into()),
-        };
-        match self.link.rule(confirmed, LEASE_MILLIS, self.now) {
-            LeaseRule::Lease => match covers(self.leases) {
-                Ok(()) => Ok(()),
-                Err(lack) => {
-                    self.leases.lacks(lack);
-                    refuse_after(lack.retry_after)
-                }
-            },
-            LeaseRule::NoLease => {
-                // It notes what is needed.
-                let _ = covers(self.leases);
-                self.leases.lacks(LackOfLease::UNKNOWN);
-                refuse_after(LackOfLease::UNKNOWN.retry_after)
-            }
-            LeaseRule::LeaseOrRefuse => covers(self.leases).map_err(|_| LimitError::Unavailable),
-            LeaseRule::LeaseAndShare { gateways, left } => {
-                match (wait(limit / gateways), covers(self.leases)) {
-                    (0, Ok(())) => Ok(()),
-                    (0, Err(lack)) => {
-                        self.leases.lacks(lack);
-                        let millis = match self.link.is_away() {
-                            true => left,
-                            false => lack.retry_after,
-                        };
-                        refuse_after(millis)
-                    }
-                    (millis, _) => refuse_after(millis),
-                }
-            }
-            LeaseRule::Share { gateways } => refuse_after(wait(limit / gateways)),
-            LeaseRule::Refuse => Err(LimitError::Unavailable),
-        }
-    }
-
-    fn budget(&mut self, budget: &Budget, expected: u64) -> Result<(), LimitError> {
-        let lease = self.leases.budget(budget);
-        let confirmed = lease.confirmed;
-        let mut spendings = self.spendings.iter();
-        let spending = spendings.find(|loaded| loaded.is_of(budget));
-        let spent = LimitError::Budget {
-            unit: budget.unit,
-            resets_at: spending.and_then(|loaded| loaded.spending.resets_at()),
-        };
-        let amount = expected.max(1);
-        let covers = lease.covers(budget.amount, amount, self.now);
-        let rule = self.link.rule(confirmed, BUDGET_LEASE_MILLIS, self.now);
-        let error = match rule {
-            LeaseRule::Refuse => return Err(LimitError::Unavailable),
-            _ if confirmed.is_none() => LimitError::Unavailable,
-            LeaseRule::NoLease => LimitError::Unavailable,
-            // What nobody had borrowed, in equal parts.
-            LeaseRule::Share { gateways }
-                if lease.effective(budget.amount) + lease.free() / gateways >= amount =>
-            {
-                return Ok(());
-            }
-            LeaseRule::LeaseOrRefuse => LimitError::Unavailable,
-            LeaseRule::Lease | LeaseRule::LeaseAndShare { .. } | LeaseRule::Share { .. } => spent,
-        };
-        match covers {
-            Ok(()) if rule != LeaseRule::NoLease => Ok(()),
-            Ok(()) => {
-                self.leases.lacks(LackOfLease::UNKNOWN);
-                Err(error)
-            }
-            Err(lack) => {
-                self.leases.lacks(lack);
-                Err(error)
-            }
-        }
-    }
-}
-
-/// What is left of a limit over all gateways, where it is known, and at least not more.
-fn remaining(here: Remaining, lease: Option<&AmountLease>, clock: &LimitClock<'_>) -> Remaining {
-    let Some(link) = &clock.fleet else {
-        return here;
-    };
-    let limit = here.limit;
-    let used_here = limit.saturating_sub(here.remaining);
-    let share = |gateways: u64| (limit / gateways).saturating_sub(used_here);
-    let confirmed = lease.and_then(|lease| lease.confirmed);
-    let held = lease.map_or(0, |lease| lease.effective(limit));
-    let left = match link.rule(confirmed, LEASE_MILLIS, clock.monotonic) {
-        LeaseRule::Lease | LeaseRule::LeaseOrRefuse => lease.map_or(0, |lease| lease.left(limit)),
-        LeaseRule::LeaseAndShare { gateways, .. } => held.min(share(gateways)),
-        LeaseRule::Share { gateways } => share(gateways),
-        LeaseRule::NoLease => share(link.gateways()),
-        LeaseRule::Refuse => 0,
-    };
-    let reset_after = lease.map_or(0, |lease| lease.reset_after(clock.monotonic));
-    Remaining {
-        limit,
-        remaining: here.remaining.min(left),
-        reset_after: here.reset_after.max(reset_after),
-    }
-}
-
-/// Where nobody knows how long to wait, in milliseconds.
-const LONGEST_WAIT: u64 = 60_000;
 /// Uses of a budget need no second: they count until its period ends.
 const WHOLE_PERIOD: u64 = 0;
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+
     use super::*;
+    use crate::policy::rate_limit::{Monotonic, RateLimits};
 
     const DAILY: Budget = Budget {
         unit: BudgetUnit::Tokens,

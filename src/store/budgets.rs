@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::policy::budget::Budget;
 use crate::policy::fleet_link::FleetLink;
-use crate::policy::key_limiter::LimitClock;
+use crate::policy::limit_terms::LimitClock;
 use crate::runtime::monotonic::monotonic_now;
 use crate::runtime::wall_clock::now;
 use crate::store::allowance_json::amount_view;

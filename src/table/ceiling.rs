@@ -4,8 +4,9 @@ use std::sync::{Arc, MutexGuard};
 
 use crate::policy::account::AccountRules;
 use crate::policy::budget::Budget;
-use crate::policy::key_limiter::{KeyLimiter, KeyTerms};
+use crate::policy::key_limiter::KeyLimiter;
 use crate::policy::key_limits::KeyLimits;
+use crate::policy::limit_terms::KeyTerms;
 use crate::policy::rate_limit::RateLimits;
 use crate::table::account::AccountEntry;
 use crate::table::entry::Entry;

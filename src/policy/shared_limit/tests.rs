@@ -5,10 +5,9 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::policy::budget::{Budget, BudgetMode};
 use crate::policy::fleet_link::{FleetLink, LimitsUnavailable};
-use crate::policy::key_limiter::{
-    KeyLimiter, KeyTerms, LimitClock, LimitError, LimitReservation, UsedAmounts,
-};
+use crate::policy::key_limiter::{KeyLimiter, LimitReservation};
 use crate::policy::limit_leases::ClaimFacts;
+use crate::policy::limit_terms::{KeyTerms, LimitClock, LimitError, UsedAmounts};
 use crate::policy::rate_limit::{Monotonic, RateLimits};
 use crate::policy::time::UnixTime;
 

@@ -11,7 +11,7 @@ use super::{START, TIMEOUT};
 use crate::policy::fleet_link::{FleetLink, LimitsUnavailable};
 use crate::policy::key::Key;
 use crate::policy::key::fixture::key_fields;
-use crate::policy::key_limiter::{LimitClock, UsedAmounts};
+use crate::policy::limit_terms::{LimitClock, UsedAmounts};
 use crate::policy::rate_limit::RateLimits;
 use crate::policy::time::UnixTime;
 use crate::runtime::monotonic::monotonic_now;
