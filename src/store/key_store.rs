@@ -41,6 +41,7 @@ mod error;
 mod event;
 mod follow;
 mod handle;
+mod prepared_write;
 mod reload;
 mod state;
 mod worker;
