@@ -49,6 +49,8 @@ pub(super) struct AccessRecord {
     scanner: Option<UsageScanner>,
     /// What was taken of its key's limits.
     reserved: Option<Box<ReservedUse>>,
+    /// Whether a load balancer asks for the gateway's health. It does so every second or more often.
+    is_health_check: bool,
     /// Whether a limit or a budget refused it, so that it used nothing and has no usage record.
     is_limited: bool,
     /// Whether the upstream may have worked for it.
@@ -92,6 +94,7 @@ impl AccessRecord {
             denial: None,
             scanner: None,
             reserved: None,
+            is_health_check: false,
             is_limited: false,
             is_asked: false,
             file_length: None,
@@ -100,6 +103,11 @@ impl AccessRecord {
             bytes_out: 0,
             ended: None,
         }
+    }
+
+    /// It is a health check.
+    pub(super) fn health_check(&mut self) {
+        self.is_health_check = true;
     }
 
     /// The key it is judged by, found by a token with this hash.
@@ -386,6 +394,10 @@ impl Drop for AccessRecord {
             && let Some(record) = self.usage_record(counts, duration)
         {
             usage.add(record);
+        }
+        if self.is_health_check && self.status == Some(200) {
+            // It says nothing, and would drown what does.
+            return;
         }
         self.worker.log.access(&AccessEntry {
             started: self.started,

@@ -295,16 +295,8 @@ fn is_for_anthropic(head: &RequestHead) -> bool {
     names.any(|name| name.eq_ignore_ascii_case(b"anthropic-version"))
 }
 
-/// What is answered without a key: health, where the config has it on this port, and a browser's preflight requests.
-pub(super) fn without_key(
-    worker: &Worker,
-    head: &RequestHead,
-    web_origin: Option<&str>,
-) -> Option<LocalResponse> {
-    health(worker, head).or_else(|| web_origin.and_then(|_| preflight(worker, head)))
-}
-
-fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
+/// A health check, where the config has it on this port.
+pub(super) fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
     if !worker.settings.public_health || !matches!(head.method(), "GET" | "HEAD") {
         return None;
     }
@@ -321,7 +313,7 @@ fn health(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
 }
 
 /// A browser's question whether a page of a listed origin may call a served path (Fetch standard, CORS protocol).
-fn preflight(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
+pub(super) fn preflight(worker: &Worker, head: &RequestHead) -> Option<LocalResponse> {
     if head.method() != "OPTIONS" {
         return None;
     }

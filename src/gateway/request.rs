@@ -158,7 +158,13 @@ async fn admit_and_forward<E: Exchange>(
     record: &mut AccessRecord,
 ) -> Result<(), Failure> {
     let (worker, head) = (inbound.worker, exchange.head());
-    if let Some(response) = local_responses::without_key(worker, head, inbound.web_origin) {
+    if let Some(response) = local_responses::health(worker, head) {
+        record.health_check();
+        return inbound.respond(exchange, record, response).await;
+    }
+    if inbound.web_origin.is_some()
+        && let Some(response) = local_responses::preflight(worker, head)
+    {
         return inbound.respond(exchange, record, response).await;
     }
     worker.check_open()?;

@@ -4,6 +4,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::support::client::{Call, Client, End};
 use crate::support::gateway::{Process, serve_in};
 use crate::support::h2::{BOTH, Protocol, Stream};
@@ -313,4 +315,17 @@ fn during_drain_delay_requests_are_taken_and_readiness_is_not() {
         took > Duration::from_millis(1800) && took < Duration::from_secs(4),
         "{took:?}"
     );
+    // Health checks that say yes would drown the rest of the log.
+    let log = stand.gateway.log();
+    let requests = log
+        .iter()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["event"] == "access");
+    let mut told: Vec<(String, u64)> = requests
+        .map(|line| (line["method"].to_string(), line["status"].as_u64().unwrap()))
+        .collect();
+    told.sort();
+    let get = ("\"GET\"".to_owned(), 503);
+    let post = ("\"POST\"".to_owned(), 200);
+    assert_eq!(told, [get, post.clone(), post]);
 }
