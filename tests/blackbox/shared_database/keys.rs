@@ -262,6 +262,41 @@ fn without_the_database_requests_go_on_deletes_are_in_force_and_carried_out_once
 }
 
 #[test]
+fn gateways_at_work_leave_no_error_in_the_log_of_the_database() {
+    let server = server();
+    let up = Recorder::answering();
+    // The first makes the schema.
+    let mut gateways = [(); 2].map(|()| setup(&server, &up).start());
+    let [one, two] = &gateways;
+    one.admin_json("POST", "/api/accounts", Some(&json!({"id": "acme"})));
+    let [key, deleted] = ["key", "deleted"].map(|name| make(one, name));
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    let limits = json!({"account": "acme", "limits": {"requests_per_minute": 100}});
+    one.admin_json("PATCH", &path(&key), Some(&limits));
+    becomes(two, &key, 200);
+    becomes(one, &key, 200);
+    assert_eq!(two.admin("DELETE", &path(&deleted), None).status, 204);
+    becomes(one, &deleted, 401);
+    let rotate = format!("{}/rotate", path(&key));
+    one.admin_json("POST", &rotate, Some(&json!({"grace_seconds": 60})));
+    assert_eq!(two.admin("GET", "/api/audit", None).status, 200);
+    assert_eq!(two.admin("GET", "/api/fleet", None).status, 200);
+    for gateway in &mut gateways {
+        gateway.start_again();
+        becomes(gateway, &key, 200);
+    }
+    let log = std::fs::read_to_string(server.folder().join("log")).unwrap();
+    let is_trouble = |line: &&str| {
+        ["ERROR:", "FATAL:", "PANIC:"]
+            .iter()
+            .any(|word| line.contains(word))
+    };
+    let trouble: Vec<&str> = log.lines().filter(is_trouble).collect();
+    assert!(trouble.is_empty(), "{trouble:#?}");
+    assert!(log.contains("ready to accept connections"), "{log}");
+}
+
+#[test]
 fn a_database_that_stands_still_holds_up_no_request_and_no_revocation() {
     let server = server();
     let up = Recorder::answering();
