@@ -149,10 +149,41 @@ impl Client {
         let (response, headers) = self.exchange(method, &target, body, revision)?;
         let waited = headers.get(WAIT).and_then(|value| value.to_str().ok());
         let waited = waited.and_then(Waited::of_header);
+        if waited == Some(Waited::InForce) {
+            self.tell_not_seen();
+        }
         Ok((
             response,
             WaitResult(Some(waited.unwrap_or(Waited::Unknown))),
         ))
+    }
+
+    /// Names the gateways that nobody waits for, since they have not reported of late: they may be cut off and go on.
+    fn tell_not_seen(&self) {
+        // The change is made; where the list cannot be had, there is nothing to add.
+        let Ok(fleet) = self
+            .call(&Method::GET, "/api/fleet", None)
+            .and_then(|answer| answer.value())
+        else {
+            return;
+        };
+        let gateways = fleet["data"].as_array();
+        let named = |is_wanted: fn(&Value) -> bool| {
+            let gateways = gateways.into_iter().flatten();
+            let wanted = gateways.filter(move |gateway| is_wanted(&gateway["state"]));
+            wanted.filter_map(|gateway| gateway["name"].as_str())
+        };
+        // One that was started again is there beside its former self.
+        let seen: Vec<&str> = named(|state| state != "not_seen").collect();
+        let unseen = named(|state| state == "not_seen").filter(|name| !seen.contains(name));
+        let unseen: Vec<_> = unseen.map(output::escaped).collect();
+        if !unseen.is_empty() {
+            eprintln!(
+                "not seen for more than 10 s, and not waited for: {}; where one of them still runs, it knows nothing of this \
+                 change until it reaches the database again",
+                unseen.join(", ")
+            );
+        }
     }
 
     fn exchange(

@@ -60,6 +60,23 @@ fn shared_database(config: &ConfigArgs) -> Result<SharedDatabase, CommandError> 
     SharedDatabase::new(&url, &config.gateway_name).map_err(refused)
 }
 
+/// What only looks must not bring the schema forward: there is no way back, and older gateways may run.
+///
+/// # Errors
+/// The schema is not the newest, or the database fails.
+pub(super) fn check_is_migrated(config: &Config, url: &PostgresUrl) -> Result<(), CommandError> {
+    let database = SharedDatabase::new(url, &config.gateway_name).map_err(refused)?;
+    let schema = database.schema().map_err(refused)?;
+    if schema.missing.is_empty() {
+        return Ok(());
+    }
+    let place = database.place();
+    Err(CommandError::Refused(format!(
+        "{place}: does not have the newest schema yet, and nothing was changed; bring it forward (keygate database migrate), \
+         then run this again"
+    )))
+}
+
 /// The config, and the database in it that several gateways share.
 pub(super) fn shared(config: &ConfigArgs) -> Result<(Config, PostgresUrl), CommandError> {
     let file = config

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cli::command_error::CommandError;
-use crate::cli::database::shared;
+use crate::cli::database::{check_is_migrated, shared};
 use crate::cli::output::{escaped, print, print_line};
 use crate::cli::usage_database;
 use crate::cli::{ConfigArgs, ExportArgs, ImportArgs};
@@ -15,7 +15,7 @@ use crate::store::key_store;
 use crate::table::Entry;
 
 pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
-    let (config, database) = open(&args.config)?;
+    let (config, database) = open(&args.config, args.dry_run)?;
     let limit = Some(config.keys.max_drop_percent).filter(|_| !args.force);
     let user = rustix::process::getuid().as_raw();
     let imported = transfer::import(
@@ -36,7 +36,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), CommandError> {
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<(), CommandError> {
-    let (_, database) = open(&args.config)?;
+    let (_, database) = open(&args.config, true)?;
     let exported = transfer::export(&database);
     usage_database::stop_quietly(&database);
     let text = exported.map_err(refused)?;
@@ -50,8 +50,11 @@ fn refused(error: impl std::fmt::Display) -> CommandError {
     CommandError::Refused(error.to_string())
 }
 
-fn open(config: &ConfigArgs) -> Result<(Config, Arc<Database>), CommandError> {
-    let (config, _) = shared(config)?;
+fn open(config: &ConfigArgs, only_looks: bool) -> Result<(Config, Arc<Database>), CommandError> {
+    let (config, url) = shared(config)?;
+    if only_looks {
+        check_is_migrated(&config, &url)?;
+    }
     let database = usage_database::open_for_command(&config).map_err(refused)?;
     Ok((config, Arc::new(database)))
 }

@@ -223,6 +223,8 @@ pub struct Database {
     side: Mutex<Option<Box<dyn SideDriver>>>,
     /// Whether this gateway was taken out of the list of gateways.
     has_left: AtomicBool,
+    /// Why the last report of this gateway failed.
+    report_error: Mutex<Option<String>>,
 }
 
 /// What a gateway has when its database fails at the start.
@@ -335,6 +337,7 @@ impl Database {
             reader: Mutex::new(None),
             side: Mutex::new(None),
             has_left: AtomicBool::new(false),
+            report_error: Mutex::default(),
         })
     }
 
@@ -368,7 +371,14 @@ impl Database {
     /// How it is.
     #[must_use]
     pub fn status(&self) -> DatabaseStatus {
-        self.writer.status()
+        let status = self.writer.status();
+        // Without requests nothing is written, but a shared database is reported to all the time.
+        let error = status.error.or_else(|| lock(&self.report_error).clone());
+        DatabaseStatus {
+            up: error.is_none(),
+            error,
+            ..status
+        }
     }
 
     /// Of how many requests the usage is not written yet, those included whose records were dropped.

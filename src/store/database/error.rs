@@ -106,8 +106,8 @@ pub enum DatabaseError {
         place: String,
         /// The server's reason.
         why: String,
-        /// The statement that allows it.
-        grant: String,
+        /// What allows it.
+        remedy: String,
     },
     /// The server or its database cannot be used by the gateway at all.
     Unfit {
@@ -234,9 +234,9 @@ impl fmt::Display for DatabaseError {
                 "{place}: the server has no database {name}; make it with createdb --owner={user} {name}, or name another \
                  one in [database] url"
             ),
-            Self::Denied { place, why, grant } => write!(
+            Self::Denied { place, why, remedy } => write!(
                 f,
-                "{place}: the gateway's role may not do this ({why}); run {grant} there"
+                "{place}: the gateway's role may not do this ({why}); {remedy}"
             ),
             Self::Unfit { place, why, remedy } => write!(f, "{place}: {why}; {remedy}"),
             Self::OtherAuditKey { place, n } => write!(

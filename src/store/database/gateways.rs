@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::policy::time::UnixTime;
 use crate::store::database::Database;
 use crate::store::database::error::DatabaseError;
+use crate::store::database::queue::lock;
 
 /// A gateway that has not reported for longer is not seen, in milliseconds. It reports every two seconds.
 pub(crate) const NOT_SEEN_AFTER: i64 = 10_000;
@@ -125,11 +126,13 @@ impl Database {
     /// # Errors
     /// The database cannot be written.
     pub fn report_gateway(&self, report: &GatewayReport) -> Result<(), DatabaseError> {
-        self.of_side(|driver| match self.has_left.load(Ordering::Relaxed) {
+        let reported = self.of_side(|driver| match self.has_left.load(Ordering::Relaxed) {
             // A report that comes after the leave would keep this gateway in the list.
             true => Ok(()),
             false => driver.report_gateway(report),
-        })
+        });
+        *lock(&self.report_error) = reported.as_ref().err().map(ToString::to_string);
+        reported
     }
 
     /// The gateways that share the database. None: no other gateway has it. Waits for the disk.

@@ -92,7 +92,7 @@ pub enum DatabaseEvent<'e> {
 /// How the database is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatabaseStatus {
-    /// Whether the last write succeeded.
+    /// Whether the last write succeeded, and the last report of this gateway where others share the database.
     pub up: bool,
     /// Why not, and what to do.
     pub error: Option<String>,

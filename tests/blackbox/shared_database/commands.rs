@@ -14,6 +14,24 @@ fn run(setup: &Setup, arguments: &[&str]) -> Ran {
 }
 
 #[test]
+fn a_command_that_only_looks_does_not_bring_the_schema_forward() {
+    let server = server();
+    let own = setup(&server, &Recorder::answering());
+    own.write();
+    std::fs::write(own.path("all.jsonl"), key_file(&[Key::all("key_1")])).unwrap();
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    for command in [
+        &["keys", "import", "all.jsonl", "--dry-run"][..],
+        &["keys", "export"],
+    ] {
+        let ran = run(&own, command);
+        assert_eq!(ran.code, Some(1), "{command:?}: {}", ran.out);
+        assert!(ran.err.contains("keygate database migrate"), "{}", ran.err);
+        assert_eq!(server.query("usage", tables), "0", "{command:?}");
+    }
+}
+
+#[test]
 fn keys_of_a_file_are_imported_as_a_reload_would_load_them_and_exported_as_they_were() {
     let server = server();
     let up = Recorder::answering();

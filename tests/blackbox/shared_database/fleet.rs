@@ -100,8 +100,13 @@ fn gateways_see_each_other_and_no_more_the_one_that_stops_or_is_killed() {
         })
     };
     of_reports("cannot be reported");
+    // That is told without a request that would have to be written.
+    assert_eq!(one.metric("keygate_database_up"), 0.0);
+    let status = one.admin_json("GET", "/api/status", None);
+    assert_eq!(status["database"]["up"], false, "{status}");
     server.run();
     of_reports("is reported to the others again");
+    assert_eq!(one.metric("keygate_database_up"), 1.0);
     gets(&one, DEADLINE, &lost);
     let log = one.log();
     let told = log

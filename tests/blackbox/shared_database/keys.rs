@@ -788,6 +788,17 @@ fn a_change_waits_until_it_is_in_force_on_all_gateways_or_names_those_behind() {
         ran.out,
         ran.err
     );
+    // After 10 s nobody waits for it any more, and that is said.
+    eventually("it is not seen", DEADLINE, || {
+        let fleet = one.admin_json("GET", "/api/fleet", None);
+        let mut states = fleet["data"].as_array()?.iter();
+        states
+            .any(|gateway| gateway["state"] == "not_seen")
+            .then_some(())
+    });
+    let ran = one.run(&["keys", "create", "--name", "new", "--wait=2s"], "");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("not waited for: two"), "{}", ran.err);
     two.process.signal(rustix::process::Signal::CONT);
     for key in &keys {
         becomes(&two, key, 401);

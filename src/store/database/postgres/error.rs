@@ -84,7 +84,7 @@ fn of_server(refused: &DbError, url: &PostgresUrl) -> DatabaseError {
         },
         &SqlState::INSUFFICIENT_PRIVILEGE => DatabaseError::Denied {
             place,
-            grant: grant(&why, url),
+            remedy: remedy(&why, url),
             why,
         },
         &SqlState::DUPLICATE_TABLE | &SqlState::DUPLICATE_OBJECT => {
@@ -99,17 +99,22 @@ fn of_server(refused: &DbError, url: &PostgresUrl) -> DatabaseError {
     }
 }
 
-/// What the owner of the database runs so that the role may do what it was refused.
-fn grant(why: &str, url: &PostgresUrl) -> String {
+/// What lets the role do what it was refused.
+fn remedy(why: &str, url: &PostgresUrl) -> String {
     let (user, name) = (quoted(&url.user), quoted(&url.name));
-    match why.contains("for schema") {
-        true => format!("GRANT CREATE, USAGE ON SCHEMA public TO {user}"),
-        false if why.contains("for database") => {
-            format!("GRANT CONNECT ON DATABASE {name} TO {user}")
-        }
-        false => {
-            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}")
-        }
+    if why.contains("for schema") {
+        format!(
+            "run keygate database migrate as the role that owns the tables, or let this one make them: GRANT CREATE, USAGE \
+             ON SCHEMA public TO {user}"
+        )
+    } else if why.contains("for database") {
+        format!("run GRANT CONNECT ON DATABASE {name} TO {user}")
+    } else {
+        // Not a grant of everything: the audit may be added to and not changed.
+        format!(
+            "as the owner of the tables, give {user} the rights that a gateway needs: deploy/fleet/grants.sql of the source \
+             has them"
+        )
     }
 }
 

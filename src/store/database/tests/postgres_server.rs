@@ -367,7 +367,7 @@ fn what_the_server_refuses_is_said_with_its_remedy_and_never_with_the_password()
     owner.last_audit_row().unwrap();
     has(
         error("stranger", "usage", None),
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"stranger\"",
+        "give \"stranger\" the rights that a gateway needs: deploy/fleet/grants.sql",
     );
     // From now on it asks for passwords.
     let hba = server.folder().join("data/pg_hba.conf");
