@@ -29,7 +29,9 @@ use crate::store::account_json::{
 };
 use crate::store::audit::{AuditTrail, entry};
 use crate::store::database::{Database, DatabaseError, IfNotWritten};
-use crate::store::from_database::{FollowedAccounts, follow_accounts, restore_key_uses};
+use crate::store::from_database::{
+    FollowedAccounts, follow_accounts, last_key_uses, restore_key_uses,
+};
 use crate::store::key_revision::ExpectedRevision;
 use crate::store::key_store::{FollowStatus, KeyStore, WriteError};
 use crate::table::Table;
@@ -38,6 +40,8 @@ use crate::table::Table;
 const DEFAULT_PAGE: usize = 100;
 /// How often other gateways' changes are looked for.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks at the least, however many keys change.
+const FOLLOW_GAP: Duration = Duration::from_millis(50);
 
 /// The calls on accounts. It owns what it needs, so that a change can outlive a client that leaves.
 pub(super) struct AccountApi {
@@ -398,7 +402,9 @@ pub(crate) async fn follow(services: Arc<Services>, mut is_loaded: bool) {
         return;
     };
     let (mut seen, mut told) = (None, None);
+    let mut keys = services.key_store.revision();
     loop {
+        keys.borrow_and_update();
         let followed = follow_once(&services, database, &mut seen, &mut is_loaded).await;
         let failed = followed.err().map(|error| error.to_string());
         if failed.is_some() {
@@ -411,7 +417,12 @@ pub(crate) async fn follow(services: Arc<Services>, mut is_loaded: bool) {
             services.log.event(event.with("reason", reason));
         }
         told = failed;
-        tokio::time::sleep(FOLLOW_EVERY).await;
+        // A new key may be of a new account, without which it has no ceilings.
+        tokio::time::sleep(FOLLOW_GAP).await;
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW_EVERY.saturating_sub(FOLLOW_GAP)) => {}
+            Ok(()) = keys.changed() => {}
+        }
     }
 }
 
@@ -487,6 +498,21 @@ fn log_followed(services: &Services, followed: &FollowedAccounts) {
                 .with("accounts", json!(closed)),
         );
     }
+}
+
+/// Learns when keys were used through other gateways that share the database: a key that is used there is not unused here.
+pub(super) async fn learn_key_uses(services: &Services) -> Result<(), ApiError> {
+    let database = services.database.as_ref();
+    let Some(database) = database.filter(|database| database.is_shared()) else {
+        return Ok(());
+    };
+    let table = Arc::clone(&services.table);
+    let learned = asked(database, move |database| last_key_uses(database, &table)).await;
+    learned.map(drop).map_err(|error| {
+        let event = Event::warn("database").with("message", "the uses of keys cannot be read");
+        services.log.event(event.with("reason", error.to_string()));
+        ApiError::DatabaseFailed
+    })
 }
 
 /// Asks the database off the runtime's thread. None: the question has ended by a panic.

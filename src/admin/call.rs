@@ -164,7 +164,13 @@ impl<'c> Call<'c> {
             services.state.idempotency_keys.of(headers, &call)
         };
         match operation {
-            Operation::ListKeys => return api.list(&self.query?, now()).await,
+            Operation::ListKeys => {
+                let query = self.query?;
+                if query.parameter("unused_for")?.is_some() {
+                    accounts::learn_key_uses(services).await?;
+                }
+                return api.list(&query, now()).await;
+            }
             Operation::ShowKey(id) => {
                 api.check_sees(id)?;
                 let left = budgets::left(services, id).await;

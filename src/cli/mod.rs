@@ -300,7 +300,7 @@ struct ImportArgs {
     /// Only print what it would change.
     #[arg(long)]
     dry_run: bool,
-    /// Import even if the file lacks more keys than keys.max_drop_percent allows.
+    /// Import even if the file lacks more keys than keys.max_drop_percent allows, or brings back keys that were deleted.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -39,6 +39,21 @@ pub(crate) fn restore_key_uses(database: &Database, table: &Table) -> Result<(),
     Ok(())
 }
 
+/// Takes over when each key was used last, through whichever gateway. Waits for the disk.
+///
+/// # Errors
+/// The database cannot be read.
+pub(crate) fn last_key_uses(database: &Database, table: &Table) -> Result<(), DatabaseError> {
+    for known in database.key_uses()? {
+        let last = UsageCounts {
+            last_used_at: Some(UnixTime::from_seconds(known.last_used_at)),
+            ..UsageCounts::default()
+        };
+        table.restore_usage(&known.key_id, last);
+    }
+    Ok(())
+}
+
 /// What taking over the accounts of another gateway has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct FollowedAccounts {

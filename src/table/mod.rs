@@ -14,6 +14,7 @@ mod entry;
 mod incremental;
 mod indexes;
 mod shards;
+mod suspension;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ use crate::policy::time::UnixTime;
 use crate::policy::token::TokenHash;
 use crate::table::account::Accounts;
 use crate::table::indexes::{Indexes, copy_batch, drop_indexes, lock};
+use crate::table::suspension::Suspensions;
 
 pub use crate::table::account::AccountEntry;
 pub use crate::table::ceiling::{Ceiling, LimitHolder, OfKeyAndAccount};
@@ -38,6 +40,7 @@ pub use crate::table::difference::Difference;
 pub use crate::table::entry::Entry;
 pub use crate::table::incremental::{NO_YIELD, YieldPoint, drop_incrementally, yield_every};
 pub use crate::table::indexes::SortKey;
+pub use crate::table::suspension::{SuspendedTokens, Suspension};
 pub(crate) use crate::table::usage::BodyBytes;
 pub use crate::table::usage::UsageCounts;
 
@@ -52,6 +55,8 @@ pub struct Table {
     keys_state: AtomicU8,
     generation: AtomicU64,
     writer: Mutex<()>,
+    /// Changed and read under the writers' lock.
+    suspensions: Mutex<Suspensions>,
     /// The ids of keys whose budgets are loaded, so that nobody has to look at all keys for them.
     with_budgets: Mutex<BTreeSet<Box<str>>>,
 }
@@ -59,15 +64,6 @@ pub struct Table {
 /// Another key has the same id, or a token with the same hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DuplicateKeyError;
-
-/// Which tokens of a key [`Table::refuse`] refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusedTokens {
-    /// All.
-    All,
-    /// The one before the last rotation, where it has not ended.
-    Previous,
-}
 
 /// Whether the keys of the table can be judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +103,7 @@ impl Default for Table {
             keys_state: AtomicU8::new(KeysState::Known as u8),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
+            suspensions: Mutex::default(),
             with_budgets: Mutex::default(),
         }
     }
@@ -156,6 +153,7 @@ impl Table {
         if keys.by_hash.is_overfull(keys.by_id.len()) {
             let entries = keys.in_file_order(NO_YIELD);
             let roomier = Arc::new(Indexes::of(&entries, NO_YIELD));
+            self.take_out_all_suspended(&roomier);
             drop(keys);
             drop_indexes(self.current.swap(Arc::clone(&roomier)), NO_YIELD);
             keys = roomier;
@@ -163,6 +161,7 @@ impl Table {
         let account = self.accounts.of(&key);
         let entry = Arc::new(Entry::new(key, account));
         keys.add(Arc::clone(&entry));
+        self.take_out_suspended(&keys, &entry);
         self.bump_generation();
         Ok(entry)
     }
@@ -181,9 +180,10 @@ impl Table {
         let account = self.accounts.of(&key);
         let entry = Arc::new(before.changed_to(key, account));
         keys.put(Arc::clone(&entry), sort_key);
+        self.take_out_suspended(&keys, &entry);
         let is_gone = |hash: &&TokenHash| entry.key().token_of(hash).is_none();
         for hash in before.key().hashes().filter(is_gone) {
-            keys.by_hash.remove(hash);
+            keys.by_hash.remove(hash, before.key().id());
         }
         entry.takes_place_of(&before);
         self.bump_generation();
@@ -196,7 +196,7 @@ impl Table {
         let keys = self.current.load_full();
         let (entry, sort_key) = keys.entry(id)?;
         for hash in entry.key().hashes() {
-            keys.by_hash.remove(hash);
+            keys.by_hash.remove(hash, id);
         }
         keys.by_id.remove(id);
         lock(&keys.by_sort_key).remove(&sort_key);
@@ -204,27 +204,64 @@ impl Table {
         Some(entry)
     }
 
-    /// Refuses tokens of a key from now on, and leaves the key itself to whoever removes or changes it next. Until then it is
-    /// found by its id, but not by these tokens. A change of the key, or a swap, has them found again.
-    pub fn refuse(&self, id: &str, tokens: RefusedTokens) {
+    /// Suspends tokens of a key: they are refused at once, whatever is done to the key, until the answer is dropped. Then the
+    /// key is as it was changed meanwhile. None: there is no such key.
+    #[must_use]
+    pub fn suspend(self: &Arc<Self>, id: &str, tokens: SuspendedTokens) -> Option<Suspension> {
         let _writer = lock(&self.writer);
+        let keys = self.current.load_full();
+        let (entry, _) = keys.entry(id)?;
+        self.suspensions().begin(id, tokens);
+        self.take_out_suspended(&keys, &entry);
+        self.bump_generation();
+        Some(Suspension {
+            table: Arc::clone(self),
+            id: id.into(),
+            tokens,
+        })
+    }
+
+    fn end_suspension(&self, id: &str, tokens: SuspendedTokens) {
+        let _writer = lock(&self.writer);
+        self.suspensions().end(id, tokens);
         let keys = self.current.load_full();
         let Some((entry, _)) = keys.entry(id) else {
             return;
         };
+        let is_suspended = self.suspensions().has(id, KeyToken::Current);
+        // Where nobody has changed it, its tokens are to be found again.
+        if !is_suspended && !keys.has_token_of_another(entry.key()) {
+            keys.by_hash.put(&entry);
+            self.take_out_suspended(&keys, &entry);
+            self.bump_generation();
+        }
+    }
+
+    /// Suspended tokens are not found. One of a disabled key is: it is refused for that, and can be explained.
+    fn take_out_suspended(&self, keys: &Indexes, entry: &Entry) {
         let key = entry.key();
         if key.disabled() {
-            // It is refused already, and nobody may come to change it.
             return;
         }
-        let is_refused = |hash: &&TokenHash| match tokens {
-            RefusedTokens::All => true,
-            RefusedTokens::Previous => key.token_of(hash) == Some(KeyToken::Previous),
+        let suspensions = self.suspensions();
+        let is_suspended = |hash: &&TokenHash| {
+            let token = key.token_of(hash);
+            token.is_some_and(|token| suspensions.has(key.id(), token))
         };
-        for hash in key.hashes().filter(is_refused) {
-            keys.by_hash.remove(hash);
+        for hash in key.hashes().filter(is_suspended) {
+            keys.by_hash.remove(hash, key.id());
         }
-        self.bump_generation();
+    }
+
+    fn take_out_all_suspended(&self, keys: &Indexes) {
+        let ids = self.suspensions().ids();
+        for (entry, _) in ids.iter().filter_map(|id| keys.entry(id)) {
+            self.take_out_suspended(keys, &entry);
+        }
+    }
+
+    fn suspensions(&self) -> MutexGuard<'_, Suspensions> {
+        lock(&self.suspensions)
     }
 
     /// An entry for this key: the table's own if the key is unchanged, so that a reload of an unchanged key allocates
@@ -294,6 +331,7 @@ impl Table {
     pub fn swap(&self, entries: Vec<Arc<Entry>>, yield_point: YieldPoint) {
         let new = Arc::new(Indexes::of(&entries, yield_point));
         let writer = lock(&self.writer);
+        self.take_out_all_suspended(&new);
         let old = self.current.swap(new);
         self.bump_generation();
         drop(writer);

@@ -72,10 +72,13 @@ impl Shards {
         }
     }
 
-    /// The caller holds the writer lock.
-    pub(crate) fn remove(&self, hash: &TokenHash) {
-        self.shard(hash_prefix(hash))
-            .store(Arc::new(self.copy_without(hash, 0)));
+    /// Removes the entry that has this hash, where it is of this key: another one may have the hash by now. The caller holds the
+    /// writer lock.
+    pub(crate) fn remove(&self, hash: &TokenHash, id: &str) {
+        if self.find(hash).is_some_and(|found| found.key().id() == id) {
+            self.shard(hash_prefix(hash))
+                .store(Arc::new(self.copy_without(hash, 0)));
+        }
     }
 
     pub(crate) fn is_overfull(&self, keys: usize) -> bool {

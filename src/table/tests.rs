@@ -52,42 +52,76 @@ fn a_removed_key_is_not_found_by_hash_or_id() {
 }
 
 #[test]
-fn a_refused_key_is_found_by_its_id_alone_until_it_is_changed_or_loaded_again() {
-    let table = Table::default();
+fn a_suspended_key_is_found_by_its_id_alone_whatever_is_done_to_it_meanwhile() {
+    let table = Arc::new(Table::default());
     table.insert(rotated(1, 1, 2)).unwrap();
     table.insert(key(2, 3, None)).unwrap();
     let found = || [1, 2, 3].map(|token| table.find(&hash(token)).is_some());
     let generation = table.generation();
-    table.refuse("key_1", RefusedTokens::Previous);
+    let previous = table.suspend("key_1", SuspendedTokens::Previous);
     assert_eq!(found(), [true, false, true]);
-    for _ in 0..2 {
-        table.refuse("key_1", RefusedTokens::All);
-        assert_eq!(found(), [false, false, true]);
-        assert!(table.by_id("key_1").is_some() && table.len() == 2);
-    }
     assert!(table.generation() > generation);
-    table.replace(rotated(1, 1, 2)).unwrap();
-    assert_eq!(found(), [true; 3]);
-    table.refuse("key_1", RefusedTokens::All);
-    table.swap(table.in_file_order(NO_YIELD), NO_YIELD);
-    assert_eq!(found(), [true; 3]);
-    table.refuse("key_1", RefusedTokens::All);
-    assert!(table.remove("key_1").is_some());
+    let all = [(); 2].map(|()| table.suspend("key_1", SuspendedTokens::All));
     assert_eq!(found(), [false, false, true]);
-    table.refuse("key_1", RefusedTokens::All);
+    assert!(table.by_id("key_1").is_some() && table.len() == 2);
+    table.replace(rotated(1, 1, 2)).unwrap();
+    assert_eq!(found(), [false, false, true]);
+    table.swap(table.in_file_order(NO_YIELD), NO_YIELD);
+    assert_eq!(found(), [false, false, true]);
+    // It is laid out anew.
+    for id in 10..40_000 {
+        table.insert(key(id, id, None)).unwrap();
+    }
+    assert_eq!(found(), [false, false, true]);
+    let [first, second] = all;
+    drop(first);
+    assert_eq!(found(), [false, false, true]);
+    drop(second);
+    assert_eq!(found(), [true, false, true]);
+    drop(previous);
+    assert_eq!(found(), [true; 3]);
+    let suspension = table.suspend("key_1", SuspendedTokens::All);
+    assert!(table.remove("key_1").is_some());
+    drop(suspension);
+    assert_eq!(found(), [false, false, true]);
+    assert!(table.suspend("key_1", SuspendedTokens::All).is_none());
 }
 
 #[test]
-fn a_disabled_key_is_not_refused_once_more() {
-    let table = Table::default();
+fn a_disabled_key_is_found_and_refused_if_it_is_enabled_meanwhile() {
+    let table = Arc::new(Table::default());
     let disabled = Key::from(KeyFields {
         disabled: true,
         ..key(1, 1, None).fields()
     });
-    table.insert(disabled).unwrap();
-    table.refuse("key_1", RefusedTokens::All);
+    table.insert(disabled.clone()).unwrap();
+    let suspension = table.suspend("key_1", SuspendedTokens::All);
     // Whoever asks why it is refused finds it.
     assert!(table.find(&hash(1)).is_some());
+    table.replace(key(1, 1, None)).unwrap();
+    assert!(table.find(&hash(1)).is_none());
+    table.replace(disabled).unwrap();
+    drop(suspension);
+    assert!(table.find(&hash(1)).is_some());
+}
+
+#[test]
+fn a_token_that_another_key_has_by_now_is_that_keys() {
+    let table = Arc::new(Table::default());
+    table.insert(key(1, 1, None)).unwrap();
+    table.insert(key(2, 2, None)).unwrap();
+    let owner = || {
+        table
+            .find(&hash(1))
+            .map(|found| found.key().id().to_owned())
+    };
+    let suspension = table.suspend("key_1", SuspendedTokens::All);
+    table.replace(key(2, 1, None)).unwrap();
+    assert_eq!(owner().as_deref(), Some("key_2"));
+    drop(suspension);
+    assert_eq!(owner().as_deref(), Some("key_2"));
+    table.remove("key_1").unwrap();
+    assert_eq!(owner().as_deref(), Some("key_2"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::store::key_source::follower::Look;
 use crate::store::key_store::error::{StoreError, WriteError};
 use crate::store::key_store::event::Reloaded;
 use crate::store::patch::{KeyPatch, NewKey};
-use crate::table::Entry;
+use crate::table::{Entry, Suspension};
 
 pub(crate) type ReplySender<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -43,6 +43,8 @@ pub(crate) struct SubmittedWrite {
     pub(crate) command: WriteCommand,
     /// The key as it was, where the write took access away before the lock of the key file was held.
     pub(crate) revoked_from: Option<Key>,
+    /// What it takes away is suspended already. To be dropped once the table has the change.
+    pub(crate) suspension: Option<Suspension>,
 }
 
 pub(crate) enum WriteCommand {

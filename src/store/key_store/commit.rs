@@ -132,7 +132,8 @@ impl KeyStoreState {
     }
 
     /// Puts deletes, disables and ends of previous tokens into force before the lock is taken. Another process may hold the lock for long, and a
-    /// revoked key or token must not wait for it. Its revision is compared here and not again: the key is another afterwards.
+    /// revoked key or token must not wait for it. Its revision is compared here and not again: the key is another afterwards. Only writes
+    /// that do nothing else: another one may still be rejected, when it is known what others did.
     fn revoke_without_lock(&mut self, writes: &mut [SubmittedWrite], which: RevokedFirst) {
         let mut unused = BatchChanges::default();
         let is_first = |expected: &ExpectedRevision| match which {
@@ -158,7 +159,7 @@ impl KeyStoreState {
                     expected,
                     now,
                     ..
-                } if patch.revocation().is_any() && is_first(expected) => {
+                } if patch.only_revokes() && is_first(expected) => {
                     if let Ok(update) = self.update(id, expected, patch, *now, &mut unused) {
                         *expected = ExpectedRevision::Any;
                         *revoked_from = update.taken_from;
@@ -183,6 +184,8 @@ impl KeyStoreState {
             origin,
             command,
             revoked_from,
+            // Ends here: the table has the change, or it is rejected.
+            suspension: _suspension,
         } = write;
         let (before, kind) = match command {
             WriteCommand::Create { new, now, reply } => match self.new_key(new, now, changes) {

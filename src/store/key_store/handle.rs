@@ -36,7 +36,7 @@ use crate::store::key_store::event::{
 };
 use crate::store::key_store::state::{KeyStoreState, KnownGateways, PendingRevocation};
 use crate::store::patch::{KeyPatch, NewKey};
-use crate::table::{Entry, NO_YIELD, RefusedTokens, Table};
+use crate::table::{Entry, NO_YIELD, SuspendedTokens, Suspension, Table};
 
 /// A handle to the key store. Clones share one worker. When the last handle is dropped, the worker tries once more to
 /// write the pending changes, then stops.
@@ -297,13 +297,6 @@ impl KeyStore {
         patch: KeyPatch,
         now: UnixTime,
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
-        if patch.only_revokes() {
-            let tokens = match patch.revocation().disables {
-                true => RefusedTokens::All,
-                false => RefusedTokens::Previous,
-            };
-            self.refuse_at_once(id, tokens, &expected);
-        }
         let id = id.to_owned();
         self.send(|reply| {
             self.write_command(WriteCommand::Update {
@@ -348,7 +341,6 @@ impl KeyStore {
         id: &str,
         expected: ExpectedRevision,
     ) -> ReplyFuture<Arc<Entry>, WriteError> {
-        self.refuse_at_once(id, RefusedTokens::All, &expected);
         let id = id.to_owned();
         self.send(|reply| {
             self.write_command(WriteCommand::Delete {
@@ -400,21 +392,39 @@ impl KeyStore {
         ReplyFuture(receiver)
     }
 
-    /// Refuses tokens that the worker is about to revoke, whatever it waits for before that: a lock, a disk, a database.
-    /// A change that is meant for a certain revision is left to the worker, which may refuse it.
-    fn refuse_at_once(&self, id: &str, tokens: RefusedTokens, expected: &ExpectedRevision) {
-        if matches!(expected, ExpectedRevision::Any) {
-            self.table.refuse(id, tokens);
-        }
-    }
-
     fn write_command(&self, command: WriteCommand) -> StoreCommand {
         let write = SubmittedWrite {
             origin: self.origin.clone(),
+            suspension: self.suspend_at_once(&command),
             command,
             revoked_from: None,
         };
         StoreCommand::Write(Box::new(write), priority())
+    }
+
+    /// Suspends tokens that the worker is about to revoke, whatever it waits for before that: a lock, a disk, a database.
+    /// A change that is meant for a certain revision, or changes something else too, is left to the worker, which may refuse it.
+    fn suspend_at_once(&self, command: &WriteCommand) -> Option<Suspension> {
+        let any = &ExpectedRevision::Any;
+        let (id, tokens) = match command {
+            WriteCommand::Delete { id, expected, .. } if expected == any => {
+                (id, SuspendedTokens::All)
+            }
+            WriteCommand::Update {
+                id,
+                patch,
+                expected,
+                ..
+            } if expected == any && patch.only_revokes() => match patch.revocation().disables {
+                true => (id, SuspendedTokens::All),
+                false => (id, SuspendedTokens::Previous),
+            },
+            WriteCommand::Create { .. }
+            | WriteCommand::Update { .. }
+            | WriteCommand::Rotate { .. }
+            | WriteCommand::Delete { .. } => return None,
+        };
+        self.table.suspend(id, tokens)
     }
 }
 

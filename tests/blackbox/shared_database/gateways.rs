@@ -81,6 +81,27 @@ impl Drop for SetOnDrop<'_> {
 }
 
 #[test]
+fn a_key_that_is_used_through_another_gateway_is_not_unused() {
+    let server = server();
+    let up = Recorder::answering();
+    let long_ago = "2001-01-01T00:00:00Z";
+    let [used, unused] =
+        ["key_used", "key_unused"].map(|id| Key::all(id).with("created_at", long_ago));
+    let [one, two] = [(); 2].map(|()| setup(&server, &up, &[&used, &unused]).start());
+    let answer = one.ask(&Call::chat(&used.token, "good"));
+    assert_eq!(answer.status, 200);
+    eventually("the other gateway knows", DEADLINE, || {
+        let list = two.admin_json("GET", "/api/keys?unused_for=90d", None);
+        let ids: Vec<&str> = list["keys"]
+            .as_array()?
+            .iter()
+            .filter_map(|key| key["id"].as_str())
+            .collect();
+        (ids == ["key_unused"]).then_some(())
+    });
+}
+
+#[test]
 fn gateways_share_usage_accounts_sessions_and_one_chain_of_audit_rows() {
     let server = server();
     let up = Recorder::answering();

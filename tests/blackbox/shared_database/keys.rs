@@ -340,6 +340,50 @@ fn a_database_that_stands_still_holds_up_no_request_and_no_revocation() {
 }
 
 #[test]
+fn a_disable_that_is_refused_with_the_rest_of_its_change_changes_nothing() {
+    let server = server();
+    let up = Recorder::answering();
+    let gateway = setup(&server, &up).start();
+    let [key, other] = ["key", "other"].map(|name| make(&gateway, name));
+    let path = |key: &Made| format!("/api/keys/{}", key.id);
+    let is_refused = (0..20).any(|round| {
+        let account = format!("a{round}");
+        let body = json!({"id": account, "max_keys": 1});
+        gateway.admin_json("POST", "/api/accounts", Some(&body));
+        let send = |method: &'static str, path: String, body: Value| {
+            let gateway = &gateway;
+            move || gateway.admin(method, &path, Some(&body))
+        };
+        server.freeze();
+        let pause = || std::thread::sleep(Duration::from_millis(100));
+        let (created, moved) = std::thread::scope(|scope| {
+            // It waits for the database, so that the next two are committed together.
+            let name = json!({"name": format!("n{round}")});
+            scope.spawn(send("PATCH", path(&other), name));
+            pause();
+            let new = json!({"name": "n", "model_access": {"mode": "all"}, "account": account});
+            let creating = scope.spawn(send("POST", "/api/keys".to_owned(), new));
+            pause();
+            let moved = json!({"disabled": true, "account": account});
+            let moving = scope.spawn(send("PATCH", path(&key), moved));
+            pause();
+            server.thaw();
+            (creating.join().unwrap(), moving.join().unwrap())
+        });
+        // One of them has the only place.
+        let statuses = (created.status, moved.status);
+        assert!(matches!(statuses, (201, 422) | (422, 200)), "{statuses:?}");
+        let is_refused = moved.status == 422;
+        let wanted = if is_refused { 200 } else { 401 };
+        assert_eq!(status(&gateway, &key), wanted);
+        let back = json!({"disabled": false, "account": null});
+        gateway.admin_json("PATCH", &path(&key), Some(&back));
+        is_refused
+    });
+    assert!(is_refused, "the create was never the first");
+}
+
+#[test]
 fn a_database_restored_from_a_backup_is_not_followed_until_an_operator_accepts_it() {
     let server = server();
     let up = Recorder::answering();
