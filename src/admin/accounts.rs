@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{ETAG, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -401,15 +401,14 @@ pub(crate) async fn follow(services: Arc<Services>, mut is_loaded: bool) {
     let Some(database) = database.filter(|database| database.is_shared()) else {
         return;
     };
-    let (mut seen, mut told) = (None, None);
+    let (mut seen, mut told) = (SeenAccounts::default(), None);
     let mut keys = services.key_store.revision();
     loop {
         keys.borrow_and_update();
         let followed = follow_once(&services, database, &mut seen, &mut is_loaded).await;
         let failed = followed.err().map(|error| error.to_string());
         if failed.is_some() {
-            // It may be another database when it is back.
-            seen = None;
+            seen.doubt();
         }
         if failed.is_some() && failed != told {
             let event = Event::warn("database").with("message", "the accounts cannot be read");
@@ -426,11 +425,43 @@ pub(crate) async fn follow(services: Arc<Services>, mut is_loaded: bool) {
     }
 }
 
-/// `seen`: the revision of the accounts that are in force.
+/// The accounts that are in force.
+#[derive(Default)]
+struct SeenAccounts {
+    /// Their revision.
+    revision: Option<i64>,
+    /// Since then the database may be a backup, until the keys were compared with it.
+    doubted: Option<Instant>,
+}
+
+impl SeenAccounts {
+    /// It may be another database when it is back.
+    fn doubt(&mut self) {
+        *self = Self {
+            revision: None,
+            doubted: Some(Instant::now()),
+        };
+    }
+
+    /// Whether accounts of this revision may be those of a backup.
+    fn is_doubtful(&mut self, revision: Option<i64>, key_store: &KeyStore) -> bool {
+        if key_store.status().database.is_none() {
+            // The keys are not in the database, so that nobody can tell.
+            return false;
+        }
+        if revision < self.revision {
+            self.doubted.get_or_insert_with(Instant::now);
+        }
+        let compared = *key_store.fresh().borrow();
+        self.doubted
+            .is_some_and(|since| compared.is_none_or(|compared| compared <= since))
+    }
+}
+
 async fn follow_once(
     services: &Services,
     database: &Arc<Database>,
-    seen: &mut Option<i64>,
+    seen: &mut SeenAccounts,
     is_loaded: &mut bool,
 ) -> Result<(), DatabaseError> {
     let status = services.key_store.status();
@@ -440,13 +471,13 @@ async fn follow_once(
         .is_some_and(FollowStatus::is_behind);
     if is_behind {
         // A backup: its accounts are of before, as its keys are. Once it is accepted, all of them are read.
-        *seen = None;
+        seen.doubt();
         return Ok(());
     }
     let Some(revision) = asked(database, Database::accounts_revision).await? else {
         return Ok(());
     };
-    if revision == *seen {
+    if revision == seen.revision || seen.is_doubtful(revision, &services.key_store) {
         return Ok(());
     }
     // No change of this gateway is half done meanwhile.
@@ -468,7 +499,10 @@ async fn follow_once(
     services.table.accounts_are_known();
     services.key_store.accounts_changed();
     // Read before the accounts: a change in between is seen the next time.
-    *seen = revision;
+    *seen = SeenAccounts {
+        revision,
+        doubted: None,
+    };
     drop(unwritten);
     log_followed(services, &followed);
     Ok(())

@@ -291,9 +291,10 @@ fn gateways_at_work_leave_no_error_in_the_log_of_the_database() {
             .iter()
             .any(|word| line.contains(word))
     };
+    // Before that the test itself asked whether it runs.
+    let (_, log) = log.split_once("ready to accept connections").unwrap();
     let trouble: Vec<&str> = log.lines().filter(is_trouble).collect();
     assert!(trouble.is_empty(), "{trouble:#?}");
-    assert!(log.contains("ready to accept connections"), "{log}");
 }
 
 #[test]
